@@ -1,0 +1,90 @@
+"""Every exception this package raises on purpose.
+
+    MoeloadError
+    ├── TraceError            a trace breaks an invariant of the format
+    │   └── HashMismatchError the content is not the content that was named
+    ├── NotFoundError         a trace, suite, recipe or forecaster that does not exist
+    ├── SuiteError            a task list that cannot be used
+    ├── TargetError           a forecaster target that cannot be parsed or loaded
+    ├── ForecastError         a forecaster broke its contract: its task fails, others go on
+    │   └── IsolationError    the child process died, hung, flooded or could not be started
+    ├── RecordingError        a recording that cannot start or go on
+    │   └── RecipeError       a recipe that cannot be used
+    ├── PlacementError        a cluster shape or cost constant that makes no plan
+    ├── MissingExtraError     an optional dependency is needed
+    ├── HubError              the Hugging Face Hub refused, or does not hold what was named
+    └── ResultError           a result record that cannot be used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MoeloadError(Exception):
+    """Base of all errors raised on purpose; its message is one line fit for a terminal."""
+
+
+class TraceError(MoeloadError):
+    """A trace breaks an invariant of the format."""
+
+
+class HashMismatchError(TraceError):
+    """The content found is not the content that was named."""
+
+
+class NotFoundError(MoeloadError):
+    """A name that does not exist; the message lists what does."""
+
+
+class SuiteError(MoeloadError):
+    """A task list that cannot be used."""
+
+
+class TargetError(MoeloadError):
+    """A forecaster target that cannot be parsed or loaded."""
+
+
+class ForecastError(MoeloadError):
+    """A forecaster broke its contract."""
+
+
+class IsolationError(ForecastError):
+    """A forecaster's process died, hung, flooded its pipe or could not be started."""
+
+
+class RecordingError(MoeloadError):
+    """A recording that cannot start or go on."""
+
+
+class RecipeError(RecordingError):
+    """A recipe that cannot be used."""
+
+
+class PlacementError(MoeloadError):
+    """A cluster shape or cost constant that makes no plan."""
+
+
+class HubError(MoeloadError):
+    """The Hub refused, cannot be reached, or does not hold what was named."""
+
+
+class ResultError(MoeloadError):
+    """A result record that cannot be used."""
+
+
+class MissingExtraError(MoeloadError):
+    """An optional dependency is needed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed: "
+            f"pip install 'moeload-bench[{extra}]'"
+        )
+
+
+def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
+    """One line that says what was asked for and what exists instead."""
+    names = sorted(known)
+    listed = ", ".join(names) if names else "none"
+    return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")

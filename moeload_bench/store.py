@@ -1,0 +1,277 @@
+"""Read, write, hash and find traces.
+
+A trace is one parquet file with one row per step; the metadata is a JSON record under the key ``moeload`` of the
+parquet schema, with the content hash beside it. Folders hold traces at ``RECIPE/SPLIT/seedN.parquet``, the same
+path as the trace's id, and are at the same time Hugging Face dataset folders (one config per recipe).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from moeload_bench.errors import HashMismatchError, TraceError, not_found
+from moeload_bench.trace import COLUMNS, REQUIRED_COLUMNS, Array, Trace, TraceMeta, check_trace, column_shape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+META_KEY = b"moeload"
+MAX_META_BYTES = 4 << 20
+TRACES_ENV = "MOELOAD_TRACES"
+ROW_GROUP_STEPS = 1024
+_ID = re.compile(r"(?P<recipe>[A-Za-z0-9][\w.-]*)/(?P<split>\w+)/seed(?P<run>\d+)")
+
+
+class TraceRef(NamedTuple):
+    """A trace that exists on this machine: its id, its file, and where that was found."""
+
+    id: str
+    path: Path
+    origin: str
+
+
+# ---------------------------------------------------------------- hashing
+
+
+def data_sha256(trace: Trace) -> str:
+    """Hash of the decoded columns: names, dtypes, shapes and little-endian values, with a single NaN.
+
+    File bytes do not enter, so it survives re-compression, other row groups and library upgrades.
+    """
+    digest = hashlib.sha256()
+    for name, array in columns_of(trace).items():
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        if little.dtype.kind == "f" and np.isnan(little).any():
+            little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
+        header = json.dumps([name, COLUMNS[name].dtype, list(little.shape)], separators=(",", ":"))
+        digest.update(header.encode() + b"\n")
+        digest.update(memoryview(little).cast("B") if little.size else b"")
+    return digest.hexdigest()
+
+
+def columns_of(trace: Trace) -> dict[str, Array]:
+    """All columns of a trace by name, in the format's order."""
+    known: Mapping[str, Array] = {
+        "run": np.full(trace.steps, trace.meta.run, dtype=np.int32),
+        "step": trace.step_S,
+        "tokens": trace.tokens_SL,
+        "load": trace.load_SLE,
+        **trace.columns,
+    }
+    return {name: known[name] for name in COLUMNS if name in known}
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Check a trace and write it atomically; raises `TraceError` on a broken invariant or an existing file."""
+    import pyarrow.parquet as pq
+
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise TraceError(f"{target}: a trace is there already; choose another folder or remove it first")
+    check_trace(trace, where=str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        pq.write_table(
+            _to_table(trace),
+            scratch,
+            compression="zstd",
+            compression_level=12,
+            row_group_size=ROW_GROUP_STEPS,
+            store_schema=True,
+        )
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, target)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _to_table(trace: Trace) -> pa.Table:
+    import pyarrow as pa
+
+    arrays = {name: _to_arrow(array) for name, array in columns_of(trace).items()}
+    record = {
+        **trace.meta.model_dump(mode="json"),
+        "data_sha256": data_sha256(trace),
+        "meta_sha256": trace.meta.sha256(),
+    }
+    table = pa.table(arrays)
+    return table.replace_schema_metadata({META_KEY: json.dumps(record, sort_keys=True, allow_nan=False)})
+
+
+def _to_arrow(array: Array) -> pa.Array:
+    import pyarrow as pa
+
+    out = pa.array(np.ascontiguousarray(array).reshape(-1))
+    for size in reversed(array.shape[1:]):
+        out = pa.FixedSizeListArray.from_arrays(out, size)
+    return out
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_trace(path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
+    """The trace in a parquet file.
+
+    ``verify`` checks the invariants and both hashes; without it only shapes are checked. Raises `TraceError`, which
+    names the file, and step and layer where there are some; `HashMismatchError` when content was edited.
+    """
+    where = str(path)
+    table, record = _read_table(Path(path))
+    stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
+    try:
+        meta = TraceMeta.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
+    arrays = _decode(table, meta, where)
+    run_S = arrays.pop("run")
+    if (run_S != meta.run).any():
+        raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")
+    trace = Trace(meta, arrays.pop("step"), arrays.pop("tokens"), arrays.pop("load"), arrays)
+    if verify:
+        check_trace(trace, where)
+        for key, got in (("data_sha256", data_sha256(trace)), ("meta_sha256", meta.sha256())):
+            if stored[key] != got:
+                raise HashMismatchError(f"{where}: {key} is {got}, the file says {stored[key]}: it was edited")
+    return trace
+
+
+def _read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise TraceError(f"{path}: no such file")
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            raw = (file.schema_arrow.metadata or {}).get(META_KEY)
+            if raw is None:
+                raise TraceError(f"{path}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
+            if len(raw) > MAX_META_BYTES:
+                raise TraceError(f"{path}: metadata has {len(raw)} bytes, at most {MAX_META_BYTES} are read")
+            table = file.read(use_threads=False)
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {error}") from None
+    try:
+        record = json.loads(raw)
+    except ValueError as error:
+        raise TraceError(f"{path}: metadata is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise TraceError(f"{path}: metadata is a JSON {type(record).__name__}, expected an object")
+    return table, record
+
+
+def _decode(table: pa.Table, meta: TraceMeta, where: str) -> dict[str, Array]:
+    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
+    if missing:
+        raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(table.column_names)}")
+    unknown = [name for name in table.column_names if name not in COLUMNS]
+    if unknown:
+        raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
+    return {name: _from_arrow(name, table.column(name), meta, where) for name in table.column_names}
+
+
+def _from_arrow(name: str, column: pa.ChunkedArray, meta: TraceMeta, where: str) -> Array:
+    import pyarrow as pa
+
+    if column.null_count:
+        raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
+    expected = column_shape(name, len(column), len(meta.layers), meta.experts)
+    flat: Any = column.combine_chunks()
+    for size in expected[1:]:
+        if not pa.types.is_fixed_size_list(flat.type) and not pa.types.is_list(flat.type):
+            raise TraceError(f"{where}: column {name} has type {column.type}, expected {len(expected) - 1} list levels")
+        rows, flat = len(flat), flat.flatten()
+        if len(flat) != rows * size or flat.null_count:
+            raise TraceError(f"{where}: column {name} has {len(flat)} cells in {rows} lists, expected {size} in each")
+    if flat.type != pa.from_numpy_dtype(np.dtype(COLUMNS[name].dtype)):
+        raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {COLUMNS[name].dtype}")
+    values: Array = flat.to_numpy(zero_copy_only=False).reshape(expected)
+    if name in REQUIRED_COLUMNS and values.dtype.kind == "f" and np.isnan(values).any():
+        raise TraceError(f"{where}: column {name} holds NaN")
+    return values
+
+
+# ---------------------------------------------------------------- finding
+
+
+def bundled_folder() -> Path:
+    """The mini suite's traces inside the installed package."""
+    return Path(__file__).parent / "data"
+
+
+def trace_folders() -> Iterator[tuple[str, Path]]:
+    """(origin, folder) in the order in which ids are looked up: bundled, then `$MOELOAD_TRACES`, then ./traces."""
+    yield "bundled", bundled_folder()
+    for entry in os.environ.get(TRACES_ENV, "").split(os.pathsep):
+        if entry:
+            yield "local", Path(entry)
+    if Path("traces").is_dir():
+        yield "local", Path("traces")
+
+
+def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
+    """Traces found on this machine, or those of one folder; of equal ids the first one found counts."""
+    places = [("local", Path(folder))] if folder is not None else list(trace_folders())
+    found: dict[str, TraceRef] = {}
+    for origin, place in places:
+        for path in sorted(place.glob("*/*/seed*.parquet")):
+            name = path.relative_to(place).with_suffix("").as_posix()
+            if _ID.fullmatch(name):
+                found.setdefault(name, TraceRef(name, path, origin))
+    return list(found.values())
+
+
+def find_trace(id_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a trace: a parquet path, or an id looked up in `trace_folders`, then on the Hub.
+
+    Raises `NotFoundError`, which lists the ids that exist here.
+    """
+    text = os.fspath(id_or_path)
+    if text.endswith(".parquet"):
+        return Path(text)
+    if _ID.fullmatch(text):
+        for _, place in trace_folders():
+            path = place / f"{text}.parquet"
+            if path.is_file():
+                return path
+    raise not_found("trace", text, [ref.id for ref in list_traces()])
+
+
+def load_trace(id_or_path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
+    """A trace by id (`RECIPE/SPLIT/seedN`) or by the path of a parquet file."""
+    return read_trace(find_trace(id_or_path), verify=verify)
+
+
+def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceError | None]]:
+    """Each trace file at or below a path with what is wrong with it, None for nothing."""
+    root = Path(path)
+    files = sorted(root.glob("**/*.parquet")) if root.is_dir() else [root]
+    if not files:
+        raise TraceError(f"{root}: the folder holds no parquet file")
+    for file in files:
+        try:
+            read_trace(file)
+        except TraceError as error:
+            yield file, error
+        else:
+            yield file, None

@@ -1,0 +1,164 @@
+"""Forecaster targets: a baseline's name, `file.py:Class` or `package.module:Class`, each with optional arguments.
+
+`sw_avg@window=500` passes ``window=500``; values are TOML literals (`order=[5,1,5]`, `engine="grid"`), a bare word is a
+string. Baselines and submissions are loaded the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from moeload_bench.errors import MissingExtraError, TargetError, not_found
+
+BASELINES_PACKAGE = "moeload_bench.baselines"
+_KEY = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parsed target: where the class is (`module` or `file`), its name ("" = the only one there), its arguments."""
+
+    text: str
+    module: str | None
+    file: Path | None
+    class_name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_target(text: str) -> Target:
+    """Parse without importing anything; raises `TargetError` or `NotFoundError`."""
+    location, _, arguments = text.partition("@")
+    kwargs = _parse_kwargs(arguments, text) if arguments else {}
+    place, _, class_name = location.rpartition(":") if ":" in location else (location, "", "")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise TargetError(f"{text!r}: no file {place!r}")
+        if not class_name:
+            raise TargetError(f"{text!r}: name the class, as in {place}:Mine")
+        return Target(text, None, path.resolve(), class_name, kwargs)
+    if class_name:
+        return Target(text, place, None, class_name, kwargs)
+    if location not in baseline_names():
+        known = ", ".join(baseline_names())
+        raise not_found("forecaster", location, baseline_names()) if "/" not in location else TargetError(
+            f"{text!r} is not a forecaster; there is: {known}, file.py:Class, package.module:Class"
+        )
+    return Target(text, f"{BASELINES_PACKAGE}.{location}", None, "", kwargs)
+
+
+def baseline_names() -> list[str]:
+    """The baselines that are installed, by module name."""
+    package = importlib.import_module(BASELINES_PACKAGE)
+    names = (info.name for info in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def load_class(target: Target) -> type[Any]:
+    """Import the target's class; raises `TargetError`, or `MissingExtraError` when an optional package is missing."""
+    try:
+        module = _import_file(target.file) if target.file else importlib.import_module(str(target.module))
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        raise TargetError(f"{target.text!r}: cannot import it: {error}") from error
+    cls = getattr(module, target.class_name, None) if target.class_name else _only_class(module)
+    if not inspect.isclass(cls):
+        raise TargetError(f"{target.text!r}: {module.__name__} has no class {target.class_name!r}; "
+                          f"there is: {', '.join(_classes(module)) or 'none'}")  # fmt: skip
+    for method in ("observe", "forecast"):
+        if not callable(getattr(cls, method, None)):
+            raise TargetError(f"{target.text!r}: {cls.__name__} has no method {method}(); see the forecaster contract")
+    return cls
+
+
+def check_kwargs(target: Target, cls: type[Any]) -> None:
+    """Raise `TargetError` for an argument that the class does not take, listing those that it takes."""
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    takes = [name for name in list(parameters)[2:] if name != "fitted"]
+    for name in target.kwargs:
+        if name not in takes:
+            raise TargetError(f"{target.text!r}: unknown parameter {name!r}; it takes: {', '.join(takes) or 'none'}")
+
+
+def source_sha256(target: Target) -> str:
+    """Hash of the source file that holds the class, found without executing it."""
+    path = target.file
+    if path is None:
+        spec = importlib.util.find_spec(str(target.module))
+        if spec is None or spec.origin is None:
+            raise TargetError(f"{target.text!r}: cannot find the module {target.module!r}")
+        path = Path(spec.origin)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {}
+    for part in _split_commas(arguments):
+        key, equals, value = part.partition("=")
+        if not equals or not _KEY.fullmatch(key.strip()):
+            raise TargetError(f"{text!r}: cannot read {part!r}, expected key=value")
+        try:
+            kwargs[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            if not re.fullmatch(r"[A-Za-z][\w.-]*", value.strip()):
+                raise TargetError(f"{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5], \"a\")") from None
+            kwargs[key.strip()] = value.strip()
+    return kwargs
+
+
+def _split_commas(text: str) -> list[str]:
+    """Split at commas that stand outside brackets and quotes."""
+    parts, depth, quoted, current = [], 0, False, ""
+    for char in text:
+        quoted ^= char == '"'
+        depth += 0 if quoted else (char in "[{") - (char in "]}")
+        if char == "," and depth == 0 and not quoted:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [*parts, current]
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"moeload_target_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise TargetError(f"{path}: line {error.lineno}: {error.msg}") from error
+    return module
+
+
+def _classes(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and hasattr(value, "forecast")
+    ]
+
+
+def _only_class(module: ModuleType) -> Any:
+    names = [name for name in _classes(module) if not name.startswith("_")]
+    if len(names) != 1:
+        raise TargetError(f"{module.__name__} has the classes {names}, expected one forecaster")
+    return getattr(module, names[0])

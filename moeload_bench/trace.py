@@ -1,0 +1,325 @@
+"""Trace, the loads of one training run, and its invariants (format version 1).
+
+Axis letters: S steps, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from moeload_bench.errors import TraceError
+
+FORMAT_VERSION = 1
+
+Array = NDArray[Any]
+IntArray = NDArray[np.int64]
+
+
+class ColumnSpec(NamedTuple):
+    """One column of the format: its dtype, its axes after the step, its unit."""
+
+    dtype: str
+    axes: str
+    unit: str
+
+
+REQUIRED_COLUMNS: Mapping[str, ColumnSpec] = {
+    "run": ColumnSpec("int32", "", "the seed's number within its split"),
+    "step": ColumnSpec("int64", "", "optimizer step"),
+    "tokens": ColumnSpec("int64", "L", "tokens entering the MoE layer in this step"),
+    "load": ColumnSpec("int64", "LE", "tokens routed to the expert in this step, before any drop"),
+}
+OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
+    "load_half": ColumnSpec("int64", "LE", "load of half of the step's sequences"),
+    "dropped": ColumnSpec("int64", "LE", "tokens routed to the expert and dropped over its capacity"),
+    "loss": ColumnSpec("float32", "", "language-model loss, nats per token, without auxiliary loss"),
+    "aux_loss": ColumnSpec("float32", "", "auxiliary loss before its coefficient"),
+    "lr": ColumnSpec("float32", "", "learning rate used in this step"),
+    "grad_norm": ColumnSpec("float32", "", "gradient norm before clipping"),
+    "stage": ColumnSpec("int32", "", "planned data stage"),
+    "router_entropy": ColumnSpec("float32", "L", "mean entropy of the router's distribution, nats"),
+    "expert_bias": ColumnSpec("float32", "LE", "routing bias of loss-free balancing"),
+    "step_time_s": ColumnSpec("float32", "", "wall time of the training step, seconds"),
+}
+COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LayerMeta(_Record):
+    """One MoE layer: where it stands in the model and how many experts it has."""
+
+    index: int = Field(ge=0, description="index of the block in its stack")
+    stack: Literal["decoder", "encoder"] = "decoder"
+    kind: Literal["mlp", "attention"] = "mlp"
+    experts: int = Field(ge=1)
+    top_k: int | None = Field(default=None, ge=1, description="None where it varies")
+
+
+class SourceMeta(_Record):
+    """One source of training text."""
+
+    name: str
+    version: str
+    licence: str
+    sha256: str
+    bytes: int = Field(ge=0)
+    stage: int = 0
+
+
+class BalancingMeta(_Record):
+    """How the router was kept balanced."""
+
+    method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = "unknown"
+    coefficient: float = 0.0
+    scope: Literal["per_layer", "pooled_over_layers", "none", "unknown"] = "unknown"
+
+
+class TraceMeta(_Record):
+    """All that a reader needs to tell two traces apart or to make one again."""
+
+    format_version: Literal[1] = 1
+    recipe: str
+    recipe_version: int = 1
+    split: str = "test"
+    run: int = Field(default=0, description="the seed's number within its split")
+    seed: int | None = None
+    stride: int = Field(default=1, ge=1, description="training steps between two rows")
+    group: str = Field(default="", description="runs that may be fitted on for one another share it")
+    layers: tuple[LayerMeta, ...]
+    experts: int = Field(ge=1)
+    count_semantics: Literal["pre_drop", "post_drop", "unknown"] = "unknown"
+    family: str = "unknown"
+    config: dict[str, Any] = Field(default_factory=dict)
+    gate: str = "unknown"
+    score_function: str = "unknown"
+    balancing: BalancingMeta = BalancingMeta()
+    capacity_factor: float | None = None
+    drop_policy: str = "none"
+    sources: tuple[SourceMeta, ...] = ()
+    tokenizer_sha256: str | None = None
+    sequence_length: int | None = None
+    global_batch_tokens: int | None = None
+    optimizer: dict[str, Any] = Field(default_factory=dict)
+    schedule: dict[str, Any] = Field(default_factory=dict)
+    precision: str = "unknown"
+    parallel: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    licence: str = "unknown"
+    complete: bool = Field(default=True, description="False: the run ended before its planned steps")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def top_k(self) -> int | None:
+        """The top-k that all layers share, else None."""
+        values = {layer.top_k for layer in self.layers}
+        return values.pop() if len(values) == 1 else None
+
+    def canonical_json(self) -> str:
+        """One text for one content: sorted keys, no spaces, ASCII."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def sha256(self) -> str:
+        """Hash of the canonical JSON (`meta_sha256`)."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One training run.
+
+    ``step_S`` int64, rising by ``meta.stride``; ``tokens_SL`` int64; ``load_SLE`` int64; ``columns`` holds the
+    optional columns of the format by name, each with the steps first. Arrays are read-only.
+    """
+
+    meta: TraceMeta
+    step_S: IntArray
+    tokens_SL: IntArray
+    load_SLE: IntArray
+    columns: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for array in (self.step_S, self.tokens_SL, self.load_SLE, *self.columns.values()):
+            array.flags.writeable = False
+        check_shapes(self)
+
+    @property
+    def id(self) -> str:
+        """`RECIPE/SPLIT/seedN`."""
+        return f"{self.meta.recipe}/{self.meta.split}/seed{self.meta.run}"
+
+    @property
+    def steps(self) -> int:
+        return int(self.load_SLE.shape[0])
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.load_SLE.shape[1])
+
+    @property
+    def num_experts(self) -> int:
+        return int(self.load_SLE.shape[2])
+
+    def share_SLE(self) -> NDArray[np.float64]:
+        """Load divided by the layer's total in that step; a layer-step without load is NaN throughout."""
+        return shares(self.load_SLE)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        load_SLE: Any,
+        tokens: Any = None,
+        top_k: int | None = None,
+        *,
+        step_S: Any = None,
+        recipe: str = "own",
+        split: str = "test",
+        run: int = 0,
+        columns: Mapping[str, Any] | None = None,
+        **meta: Any,
+    ) -> Trace:
+        """A trace from anybody's counts.
+
+        ``load_SLE`` [S, L, E] whole numbers; ``tokens`` a number, [S] or [S, L] (derived from the loads when
+        ``top_k`` is given and it is left out); ``top_k`` None when it varies or is unknown; ``step_S`` [S], else
+        0 .. S-1. Further keywords go into `TraceMeta`. Raises `TraceError` when the numbers break an invariant.
+        """
+        load = _whole("load", load_SLE, ndim=3)
+        S, L, E = load.shape
+        steps = np.arange(S, dtype=np.int64) if step_S is None else _whole("step", step_S, ndim=1)
+        tokens_SL = _tokens(tokens, load, top_k)
+        meta.setdefault("stride", int(steps[1] - steps[0]) if S > 1 and steps[1] > steps[0] else 1)
+        meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
+        if "layers" not in meta:
+            meta["layers"] = tuple(LayerMeta(index=i, experts=E, top_k=top_k) for i in range(L))
+        record = TraceMeta(recipe=recipe, split=split, run=run, experts=E, **meta)
+        optional = {name: _cast(name, value) for name, value in (columns or {}).items()}
+        trace = cls(record, steps, tokens_SL, load, optional)
+        check_trace(trace, where=trace.id)
+        return trace
+
+
+def shares(load_SLE: Array) -> NDArray[np.float64]:
+    """[..., E] counts to shares that sum to 1 along E; a layer-step without load becomes NaN throughout."""
+    total = load_SLE.sum(axis=-1, keepdims=True, dtype=np.float64)
+    out = np.full(load_SLE.shape, np.nan)
+    np.divide(load_SLE, total, out=out, where=total > 0)
+    return out
+
+
+def column_shape(name: str, steps: int, layers: int, experts: int) -> tuple[int, ...]:
+    """The shape that a column of the format has."""
+    return (steps, *({"L": layers, "E": experts}[axis] for axis in COLUMNS[name].axes))
+
+
+def check_shapes(trace: Trace, where: str = "trace") -> None:
+    """Raise `TraceError` unless all arrays have the shapes and dtypes that the metadata and format name."""
+    meta = trace.meta
+    if trace.load_SLE.ndim != 3:
+        raise TraceError(f"{where}: load has shape {trace.load_SLE.shape}, expected [steps, layers, experts]")
+    S, L, E = trace.load_SLE.shape
+    if len(meta.layers) != L:
+        raise TraceError(f"{where}: load has {L} layers, the metadata names {len(meta.layers)}")
+    for layer in meta.layers:
+        if layer.experts != E or meta.experts != E:
+            raise TraceError(
+                f"{where}: layer {layer.index} has {layer.experts} experts and the metadata says {meta.experts}, "
+                f"load has {E}; unequal numbers of experts and expert-choice routing are not in the format"
+            )
+    arrays = {"step": trace.step_S, "tokens": trace.tokens_SL, "load": trace.load_SLE, **trace.columns}
+    for name, array in arrays.items():
+        if name not in COLUMNS:
+            raise TraceError(f"{where}: unknown column {name!r}; there is: {', '.join(COLUMNS)}")
+        expected = column_shape(name, S, L, E)
+        if array.shape != expected:
+            raise TraceError(f"{where}: column {name} has shape {array.shape}, expected {expected}")
+        if array.dtype != np.dtype(COLUMNS[name].dtype):
+            raise TraceError(f"{where}: column {name} has dtype {array.dtype}, expected {COLUMNS[name].dtype}")
+
+
+def check_trace(trace: Trace, where: str = "trace") -> None:
+    """Raise `TraceError` at the first broken invariant of DESIGN's format; the message names step and layer."""
+    check_shapes(trace, where)
+    _check_steps(trace, where)
+    _check_counts(trace, where)
+
+
+def _check_steps(trace: Trace, where: str) -> None:
+    if trace.steps == 0:
+        raise TraceError(f"{where}: the trace has no steps")
+    rise = np.diff(trace.step_S)
+    wrong = np.flatnonzero(rise != trace.meta.stride)
+    if wrong.size:
+        i = int(wrong[0])
+        kind = "repeat" if rise[i] == 0 else "gap" if rise[i] > 0 else "fall"
+        raise TraceError(
+            f"{where}: {kind} after step {trace.step_S[i]}: got step {trace.step_S[i + 1]}, "
+            f"expected {trace.step_S[i] + trace.meta.stride}"
+        )
+
+
+def _check_counts(trace: Trace, where: str) -> None:
+    load, tokens = trace.load_SLE, trace.tokens_SL
+    _refuse(trace, load < 0, where, lambda s, l, e: f"expert {e} has load {load[s, l, e]}, expected at least 0")
+    _refuse(trace, tokens < 0, where, lambda s, l: f"tokens are {tokens[s, l]}, expected at least 0")
+    k_L = np.array([layer.top_k or -1 for layer in trace.meta.layers], dtype=np.int64)
+    if trace.meta.count_semantics == "pre_drop":
+        total_SL = load.sum(axis=2)
+        bad = (total_SL != tokens * k_L) & (k_L > 0)
+        _refuse(
+            trace, bad, where,
+            lambda s, l: f"loads sum to {total_SL[s, l]}, expected tokens x top_k = {tokens[s, l] * k_L[l]}",
+        )  # fmt: skip
+    for name in ("load_half", "dropped"):
+        if name in trace.columns:
+            part = trace.columns[name]
+            _refuse(
+                trace, (part < 0) | (part > load), where,
+                lambda s, l, e, name=name, part=part: (
+                    f"expert {e} has {name} {part[s, l, e]}, expected between 0 and its load {load[s, l, e]}"
+                ),
+            )  # fmt: skip
+
+
+def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(f"{where}: step {trace.step_S[at[0]]}, layer {trace.meta.layers[at[1]].index}: {say(*at)}")
+
+
+def _whole(name: str, value: Any, ndim: int) -> IntArray:
+    array = np.asarray(value)
+    if array.ndim != ndim:
+        raise TraceError(f"{name} has shape {array.shape}, expected {ndim} axes")
+    if array.dtype.kind not in "iu":
+        if array.dtype.kind != "f" or not np.isfinite(array).all() or (array != np.floor(array)).any():
+            raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype} with other values")
+    return np.array(array, dtype=np.int64)
+
+
+def _tokens(tokens: Any, load: IntArray, top_k: int | None) -> IntArray:
+    S, L, _ = load.shape
+    if tokens is None:
+        total = load.sum(axis=2)
+        return np.ascontiguousarray(total // top_k) if top_k else total
+    array = np.asarray(tokens)
+    if array.ndim == 1:
+        array = array[:, None]
+    return _whole("tokens", np.broadcast_to(array, (S, L)), ndim=2)
+
+
+def _cast(name: str, value: Any) -> Array:
+    if name not in OPTIONAL_COLUMNS:
+        raise TraceError(f"unknown column {name!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
+    return np.array(value, dtype=OPTIONAL_COLUMNS[name].dtype)
