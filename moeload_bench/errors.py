@@ -1,19 +1,19 @@
 """Every exception this package raises on purpose.
 
-    MoeloadError
-    ├── TraceError            a trace breaks an invariant of the format
-    │   └── HashMismatchError the content is not the content that was named
-    ├── NotFoundError         a trace, suite, recipe or forecaster that does not exist
-    ├── SuiteError            a task list that cannot be used
-    ├── TargetError           a forecaster target that cannot be parsed or loaded
-    ├── ForecastError         a forecaster broke its contract: its task fails, others go on
-    │   └── IsolationError    the child process died, hung, flooded or could not be started
-    ├── RecordingError        a recording that cannot start or go on
-    │   └── RecipeError       a recipe that cannot be used
-    ├── PlacementError        a cluster shape or cost constant that makes no plan
-    ├── MissingExtraError     an optional dependency is needed
-    ├── HubError              the Hugging Face Hub refused, or does not hold what was named
-    └── ResultError           a result record that cannot be used
+MoeloadError
+├── TraceError            a trace breaks an invariant of the format
+│   └── HashMismatchError the content is not the content that was named
+├── NotFoundError         a trace, suite, recipe or forecaster that does not exist
+├── SuiteError            a task list that cannot be used
+├── TargetError           a forecaster target that cannot be parsed or loaded
+├── ForecastError         a forecaster broke its contract: its task fails, others go on
+│   └── IsolationError    the child process died, hung, flooded or could not be started
+├── RecordingError        a recording that cannot start or go on
+│   └── RecipeError       a recipe that cannot be used
+├── PlacementError        a cluster shape or cost constant that makes no plan
+├── MissingExtraError     an optional dependency is needed
+├── HubError              the Hugging Face Hub refused, or does not hold what was named
+└── ResultError           a result record that cannot be used
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class MissingExtraError(MoeloadError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: "
-            f"pip install 'moeload-bench[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed: pip install 'moeload-bench[{extra}]'"
         )
 
 

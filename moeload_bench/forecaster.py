@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,8 +125,6 @@ class FittedForecaster(Forecaster, Protocol):
 
     The bytes that ``fit`` returns are opaque to the harness and are handed to every constructor as ``fitted``.
     """
-
-    name: ClassVar[str]
 
     @classmethod
     def fit(cls, runs: FitRuns, seed: int) -> bytes:

@@ -55,7 +55,7 @@ def data_sha256(trace: Trace) -> str:
             little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
         header = json.dumps([name, COLUMNS[name].dtype, list(little.shape)], separators=(",", ":"))
         digest.update(header.encode() + b"\n")
-        digest.update(memoryview(little).cast("B") if little.size else b"")
+        digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -28,12 +28,16 @@ _KEY = re.compile(r"[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Target:
-    """A parsed target: where the class is (`module` or `file`), its name ("" = the only one there), its arguments."""
+    """A parsed target: where the class is (`module` or `file`), its name ("" = the only one there), its arguments.
+
+    ``cls`` is set instead for a class that exists in this process only (a notebook).
+    """
 
     text: str
     module: str | None
     file: Path | None
     class_name: str
+    cls: type[Any] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,15 +52,17 @@ def parse_target(text: str) -> Target:
             raise TargetError(f"{text!r}: no file {place!r}")
         if not class_name:
             raise TargetError(f"{text!r}: name the class, as in {place}:Mine")
-        return Target(text, None, path.resolve(), class_name, kwargs)
+        return Target(text, None, path.resolve(), class_name, kwargs=kwargs)
     if class_name:
-        return Target(text, place, None, class_name, kwargs)
+        return Target(text, place, None, class_name, kwargs=kwargs)
     if location not in baseline_names():
-        known = ", ".join(baseline_names())
-        raise not_found("forecaster", location, baseline_names()) if "/" not in location else TargetError(
-            f"{text!r} is not a forecaster; there is: {known}, file.py:Class, package.module:Class"
-        )
-    return Target(text, f"{BASELINES_PACKAGE}.{location}", None, "", kwargs)
+        raise not_found("forecaster", location, [*baseline_names(), "FILE.py:Class", "package.module:Class"])
+    return Target(text, f"{BASELINES_PACKAGE}.{location}", None, "", kwargs=kwargs)
+
+
+def class_target(cls: type[Any], **kwargs: Any) -> Target:
+    """A target for a class that exists in this process; it can run at isolation level `none` only."""
+    return Target(f"{cls.__module__}:{cls.__qualname__}", None, None, cls.__name__, cls=cls, kwargs=kwargs)
 
 
 def baseline_names() -> list[str]:
@@ -68,6 +74,8 @@ def baseline_names() -> list[str]:
 
 def load_class(target: Target) -> type[Any]:
     """Import the target's class; raises `TargetError`, or `MissingExtraError` when an optional package is missing."""
+    if target.cls is not None:
+        return _checked(target.cls, target)
     try:
         module = _import_file(target.file) if target.file else importlib.import_module(str(target.module))
     except MissingExtraError:
@@ -76,8 +84,12 @@ def load_class(target: Target) -> type[Any]:
         raise TargetError(f"{target.text!r}: cannot import it: {error}") from error
     cls = getattr(module, target.class_name, None) if target.class_name else _only_class(module)
     if not inspect.isclass(cls):
-        raise TargetError(f"{target.text!r}: {module.__name__} has no class {target.class_name!r}; "
-                          f"there is: {', '.join(_classes(module)) or 'none'}")  # fmt: skip
+        known = ", ".join(_classes(module)) or "none"
+        raise TargetError(f"{target.text!r}: {module.__name__} has no class {target.class_name!r}; there is: {known}")
+    return _checked(cls, target)
+
+
+def _checked(cls: type[Any], target: Target) -> type[Any]:
     for method in ("observe", "forecast"):
         if not callable(getattr(cls, method, None)):
             raise TargetError(f"{target.text!r}: {cls.__name__} has no method {method}(); see the forecaster contract")
@@ -97,6 +109,8 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 
 def source_sha256(target: Target) -> str:
     """Hash of the source file that holds the class, found without executing it."""
+    if target.cls is not None:
+        return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
     path = target.file
     if path is None:
         spec = importlib.util.find_spec(str(target.module))
@@ -116,7 +130,7 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
             kwargs[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             if not re.fullmatch(r"[A-Za-z][\w.-]*", value.strip()):
-                raise TargetError(f"{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5], \"a\")") from None
+                raise TargetError(f'{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5], "a")') from None
             kwargs[key.strip()] = value.strip()
     return kwargs
 

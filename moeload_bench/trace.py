@@ -271,23 +271,23 @@ def _check_steps(trace: Trace, where: str) -> None:
 
 def _check_counts(trace: Trace, where: str) -> None:
     load, tokens = trace.load_SLE, trace.tokens_SL
-    _refuse(trace, load < 0, where, lambda s, l, e: f"expert {e} has load {load[s, l, e]}, expected at least 0")
-    _refuse(trace, tokens < 0, where, lambda s, l: f"tokens are {tokens[s, l]}, expected at least 0")
+    _refuse(trace, load < 0, where, lambda s, m, e: f"expert {e} has load {load[s, m, e]}, expected at least 0")
+    _refuse(trace, tokens < 0, where, lambda s, m: f"tokens are {tokens[s, m]}, expected at least 0")
     k_L = np.array([layer.top_k or -1 for layer in trace.meta.layers], dtype=np.int64)
     if trace.meta.count_semantics == "pre_drop":
         total_SL = load.sum(axis=2)
         bad = (total_SL != tokens * k_L) & (k_L > 0)
         _refuse(
             trace, bad, where,
-            lambda s, l: f"loads sum to {total_SL[s, l]}, expected tokens x top_k = {tokens[s, l] * k_L[l]}",
+            lambda s, m: f"loads sum to {total_SL[s, m]}, expected tokens x top_k = {tokens[s, m] * k_L[m]}",
         )  # fmt: skip
     for name in ("load_half", "dropped"):
         if name in trace.columns:
             part = trace.columns[name]
             _refuse(
                 trace, (part < 0) | (part > load), where,
-                lambda s, l, e, name=name, part=part: (
-                    f"expert {e} has {name} {part[s, l, e]}, expected between 0 and its load {load[s, l, e]}"
+                lambda s, m, e, name=name, part=part: (
+                    f"expert {e} has {name} {part[s, m, e]}, expected between 0 and its load {load[s, m, e]}"
                 ),
             )  # fmt: skip
 
@@ -302,9 +302,11 @@ def _whole(name: str, value: Any, ndim: int) -> IntArray:
     array = np.asarray(value)
     if array.ndim != ndim:
         raise TraceError(f"{name} has shape {array.shape}, expected {ndim} axes")
-    if array.dtype.kind not in "iu":
-        if array.dtype.kind != "f" or not np.isfinite(array).all() or (array != np.floor(array)).any():
-            raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype} with other values")
+    whole = array.dtype.kind in "iu" or (
+        array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.floor(array)).all()
+    )
+    if not whole:
+        raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype} with other values")
     return np.array(array, dtype=np.int64)
 
 
