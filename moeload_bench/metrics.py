@@ -1,0 +1,194 @@
+"""How wrong a forecast of shares is: pure array functions, one value per MoE layer.
+
+``forecast_HLE`` [H, L, E] (or [1, L, E] for a forecast that is constant over the horizon) and the true ``share_HLE``
+[H, L, E] hold shares that sum to 1 over E. A layer-step without load has share NaN throughout; it is left out of every
+mean, and a layer without any valid step in the window scores NaN. Nothing here averages over layers.
+
+`moeload_bench.scoring` computes the same numbers for many horizons in one pass.
+
+Axis letters: H horizon rows, L MoE layers, E experts, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+HOT_FRACTION = 4
+"""One expert in four counts as hot: ``hot_recall`` is taken at k = max(1, E // 4)."""
+DEAD_SHARE = 0.1
+"""An expert below this fraction of the even share 1/E is dead."""
+REVIVED_SHARE = 0.2
+"""A dead expert is revived when its window-mean share reaches this fraction of 1/E."""
+
+
+def window_tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
+    """0.5 * sum_E |mean_H p_hat - mean_H p|: the fraction of the window's tokens planned for the wrong expert; [L]."""
+    forecast_LE, share_LE = window_means(forecast_HLE, share_HLE)
+    return total_variation(forecast_LE, share_LE)
+
+
+def tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
+    """Mean over steps of 0.5 * sum_E |p_hat - p|; [L]. The noise of single batches is in it."""
+    distance_HL = 0.5 * np.abs(forecast_HLE - share_HLE).sum(axis=2)
+    return _mean_where(distance_HL, np.isfinite(distance_HL))
+
+
+def error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean of |p_hat - p| / p over the (step, expert) cells where p > 0, and the fraction of valid cells these are.
+
+    Two arrays [L]. This is a reading of the founding paper's "error ratio" (arXiv 2404.16914 gives no formula).
+    A layer whose cells are all zero or invalid scores NaN.
+    """
+    counted = np.nan_to_num(share_HLE) > 0
+    ratio = np.zeros(share_HLE.shape)
+    np.divide(np.abs(forecast_HLE - share_HLE), share_HLE, out=ratio, where=counted)
+    cells_L = counted.sum(axis=(0, 2)).astype(np.float64)
+    valid_L = np.isfinite(share_HLE).sum(axis=(0, 2)).astype(np.float64)
+    return _ratio(ratio.sum(axis=(0, 2)), cells_L), _ratio(cells_L, valid_L)
+
+
+def error_rate_uniform(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
+    """Mean over steps and experts of |p_hat - p| / (1/E); [L]. Equal to 2 * tv: E cancels."""
+    return 2.0 * tv(forecast_HLE, share_HLE)
+
+
+def window_error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
+    """Mean over experts with a window-mean share above 0 of |mean_H p_hat - mean_H p| / mean_H p; [L]."""
+    return relative_error(*window_means(forecast_HLE, share_HLE))
+
+
+def hot_recall(forecast_LE: FloatArray, share_LE: FloatArray, k: int) -> FloatArray:
+    """Expected fraction of the k truly most loaded experts that are among the forecast's k; [L].
+
+    Both are window means. Ties are broken at random and the expectation is taken, so a uniform forecast scores k / E.
+    """
+    both_LE = _in_top(forecast_LE, k) * _in_top(share_LE, k)
+    return np.asarray(both_LE.sum(axis=-1) / k)
+
+
+def rank_correlation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
+    """Spearman's rank correlation over experts of the window means, ties at their average rank; [L].
+
+    0 when the forecast gives every expert the same share; NaN when the truth does (nothing to rank).
+    """
+    a, b = _average_ranks(forecast_LE), _average_ranks(share_LE)
+    a -= a.mean(axis=-1, keepdims=True)
+    b -= b.mean(axis=-1, keepdims=True)
+    var_a, var_b = (a * a).sum(axis=-1), (b * b).sum(axis=-1)
+    out = np.zeros(var_a.shape)
+    np.divide((a * b).sum(axis=-1), np.sqrt(var_a * var_b), out=out, where=(var_a > 0) & (var_b > 0))
+    out[(var_b == 0) | ~np.isfinite(share_LE).all(axis=-1)] = np.nan
+    return out
+
+
+def revival_recall(forecast_LE: FloatArray, share_LE: FloatArray, last_share_LE: FloatArray) -> FloatArray:
+    """Fraction of the tokens of reviving experts that the forecast provided for; [L], NaN where no expert revives.
+
+    An expert revives when its share before the origin, ``last_share_LE``, is below DEAD_SHARE / E and its true
+    window-mean share is at least REVIVED_SHARE / E. The score is sum min(p_hat, p) / sum p over those experts.
+    Recall alone rewards spreading: read it beside ``window_tv``.
+    """
+    E = share_LE.shape[-1]
+    known = np.isfinite(last_share_LE) & np.isfinite(share_LE)
+    revived = known & (np.nan_to_num(last_share_LE) < DEAD_SHARE / E) & (np.nan_to_num(share_LE) >= REVIVED_SHARE / E)
+    truth = np.where(revived, share_LE, 0.0)
+    provided = np.where(revived, np.minimum(forecast_LE, share_LE), 0.0)
+    return _ratio(provided.sum(axis=-1), truth.sum(axis=-1))
+
+
+def wql(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+    """Weighted quantile loss of window-mean shares; [L].
+
+    Mean over levels q of 2 * sum_E max(q (p - z), (q - 1) (p - z)) / sum_E p, with z the forecast quantile; shares sum
+    to 1. A point forecast read as all its quantiles scores 2 * window_tv when the levels are symmetric about 1/2.
+    """
+    level_Q = np.asarray(levels, dtype=np.float64)[:, None, None]
+    miss = share_LE[None] - quantile_QLE
+    loss_QL = 2.0 * np.maximum(level_Q * miss, (level_Q - 1.0) * miss).sum(axis=2)
+    return np.asarray(loss_QL.mean(axis=0))
+
+
+def coverage(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
+    """Fraction of experts whose window-mean share lies between the lowest and the highest quantile; [L].
+
+    Compare with the nominal value, `nominal_coverage`. A single level makes no interval: NaN.
+    """
+    if len(levels) < 2:
+        return np.full(share_LE.shape[0], np.nan)
+    inside = (quantile_QLE[0] <= share_LE) & (share_LE <= quantile_QLE[-1])
+    return np.where(np.isfinite(share_LE).all(axis=-1), inside.mean(axis=-1), np.nan)
+
+
+def nominal_coverage(levels: tuple[float, ...]) -> float:
+    """The coverage that the outermost levels promise."""
+    return float(max(levels) - min(levels))
+
+
+def total_variation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
+    """0.5 * sum_E |p_hat - p|; [L]."""
+    return np.asarray(0.5 * np.abs(forecast_LE - share_LE).sum(axis=-1))
+
+
+def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
+    """Mean over experts with p > 0 of |p_hat - p| / p; [L]."""
+    counted = np.nan_to_num(share_LE) > 0
+    ratio = np.zeros(share_LE.shape)
+    np.divide(np.abs(forecast_LE - share_LE), share_LE, out=ratio, where=counted)
+    return _ratio(ratio.sum(axis=-1), counted.sum(axis=-1).astype(np.float64))
+
+
+def window_means(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Means over the valid steps of the window: forecast and truth, each [L, E]."""
+    valid_HL = valid_rows(share_HLE)
+    forecast = np.broadcast_to(forecast_HLE, share_HLE.shape)
+    count_L1 = valid_HL.sum(axis=0)[:, None].astype(np.float64)
+    weight = valid_HL[..., None]
+    return (
+        _ratio(np.where(weight, forecast, 0.0).sum(axis=0), count_L1),
+        _ratio(np.where(weight, share_HLE, 0.0).sum(axis=0), count_L1),
+    )
+
+
+def valid_rows(share_HLE: FloatArray) -> NDArray[np.bool_]:
+    """Which layer-steps have load; [H, L]."""
+    return np.asarray(np.isfinite(share_HLE).all(axis=2))
+
+
+def hot_k(num_experts: int) -> int:
+    """The k of ``hot_recall`` for a layer of so many experts."""
+    return max(1, num_experts // HOT_FRACTION)
+
+
+def _in_top(values_LE: FloatArray, k: int) -> FloatArray:
+    """Probability that each expert is among the k largest when ties are broken at random; NaN rows stay NaN."""
+    k = min(k, values_LE.shape[-1])
+    kth = np.sort(values_LE, axis=-1)[..., -k][..., None]
+    above, tied = values_LE > kth, values_LE == kth
+    room = k - above.sum(axis=-1, keepdims=True)
+    out = np.where(above, 1.0, np.where(tied, _ratio(room, tied.sum(axis=-1, keepdims=True)), 0.0))
+    return np.where(np.isfinite(values_LE), out, np.nan)
+
+
+def _average_ranks(values_LE: FloatArray) -> FloatArray:
+    """Ranks along E from 1, ties at their average: half of (values below + values not above + 1)."""
+    ordered = np.sort(values_LE, axis=-1)
+    out = np.empty(values_LE.shape)
+    for at in np.ndindex(values_LE.shape[:-1]):
+        below = np.searchsorted(ordered[at], values_LE[at], side="left")
+        through = np.searchsorted(ordered[at], values_LE[at], side="right")
+        out[at] = 0.5 * (below + through + 1)
+    return out
+
+
+def _mean_where(value_HL: FloatArray, valid_HL: NDArray[np.bool_]) -> FloatArray:
+    return _ratio(np.where(valid_HL, value_HL, 0.0).sum(axis=0), valid_HL.sum(axis=0).astype(np.float64))
+
+
+def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
+    """top / bottom, NaN where the bottom is 0."""
+    out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    np.divide(top, bottom, out=out, where=np.broadcast_to(bottom, out.shape) > 0)
+    return out
