@@ -127,11 +127,12 @@ def _to_arrow(array: Array) -> pa.Array:
 # ---------------------------------------------------------------- reading
 
 
-def read_trace(path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
+def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sha256: str | None = None) -> Trace:
     """The trace in a parquet file.
 
-    ``verify`` checks the invariants and both hashes; without it only shapes are checked. Raises `TraceError`, which
-    names the file, and step and layer where there are some; `HashMismatchError` when content was edited.
+    ``verify`` checks the invariants and both hashes; without it only shapes are checked. ``expected_sha256`` is the
+    `data_sha256` that the content must have (a suite's). Raises `TraceError`, which names the file, and step and
+    layer where there are some; `HashMismatchError` when content was edited or is another trace's.
     """
     where = str(path)
     table, record = _read_table(Path(path))
@@ -149,9 +150,12 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
     trace = Trace(meta, arrays.pop("step"), arrays.pop("tokens"), arrays.pop("load"), arrays)
     if verify:
         check_trace(trace, where)
-        for key, got in (("data_sha256", data_sha256(trace)), ("meta_sha256", meta.sha256())):
+        content = data_sha256(trace)
+        for key, got in (("data_sha256", content), ("meta_sha256", meta.sha256())):
             if stored[key] != got:
                 raise HashMismatchError(f"{where}: {key} is {got}, the file says {stored[key]}: it was edited")
+        if expected_sha256 not in (None, content):
+            raise HashMismatchError(f"{where}: data_sha256 is {content}, expected {expected_sha256}: another trace")
     return trace
 
 

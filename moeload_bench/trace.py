@@ -5,134 +5,44 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from moeload_bench.errors import TraceError
+from moeload_bench.meta import (
+    COLUMNS,
+    FORMAT_VERSION,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    BalancingMeta,
+    LayerMeta,
+    SourceMeta,
+    TraceMeta,
+)
 
-FORMAT_VERSION = 1
+__all__ = [
+    "COLUMNS",
+    "FORMAT_VERSION",
+    "OPTIONAL_COLUMNS",
+    "REQUIRED_COLUMNS",
+    "Array",
+    "BalancingMeta",
+    "IntArray",
+    "LayerMeta",
+    "SourceMeta",
+    "Trace",
+    "TraceMeta",
+    "check_trace",
+    "column_shape",
+    "shares",
+]
 
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]
-
-
-class ColumnSpec(NamedTuple):
-    """One column of the format: its dtype, its axes after the step, its unit."""
-
-    dtype: str
-    axes: str
-    unit: str
-
-
-REQUIRED_COLUMNS: Mapping[str, ColumnSpec] = {
-    "run": ColumnSpec("int32", "", "the seed's number within its split"),
-    "step": ColumnSpec("int64", "", "optimizer step"),
-    "tokens": ColumnSpec("int64", "L", "tokens entering the MoE layer in this step"),
-    "load": ColumnSpec("int64", "LE", "tokens routed to the expert in this step, before any drop"),
-}
-OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
-    "load_half": ColumnSpec("int64", "LE", "load of half of the step's sequences"),
-    "dropped": ColumnSpec("int64", "LE", "tokens routed to the expert and dropped over its capacity"),
-    "loss": ColumnSpec("float32", "", "language-model loss, nats per token, without auxiliary loss"),
-    "aux_loss": ColumnSpec("float32", "", "auxiliary loss before its coefficient"),
-    "lr": ColumnSpec("float32", "", "learning rate used in this step"),
-    "grad_norm": ColumnSpec("float32", "", "gradient norm before clipping"),
-    "stage": ColumnSpec("int32", "", "planned data stage"),
-    "router_entropy": ColumnSpec("float32", "L", "mean entropy of the router's distribution, nats"),
-    "expert_bias": ColumnSpec("float32", "LE", "routing bias of loss-free balancing"),
-    "step_time_s": ColumnSpec("float32", "", "wall time of the training step, seconds"),
-}
-COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LayerMeta(_Record):
-    """One MoE layer: where it stands in the model and how many experts it has."""
-
-    index: int = Field(ge=0, description="index of the block in its stack")
-    stack: Literal["decoder", "encoder"] = "decoder"
-    kind: Literal["mlp", "attention"] = "mlp"
-    experts: int = Field(ge=1)
-    top_k: int | None = Field(default=None, ge=1, description="None where it varies")
-
-
-class SourceMeta(_Record):
-    """One source of training text."""
-
-    name: str
-    version: str
-    licence: str
-    sha256: str
-    bytes: int = Field(ge=0)
-    stage: int = 0
-
-
-class BalancingMeta(_Record):
-    """How the router was kept balanced."""
-
-    method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = "unknown"
-    coefficient: float = 0.0
-    scope: Literal["per_layer", "pooled_over_layers", "none", "unknown"] = "unknown"
-
-
-class TraceMeta(_Record):
-    """All that a reader needs to tell two traces apart or to make one again."""
-
-    format_version: Literal[1] = 1
-    recipe: str
-    recipe_version: int = 1
-    split: str = "test"
-    run: int = Field(default=0, description="the seed's number within its split")
-    seed: int | None = None
-    stride: int = Field(default=1, ge=1, description="training steps between two rows")
-    group: str = Field(default="", description="runs that may be fitted on for one another share it")
-    layers: tuple[LayerMeta, ...]
-    experts: int = Field(ge=1)
-    count_semantics: Literal["pre_drop", "post_drop", "unknown"] = "unknown"
-    family: str = "unknown"
-    config: dict[str, Any] = Field(default_factory=dict)
-    gate: str = "unknown"
-    score_function: str = "unknown"
-    balancing: BalancingMeta = BalancingMeta()
-    capacity_factor: float | None = None
-    drop_policy: str = "none"
-    sources: tuple[SourceMeta, ...] = ()
-    tokenizer_sha256: str | None = None
-    sequence_length: int | None = None
-    global_batch_tokens: int | None = None
-    optimizer: dict[str, Any] = Field(default_factory=dict)
-    schedule: dict[str, Any] = Field(default_factory=dict)
-    precision: str = "unknown"
-    parallel: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    hardware: dict[str, Any] = Field(default_factory=dict)
-    licence: str = "unknown"
-    complete: bool = Field(default=True, description="False: the run ended before its planned steps")
-    notes: tuple[str, ...] = ()
-
-    @property
-    def top_k(self) -> int | None:
-        """The top-k that all layers share, else None."""
-        values = {layer.top_k for layer in self.layers}
-        return values.pop() if len(values) == 1 else None
-
-    def canonical_json(self) -> str:
-        """One text for one content: sorted keys, no spaces, ASCII."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    def sha256(self) -> str:
-        """Hash of the canonical JSON (`meta_sha256`)."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,24 @@
+"""`python -m moeload_bench` and the console script `moeload-bench`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; an error raised on purpose is one line on standard error and exit status 2."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    from moeload_bench.cli import app
+    from moeload_bench.errors import MoeloadError
+
+    try:
+        app()
+    except MoeloadError as error:
+        print(f"moeload-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

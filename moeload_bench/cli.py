@@ -1,0 +1,19 @@
+"""The command line: assembles the commands; each lives in `moeload_bench.commands` and imports what it needs late."""
+
+from __future__ import annotations
+
+import typer
+
+from moeload_bench.commands import run, traces, validate
+
+app = typer.Typer(
+    name="moeload-bench",
+    help="Traces and a benchmark for forecasting expert load while Mixture-of-Experts models train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(traces.app, name="traces")
+app.command("validate")(validate.validate)
+app.command("run")(run.run)

@@ -1,0 +1,117 @@
+"""`moeload-bench run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.results import Results
+    from moeload_bench.suite import Suite
+
+OWN_TRACE_BASELINES = ("uniform", "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
+
+
+def run(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...",
+            help="A baseline's name, FILE.py:Class or package.module:Class, each with optional @key=value,... "
+            "Without one the suite's baselines run.",
+            show_default=False,
+        ),
+    ] = None,
+    suite: Annotated[str, typer.Option(help="A suite's name, or a TOML file.")] = "mini",
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Your own run instead of a suite: a .parquet trace; its origins are chosen by the rule."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write one result record per forecaster into this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
+    metric: Annotated[str, typer.Option(help="The metric of the first table.")] = "window_tv",
+    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    jobs: Annotated[int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time.")] = 1,
+    backend: Annotated[str, typer.Option(help="loky (this machine), dask or ray (an existing cluster).")] = "loky",
+    address: Annotated[
+        str | None, typer.Option("--address", "--scheduler", help="The cluster's address, for dask and ray.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
+) -> None:
+    """Score forecasters on a suite, or on your own trace.
+
+    [bold]moeload-bench run[/bold]                        the classical baselines on the bundled mini suite
+    [bold]moeload-bench run my.py:Mine sw_avg[/bold]      your forecaster beside the reference
+    [bold]moeload-bench run --trace run.parquet[/bold]    which forecaster serves your own training run best?
+
+    Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
+    """
+    from moeload_bench.evaluate import evaluate
+    from moeload_bench.isolate import parse_level
+    from moeload_bench.progress import pair_progress
+
+    task_list, paths, defaults = _task_list(suite, trace)
+    with pair_progress(quiet=as_json) as progress:
+        results = evaluate(
+            targets or defaults,
+            task_list,
+            paths=paths,
+            level=parse_level(level),
+            jobs=jobs,
+            backend=backend,
+            address=address,
+            seed=seed,
+            fresh=fresh,
+            progress=progress,
+        )
+    if out is not None:
+        for result in results:
+            result.save(out / f"{file_name(result.name)}.json")
+    if as_json:
+        typer.echo(results.to_json(), nl=False)
+    else:
+        _print(results, task_list, metric, own=trace is not None)
+    if results.failures:
+        raise typer.Exit(1)
+
+
+def file_name(target: str) -> str:
+    """A forecaster's name as a file name."""
+    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in target)
+
+
+def _task_list(suite: str, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
+    from moeload_bench.store import read_trace
+    from moeload_bench.suite import load_suite, suite_for_trace
+
+    if trace is None:
+        return load_suite(suite), {}, None
+    own = suite_for_trace(read_trace(trace))
+    return own, {own.traces[0].id: trace}, list(OWN_TRACE_BASELINES)
+
+
+def _print(results: Results, suite: Suite, metric: str, own: bool) -> None:
+    from rich.console import Console
+
+    from moeload_bench.tables import best_lines, failure_lines, result_table
+
+    console = Console(width=_width())
+    for name in dict.fromkeys((metric, "regret")):
+        table: Any = result_table(results, suite, name)
+        if table is not None:
+            console.print(table)
+    for line in failure_lines(results):
+        console.print(line, style="red", markup=False, highlight=False)
+    if own:
+        for line in best_lines(results, metric):
+            console.print(line, markup=False)
+
+
+def _width() -> int | None:
+    """Tables are not squeezed into 80 columns where there is no terminal."""
+    import sys
+
+    return None if sys.stdout.isatty() else 160

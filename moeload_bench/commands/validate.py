@@ -1,0 +1,33 @@
+"""`moeload-bench validate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="A trace (.parquet) or a folder that holds traces.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list: file, ok, message.")] = False,
+) -> None:
+    """Check traces against the format: shapes, conservation of counts, gaps, both hashes.
+
+    Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
+    """
+    from moeload_bench.errors import TraceError
+    from moeload_bench.store import validate_path
+
+    if not path.exists():
+        raise TraceError(f"{path}: no such file or folder")
+    found = []
+    for file, error in validate_path(path):
+        found.append({"file": str(file), "ok": error is None, "message": str(error) if error else None})
+        if not as_json:
+            typer.echo(f"ok      {file}" if error is None else f"refused {error}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    if not all(entry["ok"] for entry in found):
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""Progress of long work on standard error: a bar with an estimate on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LINE_EVERY_S = 15.0
+
+
+@contextmanager
+def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most."""
+    if quiet or not sys.stderr.isatty():
+        yield _silent if quiet else _lines(unit)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    return
+
+
+def _lines(unit: str) -> Callable[[int, int, str], None]:
+    started = last = time.monotonic()
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < LINE_EVERY_S:
+            return
+        last = now
+        left = (now - started) / max(done, 1) * (total - done)
+        print(f"{done}/{total} {unit}, about {left:.0f} s left, finished {what}", file=sys.stderr)
+
+    return report

@@ -1,0 +1,163 @@
+"""Suites: frozen lists of (trace by content hash, origins by state, horizons), one TOML file each.
+
+A suite's hash is taken over its parsed content, so comments and formatting do not change it. An ad-hoc suite over
+anybody's own trace is made by `suite_for_trace` with the same rule that chose the frozen origins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.states import StateRule, choose_origins, label_states
+from moeload_bench.store import data_sha256
+from moeload_bench.trace import Trace
+
+STATES = ("transient", "stable")
+HORIZONS = (1, 10, 100, 1000, 2000)
+ORIGINS_PER_STATE = 20
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FitTrace(_Record):
+    """A `train` run, open for fitting."""
+
+    id: str
+    data_sha256: Sha256
+
+
+class SuiteTrace(FitTrace):
+    """A run that is scored, with its origins (training steps) by state."""
+
+    transient: tuple[int, ...] = ()
+    stable: tuple[int, ...] = ()
+
+    def origins(self) -> list[tuple[int, str]]:
+        """(origin, state) in the order of training."""
+        return sorted([(o, "transient") for o in self.transient] + [(o, "stable") for o in self.stable])
+
+
+class HubPlace(_Record):
+    """The dataset repository and tag that hold the suite's traces."""
+
+    repo: str
+    revision: str
+
+
+class Suite(_Record):
+    """A frozen task list."""
+
+    schema_version: int = Field(default=1, ge=1, le=1)
+    name: str = Field(pattern=r"^[a-z0-9][\w.:/-]*$")
+    description: str = ""
+    horizons: tuple[int, ...]
+    quantiles: tuple[float, ...] = ()
+    reference: str = "sw_avg@window=100"
+    baselines: tuple[str, ...] = ()
+    seed: int = 0
+    rule: StateRule = StateRule()
+    hub: HubPlace | None = None
+    fit: tuple[FitTrace, ...] = ()
+    traces: tuple[SuiteTrace, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        if not self.horizons or list(self.horizons) != sorted(set(self.horizons)) or self.horizons[0] < 1:
+            raise ValueError(f"horizons must rise from at least 1, got {list(self.horizons)}")
+        ids = [trace.id for trace in (*self.traces, *self.fit)]
+        if len(set(ids)) != len(ids):
+            raise ValueError("a trace is listed twice")
+        return self
+
+    @property
+    def horizon(self) -> int:
+        """The largest horizon: what each origin must leave room for."""
+        return self.horizons[-1]
+
+    def sha256(self) -> str:
+        """Hash of the content that decides scores (the description and the Hub's address are left out)."""
+        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def group_of(self, trace_id: str) -> int:
+        """The opaque number that runs of one recipe share."""
+        recipes = sorted({trace.id.split("/")[0] for trace in (*self.traces, *self.fit)})
+        return recipes.index(trace_id.split("/")[0])
+
+
+def suite_names() -> list[str]:
+    """Suites that come with the package."""
+    return sorted(path.stem for path in (Path(__file__).parent / "suites").glob("*.toml"))
+
+
+def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
+    """A suite by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
+    text = os.fspath(name_or_path)
+    path = Path(text) if text.endswith(".toml") else Path(__file__).parent / "suites" / f"{text}.toml"
+    if not path.is_file():
+        raise not_found("suite", text, [*suite_names(), "FILE.toml"])
+    try:
+        return Suite.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "suite"
+        raise SuiteError(f"{path}: {at}: {first['msg']}") from None
+
+
+def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
+    """Raise `SuiteError` unless every origin is a row of the trace that leaves room for the largest horizon."""
+    end = int(trace.step_S[-1]) + trace.meta.stride
+    for origin, _ in entry.origins():
+        if origin + horizon > end or origin < trace.step_S[0] or (origin - trace.step_S[0]) % trace.meta.stride:
+            raise SuiteError(
+                f"{entry.id}: origin {origin} with horizon {horizon} does not fit steps "
+                f"{trace.step_S[0]}..{end - 1} at stride {trace.meta.stride}"
+            )
+
+
+def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:
+    """The horizons that a trace can serve: multiples of its stride, at most half its length."""
+    span = trace.steps * trace.meta.stride
+    usable = tuple(h for h in horizons if h % trace.meta.stride == 0 and h <= span // 2)
+    if not usable:
+        raise SuiteError(
+            f"{trace.id}: {trace.steps} rows at stride {trace.meta.stride} serve none of the horizons {list(horizons)}"
+        )
+    return usable
+
+
+def suite_for_trace(
+    trace: Trace,
+    *,
+    horizons: Sequence[int] = HORIZONS,
+    per_state: int = ORIGINS_PER_STATE,
+    rule: StateRule | None = None,
+) -> Suite:
+    """An ad-hoc suite over one trace, its origins chosen by the rule; a state that never occurs has no origins."""
+    rule = rule or StateRule()
+    usable = fitting_horizons(trace, horizons)
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+    chosen = choose_origins(labels, trace.step_S, usable[-1], per_state)
+    if not any(chosen.values()):
+        raise SuiteError(f"{trace.id}: no origin leaves room for the horizon {usable[-1]}")
+    entry = SuiteTrace(
+        id=trace.id,
+        data_sha256=data_sha256(trace),
+        **{state: tuple(int(o) for o in np.asarray(chosen.get(state, ()))) for state in STATES},
+    )
+    return Suite(name=f"trace:{trace.id}".lower(), horizons=usable, rule=rule, traces=(entry,))

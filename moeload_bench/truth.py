@@ -1,0 +1,66 @@
+"""What the harness knows of a scored run and a forecaster never sees: true shares, labels, floors.
+
+Kept per process for the last runs only, since all forecasters of a suite need the same.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.floors import Floors, trace_floors
+from moeload_bench.harness import row_of, window_rows
+from moeload_bench.states import StateLabels, StateRule, crossing, label_states
+from moeload_bench.store import read_trace
+from moeload_bench.trace import Trace
+
+
+class Truth:
+    """A trace with everything that scoring needs of it, computed on first use."""
+
+    def __init__(self, trace: Trace, rule: StateRule, horizons: tuple[int, ...]) -> None:
+        self.trace = trace
+        self.rule = rule
+        self.horizons = horizons
+
+    @cached_property
+    def share_SLE(self) -> NDArray[np.float64]:
+        return self.trace.share_SLE()
+
+    @cached_property
+    def labels(self) -> StateLabels:
+        return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
+
+    @cached_property
+    def floors(self) -> Floors:
+        return trace_floors(self.trace, self.labels, self.horizons)
+
+    def window(self, origin: int) -> NDArray[np.float64]:
+        """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""
+        return self.share_SLE[window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])]
+
+    def last_share(self, origin: int) -> NDArray[np.float64]:
+        """The shares of the last step before the origin [L, E]; uniform where there is none."""
+        row = row_of(self.trace, origin) - 1
+        share = self.share_SLE[row] if row >= 0 else np.full(self.share_SLE.shape[1:], np.nan)
+        return np.where(np.isnan(share), 1 / self.trace.num_experts, share)
+
+    def crosses(self, origin: int) -> tuple[bool, ...]:
+        """[K] whether a layer changes its state, or a planned switch happens, within each horizon."""
+        row = row_of(self.trace, origin)
+        return tuple(self._crosses(row, horizon) for horizon in self.horizons)
+
+    def _crosses(self, row: int, horizon: int) -> bool:
+        stage = self.trace.columns.get("stage")
+        rows = window_rows(self.trace, row, horizon)
+        switched = stage is not None and bool((stage[rows] != stage[max(row - 1, 0)]).any())
+        return switched or bool(crossing(self.labels, row, rows.stop - rows.start).any())
+
+
+@lru_cache(maxsize=2)
+def open_truth(path: Path, sha256: str, rule: StateRule, horizons: tuple[int, ...]) -> Truth:
+    """The truth of the trace in a file, refused with `HashMismatchError` when its content is another."""
+    return Truth(read_trace(path, expected_sha256=sha256), rule, horizons)
