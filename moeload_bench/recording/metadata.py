@@ -1,0 +1,136 @@
+"""The metadata of a recorded trace."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.recording.corpora import find_corpus
+from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recording.routers import Router
+from moeload_bench.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+
+TRACE_LICENCE = "CC-BY-4.0"
+_PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+
+def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None]) -> tuple[LayerMeta, ...]:
+    """One record per router."""
+    return tuple(
+        LayerMeta.model_validate(
+            {"index": r.index, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k}
+        )
+        for r, k in zip(routers, top_k_L, strict=True)
+    )
+
+
+def recipe_meta(
+    recipe: Recipe,
+    *,
+    seed: int,
+    split: str,
+    layers: tuple[LayerMeta, ...],
+    experts: int,
+    tokenizer_sha256: str,
+    score_function: str,
+    gate: str,
+    parallel: Mapping[str, Any],
+) -> TraceMeta:
+    """All that is known about a run of a recipe."""
+    return TraceMeta(
+        recipe=recipe.name,
+        recipe_version=recipe.version,
+        split=split,
+        run=seed,
+        seed=seed,
+        group=recipe.name,
+        layers=layers,
+        experts=experts,
+        count_semantics="pre_drop",
+        family=recipe.model.family,
+        config=dict(recipe.model.config),
+        gate=gate,
+        score_function=score_function,
+        balancing=balancing_meta(recipe),
+        capacity_factor=recipe.model.config.get("capacity_factor"),
+        drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
+        sources=source_metas(recipe),
+        tokenizer_sha256=tokenizer_sha256,
+        sequence_length=recipe.data.sequence_length,
+        global_batch_tokens=recipe.data.sequence_length * recipe.data.sequences,
+        optimizer={"name": "AdamW", **recipe.optimizer.model_dump()},
+        schedule=recipe.schedule.model_dump(),
+        precision=recipe.precision,
+        parallel=dict(parallel),
+        versions=package_versions(),
+        hardware=hardware(),
+        licence=TRACE_LICENCE,
+    )
+
+
+def balancing_meta(recipe: Recipe) -> BalancingMeta:
+    """The recipe's balancing in the words of the trace format."""
+    method = recipe.balancing.method
+    known = {
+        "none": ("none", "none"),
+        "aux_loss": ("aux_loss", "per_layer"),
+        "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
+        "loss_free_bias": ("loss_free_bias", "per_layer"),
+    }[method]
+    return BalancingMeta.model_validate(
+        {"method": known[0], "coefficient": recipe.balancing.coefficient, "scope": known[1]}
+    )
+
+
+def source_metas(recipe: Recipe) -> tuple[SourceMeta, ...]:
+    """Every text of every stage, with its hash and licence."""
+    out = []
+    for number, stage in enumerate(recipe.data.stages):
+        for name in stage.sources:
+            corpus = find_corpus(name)
+            out.append(
+                SourceMeta(
+                    name=name,
+                    version=corpus.origin,
+                    licence=corpus.licence,
+                    sha256=corpus.text_sha256,
+                    bytes=corpus.text_bytes,
+                    stage=number,
+                )
+            )
+    return tuple(out)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of what decides the numbers of a run."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """Machine, processor and accelerator, without names of hosts or users."""
+    import torch
+
+    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu_name()}
+    found["cpu_count"] = os.cpu_count()
+    found["threads"] = torch.get_num_threads()
+    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

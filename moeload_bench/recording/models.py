@@ -1,0 +1,53 @@
+"""Models from recipes, with random weights that depend on the seed alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moeload_bench.errors import MissingExtraError, RecipeError
+from moeload_bench.recording.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_SIGMOID = ("deepseek_v3", "glm4_moe", "llama4_text")
+
+
+def build_model(recipe: Recipe, seed: int) -> nn.Module:
+    """The recipe's model in training mode, initialised from ``seed``.
+
+    Raises `RecipeError` when transformers does not know the family or refuses the configuration.
+    """
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingExtraError(error.name or "transformers", "record", "recording a recipe") from None
+    keywords: dict[str, Any] = {"vocab_size": recipe.data.vocabulary, "use_cache": False, **recipe.model.config}
+    try:
+        config = AutoConfig.for_model(recipe.model.family, **keywords)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {error}") from None
+    torch.manual_seed(seed)
+    model: nn.Module = AutoModelForCausalLM.from_config(config)
+    model.train()
+    return model
+
+
+def score_function(recipe: Recipe) -> str:
+    """`softmax` or `sigmoid`: how the recipe's router turns logits into scores."""
+    return "sigmoid" if recipe.model.family in _SIGMOID else "softmax"
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices, not on vectors (norms, biases)."""
+    import torch
+
+    table = recipe.optimizer
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": table.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=table.lr, betas=(table.beta1, table.beta2), eps=table.eps)

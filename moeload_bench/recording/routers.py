@@ -1,0 +1,138 @@
+"""Exact routing decisions read from a model's router modules.
+
+transformers declares its routers in `PreTrainedModel._can_record_outputs["router_logits"]`. Most of them return
+`(logits [T, E], weights [T, k], indices [T, k])`; the indices are what the experts received, so counting them is
+exact where recomputing top-k from the logits is not (DeepSeek-V3 adds a bias and group limits first).
+
+Axis letters: T tokens of a forward pass, E experts, K choices per token, P routed (token, expert) pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moeload_bench.errors import RecordingError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+HOW_TO = (
+    "write an adapter, a function from the router's output to Routing(expert_P, token_P, tokens, experts, top_k), and "
+    "pass it as adapters={RouterClass: adapter}; see docs/recording.md"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What one router decided for one forward pass.
+
+    ``expert_P`` int64 expert of each routed pair, before any drop; ``token_P`` int64 token of each pair, None when
+    pairs are in token order with ``top_k`` pairs each; ``tokens`` T; ``experts`` E; ``top_k`` None where it varies;
+    ``kept_P`` bool, False for pairs dropped over capacity, None when nothing is dropped; ``logits_TE`` the router's
+    logits where it gives them.
+    """
+
+    expert_P: torch.Tensor
+    token_P: torch.Tensor | None
+    tokens: int
+    experts: int
+    top_k: int | None
+    kept_P: torch.Tensor | None = None
+    logits_TE: torch.Tensor | None = None
+
+
+Adapter = Callable[[Any, Any, Any], Routing]
+
+
+class Router(NamedTuple):
+    """A router module of a model: where it stands and how its output is read."""
+
+    name: str
+    module: nn.Module
+    adapter: Adapter
+    index: int
+    stack: str
+    kind: str
+
+
+def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
+    """The common contract: a tuple that ends with indices [T, k] and starts with logits [T, E].
+
+    Raises `RecordingError` for any other output.
+    """
+    import torch
+
+    if not (isinstance(output, tuple | list) and len(output) >= 2 and isinstance(output[-1], torch.Tensor)):
+        raise _unknown(module, output)
+    logits, indices = output[0], output[-1]
+    if indices.is_floating_point() or not isinstance(logits, torch.Tensor) or indices.dtype == torch.bool:
+        raise _unknown(module, output)
+    experts = logits.shape[-1]
+    index_TK = indices.reshape(-1, indices.shape[-1])
+    logits_TE = logits.reshape(-1, experts)
+    if len(index_TK) != len(logits_TE):
+        raise _unknown(module, output)
+    return Routing(
+        expert_P=index_TK.reshape(-1).to(torch.int64),
+        token_P=None,
+        tokens=len(index_TK),
+        experts=experts,
+        top_k=index_TK.shape[1],
+        logits_TE=logits_TE,
+    )
+
+
+def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) -> list[Router]:
+    """All routers of a model in forward order.
+
+    ``adapters`` maps router classes that transformers does not declare (or whose output is unusual) to the function
+    that reads their output. Raises `RecordingError` when there is no router.
+    """
+    own = adapters or {}
+    classes = {**{target: top_k_routing for target in _declared(model)}, **own}
+    found = [
+        Router(name, module, adapter, *_place(name))
+        for name, module in model.named_modules()
+        if (adapter := _lookup(classes, module)) is not None
+    ]
+    if not found:
+        raise RecordingError(
+            f"no MoE layer found in {type(model).__name__}: no module is a router that transformers declares; if it "
+            f"has routers of its own, {HOW_TO}"
+        )
+    return found
+
+
+def _lookup(classes: dict[type, Adapter], module: nn.Module) -> Adapter | None:
+    return next((adapter for target, adapter in classes.items() if isinstance(module, target)), None)
+
+
+def _declared(model: nn.Module) -> Iterator[type]:
+    for module in model.modules():
+        declared = (getattr(type(module), "_can_record_outputs", None) or {}).get("router_logits")
+        for entry in declared if isinstance(declared, list | tuple) else [declared]:
+            target = getattr(entry, "target_class", entry)
+            if isinstance(target, type):
+                yield target
+
+
+def _place(name: str) -> tuple[int, str, str]:
+    """(block index, stack, kind) from a module's dotted name."""
+    number = re.search(r"\.(\d+)\.", f".{name}.")
+    stack = "encoder" if re.search(r"(^|\.)encoder\.", name) else "decoder"
+    kind = "attention" if "attention" in name or "attn" in name else "mlp"
+    return (int(number.group(1)) if number else 0), stack, kind
+
+
+def _unknown(module: Any, output: Any) -> RecordingError:
+    def shape(item: Any) -> str:
+        return f"{type(item).__name__}{list(item.shape)}" if hasattr(item, "shape") else type(item).__name__
+
+    parts = ", ".join(map(shape, output)) if isinstance(output, tuple | list) else shape(output)
+    return RecordingError(
+        f"router {type(module).__name__} returned ({parts}), expected (logits [T, E], ..., indices [T, k]): {HOW_TO}"
+    )

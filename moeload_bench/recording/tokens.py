@@ -1,0 +1,98 @@
+"""Byte-level BPE trained on pinned text, and token streams cached as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import MissingExtraError
+from moeload_bench.recording.corpora import Corpus, cache_folder, fetch_corpus
+
+_CHUNK_LINES = 2000
+
+
+class TrainedTokenizer(NamedTuple):
+    """A tokenizer and the SHA-256 of its vocabulary and merges."""
+
+    tokenizer: Any
+    sha256: str
+
+
+def train_tokenizer(corpora: Sequence[Corpus], vocabulary: int) -> TrainedTokenizer:
+    """The byte-level BPE of `vocabulary` entries learnt from whole corpora; cached by what it was learnt from."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtraError("tokenizers", "record", "recording a recipe") from None
+    key = hashlib.sha256(json.dumps([vocabulary, [c.text_sha256 for c in corpora]]).encode()).hexdigest()
+    path = cache_folder() / "tokenizers" / f"{key[:16]}.json"
+    if not path.is_file():
+        tokenizer = _train([fetch_corpus(corpus) for corpus in corpora], vocabulary)
+        _write_atomically(path, tokenizer.to_str().encode())
+    tokenizer = Tokenizer.from_file(str(path))
+    return TrainedTokenizer(tokenizer, _content_sha256(tokenizer))
+
+
+def _train(paths: Sequence[Path], vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((chunk for path in paths for chunk in _chunks(path)), trainer)
+    return tokenizer
+
+
+def _content_sha256(tokenizer: Any) -> str:
+    model = json.loads(tokenizer.to_str())["model"]
+    content = json.dumps([model["vocab"], model["merges"]], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def token_stream(corpus: Corpus, trained: TrainedTokenizer) -> NDArray[np.uint16]:
+    """All tokens of a corpus in order, memory-mapped from the cache."""
+    name = f"{corpus.name}-{corpus.text_sha256[:8]}-{trained.sha256[:16]}.npy"
+    path = cache_folder() / "tokens" / name
+    if not path.is_file():
+        chunks = list(_chunks(fetch_corpus(corpus)))
+        encoded = trained.tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
+        ids = np.concatenate([np.array(piece.ids, dtype=np.uint16) for piece in encoded])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
+            np.save(file, ids)
+        os.replace(file.name, path)
+    stream: NDArray[np.uint16] = np.load(path, mmap_mode="r")
+    return stream
+
+
+def _chunks(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        lines: list[str] = []
+        for line in file:
+            lines.append(line)
+            if len(lines) == _CHUNK_LINES:
+                yield "".join(lines)
+                lines = []
+        if lines:
+            yield "".join(lines)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    os.replace(file.name, path)
