@@ -1,0 +1,50 @@
+"""Small synthetic traces that the tests share. Seeded; nothing here touches the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+from moeload_bench.trace import Trace
+
+
+def synthetic_load_SLE(
+    steps: int = 400, layers: int = 2, experts: int = 4, tokens: int = 512, top_k: int = 2, seed: int = 0
+) -> NDArray[np.int64]:
+    """Counts whose probabilities drift fast at first and then settle; every layer-step sums to tokens * top_k."""
+    rng = np.random.default_rng(seed)
+    start, end = rng.dirichlet(np.ones(experts) * 2, size=(2, layers))
+    mix_S = np.exp(-np.arange(steps) / 60)[:, None, None]
+    p_SLE = mix_S * start + (1 - mix_S) * end
+    return np.asarray(rng.multinomial(tokens * top_k, p_SLE), dtype=np.int64)
+
+
+def synthetic_trace(steps: int = 400, *, seed: int = 0, top_k: int = 2, tokens: int = 512, **meta: object) -> Trace:
+    """A valid trace with half batches, loss and learning rate."""
+    load = synthetic_load_SLE(steps, tokens=tokens, top_k=top_k, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    columns = {
+        "load_half": rng.binomial(load, 0.5),
+        "loss": np.linspace(6, 3, steps),
+        "lr": np.full(steps, 1e-3),
+        "step_time_s": np.full(steps, 0.1),
+    }
+    return Trace.from_arrays(load, tokens, top_k, columns=columns, global_batch_tokens=tokens, **meta)
+
+
+@pytest.fixture
+def trace() -> Trace:
+    return synthetic_trace()
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,77 @@
+"""Build the wheel, install it without any extra in a clean environment, and use it from another folder, offline.
+
+Run by `make test`. Prints the seconds that `moeload-bench run sw_avg` took there; fails when it needs the network, when
+torch came along, or when `run lstm` does not name the extra to install.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Exit status 0 when the wheel works as the README says."""
+    with tempfile.TemporaryDirectory(prefix="moeload-wheel-") as scratch:
+        return check(Path(scratch))
+
+
+def check(scratch: Path) -> int:
+    """Build, install and run below ``scratch``."""
+    sh([sys.executable, "-m", "build", "--wheel", "--outdir", str(scratch / "dist"), str(ROOT)])
+    (wheel,) = (scratch / "dist").glob("*.whl")
+    print(f"wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
+    venv.create(scratch / "env", with_pip=True)
+    python = scratch / "env" / "bin" / "python"
+    sh([str(python), "-m", "pip", "install", "-q", str(wheel)])
+    if sh([str(python), "-c", "import torch"], check=False).returncode == 0:
+        return fail("torch came along with the core")
+    tool = [*offline(), str(scratch / "env" / "bin" / "moeload-bench")]
+    elsewhere = scratch / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "MOELOAD_CACHE": str(scratch / "cache"), "HOME": str(scratch / "home")}
+    started = time.monotonic()
+    done = sh([*tool, "run", "sw_avg"], cwd=elsewhere, env=environment, check=False)
+    seconds = time.monotonic() - started
+    print(done.stdout, done.stderr, f"moeload-bench run sw_avg, offline: {seconds:.1f} s", sep="\n")
+    if done.returncode != 0 or "sw_avg" not in done.stdout:
+        return fail("run sw_avg does not work from the wheel")
+    lstm = sh([*tool, "run", "lstm"], cwd=elsewhere, env=environment, check=False)
+    print(lstm.stderr.strip())
+    if lstm.returncode == 0 or "moeload-bench[torch]" not in lstm.stderr:
+        return fail("run lstm without torch does not name the extra to install")
+    return 0
+
+
+def offline() -> list[str]:
+    """A prefix that switches networking off."""
+    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"], ["bwrap", "--dev-bind", "/", "/", "--unshare-net"]):
+        if shutil.which(prefix[0]) and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+            return prefix
+    raise SystemExit("wheel check: neither unshare nor bwrap can switch networking off here; install bubblewrap")
+
+
+def sh(command: list[str], *, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command; show what it printed when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def fail(message: str) -> int:
+    """Say why on standard error."""
+    print(f"wheel check: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
