@@ -1,0 +1,105 @@
+"""Records shared by both ends of isolation: the levels, the limits, the measured cost and what a host is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
+
+Level = Literal["none", "process", "sandbox"]
+LEVELS: tuple[Level, ...] = ("none", "process", "sandbox")
+
+MIB = 2**20
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a forecaster's process may use; at level `none` nothing is limited.
+
+    ``wall_s_per_call`` bounds start-up, `observe` of one block and `forecast`; ``fit_wall_s`` bounds `fit`. ``cpu_s``,
+    ``memory_bytes`` and ``processes`` hold for the process and all its descendants together; ``file_bytes`` for
+    each file it writes.
+    """
+
+    wall_s_per_call: float = 120.0
+    fit_wall_s: float = 3600.0
+    cpu_s: float = 3600.0
+    memory_bytes: int = 4 * GIB
+    processes: int = 64
+    file_bytes: int = 256 * MIB
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a forecaster cost, measured by the harness and never reported by the forecaster.
+
+    Wall seconds are from sending a call to holding its answer. CPU seconds are those of the forecaster's process
+    and its descendants, None on platforms that cannot tell. ``startup_wall_s`` is from starting the process to the
+    constructed forecaster. ``peak_memory_bytes`` is the peak resident memory of the processes, None when unknown
+    (level `none`). For `fit`, ``observe_*`` are the costs of fitting.
+    """
+
+    observe_wall_s: float = 0.0
+    observe_cpu_s: float | None = 0.0
+    forecast_wall_s: float = 0.0
+    forecast_cpu_s: float | None = 0.0
+    observe_rows: int = 0
+    forecasts: int = 0
+    startup_wall_s: float = 0.0
+    peak_memory_bytes: int | None = None
+
+
+class Host(Protocol):
+    """One forecaster following one run, wherever it lives.
+
+    What the forecaster raises is a `ForecastError`; a process that is gone, hangs or does not keep to the protocol is
+    an `IsolationError`, and so is every later call.
+    """
+
+    def observe(self, block: StepBlock) -> None:
+        """Show newly completed steps."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        """Ask what comes next; the answer has passed `check_forecast`."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """The forecaster's own ``counts`` (for example fits that did not converge); {} when it has none."""
+        ...
+
+    def cost(self) -> Cost:
+        """What it cost so far."""
+        ...
+
+
+class Meter:
+    """Adds up the cost of calls; not thread-safe."""
+
+    def __init__(self) -> None:
+        self.startup_wall_s = 0.0
+        self.rows = 0
+        self.calls = {"observe": 0, "forecast": 0}
+        self.wall_s = {"observe": 0.0, "forecast": 0.0}
+        self.cpu_s: dict[str, float | None] = {"observe": 0.0, "forecast": 0.0}
+
+    def add(self, call: str, wall_s: float, cpu_s: float | None) -> None:
+        """Count one call of `observe` or `forecast`."""
+        self.calls[call] += 1
+        self.wall_s[call] += wall_s
+        before = self.cpu_s[call]
+        self.cpu_s[call] = None if before is None or cpu_s is None else before + cpu_s
+
+    def cost(self, peak_memory_bytes: int | None) -> Cost:
+        """The sums so far."""
+        return Cost(
+            observe_wall_s=self.wall_s["observe"],
+            observe_cpu_s=self.cpu_s["observe"],
+            forecast_wall_s=self.wall_s["forecast"],
+            forecast_cpu_s=self.cpu_s["forecast"],
+            observe_rows=self.rows,
+            forecasts=self.calls["forecast"],
+            startup_wall_s=self.startup_wall_s,
+            peak_memory_bytes=peak_memory_bytes,
+        )

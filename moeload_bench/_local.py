@@ -1,0 +1,140 @@
+"""Level `none`: the forecaster lives in this process. Shared with the worker: how a class is built and called."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from moeload_bench._host import Cost, Meter
+from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.targets import Target, check_kwargs, load_class
+
+MAX_TEXT = 300
+MAX_COUNTS = 32
+_COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
+
+
+def error_text(error: BaseException) -> str:
+    """Type and text of an exception, on one bounded line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a stranger's __str__ may raise anything
+        text = "(its text cannot be read)"
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
+
+def guarded(call: Callable[[], Any], what: str) -> Any:
+    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        raise ForecastError(f"{what} raised {error_text(error)}") from error
+
+
+def import_class(target: Target) -> type[Any]:
+    """The target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
+    try:
+        cls = load_class(target)
+        check_kwargs(target, cls)
+    except (TargetError, MissingExtraError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ForecastError(f"import raised {error_text(error)}") from error
+    return cls
+
+
+def construct(cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> Any:
+    """The forecaster; ``fitted`` is passed only when there is one."""
+    extra = {} if fitted is None else {"fitted": fitted}
+    return guarded(lambda: cls(info, seed, **extra, **target.kwargs), "the constructor")
+
+
+def has_fit(cls: type[Any]) -> bool:
+    """Whether the class learns from the `train` split."""
+    return callable(getattr(cls, "fit", None))
+
+
+def run_fit(cls: type[Any], target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes:
+    """Call `fit` and insist on bytes. Arguments of the target that `fit` takes by name are passed to it."""
+    import inspect
+
+    takes = inspect.signature(cls.fit).parameters
+    kwargs = {name: value for name, value in target.kwargs.items() if name in takes}
+    out = guarded(lambda: cls.fit(list(runs), seed, **kwargs), "fit")
+    if not isinstance(out, bytes):
+        raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
+    return out
+
+
+def read_counts(forecaster: Any) -> dict[str, int]:
+    """The forecaster's ``counts`` as plain numbers; what is not a count is left out."""
+    try:
+        found = dict(getattr(forecaster, "counts", None) or {})
+    except Exception:  # a stranger's attribute may raise anything
+        return {}
+    counts = {}
+    for name, value in list(found.items())[:MAX_COUNTS]:
+        number = int(value) if isinstance(value, int) or hasattr(value, "__index__") else None
+        if isinstance(name, str) and _COUNT_NAME.fullmatch(name) and number is not None and abs(number) < 2**53:
+            counts[name] = number
+    return counts
+
+
+def own_copy(block: StepBlock) -> StepBlock:
+    """Arrays of its own: a view's ``base`` would hand a forecaster the whole trace, future included."""
+    return StepBlock(
+        block.step_S.copy(),
+        block.load_SLE.copy(),
+        block.tokens_SL.copy(),
+        {name: column.copy() for name, column in block.covariates.items()},
+    )
+
+
+class LocalHost:
+    """A forecaster in this process: no protection, no limits."""
+
+    def __init__(self, target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
+        started = time.perf_counter()
+        self._meter = Meter()
+        self._info = info
+        self._forecaster = construct(import_class(target), target, info, seed, fitted)
+        self._meter.startup_wall_s = time.perf_counter() - started
+
+    def observe(self, block: StepBlock) -> None:
+        block = own_copy(block)
+        self._timed("observe", lambda: self._forecaster.observe(block))
+        self._meter.rows += len(block)
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        answer = self._timed("forecast", lambda: self._forecaster.forecast(request))
+        return check_forecast(answer, request, self._info)
+
+    def counts(self) -> dict[str, int]:
+        return read_counts(self._forecaster)
+
+    def cost(self) -> Cost:
+        return self._meter.cost(None)
+
+    def _timed(self, call: str, function: Callable[[], Any]) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            return guarded(function, call)
+        finally:
+            self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def fit_local(target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> tuple[bytes, Cost] | None:
+    """Fit in this process."""
+    cls = import_class(target)
+    if not has_fit(cls):
+        return None
+    meter = Meter()
+    wall, cpu = time.perf_counter(), time.process_time()
+    fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed)
+    meter.add("observe", time.perf_counter() - wall, time.process_time() - cpu)
+    meter.rows = sum(len(block) for _, block in runs)
+    return fitted, meter.cost(None)

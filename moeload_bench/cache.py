@@ -1,0 +1,84 @@
+"""Finished work, kept on disk so that an interrupted run continues and only what changed runs again.
+
+An entry is one JSON file named by the hash of everything its content depends on. The folder is ``$MOELOAD_CACHE``, else
+the platform's cache folder; deleting it is always safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CACHE_VERSION = 1
+
+
+def cache_dir() -> Path:
+    """Where finished work is kept."""
+    named = os.environ.get("MOELOAD_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "moeload-bench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moeload-bench"
+
+
+def task_key(**parts: Any) -> str:
+    """The hash of everything a result depends on; ``parts`` must be JSON (canonical: names sorted)."""
+    text = json.dumps({"cache_version": CACHE_VERSION, **parts}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(key: str) -> dict[str, Any] | None:
+    """The entry, None when there is none. A damaged entry is ignored with a warning and will be written anew."""
+    path = _path(key)
+    try:
+        entry = json.loads(path.read_bytes())
+        if entry["sha256"] != _digest(entry["value"]):
+            raise ValueError("its content does not match its hash")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        warnings.warn(f"ignoring the damaged cache entry {path}: {error}", stacklevel=2)
+        return None
+    value: dict[str, Any] = entry["value"]
+    return value
+
+
+def save(key: str, value: dict[str, Any]) -> None:
+    """Write an entry; a reader sees the whole of it or nothing."""
+    path = _path(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"sha256": _digest(value), "value": value}).encode()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _path(key: str) -> Path:
+    return cache_dir() / "runs" / key[:2] / f"{key}.json"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def parallel_backend(backend: str, jobs: int, address: str | None) -> Iterator[None]:
+    """Run joblib on this machine (`loky`) or on an existing Dask or Ray cluster."""
+    import joblib
+
+    with joblib.parallel_config(backend=backend, n_jobs=jobs):
+        yield

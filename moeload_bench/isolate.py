@@ -1,0 +1,99 @@
+"""Forecasters at three levels of isolation.
+
+- `none`: in this process, for notebooks and debugging.
+- `process`: a child process behind a pipe. It protects against accidents (crashes, leaks of state between runs, endless
+  loops, memory), not against strangers: the child can read every file that the user can.
+- `sandbox`: the same child inside bubblewrap: no network, no trace data, nothing to write but a small /tmp.
+
+The level is part of every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from moeload_bench._host import GIB, LEVELS, MIB, Cost, Host, Level, Limits
+from moeload_bench.errors import IsolationError, TargetError
+from moeload_bench.forecaster import StepBlock, TraceInfo
+from moeload_bench.targets import Target
+
+__all__ = [
+    "GIB",
+    "LEVELS",
+    "MIB",
+    "Cost",
+    "Host",
+    "Level",
+    "Limits",
+    "fit_target",
+    "highest_level",
+    "level_available",
+    "open_host",
+    "parse_level",
+]
+
+
+@contextmanager
+def open_host(
+    target: Target,
+    info: TraceInfo,
+    *,
+    seed: int,
+    fitted: bytes | None = None,
+    level: Level = "process",
+    limits: Limits | None = None,
+) -> Iterator[Host]:
+    """Construct a forecaster at a level of isolation and, at the end, leave nothing of it behind.
+
+    Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
+    constructor raises, `IsolationError` when the level is not available or the process does not come up.
+    """
+    from moeload_bench._local import LocalHost
+
+    _require(level, target)
+    yield LocalHost(target, info, seed, fitted)
+
+
+def fit_target(
+    target: Target,
+    runs: Sequence[tuple[TraceInfo, StepBlock]],
+    *,
+    seed: int,
+    level: Level = "process",
+    limits: Limits | None = None,
+) -> tuple[bytes, Cost] | None:
+    """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
+    from moeload_bench._local import fit_local
+
+    _require(level, target)
+    return fit_local(target, runs, seed)
+
+
+def parse_level(text: str) -> Level:
+    """A level from its name; raises `IsolationError` naming those that exist."""
+    for level in LEVELS:
+        if text == level:
+            return level
+    raise IsolationError(f"unknown isolation level {text!r}; there is: {', '.join(LEVELS)}")
+
+
+def highest_level() -> Level:
+    """The highest level that this machine offers."""
+    return next(level for level in reversed(LEVELS) if level_available(level) is None)
+
+
+def level_available(level: Level) -> str | None:
+    """None when the level can be used here, else the reason why not."""
+    return None
+
+
+def _require(level: Level, target: Target) -> None:
+    reason = level_available(level)
+    if reason is not None:
+        raise IsolationError(f"isolation level {level!r} is not available: {reason}")
+    if target.cls is not None and level != "none":
+        raise TargetError(
+            f"{target.text!r} is a class of this process and can run at isolation level 'none' only; for {level!r} put "
+            "it in a file and name it FILE.py:Class"
+        )
