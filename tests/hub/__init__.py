@@ -1,0 +1,10 @@
+"""A small faithful Hugging Face Hub for tests, driven only by the real clients.
+
+Covers accounts, repositories, the LFS upload path (basic and multipart), commits, refs, tags, discussions and pull
+requests with merges, downloads with ranges and redirects, permissions, and injected faults. Left out: Xet storage,
+gated repositories, the dataset viewer.
+"""
+
+from .server import LocalHub
+
+__all__ = ["LocalHub"]
