@@ -14,9 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""
+
+
+class Grid(NamedTuple):
+    """A rule in rows and blocks of a trace with some stride."""
+
+    rows: int
+    window: int
+    hold: int
+    has_short: bool
 
 
 class Blocks(NamedTuple):
@@ -93,6 +103,40 @@ def short_drift(blocks: Blocks, rows: int, over: int) -> FloatArray:
 def expected_move(noise_GLE: FloatArray, count: int) -> FloatArray:
     """T0: expected half L1 distance between two means of ``count`` independent values of that variance; [G, L]."""
     return np.asarray(0.5 * MEAN_ABS_NORMAL * np.sqrt(2.0 * noise_GLE / count).sum(axis=2))
+
+
+def drift(blocks: Blocks, grid: Grid) -> FloatArray:
+    """X at every grid point; [G, L]."""
+    long_GL = long_drift(blocks, grid.window)
+    if not grid.has_short:
+        return long_GL
+    return np.asarray(np.maximum(long_GL, 0.5 * short_drift(blocks, grid.rows, grid.window)))
+
+
+def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> BoolArray:
+    """Labels at every grid point from the drift at every grid point; [G, L], True for transient."""
+    G, L = drift_GL.shape
+    state_GL = np.ones((G, L), dtype=np.bool_)
+    transient_L, calm_L = np.ones(L, dtype=np.bool_), np.zeros(L, dtype=np.int64)
+    for g in range(G):
+        transient_L, calm_L = hysteresis_step(transient_L, calm_L, drift_GL[g], low, high, hold)
+        state_GL[g] = transient_L
+    return state_GL
+
+
+def hysteresis_step(
+    transient_L: BoolArray, calm_L: NDArray[np.int64], drift_L: FloatArray, low: float, high: float, hold: int
+) -> tuple[BoolArray, NDArray[np.int64]]:
+    """One check: the new labels and for how many checks in a row the drift has been low. NaN counts as high."""
+    calm_L = np.where(drift_L <= low, calm_L + 1, 0)
+    leave = ~(drift_L <= high)
+    return np.where(transient_L, calm_L <= hold, leave), calm_L
+
+
+def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
+    """First row that is not transient, -1 where there is none; [L]."""
+    stable = ~transient_SL
+    return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)
 
 
 def _rolling_sum(values: FloatArray, width: int) -> FloatArray:

@@ -8,6 +8,7 @@ Axis letters: S rows, L MoE layers, E experts, G grid points.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.drift import Blocks, FloatArray, long_drift, short_drift, summarise
-from moeload_bench.errors import TraceError
+from moeload_bench.drift import (
+    Blocks,
+    BoolArray,
+    FloatArray,
+    Grid,
+    drift,
+    first_stable,
+    hysteresis_step,
+    run_hysteresis,
+    summarise,
+)
+from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.trace import Array, shares
 
 State = Literal["transient", "stable", "mixed"]
-BoolArray = NDArray[np.bool_]
 
+FIRST = 20
+"""Rows seen before the earliest origin."""
 SLIDING_CHUNK = 256
 """Rows of sliding statistics worked on at once."""
 
@@ -53,15 +65,6 @@ class Span(NamedTuple):
     start: int
     stop: int
     state: State
-
-
-class Grid(NamedTuple):
-    """A rule in rows and blocks of a trace with some stride."""
-
-    rows: int
-    window: int
-    hold: int
-    has_short: bool
 
 
 def grid_of(rule: StateRule, stride: int) -> Grid:
@@ -119,7 +122,7 @@ class StateLabels:
         edges = [0, *(np.flatnonzero(column[1:] != column[:-1]) + 1).tolist(), len(column)]
         return [
             Span(layer, start, stop, "transient" if column[start] else "stable")
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in itertools.pairwise(edges)
             if stop > start
         ]
 
@@ -173,40 +176,6 @@ class StateDetector:
         return self.transient_L
 
 
-def drift(blocks: Blocks, grid: Grid) -> FloatArray:
-    """X at every grid point; [G, L]."""
-    long_GL = long_drift(blocks, grid.window)
-    if not grid.has_short:
-        return long_GL
-    return np.asarray(np.maximum(long_GL, 0.5 * short_drift(blocks, grid.rows, grid.window)))
-
-
-def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> BoolArray:
-    """Labels at every grid point from the drift at every grid point; [G, L], True for transient."""
-    G, L = drift_GL.shape
-    state_GL = np.ones((G, L), dtype=np.bool_)
-    transient_L, calm_L = np.ones(L, dtype=np.bool_), np.zeros(L, dtype=np.int64)
-    for g in range(G):
-        transient_L, calm_L = hysteresis_step(transient_L, calm_L, drift_GL[g], low, high, hold)
-        state_GL[g] = transient_L
-    return state_GL
-
-
-def hysteresis_step(
-    transient_L: BoolArray, calm_L: NDArray[np.int64], drift_L: FloatArray, low: float, high: float, hold: int
-) -> tuple[BoolArray, NDArray[np.int64]]:
-    """One check: the new labels and for how many checks in a row the drift has been low. NaN counts as high."""
-    calm_L = np.where(drift_L <= low, calm_L + 1, 0)
-    leave = ~(drift_L <= high)
-    return np.where(transient_L, calm_L <= hold, leave), calm_L
-
-
-def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
-    """First row that is not transient, -1 where there is none; [L]."""
-    stable = ~transient_SL
-    return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)
-
-
 def state_at(labels: StateLabels, row: int) -> State:
     """The state of a run at a row: transient or stable when all layers agree, else mixed.
 
@@ -218,16 +187,59 @@ def state_at(labels: StateLabels, row: int) -> State:
 def state_names(labels: StateLabels) -> list[State]:
     """`state_at` of every row."""
     vote_SL = np.isfinite(labels.drift_SL)
-    none_S = ~vote_SL.any(axis=1)
-    transient_S = (labels.transient_SL | ~vote_SL).all(axis=1) | none_S
-    stable_S = (~labels.transient_SL | ~vote_SL).all(axis=1) & ~none_S
-    return ["transient" if t else "stable" if s else "mixed" for t, s in zip(transient_S, stable_S, strict=True)]
+    none_S: BoolArray = np.asarray(~vote_SL.any(axis=1))
+    transient_S: BoolArray = np.asarray((labels.transient_SL | ~vote_SL).all(axis=1) | none_S)
+    stable_S: BoolArray = np.asarray((~labels.transient_SL | ~vote_SL).all(axis=1) & ~none_S)
+    pairs = zip(transient_S.tolist(), stable_S.tolist(), strict=True)
+    return ["transient" if t else "stable" if s else "mixed" for t, s in pairs]
 
 
 def crossing(labels: StateLabels, row: int, rows: int) -> BoolArray:
     """Whether each layer's label changes inside the window of ``rows`` rows that starts at ``row``; [L]."""
     window = labels.transient_SL[row : row + rows]
     return np.asarray((window != window[:1]).any(axis=0))
+
+
+def choose_origins(
+    labels: StateLabels, step_S: NDArray[np.int64], horizon: int, per_state: int, first: int = FIRST
+) -> dict[str, list[int]]:
+    """Up to ``per_state`` origins in each state, as training steps, spread evenly over the rows of that state.
+
+    Only rows where all layers agree, with at least ``first`` rows before and ``horizon`` training steps from the
+    origin on. Deterministic. A state with fewer such rows gives them all: none when it never occurs.
+    """
+    _check_horizon(horizon, labels.stride)
+    last = len(step_S) - horizon // labels.stride
+    names = state_names(labels)
+    chosen: dict[str, list[int]] = {}
+    for state in ("transient", "stable"):
+        rows = [row for row in range(first, min(last + 1, len(names))) if names[row] == state]
+        at = np.linspace(0, len(rows) - 1, min(per_state, len(rows))).round().astype(int)
+        chosen[state] = [int(step_S[rows[i]]) for i in at]
+    return chosen
+
+
+def origins_every(step_S: NDArray[np.int64], every: int, horizon: int, first: int = FIRST) -> list[int]:
+    """Origins ``every`` training steps apart, each with the whole horizon to come: the paper's sliding evaluation.
+
+    With ``every`` equal to ``horizon`` the windows are disjoint blocks, the paper's other evaluation. The earliest
+    origin is the first multiple of ``every`` with ``first`` rows before it. Raises `SuiteError` when there is none.
+    """
+    stride = int(step_S[1] - step_S[0]) if len(step_S) > 1 else 1
+    _check_horizon(horizon, stride)
+    if every < 1 or every % stride:
+        raise SuiteError(f"origins must lie a multiple of the stride of {stride} steps apart, got {every}")
+    row_step, rows = every // stride, horizon // stride
+    start = -(-first // row_step) * row_step
+    chosen = [int(step_S[row]) for row in range(start, len(step_S) - rows + 1, row_step)]
+    if not chosen:
+        raise SuiteError(f"{len(step_S)} rows hold no window of {horizon} steps after the first {first} rows")
+    return chosen
+
+
+def _check_horizon(horizon: int, stride: int) -> None:
+    if horizon < 1 or horizon % stride:
+        raise SuiteError(f"the stride of {stride} steps does not divide the horizon of {horizon} steps")
 
 
 def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:
