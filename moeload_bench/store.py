@@ -245,10 +245,12 @@ def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
     return list(found.values())
 
 
-def find_trace(id_or_path: str | os.PathLike[str]) -> Path:
+def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | None = None) -> Path:
     """The file of a trace: a parquet path, or an id looked up in `trace_folders`, then on the Hub.
 
-    Raises `NotFoundError`, which lists the ids that exist here.
+    ``hub``: repository and tag to look in first (the asking suite's). Raises `NotFoundError`, which lists the ids that
+    exist here; `HubError` when the Hub holds the trace and cannot be used; `HashMismatchError` when what it holds is
+    not what the suite was frozen with.
     """
     text = os.fspath(id_or_path)
     if text.endswith(".parquet"):
@@ -258,7 +260,29 @@ def find_trace(id_or_path: str | os.PathLike[str]) -> Path:
             path = place / f"{text}.parquet"
             if path.is_file():
                 return path
+        fetched = _fetch(text, hub)
+        if fetched is not None:
+            return fetched
     raise not_found("trace", text, [ref.id for ref in list_traces()])
+
+
+def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
+    """A trace from the Hub or its cache, refused unless it claims the hash that its suite pins.
+
+    Whether the content keeps that claim is checked by `read_trace`.
+    """
+    from moeload_bench import hub_read
+
+    found = hub_read.fetch_trace(trace_id, hub)
+    if found is None:
+        return None
+    claimed = _read_table(found.path)[1].get("data_sha256")
+    if found.pin.data_sha256 not in (None, claimed):
+        raise HashMismatchError(
+            f"{found.pin}: {trace_id} has data_sha256 {claimed}, suite {found.pin.suite} was frozen with "
+            f"{found.pin.data_sha256}: the release was changed, or {found.path} was (remove it to download it again)"
+        )
+    return found.path
 
 
 def load_trace(id_or_path: str | os.PathLike[str], *, verify: bool = True) -> Trace:

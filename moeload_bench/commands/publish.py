@@ -1,0 +1,61 @@
+"""`moeload-bench publish`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.hub import Publication
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A folder of traces with its card, such as traces/.")],
+    repo: Annotated[str, typer.Option("--repo", help="The dataset repository, ORG/NAME; created when missing.")],
+    tag: Annotated[str, typer.Option("--tag", help="The release, such as v1.0. A release never changes.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Allow traces on main to be changed or removed; older tags keep theirs.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, send nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Publish a folder of traces on the Hugging Face Hub.
+
+    Uploads what the Hub does not hold yet, compares checksums, and sets the tag when everything is there. Interrupted
+    at any moment, the same command goes on; when nothing changed it sends nothing. Needs a token that may write:
+    HF_TOKEN or `hf auth login`.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    from moeload_bench import hub
+    from moeload_bench.progress import pair_progress
+
+    disable_progress_bars()
+    with pair_progress(quiet=dry_run or as_json, unit="files") as report:
+        done = hub.publish(folder, repo, tag, private=private, overwrite=overwrite, dry_run=dry_run, report=report)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done), indent=1))
+        return
+    _print_publication(done, folder)
+
+
+def _print_publication(done: Publication, folder: Path) -> None:
+    groups = {"add": done.plan.add, "replace": done.plan.replace, "remove": done.plan.remove}
+    for kind, names in groups.items():
+        for name in names:
+            path = folder / name
+            size = f"{path.stat().st_size / 1e6:8.2f} MB" if path.is_file() else " " * 11
+            typer.echo(f"{kind:8}{size}  {name}")
+    unchanged = len(done.plan.keep)
+    place = f"{done.repo}@{done.tag}"
+    if done.plan.empty and not done.tagged and done.commit and not done.dry_run:
+        typer.echo(f"{place} holds this folder already: nothing sent ({unchanged} files)")
+    elif done.dry_run:
+        typer.echo(f"dry run: nothing sent; {place} would hold {unchanged} unchanged files besides")
+    else:
+        typer.echo(f"published {place} (commit {done.commit}), {unchanged} files were there already")

@@ -1,0 +1,259 @@
+"""Publish a folder of traces as a dataset repository; propose files by pull request.
+
+A release is a tag. All content is uploaded first (it is addressed by its hash, so an interrupted upload goes on where
+it was), one commit then makes it visible, its tree is compared with the folder, and only then the tag is set: a tag
+that exists is complete, and it is never moved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeload_bench.errors import HubError
+from moeload_bench.hub_files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
+from moeload_bench.hub_read import explain, request_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+RETRY_WAITS_S = (2.0, 8.0, 30.0)
+"""Waits before work that a failure of the network or the server ended is taken up again."""
+Report = Callable[[int, int, str], None]
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PASSING = (408, 412, 429)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was done, or, in a dry run, would be. ``commit`` is None in a dry run of a new repository."""
+
+    repo: str
+    tag: str
+    commit: str | None
+    plan: Plan
+    tagged: bool
+    dry_run: bool = False
+
+
+def publish(
+    folder: str | Path,
+    repo: str,
+    tag: str,
+    *,
+    private: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Report | None = None,
+    api: HfApi | None = None,
+) -> Publication:
+    """Make ``repo`` at ``tag`` hold exactly the folder; does nothing when it does already.
+
+    ``overwrite`` allows to change or remove traces that the main branch holds (older tags keep theirs). Raises
+    `HubError` with what stands in the way: no token, no permission, no network, a tag with other content, a repository
+    with other content. The folder and existing tags are left as they are in every case.
+    """
+    from huggingface_hub import HfApi
+
+    from moeload_bench.card import check_card
+
+    if not _TAG.fullmatch(tag) or tag == "main":
+        raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
+    _check_repo(repo)
+    files = collect(folder)
+    check_card(folder)
+    release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent)
+    if dry_run:
+        return _explained(repo, release.rehearse)
+    check_token(release.api)
+    return _explained(repo, lambda: persist(release.attempt))
+
+
+def propose(
+    files: Mapping[str, Path | bytes],
+    repo: str,
+    title: str,
+    description: str = "",
+    *,
+    repo_type: str = "dataset",
+    api: HfApi | None = None,
+) -> str:
+    """Open one pull request that adds or replaces files, and return its address. Raises `HubError`."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    _check_repo(repo)
+    api = api or HfApi()
+    check_token(api)
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    made = _explained(
+        repo,
+        lambda: api.create_commit(
+            repo, operations, commit_message=title, commit_description=description, repo_type=repo_type, create_pr=True
+        ),
+    )
+    return str(made.pr_url)
+
+
+def check_token(api: HfApi) -> str:
+    """The user that the token belongs to; raises `HubError` when there is none or it is not valid."""
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        return str(api.whoami()["name"])
+    except LocalTokenNotFoundError:
+        raise HubError("no token: set HF_TOKEN to one that may write, or run `hf auth login`") from None
+    except request_errors() as error:
+        raise HubError(f"{api.endpoint}: {explain(error)}") from None
+
+
+def persist(work: Callable[[], Any]) -> Any:
+    """Do work that may safely be begun again, and begin it again after failures that pass."""
+    for wait_s in RETRY_WAITS_S:
+        try:
+            return work()
+        except (*request_errors(), RuntimeError, json.JSONDecodeError) as error:
+            if not _passes(error):
+                raise
+            time.sleep(wait_s)
+    return work()
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
+    cause = _cause(error)
+    if isinstance(cause, (FileNotFoundError, PermissionError)):
+        return False
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return status is None or status >= 500 or status in _PASSING
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The failed request behind an error that the client's upload threads wrapped."""
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+
+
+def _explained(repo: str, work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except (*request_errors(), RuntimeError, ValueError) as error:
+        raise HubError(f"{repo}: {explain(_cause(error))}; nothing was tagged, the same command goes on") from None
+
+
+def _check_repo(repo: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise HubError(f"got repository {repo!r}, expected ORG/NAME")
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    return
+
+
+@dataclass
+class _Release:
+    """One folder on its way to one tag; every attempt starts from what the Hub holds by then."""
+
+    api: HfApi
+    repo: str
+    tag: str
+    files: Mapping[str, LocalFile]
+    private: bool
+    overwrite: bool
+    report: Report
+    started: Plan | None = None
+
+    def rehearse(self) -> Publication:
+        """What `attempt` would do; sends nothing."""
+        head = self.head()
+        done = self.finished() if head else None
+        if done is not None:
+            return replace(done, dry_run=True)
+        plan = self.plan(head)
+        return Publication(self.repo, self.tag, head, plan, tagged=False, dry_run=True)
+
+    def attempt(self) -> Publication:
+        head = self.head()
+        if head is None:
+            self.api.create_repo(self.repo, repo_type="dataset", private=self.private, exist_ok=True)
+            head = self.head()
+        done = self.finished()
+        if done is not None:
+            return done
+        plan = self.plan(head)
+        self.started = self.started or plan
+        commit = head if plan.empty else self.upload(plan, head)
+        left = make_plan(self.files, self.tree(commit))
+        if not left.empty:
+            raise HubError(
+                f"{self.repo}: after the upload the Hub holds other content than the folder ({left}): no tag"
+            )
+        self.api.create_tag(self.repo, tag=self.tag, revision=commit, repo_type="dataset")
+        return Publication(self.repo, self.tag, commit, self.started, tagged=True)
+
+    def head(self) -> str | None:
+        """The last commit of main, None where the repository does not exist."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            info = self.api.dataset_info(self.repo)
+        except RepositoryNotFoundError:
+            return None
+        if self.private and not info.private:
+            raise HubError(f"{self.repo}: the repository exists and is public; --private is for a new one")
+        return info.sha
+
+    def tree(self, commit: str | None) -> dict[str, RemoteFile]:
+        from huggingface_hub.hf_api import RepoFile
+
+        if commit is None:
+            return {}
+        rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type="dataset")
+        return {f.path: RemoteFile(f.lfs.sha256 if f.lfs else None, f.blob_id) for f in rows if isinstance(f, RepoFile)}
+
+    def finished(self) -> Publication | None:
+        """The release when the tag is there with the folder's content, None when there is no such tag."""
+        refs = self.api.list_repo_refs(self.repo, repo_type="dataset")
+        commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
+        if commit is None:
+            return None
+        differs = make_plan(self.files, self.tree(commit))
+        if not differs.empty:
+            raise HubError(
+                f"{self.repo}: release {self.tag} exists with other content ({differs}); a release never changes: "
+                "publish under a new tag"
+            )
+        return Publication(self.repo, self.tag, commit, self.started or differs, tagged=self.started is not None)
+
+    def plan(self, head: str | None) -> Plan:
+        """The changes to make; refused when they would touch what is not ours or, unasked, published traces."""
+        remote = self.tree(head)
+        foreign = [name for name in remote if is_foreign(name)]
+        if foreign:
+            raise HubError(f"{self.repo}: the repository exists with other content ({few(foreign)}): use another one")
+        plan = make_plan(self.files, remote)
+        touched = [name for name in (*plan.replace, *plan.remove) if is_trace(name)]
+        if touched and not self.overwrite:
+            raise HubError(
+                f"{self.repo}: main holds traces that the folder changes or lacks ({few(touched)}); "
+                "--overwrite changes main and leaves older releases as they are"
+            )
+        return plan
+
+    def upload(self, plan: Plan, head: str | None) -> str:
+        """Send content, then make it visible in one commit on top of ``head``."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        names = (*plan.add, *plan.replace)
+        adds = [CommitOperationAdd(name, str(self.files[name].path)) for name in names]
+        for done, addition in enumerate(adds, start=1):
+            self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type="dataset")
+            self.report(done, len(adds), addition.path_in_repo)
+        deletes = [CommitOperationDelete(name) for name in plan.remove]
+        commit = self.api.create_commit(
+            self.repo, [*adds, *deletes], commit_message=f"Release {self.tag}", repo_type="dataset", parent_commit=head
+        )
+        return commit.oid

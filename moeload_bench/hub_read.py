@@ -1,0 +1,163 @@
+"""Traces on the Hugging Face Hub: which repository and tag hold an id, and the file in the local cache.
+
+Places are looked up in this order: the one that the caller names (a suite's own), `$MOELOAD_HUB` (`ORG/NAME@TAG`), and
+those that the suites in the package pin. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` are read by
+huggingface_hub and mean what they mean there.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moeload_bench.errors import HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+HUB_ENV = "MOELOAD_HUB"
+
+
+class HubPin(NamedTuple):
+    """A place that holds a trace: repository, tag, and the content hash that a suite was frozen with (None: any)."""
+
+    repo: str
+    revision: str
+    data_sha256: str | None = None
+    suite: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
+
+class HubFile(NamedTuple):
+    """A trace's file in the cache and the place it came from."""
+
+    path: Path
+    pin: HubPin
+
+
+def parse_place(text: str) -> HubPin:
+    """`ORG/NAME@TAG` as a place; raises `HubError` for anything else, an unpinned repository included."""
+    repo, _, revision = text.partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")) or not revision:
+        raise HubError(f"got Hub place {text!r}, expected ORG/NAME@TAG: only a tag says which release is meant")
+    return HubPin(repo, revision)
+
+
+def pins_for(trace_id: str, hub: tuple[str, str] | None = None) -> list[HubPin]:
+    """Where a trace may be on the Hub, first come first served; ``hub`` is (repository, tag) of the asking suite."""
+    places = [HubPin(*hub)] if hub else []
+    if os.environ.get(HUB_ENV):
+        places.append(parse_place(os.environ[HUB_ENV]))
+    return [*places, *(pin for name, pin in suite_pins() if name == trace_id)]
+
+
+def suite_pins() -> Iterator[tuple[str, HubPin]]:
+    """(trace id, place) of every trace of the suites in the package that name a repository."""
+    for path in sorted((Path(__file__).parent / "suites").glob("*.toml")):
+        suite: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "hub" not in suite:
+            continue
+        for entry in (*suite.get("traces", ()), *suite.get("fit", ())):
+            pin = HubPin(suite["hub"]["repo"], suite["hub"]["revision"], entry["data_sha256"], suite["name"])
+            yield entry["id"], pin
+
+
+def fetch_trace(
+    trace_id: str,
+    hub: tuple[str, str] | None = None,
+    *,
+    api: HfApi | None = None,
+    cache_dir: str | Path | None = None,
+) -> HubFile | None:
+    """Download a trace, or find it in the cache; None when no place holds it.
+
+    The second use works offline. Raises `HubError` when a place that should hold it cannot be used: no network and
+    nothing cached, no such repository or tag, no permission.
+    """
+    for pin in pins_for(trace_id, hub):
+        path = download(pin, f"{trace_id}.parquet", api=api, cache_dir=cache_dir)
+        if path is not None:
+            return HubFile(path, pin)
+    return None
+
+
+def download(
+    pin: HubPin, filename: str, *, api: HfApi | None = None, cache_dir: str | Path | None = None
+) -> Path | None:
+    """One file of a release in the local cache; None when the release does not hold it. Raises `HubError`."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    api = api or HfApi()
+    try:
+        return Path(
+            api.hf_hub_download(pin.repo, filename, repo_type="dataset", revision=pin.revision, cache_dir=cache_dir)
+        )
+    except LocalEntryNotFoundError as error:
+        raise HubError(_unreachable(pin, filename, error)) from None
+    except EntryNotFoundError:
+        return None
+    except RepositoryNotFoundError:
+        raise HubError(
+            f"{pin.repo}: no such dataset repository at {api.endpoint}, or it is private and HF_TOKEN does not open it"
+        ) from None
+    except RevisionNotFoundError:
+        raise HubError(f"{pin.repo}: no release {pin.revision!r}; there is: {_tags(api, pin.repo)}") from None
+    except request_errors() as error:
+        raise HubError(f"{pin}: cannot download {filename}: {explain(error)}") from None
+
+
+def request_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises for a request that failed, whether it was answered or not."""
+    from huggingface_hub import errors
+
+    # huggingface_hub 1 is built on httpx, 2 on httpx2: both offer the base class under this name
+    return (errors.HTTPError, OSError)  # type: ignore[attr-defined]
+
+
+def explain(error: BaseException) -> str:
+    """What a failed request means for the user, in one line; never holds a token."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None) or first_line(error)
+    if status == 401:
+        return "the token in HF_TOKEN (or of `hf auth login`) is not valid"
+    if status == 403:
+        return f"this token has no permission for it ({said})"
+    if status is not None:
+        return f"the Hub answered {status}: {said}"
+    if isinstance(error, (ValueError, RuntimeError)):
+        return " ".join(str(error).split())
+    return f"the Hub cannot be reached ({type(error).__name__}: {first_line(error)})"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _unreachable(pin: HubPin, filename: str, error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (
+        f"{pin}: {filename} is not in the local cache and the Hub cannot be asked ({type(cause).__name__}: "
+        f"{first_line(cause)}); connect once, or put the file into a folder of $MOELOAD_TRACES"
+    )
+
+
+def _tags(api: HfApi, repo: str) -> str:
+    """The releases of a repository, as text for a message."""
+    try:
+        names = sorted(tag.name for tag in api.list_repo_refs(repo, repo_type="dataset").tags)
+    except request_errors():
+        return "unknown (the Hub did not answer)"
+    return ", ".join(names) if names else "none (a release is tagged when all of it is there)"
