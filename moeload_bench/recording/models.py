@@ -21,18 +21,34 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
     """
     try:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     except ImportError as error:
         raise MissingExtraError(error.name or "transformers", "record", "recording a recipe") from None
-    keywords: dict[str, Any] = {"vocab_size": recipe.data.vocabulary, "use_cache": False, **recipe.model.config}
+    keywords: dict[str, Any] = {"vocab_size": recipe.data.vocabulary, "use_cache": False}
+    keywords |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **recipe.model.config}
+    if recipe.balancing.method == "pooled_aux_loss":
+        keywords["router_aux_loss_coef"] = recipe.balancing.coefficient
     try:
         config = AutoConfig.for_model(recipe.model.family, **keywords)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {error}") from None
     torch.manual_seed(seed)
-    model: nn.Module = AutoModelForCausalLM.from_config(config)
+    maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model: nn.Module = maker.from_config(config)
     model.train()
     return model
+
+
+def model_inputs(model: nn.Module, token_BN: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Keyword arguments of one forward pass with its loss.
+
+    A decoder predicts each next token; an encoder-decoder reads the first half of a sequence and predicts the second.
+    """
+    config: Any = model.config
+    if not config.is_encoder_decoder:
+        return {"input_ids": token_BN, "labels": token_BN}
+    half = token_BN.shape[1] // 2
+    return {"input_ids": token_BN[:, :half], "labels": token_BN[:, half:].contiguous()}
 
 
 def score_function(recipe: Recipe) -> str:

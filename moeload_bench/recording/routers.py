@@ -86,6 +86,71 @@ def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
     )
 
 
+def switch_routing(module: Any, args: Any, output: Any) -> Routing:
+    """Switch Transformers: a dispatch mask after drops [.., E], the chosen probability, and the logits [.., E].
+
+    The choice before drops is the arg-max of the probabilities, taken as the router takes it: of the softmax in the
+    router's precision, cast to that of the probabilities it returns.
+    """
+    import torch
+
+    mask, weight, logits = output
+    experts = logits.shape[-1]
+    prob = torch.softmax(logits.detach(), dim=-1, dtype=module.dtype).to(weight.dtype)
+    expert_P = prob.argmax(dim=-1).reshape(-1)
+    kept_P = mask.detach().reshape(-1, experts).sum(dim=-1) > 0
+    return Routing(
+        expert_P=expert_P,
+        token_P=None,
+        tokens=len(expert_P),
+        experts=experts,
+        top_k=1,
+        kept_P=kept_P,
+        logits_TE=logits.reshape(-1, experts),
+    )
+
+
+def llama4_routing(module: Any, args: Any, output: Any) -> Routing:
+    """Llama 4: scores [T, E] and logits [T, E] without indices; the choice is the same top-k of the same logits."""
+    import torch
+
+    logits_TE = output[1].reshape(-1, output[1].shape[-1])
+    expert_TK = torch.topk(logits_TE.detach(), module.top_k, dim=1).indices
+    return Routing(
+        expert_P=expert_TK.reshape(-1),
+        token_P=None,
+        tokens=len(logits_TE),
+        experts=logits_TE.shape[1],
+        top_k=module.top_k,
+        logits_TE=logits_TE,
+    )
+
+
+def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
+    """JetMoe: pairs sorted by expert, as the token of each pair and the number of pairs of each expert."""
+    import torch
+
+    _, token_P, _, size_E, logits_TE = output
+    expert_E = torch.arange(len(size_E), device=token_P.device)
+    return Routing(
+        expert_P=expert_E.repeat_interleave(torch.tensor(size_E, device=token_P.device)),
+        token_P=token_P,
+        tokens=len(logits_TE),
+        experts=len(size_E),
+        top_k=module.top_k,
+        logits_TE=logits_TE,
+    )
+
+
+# Routers of transformers that break the common contract, by the name of their class: importing the classes themselves
+# would load every model family.
+_UNUSUAL: dict[str, Adapter] = {
+    "SwitchTransformersTop1Router": switch_routing,
+    "Llama4Router": llama4_routing,
+    "JetMoeTopKGating": jetmoe_routing,
+}
+
+
 def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) -> list[Router]:
     """All routers of a model in forward order.
 
@@ -93,7 +158,7 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
     that reads their output. Raises `RecordingError` when there is no router.
     """
     own = adapters or {}
-    classes = {**{target: top_k_routing for target in _declared(model)}, **own}
+    classes = {**own, **{t: _UNUSUAL.get(t.__name__, top_k_routing) for t in _declared(model) if t not in own}}
     found = [
         Router(name, module, adapter, *_place(name))
         for name, module in model.named_modules()

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.balancing import router_statistics
+from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.batches import Batch, BatchOrder
 from moeload_bench.recording.corpora import find_corpus
 from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.metadata import layer_metas, recipe_meta
-from moeload_bench.recording.models import build_model, build_optimizer, score_function
+from moeload_bench.recording.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
@@ -68,6 +68,10 @@ class Run:
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.counter = RouterCounter(self.model)
         self._score = score_function(self.recipe)
+        balancing = self.recipe.balancing
+        self._bias: LossFreeBias | None = None
+        if balancing.method == "loss_free_bias":
+            self._bias = LossFreeBias(self.counter.routers, balancing.coefficient)
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; returns the step's cells of the trace by column."""
@@ -99,7 +103,12 @@ class Run:
             "router_entropy": entropy_L.numpy(),
             "step_time_s": time.perf_counter() - start,
         }
-        return row if counts.dropped_LE is None else {**row, "dropped": counts.dropped_LE}
+        if counts.dropped_LE is not None:
+            row["dropped"] = counts.dropped_LE
+        if self._bias is not None:
+            row["expert_bias"] = self._bias.value_LE()
+            self._bias.update(counts.load_LE)
+        return row
 
     def _backward(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Forward and backward of one micro-batch: language-model loss, mean auxiliary loss, entropy [L]."""
@@ -107,13 +116,20 @@ class Run:
 
         token_BN = torch.from_numpy(part.token_BN)
         self.counter.set_halves(torch.from_numpy(part.half_B))
-        loss = self.model(input_ids=token_BN, labels=token_BN).loss
+        balancing = self.recipe.balancing
+        pooled = balancing.method == "pooled_aux_loss"
+        inputs = model_inputs(self.model, token_BN)
+        output = self.model(**inputs, output_router_logits=True) if pooled else self.model(**inputs)
         statistics = router_statistics(self.counter.last_routing, self._score)
-        total = loss
-        if self.recipe.balancing.method == "aux_loss":
-            total = loss + self.recipe.balancing.coefficient * statistics.aux_L.sum()
+        if pooled:
+            total, aux = output.loss, output.aux_loss.detach()
+            loss = total.detach() - balancing.coefficient * aux
+        else:
+            total, aux, loss = output.loss, statistics.aux_L.detach().mean(), output.loss.detach()
+        if balancing.method == "aux_loss":
+            total = total + balancing.coefficient * statistics.aux_L.sum()
         (total / self.recipe.data.micro_batches).backward()
-        return loss.detach(), statistics.aux_L.detach().mean(), statistics.entropy_L
+        return loss, aux, statistics.entropy_L
 
     def meta(self) -> TraceMeta:
         """Metadata of the run; known once the first step has passed."""
