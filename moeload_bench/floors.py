@@ -93,7 +93,7 @@ def trace_floors(trace: Trace, labels: StateLabels, horizons: Sequence[int]) -> 
     for state in ("transient", "stable"):
         first_W = window_starts(names == state, rows_K[-1])
         if first_W.size:
-            states[state] = floors_from(trace, [first_W] * trace.num_layers, rows_K)
+            states[state] = floors_from(trace, dict.fromkeys(range(trace.num_layers), first_W), rows_K)
     return Floors(tuple(horizons), states)
 
 
@@ -105,12 +105,12 @@ def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
     return np.asarray(at[pick], dtype=np.int64)
 
 
-def floors_from(trace: Trace, first_LW: Sequence[IntArray], rows_K: Sequence[int]) -> dict[str, Floor]:
-    """The three floors, averaged over the windows that start at rows ``first_LW[layer]``."""
+def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: Sequence[int]) -> dict[str, Floor]:
+    """The three floors, of the layers named, averaged over the windows that start at the rows given for each."""
     batch: list[dict[str, FloatArray]] = []
     level: list[dict[str, FloatArray]] = []
     sampling: list[dict[str, FloatArray]] = []
-    for layer, first_W in enumerate(first_LW):
+    for layer, first_W in first_W_by_layer.items():
         share_SE, total_S = shares(trace.load_SLE[:, layer]), trace.load_SLE[:, layer].sum(axis=1)
         level_SE = moving_mean(share_SE, LEVEL_ROWS)
         made = _Layer(share_SE, level_SE, total_S, first_W, rows_K)

@@ -1,0 +1,115 @@
+"""What a trace looks like, layer by layer: states, imbalance, dead experts, over-dispersion, floors.
+
+Axis letters: S rows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeload_bench.drift import FloatArray
+from moeload_bench.errors import TraceError
+from moeload_bench.floors import floors_from, window_starts
+from moeload_bench.metrics import DEAD_SHARE
+from moeload_bench.states import StateLabels, StateRule, label_states
+from moeload_bench.trace import Trace
+
+END_STEPS = 100
+"""Training steps at either end of a trace over which imbalance is taken."""
+FLOOR_STEPS = 100
+"""Horizon of the floor that is shown."""
+
+
+@dataclass(frozen=True)
+class LayerDescription:
+    """One MoE layer of a trace; None where there is nothing to say.
+
+    ``states`` the spans in training steps; ``onset`` the first stable step, with the band that the rule's thresholds
+    give when they are varied by ``StateRule.band``. ``imbalance_first`` and ``_last``: largest over mean share of the
+    first and last END_STEPS steps; ``dead_experts``: experts below DEAD_SHARE / E in the last ones.
+    ``over_dispersion``: size of the per-step noise over that of top-k draws alone. ``floor_window_tv`` at a horizon of
+    FLOOR_STEPS steps and ``floor_tv`` per step, both in the layer's stable rows (in all, if there are none);
+    ``floor`` says which floor that is.
+    """
+
+    layer: int
+    states: str
+    onset: str | None
+    imbalance_first: float | None
+    imbalance_last: float | None
+    dead_experts: int | None
+    over_dispersion: float | None
+    floor: str
+    floor_window_tv: float | None
+    floor_tv: float | None
+
+
+def describe_layers(trace: Trace, rule: StateRule | None = None) -> list[LayerDescription]:
+    """Describe every layer. A trace whose stride the state rule cannot work with is described without states."""
+    try:
+        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+        refusal = ""
+    except TraceError as error:
+        labels, refusal = None, f"not defined: {error}"
+    return [_describe(trace, layer, labels, refusal) for layer in range(trace.num_layers)]
+
+
+def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str) -> LayerDescription:
+    E = trace.num_experts
+    rows = max(1, min(END_STEPS // trace.meta.stride, trace.steps))
+    first_E, last_E = _mean_share(trace, layer, 0, rows), _mean_share(trace, layer, trace.steps - rows, trace.steps)
+    name, window_tv, tv, over = _floors(trace, layer, labels)
+    return LayerDescription(
+        layer=trace.meta.layers[layer].index,
+        states=refusal if labels is None else _spans(trace, labels, layer),
+        onset=None if labels is None else _onset(trace, labels, layer),
+        imbalance_first=None if first_E is None else float(first_E.max() * E),
+        imbalance_last=None if last_E is None else float(last_E.max() * E),
+        dead_experts=None if last_E is None else int((last_E < DEAD_SHARE / E).sum()),
+        over_dispersion=over,
+        floor=name,
+        floor_window_tv=window_tv,
+        floor_tv=tv,
+    )
+
+
+def _mean_share(trace: Trace, layer: int, start: int, stop: int) -> FloatArray | None:
+    load_E = trace.load_SLE[start:stop, layer].sum(axis=0)
+    return np.asarray(load_E / load_E.sum()) if load_E.any() else None
+
+
+def _spans(trace: Trace, labels: StateLabels, layer: int) -> str:
+    stride = trace.meta.stride
+    return "; ".join(
+        f"{span.state} {trace.step_S[span.start]}-{int(trace.step_S[span.stop - 1]) + stride - 1}"
+        for span in labels.spans(layer)
+    )
+
+
+def _onset(trace: Trace, labels: StateLabels, layer: int) -> str | None:
+    row = int(labels.onset_L[layer])
+    low, high = ("never" if r < 0 else str(int(trace.step_S[r])) for r in labels.onset_band_L2[layer])
+    return None if row < 0 and low == "never" else f"{trace.step_S[row] if row >= 0 else 'never'} ({low} to {high})"
+
+
+def _floors(
+    trace: Trace, layer: int, labels: StateLabels | None
+) -> tuple[str, float | None, float | None, float | None]:
+    """Name of the floor, its window_tv and tv, and the over-dispersion."""
+    rows = max(1, min(FLOOR_STEPS // trace.meta.stride, trace.steps))
+    stable_S = np.ones(trace.steps, dtype=np.bool_) if labels is None else ~labels.transient_SL[:, layer]
+    first_W = window_starts(stable_S, rows)
+    if not first_W.size:
+        first_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
+    found = floors_from(trace, {layer: first_W}, (rows,))
+    name = "floor_batch" if found["floor_batch"].values else "floor_level"
+    window_tv, tv = (_number(found[name].values[metric][0, 0]) for metric in ("window_tv", "tv"))
+    draws = _number(found["floor_sampling"].values["tv"][0, 0])
+    over = tv / draws if tv is not None and draws else None
+    return f"{name} ({found[name].mark})", window_tv, tv, over
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
