@@ -1,0 +1,230 @@
+"""What results allow to conclude: skill, win rate, two intervals, Holm, rank groups (docs/statistics.md).
+
+Windows, layers and experts of one training run are not independent, and recipes are few, so nothing here resamples
+windows. All of it works on the logarithm of the ratio of a forecaster's error to the reference's on the same task.
+
+Axis letters: T tasks, F forecasters, G recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import ResultError
+
+FloatArray = NDArray[np.float64]
+Claim = Literal["these recipes, new seeds", "a new recipe"]
+
+CLIP = 20.0
+"""Ratios are kept within [1 / CLIP, CLIP]: one task cannot decide a mean."""
+MIN_RECIPES = 5
+"""With fewer recipes no interval and no test is given."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A t interval on skill. ``recipes`` and ``runs`` say on how much it rests."""
+
+    claim: Claim
+    skill: float
+    low: float
+    high: float
+    confidence: float
+    recipes: int
+    runs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Which run and which recipe each task belongs to; ``run_T`` is unique over recipes (a trace's id)."""
+
+    recipe_T: Sequence[str]
+    run_T: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired t test over recipe means, corrected by Holm within its family; p None with too few recipes."""
+
+    forecaster: str
+    against: str
+    skill: float
+    p: float | None
+    p_holm: float | None
+
+
+def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
+    """log of error / reference, clipped to +-log CLIP; [T].
+
+    Two errors of 0 are equal (0). NaN where either does not exist.
+    """
+    error, reference = np.asarray(error_T, dtype=np.float64), np.asarray(reference_T, dtype=np.float64)
+    ratio = np.full(np.broadcast_shapes(error.shape, reference.shape), np.nan)
+    known = np.isfinite(error) & np.isfinite(reference)
+    np.divide(error, reference, out=ratio, where=known & (reference > 0))
+    ratio[known & (reference == 0)] = CLIP
+    ratio[known & (reference == 0) & (error == 0)] = 1.0
+    return np.asarray(np.log(np.clip(ratio, 1.0 / CLIP, CLIP)))
+
+
+def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
+    """1 - geometric mean of the error ratios: over tasks, then runs, then recipes; NaN without any task.
+
+    With as many tasks per run and runs per recipe, as in every frozen suite, this is the mean over tasks.
+    """
+    recipes = _by_recipe(log_ratio_T, tasks)
+    return _skill(float(np.mean([runs.mean() for runs in recipes.values()]))) if recipes else float("nan")
+
+
+def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
+    """Fraction of tasks with the smaller error, a tie counting half; NaN without any common task."""
+    known = np.isfinite(error_T) & np.isfinite(other_T)
+    if not known.any():
+        return float("nan")
+    a, b = np.asarray(error_T)[known], np.asarray(other_T)[known]
+    return float(np.mean((a < b) + 0.5 * (a == b)))
+
+
+def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
+    out = {}
+    for name, error_T in errors.items():
+        rates = [win_rate(error_T, other_T) for other, other_T in errors.items() if other != name]
+        known = [rate for rate in rates if np.isfinite(rate)]
+        out[name] = float(np.mean(known)) if known else float("nan")
+    return out
+
+
+def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
+    """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes.
+
+    ``these recipes, new seeds``: the standard error comes from the pooled variance of runs within recipes; also None
+    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means.
+    """
+    recipes = list(_by_recipe(log_ratio_T, tasks).values())
+    if len(recipes) < MIN_RECIPES:
+        return None
+    center, error, freedom = _new_recipe(recipes) if claim == "a new recipe" else _new_seeds(recipes)
+    if freedom < 1:
+        return None
+    half = _t_quantile(freedom, confidence) * error
+    return Interval(
+        claim=claim,
+        skill=_skill(center),
+        low=_skill(center + half),
+        high=_skill(center - half),
+        confidence=confidence,
+        recipes=len(recipes),
+        runs=sum(len(runs) for runs in recipes),
+    )
+
+
+def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[Comparison]:
+    """Every other forecaster against one: the reference, or the leader. One family for Holm's correction.
+
+    Raises `ResultError` when ``against`` is not among the forecasters.
+    """
+    if against not in errors:
+        raise ResultError(f"no results of {against!r} to compare with; there is: {', '.join(errors)}")
+    others = [name for name in errors if name != against]
+    ratios = {name: log_ratio(errors[name], errors[against]) for name in others}
+    p_values = {name: p_value(ratios[name], tasks) for name in others}
+    tested = [name for name in others if p_values[name] is not None]
+    corrected = dict(zip(tested, holm([p for p in p_values.values() if p is not None]), strict=True))
+    return [
+        Comparison(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
+    ]
+
+
+def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
+    """Two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than MIN_RECIPES."""
+    recipes = list(_by_recipe(log_ratio_T, tasks).values())
+    if len(recipes) < MIN_RECIPES:
+        return None
+    center, error, freedom = _new_recipe(recipes)
+    if error == 0.0:
+        return 1.0 if center == 0.0 else 0.0
+    from scipy.special import stdtr
+
+    return float(2.0 * stdtr(freedom, -abs(center) / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979), in the order given."""
+    count = len(p_values)
+    corrected, worst = [0.0] * count, 0.0
+    for rank, i in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, (count - rank) * p_values[i]))
+        corrected[i] = worst
+    return corrected
+
+
+def rank_groups(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05) -> list[list[str]] | None:
+    """Forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
+
+    The leader of a group is the best of those left (by skill against the first forecaster given); everyone whose
+    difference from it is not significant after Holm's correction joins it. Membership is about the leader: two members
+    may differ from one another.
+    """
+    if not errors:
+        return []
+    base = next(iter(errors.values()))
+    order = sorted(errors, key=lambda name: -skill(log_ratio(errors[name], base), tasks))
+    groups = []
+    while order:
+        leader = order[0]
+        results = compare({name: errors[name] for name in order}, leader, tasks)
+        if any(result.p_holm is None for result in results):
+            return None
+        apart = {result.forecaster for result in results if result.p_holm is not None and result.p_holm < alpha}
+        groups.append([name for name in order if name not in apart])
+        order = [name for name in order if name in apart]
+    return groups
+
+
+def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:
+    """The forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair entry."""
+    if not errors:
+        return None
+    base = next(iter(errors.values()))
+    return max(errors, key=lambda name: skill(log_ratio(errors[name], base), tasks))
+
+
+def _by_recipe(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
+    """Recipe to the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for value, recipe, run in zip(log_ratio_T.tolist(), tasks.recipe_T, tasks.run_T, strict=True):
+        if np.isfinite(value):
+            values.setdefault(recipe, {}).setdefault(run, []).append(value)
+    return {recipe: np.array([np.mean(run) for run in runs.values()]) for recipe, runs in values.items()}
+
+
+def _new_recipe(recipes: Sequence[FloatArray]) -> tuple[float, float, int]:
+    """Mean, standard error and degrees of freedom for a recipe not seen."""
+    mean_G = np.array([runs.mean() for runs in recipes])
+    return float(mean_G.mean()), float(mean_G.std(ddof=1) / np.sqrt(len(mean_G))), len(mean_G) - 1
+
+
+def _new_seeds(recipes: Sequence[FloatArray]) -> tuple[float, float, int]:
+    """Mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are fixed."""
+    freedom = sum(len(runs) - 1 for runs in recipes)
+    center = float(np.mean([runs.mean() for runs in recipes]))
+    if freedom < 1:
+        return center, float("nan"), 0
+    pooled = sum(((runs - runs.mean()) ** 2).sum() for runs in recipes) / freedom
+    return center, float(np.sqrt(pooled * sum(1.0 / len(runs) for runs in recipes)) / len(recipes)), freedom
+
+
+def _t_quantile(freedom: int, confidence: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))
+
+
+def _skill(mean_log_ratio: float) -> float:
+    return float(1.0 - np.exp(mean_log_ratio))
