@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from moeload_bench.isolate import Host
 from moeload_bench.trace import Trace
 
 FEED_ROWS = 2048
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +88,16 @@ def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Seq
         horizon=horizon,
         horizons=tuple(sorted(horizons)),
         quantiles=tuple(quantiles),
-        lr_H=_planned(trace, "lr", row, horizon, np.dtype(np.float64)),
-        stage_H=_planned(trace, "stage", row, horizon, np.dtype(np.int64)),
+        lr_H=_planned(trace, "lr", row, horizon, np.float64),
+        stage_H=_planned(trace, "stage", row, horizon, np.int64),
     )
 
 
-def _planned(
-    trace: Trace, column: str, row: int, horizon: int, dtype: np.dtype[np.float64] | np.dtype[np.int64]
-) -> NDArray[np.float64 | np.int64] | None:
+def _planned(trace: Trace, column: str, row: int, horizon: int, dtype: type[T]) -> NDArray[T] | None:
     if column not in trace.columns:
         return None
-    rows = window_rows(trace, row, horizon)
-    return np.repeat(trace.columns[column][rows].astype(dtype), trace.meta.stride)[:horizon]
+    planned = trace.columns[column][window_rows(trace, row, horizon)].astype(dtype)
+    return np.repeat(planned, trace.meta.stride)[:horizon]
 
 
 class ForecastDigest:

@@ -20,7 +20,6 @@ from moeload_bench.errors import ResultError
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULT_SCHEMA_VERSION = 1
 MAX_RESULT_BYTES = 64 << 20
 
 Status = Literal["claimed", "checked", "verified"]
@@ -44,15 +43,15 @@ class TaskResult(_Record):
 class CostResult(_Record):
     """What a run cost, measured by the harness. Seconds; bytes; None where it could not be measured."""
 
-    observe_wall_s: float
-    observe_cpu_s: float | None
-    forecast_wall_s: float
-    forecast_cpu_s: float | None
-    startup_wall_s: float
-    observed_rows: int
-    forecasts: int
-    peak_memory_bytes: int | None
-    training_step_s: float | None = Field(description="median recorded time of a training step")
+    observe_wall_s: float = 0.0
+    observe_cpu_s: float | None = None
+    forecast_wall_s: float = 0.0
+    forecast_cpu_s: float | None = None
+    startup_wall_s: float = 0.0
+    observed_rows: int = 0
+    forecasts: int = 0
+    peak_memory_bytes: int | None = None
+    training_step_s: float | None = Field(default=None, description="median recorded time of a training step")
 
     @property
     def per_step_s(self) -> float:
@@ -124,7 +123,7 @@ class Environment(_Record):
 class Result(_Record):
     """One forecaster on one suite."""
 
-    schema_version: Literal[1] = RESULT_SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     status: Status = "claimed"
     suite: SuiteRecord
     forecaster: ForecasterRecord

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
@@ -158,6 +157,7 @@ def suite_for_trace(
     entry = SuiteTrace(
         id=trace.id,
         data_sha256=data_sha256(trace),
-        **{state: tuple(int(o) for o in np.asarray(chosen.get(state, ()))) for state in STATES},
+        transient=tuple(chosen["transient"]),
+        stable=tuple(chosen["stable"]),
     )
     return Suite(name=f"trace:{trace.id}".lower(), horizons=usable, rule=rule, traces=(entry,))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+TINY = 1e-12
+"""Keeps a ratio of two exact forecasts at 1."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One forecaster in one state: the metric at each suite horizon, None where it does not exist."""
@@ -123,9 +127,10 @@ def best_lines(results: Results, metric: str) -> Iterator[str]:
         if not here:
             yield f"{state}: the trace has no origin in this state"
             continue
-        best_K = [min(row.value_K[k] or np.inf for row in here) for k in range(len(here[0].value_K))]
-        ranked = sorted(here, key=lambda row: sum((v or np.inf) / max(b, 1e-12) for v, b in zip(row.value_K, best_K)))
-        yield f"{state}: {ranked[0].forecaster} served best ({metric}, horizons weighted alike)"
+        value_RK = np.array([[np.inf if value is None else value for value in row.value_K] for row in here])
+        ratio_RK = (value_RK + TINY) / (value_RK.min(axis=0) + TINY)
+        best = here[int(ratio_RK.mean(axis=1).argmin())]
+        yield f"{state}: {best.forecaster} served best ({metric}, horizons weighted alike)"
 
 
 def cell(value: float | None) -> str:

@@ -96,6 +96,20 @@ def _checked(cls: type[Any], target: Target) -> type[Any]:
     return cls
 
 
+def preflight(target: Target) -> None:
+    """Refuse before any work what can be told without a stranger's code: baselines and classes of this process.
+
+    Raises `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument.
+    """
+    if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
+        return
+    cls = load_class(target)
+    for package, extra in getattr(cls, "requires", {}).items():
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra, f"the forecaster {target.text!r}")
+    check_kwargs(target, cls)
+
+
 def check_kwargs(target: Target, cls: type[Any]) -> None:
     """Raise `TargetError` for an argument that the class does not take, listing those that it takes."""
     parameters = inspect.signature(cls).parameters

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.floors import Floors, trace_floors
 from moeload_bench.harness import row_of, window_rows
 from moeload_bench.states import StateLabels, StateRule, crossing, label_states
 from moeload_bench.store import read_trace
@@ -34,9 +33,9 @@ class Truth:
     def labels(self) -> StateLabels:
         return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
 
-    @cached_property
-    def floors(self) -> Floors:
-        return trace_floors(self.trace, self.labels, self.horizons)
+    def floors_by_state(self) -> dict[str, dict[str, dict[str, NDArray[np.float64]]]]:
+        """state -> floor -> metric -> [K]."""
+        return {}
 
     def window(self, origin: int) -> NDArray[np.float64]:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""

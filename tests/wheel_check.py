@@ -53,8 +53,15 @@ def check(scratch: Path) -> int:
 
 def offline() -> list[str]:
     """A prefix that switches networking off."""
-    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"], ["bwrap", "--dev-bind", "/", "/", "--unshare-net"]):
-        if shutil.which(prefix[0]) and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+    for prefix in (
+        ["unshare", "--net"],
+        ["unshare", "--map-root-user", "--net"],
+        ["bwrap", "--dev-bind", "/", "/", "--unshare-net"],
+    ):
+        if (
+            shutil.which(prefix[0])
+            and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+        ):
             return prefix
     raise SystemExit("wheel check: neither unshare nor bwrap can switch networking off here; install bubblewrap")
 

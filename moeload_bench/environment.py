@@ -1,0 +1,55 @@
+"""Where a result was made: versions, hardware, commit. Recorded, never compared."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+from moeload_bench.results import Environment
+
+TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the libraries whose numerics a forecast may depend on."""
+    found = {}
+    for name in TRACKED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> Environment:
+    """Where this runs."""
+    return Environment(
+        package_version=importlib.metadata.version("moeload-bench"),
+        commit=_commit(),
+        python=platform.python_version(),
+        versions=package_versions(),
+        hardware=f"{platform.machine()} {platform.system()}, {_cores()} cores",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _cores() -> int:
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    asked = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or None

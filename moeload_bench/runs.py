@@ -1,0 +1,247 @@
+"""One forecaster on one run: replayed, scored, and kept in the cache of finished work.
+
+Axis letters: K suite horizons, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench import cache
+from moeload_bench.environment import package_versions
+from moeload_bench.errors import ForecastError
+from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
+from moeload_bench.harness import Answer, ForecastDigest, replay
+from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
+from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
+from moeload_bench.scoring import SCORING_VERSION, failure_scores, score_forecast
+from moeload_bench.store import read_trace
+from moeload_bench.suite import Suite, SuiteTrace, check_origins
+from moeload_bench.targets import Target, source_sha256
+from moeload_bench.truth import Truth, open_truth
+
+Scores = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all the work of one request."""
+
+    suite: Suite
+    level: Level
+    limits: Limits
+    seed: int
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returned for one forecaster: no data for those that do not fit."""
+
+    data: bytes | None = None
+    wall_s: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One unit of work; everything in it can be sent to another process."""
+
+    setting: Setting
+    entry: SuiteTrace
+    path: Path
+    target: Target
+    fitted: Fitted
+
+
+def fit(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
+    """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
+    key = cache.task_key(kind="fit", **_key_parts(setting, target))
+    stored = None if setting.fresh else cache.load(key)
+    if stored is not None:
+        data = stored["data"]
+        return Fitted(None if data is None else bytes.fromhex(data), stored["wall_s"])
+    runs: FitRuns = [
+        (trace_info(trace, setting.suite.group_of(trace.id)), step_block(trace, 0, trace.steps))
+        for trace in (read_trace(paths[entry.id], expected_sha256=entry.data_sha256) for entry in setting.suite.fit)
+    ]
+    try:
+        out = fit_target(target, runs, seed=setting.seed, level=setting.level, limits=setting.limits)
+    except ForecastError as error:
+        return Fitted(failure=str(error))
+    fitted = Fitted() if out is None else Fitted(out[0], out[1].observe_wall_s)
+    cache.save(key, {"data": None if fitted.data is None else fitted.data.hex(), "wall_s": fitted.wall_s})
+    return fitted
+
+
+def run_pair(pair: Pair) -> RunResult:
+    """Replay one trace to one forecaster and score the answers; from the cache where it was done before.
+
+    A run with failures is not kept: what made it fail may be gone the next time.
+    """
+    key = _pair_key(pair)
+    stored = None if pair.setting.fresh else cache.load(key)
+    if stored is not None:
+        return RunResult.model_validate(stored)
+    result = _replay_and_score(pair)
+    if not result.failures:
+        cache.save(key, result.model_dump(mode="json"))
+    return result
+
+
+def _replay_and_score(pair: Pair) -> RunResult:
+    setting, suite = pair.setting, pair.setting.suite
+    truth = open_truth(pair.path, pair.entry.data_sha256, suite.rule, suite.horizons)
+    check_origins(truth.trace, pair.entry, suite.horizon)
+    scores = _RunScores(pair, truth)
+    try:
+        if pair.fitted.failure is not None:
+            raise ForecastError(f"fit: {pair.fitted.failure}")
+        with open_host(
+            pair.target,
+            trace_info(truth.trace, suite.group_of(pair.entry.id)),
+            seed=setting.seed,
+            fitted=pair.fitted.data,
+            level=setting.level,
+            limits=setting.limits,
+        ) as host:
+            origins = [origin for origin, _ in pair.entry.origins()]
+            for answer in replay(truth.trace, host, origins, suite.horizons, suite.quantiles):
+                scores.add(answer)
+            return scores.finish(host)
+    except ForecastError as error:
+        scores.fail_rest(str(error))
+        return scores.finish(None)
+
+
+class _RunScores:
+    """Collects the scores of one run, origin by origin; keeps no forecast."""
+
+    def __init__(self, pair: Pair, truth: Truth) -> None:
+        self.pair, self.truth = pair, truth
+        self.states = dict(pair.entry.origins())
+        self.tasks: list[TaskResult] = []
+        self.digest = ForecastDigest()
+        self.layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, answer: Answer) -> None:
+        """Score one answer."""
+        scores = _score(answer, self.truth, self.pair.setting.suite)
+        self.digest.update(answer)
+        state = self.states[answer.origin]
+        for metric, value_KL in scores.items():
+            self.layered[state][metric].append(value_KL)
+        self.tasks.append(
+            TaskResult(
+                origin=answer.origin,
+                state=state,
+                crossing=self.truth.crosses(answer.origin),
+                failure=answer.failure,
+                metrics=rounded_tree({name: mean_over(value_KL, axis=1) for name, value_KL in scores.items()}),
+            )
+        )
+
+    def fail_rest(self, reason: str) -> None:
+        """Every origin without an answer fails for one reason."""
+        seen = {task.origin for task in self.tasks}
+        for origin in sorted(set(self.states) - seen):
+            self.add(Answer(origin, -1, None, reason))
+
+    def finish(self, host: Host | None) -> RunResult:
+        """The record of the run."""
+        per_layer = {
+            state: {metric: mean_over(np.stack(values), axis=0) for metric, values in metrics.items()}
+            for state, metrics in self.layered.items()
+        }
+        return RunResult(
+            trace=self.pair.entry.id,
+            data_sha256=self.pair.entry.data_sha256,
+            layers=self.truth.trace.num_layers,
+            experts=self.truth.trace.num_experts,
+            tasks=tuple(self.tasks),
+            per_layer=rounded_tree(per_layer),
+            floors=rounded_tree(self.truth.floors_by_state()),
+            counts=host.counts() if host else {},
+            cost=_cost(host, self.truth),
+            forecasts_sha256=self.digest.hexdigest(),
+        )
+
+
+def _score(answer: Answer, truth: Truth, suite: Suite) -> Scores:
+    window_HLE = truth.window(answer.origin)
+
+    def scored(forecast: Forecast) -> Scores:
+        return score_forecast(
+            forecast,
+            window_HLE,
+            suite.horizons,
+            stride=truth.trace.meta.stride,
+            quantiles=suite.quantiles,
+            last_share_LE=truth.last_share(answer.origin),
+        )
+
+    if answer.forecast is not None:
+        return scored(answer.forecast)
+    L, E = truth.trace.num_layers, truth.trace.num_experts
+    return failure_scores(scored(Forecast.constant(np.full((L, E), 1 / E), suite.horizon)))
+
+
+def mean_over(values: Any, axis: int) -> Any:
+    """Mean along an axis over the values that exist; NaN where none does, without a warning."""
+    array = np.asarray(values, dtype=np.float64)
+    exists = ~np.isnan(array)
+    count = exists.sum(axis=axis)
+    total = np.where(exists, array, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _cost(host: Host | None, truth: Truth) -> CostResult:
+    step_time = truth.trace.columns.get("step_time_s")
+    training_step_s = None if step_time is None else float(np.median(step_time))
+    if host is None:
+        return CostResult(training_step_s=training_step_s)
+    cost = host.cost()
+    return CostResult(
+        observe_wall_s=cost.observe_wall_s,
+        observe_cpu_s=cost.observe_cpu_s,
+        forecast_wall_s=cost.forecast_wall_s,
+        forecast_cpu_s=cost.forecast_cpu_s,
+        startup_wall_s=cost.startup_wall_s,
+        observed_rows=cost.observe_rows,
+        forecasts=cost.forecasts,
+        peak_memory_bytes=cost.peak_memory_bytes,
+        training_step_s=training_step_s,
+    )
+
+
+def _pair_key(pair: Pair) -> str:
+    fitted = None if pair.fitted.data is None else hashlib.sha256(pair.fitted.data).hexdigest()
+    return cache.task_key(
+        kind="run",
+        trace=pair.entry.id,
+        trace_sha256=pair.entry.data_sha256,
+        fitted_sha256=fitted,
+        **_key_parts(pair.setting, pair.target),
+    )
+
+
+def _key_parts(setting: Setting, target: Target) -> dict[str, Any]:
+    return {
+        "suite_sha256": setting.suite.sha256(),
+        "source_sha256": source_sha256(target),
+        "class_name": target.class_name,
+        "kwargs": dict(target.kwargs),
+        "level": setting.level,
+        "limits": repr(setting.limits),
+        "seed": setting.seed,
+        "scoring_version": SCORING_VERSION,
+        "versions": package_versions(),
+    }
