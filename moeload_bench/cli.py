@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import run, traces, validate
+from moeload_bench.commands import publish, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -17,3 +17,4 @@ app = typer.Typer(
 app.add_typer(traces.app, name="traces")
 app.command("validate")(validate.validate)
 app.command("run")(run.run)
+app.command("publish")(publish.publish)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub_files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RETRY_WAITS_S = (2.0, 8.0, 30.0)
 """Waits before work that a failure of the network or the server ended is taken up again."""
 Report = Callable[[int, int, str], None]
+T = TypeVar("T")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PASSING = (408, 412, 429)
 
@@ -111,12 +112,12 @@ def check_token(api: HfApi) -> str:
         raise HubError(f"{api.endpoint}: {explain(error)}") from None
 
 
-def persist(work: Callable[[], Any]) -> Any:
+def persist(work: Callable[[], T]) -> T:
     """Do work that may safely be begun again, and begin it again after failures that pass."""
     for wait_s in RETRY_WAITS_S:
         try:
             return work()
-        except (*request_errors(), RuntimeError, json.JSONDecodeError) as error:
+        except request_errors(RuntimeError, json.JSONDecodeError) as error:
             if not _passes(error):
                 raise
             time.sleep(wait_s)
@@ -137,10 +138,10 @@ def _cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
 
 
-def _explained(repo: str, work: Callable[[], Any]) -> Any:
+def _explained(repo: str, work: Callable[[], T]) -> T:
     try:
         return work()
-    except (*request_errors(), RuntimeError, ValueError) as error:
+    except request_errors(RuntimeError, ValueError) as error:
         raise HubError(f"{repo}: {explain(_cause(error))}; nothing was tagged, the same command goes on") from None
 
 

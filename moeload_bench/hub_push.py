@@ -63,7 +63,7 @@ class RecordingPush:
         """
         try:
             self._worker.submit(persist, self._send_trace).result()
-        except (*request_errors(), RuntimeError, ValueError) as error:
+        except request_errors(RuntimeError, ValueError) as error:
             raise HubError(
                 f"{self.repo}: {explain(error)}; the recording is complete at {self.target} and is not on the Hub"
             ) from None
@@ -91,7 +91,7 @@ class RecordingPush:
         try:
             adds = [CommitOperationAdd(name, path.read_bytes()) for name, path in batch.items()]
             self._api.create_commit(self.repo, adds, commit_message=f"Record {self.parts}", repo_type="dataset")
-        except (*request_errors(), RuntimeError, ValueError) as error:
+        except request_errors(RuntimeError, ValueError) as error:
             if not self._warned:
                 self._warned = True
                 warnings.warn(f"{self.repo}: {explain(error)}; recording goes on, shards wait here", stacklevel=2)

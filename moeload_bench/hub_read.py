@@ -117,12 +117,12 @@ def download(
         raise HubError(f"{pin}: cannot download {filename}: {explain(error)}") from None
 
 
-def request_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises for a request that failed, whether it was answered or not."""
+def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What the Hub's client raises for a request that failed, answered or not; ``more`` is added."""
     from huggingface_hub import errors
 
     # huggingface_hub 1 is built on httpx, 2 on httpx2: both offer the base class under this name
-    return (errors.HTTPError, OSError)  # type: ignore[attr-defined]
+    return (errors.HTTPError, OSError, *more)  # type: ignore[attr-defined]
 
 
 def explain(error: BaseException) -> str:

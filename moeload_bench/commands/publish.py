@@ -30,7 +30,8 @@ def publish(
     at any moment, the same command goes on; when nothing changed it sends nothing. Needs a token that may write:
     HF_TOKEN or `hf auth login`.
     """
-    from huggingface_hub.utils import disable_progress_bars
+    # documented in huggingface_hub, re-exported without __all__
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     from moeload_bench import hub
     from moeload_bench.progress import pair_progress

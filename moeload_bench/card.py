@@ -1,0 +1,179 @@
+"""The dataset card: YAML front matter and tables are generated, the prose between them is written by hand.
+
+A card is Markdown whose generated parts stand between `<!-- begin generated: NAME -->` and `<!-- end generated -->`.
+`make tables` runs `python -m moeload_bench.card`; a test fails when a card is not what its traces say.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.card_tables import TABLES, Run, read_runs
+from moeload_bench.errors import HubError, TraceError, not_found
+from moeload_bench.meta import COLUMNS
+
+LICENCE = "cc-by-4.0"
+TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
+SPLITS = ("train", "test")
+_FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_BLOCK = re.compile(
+    r"(?P<begin><!-- begin generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end generated -->)", re.DOTALL
+)
+
+
+def render_card(text: str, runs: Sequence[Run]) -> str:
+    """The card with front matter and generated parts made anew; a card that has none yet gets a front matter."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name != "publication" and name not in TABLES:
+            raise not_found("generated part of a card", name, [*TABLES, "publication"])
+        made = publication() if name == "publication" else TABLES[name](runs)
+        return f"{match['begin']}{made}\n{match['end']}"
+
+    return f"---\n{front_matter(runs)}\n---\n" + _BLOCK.sub(block, _FRONT.sub("", text))
+
+
+def front_matter(runs: Sequence[Run]) -> str:
+    """The card's YAML: licence, task, tags, size, one config per recipe, features."""
+    from huggingface_hub import DatasetCardData
+
+    data = DatasetCardData(
+        pretty_name="MoE expert load traces",
+        license=LICENCE,
+        task_categories=["time-series-forecasting"],
+        task_ids=["multivariate-time-series-forecasting"],
+        annotations_creators=["machine-generated"],
+        source_datasets=["original"],
+        tags=list(TAGS),
+        size_categories=[size_category(sum(run.steps for run in runs))],
+        configs=[config(recipe, group) for recipe, group in by_recipe(runs).items()],
+        dataset_info=[features(recipe, group) for recipe, group in by_recipe(runs).items()],
+    )
+    return str(data.to_yaml(line_break="\n")).strip()
+
+
+def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each recipe, in the order of names."""
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.id):
+        groups.setdefault(run.recipe, []).append(run)
+    return groups
+
+
+def splits_of(runs: Sequence[Run]) -> list[str]:
+    """The splits that these runs fill, `train` and `test` first."""
+    found = {run.split for run in runs}
+    return [*(split for split in SPLITS if split in found), *sorted(found - set(SPLITS))]
+
+
+def config(recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """The `configs` entry of a recipe."""
+    files = [{"split": split, "path": f"{recipe}/{split}/*.parquet"} for split in splits_of(runs)]
+    return {"config_name": recipe, "data_files": files}
+
+
+def features(recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """The `dataset_info` entry of a recipe: what makes `datasets` read [L, E] columns as `Array2D`.
+
+    Raises `TraceError` when the runs of a recipe differ in shape or columns: they cannot share a table.
+    """
+    first = runs[0]
+    shape = (len(first.meta.layers), first.meta.experts)
+    for run in runs:
+        if (len(run.meta.layers), run.meta.experts) != shape or run.columns != first.columns:
+            raise TraceError(
+                f"{run.id}: {len(run.meta.layers)} layers, {run.meta.experts} experts and columns "
+                f"{', '.join(run.columns)}; {first.id} has {shape[0]}, {shape[1]} and {', '.join(first.columns)}"
+            )
+    return {"config_name": recipe, "features": [feature(name, *shape) for name in first.columns]}
+
+
+def feature(name: str, layers: int, experts: int) -> dict[str, Any]:
+    """One column in the card's words."""
+    spec = COLUMNS[name]
+    if spec.axes == "LE":
+        return {"name": name, "dtype": {"array2_d": {"shape": [layers, experts], "dtype": spec.dtype}}}
+    if spec.axes == "L":
+        return {"name": name, "list": spec.dtype, "length": layers}
+    return {"name": name, "dtype": spec.dtype}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's word for a number of rows."""
+    below = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
+    return next((word for limit, word in below if rows < limit), "1M<n<10M")
+
+
+def publication() -> str:
+    """Where the data is published, from the suites that pin it."""
+    from moeload_bench.hub_read import suite_pins
+
+    places = sorted({(pin.repo, pin.revision, pin.suite or "") for _, pin in suite_pins()})
+    if not places:
+        return (
+            "This dataset is not yet published on the Hugging Face Hub: `ORG/NAME` below stands for where it will be."
+        )
+    return "\n".join(f"Suite `{suite}`: `{repo}` at the tag `{tag}`." for repo, tag, suite in places)
+
+
+def check_card(folder: str | Path) -> None:
+    """Raise `HubError` unless the folder's README.md is a card that names exactly its recipes and splits."""
+    from huggingface_hub import DatasetCard
+
+    from moeload_bench.store import list_traces
+
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        raise HubError(f"{path}: no such file; a release needs its card (`make tables` writes it)")
+    try:
+        configs = DatasetCard(path.read_text(encoding="utf-8")).data.get("configs")
+    except ValueError as error:
+        raise HubError(f"{path}: the front matter cannot be read: {error}") from None
+    named = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
+    there = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
+    if named != there:
+        wrong = sorted("/".join(pair) for pair in named ^ there)
+        raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` writes the card anew")
+
+
+# ---------------------------------------------------------------- the repository's cards
+
+
+def written(root: Path) -> dict[Path, str]:
+    """Every generated file of this repository with its content: two cards, the copy that is published, Croissant."""
+    from moeload_bench.croissant import croissant
+    from moeload_bench.store import bundled_folder
+
+    bundled = bundled_folder() / "README.md"
+    out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
+    traces = root / "traces"
+    runs = read_runs(traces) if traces.is_dir() else []
+    card = render_card((root / "datasets_card.md").read_text(encoding="utf-8"), runs)
+    out[root / "datasets_card.md"] = card
+    if runs:
+        out[traces / "README.md"] = card
+        out[traces / "croissant.json"] = croissant(traces, runs)
+    return out
+
+
+def update(root: str | Path) -> list[Path]:
+    """Write what differs and return it; CITATION.cff and LICENSE go into the published folder as they are."""
+    base, changed = Path(root), []
+    for path, content in written(base).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            changed.append(path)
+    if (base / "traces" / "README.md").is_file():
+        shutil.copyfile(base / "CITATION.cff", base / "traces" / "CITATION.cff")
+    return changed
+
+
+if __name__ == "__main__":
+    for changed_path in update(sys.argv[1] if len(sys.argv) > 1 else "."):
+        print(changed_path)

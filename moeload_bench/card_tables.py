@@ -1,0 +1,228 @@
+"""The tables of a dataset card, made from the traces of a folder: nobody types a number.
+
+Axis letters: S rows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+from moeload_bench.describe import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
+from moeload_bench.errors import TraceError
+from moeload_bench.meta import COLUMNS, SourceMeta, TraceMeta
+from moeload_bench.states import StateLabels, label_states, state_names
+from moeload_bench.store import data_sha256, list_traces, read_trace
+from moeload_bench.trace import Trace
+
+MAX_SPANS = 4
+"""Spans of states that a cell shows; more are counted."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the tables say about one trace."""
+
+    id: str
+    meta: TraceMeta
+    steps: int
+    tokens: int
+    columns: tuple[str, ...]
+    bytes: int
+    data_sha256: str
+    spans: tuple[str, ...]
+    layers: tuple[LayerDescription, ...]
+
+    @property
+    def recipe(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def split(self) -> str:
+        return self.id.split("/")[1]
+
+
+def read_runs(folder: str | Path) -> list[Run]:
+    """All traces of a folder, verified, in the order of their ids."""
+    refs = sorted(list_traces(folder), key=lambda ref: ref.id)
+    return [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in refs]
+
+
+def make_run(trace: Trace, size: int) -> Run:
+    """The record of one trace; ``size`` is that of its file in bytes."""
+    return Run(
+        id=trace.id,
+        meta=trace.meta,
+        steps=trace.steps,
+        tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
+        columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
+        bytes=size,
+        data_sha256=data_sha256(trace),
+        spans=run_spans(trace),
+        layers=tuple(describe_layers(trace)),
+    )
+
+
+def run_spans(trace: Trace) -> tuple[str, ...]:
+    """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
+    try:
+        labels: StateLabels = label_states(trace.load_SLE, stride=trace.meta.stride)
+    except TraceError as error:
+        return (f"not defined: {error}",)
+    spans, row = [], 0
+    for state, group in itertools.groupby(state_names(labels)):
+        count = len(list(group))
+        last = int(trace.step_S[row + count - 1]) + trace.meta.stride - 1
+        spans.append(f"{state} {trace.step_S[row]}-{last}")
+        row += count
+    return tuple(spans)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def runs_table(runs: Sequence[Run]) -> str:
+    """How each run was made."""
+    head = ("Run", "Steps", "MoE layers", "Experts", "Top-k", "Tokens per step", "Balancing", "Text", "Seed", "Size")
+    rows = [
+        (
+            f"`{run.id}`",
+            f"{run.steps:,}" + (f" (every {run.meta.stride}th)" if run.meta.stride > 1 else ""),
+            len(run.meta.layers),
+            run.meta.experts,
+            run.meta.top_k or "varies",
+            f"{run.tokens:,}",
+            balancing(run.meta),
+            text(run.meta.sources),
+            "-" if run.meta.seed is None else run.meta.seed,
+            f"{run.bytes / 1e6:.2f} MB",
+        )
+        for run in runs
+    ]
+    return table(head, rows)
+
+
+def loads_table(runs: Sequence[Run]) -> str:
+    """What the loads of each run did."""
+    head = (
+        "Run", "States of the run, in steps", "Onset of stability by layer", f"Imbalance, first {END_STEPS}",
+        f"Imbalance, last {END_STEPS}", "Dead experts", f"Floor, {FLOOR_STEPS}-step mean", "Floor, per step",
+        "Over-dispersion",
+    )  # fmt: skip
+    rows = [
+        (
+            f"`{run.id}`",
+            spans(run.spans),
+            onset(run.layers),
+            number(layer.imbalance_first for layer in run.layers),
+            number(layer.imbalance_last for layer in run.layers),
+            sum(layer.dead_experts or 0 for layer in run.layers),
+            number(layer.floor_window_tv for layer in run.layers),
+            number(layer.floor_tv for layer in run.layers),
+            number(layer.over_dispersion for layer in run.layers),
+        )
+        for run in runs
+    ]
+    return table(head, rows)
+
+
+def hashes_table(runs: Sequence[Run]) -> str:
+    """The content of each run, independent of compression."""
+    return table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
+
+
+def sources_table(runs: Sequence[Run]) -> str:
+    """The texts that the models were trained on, with their licences."""
+    users: dict[tuple[str, str, str, str, int], set[str]] = {}
+    for run in runs:
+        for source in run.meta.sources:
+            key = (source.name, source.version, source.licence, source.sha256, source.bytes)
+            users.setdefault(key, set()).add(run.recipe)
+    rows = [
+        (name, version, licence, f"{size / 1e6:.1f} MB", f"`{sha[:16]}`", ", ".join(f"`{r}`" for r in sorted(recipes)))
+        for (name, version, licence, sha, size), recipes in sorted(users.items())
+    ]
+    return table(("Source", "Version", "Licence", "Size", "SHA-256 begins", "Recipes"), rows)
+
+
+def columns_table(runs: Sequence[Run]) -> str:
+    """The columns of the format, and which runs have them."""
+    rows = []
+    for name, spec in COLUMNS.items():
+        shape = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}[spec.axes]
+        have = sum(name in run.columns for run in runs)
+        rows.append((f"`{name}`", spec.dtype, shape, spec.unit, "all runs" if have == len(runs) else f"{have} runs"))
+    return table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
+
+
+def summary(runs: Sequence[Run]) -> str:
+    """How much there is, in one sentence."""
+    if not runs:
+        return "The folder holds no run yet."
+    recipes = len({run.recipe for run in runs})
+    splits = {split: sum(run.split == split for run in runs) for split in sorted({run.split for run in runs})}
+    parts = ", ".join(f"{count} in split `{split}`" for split, count in splits.items())
+    steps, megabytes = sum(run.steps for run in runs), sum(run.bytes for run in runs) / 1e6
+    return f"{len(runs)} runs of {recipes} recipes ({parts}), {steps:,} recorded steps, {megabytes:.1f} MB."
+
+
+TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
+    "summary": summary,
+    "runs": runs_table,
+    "loads": loads_table,
+    "hashes": hashes_table,
+    "sources": sources_table,
+    "columns": columns_table,
+}
+
+# ---------------------------------------------------------------- cells
+
+
+def balancing(meta: TraceMeta) -> str:
+    """The balancing method with its coefficient and scope, and the drop policy where tokens are dropped."""
+    method = meta.balancing.method.replace("_", " ")
+    if meta.balancing.method != "none":
+        scope = meta.balancing.scope.replace("_", " ")
+        method += f" {meta.balancing.coefficient:g}" + (f", {scope}" if scope not in ("none", "unknown") else "")
+    return method + (f"; capacity factor {meta.capacity_factor:g}" if meta.capacity_factor else "")
+
+
+def text(sources: Sequence[SourceMeta]) -> str:
+    """Names of the sources, by stage of the data where there are several."""
+    stages: dict[int, list[str]] = {}
+    for source in sources:
+        stages.setdefault(source.stage, []).append(source.name)
+    return ", then ".join(" + ".join(names) for _, names in sorted(stages.items())) or "unknown"
+
+
+def spans(found: Sequence[str]) -> str:
+    """The first spans, and how many more there are."""
+    more = len(found) - MAX_SPANS
+    return "; ".join(found[:MAX_SPANS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def onset(layers: Sequence[LayerDescription]) -> str:
+    """Median, least and largest first stable step over the layers that have one."""
+    found = [layer.onset.split(" ")[0] for layer in layers if layer.onset]
+    steps = sorted(int(value) for value in found if value.isdigit())
+    if not steps:
+        return "never"
+    never = f", {len(layers) - len(steps)} never" if len(steps) < len(layers) else ""
+    return f"{median(steps):g} ({steps[0]} to {steps[-1]}{never})"
+
+
+def number(values: Iterable[float | None]) -> str:
+    """The mean over layers with three significant digits; "-" where no layer has a value."""
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.3g}" if known else "-"
+
+
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
+    if not rows:
+        return "None yet."
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
