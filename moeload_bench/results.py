@@ -34,7 +34,7 @@ class TaskResult(_Record):
     """One origin of one run. ``metrics`` holds, by metric, the mean over layers at each suite horizon [K]."""
 
     origin: int
-    state: Literal["transient", "stable"]
+    state: Literal["transient", "mixed", "stable"]
     crossing: tuple[bool, ...] = Field(description="[K]: the window contains a change of state or a planned switch")
     failure: str | None = None
     metrics: dict[str, tuple[Value, ...]]

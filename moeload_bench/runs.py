@@ -23,6 +23,7 @@ from moeload_bench.harness import Answer, ForecastDigest, replay
 from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring import SCORING_VERSION, failure_scores, score_forecast
+from moeload_bench.states import State
 from moeload_bench.store import read_trace
 from moeload_bench.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.targets import Target, source_sha256
@@ -127,7 +128,7 @@ class _RunScores:
 
     def __init__(self, pair: Pair, truth: Truth) -> None:
         self.pair, self.truth = pair, truth
-        self.states = dict(pair.entry.origins())
+        self.states: dict[int, State] = dict(pair.entry.origins())
         self.tasks: list[TaskResult] = []
         self.digest = ForecastDigest()
         self.layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
@@ -168,7 +169,7 @@ class _RunScores:
             experts=self.truth.trace.num_experts,
             tasks=tuple(self.tasks),
             per_layer=rounded_tree(per_layer),
-            floors=rounded_tree(self.truth.floors_by_state()),
+            floors=rounded_tree(self.truth.floors.by_state()),
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),

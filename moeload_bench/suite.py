@@ -10,18 +10,18 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
-from moeload_bench.states import StateRule, choose_origins, label_states
+from moeload_bench.states import State, StateRule, choose_origins, label_states, origins_every, state_names
 from moeload_bench.store import data_sha256
 from moeload_bench.trace import Trace
 
-STATES = ("transient", "stable")
+STATES: tuple[State, ...] = ("transient", "mixed", "stable")
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -39,14 +39,22 @@ class FitTrace(_Record):
 
 
 class SuiteTrace(FitTrace):
-    """A run that is scored, with its origins (training steps) by state."""
+    """A run that is scored, with its origins (training steps) by state: that of all layers, else mixed.
+
+    Frozen suites have no mixed origins; the sliding and block evaluations of the founding paper do.
+    """
 
     transient: tuple[int, ...] = ()
+    mixed: tuple[int, ...] = ()
     stable: tuple[int, ...] = ()
 
-    def origins(self) -> list[tuple[int, str]]:
+    def origins(self) -> list[tuple[int, State]]:
         """(origin, state) in the order of training."""
-        return sorted([(o, "transient") for o in self.transient] + [(o, "stable") for o in self.stable])
+        return sorted(
+            [(o, "transient") for o in self.transient]
+            + [(o, "mixed") for o in self.mixed]
+            + [(o, "stable") for o in self.stable]
+        )
 
 
 class HubPlace(_Record):
@@ -64,7 +72,7 @@ class Suite(_Record):
     description: str = ""
     horizons: tuple[int, ...]
     quantiles: tuple[float, ...] = ()
-    reference: str = "sw_avg@window=100"
+    reference: str = "sw_avg"
     baselines: tuple[str, ...] = ()
     seed: int = 0
     rule: StateRule = StateRule()
@@ -161,3 +169,23 @@ def suite_for_trace(
         stable=tuple(chosen["stable"]),
     )
     return Suite(name=f"trace:{trace.id}".lower(), horizons=usable, rule=rule, traces=(entry,))
+
+
+def slide(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:
+    """The suite's runs with an origin every so many steps: the founding paper's sliding evaluation.
+
+    With ``every`` equal to the only horizon the windows are disjoint blocks, its other evaluation. Each origin has the
+    state of its step. Raises `SuiteError` when a trace holds no such window.
+    """
+    entries = [_slid(entry, traces[entry.id], suite.rule, every, max(horizons)) for entry in suite.traces]
+    name = f"{suite.name}:every-{every}"
+    return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
+
+
+def _slid(entry: SuiteTrace, trace: Trace, rule: StateRule, every: int, horizon: int) -> SuiteTrace:
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+    names = state_names(labels)
+    origins: dict[State, list[int]] = {state: [] for state in STATES}
+    for origin in origins_every(trace.step_S, every, horizon):
+        origins[names[(origin - int(trace.step_S[0])) // trace.meta.stride]].append(origin)
+    return entry.model_copy(update={state: tuple(found) for state, found in origins.items()})

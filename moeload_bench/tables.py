@@ -2,6 +2,8 @@
 
 A cell is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
 horizons are never averaged away.
+
+Axis letters: K suite horizons, R rows.
 """
 
 from __future__ import annotations
@@ -12,102 +14,167 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moeload_bench.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.floors import excess
 from moeload_bench.results import Result, Results, RunResult
-from moeload_bench.suite import STATES, Suite
+from moeload_bench.scoring import METRICS
+from moeload_bench.suite import STATES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
+Values = tuple[float | None, ...]
+FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
+CROSSING = "crossing"
 TINY = 1e-12
 """Keeps a ratio of two exact forecasts at 1."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One forecaster in one state: the metric at each suite horizon, None where it does not exist."""
+    """One forecaster in one state: the metric and its excess over floor_batch at each suite horizon."""
 
     forecaster: str
     state: str
-    value_K: tuple[float | None, ...]
+    value_K: Values
+    excess_K: Values
+    skill: str
     runs: int
     origins: int
     per_forecast_s: float
     counts: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The content of a result table, however it is drawn."""
+
+    metric: str
+    horizons: tuple[int, ...]
+    rows: tuple[Row, ...]
+    floors: dict[tuple[str, str], Values]
+    caption: str
+
+
+def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
+    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric."""
+    if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
+        return None
+    reference = reference_of(results)
+    compared = [*results, *([reference] if reference is not None and reference not in results else [])]
+    errors = errors_of(compared, metric)
+    floors: dict[tuple[str, str], Values] = {
+        (state, floor): values
+        for state in STATES
+        for floor in FLOOR_ROWS
+        if (values := floor_values(results[0], state, floor, metric))
+    }
+    rows = []
+    for state in (*STATES, CROSSING):
+        here = errors.select(crossing=True) if state == CROSSING else errors.select(state=state)
+        rows += [_row(result, here, state, metric, floors, reference) for result in results if here.state_T]
+    return Grid(metric, results[0].suite.horizons, tuple(rows), floors, _caption(rows, metric, reference))
+
+
+def _row(
+    result: Result,
+    errors: Errors,
+    state: str,
+    metric: str,
+    floors: dict[tuple[str, str], Values],
+    reference: Result | None,
+) -> Row:
+    means = [mean for run in result.runs if (mean := run_means(run, state, metric))]
+    value_K = tuple(_mean([mean[k] for mean in means]) for k in range(len(result.suite.horizons)))
+    floor_K = floors.get((state, "floor_batch"), ())
+    spent = sum(run.cost.forecast_wall_s + run.cost.observe_wall_s for run in result.runs)
+    counts: dict[str, int] = {}
+    for run in result.runs:
+        for name, count in run.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    return Row(
+        forecaster=result.name,
+        state=state,
+        value_K=value_K,
+        excess_K=tuple(_excess(value, floor) for value, floor in zip(value_K, floor_K, strict=False)),
+        skill=_skill(errors, result, reference),
+        runs=len(means),
+        origins=sum(_in_state(task.state, task.crossing, state) for run in result.runs for task in run.tasks),
+        per_forecast_s=spent / max(1, sum(run.cost.forecasts for run in result.runs)),
+        counts=counts,
+    )
+
+
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
-    """[K] the run's mean over its origins in a state; empty when there is none."""
-    values = [task.metrics[metric] for task in run.tasks if task.state == state and metric in task.metrics]
-    return [_mean([value[k] for value in values]) for k in range(len(values[0]))] if values else []
+    """[K] the run's mean over its origins in a state (or over the windows that cross); empty when there is none."""
+    tasks = [task for task in run.tasks if _in_state(task.state, task.crossing, state) and metric in task.metrics]
+    if not tasks:
+        return []
+    return [
+        _mean([task.metrics[metric][k] for task in tasks if state != CROSSING or task.crossing[k]])
+        for k in range(len(tasks[0].crossing))
+    ]
 
 
-def rows(results: Sequence[Result], metric: str) -> Iterator[Row]:
-    """A `Row` per state and forecaster, states in the order of training."""
-    for state in STATES:
-        for result in results:
-            means = [mean for run in result.runs if (mean := run_means(run, state, metric))]
-            if not means:
-                continue
-            spent = sum(run.cost.forecast_wall_s + run.cost.observe_wall_s for run in result.runs)
-            counts: dict[str, int] = {}
-            for run in result.runs:
-                for name, count in run.counts.items():
-                    counts[name] = counts.get(name, 0) + count
-            yield Row(
-                forecaster=result.name,
-                state=state,
-                value_K=tuple(_mean([mean[k] for mean in means]) for k in range(len(means[0]))),
-                runs=len(means),
-                origins=sum(task.state == state for run in result.runs for task in run.tasks),
-                per_forecast_s=spent / max(1, sum(run.cost.forecasts for run in result.runs)),
-                counts=counts,
-            )
-
-
-def floor_row(results: Sequence[Result], state: str, floor: str, metric: str) -> list[float | None]:
+def floor_values(result: Result, state: str, floor: str, metric: str) -> Values:
     """[K] the mean over runs of a floor of a metric in a state; empty where no run has it."""
     found = [
-        run.floors[state][floor][metric]
-        for run in results[0].runs
-        if metric in run.floors.get(state, {}).get(floor, {})
+        run.floors[state][floor][metric] for run in result.runs if metric in run.floors.get(state, {}).get(floor, {})
     ]
-    return [_mean([values[k] for values in found]) for k in range(len(found[0]))] if found else []
+    return tuple(_mean([values[k] for values in found]) for k in range(len(found[0]))) if found else ()
 
 
-def result_table(results: Results, suite: Suite, metric: str) -> Table | None:
-    """A table forecaster x state x horizon of one metric, with the floors; None when no result has the metric."""
+def result_table(results: Results, metric: str) -> Table | None:
+    """`result_grid` drawn for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    listed = list(rows(results, metric))
-    if not listed:
+    grid = result_grid(results, metric)
+    if grid is None:
         return None
-    table = Table(title=f"{metric}, suite {suite.name}", caption=caption(listed, metric), caption_justify="left")
-    table.add_column("state")
-    table.add_column("forecaster")
-    for horizon in suite.horizons:
+    table = Table(title=f"{metric}, suite {results[0].suite.name}", caption=Text(grid.caption), caption_justify="left")
+    for heading in ("state", "forecaster"):
+        table.add_column(heading)
+    for horizon in grid.horizons:
         table.add_column(f"h={horizon}", justify="right")
-    table.add_column("ms per forecast", justify="right")
-    for state in STATES:
-        here = [row for row in listed if row.state == state]
-        for row in here:
-            table.add_row(state, row.forecaster, *map(cell, row.value_K), f"{1e3 * row.per_forecast_s:.2f}")
-        for floor in ("floor_batch", "floor_level"):
-            values = floor_row(results, state, floor, metric) if here else []
-            if values:
-                table.add_row(state, floor, *map(cell, values), "", style="dim")
+    for heading in ("skill", "ms per forecast"):
+        table.add_column(heading, justify="right")
+    for state in (*STATES, CROSSING):
+        for row in (row for row in grid.rows if row.state == state):
+            table.add_row(state, row.forecaster, *cells(row), row.skill, f"{1e3 * row.per_forecast_s:.2f}")
+        for floor in FLOOR_ROWS:
+            if (state, floor) in grid.floors:
+                table.add_row(state, floor, *map(number, grid.floors[state, floor]), "", "", style="dim")
         table.add_section()
     return table
 
 
-def caption(listed: Sequence[Row], metric: str) -> str:
-    """Over what the cells are means, and what the forecasters counted."""
-    spans = {row.state: (row.runs, row.origins) for row in listed}
-    parts = [f"{state}: {origins} origins of {runs} run(s)" for state, (runs, origins) in spans.items()]
-    counted = {row.forecaster: row.counts for row in listed if row.counts}
-    events = [f"{name}: " + ", ".join(f"{k} {v}" for k, v in counts.items()) for name, counts in counted.items()]
-    text = f"{metric}: mean over runs of means over origins and layers; " + "; ".join(parts)
-    return text + ("; counted by the forecaster: " + "; ".join(events) if events else "")
+def cells(row: Row) -> list[str]:
+    """`error (excess)` at each horizon; only the error where there is no floor."""
+    if not row.excess_K:
+        return [number(value) for value in row.value_K]
+    return [f"{number(value)} ({number(over)})" for value, over in zip(row.value_K, row.excess_K, strict=True)]
+
+
+def _caption(rows: Sequence[Row], metric: str, reference: Result | None) -> str:
+    about = next((f"{spec.description} [{spec.unit}]" for spec in METRICS if spec.name == metric), metric)
+    spans = {row.state: f"{row.state} {row.origins} origins of {row.runs} run(s)" for row in rows}
+    lines = [
+        f"{metric}: {about}.",
+        f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans.values())}.",
+    ]
+    if any(row.excess_K for row in rows):
+        lines.append("In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2)).")
+    if reference is not None:
+        lines.append(
+            f"Skill: 1 - geometric mean over tasks of the ratio to {reference.name}; interval for a new recipe, "
+            "n/a with fewer than 5 recipes."
+        )
+    events = {row.forecaster: row.counts for row in rows if row.counts}
+    if events:
+        listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
+        lines.append(f"Counted by the forecaster: {'; '.join(listed)}.")
+    return "\n".join(lines)
 
 
 def failure_lines(results: Results) -> Iterator[str]:
@@ -120,12 +187,13 @@ def failure_lines(results: Results) -> Iterator[str]:
 
 
 def best_lines(results: Results, metric: str) -> Iterator[str]:
-    """Which forecaster served best in each state: least mean over the horizons' ratios to the row's best."""
-    listed = list(rows(results, metric))
+    """Which forecaster served best in each state: the least mean over horizons of the ratio to the best one there."""
+    grid = result_grid(results, metric)
     for state in STATES:
-        here = [row for row in listed if row.state == state]
+        here = [row for row in grid.rows if row.state == state] if grid else []
         if not here:
-            yield f"{state}: the trace has no origin in this state"
+            if state != "mixed":
+                yield f"{state}: no origin of the trace is in this state"
             continue
         value_RK = np.array([[np.inf if value is None else value for value in row.value_K] for row in here])
         ratio_RK = (value_RK + TINY) / (value_RK.min(axis=0) + TINY)
@@ -133,9 +201,25 @@ def best_lines(results: Results, metric: str) -> Iterator[str]:
         yield f"{state}: {best.forecaster} served best ({metric}, horizons weighted alike)"
 
 
-def cell(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three significant digits, "-" for nothing."""
     return "-" if value is None else f"{value:.3g}"
+
+
+def _skill(errors: Errors, result: Result, reference: Result | None) -> str:
+    if reference is None:
+        return "-"
+    value, interval = skill(errors, result.name, reference.name)
+    text = "-" if np.isnan(value) else f"{value:+.3f}"
+    return f"{text} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else f"{text} (n/a)"
+
+
+def _in_state(task_state: str, crossing: tuple[bool, ...], state: str) -> bool:
+    return any(crossing) if state == CROSSING else task_state == state
+
+
+def _excess(value: float | None, floor: float | None) -> float | None:
+    return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

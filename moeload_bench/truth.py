@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.floors import Floors, trace_floors
 from moeload_bench.harness import row_of, window_rows
 from moeload_bench.states import StateLabels, StateRule, crossing, label_states
 from moeload_bench.store import read_trace
@@ -33,9 +34,9 @@ class Truth:
     def labels(self) -> StateLabels:
         return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
 
-    def floors_by_state(self) -> dict[str, dict[str, dict[str, NDArray[np.float64]]]]:
-        """state -> floor -> metric -> [K]."""
-        return {}
+    @cached_property
+    def floors(self) -> Floors:
+        return trace_floors(self.trace, self.labels, self.horizons)
 
     def window(self, origin: int) -> NDArray[np.float64]:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""

@@ -32,6 +32,12 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Write one result record per forecaster into this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
     metric: Annotated[str, typer.Option(help="The metric of the first table.")] = "window_tv",
+    sliding: Annotated[
+        int | None, typer.Option(help="An origin every so many steps (the paper's sliding evaluation).")
+    ] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="Disjoint blocks of so many steps, each forecast as a whole (the paper's).")
+    ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
     jobs: Annotated[int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time.")] = 1,
     backend: Annotated[str, typer.Option(help="loky (this machine), dask or ray (an existing cluster).")] = "loky",
@@ -54,6 +60,7 @@ def run(
     from moeload_bench.progress import pair_progress
 
     task_list, paths, defaults = _task_list(suite, trace)
+    task_list = _slid(task_list, paths, sliding, blocks)
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
             targets or defaults,
@@ -73,7 +80,7 @@ def run(
     if as_json:
         typer.echo(results.to_json(), nl=False)
     else:
-        _print(results, task_list, metric, own=trace is not None)
+        _print(results, metric, own=trace is not None)
     if results.failures:
         raise typer.Exit(1)
 
@@ -93,14 +100,29 @@ def _task_list(suite: str, trace: Path | None) -> tuple[Suite, dict[str, Path], 
     return own, {own.traces[0].id: trace}, list(OWN_TRACE_BASELINES)
 
 
-def _print(results: Results, suite: Suite, metric: str, own: bool) -> None:
+def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
+    from moeload_bench.errors import SuiteError
+    from moeload_bench.store import find_trace, read_trace
+    from moeload_bench.suite import slide
+
+    if sliding is None and blocks is None:
+        return suite
+    if sliding is not None and blocks is not None:
+        raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
+    traces = {entry.id: read_trace(paths.get(entry.id) or find_trace(entry.id)) for entry in suite.traces}
+    if blocks is not None:
+        return slide(suite, traces, blocks, (blocks,))
+    return slide(suite, traces, sliding or 1, suite.horizons)
+
+
+def _print(results: Results, metric: str, own: bool) -> None:
     from rich.console import Console
 
     from moeload_bench.tables import best_lines, failure_lines, result_table
 
     console = Console(width=_width())
     for name in dict.fromkeys((metric, "regret")):
-        table: Any = result_table(results, suite, name)
+        table: Any = result_table(results, name)
         if table is not None:
             console.print(table)
     for line in failure_lines(results):

@@ -1,0 +1,96 @@
+"""Results side by side: the same tasks of several forecasters as arrays, and skill against the reference.
+
+Axis letters: T tasks, one per (run, origin, horizon); K suite horizons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench import statistics
+from moeload_bench.errors import ResultError
+from moeload_bench.results import Result, load_result
+from moeload_bench.statistics import Interval, Tasks
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """One metric of several forecasters on the same tasks; NaN where a task has no value."""
+
+    tasks: Tasks
+    horizon_T: NDArray[np.int64]
+    state_T: tuple[str, ...]
+    crossing_T: NDArray[np.bool_]
+    by_forecaster: Mapping[str, FloatArray]
+
+    def select(self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None) -> Errors:
+        """The tasks of one state, one horizon, or with windows that (do not) cross a change of state."""
+        keep = np.ones(len(self.horizon_T), dtype=np.bool_)
+        if state is not None:
+            keep &= np.array(self.state_T, dtype=object) == state
+        if horizon is not None:
+            keep &= self.horizon_T == horizon
+        if crossing is not None:
+            keep &= self.crossing_T == crossing
+        at = np.flatnonzero(keep).tolist()
+        return Errors(
+            Tasks([self.tasks.recipe_T[i] for i in at], [self.tasks.run_T[i] for i in at]),
+            self.horizon_T[at],
+            tuple(self.state_T[i] for i in at),
+            self.crossing_T[at],
+            {name: error_T[at] for name, error_T in self.by_forecaster.items()},
+        )
+
+
+def errors_of(results: Sequence[Result], metric: str) -> Errors:
+    """The metric of results on one suite; raises `ResultError` when they do not have the same tasks."""
+    first = results[0]
+    keys = [(run.trace, task.origin) for run in first.runs for task in run.tasks]
+    for result in results:
+        if result.suite.sha256 != first.suite.sha256:
+            raise ResultError(f"{result.name} was scored on suite {result.suite.name} {result.suite.sha256[:12]}, "
+                              f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
+        if [(run.trace, task.origin) for run in result.runs for task in run.tasks] != keys:
+            raise ResultError(f"{result.name} and {first.name} do not have the same tasks")
+    K = len(first.suite.horizons)
+    tasks = [(run, task) for run in first.runs for task in run.tasks]
+    return Errors(
+        Tasks([run.recipe for run, _ in tasks for _ in range(K)], [run.trace for run, _ in tasks for _ in range(K)]),
+        np.tile(np.array(first.suite.horizons, dtype=np.int64), len(tasks)),
+        tuple(task.state for _, task in tasks for _ in range(K)),
+        np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_),
+        {result.name: _values(result, metric, K) for result in results},
+    )
+
+
+def _values(result: Result, metric: str, K: int) -> FloatArray:
+    none = (None,) * K
+    values = [value for run in result.runs for task in run.tasks for value in task.metrics.get(metric, none)]
+    return np.array(values, dtype=np.float64)
+
+
+def reference_of(results: Sequence[Result]) -> Result | None:
+    """The result of the suite's reference: among those given, else the one that comes with the package, else None."""
+    suite = results[0].suite
+    for result in results:
+        if result.forecaster.target == suite.reference:
+            return result
+    path = Path(__file__).parent / "data" / "reference" / f"{suite.name}.json"
+    if not path.is_file():
+        return None
+    bundled = load_result(path)
+    same = bundled.suite.sha256 == suite.sha256 and bundled.scoring_version == results[0].scoring_version
+    return bundled if same else None
+
+
+def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, Interval | None]:
+    """Skill of a forecaster against the reference on these tasks; its interval for a new recipe where there is one."""
+    ratio_T = statistics.log_ratio(errors.by_forecaster[forecaster], errors.by_forecaster[reference])
+    return statistics.skill(ratio_T, errors.tasks), statistics.interval(ratio_T, errors.tasks, "a new recipe")
