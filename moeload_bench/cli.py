@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import publish, run, traces, validate
+from moeload_bench.commands import corpora, publish, recipes, record, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -18,3 +18,6 @@ app.add_typer(traces.app, name="traces")
 app.command("validate")(validate.validate)
 app.command("run")(run.run)
 app.command("publish")(publish.publish)
+app.command("record")(record.record)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(corpora.app, name="corpora")

@@ -1,10 +1,11 @@
 """Counts of one optimizer step, summed in the router's forward hooks.
 
-Axis letters: L routers, E experts, T tokens of a forward pass, P routed pairs.
+Axis letters: L routers, E experts, B sequences and T tokens of a forward pass, P routed (token, expert) pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.recording.halves import Halves
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 IntArray = NDArray[np.int64]
+Reduce = Callable[[IntArray], IntArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,38 +40,51 @@ class RouterCounter:
     Counted are training passes only: the module is in training mode and the pass is one that gradients flow through.
     A recomputation under activation checkpointing is not a second pass. With reentrant checkpointing the first pass
     runs without gradients, then it is the recomputation that counts.
+
+    ``adapters`` reads routers that transformers does not declare. ``reduce`` sums an int64 vector over the
+    data-parallel ranks; it is called once per step, with a vector of the same length on every rank.
+    ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`.
     """
 
-    def __init__(self, model: nn.Module, adapters: dict[type, Adapter] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        adapters: dict[type, Adapter] | None = None,
+        *,
+        reduce: Reduce | None = None,
+        keep_routing: bool = False,
+    ) -> None:
         self.routers: list[Router] = find_routers(model, adapters)
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
-        self.last_routing: list[Routing | None] = [None] * len(self.routers)
-        self._half_B: torch.Tensor | None = None
-        self._handles = [
-            router.module.register_forward_hook(self._hook(i)) for i, router in enumerate(self.routers)
-        ]
-        self.reset()
+        self.halves = Halves()
+        self._keep_routing = keep_routing
+        self._reduce = reduce
+        self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
+        self._handles.append(model.register_forward_pre_hook(self.halves.see_inputs, with_kwargs=True))
+        self.discard()
 
-    def reset(self) -> None:
+    def discard(self) -> None:
         """Forget what was counted since the last step was closed."""
         count = len(self.routers)
         self._tokens = [0] * count
         self._counts: list[torch.Tensor | None] = [None] * count
         self._awaiting_recomputation = [0] * count
-        self.last_routing = [None] * count
+        self.last_routing: list[Routing | None] = [None] * count
+        self.halves.start_step()
 
     def close(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
-    def set_halves(self, half_B: torch.Tensor) -> None:
-        """Say to which half of the step (0 or 1) each sequence of the next forward pass belongs."""
-        self._half_B = half_B
+    @property
+    def passes_counted(self) -> bool:
+        """Whether a training pass was counted since the last step was closed."""
+        return any(counts is not None for counts in self._counts)
 
     def take(self) -> StepCounts:
-        """The counts since the last call; starts the next step.
+        """The counts since the last call, summed over data-parallel ranks; starts the next step.
 
         Raises `RecordingError` when loads do not add up to tokens x top-k, or when layers differ in experts.
         """
@@ -76,19 +92,24 @@ class RouterCounter:
 
         self._check_complete()
         experts = self.experts[0] or 0
-        table_L = [counts for counts in self._counts if counts is not None]
-        all_LXE = torch.stack(table_L).cpu().numpy().reshape(len(table_L), -1, experts).astype(np.int64)
-        half_LE, load_LE = all_LXE[:, 1], all_LXE[:, 0] + all_LXE[:, 1]
-        tokens_L = np.array(self._tokens, dtype=np.int64)
+        table = torch.stack([counts for counts in self._counts if counts is not None]).cpu().numpy()
+        vector = np.concatenate([np.array(self._tokens, dtype=np.int64), table.reshape(-1).astype(np.int64)])
+        if self._reduce is not None:
+            vector = self._reduce(vector)
+        self.discard()
+        tokens_L, flat = np.split(vector, [len(self.routers)])
+        all_LXE = flat.reshape(len(self.routers), -1, experts)
+        half_LE, load_LE = all_LXE[:, 1].copy(), all_LXE[:, 0] + all_LXE[:, 1]
+        self._check_sums(tokens_L, load_LE)
+        return StepCounts(tokens_L, load_LE, half_LE, all_LXE[:, 2].copy() if all_LXE.shape[1] > 2 else None)
+
+    def _check_sums(self, tokens_L: IntArray, load_LE: IntArray) -> None:
         for router, tokens, load_E, k in zip(self.routers, tokens_L, load_LE, self.top_k, strict=True):
             if k is not None and load_E.sum() != tokens * k:
                 raise RecordingError(
                     f"counts do not add up in {router.name}: loads sum to {load_E.sum()}, expected tokens x top_k = "
                     f"{tokens} x {k} = {tokens * k}"
                 )
-        dropped_LE = all_LXE[:, 2] if all_LXE.shape[1] > 2 else None
-        self.reset()
-        return StepCounts(tokens_L, load_LE, half_LE, dropped_LE)
 
     def _check_complete(self) -> None:
         silent = [router.name for router, counts in zip(self.routers, self._counts, strict=True) if counts is None]
@@ -100,6 +121,8 @@ class RouterCounter:
         if len(set(self.experts)) != 1:
             sizes = ", ".join(f"{r.name}: {e}" for r, e in zip(self.routers, self.experts, strict=True))
             raise RecordingError(f"layers differ in their number of experts, which the format does not hold: {sizes}")
+        if len({counts.shape for counts in self._counts if counts is not None}) != 1:
+            raise RecordingError("some routers drop tokens and others do not, which the format does not hold")
 
     def _hook(self, layer: int) -> Any:
         router = self.routers[layer]
@@ -135,32 +158,19 @@ class RouterCounter:
         self.experts[layer], self.top_k[layer] = got
 
     def _add(self, layer: int, routing: Routing) -> None:
-        counts = _count(routing, self._halves(routing))
+        counts = _count(routing, self.halves.of_pairs(routing))
         before = self._counts[layer]
         self._counts[layer] = counts if before is None else before + counts
         self._tokens[layer] += routing.tokens
-        self.last_routing[layer] = routing
-
-    def _halves(self, routing: Routing) -> torch.Tensor | None:
-        """Half of the step that each token belongs to [T]; the router sees sequences one after another."""
-        half_B = self._half_B
-        if half_B is None or routing.tokens == 0:
-            return None
-        if routing.tokens % len(half_B):
-            raise RecordingError(f"{routing.tokens} routed tokens do not divide into {len(half_B)} sequences")
-        return half_B.to(routing.expert_P.device).repeat_interleave(routing.tokens // len(half_B))
+        if self._keep_routing:
+            self.last_routing[layer] = routing
 
 
-def _count(routing: Routing, half_T: torch.Tensor | None) -> torch.Tensor:
+def _count(routing: Routing, half_P: torch.Tensor | int) -> torch.Tensor:
     """int64 [2 E]: counts of half 0, then of half 1; with drops [3 E], last the dropped ones."""
     import torch
 
-    cell_P = routing.expert_P
-    if half_T is not None:
-        pairs = routing.top_k or 0
-        half_P = half_T.repeat_interleave(pairs) if routing.token_P is None else half_T[routing.token_P]
-        cell_P = cell_P + half_P * routing.experts
-    counts = _bincount(cell_P, 2 * routing.experts)
+    counts = _bincount(routing.expert_P + half_P * routing.experts, 2 * routing.experts)
     if routing.kept_P is not None:
         counts = torch.cat([counts, _bincount(routing.expert_P[~routing.kept_P], routing.experts)])
     return counts
@@ -169,15 +179,16 @@ def _count(routing: Routing, half_T: torch.Tensor | None) -> torch.Tensor:
 def _bincount(cell_P: torch.Tensor, size: int) -> torch.Tensor:
     import torch
 
-    if cell_P.is_cuda:  # torch.bincount waits for the device to learn its largest value
-        return torch.zeros(size, dtype=torch.int64, device=cell_P.device).scatter_add_(
-            0, cell_P, torch.ones_like(cell_P)
-        )
-    return torch.bincount(cell_P, minlength=size)
+    if cell_P.device.type == "cpu":
+        return torch.bincount(cell_P, minlength=size)
+    # elsewhere torch.bincount waits for the device to learn its largest value; whole numbers add up in any order
+    zeros = torch.zeros(size, dtype=torch.int64, device=cell_P.device)
+    return zeros.scatter_add_(0, cell_P, torch.ones_like(cell_P))
 
 
 def in_backward() -> bool:
     """Whether this thread is inside a backward pass, where checkpointed forwards are run again."""
     import torch
 
+    # torch has no public name for this; torch.utils.checkpoint itself asks the same function
     return bool(torch._C._current_graph_task_id() != -1)

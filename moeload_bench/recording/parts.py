@@ -35,6 +35,11 @@ class Parts:
         return int(self._manifest["next_step"])
 
     @property
+    def has_shards(self) -> bool:
+        """Whether any step is safe on disk."""
+        return bool(self._manifest["shards"])
+
+    @property
     def state(self) -> dict[str, Any]:
         """What the recording wrote beside its last shard, for going on from there."""
         return dict(self._manifest["state"])
@@ -58,8 +63,7 @@ class Parts:
                 raise RecordingError(
                     f"{self.folder}: an unfinished recording is there; go on with --resume or remove it first"
                 )
-            self._manifest = json.loads(path.read_text(encoding="utf-8"))
-            self._remove_leftovers()
+            self.reopen()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def append(
@@ -74,7 +78,7 @@ class Parts:
         follow the last ones and when the disk is full; shards written before stay as they are.
         """
         first, after = int(trace.step_S[0]), int(trace.step_S[-1]) + trace.meta.stride
-        if self._manifest["shards"] and first != self.next_step:
+        if self.has_shards and first != self.next_step:
             raise RecordingError(f"{self.folder}: got step {first}, expected {self.next_step} to follow")
         name = f"{first:010d}.parquet"
         checkpoint = f"{after:010d}.checkpoint" if save_checkpoint else None
@@ -97,6 +101,14 @@ class Parts:
             raise RecordingError(
                 f"{self.folder}: cannot write steps {first} to {after - 1}: {error}; steps before {first} are intact"
             ) from error
+        self._remove_leftovers()
+
+    def reopen(self) -> None:
+        """Open a folder that is there; raises `RecordingError` when there is none."""
+        path = self.folder / "manifest.json"
+        if not path.is_file():
+            raise RecordingError(f"{self.folder}: no unfinished recording is there")
+        self._manifest = json.loads(path.read_text(encoding="utf-8"))
         self._remove_leftovers()
 
     def truncate(self, before_step: int) -> None:

@@ -24,7 +24,8 @@ from moeload_bench.recording.models import build_model, build_optimizer, model_i
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
-from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
+from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.trace import TraceMeta
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ class Run:
         self.tokenizer_sha256 = trained.sha256
         self.model = build_model(self.recipe, job.seed)
         self.optimizer = build_optimizer(self.recipe, self.model)
-        self.counter = RouterCounter(self.model)
+        self.counter = RouterCounter(self.model, keep_routing=True)
         self._score = score_function(self.recipe)
         balancing = self.recipe.balancing
         self._bias: LossFreeBias | None = None
@@ -115,7 +116,7 @@ class Run:
         import torch
 
         token_BN = torch.from_numpy(part.token_BN)
-        self.counter.set_halves(torch.from_numpy(part.half_B))
+        self.counter.halves.set(torch.from_numpy(part.half_B))
         balancing = self.recipe.balancing
         pooled = balancing.method == "pooled_aux_loss"
         inputs = model_inputs(self.model, token_BN)
@@ -173,36 +174,35 @@ def record_recipe(job: Job, *, resume: bool = False, progress: Progress | None =
     Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and ``resume``
     is not given, and when counts do not add up; what was recorded before is intact then.
     """
-    parts = Parts(job.target)
-    parts.start(resume)
+    run: Run | None = None
+    writer = TraceWriter(job.target, lambda: _meta(run), shard_steps=job.shard_steps)
+    writer.parts.start(resume)
+    _check_same_job(job, writer.parts)
     run = Run(job)
-    if parts.checkpoint is not None:
-        run.restore(parts.checkpoint)
-    rows: list[dict[str, Any]] = []
-    for number in range(parts.next_step, job.steps):
-        rows.append(run.step(number))
+    if writer.parts.checkpoint is not None:
+        run.restore(writer.parts.checkpoint)
+    for number in range(writer.parts.next_step, job.steps):
+        row = run.step(number)
+        writer.add(row, run.save)
         if progress is not None:
-            progress(number, rows[-1])
-        if len(rows) == job.shard_steps or number + 1 == job.steps:
-            meta = run.meta()
-            parts.append(trace_of(rows, meta), run.save, {"meta": meta.model_dump(mode="json")})
-            rows = []
-    meta = TraceMeta.model_validate(parts.state["meta"])
-    path = parts.merge(meta.model_copy(update={"complete": job.steps >= job.recipe.steps}))
-    parts.discard()
-    return path
+            progress(number, row)
+    return writer.finish(complete=job.steps >= job.recipe.steps)
 
 
-def trace_of(rows: list[dict[str, Any]], meta: TraceMeta) -> Trace:
-    """Rows of consecutive steps as a trace."""
-    optional = {name: spec for name, spec in OPTIONAL_COLUMNS.items() if name in rows[0]}
-    return Trace(
-        meta,
-        np.array([row["step"] for row in rows], dtype=np.int64),
-        np.stack([row["tokens"] for row in rows]),
-        np.stack([row["load"] for row in rows]),
-        {name: np.array([row[name] for row in rows], dtype=spec.dtype) for name, spec in optional.items()},
-    )
+def _meta(run: Run | None) -> TraceMeta:
+    if run is None:
+        raise RecordingError("no step was trained yet")
+    return run.meta()
+
+
+def _check_same_job(job: Job, parts: Parts) -> None:
+    """Refuse to go on with a recording that another version of the recipe began."""
+    before = parts.state.get("meta")
+    if before is not None and before["recipe_version"] != job.recipe.version:
+        raise RecordingError(
+            f"{parts.folder}: begun with version {before['recipe_version']} of recipe {job.recipe.name}, "
+            f"this is version {job.recipe.version}"
+        )
 
 
 def _micro_batches(batch: Batch, count: int) -> list[Batch]:

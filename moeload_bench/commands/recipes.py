@@ -1,0 +1,55 @@
+"""`moeload-bench recipes list|show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the recipes and what each is for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from moeload_bench.recording.recipe import list_recipes, load_recipe
+
+    recipes = [load_recipe(name) for name in list_recipes()]
+    if as_json:
+        typer.echo(json.dumps([{"name": r.name, "version": r.version, "about": r.about} for r in recipes], indent=1))
+        return
+    table = Table("recipe", "steps", "tokens per step", "balancing", "what for")
+    for r in recipes:
+        tokens = r.data.sequences * r.data.sequence_length
+        balancing = f"{r.balancing.method} {r.balancing.coefficient or ''}".strip()
+        table.add_row(r.name, str(r.steps), str(tokens), balancing, r.about)
+    Console().print(table)
+
+
+@app.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .toml file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a recipe as it is read: every key with its value, defaults included."""
+    from moeload_bench.recording.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    if as_json:
+        typer.echo(loaded.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for key, value in loaded.model_dump().items():
+        if isinstance(value, dict):
+            console.print(f"[bold]{key}[/bold]")
+            for name, item in value.items():
+                console.print(f"  {name} = {item}", highlight=False)
+        else:
+            console.print(f"[bold]{key}[/bold] = {value}", highlight=False)

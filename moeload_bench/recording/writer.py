@@ -1,0 +1,101 @@
+"""Rows of a recording on their way to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.parts import Parts
+from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
+
+Row = dict[str, Any]
+
+
+class TraceWriter:
+    """Collects one row per optimizer step and appends a shard every ``shard_steps`` rows.
+
+    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then. A row holds
+    `step`, `tokens` [L], `load` [L, E] and optional columns of the format; all rows hold the same columns.
+    """
+
+    def __init__(self, target: Path, meta: Callable[[], TraceMeta], *, shard_steps: int = 250) -> None:
+        self.parts = Parts(target)
+        self._meta = meta
+        self._shard_steps = shard_steps
+        self._rows: list[Row] = []
+
+    @property
+    def started(self) -> bool:
+        """Whether any step was recorded, on disk or not."""
+        return bool(self._rows) or self.parts.has_shards
+
+    @property
+    def next_step(self) -> int:
+        """The step that has to come next."""
+        return int(self._rows[-1]["step"]) + 1 if self._rows else self.parts.next_step
+
+    def add(self, row: Row, save_checkpoint: Callable[[Path], None] | None = None) -> None:
+        """Add a step; every so many steps a shard is written, with a checkpoint if one can be saved.
+
+        Raises `RecordingError` when the step does not follow the last one or the shard cannot be written.
+        """
+        if self.started and row["step"] != self.next_step:
+            raise RecordingError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
+        self._rows.append(row)
+        if len(self._rows) >= self._shard_steps:
+            self.flush(save_checkpoint)
+
+    def flush(self, save_checkpoint: Callable[[Path], None] | None = None) -> None:
+        """Write the collected rows as a shard; does nothing when there is none."""
+        if self._rows:
+            meta = self._meta()
+            state = {"meta": meta.model_dump(mode="json")}
+            self.parts.append(trace_of(self._rows, meta), save_checkpoint, state)
+            self._rows = []
+
+    def truncate(self, before_step: int) -> None:
+        """Forget the steps from ``before_step`` on, because training went back."""
+        self._rows = [row for row in self._rows if row["step"] < before_step]
+        if not self._rows and self.parts.has_shards:
+            self.parts.truncate(before_step)
+
+    def finish(self, complete: bool, notes: tuple[str, ...] = ()) -> Path:
+        """Write the whole trace and remove the parts; returns the trace's file."""
+        self.flush()
+        return finish_parts(self.parts, complete, notes)
+
+
+def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> Path:
+    """Turn an unfinished recording into a trace; ``complete`` False marks it as cut short.
+
+    Raises `RecordingError` when nothing was recorded or a trace is at the target already.
+    """
+    if not parts.has_shards:
+        raise RecordingError(f"{parts.folder}: nothing was recorded")
+    meta = TraceMeta.model_validate(parts.state["meta"])
+    path = parts.merge(meta.model_copy(update={"complete": complete, "notes": meta.notes + notes}))
+    parts.discard()
+    return path
+
+
+def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
+    """Rows of consecutive steps as a trace; raises `RecordingError` when rows differ in their columns."""
+    names = set(rows[0])
+    for row in rows:
+        if set(row) != names:
+            raise RecordingError(f"step {row['step']} has columns {sorted(row)}, the steps before have {sorted(names)}")
+    return Trace(
+        meta,
+        np.array([row["step"] for row in rows], dtype=np.int64),
+        np.stack([row["tokens"] for row in rows]),
+        np.stack([row["load"] for row in rows]),
+        {
+            name: np.array([row[name] for row in rows], dtype=spec.dtype)
+            for name, spec in OPTIONAL_COLUMNS.items()
+            if name in names
+        },
+    )
