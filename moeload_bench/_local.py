@@ -20,11 +20,17 @@ _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 def error_text(error: BaseException) -> str:
     """Type and text of an exception, on one bounded line."""
     try:
-        text = " ".join(str(error).split())
+        text = str(error)
     except Exception:  # a stranger's __str__ may raise anything
         text = "(its text cannot be read)"
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """One bounded line without control characters: a stranger's text may end up on a terminal or in a record."""
+    line = " ".join(text[: 4 * MAX_TEXT].split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
 def guarded(call: Callable[[], Any], what: str) -> Any:
@@ -48,9 +54,15 @@ def import_class(target: Target) -> type[Any]:
 
 
 def construct(cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> Any:
-    """The forecaster; ``fitted`` is passed only when there is one."""
+    """The forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an argument that
+    makes no sense) passes unchanged."""
     extra = {} if fitted is None else {"fitted": fitted}
-    return guarded(lambda: cls(info, seed, **extra, **target.kwargs), "the constructor")
+    try:
+        return cls(info, seed, **extra, **target.kwargs)
+    except (TargetError, MissingExtraError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ForecastError(f"the constructor raised {error_text(error)}") from error
 
 
 def has_fit(cls: type[Any]) -> bool:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError
-from moeload_bench.trace import Array, IntArray, Trace
+
+if TYPE_CHECKING:  # a forecaster's process starts without pydantic, which these need
+    from moeload_bench.trace import Array, IntArray, Trace
 
 SUM_TOLERANCE = 1e-6
 

@@ -10,6 +10,7 @@ The level is part of every result.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -49,10 +50,16 @@ def open_host(
     Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
     constructor raises, `IsolationError` when the level is not available or the process does not come up.
     """
-    from moeload_bench._local import LocalHost
-
     _require(level, target)
-    yield LocalHost(target, info, seed, fitted)
+    if level == "none":
+        from moeload_bench._local import LocalHost
+
+        yield LocalHost(target, info, seed, fitted)
+        return
+    from moeload_bench._child import open_child
+
+    with open_child(target, info, seed, fitted, level, limits or Limits()) as host:
+        yield host
 
 
 def fit_target(
@@ -64,10 +71,14 @@ def fit_target(
     limits: Limits | None = None,
 ) -> tuple[bytes, Cost] | None:
     """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
-    from moeload_bench._local import fit_local
-
     _require(level, target)
-    return fit_local(target, runs, seed)
+    if level == "none":
+        from moeload_bench._local import fit_local
+
+        return fit_local(target, runs, seed)
+    from moeload_bench._child import fit_child
+
+    return fit_child(target, runs, seed, level, limits or Limits())
 
 
 def parse_level(text: str) -> Level:
@@ -85,6 +96,12 @@ def highest_level() -> Level:
 
 def level_available(level: Level) -> str | None:
     """None when the level can be used here, else the reason why not."""
+    if level == "process" and os.name != "posix":
+        return f"it needs pipes with deadlines as POSIX systems have them, this is {os.name}"
+    if level == "sandbox":
+        from moeload_bench import _bwrap
+
+        return _bwrap.unavailable()
     return None
 
 

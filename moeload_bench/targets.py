@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
+from moeload_bench.sources import module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 _KEY = re.compile(r"[A-Za-z_]\w*")
@@ -122,16 +123,15 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 
 
 def source_sha256(target: Target) -> str:
-    """Hash of the source file that holds the class, found without executing it."""
+    """Hash of the target's source, found without executing it; for a module, with what it imports from its package."""
     if target.cls is not None:
         return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
-    path = target.file
-    if path is None:
-        spec = importlib.util.find_spec(str(target.module))
-        if spec is None or spec.origin is None:
-            raise TargetError(f"{target.text!r}: cannot find the module {target.module!r}")
-        path = Path(spec.origin)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    if target.file is not None:
+        return hashlib.sha256(target.file.read_bytes()).hexdigest()
+    found = module_sha256(str(target.module))
+    if found is None:
+        raise TargetError(f"{target.text!r}: cannot find the module {target.module!r}")
+    return found
 
 
 def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:

@@ -1,0 +1,243 @@
+"""The bubblewrap command that a sandboxed forecaster runs under.
+
+The new root holds the interpreter, its libraries, the installed packages and the one file or package of the
+forecaster, all read-only, and a small private /tmp. What may hold trace data (the package's ``data`` and ``suites``,
+everything else in a checkout) is not there. Nothing of the environment, the network or the user's files is either.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeload_bench import _seccomp
+from moeload_bench.errors import IsolationError
+from moeload_bench.sources import find_module
+from moeload_bench.targets import Target
+
+FORECASTER_PATH = "/sandbox/forecaster.py"
+TMP_BYTES = 256 * 2**20
+SHM_BYTES = 64 * 2**20
+HIDDEN_IN_PACKAGE = ("data", "suites", "recording")
+ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "NUMBA_CACHE_DIR": "/tmp/numba"}
+INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
+PACKAGE = Path(__file__).resolve().parent
+
+_slots = itertools.count()
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, the descriptors it inherits, and where bubblewrap will say which process it started."""
+
+    argv: list[str]
+    fds: tuple[int, ...]
+    info_fd: int
+
+    def close(self) -> None:
+        """Close this side's copies of the descriptors."""
+        for fd in self.fds:
+            os.close(fd)
+
+
+def sandbox_command(target: Target, arguments: Sequence[str], environment: dict[str, str]) -> tuple[Command, int]:
+    """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from."""
+    machine = _seccomp.this_machine()
+    bwrap = shutil.which("bwrap")
+    if machine is None or bwrap is None:
+        raise IsolationError(f"isolation level 'sandbox' is not available: {unavailable()}")
+    mounts, extra_fds = _target_mounts(target)
+    seccomp_fd = _memory_file("seccomp", _seccomp.filter_program(machine))
+    info_read, info_write = os.pipe()
+    options = [
+        *_namespace_options(),
+        *_root_options(mounts),
+        "--seccomp",
+        str(seccomp_fd),
+        "--info-fd",
+        str(info_write),
+    ]
+    options += ["--clearenv", *_settings(ENVIRONMENT | environment), "--chdir", "/tmp"]
+    args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
+    argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), sys.executable, *arguments]
+    return Command(argv, (*extra_fds, seccomp_fd, info_write, args_fd), info_write), info_read
+
+
+def extra_path(target: Target) -> list[str]:
+    """Folders to put on the worker's ``sys.path`` that its interpreter does not find by itself."""
+    paths = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    if target.module is not None:
+        paths.append(str(_outermost_package(target.module)[1]))
+    return [*(path for path in paths if os.path.isdir(path)), str(PACKAGE.parent)]
+
+
+@functools.lru_cache(maxsize=1)
+def unavailable() -> str | None:
+    """None when a sandbox comes up on this machine (tried once per process), else the reason."""
+    if sys.platform != "linux":
+        return f"bubblewrap is for Linux, this is {sys.platform}"
+    if _seccomp.this_machine() is None:
+        return f"no table of system calls for this processor, there is: {', '.join(_seccomp.MACHINES)}"
+    if shutil.which("bwrap") is None:
+        return f"the program bwrap is not installed; {INSTALL_HINT}"
+    command, info_fd = sandbox_command(Target("", None, None, ""), ["-S", "-c", "pass"], {})
+    try:
+        tried = subprocess.run(
+            command.argv, pass_fds=command.fds, capture_output=True, text=True, timeout=60, check=False, env={}
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bwrap cannot be run: {error}"
+    finally:
+        command.close()
+        os.close(info_fd)
+    return None if tried.returncode == 0 else f"a sandbox does not come up: {' '.join(tried.stderr.split())[:300]}"
+
+
+def _namespace_options() -> list[str]:
+    options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session"]
+    if os.geteuid() != 0:
+        return [*options, "--unshare-user", "--disable-userns"]
+    # Only to let setpriv, the first program inside, give up the user root and all capabilities with it.
+    return [*options, "--cap-drop", "ALL", *_each("--cap-add", ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"))]
+
+
+def _drop_user() -> list[str]:
+    """As root: become a user of this sandbox's own, since a limit on processes binds neither root nor sharers apart."""
+    if os.geteuid() != 0:
+        return []
+    user = _own_user()
+    ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    return ["/usr/bin/setpriv", *ids, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
+
+
+def _own_user() -> int:
+    """A user id that no other sandbox on this machine has: from this process's id and a running number."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    last = max(int(start) + int(count) for start, _, count in ranges)
+    number = os.getpid() * 64 + next(_slots) % 64
+    first = 2**29 if last >= 2**30 else last // 2
+    return first + number % (min(last, 2**31) - first - 1)
+
+
+def _root_options(mounts: Sequence[list[str]]) -> list[str]:
+    """The file system, built in order: what is mounted later lies on top."""
+    folders = _interpreter_folders()
+    binds = [["--ro-bind", str(folder), str(folder)] for folder in folders]
+    binds += [["--ro-bind", str(link.resolve()), str(link)] for link in _interpreter_links(folders)]
+    binds += [_library_mount(Path(name)) for name in ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")]
+    for name in ("/etc/ld.so.cache", "/etc/alternatives", "/usr/share/zoneinfo"):
+        binds.append(["--ro-bind-try", name, name])
+    if os.geteuid() == 0:
+        binds.append(["--ro-bind", "/usr/bin/setpriv", "/usr/bin/setpriv"])
+    binds += [["--ro-bind", str(folder), str(folder)] for folder in package_folders()]
+    binds += mounts
+    options = ["--proc", "/proc", "--dev", "/dev"]
+    options += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]
+    options += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
+    destinations = [Path(bind[-1]) for bind in binds if bind]
+    options += [part for folder in _ancestors(destinations) for part in ("--perms", "0755", "--dir", str(folder))]
+    options += [part for bind in binds for part in bind]
+    for folder in hidden_folders():
+        options += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
+    return [*options, "--remount-ro", "/"]
+
+
+def _interpreter_folders() -> list[Path]:
+    """The interpreter, the standard library and the installed packages: never a whole prefix, which may be a home."""
+    prefixes = {Path(p) for prefix in (sys.base_prefix, sys.prefix) for p in (prefix, os.path.realpath(prefix))}
+    found = [prefix / name for prefix in sorted(prefixes) for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
+    found += [Path("/usr/lib"), Path(sysconfig.get_path("stdlib")), *map(Path, site.getsitepackages())]
+    if site.ENABLE_USER_SITE:
+        found.append(Path(site.getusersitepackages()))
+    return outermost(path for path in found if path.exists() and not path.is_symlink())
+
+
+def _interpreter_links(folders: Sequence[Path]) -> list[Path]:
+    """The links from the interpreter's name to its program that lie outside the bound folders."""
+    links: list[Path] = []
+    link = Path(sys.executable)
+    while link.is_symlink() and len(links) < 16:
+        links.append(link)
+        link = link.parent / os.readlink(link)
+    links.append(link)
+    return [one for one in links if not any(one.is_relative_to(folder) for folder in folders)]
+
+
+def _library_mount(path: Path) -> list[str]:
+    if path.is_symlink():
+        return ["--symlink", os.readlink(path), str(path)]
+    return ["--ro-bind", str(path), str(path)] if path.is_dir() else []
+
+
+def package_folders() -> list[Path]:
+    """This package and its baselines, wherever an editable install keeps them."""
+    baselines = find_module("moeload_bench.baselines")
+    return outermost([PACKAGE, *([] if baselines is None else [baselines.parent])])
+
+
+def hidden_folders() -> list[Path]:
+    """Folders of the package that hold traces, their labels or how they were made."""
+    return [PACKAGE / name for name in HIDDEN_IN_PACKAGE if (PACKAGE / name).is_dir()]
+
+
+def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:
+    """The forecaster itself: its file's content as it is now, or the outermost package that holds its module."""
+    if target.file is not None:
+        fd = _memory_file("forecaster", target.file.read_bytes())
+        return [["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]], (fd,)
+    if target.module is None:
+        return [], ()
+    place = str(_outermost_package(target.module)[0])
+    return [["--ro-bind", place, place]], ()
+
+
+def _outermost_package(module: str) -> tuple[Path, Path]:
+    """The file or folder of the outermost package that holds a module, and the folder from which it is imported."""
+    parts = module.split(".")
+    for i in range(len(parts)):
+        found = find_module(".".join(parts[: i + 1]))
+        if found is not None:
+            place = found.parent if found.name == "__init__.py" else found
+            return place, place.parents[i]
+    raise IsolationError(f"cannot find the module {module!r}")
+
+
+def outermost(paths: Iterable[Path]) -> list[Path]:
+    """The paths that do not lie within another one of them."""
+    kept: list[Path] = []
+    for path in sorted(set(paths), key=lambda one: len(one.parts)):
+        if not any(path.is_relative_to(other) for other in kept):
+            kept.append(path)
+    return kept
+
+
+def _ancestors(destinations: Iterable[Path]) -> list[Path]:
+    """Every folder above a mount, top-down: bubblewrap would make them unreadable to the sandbox's user."""
+    above = {folder for path in destinations for folder in path.parents if folder != Path("/")}
+    return sorted(above - {Path("/tmp"), Path("/dev"), Path("/proc")}, key=lambda path: (len(path.parts), str(path)))
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _settings(environment: dict[str, str]) -> list[str]:
+    return [part for name, value in environment.items() for part in ("--setenv", name, value)]
+
+
+def _each(option: str, values: Iterable[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]

@@ -1,0 +1,170 @@
+"""Levels `process` and `sandbox`: a host whose forecaster lives in a child process."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from moeload_bench import _bwrap, _messages
+from moeload_bench._frames import Array, Header, Rules
+from moeload_bench._host import Cost, Level, Limits, Meter
+from moeload_bench._local import MAX_COUNTS, one_line
+from moeload_bench._process import Process
+from moeload_bench.errors import ForecastError, IsolationError, TargetError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.targets import BASELINES_PACKAGE, Target
+
+NOTHING: Rules = {}
+_COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
+
+
+class Child:
+    """A child process that has loaded a target's class."""
+
+    def __init__(self, target: Target, level: Level, limits: Limits) -> None:
+        self._target, self._level, self._limits = target, level, limits
+        self._process = Process(target, level, limits)
+        self._cpu_seen: float | None = 0.0
+        self.meter = Meter()
+
+    def init(self, seed: int, info: TraceInfo | None, fitted: bytes | None) -> Header:
+        """Load the class, and construct the forecaster when ``info`` is given."""
+        file = self._target.file
+        shown = None if file is None else _bwrap.FORECASTER_PATH if self._level == "sandbox" else str(file)
+        header = {
+            "op": "init",
+            "seed": seed,
+            "target": _messages.target_header(self._target, shown),
+            "info": None if info is None else _messages.info_header(info),
+        }
+        return self.call(header, _messages.fitted_array(fitted), NOTHING)[0]
+
+    def call(
+        self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
+    ) -> tuple[Header, dict[str, Array]]:
+        """One request; raises what the worker says that the forecaster raised."""
+        reply, out = self._process.call(header, arrays, _or_error(rules), wall_s)
+        status, text = reply.get("status"), one_line(str(reply.get("text", "")))
+        if status == "ok":
+            missing = [name for name, rule in rules.items() if rule.required and name not in out]
+            if missing:
+                raise IsolationError(f"the forecaster's process: broke the protocol: its answer lacks {missing}")
+            return reply, out
+        # A stranger in the sandbox cannot stop the others' work by blaming the request.
+        if status == "target_error" and (self._level != "sandbox" or is_baseline(self._target)):
+            raise TargetError(text)
+        raise ForecastError(text or "failed without saying why")
+
+    def timed(self, kind: str, call: Callable[[], Any]) -> Any:
+        """Make a call and charge it with its wall time and with all CPU time used since the last one."""
+        started = time.perf_counter()
+        try:
+            return call()
+        finally:
+            wall = time.perf_counter() - started
+            before, now = self._cpu_seen, self._process.watch.cpu_s()
+            self.meter.add(kind, wall, None if before is None or now is None else max(0.0, now - before))
+            self._cpu_seen = before if now is None else now
+
+    def start_charging(self) -> None:
+        """CPU time used until now was start-up."""
+        self._cpu_seen = self._process.watch.cpu_s()
+
+    def cost(self) -> Cost:
+        """What the calls cost so far."""
+        return self.meter.cost(self._process.watch.peak_memory_bytes())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+
+class ChildHost:
+    """A forecaster in a child process."""
+
+    def __init__(self, child: Child, info: TraceInfo) -> None:
+        self._child, self._info = child, info
+        self._counts: dict[str, int] = {}
+
+    def observe(self, block: StepBlock) -> None:
+        arrays = _messages.block_arrays(block)
+        self._child.timed("observe", lambda: self._child.call({"op": "observe"}, arrays, NOTHING))
+        self._child.meter.rows += len(block)
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        header, arrays = _messages.request_frame(request)
+        rules = _messages.forecast_rules(request, self._info)
+        reply, out = self._child.timed(
+            "forecast", lambda: self._child.call({"op": "forecast", **header}, arrays, rules)
+        )
+        self._counts = _checked_counts(reply.get("counts"), self._counts)
+        return check_forecast(_messages.forecast_from(out), request, self._info)
+
+    def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    def cost(self) -> Cost:
+        return self._child.cost()
+
+
+@contextmanager
+def open_child(
+    target: Target, info: TraceInfo, seed: int, fitted: bytes | None, level: Level, limits: Limits
+) -> Iterator[ChildHost]:
+    """A constructed forecaster in a process that is gone when the context ends."""
+    started = time.perf_counter()
+    child = Child(target, level, limits)
+    try:
+        child.init(seed, info, fitted)
+        child.start_charging()
+        child.meter.startup_wall_s = time.perf_counter() - started
+        yield ChildHost(child, info)
+    finally:
+        child.close()
+
+
+def fit_child(
+    target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, level: Level, limits: Limits
+) -> tuple[bytes, Cost] | None:
+    """Fit in a process of its own."""
+    started = time.perf_counter()
+    child = Child(target, level, limits)
+    try:
+        if child.init(seed, None, None).get("has_fit") is not True:
+            return None
+        child.meter.startup_wall_s = time.perf_counter() - started
+        for info, block in runs:
+            child.call({"op": "run", "info": _messages.info_header(info)}, _messages.block_arrays(block), NOTHING)
+            child.meter.rows += len(block)
+        child.start_charging()
+        _, out = child.timed(
+            "observe", lambda: child.call({"op": "fit"}, {}, _messages.FITTED_RULES, limits.fit_wall_s)
+        )
+        fitted = _messages.fitted_from(out)
+        return fitted if fitted is None else (fitted, child.cost())
+    finally:
+        child.close()
+
+
+def is_baseline(target: Target) -> bool:
+    """Whether the class is one of this project's own."""
+    return target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}.")
+
+
+def _or_error(rules: Rules) -> Rules:
+    """The same arrays, none of them required: an answer that reports an error has none."""
+    from dataclasses import replace
+
+    return {name: replace(rule, required=False) for name, rule in rules.items()}
+
+
+def _checked_counts(found: Any, before: dict[str, int]) -> dict[str, int]:
+    if not isinstance(found, dict) or len(found) > MAX_COUNTS:
+        return before
+    valid = all(
+        _COUNT_NAME.fullmatch(name) and type(value) is int and abs(value) < 2**53 for name, value in found.items()
+    )
+    return found if valid else before

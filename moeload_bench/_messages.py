@@ -1,0 +1,118 @@
+"""The records of the forecaster contract as frame headers and arrays, and back. Both ends of the pipe use it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench._frames import Array, ArrayRule, Header, Rules
+from moeload_bench.errors import TargetError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.targets import Target
+
+MAX_FITTED_BYTES = 2**28
+FITTED_RULES: Rules = {"fitted": ArrayRule("|u1", ((0, MAX_FITTED_BYTES),))}
+_COVARIATE = "covariate:"
+
+
+def target_header(target: Target, file: str | None) -> Header:
+    """A target for the worker, which sees its file at the path ``file``; raises `TargetError`."""
+    try:
+        json.dumps(dict(target.kwargs))
+    except TypeError as error:
+        raise TargetError(f"{target.text!r}: an argument cannot be handed to another process: {error}") from None
+    fields = {"text": target.text, "module": target.module, "class_name": target.class_name}
+    return {**fields, "file": file, "kwargs": dict(target.kwargs)}
+
+
+def target_from(header: Mapping[str, Any]) -> Target:
+    """The target as the worker loads it."""
+    file = header["file"]
+    path = None if file is None else Path(file)
+    return Target(header["text"], header["module"], path, header["class_name"], kwargs=header["kwargs"])
+
+
+def info_header(info: TraceInfo) -> Header:
+    """`TraceInfo` as JSON."""
+    return dataclasses.asdict(info)
+
+
+def info_from(header: Mapping[str, Any]) -> TraceInfo:
+    """`TraceInfo` from JSON."""
+    return TraceInfo(**{**header, "layer_indices": tuple(header["layer_indices"])})
+
+
+def block_arrays(block: StepBlock) -> dict[str, Array]:
+    """The arrays of a block by name."""
+    arrays: dict[str, Array] = {"step_S": block.step_S, "load_SLE": block.load_SLE, "tokens_SL": block.tokens_SL}
+    return {**arrays, **{f"{_COVARIATE}{name}": column for name, column in block.covariates.items()}}
+
+
+def block_from(arrays: Mapping[str, Array]) -> StepBlock:
+    """A block that owns its arrays."""
+    covariates = {
+        name.removeprefix(_COVARIATE): column for name, column in arrays.items() if name.startswith(_COVARIATE)
+    }
+    return StepBlock(arrays["step_S"], arrays["load_SLE"], arrays["tokens_SL"], covariates)
+
+
+def request_frame(request: ForecastRequest) -> tuple[Header, dict[str, Array]]:
+    """A request as header and arrays."""
+    header = {
+        "origin": request.origin,
+        "horizon": request.horizon,
+        "horizons": list(request.horizons),
+        "quantiles": list(request.quantiles),
+    }
+    planned = {"lr_H": request.lr_H, "stage_H": request.stage_H}
+    return header, {name: plan for name, plan in planned.items() if plan is not None}
+
+
+def request_from(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> ForecastRequest:
+    """A request from header and arrays."""
+    return ForecastRequest(
+        origin=header["origin"],
+        horizon=header["horizon"],
+        horizons=tuple(header["horizons"]),
+        quantiles=tuple(header["quantiles"]),
+        lr_H=arrays.get("lr_H"),
+        stage_H=arrays.get("stage_H"),
+    )
+
+
+def forecast_rules(request: ForecastRequest, info: TraceInfo) -> Rules:
+    """What an answer to this request may hold: the bound on what is read from a stranger."""
+    L, E = info.num_layers, info.num_experts
+    quantile_axes = tuple((n, n) for n in (len(request.quantiles), len(request.horizons), L, E))
+    return {
+        "share_BLE": ArrayRule("<f8", ((1, request.horizon), (L, L), (E, E))),
+        "edges_B": ArrayRule("<i8", ((1, request.horizon),)),
+        "quantile_QKLE": ArrayRule("<f8", quantile_axes, required=False),
+    }
+
+
+def forecast_arrays(forecast: Forecast) -> dict[str, Array]:
+    """The arrays of a forecast by name."""
+    arrays: dict[str, Array] = {"share_BLE": forecast.share_BLE, "edges_B": forecast.edges_B}
+    return arrays if forecast.quantile_QKLE is None else {**arrays, "quantile_QKLE": forecast.quantile_QKLE}
+
+
+def forecast_from(arrays: Mapping[str, Array]) -> Forecast:
+    """A forecast that has still to pass `check_forecast`."""
+    return Forecast(arrays["share_BLE"], arrays["edges_B"], arrays.get("quantile_QKLE"))
+
+
+def fitted_array(fitted: bytes | None) -> dict[str, Array]:
+    """Opaque bytes as an array; {} for None."""
+    return {} if fitted is None else {"fitted": np.frombuffer(fitted, dtype=np.uint8)}
+
+
+def fitted_from(arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
+    """The bytes again."""
+    return arrays["fitted"].tobytes() if "fitted" in arrays else None

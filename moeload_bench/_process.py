@@ -1,0 +1,237 @@
+"""A forecaster's process as the harness sees it: starting it, talking to it with deadlines, watching and ending it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moeload_bench import _bwrap, _frames
+from moeload_bench._frames import Array, Header, Rules
+from moeload_bench._host import Level, Limits
+from moeload_bench._local import one_line
+from moeload_bench._watch import Watch
+from moeload_bench.errors import IsolationError
+from moeload_bench.targets import Target
+
+WORKER = str(Path(__file__).resolve().with_name("_worker.py"))
+MAX_REPLY_HEADER_BYTES = 2**16
+PIPE_BYTES = 2**20
+END_S = 10.0
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+# Without a fixed seed the order of a set of strings, and with it a forecast, may differ from run to run.
+ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Process:
+    """One child process; after the first thing that goes wrong every call raises the same `IsolationError`."""
+
+    def __init__(self, target: Target, level: Level, limits: Limits) -> None:
+        self._limits = limits
+        self._broken: str | None = None
+        self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
+        self._popen, leader = _start(target, level, limits, self._folder)
+        self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
+        self._leader = _Leader(leader) if leader is not None else None
+        self.watch = Watch(self._popen.pid if leader is None else leader, leader is not None, limits, self.kill)
+
+    def call(
+        self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
+    ) -> tuple[Header, dict[str, Array]]:
+        """Send a request and return the answer; raises `IsolationError` after ``wall_s`` seconds at the latest."""
+        if self._broken is not None:
+            raise IsolationError(self._broken)
+        allowed = self._limits.wall_s_per_call if wall_s is None else wall_s
+        deadline = time.monotonic() + allowed
+        number = secrets.randbits(53)
+        try:
+            self._write(_frames.encode({**header, "seq": number}, arrays), deadline)
+            reply, out = _frames.read_frame(
+                lambda view: self._read_into(view, deadline), rules, max_header_bytes=MAX_REPLY_HEADER_BYTES
+            )
+            if reply.get("seq") != number:
+                raise IsolationError("it answered another request than the one that was asked")
+        except TimeoutError:
+            self._fail(f"{header['op']} took more than {allowed:g} s of wall time")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._fail(self._how_it_ended())
+        except IsolationError as error:
+            self._fail(f"broke the protocol: {error}")
+        return reply, out
+
+    def kill(self) -> None:
+        """End the process and all its descendants at once."""
+        if self._leader is not None:
+            self._leader.kill()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Leave nothing behind: no process, no descriptor, no folder."""
+        self.watch.stop()
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(END_S)
+        if self._leader is not None:
+            self._leader.wait(END_S)
+        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._broken is None:
+            self._broken = "the host is closed"
+
+    def _fail(self, reason: str) -> None:
+        self._broken = one_line(f"the forecaster's process: {self.watch.verdict or reason}")
+        self.kill()
+        raise IsolationError(self._broken) from None
+
+    def _how_it_ended(self) -> str:
+        try:
+            status = self._popen.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return "closed its pipe"
+        number = -status if status < 0 else status - 128  # bubblewrap reports a signal as 128 + its number
+        if number in set(signal.Signals):
+            name = signal.Signals(number).name
+            why = f" after {self._limits.cpu_s:g} s of CPU time" if name == "SIGXCPU" else ""
+            return f"was ended by {name}{why}"
+        said = _last_words(self._popen)
+        return f"ended with status {status}{f': {said}' if said else ''}"
+
+    def _write(self, buffers: list[memoryview], deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._in, select.POLLOUT)
+        poll.register(self._out, select.POLLIN)
+        for buffer in buffers:
+            while len(buffer):
+                ready = dict(poll.poll(_left_ms(deadline)))
+                if ready.get(self._out, 0) & select.POLLIN:
+                    raise IsolationError("it spoke without being asked")
+                if not ready:
+                    raise TimeoutError
+                if self._out in ready:
+                    raise EOFError
+                buffer = buffer[os.write(self._in, buffer) :]
+
+    def _read_into(self, view: memoryview, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        while len(view):
+            if not poll.poll(_left_ms(deadline)):
+                raise TimeoutError
+            count = os.readv(self._out, [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+
+
+class _Leader:
+    """The first process of a sandbox: when it ends, the kernel ends everything else in there."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd: int | None = None
+        with contextlib.suppress(ProcessLookupError):
+            self._fd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until everything in the sandbox is gone."""
+        if self._fd is not None:
+            select.select([self._fd], [], [], timeout_s)
+            os.close(self._fd)
+            self._fd = None
+
+
+def _start(
+    target: Target, level: Level, limits: Limits, folder: str | None
+) -> tuple[subprocess.Popen[bytes], int | None]:
+    """The child, and for a sandbox the process id (seen from outside) of its first process."""
+    sandboxed = level == "sandbox"
+    settings: dict[str, Any] = {
+        "path": None if sandboxed else [os.path.abspath(entry) for entry in sys.path],
+        "extra_path": _bwrap.extra_path(target) if sandboxed else [],
+        "limits": _resource_limits(limits, sandboxed),
+        "parent": None if sandboxed else os.getpid(),
+    }
+    arguments = ["-P", "-s" if sandboxed else "-P", WORKER, json.dumps(settings)]
+    pipes: dict[str, Any] = dict(
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True
+    )
+    if not sandboxed:
+        environment = {**os.environ, **ENVIRONMENT}
+        return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **pipes), None
+    command, info_fd = _bwrap.sandbox_command(target, arguments, ENVIRONMENT)
+    try:
+        popen = subprocess.Popen(command.argv, pass_fds=command.fds, env={}, **pipes)
+    except BaseException:
+        os.close(info_fd)
+        raise
+    finally:
+        command.close()
+    return popen, _read_leader(popen, info_fd)
+
+
+def _read_leader(popen: subprocess.Popen[bytes], info_fd: int) -> int:
+    with os.fdopen(info_fd, "rb") as info:
+        text = info.read()  # ends when bubblewrap has written it or has given up
+    try:
+        return int(json.loads(text)["child-pid"])
+    except (ValueError, KeyError):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            popen.wait(END_S)
+        said = _last_words(popen)
+        popen.kill()
+        raise IsolationError(f"the sandbox did not come up: {said}") from None
+
+
+def _resource_limits(limits: Limits, sandboxed: bool) -> dict[str, int]:
+    """What the kernel enforces per process. Processes are counted per user: only a sandbox has a user of its own."""
+    found = {
+        "RLIMIT_CPU": max(1, round(limits.cpu_s)),
+        "RLIMIT_AS": limits.memory_bytes,
+        "RLIMIT_FSIZE": limits.file_bytes,
+        "RLIMIT_NOFILE": 1024,
+        "RLIMIT_CORE": 0,
+    }
+    return {**found, "RLIMIT_NPROC": limits.processes} if sandboxed else found
+
+
+def _pipe(stream: Any) -> int:
+    fd: int = stream.fileno()
+    os.set_blocking(fd, False)
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # the user's quota for pipes may be used up
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return fd
+
+
+def _last_words(popen: subprocess.Popen[bytes]) -> str:
+    """What a process that ended early wrote to its standard error, bounded."""
+    if popen.stderr is None:
+        return ""
+    os.set_blocking(popen.stderr.fileno(), False)
+    said = popen.stderr.read(4096) or b""
+    return one_line(said.decode(errors="replace")[-300:])
+
+
+def _left_ms(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic()) * 1000

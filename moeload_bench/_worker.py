@@ -1,0 +1,166 @@
+"""The process that a forecaster lives in: reads frames from standard input, answers on standard output.
+
+Run as a script by `moeload_bench._process`. What the forecaster prints goes nowhere; its limits are set before any of
+its code runs. Nothing here is trusted by the harness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moeload_bench._frames import Array, Header
+
+PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+
+
+def main() -> None:
+    """Set up the process, then serve until the pipe closes."""
+    settings = json.loads(sys.argv[1])
+    if settings["path"] is not None:
+        sys.path[:] = settings["path"]
+    sys.path.extend(settings["extra_path"])
+    read_fd, write_fd = _private_pipes()
+    _limit(settings)
+    _die_with(settings["parent"])
+    from moeload_bench.errors import IsolationError
+
+    worker = Worker(read_fd, write_fd)
+    while True:
+        try:
+            worker.serve_one()
+        except (EOFError, BrokenPipeError):
+            os._exit(0)
+        except IsolationError:
+            os._exit(3)
+
+
+def _private_pipes() -> tuple[int, int]:
+    """Move the pipes away from where a print would reach them, and close whatever else was inherited."""
+    os.dup2(0, 10)
+    os.dup2(1, 11)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.closerange(3, 10)
+    os.closerange(12, 4096)
+    return 10, 11
+
+
+def _limit(settings: dict[str, Any]) -> None:
+    """Hard limits that this process and its children cannot raise; memory and CPU hold per process here."""
+    import resource
+
+    for name, value in settings["limits"].items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass  # not Linux
+
+
+def _die_with(parent: int | None) -> None:
+    """Have the kernel kill this process when its parent dies, where it can (bubblewrap does so itself)."""
+    if parent is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+class Worker:
+    """Answers one request at a time."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._forecaster: Any = None
+        self._class: Any = None
+        self._init: Header = {}
+        self._runs: list[Any] = []
+
+    def serve_one(self) -> None:
+        """Read a request, do it, answer with the same number."""
+        from moeload_bench import _frames
+        from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
+
+        header, arrays = _frames.read_frame(self._read_into, None)
+        reply: Header = {"seq": header["seq"]}
+        out: dict[str, Array] = {}
+        try:
+            extra, out = getattr(self, f"_do_{header['op']}")(header, arrays)
+            reply |= {"status": "ok", **extra}
+        except ForecastError as error:
+            reply |= {"status": "forecast_error", "text": str(error)}
+        except (TargetError, MissingExtraError) as error:
+            reply |= {"status": "target_error", "text": str(error)}
+        self._write(_frames.encode(reply, out))
+
+    def _do_init(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+        from moeload_bench import _local, _messages
+
+        os.dup2(0, 2)  # from here on warnings go nowhere: nobody reads them, and a full pipe would hang it
+        target = _messages.target_from(header["target"])
+        self._class = _local.import_class(target)
+        self._init = header
+        if header["info"] is None:
+            return {"has_fit": _local.has_fit(self._class)}, {}
+        info = _messages.info_from(header["info"])
+        fitted = _messages.fitted_from(arrays)
+        self._forecaster = _local.construct(self._class, target, info, header["seed"], fitted)
+        return {}, {}
+
+    def _do_observe(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+        from moeload_bench import _local, _messages
+
+        block = _messages.block_from(arrays)
+        _local.guarded(lambda: self._forecaster.observe(block), "observe")
+        return {}, {}
+
+    def _do_forecast(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+        from moeload_bench import _local, _messages
+        from moeload_bench.forecaster import check_forecast
+
+        request = _messages.request_from(header, arrays)
+        answer = _local.guarded(lambda: self._forecaster.forecast(request), "forecast")
+        info = _messages.info_from(self._init["info"])
+        out = _messages.forecast_arrays(check_forecast(answer, request, info))
+        return {"counts": _local.read_counts(self._forecaster)}, out
+
+    def _do_run(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+        from moeload_bench import _messages
+
+        self._runs.append((_messages.info_from(header["info"]), _messages.block_from(arrays)))
+        return {}, {}
+
+    def _do_fit(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
+        from moeload_bench import _local, _messages
+
+        target = _messages.target_from(self._init["target"])
+        fitted = _local.run_fit(self._class, target, self._runs, self._init["seed"])
+        return {}, _messages.fitted_array(fitted)
+
+    def _read_into(self, view: memoryview) -> None:
+        while len(view):
+            count = os.readv(self._read_fd, [view])
+            if not count:
+                raise EOFError
+            view = view[count:]
+
+    def _write(self, buffers: list[memoryview]) -> None:
+        for buffer in buffers:
+            while len(buffer):
+                buffer = buffer[os.write(self._write_fd, buffer) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Finding and hashing a forecaster's source without executing any of it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+# The contract itself: a forecaster's results do not depend on how these are written, and every forecaster imports them.
+CONTRACT = ("moeload_bench", "moeload_bench.errors", "moeload_bench.forecaster", "moeload_bench.trace")
+
+
+def find_module(name: str) -> Path | None:
+    """The file of a module, found without importing its packages; None when there is none."""
+    spec, search = None, None
+    parts = name.split(".")
+    for i in range(len(parts)):
+        spec = _find_spec(".".join(parts[: i + 1]), search)
+        if spec is None:
+            return None
+        search = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+        if search is None and i + 1 < len(parts):
+            return None
+    origin = None if spec is None or spec.origin is None else Path(spec.origin)
+    return origin if origin is not None and origin.is_file() else None
+
+
+def module_sha256(name: str) -> str | None:
+    """Hash of a module and of everything that it imports from its own top-level package, the contract left out.
+
+    A module that stands alone has the hash of its file.
+    """
+    files = _closure(name)
+    if not files:
+        return None
+    hashes = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in files.items()}
+    if len(hashes) == 1:
+        return hashes[name]
+    return hashlib.sha256("".join(f"{module} {hashes[module]}\n" for module in sorted(hashes)).encode()).hexdigest()
+
+
+def _closure(name: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        path = None if module in found or (module in CONTRACT and module != name) else find_module(module)
+        if path is None:
+            continue
+        found[module] = path
+        if path.suffix == ".py":
+            waiting += _imports(module, path)
+    return found
+
+
+def _imports(module: str, path: Path) -> Iterator[str]:
+    """The modules of the same top-level package that a file imports, anywhere in it."""
+    top = module.partition(".")[0]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_parsed(path)):
+        names: Sequence[str] = ()
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node.module, node.level, package)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.partition(".")[0] == top)
+
+
+def _absolute(name: str | None, level: int, package: str) -> str:
+    if level == 0:
+        return name or ""
+    base = package.split(".")
+    return ".".join([*base[: len(base) - level + 1], *([name] if name else [])])
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError:
+        return ast.Module([], [])  # it cannot be imported either; importing it says why
+
+
+def _find_spec(name: str, search: Sequence[str] | None) -> ModuleSpec | None:
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__spec__ is not None:
+        return loaded.__spec__
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, search)
+        if spec is not None:
+            return spec
+    return None
