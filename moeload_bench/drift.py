@@ -1,9 +1,10 @@
-"""How far the shares of a layer move between neighbouring windows, without what batch noise alone would move.
+"""How far the shares of a layer move, at several time scales, without what batch noise alone would move.
 
-The maths behind the state labels (docs/states.md). Everything is computed from blocks of a few rows, so that the
-batch function and the online detector run the same code on the same numbers.
+The maths behind the state labels (docs/states.md). Everything is computed from summaries of blocks of a few rows, so
+that the batch function and the online detector run the same code on the same numbers.
 
-Axis letters: S rows, N blocks, L MoE layers, E experts, G grid points (one after every block).
+Axis letters: S rows, N blocks, M time scales, L MoE layers, E experts, G grid points (one before each block, one after
+the last).
 """
 
 from __future__ import annotations
@@ -13,104 +14,117 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.trace import Array, shares
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
-"""Mean absolute value of a standard normal variable."""
+BLOCKS_PER_CHUNK = 64
+"""Blocks summarised at once: what bounds the memory of long traces."""
 
 
 class Grid(NamedTuple):
-    """A rule in rows and blocks of a trace with some stride."""
+    """A rule in rows and blocks of a trace with some stride.
+
+    ``rows`` per block; ``window`` and ``hold`` in blocks; ``scales_M`` in rows, each dividing ``rows``; ``has_short``:
+    whether the short scales decide, or only measure the noise.
+    """
 
     rows: int
     window: int
     hold: int
+    scales_M: tuple[int, ...]
     has_short: bool
+    margin: float
 
 
 class Blocks(NamedTuple):
-    """Summaries of consecutive blocks of rows: mean share and step noise, NaN where a layer has too little load.
+    """Summaries of consecutive blocks, NaN where a layer has load in fewer than half of the rows.
 
-    ``noise_NLE`` is the mean squared second difference of the rows inside the block, divided by 6: the variance of
-    one row's batch noise if that is white. NaN throughout for blocks of fewer than 3 rows.
+    ``mean_NLE`` the mean share; ``square_NML`` the mean of T^2 over the pairs of neighbouring m-row means whose second
+    member lies in the block, T half the L1 distance between the two.
     """
 
     mean_NLE: FloatArray
-    noise_NLE: FloatArray
+    square_NML: FloatArray
 
 
-def summarise(share_SLE: FloatArray, rows: int) -> Blocks:
-    """Summaries of the whole blocks of ``rows`` rows; a last part of a block is left out.
+def summarise(load_SLE: Array, grid: Grid) -> Blocks:
+    """Summaries of the whole blocks of a trace from its counts; a last part of a block is left out."""
+    rows = grid.rows
+    N = load_SLE.shape[0] // rows
+    lead = np.full((rows, *load_SLE.shape[1:]), np.nan)
+    parts = []
+    for first in range(0, N, BLOCKS_PER_CHUNK):
+        share_SLE = shares(load_SLE[first * rows : min(first + BLOCKS_PER_CHUNK, N) * rows])
+        parts.append(summarise_shares(share_SLE, lead, grid))
+        lead = share_SLE[-rows:]
+    if not parts:
+        L, E = load_SLE.shape[1:]
+        return Blocks(np.empty((0, L, E)), np.empty((0, len(grid.scales_M), L)))
+    return Blocks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    Rows without load (NaN) are left out of the means; a layer with load in fewer than half of a block's rows, or
-    without three such rows in a row, is NaN in that block.
-    """
+
+def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) -> Blocks:
+    """Summaries of whole blocks of shares; ``lead_SLE`` is the block before them, NaN throughout for the first."""
+    N = share_SLE.shape[0] // grid.rows
+    led = np.concatenate([lead_SLE, share_SLE])
+    squares = []
+    for m in grid.scales_M:
+        mean = row_means(led, m)[grid.rows // m - 1 :]
+        square = (0.5 * np.abs(mean[1:] - mean[:-1]).sum(axis=2)) ** 2
+        squares.append(_mean_known(square.reshape(N, grid.rows // m, -1)))
+    return Blocks(row_means(share_SLE, grid.rows), np.stack(squares, axis=1))
+
+
+def row_means(share_SLE: FloatArray, rows: int) -> FloatArray:
+    """Means of consecutive ``rows`` rows over those with load; NaN where that is fewer than half of them."""
     S, L, E = share_SLE.shape
-    N = S // rows
-    share = share_SLE[: N * rows].reshape(N, rows, L, E)
-    valid = np.isfinite(share[..., 0])
-    count_NL = valid.sum(axis=1)
-    mean = _mean(np.where(valid[..., None], share, 0.0).sum(axis=1), count_NL, at_least=(rows + 1) // 2)
-    if rows < 3:
-        return Blocks(mean, np.full(mean.shape, np.nan))
-    bend = share[:, 2:] - 2.0 * share[:, 1:-1] + share[:, :-2]
-    whole = np.isfinite(bend[..., 0])
-    square = np.where(whole[..., None], bend * bend, 0.0).sum(axis=1) / 6.0
-    return Blocks(mean, _mean(square, whole.sum(axis=1), at_least=1))
-
-
-def long_drift(blocks: Blocks, window: int) -> FloatArray:
-    """D_w: drift between the last ``window`` blocks and as many before them, at every grid point; [G, L].
-
-    G = N + 1; grid point g has seen blocks 0 .. g-1 and is NaN while 2 * window blocks have not been seen.
-    """
-    mean = blocks.mean_NLE
-    N, L, _ = mean.shape
-    out = np.full((N + 1, L), np.nan)
-    span = 2 * window
-    if span > N:
-        return out
-    last = _rolling_sum(mean[window:], window) / window
-    before = _rolling_sum(mean[:-window], window) / window
-    moved_GL = 0.5 * np.abs(last - before).sum(axis=2)
-    bend = mean[2:] - 2.0 * mean[1:-1] + mean[:-2]
-    noise = _rolling_sum(bend * bend, span - 2) / (6.0 * (span - 2))
-    expected_GL = expected_move(noise, window)
-    out[span:] = _excess(moved_GL * moved_GL - expected_GL * expected_GL)
+    part = share_SLE.reshape(S // rows, rows, L, E)
+    valid = np.isfinite(part[..., 0])
+    if valid.all():
+        return np.asarray(part.sum(axis=1) / rows)
+    count = valid.sum(axis=1)[..., None]
+    total = np.where(valid[..., None], part, 0.0).sum(axis=1)
+    out = np.full(total.shape, np.nan)
+    np.divide(total, count, out=out, where=np.broadcast_to(2 * count >= rows, out.shape))
     return out
-
-
-def short_drift(blocks: Blocks, rows: int, over: int) -> FloatArray:
-    """R: root mean square over the last ``over`` pairs of the drift between neighbouring blocks; [G, L].
-
-    The noise's share is taken off the mean of the squares, not off each square, so that it cannot be cut off at 0
-    pair by pair; NaN while ``over`` + 1 blocks have not been seen.
-    """
-    mean, noise_NLE = blocks
-    N, L, _ = mean.shape
-    out = np.full((N + 1, L), np.nan)
-    if over + 1 > N:
-        return out
-    moved_NL = 0.5 * np.abs(np.diff(mean, axis=0)).sum(axis=2)
-    noise = _rolling_sum(noise_NLE, over + 1) / (over + 1)
-    expected_GL = expected_move(noise, rows)
-    square_GL = _rolling_sum(moved_NL * moved_NL, over) / over
-    out[over + 1 :] = _excess(square_GL - expected_GL * expected_GL)
-    return out
-
-
-def expected_move(noise_GLE: FloatArray, count: int) -> FloatArray:
-    """T0: expected half L1 distance between two means of ``count`` independent values of that variance; [G, L]."""
-    return np.asarray(0.5 * MEAN_ABS_NORMAL * np.sqrt(2.0 * noise_GLE / count).sum(axis=2))
 
 
 def drift(blocks: Blocks, grid: Grid) -> FloatArray:
-    """X at every grid point; [G, L]."""
-    long_GL = long_drift(blocks, grid.window)
-    if not grid.has_short:
-        return long_GL
-    return np.asarray(np.maximum(long_GL, 0.5 * short_drift(blocks, grid.rows, grid.window)))
+    """X at every grid point, in fractions of a layer's tokens; [G, L], NaN while two windows have not been seen.
+
+    T_m^2: mean square, over the last two windows, of the move between neighbouring m-row means. White noise moves them
+    by N / sqrt(m), so N^2 = min_m m T_m^2 is the most noise that every scale allows, and D_m^2 = T_m^2 - margin N^2 / m
+    (at least 0) is movement. X = max(D_w, max_m D_m / 2), D_w between the last two windows.
+    """
+    mean, square_NML = blocks
+    N, L, _ = mean.shape
+    out = np.full((N + 1, L), np.nan)
+    span = 2 * grid.window
+    if span > N:
+        return out
+    scale_M1 = np.array(grid.scales_M, dtype=np.float64)[:, None]
+    moved_GML = rolling_sum(square_NML[1:], span - 1) / (span - 1)
+    noise_GL = (scale_M1 * moved_GML).min(axis=1)
+    now = rolling_sum(mean[grid.window :], grid.window) / grid.window
+    before = rolling_sum(mean[: -grid.window], grid.window) / grid.window
+    far_GL = (0.5 * np.abs(now - before).sum(axis=2)) ** 2
+    squared_GL = far_GL - grid.margin * noise_GL / (grid.window * grid.rows)
+    if grid.has_short:
+        short_GL = (moved_GML - grid.margin * noise_GL[:, None] / scale_M1).max(axis=1)
+        squared_GL = np.maximum(squared_GL, 0.25 * short_GL)
+    out[span:] = np.sqrt(np.maximum(squared_GL, 0.0))
+    return out
+
+
+def rolling_sum(values: FloatArray, width: int) -> FloatArray:
+    """Sums of ``width`` neighbours along the first axis, added in one order whatever the length: no running total."""
+    stop = values.shape[0] - width + 1
+    total = values[:stop].copy()
+    for shift in range(1, width):
+        total += values[shift : shift + stop]
+    return total
 
 
 def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> BoolArray:
@@ -139,21 +153,10 @@ def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
     return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)
 
 
-def _rolling_sum(values: FloatArray, width: int) -> FloatArray:
-    """Sums of ``width`` neighbours along the first axis, added in one order whatever the length: no running total."""
-    stop = values.shape[0] - width + 1
-    total = values[:stop].copy()
-    for shift in range(1, width):
-        total += values[shift : shift + stop]
-    return total
-
-
-def _excess(square: FloatArray) -> FloatArray:
-    return np.sqrt(np.where(square > 0, square, np.where(np.isnan(square), np.nan, 0.0)))
-
-
-def _mean(total_NLE: FloatArray, count_NL: NDArray[np.int64], at_least: int) -> FloatArray:
-    out = np.full(total_NLE.shape, np.nan)
-    count = count_NL[..., None]
-    np.divide(total_NLE, count, out=out, where=np.broadcast_to(count >= at_least, out.shape))
+def _mean_known(values_NPL: FloatArray) -> FloatArray:
+    """Mean over the pairs P that are known; NaN where none is."""
+    known = np.isfinite(values_NPL)
+    count = known.sum(axis=1)
+    out = np.full(count.shape, np.nan)
+    np.divide(np.where(known, values_NPL, 0.0).sum(axis=1), count, out=out, where=count > 0)
     return out

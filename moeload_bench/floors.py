@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.drift import MEAN_ABS_NORMAL, BoolArray, FloatArray
-from moeload_bench.noise import NOISE_ROWS, Noise, Running, batch_noise, level_noise, moving_mean
+from moeload_bench.drift import BoolArray, FloatArray
+from moeload_bench.noise import MEAN_ABS_NORMAL, NOISE_ROWS, Noise, Running, batch_noise, level_noise, moving_mean
 from moeload_bench.scoring import horizon_rows, layer_mean
 from moeload_bench.states import StateLabels, state_names
 from moeload_bench.trace import IntArray, Trace, shares

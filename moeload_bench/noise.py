@@ -13,6 +13,8 @@ import numpy as np
 from moeload_bench.drift import FloatArray
 from moeload_bench.trace import IntArray, shares
 
+MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
+"""Mean absolute value of a standard normal variable."""
 NOISE_ROWS = 100
 """Rows over which the variance of the noise is averaged at least."""
 BLOCK_ROWS = 10

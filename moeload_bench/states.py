@@ -27,6 +27,7 @@ from moeload_bench.drift import (
     hysteresis_step,
     run_hysteresis,
     summarise,
+    summarise_shares,
 )
 from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.trace import Array, shares
@@ -43,19 +44,30 @@ SLIDING_CHUNK = 256
 class StateRule:
     """The constants of the rule, in training steps and fractions of a layer's tokens.
 
-    X = max(D, R / 2): D the drift between the means of the last ``window`` steps and of as many before, R the root mean
-    square over the last ``window`` steps of the drift between neighbouring blocks of ``block`` steps, both without
-    the share of batch noise. A layer becomes stable when X <= ``low`` at every check of the last ``hold`` steps, and
-    transient again as soon as X > ``high``. Checks come every ``block`` steps. ``band``: factors on both thresholds
-    between which the onset is reported. For a stride above 1, X = D.
+    Every ``block`` steps each layer gets its drift X (`moeload_bench.drift.drift`): how far its shares moved between
+    the last ``window`` steps and as many before, or half of how far they move between neighbouring means of ``scales``
+    steps, whichever is more; ``margin`` times what noise explains is taken off first. A layer becomes stable when
+    X <= ``low`` at every check of the last ``hold`` steps, and transient again as soon as X > ``high``. ``band``:
+    factors on both thresholds between which the onset is reported. For a stride above 1 only the windows decide.
     """
 
     window: int = 100
     block: int = 10
+    scales: tuple[int, ...] = (1, 2, 5, 10)
+    margin: float = 1.5
     low: float = 0.04
     high: float = 0.08
     hold: int = 100
     band: tuple[float, float] = (0.75, 1.25)
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.window % self.block or any(self.block % m for m in self.scales) or not self.scales:
+            raise SuiteError(
+                f"a state rule needs scales that divide its block and a block that divides its window, got "
+                f"scales {self.scales}, block {self.block}, window {self.window}"
+            )
+        if not 0 < self.low <= self.high:
+            raise SuiteError(f"a state rule needs 0 < low <= high, got {self.low} and {self.high}")
 
 
 class Span(NamedTuple):
@@ -84,7 +96,8 @@ def grid_of(rule: StateRule, stride: int) -> Grid:
         rows = 1
     window = rule.window // stride // rows
     hold = -(-rule.hold // (stride * rows))
-    return Grid(rows, window, hold, has_short=stride == 1)
+    scales = rule.scales if stride == 1 else (1,)
+    return Grid(rows, window, hold, scales, has_short=stride == 1, margin=rule.margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +148,7 @@ def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None
     """
     rule = rule or StateRule()
     grid = grid_of(rule, stride)
-    blocks = summarise(shares(load_SLE), grid.rows)
-    drift_GL = drift(blocks, grid)
+    drift_GL = drift(summarise(load_SLE, grid), grid)
     state_GL = run_hysteresis(drift_GL, rule.low, rule.high, grid.hold)
     S = load_SLE.shape[0]
     return StateLabels(
@@ -155,8 +167,8 @@ class StateDetector:
         self.rule = rule or StateRule()
         self._grid = grid_of(self.rule, stride)
         self._pending: list[FloatArray] = []
-        empty = np.empty((0, num_layers, num_experts))
-        self._blocks = Blocks(empty, empty)
+        self._lead = np.full((self._grid.rows, num_layers, num_experts), np.nan)
+        self._blocks = summarise(np.empty((0, num_layers, num_experts)), self._grid)
         self.transient_L: BoolArray = np.ones(num_layers, dtype=np.bool_)
         self.drift_L: FloatArray = np.full(num_layers, np.nan)
         self._calm_L = np.zeros(num_layers, dtype=np.int64)
@@ -165,7 +177,9 @@ class StateDetector:
         """Take in one row's counts [L, E]; returns the label at the next row [L], True for transient."""
         self._pending.append(shares(load_LE))
         if len(self._pending) == self._grid.rows:
-            new = summarise(np.stack(self._pending), self._grid.rows)
+            share_SLE = np.stack(self._pending)
+            new = summarise_shares(share_SLE, self._lead, self._grid)
+            self._lead = share_SLE
             self._pending.clear()
             keep = 2 * self._grid.window
             self._blocks = Blocks(*(np.concatenate([a, b])[-keep:] for a, b in zip(self._blocks, new, strict=True)))
