@@ -64,9 +64,9 @@ class Access:
         rid = RepoId(type_.rstrip("s"), unquote(owner), unquote(short))
         known = self.storage.exists(rid)
         if not known or (self.storage.repo(rid).data["private"] and not self.may_write(request, rid.owner)):
-            if request.user is None:
-                raise HubRefusalError(401, "Invalid username or password.")
-            raise HubRefusalError(404, "Repository not found", "RepoNotFound")
+            # clients read a 401 at an https address as "no such repository"; over http the code has to say it
+            status = 401 if request.user is None else 404
+            raise HubRefusalError(status, "Invalid username or password.", "RepoNotFound")
         if write:
             self.demand_write(request, rid.owner)
         return self.storage.repo(rid)

@@ -36,6 +36,9 @@ class Faults:
     def add(self, kind: Kind, pattern: str = ".*", times: int | None = 1, probability: float = 1.0) -> None:
         self._active.append(Fault(kind, pattern, times, probability))
 
+    def reseed(self, seed: int) -> None:
+        self._random.seed(seed)
+
     def clear(self) -> None:
         self._active.clear()
 

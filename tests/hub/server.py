@@ -120,6 +120,7 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: LocalHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body go out apart: no 40 ms wait for the other's acknowledgement
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

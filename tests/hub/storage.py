@@ -199,6 +199,11 @@ class Storage:
     def repo(self, rid: RepoId) -> Repo:
         return Repo(self.folder(rid), rid)
 
+    def find(self, type_: str, name: str) -> Repo | None:
+        """A repository by type and OWNER/NAME, for tests that look behind the API; None where there is none."""
+        rid = RepoId(type_, *name.split("/"))
+        return self.repo(rid) if self.exists(rid) else None
+
     def delete(self, rid: RepoId) -> None:
         shutil.rmtree(self.folder(rid))
 
