@@ -1,0 +1,105 @@
+"""The command line: a thin layer over the API whose refusals are one line and whose exit status says what happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.results import load_result
+from moeload_bench.store import write_trace
+from tests.conftest import synthetic_trace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def moeload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The real program in a process of its own."""
+    command = [sys.executable, "-m", "moeload_bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+@pytest.fixture
+def own_trace(tmp_path: Path) -> Path:
+    return write_trace(synthetic_trace(1200, recipe="own"), tmp_path / "own.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "sw_avgg"], "unknown forecaster 'sw_avgg'; there is: "),
+        (["run", "sw_avg@windw=3"], "unknown parameter 'windw'; it takes: window"),
+        (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
+        (["traces", "show", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
+        (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
+        (["validate", "missing.parquet"], "missing.parquet: no such file"),
+        (["run", "sw_avg", "--level", "jail"], "unknown isolation level 'jail'; there is: none, process, sandbox"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    """Got and what exists instead, exit status 2, no traceback."""
+    done = moeload(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None:
+    """`--trace` chooses origins, prints the table and says which forecaster served best in each state."""
+    done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "window_tv" in done.stdout
+    assert "stable: sw_avg served best" in done.stdout
+    saved = load_result(tmp_path / "out" / "sw_avg.json")
+    assert saved.isolation == "process"
+    assert not saved.failures
+
+
+def test_run_prints_json_for_scripts(own_trace: Path) -> None:
+    """`--json` prints result records and nothing else on standard output."""
+    done = moeload("run", "uniform", "--trace", str(own_trace), "--json")
+    (record,) = json.loads(done.stdout)
+    assert record["forecaster"]["name"] == "uniform"
+
+
+def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None:
+    """The table is printed, the failure is one line with its reason."""
+    target = f"{ROOT / 'tests' / 'forecasters.py'}:NotANumber"
+    done = moeload("run", target, "uniform", "--trace", str(own_trace))
+    assert done.returncode == 1
+    assert "failed: " in done.stdout
+    assert "not finite" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("option", [["--sliding", "200"], ["--blocks", "100"]])
+def test_the_paper_s_evaluations_run(option: list[str], own_trace: Path) -> None:
+    """Sliding origins and disjoint blocks."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), *option)
+    assert done.returncode == 0, done.stderr
+    assert f"every-{option[1]}" in done.stdout
+
+
+def test_validate_says_which_file_is_wrong(own_trace: Path) -> None:
+    """One line per file; exit status 1 when any is refused."""
+    assert moeload("validate", str(own_trace)).returncode == 0
+    (own_trace.parent / "bad.parquet").write_bytes(b"no")
+    done = moeload("validate", str(own_trace.parent), "--json")
+    assert done.returncode == 1
+    assert [entry["ok"] for entry in json.loads(done.stdout)] == [False, True]
+
+
+def test_traces_show_describes_each_layer(own_trace: Path) -> None:
+    """States, imbalance and floors per layer."""
+    done = moeload("traces", "show", str(own_trace), "--json")
+    shown = json.loads(done.stdout)
+    assert len(shown["layers"]) == 2
+    assert moeload("traces", "show", str(own_trace)).returncode == 0
+
+
+def test_traces_list_names_the_bundled_suite() -> None:
+    """The mini suite is there without any download."""
+    listed = json.loads(moeload("traces", "list", "--json").stdout)
+    assert {"qwen3moe-tiny-8e/test/seed1", "qwen3moe-tiny-8e-aux0/train/seed0"} <= {row["id"] for row in listed}
