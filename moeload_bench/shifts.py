@@ -1,4 +1,4 @@
-"""The state rule, judged: how late it sees a known shift, how often it sees one that is not there, which ones it misses.
+"""The state rule, judged: how late it sees a known shift, how often it sees a false one, which ones it misses.
 
 Axis letters: S rows, L MoE layers, N shifts.
 """
