@@ -86,7 +86,8 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
 
 def _locate(suite: Suite, paths: Mapping[str, Path]) -> dict[str, Path]:
     ids = [entry.id for entry in (*suite.traces, *suite.fit)]
-    return {name: paths[name] if name in paths else find_trace(name) for name in ids}
+    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
+    return {name: paths[name] if name in paths else find_trace(name, hub=hub) for name in ids}
 
 
 def _result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
