@@ -239,7 +239,7 @@ def test_a_state_with_too_few_rows_gives_all_it_has():
 
 
 def test_sliding_and_block_origins():
-    """Origins every STEP training steps; blocks are origins a horizon apart, so that windows touch and do not overlap."""
+    """Origins come every STEP training steps; blocks are origins a horizon apart: windows touch and do not overlap."""
     step_S = np.arange(0, 10000)
     assert origins_every(step_S, every=500, horizon=1000)[:3] == [500, 1000, 1500]
     assert origins_every(step_S, every=500, horizon=1000)[-1] == 9000

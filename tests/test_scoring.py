@@ -1,0 +1,169 @@
+"""One pass over the window gives what the plain metrics give on each prefix."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeload_bench import metrics, scoring
+from moeload_bench.errors import ForecastError, SuiteError
+from moeload_bench.forecaster import Forecast
+from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, layer_mean, score_forecast
+
+
+def random_forecast(rng, H, L, E, blocks):
+    edges = np.sort(rng.choice(np.arange(1, H), blocks - 1, replace=False)) if blocks > 1 else np.array([], dtype=int)
+    return Forecast(rng.dirichlet(np.ones(E), (blocks, L)), np.append(edges, H).astype(np.int64))
+
+
+def expanded(forecast, rows, stride):
+    at = np.searchsorted(forecast.edges_B, np.arange(rows) * stride, side="right")
+    return forecast.share_BLE[at]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**31), stride=st.sampled_from([1, 1, 5]))
+def test_every_prefix_matches_the_plain_metrics(data, seed, stride):
+    """Whatever the blocks, the horizons, the stride, the holes and the chunks: the plain metrics on each prefix."""
+    rng = np.random.default_rng(seed)
+    rows, L, E = int(rng.integers(2, 40)), 3, int(rng.integers(2, 6))
+    share = rng.dirichlet(np.ones(E), (rows, L))
+    share[:, 2][rng.random((rows, E)) < 0.2] = 0.0
+    share[rng.random((rows, L)) < 0.2] = np.nan
+    H = rows * stride
+    forecast = random_forecast(rng, H, L, E, int(rng.integers(1, min(H, 6) + 1)))
+    horizons = sorted({int(h) * stride for h in rng.integers(1, rows + 1, 3)} | {H})
+    last = rng.dirichlet(np.full(E, 0.1), L)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "CELLS_PER_CHUNK", data.draw(st.sampled_from([1, 30, 1 << 17])))
+        scores = score_forecast(forecast, share, horizons, stride=stride, last_share_LE=last)
+    full = expanded(forecast, rows, stride)
+    for k, h in enumerate(horizons):
+        p_hat, p = full[: h // stride], share[: h // stride]
+        mean_hat, mean = metrics.window_means(p_hat, p)
+        rate, covered = metrics.error_rate(p_hat, p)
+        expected = {
+            "window_tv": metrics.window_tv(p_hat, p),
+            "tv": metrics.tv(p_hat, p),
+            "error_rate": rate,
+            "error_rate_covered": covered,
+            "error_rate_uniform": metrics.error_rate_uniform(p_hat, p),
+            "window_error_rate": metrics.window_error_rate(p_hat, p),
+            "revival_recall": metrics.revival_recall(mean_hat, mean, last),
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(scores[name][k], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_forecast_is_scored_on_the_rows_from_the_origin_on():
+    """A path that is exact at each step scores 0 at every horizon; shifted by one step it does not."""
+    share = np.random.default_rng(0).dirichlet(np.ones(4), (50, 2))
+    exact = score_forecast(Forecast.path(share), share, (1, 10, 50))
+    assert exact["tv"].max() == 0
+    late = score_forecast(Forecast.path(np.roll(share, 1, axis=0)), share, (1, 10, 50))
+    assert late["tv"].min() > 0.1
+
+
+def test_golden_scores():
+    """The scores of one fixed task: a change here is a change of SCORING_VERSION."""
+    H, L, E = 6, 2, 4
+    weight = (np.arange(H * L * E).reshape(H, L, E) * 7 % 11 + 1).astype(float)
+    share = weight / weight.sum(axis=-1, keepdims=True)
+    forecast = Forecast(np.array([[[0.1, 0.2, 0.3, 0.4]] * L, [[0.4, 0.3, 0.2, 0.1]] * L]), np.array([2, 6]))
+    quantile = np.stack([share[:1] * 0.5, share[:1] * 1.2])[:, [0, 0]]
+    scores = score_forecast(
+        Forecast(forecast.share_BLE, forecast.edges_B, quantile),
+        share,
+        (2, 6),
+        quantiles=(0.1, 0.9),
+        last_share_LE=np.array([[0.01, 0.33, 0.33, 0.33], [0.25] * 4]),
+    )
+    assert SCORING_VERSION == 1
+    got = {name: np.where(np.isnan(value), None, np.round(value, 8)).tolist() for name, value in scores.items()}
+    assert got == GOLDEN
+
+
+GOLDEN: dict[str, list[list[float | None]]] = {
+    "window_tv": [[0.23137255, 0.24358974], [0.13423903, 0.12102933]],
+    "tv": [[0.26936275, 0.24358974], [0.29061009, 0.26376437]],
+    "error_rate": [[1.16493687, 0.54204275], [0.99532648, 0.99064138]],
+    "error_rate_covered": [[1.0, 1.0], [1.0, 1.0]],
+    "error_rate_uniform": [[0.53872549, 0.48717949], [0.58122019, 0.52752874]],
+    "window_error_rate": [[0.41019884, 0.54004094], [0.30428212, 0.23964307]],
+    "hot_recall": [[0.0, 0.0], [0.0, 0.0]],
+    "rank_correlation": [[0.4, 0.0], [-0.2, -0.2]],
+    "revival_recall": [[1.0, None], [1.0, None]],
+    "wql": [[0.16142157, 0.07], [0.33430333, 0.18715174]],
+    "coverage": [[0.25, 1.0], [0.25, 0.25]],
+}
+
+
+def test_constant_forecasts_are_not_expanded():
+    """Scoring a constant forecast over 2,000 steps needs memory for a chunk, not for the window."""
+    L, E, H = 4, 64, 4000
+    share = np.full((H, L, E), 1.0 / E)
+    forecast = Forecast.constant(share[0], H)
+    tracemalloc.start()
+    score_forecast(forecast, share, (10, 100, H))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < share.nbytes / 1.5
+
+
+def test_horizons_that_cannot_be_scored_are_refused():
+    """A stride that does not divide a horizon, too few rows, horizons out of order, a forecast that ends too early."""
+    share = np.full((10, 1, 2), 0.5)
+    forecast = Forecast.constant(share[0], 100)
+    with pytest.raises(SuiteError, match="stride of 10 steps does not divide the horizon of 15"):
+        score_forecast(forecast, share, (15,), stride=10)
+    with pytest.raises(SuiteError, match="needs 11 rows, got 10"):
+        score_forecast(forecast, share, (11,))
+    with pytest.raises(SuiteError, match="must rise"):
+        score_forecast(forecast, share, (5, 5))
+    with pytest.raises(ForecastError, match="ends at 4 steps, expected 10"):
+        score_forecast(Forecast.constant(share[0], 4), share, (10,))
+
+
+def test_layers_without_load_are_left_out_of_the_mean():
+    """The mean over layers counts those that have a score; without any it is NaN, without a warning."""
+    mean, count = layer_mean(np.array([[0.2, np.nan, 0.4], [np.nan] * 3]))
+    assert mean[0] == pytest.approx(0.3)
+    assert np.isnan(mean[1])
+    assert count.tolist() == [2, 0]
+
+
+def test_failures_score_worse_than_uniform_in_every_metric():
+    """A failed task: window_tv 1, twice uniform's where less is better, the worst value where more is better."""
+    rng = np.random.default_rng(1)
+    share = rng.dirichlet(np.full(8, 0.5), (40, 3))
+    last = np.full((3, 8), 1 / 8)
+    last[:, 0] = 0.0
+    uniform = score_forecast(Forecast.constant(np.full((3, 8), 1 / 8), 40), share, (10, 40), last_share_LE=last)
+    failed = failure_scores(uniform, with_quantiles=True)
+    assert (failed["window_tv"] == 1).all()
+    for spec in METRICS:
+        value = failed[spec.name]
+        if spec.name == "window_tv":
+            continue
+        if spec.lower_is_better and not spec.needs_quantiles:
+            np.testing.assert_allclose(value, 2 * uniform[spec.name])
+        if spec.lower_is_better is False:
+            assert (value <= np.nan_to_num(uniform[spec.name], nan=np.inf)).all()
+    np.testing.assert_allclose(failed["wql"], 4 * uniform["window_tv"])
+    assert (failed["coverage"] == 0).all()
+    assert set(failed) == {spec.name for spec in METRICS}
+    assert "wql" not in failure_scores(uniform)
+
+
+def test_no_metric_is_called_error_rate_without_saying_which():
+    """The words "error rate" appear in no unit or description: each says what it is relative to."""
+    for spec in METRICS:
+        assert "error rate" not in f"{spec.unit} {spec.description}"
+        assert spec.unit
+    names = [spec.name for spec in METRICS]
+    assert len(set(names)) == len(names)
+    assert names[0] == "window_tv"
