@@ -90,6 +90,13 @@ class Forecast:
     edges_B: NDArray[np.int64]
     quantile_QKLE: NDArray[np.float64] | None = None
 
+    def window_means(self, horizons_K: Sequence[int]) -> NDArray[np.float64]:
+        """Mean share over the steps of each horizon, [K, L, E]: what a plan for that window is made from."""
+        start_B = np.concatenate([[0], self.edges_B[:-1]])
+        horizon_K1 = np.asarray(horizons_K, dtype=np.int64)[:, None]
+        steps_KB = np.clip(np.minimum(self.edges_B, horizon_K1) - start_B, 0, None)
+        return np.tensordot(steps_KB / horizon_K1, self.share_BLE, axes=1)
+
     @classmethod
     def constant(cls, share_LE: Any, horizon: int) -> Forecast:
         """One share per expert for the whole horizon."""

@@ -21,6 +21,7 @@ from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
 from moeload_bench.harness import Answer, ForecastDigest, replay
 from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
+from moeload_bench.placement_cost import score_plans
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring import SCORING_VERSION, failure_scores, score_forecast
 from moeload_bench.states import State
@@ -177,22 +178,32 @@ class _RunScores:
 
 
 def _score(answer: Answer, truth: Truth, suite: Suite) -> Scores:
-    window_HLE = truth.window(answer.origin)
-
-    def scored(forecast: Forecast) -> Scores:
-        return score_forecast(
-            forecast,
-            window_HLE,
-            suite.horizons,
-            stride=truth.trace.meta.stride,
-            quantiles=suite.quantiles,
-            last_share_LE=truth.last_share(answer.origin),
-        )
-
+    """Errors of the forecast and costs of the plans made from it; the stated scores where there is none."""
     if answer.forecast is not None:
-        return scored(answer.forecast)
+        return {
+            **_errors(answer.forecast, answer.origin, truth, suite),
+            **_plans(answer.forecast, answer, truth, suite),
+        }
     L, E = truth.trace.num_layers, truth.trace.num_experts
-    return failure_scores(scored(Forecast.constant(np.full((L, E), 1 / E), suite.horizon)))
+    uniform = Forecast.constant(np.full((L, E), 1 / E), suite.horizon)
+    errors = failure_scores(_errors(uniform, answer.origin, truth, suite))
+    return {**errors, **truth.references(answer.origin).failed()}
+
+
+def _errors(forecast: Forecast, origin: int, truth: Truth, suite: Suite) -> Scores:
+    return score_forecast(
+        forecast,
+        truth.window(origin),
+        suite.horizons,
+        stride=truth.trace.meta.stride,
+        quantiles=suite.quantiles,
+        last_share_LE=truth.last_share(origin),
+    )
+
+
+def _plans(forecast: Forecast, answer: Answer, truth: Truth, suite: Suite) -> Scores:
+    mean_KLE = forecast.window_means(suite.horizons)
+    return score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))
 
 
 def mean_over(values: Any, axis: int) -> Any:

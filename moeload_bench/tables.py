@@ -16,6 +16,7 @@ import numpy as np
 
 from moeload_bench.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.floors import excess
+from moeload_bench.placement_cost import describe_metric
 from moeload_bench.results import Result, Results, RunResult
 from moeload_bench.scoring import METRICS
 from moeload_bench.suite import STATES
@@ -60,7 +61,7 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric."""
     if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
         return None
-    reference = reference_of(results)
+    reference = reference_of(results) if has_skill(metric) else None
     compared = [*results, *([reference] if reference is not None and reference not in results else [])]
     errors = errors_of(compared, metric)
     floors: dict[tuple[str, str], Values] = {
@@ -103,6 +104,11 @@ def _row(
         per_forecast_s=spent / max(1, sum(run.cost.forecasts for run in result.runs)),
         counts=counts,
     )
+
+
+def has_skill(metric: str) -> bool:
+    """Skill is a ratio: it needs an error that is positive and smaller when better."""
+    return any(spec.name == metric and spec.lower_is_better for spec in METRICS)
 
 
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
@@ -157,7 +163,8 @@ def cells(row: Row) -> list[str]:
 
 
 def _caption(rows: Sequence[Row], metric: str, reference: Result | None) -> str:
-    about = next((f"{spec.description} [{spec.unit}]" for spec in METRICS if spec.name == metric), metric)
+    spec = next((spec for spec in METRICS if spec.name == metric), None)
+    about = f"{spec.description} [{spec.unit}]" if spec else describe_metric(metric) or "a metric of the results"
     spans = {row.state: f"{row.state} {row.origins} origins of {row.runs} run(s)" for row in rows}
     lines = [
         f"{metric}: {about}.",

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from moeload_bench.floors import Floors, trace_floors
 from moeload_bench.harness import row_of, window_rows
+from moeload_bench.placement import headline_shapes
+from moeload_bench.placement_cost import References, reference_plans
+from moeload_bench.scoring import horizon_rows
 from moeload_bench.states import StateLabels, StateRule, crossing, label_states
 from moeload_bench.store import read_trace
 from moeload_bench.trace import Trace
@@ -25,6 +28,7 @@ class Truth:
         self.trace = trace
         self.rule = rule
         self.horizons = horizons
+        self._references: dict[int, References] = {}
 
     @cached_property
     def share_SLE(self) -> NDArray[np.float64]:
@@ -47,6 +51,18 @@ class Truth:
         row = row_of(self.trace, origin) - 1
         share = self.share_SLE[row] if row >= 0 else np.full(self.share_SLE.shape[1:], np.nan)
         return np.where(np.isnan(share), 1 / self.trace.num_experts, share)
+
+    def references(self, origin: int) -> References:
+        """The plans that depend on the trace only, and what they cost; made once for all forecasters."""
+        if origin not in self._references:
+            window_HLE = self.window(origin)
+            self._references[origin] = reference_plans(
+                window_HLE,
+                horizon_rows(self.horizons, self.trace.meta.stride, len(window_HLE)),
+                headline_shapes(self.trace.num_experts),
+                last_share_LE=self.last_share(origin),
+            )
+        return self._references[origin]
 
     def crosses(self, origin: int) -> tuple[bool, ...]:
         """[K] whether a layer changes its state, or a planned switch happens, within each horizon."""

@@ -118,10 +118,11 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
 def _print(results: Results, metric: str, own: bool) -> None:
     from rich.console import Console
 
+    from moeload_bench.placement_cost import HEADLINE
     from moeload_bench.tables import best_lines, failure_lines, result_table
 
     console = Console(width=_width())
-    for name in dict.fromkeys((metric, "regret")):
+    for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
         if table is not None:
             console.print(table)
