@@ -14,117 +14,164 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-FULL_BIT = 62  # of a 64-bit key: the highest below the sign
-LOAD_BITS = 61  # what lies below the bits that mark a device as full or held
-HELD = 1 << LOAD_BITS
+FULL_BIT = 62  # of a bin's key: the highest below the sign
+HELD_BIT = 61
+SORT_BITS = 62  # of the key of an item
+ROWS_BITS = 10  # of the number of a row: 1,024 rows keep the working set of a step inside the processor's cache
+MAX_ROWS = 1 << ROWS_BITS
 
 
 def quantise(load_NE: FloatArray, items: int) -> IntArray:
-    """Whole-number levels; a row's sum leaves room in a key for an item's number, or for a bin's and its count."""
-    low_bits = 2 * items.bit_length() + 1
-    scale = float(1 << min(LOAD_BITS - low_bits, 52))
+    """Whole-number levels, as fine as the keys leave room for: a row's levels sum to less than 2^level_bits."""
     total = load_NE.sum(axis=1, keepdims=True)
-    return np.asarray(load_NE * (scale / np.where(total > 0, total, 1.0)), dtype=np.int64)
+    scale = float(1 << min(level_bits(items), 52))
+    return (load_NE * (scale / np.where(total > 0, total, 1.0))).astype(np.int64)
 
 
-def falling(level_NM: IntArray) -> tuple[IntArray, IntArray]:
-    """Levels in falling order and the items they belong to, both [N, M]; equal levels keep the items' order.
-
-    One sort of a packed integer key is several times faster than an indirect sort.
-    """
-    bits = level_NM.shape[1].bit_length()
-    top = (1 << (LOAD_BITS - bits)) - 1
-    key = ((top - level_NM) << bits) | np.arange(level_NM.shape[1])
-    key.sort(axis=1)
-    return top - (key >> bits), key & ((1 << bits) - 1)
+def level_bits(items: int) -> int:
+    """Bits that a level can have when the keys also hold the numbers of items, bins and rows."""
+    return HELD_BIT - ROWS_BITS - 2 * items.bit_length() - 1
 
 
-def replicate(level_NE: IntArray, slots: int) -> IntArray:
+def assign(level_NE: IntArray, label_NE: IntArray, slots: int, devices: int) -> IntArray:
+    """Replicate experts into slots and pack them on devices; returns the label in each slot [N, R]."""
     rows, experts = level_NE.shape
-    count_NE = np.ones((rows, experts), dtype=np.int64)
+    count_NE = np.ones_like(level_NE)
+    if slots > experts:
+        level_NE, count_NE = replicate(level_NE, slots)
+    label_bits, count_bits = int(label_NE.max()).bit_length(), slots.bit_length()
+    top = (1 << (SORT_BITS - label_bits - count_bits)) - 1
+    key_NE = top - level_NE
+    for field, bits in ((label_NE, label_bits), (count_NE, count_bits)):
+        key_NE <<= bits
+        key_NE |= field
+    key_NE.sort(axis=1)  # one sort of a packed key is several times faster than an indirect sort
+    if slots > experts:
+        times = key_NE & ((1 << count_bits) - 1)
+        key_NE = np.repeat(key_NE.ravel(), times.ravel()).reshape(rows, slots)
+    level_MN = np.ascontiguousarray(key_NE.T)
+    level_MN >>= count_bits
+    label_MN = level_MN & ((1 << label_bits) - 1)
+    level_MN >>= label_bits
+    np.subtract(top, level_MN, out=level_MN)
+    slot_label, forced_N = pack(level_MN, label_MN, devices, replicas=slots > experts)
+    if forced_N.any():
+        spread(slot_label, level_NE, label_NE, devices, np.flatnonzero(forced_N))
+    return slot_label
+
+
+def replicate(level_NE: IntArray, slots: int) -> tuple[IntArray, IntArray]:
+    """Level per replica and replicas of each expert, both [N, E].
+
+    Every spare slot goes to the expert with the highest level per replica.
+    """
+    rows, experts = level_NE.shape
     spare = slots - experts
-    if not spare:
-        return count_NE
     width = min(experts, spare)  # only the `spare` largest experts can ever be given a replica
-    level, order = falling(level_NE)
-    level_XN = np.ascontiguousarray(level[:, :width].T)
+    expert_bits = experts.bit_length()
+    top = (1 << (SORT_BITS - expert_bits)) - 1
+    order = top - level_NE
+    order <<= expert_bits
+    order |= np.arange(experts)
+    order.sort(axis=1)
+    order_XN = np.ascontiguousarray(order[:, :width].T)
+    level_XN, expert_XN = top - (order_XN >> expert_bits), order_XN & ((1 << expert_bits) - 1)
     count_XN = np.ones_like(level_XN)
     bits = width.bit_length()
     mask = (1 << bits) - 1
     key_XN = (level_XN << bits) | (width - np.arange(width))[:, None]
-    column = np.arange(rows)
+    key, level, count, column = key_XN.ravel(), level_XN.ravel(), count_XN.ravel(), np.arange(rows)
     for _ in range(spare):
-        largest = key_XN.max(axis=0)
-        low = largest & mask
+        low = np.maximum.reduce(key_XN, axis=0) & mask
         at = (width - low) * rows + column
-        count = count_XN.ravel()[at] + 1
-        count_XN.ravel()[at] = count
-        key_XN.ravel()[at] = ((level_XN.ravel()[at] // count) << bits) | low
-    np.put_along_axis(count_NE, order[:, :width], count_XN.T, axis=1)
-    return count_NE
+        more = count[at] + 1
+        count[at] = more
+        key[at] = ((level[at] // more) << bits) | low
+    level_NE, count_NE = level_NE.copy(), np.ones((rows, experts), dtype=np.int64)
+    level_NE[column, expert_XN] = key_XN >> bits
+    count_NE[column, expert_XN] = count_XN
+    return level_NE, count_NE
 
 
-def pack(level_NM: IntArray, label_NM: IntArray, bins: int) -> IntArray:
+def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> tuple[IntArray, NDArray[np.bool_]]:
     """The label in each place [N, M] (bin by bin) of items given in falling order of level.
 
-    A bin's key holds, from the highest bit: full, held, its load, its number of items, its own number. While items of
-    one label are being placed (they are neighbours), a bin that has taken one is held back from the others.
+    Each item goes to the bin of lowest key that is not full. The key holds, from the highest bit: full, held, the
+    bin's load, one bit into which the count of its items runs over when the bin is full, that count, and the bin's
+    place in the array of keys. With ``replicas``, items of one label are neighbours; while they are being placed, a
+    bin that has taken one is held back from the others. Returns also in which rows [N] a held bin was all that had
+    room.
     """
-    rows, items = level_NM.shape
+    items, rows = level_MN.shape
     room = items // bins
-    bin_bits, count_bits = bins.bit_length(), room.bit_length()
-    bin_mask, count_mask = (1 << bin_bits) - 1, (1 << count_bits) - 1
-    step_MN, release_MN = _steps(level_NM, label_NM, bin_bits, count_bits)
-    releases_M = (release_MN != -1).any(axis=1)
-    place_MN = np.empty((items, rows), dtype=np.int64)
-    key_BN = np.repeat(np.arange(bins, dtype=np.int64)[:, None], rows, axis=1)
-    key, column = key_BN.ravel(), np.arange(rows)
+    at_bits, count_bits = (bins * rows - 1).bit_length(), room.bit_length()
+    full_from, empty = at_bits + count_bits, (1 << count_bits) - room
+    step_MN = level_MN << (count_bits + 1)
+    step_MN |= 1
+    step_MN <<= at_bits
+    key_BN = (np.arange(bins * rows) | (empty << at_bits)).reshape(bins, rows)
+    key, at_mask, full_mask = key_BN.ravel(), (1 << at_bits) - 1, 1 << full_from
+    held_MN, keep_MN = _holds(label_MN) if replicas else (step_MN[:0], step_MN[:0])
+    chosen_MN = np.empty_like(step_MN)
+    at, full = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
     for item in range(items):
-        lightest = key_BN.min(axis=0)
-        bin_ = lightest & bin_mask
-        count = (lightest >> bin_bits) & count_mask
-        place_MN[item] = bin_ * room + count
-        lightest &= ~HELD
-        lightest += step_MN[item]
-        lightest |= (count == room - 1).astype(np.int64) << FULL_BIT
-        key[bin_ * rows + column] = lightest
-        if releases_M[item]:
-            key_BN &= release_MN[item]
+        lightest, after = chosen_MN[item], step_MN[item]
+        np.minimum.reduce(key_BN, axis=0, out=lightest)
+        np.bitwise_and(lightest, at_mask, out=at)
+        after += lightest
+        np.bitwise_and(after, full_mask, out=full)
+        full <<= FULL_BIT - full_from
+        after |= full
+        if item < len(held_MN):
+            after |= held_MN[item]
+            key[at] = after
+            key_BN &= keep_MN[item]
+        else:
+            key[at] = after
+    forced_N = np.bitwise_or.reduce(chosen_MN[: len(held_MN)], axis=0) >> HELD_BIT > 0
+    place_of = np.repeat(np.arange(bins) * room - empty, rows) + np.tile(np.arange(rows) * items, bins)
+    place_MN = place_of[chosen_MN & at_mask]
+    chosen_MN >>= at_bits
+    chosen_MN &= (1 << count_bits) - 1
+    place_MN += chosen_MN
     label_at = np.empty((rows, items), dtype=np.int64)
-    np.put_along_axis(label_at, place_MN.T, label_NM, axis=1)
-    return label_at
+    label_at.ravel()[place_MN] = label_MN
+    return label_at, forced_N
 
 
-def _steps(level_NM: IntArray, label_NM: IntArray, bin_bits: int, count_bits: int) -> tuple[IntArray, IntArray]:
-    """What each item adds to its bin's key, and what is left of all keys of its row after it, both [M, N]."""
-    step_NM = (level_NM << count_bits) + 1 << bin_bits
-    release_NM = np.full_like(step_NM, -1)
-    more = label_NM[:, 1:] == label_NM[:, :-1]
-    step_NM[:, :-1][more] |= HELD
-    last = more.copy()
-    last[:, :-1] &= ~more[:, 1:]
-    release_NM[:, 1:][last] = ~HELD
-    return np.ascontiguousarray(step_NM.T), np.ascontiguousarray(release_NM.T)
+def _holds(label_MN: IntArray) -> tuple[IntArray, IntArray]:
+    """Bits to set in the key of the bin that takes an item, and to keep in all keys of the row afterwards.
 
-
-def spread(slot_expert: IntArray, level_NE: IntArray, devices: int) -> None:
-    """Swap slots, in place, until no device holds two replicas of an expert that another device lacks.
-
-    `pack` makes such a pair only when no other device has room left, and then as neighbours on the device. A swap takes
-    the partner that leaves the lower maximum of the two devices; it never makes a new pair without undoing one, and by
-    the pigeonhole principle there is always such a partner, so every round removes one pair per row.
+    Both [items up to the last replica, N]: a bin is held while more items of the label follow.
     """
-    by_device = slot_expert.reshape(len(slot_expert), devices, -1)
-    rows = np.flatnonzero((by_device[:, :, 1:] == by_device[:, :, :-1]).any(axis=(1, 2)))
+    more_MN = label_MN[1:] == label_MN[:-1]
+    until = int(np.flatnonzero(more_MN.any(axis=1))[-1]) + 1
+    held_MN = np.zeros((until + 1, label_MN.shape[1]), dtype=np.int64)
+    np.left_shift(more_MN[:until], HELD_BIT, out=held_MN[:until], dtype=np.int64)
+    keep_MN = np.full_like(held_MN, -1)
+    keep_MN[1:] ^= held_MN[:-1] & ~held_MN[1:]
+    return held_MN, keep_MN
+
+
+def spread(slot_label: IntArray, level_NE: IntArray, label_NE: IntArray, devices: int, rows: IntArray) -> None:
+    """Swap slots of ``rows``, in place, until no device holds two replicas of an expert that another device lacks.
+
+    `pack` makes such a pair only in the rows it names. A swap takes the partner that leaves the lower maximum of the
+    two devices; it never makes a new pair without undoing one, and by the pigeonhole principle there is always such a
+    partner, so every round removes one pair per row.
+    """
     while rows.size:
-        swapped = _swap_one(slot_expert, level_NE, devices, rows)
+        level_of = np.zeros((rows.size, int(label_NE.max()) + 1), dtype=np.int64)
+        np.put_along_axis(level_of, label_NE[rows], level_NE[rows], axis=1)
+        plan_nR = slot_label[rows]
+        swapped = _swap_one(plan_nR, level_of, devices)
+        slot_label[rows] = plan_nR
         rows = rows[swapped]
 
 
-def _swap_one(slot_expert: IntArray, level_NE: IntArray, devices: int, rows: IntArray) -> NDArray[np.bool_]:
-    """One swap in each of ``rows`` that needs one; returns which did."""
-    plan_nR, experts = slot_expert[rows], level_NE.shape[1]
-    n, slots = plan_nR.shape
+def _swap_one(plan_nR: IntArray, level_nE: IntArray, devices: int) -> NDArray[np.bool_]:
+    """One swap, in place, in each row that needs one; returns which did."""
+    (n, slots), experts = plan_nR.shape, level_nE.shape[1]
     row = np.arange(n)[:, None]
     device = np.arange(slots) // (slots // devices)
     host = np.bincount(((row * devices + device) * experts + plan_nR).ravel(), minlength=n * devices * experts)
@@ -134,7 +181,7 @@ def _swap_one(slot_expert: IntArray, level_NE: IntArray, devices: int, rows: Int
     wrong_nR = twice_nR & lacking_nE[row, plan_nR]
     a = wrong_nR.argmax(axis=1)
     device_a, expert_a = device[a], plan_nR[row[:, 0], a]
-    weight_nR = level_NE[rows[:, None], plan_nR]
+    weight_nR = level_nE[row, plan_nR]
     load_nD = weight_nR.reshape(n, devices, -1).sum(axis=2)
     weight_a, load_a = weight_nR[row[:, 0], a][:, None], load_nD[row[:, 0], device_a][:, None]
     worst_nR = np.maximum(load_a - weight_a + weight_nR, load_nD[:, device] - weight_nR + weight_a)
@@ -143,6 +190,6 @@ def _swap_one(slot_expert: IntArray, level_NE: IntArray, devices: int, rows: Int
     worst_nR[~(lacks_a & (new_to_a | twice_nR))] = np.iinfo(np.int64).max
     b = worst_nR.argmin(axis=1)
     swapped: NDArray[np.bool_] = wrong_nR.any(axis=1)
-    act, a, b = rows[swapped], a[swapped], b[swapped]
-    slot_expert[act, a], slot_expert[act, b] = slot_expert[act, b], slot_expert[act, a]
+    act, a, b = np.flatnonzero(swapped), a[swapped], b[swapped]
+    plan_nR[act, a], plan_nR[act, b] = plan_nR[act, b], plan_nR[act, a]
     return swapped

@@ -27,8 +27,6 @@ from moeload_bench.errors import PlacementError
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-CHUNK_ROWS = 1024  # keeps the working set of one packing step inside the processor's cache
-
 
 @dataclass(frozen=True)
 class ClusterShape:
@@ -130,7 +128,7 @@ def plan(load: Any, shape: ClusterShape) -> IntArray:
     shape.check(experts)
     rows = load.reshape(-1, experts)
     slot_expert = np.empty((len(rows), shape.slots), dtype=np.int64)
-    chunk = max(1, CHUNK_ROWS // shape.nodes)
+    chunk = max(1, packing.MAX_ROWS // shape.nodes)
     for start in range(0, len(rows), chunk):
         slot_expert[start : start + chunk] = _plan_rows(rows[start : start + chunk], shape)
     return slot_expert.reshape(*load.shape[:-1], shape.slots)
@@ -144,7 +142,10 @@ def replicate(load: Any, slots: int) -> IntArray:
     if slots < experts:
         raise PlacementError(f"{experts} experts need a slot each, got {slots} slots; at least {experts} would do")
     rows = load.reshape(-1, experts)
-    return packing.replicate(packing.quantise(rows, slots), slots).reshape(load.shape)
+    if slots == experts:
+        return np.ones(load.shape, dtype=np.int64)
+    _, count = packing.replicate(packing.quantise(rows, slots), slots)
+    return count.reshape(load.shape)
 
 
 def expert_capacity(load: Any, capacity_factor: float) -> FloatArray:
@@ -163,11 +164,11 @@ def _checked(value: Any) -> FloatArray:
     load: FloatArray = np.asarray(value, dtype=np.float64)
     if load.ndim == 0 or load.shape[-1] == 0:
         raise PlacementError(f"load has shape {load.shape}, expected [..., experts] with at least one expert")
-    bad = ~np.isfinite(load) | (load < 0)
-    if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
+    total = load.sum(axis=-1)
+    if load.size and not (load.min() >= 0 and np.isfinite(total).all()):
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(load) | (load < 0))[0])
         raise PlacementError(f"load{list(at)} is {load[at]}, expected finite and not negative")
-    empty = load.sum(axis=-1) <= 0
+    empty = total <= 0
     if empty.any():
         at = tuple(int(i) for i in np.argwhere(empty)[0])
         where = f"load{list(at)}" if at else "load"
@@ -177,28 +178,13 @@ def _checked(value: Any) -> FloatArray:
 
 def _plan_rows(load_NE: FloatArray, shape: ClusterShape) -> IntArray:
     rows, experts = load_NE.shape
-    if shape.nodes == 1:
-        return _plan_flat(load_NE, shape.slots, shape.devices)
-    size = experts // shape.groups
-    group_NG = load_NE.reshape(rows, shape.groups, size).sum(axis=2)
-    group_of = packing.pack(*packing.falling(packing.quantise(group_NG, shape.groups)), shape.nodes)
-    expert_of = (group_of[:, :, None] * size + np.arange(size)).reshape(rows * shape.nodes, -1)
-    local = load_NE[np.repeat(np.arange(rows), shape.nodes)[:, None], expert_of]
-    slot_local = _plan_flat(local, shape.slots // shape.nodes, shape.devices // shape.nodes)
-    return np.take_along_axis(expert_of, slot_local, axis=1).reshape(rows, shape.slots)
-
-
-def _plan_flat(load_NE: FloatArray, slots: int, devices: int) -> IntArray:
-    rows, experts = load_NE.shape
-    level_NE = packing.quantise(load_NE, slots)
-    if slots == experts:
-        return packing.pack(*packing.falling(level_NE), devices)
-    count_NE = packing.replicate(level_NE, slots)
-    level_NE //= count_NE
-    level, expert = packing.falling(level_NE)
-    repeat = np.repeat(np.arange(rows * experts), np.take_along_axis(count_NE, expert, axis=1).ravel())
-    slot_expert = packing.pack(
-        level.ravel()[repeat].reshape(rows, slots), expert.ravel()[repeat].reshape(rows, slots), devices
-    )
-    packing.spread(slot_expert, level_NE, devices)
-    return slot_expert
+    level_NE = packing.quantise(load_NE, shape.slots)
+    label_NE = np.broadcast_to(np.arange(experts), level_NE.shape)
+    if shape.nodes > 1:
+        size = experts // shape.groups
+        level_NGe = level_NE.reshape(rows, shape.groups, size)
+        group_NG = packing.assign(level_NGe.sum(axis=2), label_NE[:, : shape.groups], shape.groups, shape.nodes)
+        level_NE = level_NGe[np.arange(rows)[:, None], group_NG].reshape(rows * shape.nodes, -1)
+        label_NE = (group_NG[:, :, None] * size + np.arange(size)).reshape(level_NE.shape)
+    slot_expert = packing.assign(level_NE, label_NE, shape.slots // shape.nodes, shape.devices // shape.nodes)
+    return slot_expert.reshape(rows, shape.slots)
