@@ -21,7 +21,7 @@ _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers
 def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None]) -> tuple[LayerMeta, ...]:
     """One record per router."""
     return tuple(
-        LayerMeta.model_validate({"index": r.index, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k})
+        LayerMeta.model_validate({"index": r.block, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k})
         for r, k in zip(routers, top_k_L, strict=True)
     )
 

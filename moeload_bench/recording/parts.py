@@ -118,7 +118,8 @@ class Parts:
         """
         if before_step > self.next_step:
             raise RecordingError(
-                f"{self.folder}: training goes on at step {before_step}, recorded are only steps before {self.next_step}"
+                f"{self.folder}: training goes on at step {before_step}, but only steps before {self.next_step} "
+                "are recorded"
             )
         if before_step == self.next_step:
             return

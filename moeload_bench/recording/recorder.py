@@ -144,13 +144,18 @@ class Recorder:
             "count_semantics": "pre_drop",
             "gate": type(self.counter.routers[0].module).__name__,
             "family": getattr(config, "model_type", type(self._model).__name__),
-            "config": json.loads(config.to_json_string(use_diff=True)) if hasattr(config, "to_json_string") else {},
+            "config": _config_record(config),
             "global_batch_tokens": self._global_tokens,
             "versions": package_versions(),
             "hardware": hardware(),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded else (),
         }
         return TraceMeta.model_validate({**known, **self._given})
+
+
+def _config_record(config: Any) -> dict[str, Any]:
+    """A transformers configuration as plain JSON, without the defaults; {} for other models."""
+    return dict(json.loads(config.to_json_string(use_diff=True))) if hasattr(config, "to_json_string") else {}
 
 
 @contextmanager

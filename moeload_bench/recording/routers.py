@@ -54,7 +54,7 @@ class Router(NamedTuple):
     name: str
     module: nn.Module
     adapter: Adapter
-    index: int
+    block: int
     stack: str
     kind: str
 

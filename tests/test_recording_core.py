@@ -1,0 +1,347 @@
+"""Recordings survive interruption, refuse to lose data, and repeat bit for bit on one machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError, TraceError
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recording.recorder import RecordingWarning, record
+from moeload_bench.recording.train import Job, record_recipe
+from moeload_bench.recording.writer import TraceWriter, finish_parts
+from moeload_bench.store import read_trace
+from moeload_bench.trace import Trace
+from tests.conftest import synthetic_trace
+from tests.recording.families import tiny_batch, tiny_model
+from tests.recording.recipes import RECIPE, small_recipe, use_small_text
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    use_small_text(monkeypatch)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    return small_recipe(tmp_path)
+
+
+def assert_equal(got: Trace, expected: Trace) -> None:
+    """Every column but the wall time is the same."""
+    np.testing.assert_array_equal(got.step_S, expected.step_S)
+    np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
+    assert got.columns.keys() == expected.columns.keys()
+    for name in got.columns.keys() - {"step_time_s"}:
+        np.testing.assert_array_equal(got.columns[name], expected.columns[name], err_msg=name)
+
+
+def test_a_recipe_gives_a_complete_trace(recipe: Recipe, tmp_path: Path) -> None:
+    """Twelve steps with two micro-batches: conserved, halves equal, planned stage and rate in their columns."""
+    path = record_recipe(Job(recipe, 0, "train", 12, tmp_path / "out"))
+    trace = read_trace(path)
+    assert path == tmp_path / "out/small/train/seed0.parquet"
+    assert trace.step_S.tolist() == list(range(12))
+    assert (trace.load_SLE.sum(axis=2) == 8 * 16 * 2).all()
+    assert (trace.columns["load_half"].sum(axis=2) == 8 * 16).all()
+    assert trace.columns["stage"].tolist() == [0] * 6 + [1] * 6
+    np.testing.assert_allclose(trace.columns["lr"], [recipe.lr_at(s) for s in range(12)], rtol=1e-6)
+    assert trace.meta.complete
+    assert trace.meta.balancing.scope == "per_layer"
+    assert [source.name for source in trace.meta.sources] == ["prose", "code", "code"]
+    assert not path.with_suffix(".parts").exists()
+
+
+def test_micro_batches_change_no_load_at_learning_rate_zero(recipe: Recipe, tmp_path: Path) -> None:
+    """Accumulation splits the same sequences: with nothing learnt the loads are those of one large batch."""
+    still = RECIPE.replace("lr = 1e-2", "lr = 1e-30")
+    traces = []
+    for passes in (1, 4):
+        text = still.replace("micro_batches = 2", f"micro_batches = {passes}")
+        job = Job(small_recipe(tmp_path, text), 0, "test", 3, tmp_path / str(passes))
+        traces.append(read_trace(record_recipe(job)))
+    np.testing.assert_array_equal(traces[0].load_SLE, traces[1].load_SLE)
+    np.testing.assert_array_equal(traces[0].columns["load_half"], traces[1].columns["load_half"])
+
+
+def interrupt(job: Job, at_step: int) -> None:
+    """Begin a recording and break it off by an exception before a step."""
+
+    class BrokenOffError(Exception):
+        pass
+
+    def progress(step: int, row: dict[str, Any]) -> None:
+        if step == at_step:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        record_recipe(job, progress=progress)
+
+
+def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_path: Path) -> None:
+    """Broken off in the middle of a shard and resumed, every count and loss is the same."""
+    whole = read_trace(record_recipe(Job(recipe, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
+    job = Job(recipe, 5, "test", 12, tmp_path / "broken", shard_steps=4)
+    interrupt(job, at_step=6)
+    assert_equal(read_trace(record_recipe(job, resume=True)), whole)
+
+
+def kill_and_resume(job: Job, kills: int, seed: int) -> Trace:
+    """Kill a recording by SIGKILL at random moments, going on each time; then let it finish."""
+    rng = random.Random(seed)
+    context = multiprocessing.get_context("fork")
+    for _ in range(kills):
+        process = context.Process(target=record_recipe, args=(job,), kwargs={"resume": True})
+        process.start()
+        process.join(rng.uniform(0.02, 0.4))
+        process.kill()
+        process.join()
+        if job.target.exists():
+            break
+    return read_trace(job.target if job.target.exists() else record_recipe(job, resume=True))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_recording_loses_and_repeats_no_step(recipe: Recipe, tmp_path: Path, kills: int) -> None:
+    """SIGKILL at any moment, also while files are written, costs nothing but time."""
+    steps = 16 * kills
+    job = Job(recipe, 1, "test", steps, tmp_path / "killed", shard_steps=3)
+    killed = kill_and_resume(job, kills, seed=kills)
+    whole = read_trace(record_recipe(Job(recipe, 1, "test", steps, tmp_path / "whole", shard_steps=100)))
+    assert_equal(killed, whole)
+
+
+def test_nothing_is_overwritten(recipe: Recipe, tmp_path: Path) -> None:
+    """A finished trace is never touched; an unfinished one only goes on when that is asked for."""
+    job = Job(recipe, 0, "test", 4, tmp_path, shard_steps=2)
+    interrupt(job, at_step=3)
+    with pytest.raises(RecordingError, match="unfinished recording is there; go on with --resume"):
+        record_recipe(job)
+    path = record_recipe(job, resume=True)
+    before = path.read_bytes()
+    for resume in (False, True):
+        with pytest.raises(RecordingError, match="a trace is there already"):
+            record_recipe(job, resume=resume)
+    assert path.read_bytes() == before
+
+
+def test_another_version_of_the_recipe_does_not_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    """A recording begun with version 1 is not continued by version 2."""
+    interrupt(Job(recipe, 0, "test", 9, tmp_path, shard_steps=2), at_step=5)
+    newer = recipe.model_copy(update={"version": 2})
+    with pytest.raises(RecordingError, match="begun with version 1 of recipe small, this is version 2"):
+        record_recipe(Job(newer, 0, "test", 9, tmp_path, shard_steps=2), resume=True)
+
+
+def test_a_partial_recording_becomes_a_marked_trace(recipe: Recipe, tmp_path: Path) -> None:
+    """What is on disk of an unfinished recording can be made a trace; it says that it was cut short."""
+    job = Job(recipe, 0, "test", 12, tmp_path, shard_steps=4)
+    interrupt(job, at_step=9)
+    parts = Parts(job.target)
+    parts.reopen()
+    trace = read_trace(finish_parts(parts, complete=False))
+    assert trace.steps == 8
+    assert not trace.meta.complete
+
+
+def test_a_diverged_training_stops(recipe: Recipe, tmp_path: Path) -> None:
+    """A loss that is not finite ends the recording; steps before it are intact."""
+    wild = RECIPE.replace("lr = 1e-2", "lr = 1e30")
+    job = Job(small_recipe(tmp_path, wild), 0, "test", 12, tmp_path / "out", shard_steps=1)
+    with pytest.raises(RecordingError, match=r"the loss is nan|the loss is inf"):
+        record_recipe(job)
+    parts = Parts(job.target)
+    parts.reopen()
+    assert parts.next_step >= 1
+
+
+def a_writer(folder: Path, shard_steps: int = 4) -> tuple[TraceWriter, list[dict[str, Any]]]:
+    trace = synthetic_trace(20)
+    rows = [
+        {"step": s, "tokens": trace.tokens_SL[s], "load": trace.load_SLE[s], "loss": trace.columns["loss"][s]}
+        for s in range(20)
+    ]
+    writer = TraceWriter(folder / "own/test/seed0.parquet", lambda: trace.meta, shard_steps=shard_steps)
+    writer.parts.start(resume=False)
+    return writer, rows
+
+
+@pytest.mark.parametrize("wrong", [2, 4])
+def test_a_gap_or_a_repeat_is_refused(tmp_path: Path, wrong: int) -> None:
+    """After step 2 only step 3 can follow."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:3]:
+        writer.add(row)
+    with pytest.raises(RecordingError, match=f"got step {wrong}, expected step 3"):
+        writer.add(rows[wrong])
+
+
+@pytest.mark.parametrize("back_to", [0, 3, 4, 9, 10])
+def test_going_back_to_an_older_checkpoint_repeats_nothing(tmp_path: Path, back_to: int) -> None:
+    """Training that resumes at step n drops the recorded steps from n on, across shards, and goes on from there."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:10]:
+        writer.add(row)
+    writer.flush()
+    writer.truncate(back_to)
+    for row in rows[back_to:]:
+        writer.add(row)
+    assert read_trace(writer.finish(complete=True)).step_S.tolist() == list(range(20))
+
+
+def test_missing_steps_are_refused(tmp_path: Path) -> None:
+    """Training cannot go on at a step when those before it were not recorded."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:4]:
+        writer.add(row)
+    with pytest.raises(RecordingError, match="goes on at step 7, but only steps before 4 are recorded"):
+        writer.truncate(7)
+
+
+def test_a_column_that_comes_and_goes_is_refused(tmp_path: Path) -> None:
+    """All rows hold the same columns."""
+    writer, rows = a_writer(tmp_path)
+    writer.add(rows[0])
+    writer.add({key: value for key, value in rows[1].items() if key != "loss"})
+    with pytest.raises(RecordingError, match="step 1 has columns"):
+        writer.flush()
+
+
+def test_a_full_disk_keeps_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a shard cannot be written, the error says so and all shards before are intact."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:4]:
+        writer.add(row)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("moeload_bench.recording.parts.write_trace", full)
+    with pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*No space left.*before 4 are intact"):
+        for row in rows[4:]:
+            writer.add(row)
+    monkeypatch.undo()
+    parts = Parts(writer.parts.target)
+    parts.reopen()
+    assert read_trace(finish_parts(parts, complete=False)).step_S.tolist() == [0, 1, 2, 3]
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
+    """Files that the manifest does not name, such as half-written shards, are dropped when the folder is opened."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:4]:
+        writer.add(row)
+    stray = writer.parts.folder / "0000000004.parquet"
+    stray.write_bytes(b"half")
+    Parts(writer.parts.target).reopen()
+    assert not stray.exists()
+
+
+def train(model: torch.nn.Module, steps: int, each: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(steps):
+        loss = model(**tiny_batch(seed=step)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        each(step, loss.item())
+
+
+def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
+    """One `with` and one call per step give a valid trace with what was measured."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, name="mine", meta={"licence": "CC0-1.0"}) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss, lr=0.1))
+    trace = read_trace(tmp_path / "mine/test/seed0.parquet")
+    assert trace.steps == 5
+    assert trace.meta.licence == "CC0-1.0"
+    assert trace.meta.family == "qwen3_moe"
+    assert set(trace.columns) == {"loss", "lr", "load_half"}
+    model(**tiny_batch())  # the hooks are gone: nothing is counted any more
+
+
+def test_an_exception_in_the_loop_leaves_an_unfinished_recording(tmp_path: Path) -> None:
+    """A crash of the training loop keeps every closed step; the recording can go on from there."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss) if step < 3 else 1 / 0)
+    with record(model, tmp_path, at_step=3) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_recording_does_not_stop_training(tmp_path: Path) -> None:
+    """By default the first error is a warning, training goes on, and the trace says that it was cut short."""
+    model = tiny_model("qwen3_moe")
+    with pytest.warns(RecordingWarning, match="no training pass went through"), record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        r.step(loss=0.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert trace.steps == 2
+    assert not trace.meta.complete
+    assert "no training pass" in trace.meta.notes[0]
+
+
+def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
+    """`on_error="raise"` stops at once; an unknown column is named."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(RecordingError, match="unknown column 'speed'"), record(model, tmp_path, on_error="raise") as r:
+        r.step(speed=3)
+
+
+def test_padding_is_marked(tmp_path: Path) -> None:
+    """Padding tokens are routed and counted; the trace says so."""
+    model = tiny_model("qwen3_moe")
+    batch = tiny_batch()
+    mask = torch.ones_like(batch["input_ids"])
+    mask[0, 8:] = 0
+    with record(model, tmp_path) as r:
+        model(**batch, attention_mask=mask).loss.backward()
+        r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert "padding" in trace.meta.notes[0]
+    assert trace.tokens_SL[0, 0] == 64
+
+
+def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
+    """`discard` forgets passes that belong to no optimizer step."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        model(**tiny_batch()).loss.backward()
+        r.discard()
+        model(**tiny_batch(sequences=2)).loss.backward()
+        r.step()
+    assert read_trace(tmp_path / "own/test/seed0.parquet").tokens_SL.tolist() == [[32, 32]]
+
+
+def test_a_trace_at_the_target_is_refused_before_training(tmp_path: Path) -> None:
+    """An existing trace stops the recording at once, before a step is lost."""
+    model = tiny_model("qwen3_moe")
+    for _ in range(1):
+        with record(model, tmp_path) as r:
+            train(model, 1, lambda step, loss: r.step())
+    with pytest.raises(RecordingError, match="a trace is there already"), record(model, tmp_path):
+        pass
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    """A shard that was edited or cut is refused by name when the trace is put together."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:8]:
+        writer.add(row)
+    shard = writer.parts.folder / "0000000004.parquet"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(TraceError, match=r"0000000004\.parquet"):
+        writer.finish(complete=True)
+    shutil.rmtree(writer.parts.folder)

