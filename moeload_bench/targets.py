@@ -104,11 +104,7 @@ def preflight(target: Target) -> None:
     """
     if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
         return
-    cls = load_class(target)
-    for package, extra in getattr(cls, "requires", {}).items():
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, extra, f"the forecaster {target.text!r}")
-    check_kwargs(target, cls)
+    check_kwargs(target, load_class(target))
 
 
 def check_kwargs(target: Target, cls: type[Any]) -> None:

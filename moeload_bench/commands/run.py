@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def run(
     task_list = _slid(task_list, paths, sliding, blocks)
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
-            targets or defaults,
+            targets or _installed(defaults or task_list.baselines),
             task_list,
             paths=paths,
             level=parse_level(level),
@@ -88,6 +89,22 @@ def run(
 def file_name(target: str) -> str:
     """A forecaster's name as a file name."""
     return "".join(char if char.isalnum() or char in "._-=" else "_" for char in target)
+
+
+def _installed(defaults: Sequence[str]) -> list[str]:
+    """The default forecasters whose packages are there; what is left out is said on standard error."""
+    from moeload_bench.errors import MissingExtraError
+    from moeload_bench.targets import parse_target, preflight
+
+    kept = []
+    for name in defaults:
+        try:
+            preflight(parse_target(name))
+        except MissingExtraError as error:
+            typer.echo(f"left out: {error}", err=True)
+        else:
+            kept.append(name)
+    return kept
 
 
 def _task_list(suite: str, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
