@@ -7,9 +7,7 @@ that exists is complete, and it is never moved.
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +15,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub_files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
-from moeload_bench.hub_read import explain, request_errors
+from moeload_bench.hub_read import cause_of, explain, persist, request_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-RETRY_WAITS_S = (2.0, 8.0, 30.0)
-"""Waits before work that a failure of the network or the server ended is taken up again."""
 Report = Callable[[int, int, str], None]
 T = TypeVar("T")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PASSING = (408, 412, 429)
 
 
 @dataclass(frozen=True)
@@ -112,37 +107,11 @@ def check_token(api: HfApi) -> str:
         raise HubError(f"{api.endpoint}: {explain(error)}") from None
 
 
-def persist(work: Callable[[], T]) -> T:
-    """Do work that may safely be begun again, and begin it again after failures that pass."""
-    for wait_s in RETRY_WAITS_S:
-        try:
-            return work()
-        except request_errors(RuntimeError, json.JSONDecodeError) as error:
-            if not _passes(error):
-                raise
-            time.sleep(wait_s)
-    return work()
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
-    cause = _cause(error)
-    if isinstance(cause, (FileNotFoundError, PermissionError)):
-        return False
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    return status is None or status >= 500 or status in _PASSING
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The failed request behind an error that the client's upload threads wrapped."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
-
-
 def _explained(repo: str, work: Callable[[], T]) -> T:
     try:
         return work()
     except request_errors(RuntimeError, ValueError) as error:
-        raise HubError(f"{repo}: {explain(_cause(error))}; nothing was tagged, the same command goes on") from None
+        raise HubError(f"{repo}: {explain(cause_of(error))}; nothing was tagged, the same command goes on") from None
 
 
 def _check_repo(repo: str) -> None:

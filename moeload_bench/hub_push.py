@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub import check_token, persist
-from moeload_bench.hub_read import explain, request_errors
+from moeload_bench.hub import check_token
+from moeload_bench.hub_read import cause_of, explain, persist, request_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,6 +37,7 @@ class RecordingPush:
         self._waiting: dict[str, Path] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moeload-push")
         self._last: Future[None] | None = None
+        self._trouble: str | None = None
         self._warned = False
         check_token(self._api)
         try:
@@ -51,10 +52,17 @@ class RecordingPush:
             self.shard_closed(shard)  # of a recording that goes on: what the Hub holds already is not sent again
 
     def shard_closed(self, path: str | Path) -> None:
-        """Queue a shard; returns at once. A resumed recording may send one again: equal content is not uploaded."""
+        """Queue a shard; returns at once. Warns, once, when an earlier one could not be sent."""
+        self._warn()
         shard = Path(path)
         self._waiting[f"{self.parts}/{shard.name}"] = shard
         self._last = self._worker.submit(self._send_waiting)
+
+    def wait(self) -> None:
+        """Wait until everything closed so far was sent or has failed; warns once about the latter."""
+        if self._last is not None:
+            self._last.result()
+        self._warn()
 
     def finish(self) -> None:
         """Send the whole trace and remove its shards from the Hub, in one commit; waits.
@@ -65,7 +73,7 @@ class RecordingPush:
             self._worker.submit(persist, self._send_trace).result()
         except request_errors(RuntimeError, ValueError) as error:
             raise HubError(
-                f"{self.repo}: {explain(error)}; the recording is complete at {self.target} and is not on the Hub"
+                f"{self.repo}: {explain(cause_of(error))}; the trace is complete at {self.target}, not on the Hub"
             ) from None
         finally:
             self.close()
@@ -73,6 +81,12 @@ class RecordingPush:
     def close(self) -> None:
         """Stop sending, as after an interruption; what waits stays local until the recording is resumed."""
         self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _warn(self) -> None:
+        """From the caller's thread: a warning in a background thread is easily lost."""
+        if self._trouble and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.repo}: {self._trouble}; recording goes on, shards wait here", stacklevel=3)
 
     def _ask_permission(self) -> None:
         """Announce a small file and do not send it: the Hub refuses those who may not write."""
@@ -92,9 +106,7 @@ class RecordingPush:
             adds = [CommitOperationAdd(name, path.read_bytes()) for name, path in batch.items()]
             self._api.create_commit(self.repo, adds, commit_message=f"Record {self.parts}", repo_type="dataset")
         except request_errors(RuntimeError, ValueError) as error:
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"{self.repo}: {explain(error)}; recording goes on, shards wait here", stacklevel=2)
+            self._trouble = self._trouble or explain(cause_of(error))
             return
         for name in batch:
             del self._waiting[name]

@@ -7,18 +7,27 @@ huggingface_hub and mean what they mean there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from moeload_bench.errors import HubError
+from moeload_bench.errors import HashMismatchError, HubError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB_ENV = "MOELOAD_HUB"
+WRITE_WAITS_S = (2.0, 8.0, 30.0)
+READ_WAITS_S = (1.0, 4.0)
+"""Waits before work that a failure of the network or the server ended is begun again."""
+_PASSING = (408, 412, 429)
+T = TypeVar("T")
 
 
 class HubPin(NamedTuple):
@@ -89,7 +98,10 @@ def fetch_trace(
 def download(
     pin: HubPin, filename: str, *, api: HfApi | None = None, cache_dir: str | Path | None = None
 ) -> Path | None:
-    """One file of a release in the local cache; None when the release does not hold it. Raises `HubError`."""
+    """One file of a release in the local cache; None when the release does not hold it.
+
+    Raises `HubError`; `HashMismatchError` when the file is not what the Hub named it.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -100,9 +112,7 @@ def download(
 
     api = api or HfApi()
     try:
-        return Path(
-            api.hf_hub_download(pin.repo, filename, repo_type="dataset", revision=pin.revision, cache_dir=cache_dir)
-        )
+        path = persist(lambda: _get(api, pin, filename, cache_dir), READ_WAITS_S)
     except LocalEntryNotFoundError as error:
         raise HubError(_unreachable(pin, filename, error)) from None
     except EntryNotFoundError:
@@ -115,6 +125,52 @@ def download(
         raise HubError(f"{pin.repo}: no release {pin.revision!r}; there is: {_tags(api, pin.repo)}") from None
     except request_errors() as error:
         raise HubError(f"{pin}: cannot download {filename}: {explain(error)}") from None
+    _check_blob(path)
+    return path
+
+
+def _get(api: HfApi, pin: HubPin, filename: str, cache_dir: str | Path | None) -> Path:
+    return Path(
+        api.hf_hub_download(pin.repo, filename, repo_type="dataset", revision=pin.revision, cache_dir=cache_dir)
+    )
+
+
+def _check_blob(path: Path) -> None:
+    """The cache names large files by their SHA-256, and the client does not compare it: this does."""
+    blob = path.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return
+    got = hashlib.sha256(blob.read_bytes()).hexdigest()
+    if got != blob.name:
+        raise HashMismatchError(
+            f"{path}: sha256 is {got}, the Hub says {blob.name}: remove {blob} to download it again"
+        )
+
+
+def persist(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
+    """Do work that may safely be begun again, and begin it again after failures that pass."""
+    for wait_s in waits_s:
+        try:
+            return work()
+        except request_errors(RuntimeError, json.JSONDecodeError) as error:
+            if not _passes(error):
+                raise
+            time.sleep(wait_s)
+    return work()
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
+    cause = cause_of(error)
+    if isinstance(cause, (FileNotFoundError, PermissionError)):
+        return False
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return status is None or status >= 500 or status in _PASSING
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The failed request behind an error that the client's upload threads wrapped."""
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
 
 
 def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:

@@ -30,11 +30,12 @@ class Accounts(Access):
         owner = asked.get("organization") or request.user.name
         self.demand_write(request, owner)
         rid = RepoId(asked.get("type", "model"), owner, asked["name"])
-        if self.storage.exists(rid):
-            raise HubRefusalError(409, f"You already created this {rid.type} repo: {rid}")
-        self.storage.create(rid, private=asked.get("visibility") == "private" or bool(asked.get("private")))
         prefix = "" if rid.type == "model" else f"{rid.type}s/"
-        return Answer(body={"url": f"{request.base_url}/{prefix}{rid}", "name": str(rid), "id": str(rid)})
+        body = {"url": f"{request.base_url}/{prefix}{rid}", "name": str(rid), "id": str(rid)}
+        if self.storage.exists(rid):
+            return Answer(409, {**body, "error": f"You already created this {rid.type} repo: {rid}"})
+        self.storage.create(rid, private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        return Answer(body=body)
 
     def delete_repo(self, request: Request) -> Answer:
         asked = request.json()

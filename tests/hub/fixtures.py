@@ -72,7 +72,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("moeload_bench.hub.RETRY_WAITS_S", (0.01,) * 8)
     sleep = time.sleep
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.02)))
     with LocalHub(tmp_path / "hub") as running:
@@ -85,8 +84,10 @@ def api(hub: LocalHub, tmp_path: Path) -> Callable[[str | bool], object]:
     """Makes a real client of the local Hub for a user's name (False: without token)."""
     from huggingface_hub import HfApi
 
+    endpoint = hub.endpoint  # known while it runs, used also when it has been stopped
+
     def make(user: str | bool = "owner") -> HfApi:
-        return HfApi(endpoint=hub.endpoint, token=f"hf_{user}" if user else False)
+        return HfApi(endpoint=endpoint, token=f"hf_{user}" if user else False)
 
     return make
 
