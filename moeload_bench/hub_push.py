@@ -41,7 +41,8 @@ class RecordingPush:
         self._warned = False
         check_token(self._api)
         try:
-            self._api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+            if not self._api.repo_exists(repo, repo_type="dataset"):
+                self._api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
             self._ask_permission()
             held = self._api.file_exists(repo, self.name, repo_type="dataset")
         except request_errors() as error:
