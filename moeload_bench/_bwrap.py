@@ -142,7 +142,7 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
     binds += [["--ro-bind", str(folder), str(folder)] for folder in package_folders()]
     binds += mounts
     options = ["--proc", "/proc", "--dev", "/dev"]
-    options += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"]
+    options += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     options += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     destinations = [Path(bind[-1]) for bind in binds if bind]
     options += [part for folder in _ancestors(destinations) for part in ("--perms", "0755", "--dir", str(folder))]

@@ -18,11 +18,12 @@ GIB = 2**30
 class Limits:
     """What a forecaster's process may use; at level `none` nothing is limited.
 
-    ``wall_s_per_call`` bounds start-up, `observe` of one block and `forecast`; ``fit_wall_s`` bounds `fit`. ``cpu_s``,
-    ``memory_bytes`` and ``processes`` hold for the process and all its descendants together; ``file_bytes`` for
-    each file it writes.
+    ``startup_wall_s`` bounds importing and constructing, ``wall_s_per_call`` `observe` of one block and `forecast`,
+    ``fit_wall_s`` `fit`. ``cpu_s``, ``memory_bytes`` and ``processes`` hold for the process and all its descendants
+    together; ``file_bytes`` for each file it writes.
     """
 
+    startup_wall_s: float = 120.0
     wall_s_per_call: float = 120.0
     fit_wall_s: float = 3600.0
     cpu_s: float = 3600.0

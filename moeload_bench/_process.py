@@ -62,6 +62,9 @@ class Process:
             )
             if reply.get("seq") != number:
                 raise IsolationError("it answered another request than the one that was asked")
+            missing = [name for name, rule in rules.items() if rule.required and name not in out]
+            if missing and reply.get("status") == "ok":
+                raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
             self._fail(f"{header['op']} took more than {allowed:g} s of wall time")
         except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -59,7 +59,9 @@ def _limit(settings: dict[str, Any]) -> None:
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        # One second between the signal that says which limit it was and the one that cannot be ignored.
+        hard = value + 1 if name == "RLIMIT_CPU" and hard == resource.RLIM_INFINITY else value
+        resource.setrlimit(kind, (value, hard))
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")

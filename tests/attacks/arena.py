@@ -1,0 +1,117 @@
+"""Where attacks are run: in the real sandbox, alone or beside an honest forecaster in one evaluation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.errors import ForecastError
+from moeload_bench.evaluate import evaluate
+from moeload_bench.forecaster import trace_info
+from moeload_bench.harness import replay
+from moeload_bench.isolate import Limits, level_available, open_host
+from moeload_bench.store import data_sha256, write_trace
+from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.targets import parse_target
+from tests.conftest import synthetic_trace
+
+HERE = Path(__file__).parent
+HONEST = f"{HERE.parent / 'forecasters.py'}:LastSeen"
+ORIGINS, HORIZONS = (20, 30, 40), (1, 10)
+LIMITS = Limits(wall_s_per_call=20, cpu_s=20, processes=48)
+
+
+def require_sandbox() -> None:
+    """Skip, saying so, where there is no sandbox; where everything is required (CI) that is a failure."""
+    reason = level_available("sandbox")
+    if reason is not None and (os.environ.get("CI") or os.environ.get("MOELOAD_REQUIRE_ALL")):
+        pytest.fail(f"the sandbox is required here: {reason}")
+    if reason is not None:
+        pytest.skip(f"not tested, no sandbox: {reason}")
+
+
+@dataclass(frozen=True)
+class Fight:
+    """What came of an attack: the reason of each task that failed, how many did not, the forecaster's own counts."""
+
+    failures: list[str]
+    forecasts: int
+    counts: Mapping[str, int]
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, the first reason first; asserts that it did."""
+        assert self.failures, "the attack got through"
+        return "; ".join(self.failures)
+
+
+def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
+    """Replay a run, which lies in a file as in real use, to an attacker in the sandbox."""
+    require_sandbox()
+    trace = synthetic_trace(60)
+    write_trace(trace, tmp_path / "run.parquet", overwrite=True)
+    counts: Mapping[str, int] = {}
+    try:
+        with open_host(parse_target(target), trace_info(trace), seed=0, level="sandbox", limits=limits) as host:
+            answers = [answer.failure for answer in replay(trace, host, ORIGINS, HORIZONS)]
+            counts = host.counts()
+    except ForecastError as error:
+        answers = [str(error)] * len(ORIGINS)
+    return _fight(answers, counts)
+
+
+def attack_beside_honest(tmp_path: Path, *targets: str, limits: Limits = LIMITS) -> list[Fight]:
+    """The same within `evaluate`, with an honest forecaster after the attackers; asserts that it was not disturbed."""
+    require_sandbox()
+    trace = synthetic_trace(60)
+    path = write_trace(trace, tmp_path / "run.parquet", overwrite=True)
+    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=ORIGINS[:1], stable=ORIGINS[1:])
+    suite = Suite(name="arena", horizons=HORIZONS, traces=(entry,))
+    *results, honest = evaluate([*targets, HONEST], suite, paths={trace.id: path}, level="sandbox", limits=limits)
+    assert not honest.failures
+    assert len(honest.runs[0].tasks) == len(ORIGINS)
+    return [_fight([task.failure for task in one.runs[0].tasks], one.runs[0].counts) for one in results]
+
+
+def _fight(answers: list[str | None], counts: Mapping[str, int]) -> Fight:
+    assert_nothing_left()
+    failed = [answer for answer in answers if answer is not None]
+    assert len(answers) == len(ORIGINS)
+    assert all(len(reason) < 400 and reason.isprintable() for reason in failed), "a reason is one short line"
+    return Fight(failed, len(answers) - len(failed), counts)
+
+
+def assert_nothing_left() -> None:
+    """No process of this process's sandboxes is running.
+
+    They have user ids derived from its process id or, for a normal user, are children of it.
+    """
+    deadline = time.monotonic() + 5
+    while (left := _leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"still running: {left}"
+
+
+def _leftovers() -> list[int]:
+    first = 2**29 + os.getpid() * 64
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = dict(line.split(":\t", 1) for line in (entry / "status").read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue
+        ours = first <= int(status["Uid"].split()[0]) < first + 64
+        child = int(status["PPid"]) == os.getpid() and status["Name"].strip() in ("bwrap", "setpriv")
+        if (ours or child) and not status["State"].startswith("Z"):
+            found.append(int(entry.name))
+    return found

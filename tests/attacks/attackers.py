@@ -1,0 +1,442 @@
+"""Forecasters that attack the harness. Each is bounded, so that a sandbox that fails loses a test and not a machine.
+
+An attack that is stopped ends in an exception or a dead process: a failed task. One that gets through returns normally
+and forecasts like an honest forecaster, which the tests take as the sandbox's defeat.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+
+MIB = 2**20
+
+
+class BlockedError(Exception):
+    """The attack found nothing to take."""
+
+
+class Attacker:
+    """Forecasts 1/E; `attack` runs at the first forecast."""
+
+    def __init__(self, info: TraceInfo, seed: int, **kwargs: object) -> None:
+        self.info, self.kwargs = info, kwargs
+        self.counts: object = {}
+        self.done = False
+
+    def observe(self, block: StepBlock) -> None:
+        pass
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        self.attack()
+        share = np.full((self.info.num_layers, self.info.num_experts), 1 / self.info.num_experts)
+        return Forecast.constant(share, request.horizon)
+
+    def attack(self) -> None:
+        """What it does instead of forecasting."""
+
+
+def blocked_everywhere(attempts: Mapping[str, Callable[[], object]]) -> None:
+    """Raise what was refused when every attempt was; return when one of them was not."""
+    refusals = []
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (OSError, BlockedError, subprocess.SubprocessError) as error:
+            refusals.append(f"{name}: {type(error).__name__}")
+        else:
+            return
+    raise BlockedError("; ".join(refusals))
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+class ReadsFile(Attacker):
+    """Reads the file it was told of, or lists the folder."""
+
+    def attack(self) -> None:
+        path = Path(str(self.kwargs["path"]))
+        found = os.listdir(path) if path.is_dir() else [path.read_bytes()]
+        if not found:
+            raise BlockedError("the folder is empty")
+
+
+class FindsTraces(Attacker):
+    """Looks through the whole file system for anything that may hold loads, labels or recipes."""
+
+    def attack(self) -> None:
+        for folder, names, files in os.walk("/"):
+            names[:] = [name for name in names if folder != "/" or name not in ("proc", "sys", "dev")]
+            ours = "moeload" in folder
+            loot = [f for f in files if f.endswith((".parquet", ".arrow")) or (ours and f.endswith(".toml"))]
+            # Libraries ship small data files of their own for tests.
+            loot = [f for f in loot if ours or "site-packages" not in folder]
+            if loot:
+                self.counts = {"found": len(loot)}
+                return
+        raise BlockedError("no trace anywhere")
+
+
+class ReadsProc(Attacker):
+    """Looks into every process it can see, the harness first."""
+
+    def attack(self) -> None:
+        pids = {int(str(self.kwargs["pid"])), os.getppid(), 1}
+        pids |= {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+        attempts = {}
+        for pid in pids - {0}:
+            for name in ("environ", "maps", "mem"):
+                attempts[f"{pid}/{name}"] = lambda path=f"/proc/{pid}/{name}": self.peek(path)
+            for name in ("fd", "cwd", "root"):
+                attempts[f"{pid}/{name}"] = lambda path=f"/proc/{pid}/{name}": os.listdir(path)
+        blocked_everywhere(attempts)
+
+    def peek(self, path: str) -> None:
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise BlockedError("empty")
+
+
+class ReadsSecrets(Attacker):
+    """Looks for a secret in the environment, its own and every other process's."""
+
+    def attack(self) -> None:
+        secret = str(self.kwargs["secret"])
+        seen = repr(dict(os.environ)).encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                seen += path.read_bytes()
+            except OSError:
+                continue
+        if secret.encode() not in seen:
+            raise BlockedError("the secret is not there")
+
+
+class ReadsDescriptors(Attacker):
+    """Reads whatever open file it inherited."""
+
+    def attack(self) -> None:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{name}")
+            except OSError:
+                continue
+            if not target.startswith(("pipe:", "/dev/null", f"/proc/{os.getpid()}", "/proc/self")):
+                self.counts = {"inherited": 1}
+                return
+        raise BlockedError("nothing but the two pipes")
+
+
+# ------------------------------------------------------------------------------------------------ network
+
+
+class Connects(Attacker):
+    """Connects to an address, over TCP or an abstract unix socket."""
+
+    def attack(self) -> None:
+        if "port" in self.kwargs:
+            socket.create_connection((str(self.kwargs["host"]), int(str(self.kwargs["port"]))), timeout=2).close()
+            return
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.connect(b"\0" + str(self.kwargs["abstract"]).encode())
+
+
+class UncontainedSockets(Attacker):
+    """Opens kinds of sockets that a network namespace does not hold: netlink, vsock, raw packets, kernel crypto."""
+
+    def attack(self) -> None:
+        kinds = {"netlink": (16, 3), "vsock": (40, 1), "packet": (17, 3), "alg": (38, 5), "raw": (2, 3)}
+        blocked_everywhere({name: lambda kind=kind: socket.socket(*kind) for name, kind in kinds.items()})
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+class WritesOutside(Attacker):
+    """Writes into every folder that is not its own."""
+
+    def attack(self) -> None:
+        places = ["/", "/sandbox", "/usr", "/etc", "/home", "/root", "/dev", "/run", "/var/tmp", sys.prefix]
+        places += [sys.base_prefix, str(Path(__file__).parent), str(self.kwargs["path"])]
+        places += [
+            str(Path(sys.modules["moeload_bench"].__path__[0])),
+            f"{sys.modules['moeload_bench'].__path__[0]}/data",
+        ]
+        blocked_everywhere({place: lambda place=place: self.write(place) for place in places})
+
+    def write(self, place: str) -> None:
+        Path(place, "moeload-attack").write_text("was here")
+
+
+class Overwrites(Attacker):
+    """Appends to files that exist: the package, the interpreter, its own source."""
+
+    def attack(self) -> None:
+        files = [sys.executable, os.__file__, __file__, sys.modules["moeload_bench.forecaster"].__file__]
+        blocked_everywhere({str(file): lambda file=file: open(str(file), "ab").close() for file in files})
+
+
+class LinksItsOutput(Attacker):
+    """Puts links to a file outside where its output might be read or written, and writes through them."""
+
+    def attack(self) -> None:
+        victim = str(self.kwargs["path"])
+        for name in ("out.json", "forecast.npy", "result"):
+            os.symlink(victim, f"/tmp/{name}")
+        blocked_everywhere(
+            {
+                "write": lambda: open("/tmp/out.json", "w").close(),
+                "read": lambda: open("/tmp/result").close(),
+                "hard link": lambda: os.link(victim, "/tmp/hard"),
+                "rename": lambda: os.rename("/tmp/result", __file__),
+            }
+        )
+
+
+class FillsDisk(Attacker):
+    """Writes at most 512 MiB of files."""
+
+    def attack(self) -> None:
+        chunk = b"x" * MIB
+        for i in range(512):
+            with open(f"{self.kwargs['path']}/fill-{i}", "wb") as file:
+                file.write(chunk)
+
+
+class WritesLargeFile(Attacker):
+    """Writes one file of at most 64 MiB; the test allows less."""
+
+    def attack(self) -> None:
+        with open("/tmp/large", "wb") as file:
+            for _ in range(64):
+                file.write(b"x" * MIB)
+
+
+# ------------------------------------------------------------------------------------------------ resources
+
+
+class ForkBomb(Attacker):
+    """At most 300 children that sleep for at most 10 s."""
+
+    def attack(self) -> None:
+        for _ in range(300):
+            if os.fork() == 0:
+                time.sleep(10)
+                os._exit(0)
+
+
+class ThreadBomb(Attacker):
+    """At most 300 threads that sleep for at most 10 s."""
+
+    def attack(self) -> None:
+        for _ in range(300):
+            threading.Thread(target=time.sleep, args=(10,), daemon=True).start()
+
+
+class EatsMemory(Attacker):
+    """At most 1 GiB in one process; the test allows less."""
+
+    def attack(self) -> None:
+        self.held = [np.ones(4 * MIB) for _ in range(32)]
+
+
+class EatsMemoryInChildren(Attacker):
+    """Four children hold 128 MiB each for at most 10 s: each alone is within the limit of the test."""
+
+    def attack(self) -> None:
+        for _ in range(4):
+            if os.fork() == 0:
+                held = np.ones(16 * MIB)
+                time.sleep(10)
+                os._exit(int(held[0]))
+        time.sleep(10)
+
+
+class HidesMemory(Attacker):
+    """Memory that belongs to no process: memfd and System V segments (64 MiB each)."""
+
+    def attack(self) -> None:
+        def shm() -> None:
+            if ctypes.CDLL(None, use_errno=True).shmget(0, 64 * MIB, 0o1600) < 0:
+                raise OSError(ctypes.get_errno(), "shmget")
+
+        blocked_everywhere({"memfd": lambda: os.truncate(os.memfd_create("x"), 64 * MIB), "shmget": shm})
+
+
+class SpinsInObserve(Attacker):
+    """Computes for at most 30 s."""
+
+    def observe(self, block: StepBlock) -> None:
+        spin(30)
+
+
+class SpinsInForecast(Attacker):
+    def attack(self) -> None:
+        spin(30)
+
+
+class BurnsInChildren(Attacker):
+    """Two children compute for at most 10 s while the forecaster itself waits."""
+
+    def attack(self) -> None:
+        for _ in range(2):
+            if os.fork() == 0:
+                spin(10)
+                os._exit(0)
+        time.sleep(10)
+
+
+class Sleeps(Attacker):
+    def attack(self) -> None:
+        time.sleep(30)
+
+
+class StopsItself(Attacker):
+    """Stops its own process, as a debugger would."""
+
+    def attack(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def spin(seconds: float) -> None:
+    """Use the processor, without a call that a signal could interrupt."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+class LeavesChild(Attacker):
+    """A daemon (two forks, its own session) that would live for 10 s more; the forecaster goes on as if nothing."""
+
+    def attack(self) -> None:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                for fd in range(64):
+                    try:
+                        os.close(fd)
+                    except OSError:
+                        continue
+                time.sleep(10)
+            os._exit(0)
+
+
+class SignalsParent(Attacker):
+    """Signals the harness and another process of the user by the ids it was told."""
+
+    def attack(self) -> None:
+        pids = [int(str(pid)) for pid in str(self.kwargs["pids"]).split("-")]
+        if os.getppid() not in (0, 1):
+            pids.append(os.getppid())
+        attempts = {str(pid): lambda pid=pid: os.kill(pid, signal.SIGUSR1) for pid in pids}
+        attempts["group"] = lambda: os.killpg(pids[0], signal.SIGUSR1)
+        attempts["first"] = lambda: os.kill(1, signal.SIGUSR1)
+        blocked_everywhere(attempts)
+
+
+class OpensTerminal(Attacker):
+    """Opens the controlling terminal."""
+
+    def attack(self) -> None:
+        names = ["/dev/tty", "/dev/console", "/dev/tty0", "/dev/tty1", str(self.kwargs.get("path", "/dev/pts/0"))]
+        blocked_everywhere({name: lambda name=name: os.close(os.open(name, os.O_RDWR)) for name in names})
+
+
+class BecomesRoot(Attacker):
+    """Asks for root, for capabilities and for higher limits."""
+
+    def attack(self) -> None:
+        def raise_limit() -> None:
+            try:
+                resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
+            except ValueError as error:
+                raise BlockedError(str(error)) from error
+
+        blocked_everywhere(
+            {
+                "setuid": lambda: os.setresuid(0, 0, 0),
+                "limit": raise_limit,
+                "mknod": lambda: os.mknod("/tmp/disk", 0o60600, os.makedev(8, 0)),
+                "chroot": lambda: os.chroot("/tmp"),
+                "nice": lambda: os.nice(-5),
+            }
+        )
+
+
+class SystemCalls(Attacker):
+    """New namespaces, mounts, tracing and the like, straight to the kernel."""
+
+    def attack(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def call(name: str, *arguments: object) -> None:
+            if getattr(libc, name)(*arguments) < 0:
+                raise OSError(ctypes.get_errno(), name)
+
+        blocked_everywhere(
+            {
+                "user namespace": lambda: call("unshare", 0x10000000),
+                "mount namespace": lambda: call("unshare", 0x00020000),
+                "mount": lambda: call("mount", b"none", b"/tmp", b"tmpfs", 0, None),
+                "umount": lambda: call("umount2", sys.prefix.encode(), 2),
+                "ptrace": lambda: call("ptrace", 16, 1, None, None),
+                "keyctl": lambda: call("syscall", 250, 0, -3, 0),
+                "bpf": lambda: call("syscall", 321, 0, None, 0),
+                "userfaultfd": lambda: call("syscall", 323, 0),
+            }
+        )
+
+
+class Segfault(Attacker):
+    def attack(self) -> None:
+        ctypes.string_at(0)
+
+
+class Exits(Attacker):
+    def attack(self) -> None:
+        os._exit(0)
+
+
+class RaisesSystemExit(Attacker):
+    def attack(self) -> None:
+        sys.exit("bye")
+
+
+class RaisesKeyboardInterrupt(Attacker):
+    def attack(self) -> None:
+        raise KeyboardInterrupt
+
+
+class UglyError(Attacker):
+    """An exception whose text is huge, has many lines and steers a terminal."""
+
+    def attack(self) -> None:
+        raise RuntimeError("\x1b[2Jgone\nsecond line\r\n" + "x" * 10_000_000)
+
+
+class UnprintableError(Attacker):
+    """An exception whose text cannot be had."""
+
+    def attack(self) -> None:
+        class NoTextError(Exception):
+            def __str__(self) -> str:
+                raise ValueError("no")
+
+        raise NoTextError
