@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks clean
+.PHONY: bench test test-slow lint wheel-check benchmarks results tables clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -26,6 +26,16 @@ lint: $(VENV)/.dev
 
 wheel-check: $(VENV)/.dev
 	$(BIN)/python tests/wheel_check.py
+
+# Score the baselines anew and write what the tables are made from.
+results: $(VENV)/.dev
+	$(BIN)/moeload-bench run --suite mini --jobs 2 --fresh --out leaderboard/results/mini
+	mkdir -p moeload_bench/data/reference
+	cp leaderboard/results/mini/sw_avg.json moeload_bench/data/reference/mini.json
+	$(MAKE) tables
+
+tables: $(VENV)/.dev
+	$(BIN)/python leaderboard/make_tables.py
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time

@@ -1,0 +1,104 @@
+"""Suites: frozen by content, refused when anything they depend on is not what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leaderboard.freeze_suite import to_toml
+from moeload_bench.errors import SuiteError
+from moeload_bench.store import data_sha256, find_trace, read_trace
+from moeload_bench.suite import (
+    ORIGINS_PER_STATE,
+    Suite,
+    SuiteTrace,
+    check_origins,
+    fitting_horizons,
+    load_suite,
+    slide,
+    suite_for_trace,
+    suite_names,
+)
+from moeload_bench.trace import Trace
+from tests.conftest import synthetic_load_SLE, synthetic_trace
+
+FROZEN = {"mini": "fill"}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_suite_does_not_change(name: str) -> None:
+    """The hash over everything that decides scores; a change makes a new suite, never another version of this one."""
+    assert load_suite(name).sha256() == FROZEN[name]
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_a_suite_has_its_traces_and_enough_origins_that_serve_every_horizon(name: str) -> None:
+    """Content hashes match; at least 20 origins per state and run; each leaves room for the largest horizon."""
+    suite = load_suite(name)
+    for entry in suite.traces:
+        trace = read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256)
+        check_origins(trace, entry, suite.horizon)
+        assert min(len(entry.transient), len(entry.stable)) >= ORIGINS_PER_STATE
+        assert entry.mixed == ()
+    for entry in suite.fit:
+        read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256)
+
+
+def test_toml_round_trip_keeps_the_hash(tmp_path: Path) -> None:
+    """What the freezing script writes is what is read."""
+    suite = suite_for_trace(synthetic_trace(1200))
+    path = tmp_path / "own.toml"
+    path.write_text(to_toml(suite))
+    assert load_suite(path).sha256() == suite.sha256()
+
+
+def test_the_hash_ignores_words_and_follows_tasks() -> None:
+    """A description may be mended; an origin may not be moved."""
+    suite = suite_for_trace(synthetic_trace(1200))
+    assert suite.model_copy(update={"description": "better words"}).sha256() == suite.sha256()
+    moved = suite.traces[0].model_copy(update={"stable": suite.traces[0].stable[1:]})
+    assert suite.model_copy(update={"traces": (moved,)}).sha256() != suite.sha256()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not TOML"),
+        ('name = "x"\nhorizons = [1]\ntraces = []\ncolour = "red"', "colour"),
+        ('name = "x"\nhorizons = [10, 1]\ntraces = []', "horizons must rise"),
+        ('name = "x"\nhorizons = [1]\n[[traces]]\nid = "a"\ndata_sha256 = "00"', "data_sha256"),
+    ],
+)
+def test_a_broken_suite_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """Unknown keys are forbidden; the message names file and field."""
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(SuiteError, match=message):
+        load_suite(path)
+
+
+def test_an_origin_that_leaves_no_room_is_refused(trace: Trace) -> None:
+    """Every origin serves every horizon."""
+    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), stable=(350,))
+    with pytest.raises(SuiteError, match="origin 350 with horizon 100 does not fit"):
+        check_origins(trace, entry, 100)
+
+
+def test_an_own_trace_gets_the_horizons_it_can_serve() -> None:
+    """At most half its length, multiples of its stride; none at all is refused."""
+    assert fitting_horizons(synthetic_trace(400)) == (1, 10, 100)
+    sampled = Trace.from_arrays(synthetic_load_SLE(400), step_S=range(0, 4000, 10))
+    assert fitting_horizons(sampled) == (10, 100, 1000, 2000)
+    with pytest.raises(SuiteError, match="serve none of the horizons"):
+        fitting_horizons(synthetic_trace(1))
+
+
+def test_blocks_are_disjoint_and_sliding_origins_equally_spaced(trace: Trace) -> None:
+    """The paper's two evaluations; every origin keeps the state of its step."""
+    suite: Suite = suite_for_trace(trace)
+    blocks = slide(suite, {trace.id: trace}, 100, (100,))
+    origins = [origin for origin, _ in blocks.traces[0].origins()]
+    assert origins == [100, 200, 300]
+    sliding = slide(suite, {trace.id: trace}, 50, (10, 100))
+    assert [origin for origin, _ in sliding.traces[0].origins()] == [50, 100, 150, 200, 250, 300]
