@@ -14,6 +14,7 @@ from moeload_bench.recording import corpora
 from moeload_bench.recording.batches import BatchOrder
 from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
 from moeload_bench.recording.recipe import ScheduleTable, list_recipes, load_recipe
+from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from tests.recording.recipes import RECIPE, small_recipe, use_small_text, write_recipe
 
@@ -80,8 +81,9 @@ def test_cosine_schedule_restarts() -> None:
 def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchOrder:
     use_small_text(monkeypatch)
     recipe = small_recipe(tmp_path)
-    trained = train_tokenizer(corpora.CORPORA, recipe.data.vocabulary)
-    return BatchOrder(recipe, 3, {c.name: token_stream(c, trained) for c in corpora.CORPORA})
+    texts = [resolve_source(c.name) for c in corpora.CORPORA]
+    trained = train_tokenizer(texts, recipe.data.vocabulary)
+    return BatchOrder(recipe, 3, {text.name: token_stream(text, trained) for text in texts})
 
 
 def test_a_step_is_a_pure_function_of_its_number(order: BatchOrder) -> None:
@@ -137,12 +139,48 @@ def test_changed_text_in_the_cache_is_not_used(tmp_path: Path, monkeypatch: pyte
 def test_tokens_give_the_text_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte-level BPE loses nothing, and the same text trains the same vocabulary."""
     use_small_text(monkeypatch)
-    trained = train_tokenizer(corpora.CORPORA, 300)
-    corpus = corpora.CORPORA[1]
-    ids = token_stream(corpus, trained)
-    text = corpora.text_path(corpus).read_text(encoding="utf-8")
-    assert trained.tokenizer.decode(ids.tolist()) == text
+    texts = [resolve_source(c.name) for c in corpora.CORPORA]
+    trained = train_tokenizer(texts, 300)
+    ids = token_stream(texts[1], trained)
+    assert trained.tokenizer.decode(ids.tolist()) == texts[1].path.read_text(encoding="utf-8")
     assert ids.max() < 300
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "again"))
     use_small_text(monkeypatch)
-    assert train_tokenizer(corpora.CORPORA, 300).sha256 == trained.sha256
+    assert train_tokenizer(texts, 300).sha256 == trained.sha256
+
+
+def test_a_local_folder_is_a_source(tmp_path: Path) -> None:
+    """Text files below a folder are gathered in the order of their names; the hash is that of the content."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "two.md").write_text("second", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("first", encoding="utf-8")
+    (tmp_path / "c.png").write_bytes(b"no text")
+    source = resolve_source(f"folder:{tmp_path}")
+    assert source.path.read_text(encoding="utf-8") == "first\n\nsecond\n\n"
+    assert source.licence == "unknown"
+
+
+def test_a_dataset_is_a_source(tmp_path: Path) -> None:
+    """A column of a dataset that `datasets` can load is a source; a wrong column is named."""
+    rows = "".join(f'{{"body": "row {i}"}}\n' for i in range(3))
+    (tmp_path / "data.jsonl").write_text(rows, encoding="utf-8")
+    source = resolve_source(f"dataset:{tmp_path}@column=body")
+    assert source.path.read_text(encoding="utf-8") == "row 0\n\nrow 1\n\nrow 2\n\n"
+    with pytest.raises(RecipeError, match="no column 'text'; there is: body"):
+        resolve_source(f"dataset:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("web:x", "expected the name of a corpus"), ("folder:/nowhere/at/all", "does not exist")],
+)
+def test_a_bad_source_is_refused(name: str, says: str) -> None:
+    """What is no source is refused with what would be one."""
+    with pytest.raises(RecipeError, match=says):
+        resolve_source(name)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without text is no source."""
+    with pytest.raises(RecipeError, match="holds no text"):
+        resolve_source(f"folder:{tmp_path}")

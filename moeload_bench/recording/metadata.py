@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.recording.corpora import find_corpus
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.routers import Router
+from moeload_bench.recording.sources import TextSource
 from moeload_bench.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 
 TRACE_LICENCE = "CC-BY-4.0"
@@ -28,6 +28,7 @@ def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int |
 
 def recipe_meta(
     recipe: Recipe,
+    texts: Mapping[str, TextSource],
     *,
     seed: int,
     split: str,
@@ -56,7 +57,7 @@ def recipe_meta(
         balancing=balancing_meta(recipe),
         capacity_factor=recipe.model.config.get("capacity_factor"),
         drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
-        sources=source_metas(recipe),
+        sources=source_metas(recipe, texts),
         tokenizer_sha256=tokenizer_sha256,
         sequence_length=recipe.data.sequence_length,
         global_batch_tokens=recipe.data.sequence_length * recipe.data.sequences,
@@ -84,23 +85,20 @@ def balancing_meta(recipe: Recipe) -> BalancingMeta:
     )
 
 
-def source_metas(recipe: Recipe) -> tuple[SourceMeta, ...]:
-    """Every text of every stage, with its hash and licence."""
-    out = []
-    for number, stage in enumerate(recipe.data.stages):
-        for name in stage.sources:
-            corpus = find_corpus(name)
-            out.append(
-                SourceMeta(
-                    name=name,
-                    version=corpus.origin,
-                    licence=corpus.licence,
-                    sha256=corpus.text_sha256,
-                    bytes=corpus.text_bytes,
-                    stage=number,
-                )
-            )
-    return tuple(out)
+def source_metas(recipe: Recipe, texts: Mapping[str, TextSource]) -> tuple[SourceMeta, ...]:
+    """Every text of every stage, with its hash and licence; ``texts`` by the names that the recipe uses."""
+    return tuple(
+        SourceMeta(
+            name=texts[name].name,
+            version=texts[name].origin,
+            licence=texts[name].licence,
+            sha256=texts[name].sha256,
+            bytes=texts[name].bytes,
+            stage=number,
+        )
+        for number, stage in enumerate(recipe.data.stages)
+        for name in stage.sources
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -34,9 +34,11 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
         raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {error}") from None
     torch.manual_seed(seed)
     maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model: nn.Module = maker.from_config(config)
-    model.train()
-    return model
+    model: Any = maker.from_config(config)
+    if recipe.model.checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    trained: nn.Module = model.train()
+    return trained
 
 
 def model_inputs(model: nn.Module, token_BN: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.recording.corpora import Corpus, cache_folder, fetch_corpus
+from moeload_bench.recording.corpora import cache_folder
+from moeload_bench.recording.sources import TextSource
 
 _CHUNK_LINES = 2000
 
@@ -26,16 +27,16 @@ class TrainedTokenizer(NamedTuple):
     sha256: str
 
 
-def train_tokenizer(corpora: Sequence[Corpus], vocabulary: int) -> TrainedTokenizer:
-    """The byte-level BPE of `vocabulary` entries learnt from whole corpora; cached by what it was learnt from."""
+def train_tokenizer(sources: Sequence[TextSource], vocabulary: int) -> TrainedTokenizer:
+    """The byte-level BPE of `vocabulary` entries learnt from whole texts; cached by what it was learnt from."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise MissingExtraError("tokenizers", "record", "recording a recipe") from None
-    key = hashlib.sha256(json.dumps([vocabulary, [c.text_sha256 for c in corpora]]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([vocabulary, [source.sha256 for source in sources]]).encode()).hexdigest()
     path = cache_folder() / "tokenizers" / f"{key[:16]}.json"
     if not path.is_file():
-        tokenizer = _train([fetch_corpus(corpus) for corpus in corpora], vocabulary)
+        tokenizer = _train([source.path for source in sources], vocabulary)
         _write_atomically(path, tokenizer.to_str().encode())
     tokenizer = Tokenizer.from_file(str(path))
     return TrainedTokenizer(tokenizer, _content_sha256(tokenizer))
@@ -63,12 +64,12 @@ def _content_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def token_stream(corpus: Corpus, trained: TrainedTokenizer) -> NDArray[np.uint16]:
-    """All tokens of a corpus in order, memory-mapped from the cache."""
-    name = f"{corpus.name}-{corpus.text_sha256[:8]}-{trained.sha256[:16]}.npy"
+def token_stream(source: TextSource, trained: TrainedTokenizer) -> NDArray[np.uint16]:
+    """All tokens of a text in order, memory-mapped from the cache."""
+    name = f"{source.name}-{source.sha256[:8]}-{trained.sha256[:16]}.npy"
     path = cache_folder() / "tokens" / name
     if not path.is_file():
-        chunks = list(_chunks(fetch_corpus(corpus)))
+        chunks = list(_chunks(source.path))
         encoded = trained.tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
         ids = np.concatenate([np.array(piece.ids, dtype=np.uint16) for piece in encoded])
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,12 @@ import numpy as np
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.batches import Batch, BatchOrder
-from moeload_bench.recording.corpora import find_corpus
 from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.metadata import layer_metas, recipe_meta
 from moeload_bench.recording.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.trace import TraceMeta
@@ -60,12 +60,15 @@ class Run:
         torch.set_num_threads(1)
         self.job, self.recipe = job, job.recipe
         data = self.recipe.data
-        trained = train_tokenizer([find_corpus(name) for name in data.tokenizer_sources], data.vocabulary)
-        sources = dict.fromkeys(name for stage in data.stages for name in stage.sources)
-        streams = {name: token_stream(find_corpus(name), trained) for name in sources}
+        names = dict.fromkeys((*data.tokenizer_sources, *(n for stage in data.stages for n in stage.sources)))
+        self.sources = {name: resolve_source(name) for name in names}
+        trained = train_tokenizer([self.sources[name] for name in data.tokenizer_sources], data.vocabulary)
+        trained_on = dict.fromkeys(name for stage in data.stages for name in stage.sources)
+        streams = {name: token_stream(self.sources[name], trained) for name in trained_on}
         self.order = BatchOrder(self.recipe, job.seed, streams)
         self.tokenizer_sha256 = trained.sha256
-        self.model = build_model(self.recipe, job.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build_model(self.recipe, job.seed).to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.counter = RouterCounter(self.model, keep_routing=True)
         self._score = score_function(self.recipe)
@@ -101,7 +104,7 @@ class Run:
             "lr": lr,
             "grad_norm": float(norm),
             "stage": batch.stage,
-            "router_entropy": entropy_L.numpy(),
+            "router_entropy": entropy_L.cpu().numpy(),
             "step_time_s": time.perf_counter() - start,
         }
         if counts.dropped_LE is not None:
@@ -115,12 +118,13 @@ class Run:
         """Forward and backward of one micro-batch: language-model loss, mean auxiliary loss, entropy [L]."""
         import torch
 
-        token_BN = torch.from_numpy(part.token_BN)
+        token_BN = torch.from_numpy(part.token_BN).to(self.device)
         self.counter.halves.set(torch.from_numpy(part.half_B))
         balancing = self.recipe.balancing
         pooled = balancing.method == "pooled_aux_loss"
         inputs = model_inputs(self.model, token_BN)
-        output = self.model(**inputs, output_router_logits=True) if pooled else self.model(**inputs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            output = self.model(**inputs, output_router_logits=True) if pooled else self.model(**inputs)
         statistics = router_statistics(self.counter.last_routing, self._score)
         if pooled:
             total, aux = output.loss, output.aux_loss.detach()
@@ -137,6 +141,7 @@ class Run:
         experts = self.counter.experts[0] or 0
         return recipe_meta(
             self.recipe,
+            self.sources,
             seed=self.job.seed,
             split=self.job.split,
             layers=layer_metas(self.counter.routers, experts, self.counter.top_k),

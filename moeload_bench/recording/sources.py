@@ -1,0 +1,98 @@
+"""Where training text comes from: a pinned corpus, a folder of text files, or a dataset of the `datasets` library.
+
+A source is named by a string: `kjv` (a pinned corpus), `folder:PATH` or `dataset:NAME` with optional
+`@config=...,split=...,column=...`. Only pinned corpora make a trace that anyone can make again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.errors import RecipeError
+from moeload_bench.recording.corpora import cache_folder, fetch_corpus, find_corpus
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".json", ".html", ".tex")
+_UNKNOWN_LICENCE = "unknown"
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One text on disk: its name, what it was made from, its licence, and the hash of its bytes."""
+
+    name: str
+    origin: str
+    licence: str
+    sha256: str
+    bytes: int
+    path: Path
+
+
+def resolve_source(name: str) -> TextSource:
+    """The text that a source's name stands for, fetched or gathered into the cache if need be.
+
+    Raises `NotFoundError` for an unknown corpus and `RecipeError` for a folder or dataset without text.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon:
+        corpus = find_corpus(name)
+        path = fetch_corpus(corpus)
+        return TextSource(name, corpus.origin, corpus.licence, corpus.text_sha256, corpus.text_bytes, path)
+    if kind == "folder":
+        return _gathered(f"folder-{Path(rest).name}", "local folder", _folder_text(Path(rest)))
+    if kind == "dataset":
+        dataset, _, options = rest.partition("@")
+        return _gathered(f"dataset-{dataset.replace('/', '-')}", rest, _dataset_text(dataset, options))
+    raise RecipeError(f"source {name!r}: expected the name of a corpus, folder:PATH or dataset:NAME")
+
+
+def _gathered(name: str, origin: str, pieces: Iterable[str]) -> TextSource:
+    """Write pieces of text into one cached file that is named by its content."""
+    folder = cache_folder() / "gathered"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        for piece in pieces:
+            raw = (piece.strip() + "\n\n").encode()
+            digest.update(raw)
+            file.write(raw)
+        size = file.tell()
+    if size == 0:
+        os.unlink(file.name)
+        raise RecipeError(f"source {name} ({origin}) holds no text")
+    path = folder / f"{digest.hexdigest()[:16]}.txt"
+    os.replace(file.name, path)
+    return TextSource(name, origin, _UNKNOWN_LICENCE, digest.hexdigest(), size, path)
+
+
+def _folder_text(folder: Path) -> Iterator[str]:
+    """The text files below a folder in the order of their names."""
+    if not folder.is_dir():
+        raise RecipeError(f"source folder {folder} does not exist")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in TEXT_SUFFIXES and path.is_file():
+            yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _dataset_text(name: str, options: str) -> Iterator[str]:
+    """One column of a dataset, streamed; options are `config`, `split` (train) and `column` (text)."""
+    import datasets
+
+    given = dict(pair.split("=", 1) for pair in options.split(",") if "=" in pair)
+    unknown = set(given) - {"config", "split", "column"}
+    if unknown:
+        raise RecipeError(f"source dataset {name}: unknown option {min(unknown)!r}; there is: config, split, column")
+    column = given.get("column", "text")
+    try:
+        rows: Any = datasets.load_dataset(name, given.get("config"), split=given.get("split", "train"), streaming=True)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"source dataset {name}: {error}") from None
+    for row in rows:
+        if column not in row:
+            raise RecipeError(f"source dataset {name} has no column {column!r}; there is: {', '.join(row)}")
+        yield str(row[column])
