@@ -20,7 +20,7 @@ from moeload_bench.meta import COLUMNS
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
 SPLITS = ("train", "test")
-_FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_FRONT = re.compile(r"\A---\n(?:.*?\n)?---\n", re.DOTALL)
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end generated -->)", re.DOTALL
 )
@@ -59,9 +59,9 @@ def front_matter(runs: Sequence[Run]) -> str:
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each recipe, in the order of names."""
+    """The runs of each recipe, in their order."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.id):
+    for run in runs:
         groups.setdefault(run.recipe, []).append(run)
     return groups
 

@@ -46,9 +46,9 @@ class Run:
 
 
 def read_runs(folder: str | Path) -> list[Run]:
-    """All traces of a folder, verified, in the order of their ids."""
-    refs = sorted(list_traces(folder), key=lambda ref: ref.id)
-    return [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in refs]
+    """All traces of a folder, verified, in the order of recipe, split and number."""
+    runs = [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(folder)]
+    return sorted(runs, key=lambda run: (run.recipe, run.split, run.meta.run))
 
 
 def make_run(trace: Trace, size: int) -> Run:
