@@ -125,6 +125,7 @@ def publication() -> str:
 def check_card(folder: str | Path) -> None:
     """Raise `HubError` unless the folder's README.md is a card that names exactly its recipes and splits."""
     from huggingface_hub import DatasetCard
+    from yaml import YAMLError
 
     from moeload_bench.store import list_traces
 
@@ -133,8 +134,9 @@ def check_card(folder: str | Path) -> None:
         raise HubError(f"{path}: no such file; a release needs its card (`make tables` writes it)")
     try:
         configs = DatasetCard(path.read_text(encoding="utf-8")).data.get("configs")
-    except ValueError as error:
-        raise HubError(f"{path}: the front matter cannot be read: {error}") from None
+    except (ValueError, YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise HubError(f"{path}: the front matter cannot be read: {said}") from None
     named = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
     there = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
     if named != there:
