@@ -17,8 +17,13 @@ FloatArray = NDArray[np.float64]
 FULL_BIT = 62  # of a bin's key: the highest below the sign
 HELD_BIT = 61
 SORT_BITS = 62  # of the key of an item
-ROWS_BITS = 10  # of the number of a row: 1,024 rows keep the working set of a step inside the processor's cache
-MAX_ROWS = 1 << ROWS_BITS
+ROWS_BITS = 10  # of the number of a row
+MAX_CELLS = 1 << 15  # rows x slots worked on at once: arrays that stay in the cache
+
+
+def max_rows(slots: int) -> int:
+    """How many rows to work on at once."""
+    return max(1, min(1 << ROWS_BITS, MAX_CELLS // slots))
 
 
 def quantise(load_NE: FloatArray, items: int) -> IntArray:
@@ -109,12 +114,16 @@ def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> t
     step_MN = level_MN << (count_bits + 1)
     step_MN |= 1
     step_MN <<= at_bits
-    key_BN = (np.arange(bins * rows) | (empty << at_bits)).reshape(bins, rows)
-    key, at_mask, full_mask = key_BN.ravel(), (1 << at_bits) - 1, 1 << full_from
-    held_MN, keep_MN = _holds(label_MN) if replicas else (step_MN[:0], step_MN[:0])
+    empty_BN = (np.arange(bins * rows) | (empty << at_bits)).reshape(bins, rows)
     chosen_MN = np.empty_like(step_MN)
+    chosen_MN[:bins] = empty_BN  # the first items find every bin empty and take them in order
+    key_BN = np.add(empty_BN, step_MN[:bins], out=empty_BN)
+    held_MN, keep_MN = _holds(label_MN) if replicas else (step_MN[:0], step_MN[:0])
+    if len(held_MN) >= bins:
+        key_BN |= np.where(label_MN[:bins] == label_MN[bins - 1], held_MN[bins - 1], 0)
+    key, at_mask, full_mask = key_BN.ravel(), (1 << at_bits) - 1, 1 << full_from
     at, full = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
-    for item in range(items):
+    for item in range(bins, items):
         lightest, after = chosen_MN[item], step_MN[item]
         np.minimum.reduce(key_BN, axis=0, out=lightest)
         np.bitwise_and(lightest, at_mask, out=at)

@@ -128,7 +128,7 @@ def plan(load: Any, shape: ClusterShape) -> IntArray:
     shape.check(experts)
     rows = load.reshape(-1, experts)
     slot_expert = np.empty((len(rows), shape.slots), dtype=np.int64)
-    chunk = max(1, packing.MAX_ROWS // shape.nodes)
+    chunk = max(1, packing.max_rows(shape.slots // shape.nodes) // shape.nodes)
     for start in range(0, len(rows), chunk):
         slot_expert[start : start + chunk] = _plan_rows(rows[start : start + chunk], shape)
     return slot_expert.reshape(*load.shape[:-1], shape.slots)

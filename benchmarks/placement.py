@@ -1,0 +1,135 @@
+"""Plans per second: the package's planner beside the same algorithm as a straightforward loop.
+
+    python benchmarks/placement.py [--origins 40] [--alpha 0.5]
+
+58 layers x 256 experts into 288 slots on 32 devices over 4 nodes (8 groups), the layout EPLB was published for, and
+the same without nodes. Loads are Dirichlet. Processor time of this thread, the best of several rounds, so that a busy
+machine disturbs little. The loop follows the published description step by step on numpy arrays, one layer and origin
+at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python floats and lists, no numpy scalars),
+to show how much of the difference is numpy's cost per element.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.placement import ClusterShape, plan
+from moeload_bench.placement_cost import device_weights
+
+LAYERS, EXPERTS = 58, 256
+SHAPES = (ClusterShape("4 nodes", 32, 288, nodes=4, groups=8), ClusterShape("flat", 32, 288))
+GOAL = 50
+
+
+def loop_pack(weight: Any, bins: int) -> list[list[int]]:
+    """Items in falling order of weight, each to the lightest bin that has room."""
+    room = len(weight) // bins
+    load = np.zeros(bins)
+    held: list[list[int]] = [[] for _ in range(bins)]
+    for item in np.argsort(-weight, kind="stable"):
+        with_room = [bin_ for bin_ in range(bins) if len(held[bin_]) < room]
+        lightest = min(with_room, key=lambda bin_: load[bin_])
+        load[lightest] += weight[item]
+        held[lightest].append(item)
+    return held
+
+
+def loop_flat(load: Any, slots: int, devices: int) -> list[int]:
+    """Replicate, then pack."""
+    count = np.ones(len(load), dtype=np.int64)
+    for _ in range(slots - len(load)):
+        count[np.argmax(load / count)] += 1
+    replica = np.repeat(np.arange(len(load)), count)
+    return [replica[item] for held in loop_pack((load / count)[replica], devices) for item in held]
+
+
+def loop_plan(load: Any, shape: ClusterShape) -> list[int]:
+    """One plan: groups to nodes, then each node on its own."""
+    size = len(load) // shape.groups
+    out: list[int] = []
+    for groups in loop_pack(load.reshape(shape.groups, size).sum(axis=1), shape.nodes):
+        experts = np.concatenate([np.arange(group * size, (group + 1) * size) for group in groups])
+        local = loop_flat(load[experts], shape.slots // shape.nodes, shape.devices // shape.nodes)
+        out.extend(experts[local])
+    return out
+
+
+def lists_pack(weight: list[float], bins: int) -> list[list[int]]:
+    """`loop_pack` on Python lists."""
+    room = len(weight) // bins
+    load, held = [0.0] * bins, [[] for _ in range(bins)]  # type: tuple[list[float], list[list[int]]]
+    for item in sorted(range(len(weight)), key=lambda i: -weight[i]):
+        lightest, least = -1, float("inf")
+        for bin_ in range(bins):
+            if load[bin_] < least and len(held[bin_]) < room:
+                lightest, least = bin_, load[bin_]
+        load[lightest] += weight[item]
+        held[lightest].append(item)
+    return held
+
+
+def lists_plan(load: list[float], shape: ClusterShape) -> list[int]:
+    """`loop_plan` on Python lists."""
+    size, slots = len(load) // shape.groups, shape.slots // shape.nodes
+    out: list[int] = []
+    for groups in lists_pack([sum(load[g * size : (g + 1) * size]) for g in range(shape.groups)], shape.nodes):
+        experts = [group * size + i for group in groups for i in range(size)]
+        share, count = [load[e] for e in experts], [1] * len(experts)
+        each = list(share)
+        for _ in range(slots - len(experts)):
+            largest = each.index(max(each))
+            count[largest] += 1
+            each[largest] = share[largest] / count[largest]
+        replica = [i for i in range(len(experts)) for _ in range(count[i])]
+        held = lists_pack([each[i] for i in replica], shape.devices // shape.nodes)
+        out.extend(experts[replica[item]] for items in held for item in items)
+    return out
+
+
+def seconds(work: Callable[[], object], rounds: int) -> float:
+    """Least processor time of a round."""
+    times = []
+    for _ in range(rounds):
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
+    return min(times)
+
+
+def imbalance(slot_expert: NDArray[np.int64], load: NDArray[np.float64], devices: int) -> float:
+    """Mean max / mean device load."""
+    device_load = (device_weights(slot_expert, load.shape[-1], devices) @ load[..., None])[..., 0]
+    return float((device_load.max(axis=-1) / device_load.mean(axis=-1)).mean())
+
+
+def main() -> None:
+    """Print one block per shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--origins", type=int, default=40)
+    parser.add_argument("--alpha", type=float, default=0.5, help="lower is more skewed")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    load = np.random.default_rng(0).dirichlet(np.full(EXPERTS, args.alpha), size=(args.origins, LAYERS))
+    few = load.reshape(-1, EXPERTS)[:16]
+    for shape in SHAPES:
+        loop_s = seconds(lambda shape=shape: [loop_plan(row, shape) for row in few], args.rounds) / len(few)
+        lists = [row.tolist() for row in few]
+        lists_s = seconds(lambda s=shape, rows=lists: [lists_plan(row, s) for row in rows], args.rounds) / len(few)
+        ours_s = seconds(lambda shape=shape: plan(load, shape), args.rounds) / (args.origins * LAYERS)
+        loops = np.array([loop_plan(row, shape) for row in few])
+        print(f"{LAYERS} layers x {EXPERTS} experts -> {shape.slots} slots on {shape.devices} devices, {shape.name}")
+        print(f"  loop            {loop_s * 1e6:8.1f} us per plan")
+        print(f"  plain_lists     {lists_s * 1e6:8.1f} us per plan  {loop_s / lists_s:6.1f} x")
+        print(f"  moeload_bench   {ours_s * 1e6:8.1f} us per plan  {loop_s / ours_s:6.1f} x (goal {GOAL} x)")
+        ours = imbalance(plan(few, shape), few, shape.devices)
+        print(f"  max / mean load: loop {imbalance(loops, few, shape.devices):.5f}, moeload_bench {ours:.5f}")
+
+
+if __name__ == "__main__":
+    main()
