@@ -37,10 +37,13 @@ def record(
     [bold]moeload-bench record qwen3moe-tiny-8e --seed 2[/bold]            about 17 minutes of one core
     [bold]moeload-bench record qwen3moe-tiny-8e --seed 2 --resume[/bold]   goes on after an interruption
 
+    [bold]torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e[/bold]   two processes share each step
+
     Steps are on disk every --shard-steps steps, with a checkpoint. On one machine a resumed recording equals an
     uninterrupted one in every count.
     """
     from moeload_bench.recording.parts import Parts
+    from moeload_bench.recording.ranks import torchrun_ranks
     from moeload_bench.recording.recipe import load_recipe
     from moeload_bench.recording.train import Job, record_recipe
     from moeload_bench.recording.writer import finish_parts
@@ -52,8 +55,12 @@ def record(
         return
     loaded = load_recipe(recipe)
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps)
-    with step_progress(job.steps) as progress:
-        path = record_recipe(job, resume=resume, progress=progress)
+    with torchrun_ranks() as ranks:
+        if not ranks.leads:
+            record_recipe(job, resume=resume, ranks=ranks)
+            return
+        with step_progress(job.steps) as progress:
+            path = record_recipe(job, resume=resume, progress=progress, ranks=ranks)
     typer.echo(path)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
 
@@ -42,7 +43,7 @@ class RouterCounter:
     runs without gradients, then it is the recomputation that counts.
 
     ``adapters`` reads routers that transformers does not declare. ``reduce`` sums an int64 vector over the
-    data-parallel ranks; it is called once per step, with a vector of the same length on every rank.
+    data-parallel ranks (see `rank_sum`); it is called once per step, with a vector of the same length on every rank.
     ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`.
     """
 
@@ -57,7 +58,7 @@ class RouterCounter:
         self.routers: list[Router] = find_routers(model, adapters)
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
-        self.halves = Halves()
+        self.halves = Halves(first=reduce.index if isinstance(reduce, RankSum) else 0)
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
@@ -88,12 +89,13 @@ class RouterCounter:
 
         Raises `RecordingError` when loads do not add up to tokens x top-k, or when layers differ in experts.
         """
-        import torch
-
-        self._check_complete()
+        try:
+            self._check_complete()
+        except RecordingError:
+            self.leave()
+            raise
         experts = self.experts[0] or 0
-        table = torch.stack([counts for counts in self._counts if counts is not None]).cpu().numpy()
-        vector = np.concatenate([np.array(self._tokens, dtype=np.int64), table.reshape(-1).astype(np.int64)])
+        vector = self._vector()
         if self._reduce is not None:
             vector = self._reduce(vector)
         self.discard()
@@ -102,6 +104,18 @@ class RouterCounter:
         half_LE, load_LE = all_LXE[:, 1].copy(), all_LXE[:, 0] + all_LXE[:, 1]
         self._check_sums(tokens_L, load_LE)
         return StepCounts(tokens_L, load_LE, half_LE, all_LXE[:, 2].copy() if all_LXE.shape[1] > 2 else None)
+
+    def leave(self) -> None:
+        """Stop counting with the other ranks; they are told in the step that they close next."""
+        if isinstance(self._reduce, RankSum):
+            self._reduce.leave()
+
+    def _vector(self) -> IntArray:
+        """Tokens [L], then the counts of all layers."""
+        import torch
+
+        table = torch.stack([counts for counts in self._counts if counts is not None]).cpu().numpy()
+        return np.concatenate([np.array(self._tokens, dtype=np.int64), table.reshape(-1).astype(np.int64)])
 
     def _check_sums(self, tokens_L: IntArray, load_LE: IntArray) -> None:
         for router, tokens, load_E, k in zip(self.routers, tokens_L, load_LE, self.top_k, strict=True):

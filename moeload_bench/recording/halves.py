@@ -18,12 +18,13 @@ _PADDING_CHECKS = 20
 class Halves:
     """Splits the sequences of an optimizer step into two halves.
 
-    Sequences are numbered over the passes of a step and alternate, unless `set` names the halves of the next pass.
-    A pass whose tokens cannot be told apart by sequence (packed batches) counts as one sequence.
+    Sequences are numbered from ``first`` over the passes of a step and alternate, unless `set` names the halves of the
+    next pass. A pass whose tokens cannot be told apart by sequence (packed batches) counts as one sequence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.padded = False
+        self._first = first
         self._checks_left = _PADDING_CHECKS
         self._named: torch.Tensor | None = None
         self.start_step()
@@ -49,11 +50,12 @@ class Halves:
         if first is None:
             first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
         count = int(first.shape[0]) if first is not None and first.ndim > 1 else 1
-        self._pass_parity = self.sequences % 2
+        at = self._first + self.sequences
+        self._pass_parity = at % 2
         if self._named is not None:
             self._half_B, self._named = self._named, None
         else:
-            self._half_B = (torch.arange(count) + self.sequences) % 2
+            self._half_B = (torch.arange(count) + at) % 2
         self.sequences += count
         self._cache = {}
         self._look_for_padding(kwargs.get("attention_mask"))
@@ -67,7 +69,7 @@ class Halves:
     def of_pairs(self, routing: Routing) -> torch.Tensor | int:
         """Half of each routed pair [P], or one number for all of them."""
         half_B = self._half_B
-        if half_B is None or routing.tokens == 0 or routing.tokens % len(half_B):
+        if half_B is None or not routing.tokens_known or routing.tokens == 0 or routing.tokens % len(half_B):
             return self._pass_parity
         if routing.token_P is not None:
             return self._of_tokens(half_B, routing, 1)[routing.token_P]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from moeload_bench.errors import MoeloadError, RecordingError
 from moeload_bench.recording.counting import Reduce, RouterCounter
+from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import TraceWriter
@@ -39,8 +40,8 @@ class Recorder:
     """Exact loads of a model in training, one row per optimizer step.
 
     The trace is written to ``target``; until `finish` it lives in shards beside it. ``on_error`` "warn" never stops
-    training: the first error is a warning, recording ends there and the trace is marked as cut short. Only the rank
-    with ``writes`` touches the disk. Further arguments: see `record`.
+    training: the first error is a warning, recording ends there (on all ranks) and the trace is marked as cut short.
+    Only the rank with ``writes`` touches the disk. Arguments: see `record`.
     """
 
     def __init__(
@@ -53,14 +54,16 @@ class Recorder:
         reduce: Reduce | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         shard_steps: int = 250,
-        writes: bool = True,
+        writes: bool | None = None,
     ) -> None:
+        reduce = rank_sum(model) if reduce is None else reduce
         self.counter = RouterCounter(model, adapters, reduce=reduce)
-        self._model = model
+        self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
+        self._model = unwrapped(model)
         self._given = dict(meta or {})
         self._writer = TraceWriter(target, self._meta, shard_steps=shard_steps)
         self._on_error = on_error
-        self._writes = writes
+        self._writes = this_rank()[0] == 0 if writes is None else writes
         self._global_tokens = 0
         self._halves = True
         self.stopped: str | None = None
@@ -84,6 +87,8 @@ class Recorder:
         """
         if self.stopped is None:
             self._guard(lambda: self._close_step(step, measured))
+        else:
+            self.counter.leave()
 
     def discard(self) -> None:
         """Forget the passes since the last step: they belong to no optimizer step."""
@@ -111,7 +116,7 @@ class Recorder:
         unknown = [name for name in measured if name not in OPTIONAL_COLUMNS]
         if unknown:
             raise RecordingError(f"unknown column {unknown[0]!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
-        split = self.counter.halves.sequences > 1
+        split = self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         self._global_tokens = max(self._global_tokens, int(counts.tokens_L.max()))
         first = not self._writer.started
@@ -146,6 +151,7 @@ class Recorder:
             "family": getattr(config, "model_type", type(self._model).__name__),
             "config": _config_record(config),
             "global_batch_tokens": self._global_tokens,
+            "parallel": parallel_layout(self._model),
             "versions": package_versions(),
             "hardware": hardware(),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded else (),
@@ -171,13 +177,14 @@ def record(
     adapters: dict[type, Adapter] | None = None,
     reduce: Reduce | None = None,
     on_error: Literal["warn", "raise"] = "warn",
-    writes: bool = True,
+    writes: bool | None = None,
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`.
 
     ``at_step`` above 0 goes on with an unfinished recording, from the step that training goes on with. ``meta`` gives
     further fields of `TraceMeta` (balancing, sources, licence...). ``adapters`` maps router classes to functions that
-    read them. ``reduce`` sums an int64 array over data-parallel ranks, and ``writes`` is True on one rank only. When
+    read them. With several processes, all of them run the block and call `step`; loads are summed over the
+    data-parallel ranks by ``reduce`` (`rank_sum` by default) and rank 0 writes, unless ``writes`` says otherwise. When
     the block ends by an exception, what was recorded stays as an unfinished recording beside the target.
 
     Raises `RecordingError` when the model has no MoE layer or the target exists; later errors follow ``on_error``.

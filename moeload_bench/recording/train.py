@@ -6,21 +6,25 @@ model, optimizer and random state alone, and a resumed run equals an uninterrupt
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.batches import Batch, BatchOrder
 from moeload_bench.recording.counting import RouterCounter, StepCounts
+from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas, recipe_meta
 from moeload_bench.recording.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.ranks import Ranks
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
@@ -29,6 +33,7 @@ from moeload_bench.trace import TraceMeta
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,30 +57,38 @@ Progress = Callable[[int, dict[str, Any]], None]
 
 
 class Run:
-    """A recipe's model, optimizer and data, trained one optimizer step at a time."""
+    """A recipe's model, optimizer and data, trained one optimizer step at a time.
 
-    def __init__(self, job: Job) -> None:
+    Of several processes each trains its own share of every step's sequences, with equal weights (DDP): W processes
+    with m micro-batches each train what one process trains with W m micro-batches.
+    """
+
+    def __init__(self, job: Job, ranks: Ranks) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self.job, self.recipe = job, job.recipe
-        data = self.recipe.data
-        names = dict.fromkeys((*data.tokenizer_sources, *(n for stage in data.stages for n in stage.sources)))
-        self.sources = {name: resolve_source(name) for name in names}
-        trained = train_tokenizer([self.sources[name] for name in data.tokenizer_sources], data.vocabulary)
-        trained_on = dict.fromkeys(name for stage in data.stages for name in stage.sources)
-        streams = {name: token_stream(self.sources[name], trained) for name in trained_on}
-        self.order = BatchOrder(self.recipe, job.seed, streams)
-        self.tokenizer_sha256 = trained.sha256
+        self.job, self.recipe, self.ranks = job, job.recipe, ranks
+        self.order = BatchOrder(self.recipe, job.seed, ranks.first_alone(self._streams))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.recipe, job.seed).to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
-        self.counter = RouterCounter(self.model, keep_routing=True)
+        self.counter = RouterCounter(self.model, keep_routing=True, reduce=rank_sum(self.model))
+        self._passing: Any = data_parallel(self.model, self.recipe) if ranks.count > 1 else self.model
         self._score = score_function(self.recipe)
         balancing = self.recipe.balancing
         self._bias: LossFreeBias | None = None
         if balancing.method == "loss_free_bias":
             self._bias = LossFreeBias(self.counter.routers, balancing.coefficient)
+
+    def _streams(self) -> dict[str, NDArray[np.uint16]]:
+        """The tokens of every text that is trained on."""
+        data = self.recipe.data
+        names = dict.fromkeys((*data.tokenizer_sources, *(n for stage in data.stages for n in stage.sources)))
+        self.sources = {name: resolve_source(name) for name in names}
+        trained = train_tokenizer([self.sources[name] for name in data.tokenizer_sources], data.vocabulary)
+        self.tokenizer_sha256 = trained.sha256
+        trained_on = dict.fromkeys(name for stage in data.stages for name in stage.sources)
+        return {name: token_stream(self.sources[name], trained) for name in trained_on}
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; returns the step's cells of the trace by column."""
@@ -86,12 +99,12 @@ class Run:
         lr = self.recipe.lr_at(number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        passes = [self._backward(part) for part in _micro_batches(batch, self.recipe.data.micro_batches)]
+        passes = self._passes(number, batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         counts: StepCounts = self.counter.take()
-        loss, aux, entropy_L = (sum(column) / len(passes) for column in zip(*passes, strict=True))
+        loss, aux, entropy_L = (self.ranks.mean(sum(c) / len(passes)) for c in zip(*passes, strict=True))
         if not np.isfinite(float(loss)):
             raise RecordingError(f"step {number}: the loss is {float(loss)}: training diverged")
         row: dict[str, Any] = {
@@ -114,6 +127,17 @@ class Run:
             self._bias.update(counts.load_LE)
         return row
 
+    def _passes(self, number: int, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Forward and backward of all micro-batches of this process."""
+        share = _micro_batches(batch, self.ranks.count)[self.ranks.rank]
+        parts = _micro_batches(share, self.recipe.data.micro_batches)
+        if self.ranks.count == 1:
+            return [self._backward(part) for part in parts]
+        _seed_process(self.job.seed, number, self.ranks.rank)
+        with self._passing.no_sync():
+            passes = [self._backward(part) for part in parts[:-1]]
+        return [*passes, self._backward(parts[-1])]
+
     def _backward(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Forward and backward of one micro-batch: language-model loss, mean auxiliary loss, entropy [L]."""
         import torch
@@ -124,7 +148,7 @@ class Run:
         pooled = balancing.method == "pooled_aux_loss"
         inputs = model_inputs(self.model, token_BN)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            output = self.model(**inputs, output_router_logits=True) if pooled else self.model(**inputs)
+            output = self._passing(**inputs, output_router_logits=True) if pooled else self._passing(**inputs)
         statistics = router_statistics(self.counter.last_routing, self._score)
         if pooled:
             total, aux = output.loss, output.aux_loss.detach()
@@ -149,7 +173,7 @@ class Run:
             tokenizer_sha256=self.tokenizer_sha256,
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
-            parallel={"processes": 1},
+            parallel={"processes": self.ranks.count},
         )
 
     def save(self, path: Path) -> None:
@@ -163,35 +187,46 @@ class Run:
         }
         torch.save(state, path)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, file: Path | BinaryIO) -> None:
         """Go on from a file that `save` wrote."""
         import torch
 
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(file, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
 
 
-def record_recipe(job: Job, *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Train and record a recipe; returns the trace's file.
+def record_recipe(
+    job: Job, *, resume: bool = False, progress: Progress | None = None, ranks: Ranks | None = None
+) -> Path:
+    """Train and record a recipe; returns the trace's file. All of several ``ranks`` call it, the first one writes.
 
     Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and ``resume``
     is not given, and when counts do not add up; what was recorded before is intact then.
     """
     run: Run | None = None
+    ranks = ranks or Ranks()
     writer = TraceWriter(job.target, lambda: _meta(run), shard_steps=job.shard_steps)
-    writer.parts.start(resume)
-    _check_same_job(job, writer.parts)
-    run = Run(job)
-    if writer.parts.checkpoint is not None:
-        run.restore(writer.parts.checkpoint)
-    for number in range(writer.parts.next_step, job.steps):
+    first = ranks.led(lambda: _start(job, writer.parts, resume, ranks))
+    run = Run(job, ranks)
+    checkpoint = ranks.shared_file(writer.parts.checkpoint)
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    for number in range(first, job.steps):
         row = run.step(number)
-        writer.add(row, run.save)
+        if ranks.leads:
+            writer.add(row, run.save)
         if progress is not None:
             progress(number, row)
-    return writer.finish(complete=job.steps >= job.recipe.steps)
+    return writer.finish(complete=job.steps >= job.recipe.steps) if ranks.leads else job.target
+
+
+def _start(job: Job, parts: Parts, resume: bool, ranks: Ranks) -> int:
+    """Open the recording; the step that it goes on with."""
+    parts.start(resume)
+    _check_same_job(job, parts, ranks)
+    return parts.next_step
 
 
 def _meta(run: Run | None) -> TraceMeta:
@@ -200,14 +235,39 @@ def _meta(run: Run | None) -> TraceMeta:
     return run.meta()
 
 
-def _check_same_job(job: Job, parts: Parts) -> None:
-    """Refuse to go on with a recording that another version of the recipe began."""
+def _check_same_job(job: Job, parts: Parts, ranks: Ranks) -> None:
+    """Refuse unequal shares, and to go on with what another version of the recipe or number of processes began."""
+    if job.recipe.data.sequences % ranks.count:
+        raise RecordingError(
+            f"recipe {job.recipe.name} trains {job.recipe.data.sequences} sequences per step, which {ranks.count} "
+            "processes cannot share equally"
+        )
     before = parts.state.get("meta")
     if before is not None and before["recipe_version"] != job.recipe.version:
         raise RecordingError(
             f"{parts.folder}: begun with version {before['recipe_version']} of recipe {job.recipe.name}, "
             f"this is version {job.recipe.version}"
         )
+    processes = ranks.count if before is None else before["parallel"]["processes"]
+    if processes != ranks.count:
+        raise RecordingError(f"{parts.folder}: begun by {processes} processes, these are {ranks.count}")
+
+
+def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The model with gradients averaged over all processes; the first process's weights are everybody's."""
+    import torch
+
+    # Switch keeps each expert as a module of its own, which gets no gradient in a pass without tokens for it
+    unused = recipe.model.family == "switch_transformers"
+    return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+
+
+def _seed_process(seed: int, step: int, rank: int) -> None:
+    """Dropout differs between processes and depends on (seed, step, rank) alone, so resuming needs no state of it."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _micro_batches(batch: Batch, count: int) -> list[Batch]:

@@ -1,0 +1,119 @@
+"""The processes of one `torchrun`, as the training loop of a recipe sees them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from moeload_bench.errors import MoeloadError, RecordingError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Number of this process and of all; every method but `leads` is called by all of them together."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def led(self, action: Callable[[], int]) -> int:
+        """What ``action`` gives on the first process; an error there is raised on all."""
+        if self.count == 1:
+            return action()
+        import torch
+        import torch.distributed as dist
+
+        from moeload_bench.recording.distributed import device_of
+
+        error: MoeloadError | None = None
+        answer = torch.zeros(2, dtype=torch.int64)
+        if self.leads:
+            try:
+                answer = torch.tensor([1, action()])
+            except MoeloadError as caught:
+                error = caught
+        answer = answer.to(device_of())
+        dist.broadcast(answer, src=0)
+        if error is not None:
+            raise error
+        if not int(answer[0]):
+            raise RecordingError(f"process {self.rank} stops because process 0 stopped; its message says why")
+        return int(answer[1])
+
+    def first_alone(self, action: Callable[[], T]) -> T:
+        """``action`` on every process, first on process 0, which fills the caches that the others then read."""
+        done: list[T] = []
+
+        def once() -> int:
+            done.append(action())
+            return 0
+
+        self.led(once)
+        return done[0] if done else action()
+
+    def shared_file(self, path: Path | None) -> Path | io.BytesIO | None:
+        """A file that process 0 holds, for all; None where it holds none."""
+        if self.count == 1:
+            return path
+        import numpy as np
+        import torch
+        import torch.distributed as dist
+
+        from moeload_bench.recording.distributed import device_of
+
+        size = self.led(lambda: path.stat().st_size if path is not None else -1)
+        if size < 0:
+            return None
+        content = np.zeros(size, dtype=np.uint8)
+        if self.leads and path is not None:
+            content = np.fromfile(path, dtype=np.uint8)
+        sent = torch.from_numpy(content).to(device_of())
+        dist.broadcast(sent, src=0)
+        return io.BytesIO(sent.cpu().numpy().tobytes())
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.count == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        from moeload_bench.recording.distributed import device_of
+
+        total = value.detach().to(device_of(), torch.float64)
+        dist.all_reduce(total)
+        return (total / self.count).to(value.device, value.dtype)
+
+
+@contextmanager
+def torchrun_ranks() -> Iterator[Ranks]:
+    """The processes that `torchrun` started, joined until the block ends; one process when it did not start this.
+
+    Processes talk over gloo on CPUs and over NCCL on GPUs, one GPU each.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    yield Ranks(dist.get_rank(), dist.get_world_size())
+    # not after an error: other processes may still wait in a collective, and leaving it would wait for them
+    dist.destroy_process_group()
