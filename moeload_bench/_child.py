@@ -14,7 +14,14 @@ from moeload_bench._host import Cost, Level, Limits, Meter
 from moeload_bench._local import MAX_COUNTS, one_line
 from moeload_bench._process import Process
 from moeload_bench.errors import ForecastError, TargetError
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.forecaster import (
+    FORECAST_RULES,
+    Forecast,
+    ForecastRequest,
+    StepBlock,
+    TraceInfo,
+    check_forecast,
+)
 from moeload_bench.targets import BASELINES_PACKAGE, Target
 
 NOTHING: Rules = {}
@@ -53,7 +60,8 @@ class Child:
         # A stranger in the sandbox cannot stop the others' work by blaming the request.
         if status == "target_error" and (self._level != "sandbox" or is_baseline(self._target)):
             raise TargetError(text)
-        raise ForecastError(text or "failed without saying why")
+        rule = reply.get("rule")
+        raise ForecastError(text or "failed without saying why", rule if rule in FORECAST_RULES else None)
 
     def timed(self, kind: str, call: Callable[[], Any]) -> Any:
         """Make a call and charge it with its wall time and with all CPU time used since the last one."""

@@ -102,7 +102,7 @@ class Worker:
             extra, out = getattr(self, f"_do_{header['op']}")(header, arrays)
             reply |= {"status": "ok", **extra}
         except ForecastError as error:
-            reply |= {"status": "forecast_error", "text": str(error)}
+            reply |= {"status": "forecast_error", "text": str(error), "rule": error.rule}
         except (TargetError, MissingExtraError) as error:
             reply |= {"status": "target_error", "text": str(error)}
         self._write(_frames.encode(reply, out))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import corpora, publish, recipes, record, run, traces, validate
+from moeload_bench.commands import check, corpora, publish, recipes, record, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.add_typer(traces.app, name="traces")
 app.command("validate")(validate.validate)
+app.command("check")(check.check)
 app.command("run")(run.run)
 app.command("publish")(publish.publish)
 app.command("record")(record.record)

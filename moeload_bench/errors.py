@@ -11,6 +11,7 @@ MoeloadError
 ├── RecordingError        a recording that cannot start or go on
 │   └── RecipeError       a recipe that cannot be used
 ├── PlacementError        a cluster shape or cost constant that makes no plan
+├── PlotError             a figure that cannot be drawn or written
 ├── MissingExtraError     an optional dependency is needed
 ├── HubError              the Hugging Face Hub refused, or does not hold what was named
 └── ResultError           a result record that cannot be used
@@ -46,7 +47,11 @@ class TargetError(MoeloadError):
 
 
 class ForecastError(MoeloadError):
-    """A forecaster broke its contract."""
+    """A forecaster broke its contract; ``rule`` names which rule of `check_forecast`, None for anything else."""
+
+    def __init__(self, message: str, rule: str | None = None) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class IsolationError(ForecastError):
@@ -63,6 +68,10 @@ class RecipeError(RecordingError):
 
 class PlacementError(MoeloadError):
     """A cluster shape or cost constant that makes no plan."""
+
+
+class PlotError(MoeloadError):
+    """A figure that cannot be drawn or written."""
 
 
 class HubError(MoeloadError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a forecaster's process starts without pydantic, which these
     from moeload_bench.trace import Array, IntArray, Trace
 
 SUM_TOLERANCE = 1e-6
+FORECAST_RULES = ("shape", "finite", "non_negative", "sums", "quantiles")
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,12 @@ def step_block(trace: Trace, start: int, stop: int) -> StepBlock:
 
 
 def check_forecast(forecast: Any, request: ForecastRequest, info: TraceInfo) -> Forecast:
-    """Return the forecast, or raise `ForecastError` saying what is wrong with it. Nothing is repaired."""
+    """Return the forecast, or raise `ForecastError` saying what is wrong and which of `FORECAST_RULES` it broke.
+
+    Nothing is repaired.
+    """
     if not isinstance(forecast, Forecast):
-        raise ForecastError(f"forecast returned {type(forecast).__name__}, expected a Forecast")
+        raise ForecastError(f"forecast returned {type(forecast).__name__}, expected a Forecast", "shape")
     L, E = info.num_layers, info.num_experts
     share, edges = forecast.share_BLE, forecast.edges_B
     _check_array("share_BLE", share, np.float64, 3)
@@ -175,17 +179,22 @@ def check_forecast(forecast: Any, request: ForecastRequest, info: TraceInfo) -> 
     if share.shape[1:] != (L, E) or share.shape[0] != edges.shape[0] or not 1 <= len(edges) <= request.horizon:
         raise ForecastError(
             f"share_BLE has shape {share.shape} with {len(edges)} edges, expected [edges, {L}, {E}] with "
-            f"1 to {request.horizon} edges"
+            f"1 to {request.horizon} edges",
+            "shape",
         )
     if edges[0] < 1 or (np.diff(edges) < 1).any() or edges[-1] != request.horizon:
-        raise ForecastError(f"edges_B must rise from at least 1 to the horizon {request.horizon}, got {edges[:5]}...")
+        raise ForecastError(
+            f"edges_B must rise from at least 1 to the horizon {request.horizon}, got {edges[:5]}...", "shape"
+        )
     if not np.isfinite(share).all():
-        raise ForecastError(f"share_BLE holds {np.count_nonzero(~np.isfinite(share))} values that are not finite")
+        raise ForecastError(
+            f"share_BLE holds {np.count_nonzero(~np.isfinite(share))} values that are not finite", "finite"
+        )
     if (share < 0).any():
-        raise ForecastError(f"share_BLE holds negative shares, the least is {share.min():.6g}")
+        raise ForecastError(f"share_BLE holds negative shares, the least is {share.min():.6g}", "non_negative")
     worst = float(np.abs(share.sum(axis=2) - 1).max())
     if worst > SUM_TOLERANCE:
-        raise ForecastError(f"shares of a layer sum to 1 +- {worst:.3g}, expected 1 within {SUM_TOLERANCE:g}")
+        raise ForecastError(f"shares of a layer sum to 1 +- {worst:.3g}, expected 1 within {SUM_TOLERANCE:g}", "sums")
     if forecast.quantile_QKLE is not None:
         _check_quantiles(forecast.quantile_QKLE, request, L, E)
     return forecast
@@ -195,14 +204,14 @@ def _check_quantiles(quantile: Any, request: ForecastRequest, L: int, E: int) ->
     _check_array("quantile_QKLE", quantile, np.float64, 4)
     expected = (len(request.quantiles), len(request.horizons), L, E)
     if quantile.shape != expected:
-        raise ForecastError(f"quantile_QKLE has shape {quantile.shape}, expected {expected}")
+        raise ForecastError(f"quantile_QKLE has shape {quantile.shape}, expected {expected}", "quantiles")
     if not np.isfinite(quantile).all() or (quantile < 0).any() or (quantile > 1).any():
-        raise ForecastError("quantile_QKLE holds values that are not shares between 0 and 1")
+        raise ForecastError("quantile_QKLE holds values that are not shares between 0 and 1", "quantiles")
     if (np.diff(quantile, axis=0) < 0).any():
-        raise ForecastError("quantile_QKLE crosses itself: a higher level has a lower share")
+        raise ForecastError("quantile_QKLE crosses itself: a higher level has a lower share", "quantiles")
 
 
 def _check_array(name: str, array: Any, dtype: Any, ndim: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.ndim != ndim:
         got = f"{array.dtype}, {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ForecastError(f"{name} is {got}, expected a numpy array of {np.dtype(dtype)} with {ndim} axes")
+        raise ForecastError(f"{name} is {got}, expected a numpy array of {np.dtype(dtype)} with {ndim} axes", "shape")

@@ -1,0 +1,220 @@
+"""Conformance: does a forecaster keep the contract? For people's own tests, and behind `moeload-bench check`.
+
+Each rule is one small function that returns None or what is wrong. They run on small synthetic loads; a forecaster that
+passes them all cannot fail a suite for reasons of form.
+
+Axis letters: S steps, L MoE layers, E experts, K horizons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench._subject import BASIC, Scenario, Subject, observe, rows
+from moeload_bench.errors import ForecastError, TargetError
+from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
+from moeload_bench.isolate import Level, Limits
+from moeload_bench.targets import Target, class_target, parse_target
+
+RELATIVE_TOLERANCE = 1e-9
+ABSOLUTE_TOLERANCE = 1e-12  # shares of dead experts may be 1e-300 in one order of summation and 0 in another
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What came of one rule. A rule that is not ``required`` is reported only."""
+
+    rule: str
+    passed: bool
+    message: str
+    required: bool = True
+
+
+def check_forecaster(
+    forecaster: str | type[Any] | Target, *, level: Level = "none", seed: int = 0, limits: Limits | None = None
+) -> list[CheckResult]:
+    """Run every rule of conformance on a forecaster; one result per rule, in the order of `RULES`.
+
+    ``forecaster`` is a target (`"sw_avg"`, `"my.py:Mine@window=5"`) or a class of this process. Level `none` is the
+    strictest: only there do instances share a process. Raises `TargetError` for a target that cannot be used.
+    """
+    if isinstance(forecaster, str):
+        forecaster = parse_target(forecaster)
+    target = forecaster if isinstance(forecaster, Target) else class_target(forecaster)
+    subject = Subject(target, level, seed, limits)
+    results = [_run(name, rule, subject, required=True) for name, rule in RULES.items()]
+    return results + [_run(name, rule, subject, required=False) for name, rule in REPORTED.items()]
+
+
+def _run(name: str, rule: Rule, subject: Subject, required: bool) -> CheckResult:
+    try:
+        wrong = rule(subject)
+    except ForecastError as error:
+        # A forecast of the wrong form is reported once, by the rule that it breaks on the basic run.
+        wrong = str(error)
+    except TargetError:
+        if name == "answers":
+            raise
+        wrong = "the constructor refuses this run"
+    return CheckResult(name, wrong is None, wrong or "ok", required)
+
+
+# ------------------------------------------------------------------------------------------------ the rules
+
+Rule = Callable[[Subject], str | None]
+
+
+def answers(subject: Subject) -> str | None:
+    """Constructed, shown a run and asked, it raises nothing."""
+    try:
+        subject.basic()
+    except ForecastError as error:
+        return None if error.rule in FORECAST_RULES else str(error)
+    return None
+
+
+def form(rule: str) -> Rule:
+    """The forecast after the basic run keeps this one of `FORECAST_RULES`."""
+
+    def check(subject: Subject) -> str | None:
+        try:
+            subject.basic()
+        except ForecastError as error:
+            return str(error) if error.rule == rule else None
+        return None
+
+    return check
+
+
+def deterministic(subject: Subject) -> str | None:
+    """Two instances with one seed forecast the same, bit for bit."""
+    return differs(subject.basic(), subject.ask(BASIC), BASIC.horizons, exact=True)
+
+
+def block_size(subject: Subject) -> str | None:
+    """The sizes of the blocks that `observe` is given do not matter, to 1e-9 relative."""
+    whole = subject.basic()
+    for sizes in ((1,), (7, 1, 30)):
+        wrong = differs(whole, subject.ask(BASIC, sizes), BASIC.horizons)
+        if wrong is not None:
+            return f"blocks of {sizes} steps and one of {BASIC.steps}: {wrong}"
+    return None
+
+
+def forecast_is_pure(subject: Subject) -> str | None:
+    """`forecast` does not change what later calls return: not the next one, not one after more steps."""
+    run, half = BASIC.block(), BASIC.steps // 2
+    with subject.open(BASIC) as asked, subject.open(BASIC) as quiet:
+        for host in (asked, quiet):
+            observe(host, rows(run, 0, half))
+        first = asked.forecast(BASIC.request())
+        asked.forecast(BASIC.request(BASIC.horizons[:2]))
+        again = differs(first, asked.forecast(BASIC.request()), BASIC.horizons, exact=True)
+        if again is not None:
+            return f"asked twice: {again}"
+        for host in (asked, quiet):
+            observe(host, rows(run, half, BASIC.steps))
+        later = differs(asked.forecast(BASIC.request()), quiet.forecast(BASIC.request()), BASIC.horizons)
+        return None if later is None else f"asked half-way or not: {later}"
+
+
+def horizon_prefix(subject: Subject) -> str | None:
+    """Asked for a longer horizon, it says the same of the shorter ones."""
+    shorter = BASIC.horizons[:2]
+    return differs(subject.ask(BASIC, horizons=shorter), subject.basic(), shorter)
+
+
+def independent_instances(subject: Subject) -> str | None:
+    """An instance does not care that another one of its class follows another run at the same time."""
+    alone = subject.basic()
+    with subject.open(BASIC) as one, subject.open(BASIC) as other:
+        for seed, host in ((0, one), (5, other)):
+            observe(host, rows(BASIC.block(seed), 0, 40))
+        for seed, host in ((0, one), (5, other)):
+            observe(host, rows(BASIC.block(seed), 40, BASIC.steps))
+        other.forecast(BASIC.request())
+        return differs(alone, one.forecast(BASIC.request()), BASIC.horizons)
+
+
+def copes_with(scenario: Scenario, what: str) -> Rule:
+    """An unusual run gets a valid forecast."""
+
+    def check(subject: Subject) -> str | None:
+        subject.ask(scenario)
+        return None
+
+    check.__doc__ = what
+    return check
+
+
+def fit(subject: Subject) -> str | None:
+    """`fit` (where there is one) returns bytes, the same ones for the same runs and seed."""
+    return None if subject.fitted(BASIC) == subject.fit(BASIC) else "two fits on the same runs return different bytes"
+
+
+def expert_permutation(subject: Subject) -> str | None:
+    """Reported: other numbers for the experts give the same forecast, renumbered."""
+    order = np.roll(np.arange(BASIC.experts), 1)
+    plain, run = subject.basic(), BASIC.block()
+    columns = {"loss": run.covariates["loss"], "load_half": run.covariates["load_half"][:, :, order]}
+    with subject.open(BASIC) as host:
+        observe(host, StepBlock(run.step_S, run.load_SLE[:, :, order], run.tokens_SL, columns))
+        permuted = host.forecast(BASIC.request())
+    expected = Forecast(plain.share_BLE[:, :, order], plain.edges_B)
+    return differs(expected, permuted, BASIC.horizons)
+
+
+RULES: dict[str, Rule] = {
+    "answers": answers,
+    **{rule: form(rule) for rule in FORECAST_RULES},
+    "deterministic": deterministic,
+    "block_size": block_size,
+    "forecast_is_pure": forecast_is_pure,
+    "horizon_prefix": horizon_prefix,
+    "independent_instances": independent_instances,
+    "fit": fit,
+    "dead_experts": copes_with(replace(BASIC, experts=4, dead=2), "Experts that never get a token."),
+    "empty_layer_step": copes_with(replace(BASIC, empty_step=True), "A layer without any load in one step."),
+    "one_expert": copes_with(replace(BASIC, experts=1), "A layer with a single expert."),
+    "one_step": copes_with(replace(BASIC, steps=1), "One step of history."),
+    "many_experts": copes_with(
+        replace(BASIC, steps=4, layers=128, experts=128, tokens=4096),
+        "128 layers of 128 experts, four steps of history.",
+    ),
+    "sampled": copes_with(replace(BASIC, stride=10), "A trace with one row per ten steps."),
+    "no_covariates": copes_with(replace(BASIC, covariates=False), "Nothing but loads, and no planned learning rate."),
+}
+REPORTED: dict[str, Rule] = {"expert_permutation": expert_permutation}
+
+
+# ------------------------------------------------------------------------------------------------ helpers
+
+
+def window_means_KLE(forecast: Forecast, horizons: Sequence[int]) -> FloatArray:
+    """Mean share over the first k steps for each horizon k."""
+    length_B = np.diff(forecast.edges_B, prepend=0)
+    start_B = forecast.edges_B - length_B
+    inside_KB = np.clip(np.asarray(horizons)[:, None] - start_B, 0, length_B)
+    return np.asarray(np.einsum("kb,ble->kle", inside_KB / np.asarray(horizons)[:, None], forecast.share_BLE))
+
+
+def differs(one: Forecast, other: Forecast, horizons: Sequence[int], exact: bool = False) -> str | None:
+    """None when two forecasts say the same over every horizon (``exact``: are the same, bit for bit)."""
+    if exact:
+        same = np.array_equal(one.share_BLE, other.share_BLE) and np.array_equal(one.edges_B, other.edges_B)
+        if same:
+            return None
+    for h, one_LE, other_LE in zip(
+        horizons, window_means_KLE(one, horizons), window_means_KLE(other, horizons), strict=True
+    ):
+        if exact or not np.allclose(one_LE, other_LE, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE):
+            worst = float(np.abs(one_LE - other_LE).max())
+            return f"the mean share over {h} steps differs by up to {worst:.3g}"
+    return None

@@ -1,0 +1,47 @@
+"""`moeload-bench check`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."),
+    ],
+    level: Annotated[
+        str,
+        typer.Option(
+            help="Isolation: none (your own code; the strictest, because instances share a process), process or "
+            "sandbox (a stranger's code)."
+        ),
+    ] = "none",
+    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list: rule, passed, message, required.")] = False,
+) -> None:
+    """Does a forecaster keep the contract? Small synthetic runs, a few seconds for a fast forecaster.
+
+    Shapes, sums, determinism, block sizes, purity of forecast, horizons, dead experts and more, one line per rule.
+
+    [bold]moeload-bench check my.py:Mine[/bold]
+    [bold]moeload-bench check sw_avg@window=500[/bold]
+
+    Exit status 0 when every required rule is kept, else 1.
+    """
+    from moeload_bench.checks import check_forecaster
+    from moeload_bench.isolate import parse_level
+
+    results = check_forecaster(target, level=parse_level(level), seed=seed)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+    else:
+        for result in results:
+            word = "ok    " if result.passed else "FAILED" if result.required else "note  "
+            typer.echo(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip())
+    if any(result.required and not result.passed for result in results):
+        raise typer.Exit(1)
