@@ -12,7 +12,7 @@ from torch import nn
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter, StepCounts
-from moeload_bench.recording.routers import Routing, find_routers
+from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
 from tests.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
 
 torch.set_num_threads(1)
@@ -234,6 +234,22 @@ def test_an_unknown_router_is_read_by_an_adapter_of_ones_own() -> None:
     counter = RouterCounter(model, {OwnRouter: own_adapter})
     model(torch.randn(5, 3))
     assert counter.take().load_LE.sum() == 5
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
+    """The real `TopKGate` on CPU: pre-drop counts are conserved, kept pairs are those of its dispatch mask."""
+    sharded = pytest.importorskip("deepspeed.moe.sharded_moe", reason="DeepSpeed is not installed")
+    torch.manual_seed(0)
+    gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2).train()
+    masks: list[np.ndarray] = []
+    gate.register_forward_hook(lambda m, args, output: masks.append(output[2].sum(dim=(0, 2)).numpy()))
+    counter = RouterCounter(gate, {sharded.TopKGate: deepspeed_routing})
+    gate(torch.randn(64, 16))
+    counts = counter.take()
+    assert counts.load_LE.sum() == 64 * k
+    assert counts.dropped_LE is not None
+    np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, masks)
 
 
 def test_an_output_that_is_not_understood_is_refused() -> None:

@@ -33,7 +33,7 @@ class Routing:
     ``expert_P`` int64 expert of each routed pair, before any drop; ``token_P`` int64 token of each pair, None when
     pairs are in token order with ``top_k`` pairs each; ``tokens`` T; ``experts`` E; ``top_k`` None where it varies;
     ``kept_P`` bool, False for pairs dropped over capacity, None when nothing is dropped; ``logits_TE`` the router's
-    logits where it gives them.
+    logits where it gives them; ``tokens_known`` False when the router tells only how many pairs an expert got.
     """
 
     expert_P: torch.Tensor
@@ -43,6 +43,7 @@ class Routing:
     top_k: int | None
     kept_P: torch.Tensor | None = None
     logits_TE: torch.Tensor | None = None
+    tokens_known: bool = True
 
 
 Adapter = Callable[[Any, Any, Any], Routing]
@@ -139,6 +140,31 @@ def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
         experts=len(size_E),
         top_k=module.top_k,
         logits_TE=logits_TE,
+    )
+
+
+def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
+    """DeepSpeed `TopKGate`: (loss, combine weights, dispatch mask [T, E, C], counts before drops [E]), seen in 0.19.
+
+    Pass it as ``adapters={deepspeed.moe.sharded_moe.TopKGate: deepspeed_routing}``. Which token a dropped pair came
+    from is not in the output, so a pass counts as one sequence for `load_half`.
+    """
+    import torch
+
+    mask_TEC, count_E = output[2].detach(), output[-1].detach().to(torch.int64)
+    tokens, experts = mask_TEC.shape[0], mask_TEC.shape[1]
+    kept_E = mask_TEC.to(torch.bool).sum(dim=(0, 2)).to(count_E.device)
+    expert_P = torch.arange(experts, device=count_E.device).repeat_interleave(count_E)
+    first_E = count_E.cumsum(0) - count_E
+    rank_P = torch.arange(len(expert_P), device=count_E.device) - first_E[expert_P]
+    return Routing(
+        expert_P=expert_P,
+        token_P=None,
+        tokens=tokens,
+        experts=experts,
+        top_k=module.k,
+        kept_P=rank_P < kept_E[expert_P],
+        tokens_known=False,
     )
 
 
