@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub_files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
-from moeload_bench.hub_read import cause_of, explain, persist, request_errors
+from moeload_bench.hub_read import cause_of, explain, passes, persist, request_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -111,7 +111,8 @@ def _explained(repo: str, work: Callable[[], T]) -> T:
     try:
         return work()
     except request_errors(RuntimeError, ValueError) as error:
-        raise HubError(f"{repo}: {explain(cause_of(error))}; nothing was tagged, the same command goes on") from None
+        again = "; running it again goes on from here" if passes(error) else ""
+        raise HubError(f"{repo}: {explain(cause_of(error))}{again}") from None
 
 
 def _check_repo(repo: str) -> None:

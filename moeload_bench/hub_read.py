@@ -153,13 +153,13 @@ def persist(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> 
         try:
             return work()
         except request_errors(RuntimeError, json.JSONDecodeError) as error:
-            if not _passes(error):
+            if not passes(error):
                 raise
             time.sleep(wait_s)
     return work()
 
 
-def _passes(error: BaseException) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
     cause = cause_of(error)
     if isinstance(cause, (FileNotFoundError, PermissionError)):

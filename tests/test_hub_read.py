@@ -200,6 +200,14 @@ stream = load_dataset(repo, "tiny-a", split="train", revision=tag, streaming=Tru
 here = read_trace(f"{folder}/tiny-a/train/seed0.parquet")
 np.testing.assert_array_equal(np.array([row["load"] for row in stream]), here.load_SLE)
 assert load_trace("tiny-a/train/seed0").load_SLE.tobytes() == here.load_SLE.tobytes()
+
+from moeload_bench.evaluate import evaluate
+from moeload_bench.suite import HubPlace, suite_for_trace
+
+here = read_trace(f"{folder}/tiny-b/test/seed0.parquet")
+suite = suite_for_trace(here, horizons=(1, 10)).model_copy(update={"hub": HubPlace(repo=repo, revision=tag)})
+results = evaluate("uniform", suite, level="none")
+assert not results.failures, results.failures
 print("equal")
 """
 OFFLINE = """
