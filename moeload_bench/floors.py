@@ -20,7 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.drift import BoolArray, FloatArray
-from moeload_bench.noise import MEAN_ABS_NORMAL, NOISE_ROWS, Noise, Running, batch_noise, level_noise, moving_mean
+from moeload_bench.noise import (
+    MEAN_ABS_NORMAL,
+    NOISE_ROWS,
+    Noise,
+    Running,
+    batch_noise,
+    level_noise,
+    moving_mean,
+    sampling_variance,
+)
 from moeload_bench.scoring import horizon_rows, layer_mean
 from moeload_bench.states import StateLabels, state_names
 from moeload_bench.trace import IntArray, Trace, shares
@@ -161,7 +170,7 @@ class _Layer(NamedTuple):
     def sampling_floor(self, top_k: int) -> dict[str, FloatArray]:
         """Metric to [K] with v_e = p (1 - k p) / (k T): k draws without replacement for each of T tokens."""
         level, total = self.level_SE, np.maximum(self.total_S, 1)[:, None]
-        variance_SE = level * np.maximum(1.0 - top_k * level, 0.0) / total
+        variance_SE = sampling_variance(level, total, top_k)
         running = Running(variance_SE)
         deviation_SE = np.sqrt(variance_SE) * _normal_quantiles(len(level))[:, None]
         noise = Noise(deviation_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.drift import FloatArray
-from moeload_bench.trace import IntArray, shares
+from moeload_bench.trace import Array, IntArray, shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""
@@ -77,6 +77,14 @@ def level_noise(share_SE: FloatArray) -> Noise:
         return (g_b + (g_1 - g_b) * short) / rows
 
     return Noise(deviation_SE, variance_of_mean)
+
+
+def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray:
+    """v = p (1 - k p) / (k T): variance of a share under k draws without replacement for each of T tokens.
+
+    ``total`` = k T, the loads' sum. An expert gets each token at most once, so its count is binomial with k p.
+    """
+    return np.asarray(share * np.maximum(1.0 - top_k * share, 0.0) / total)
 
 
 def moving_mean(values_SE: FloatArray, rows: int) -> FloatArray:
