@@ -165,7 +165,7 @@ def written(root: Path) -> dict[Path, str]:
 
 
 def update(root: str | Path) -> list[Path]:
-    """Write what differs and return it; CITATION.cff and LICENSE go into the published folder as they are."""
+    """Write what differs and return it; CITATION.cff is copied into the published folder as it is."""
     base, changed = Path(root), []
     for path, content in written(base).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != content:

@@ -163,6 +163,22 @@ def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> No
         assert {"run", "step", "tokens", "load", *trace.columns} == set(infos[recipe].features)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path) -> None:
+    """Plain and streaming: the runs of a split one after the other, as `Array2D`."""
+    from datasets import Array2D, load_dataset
+
+    for recipe, split in sorted({tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}):
+        refs = [ref for ref in list_traces(folder) if ref.id.startswith(f"{recipe}/{split}/")]
+        expected = np.concatenate([read_trace(ref.path).load_SLE for ref in sorted(refs, key=lambda ref: ref.path)])
+        data = load_dataset(str(folder), recipe, split=split, cache_dir=str(tmp_path))
+        assert data.features["load"] == Array2D(expected.shape[1:], "int64")
+        np.testing.assert_array_equal(data.with_format("numpy")["load"][:], expected)
+        stream = load_dataset(str(folder), recipe, split=split, streaming=True).with_format("numpy")
+        np.testing.assert_array_equal(np.stack([row["load"] for row in stream]), expected)
+
+
 def test_the_hub_validates_the_card_on_upload(hub: LocalHub, api: Any) -> None:
     """The client sends a README.md to `validate-yaml` before it commits it; ours passes, a broken one does not."""
     api().create_repo("acme/card", repo_type="dataset")
