@@ -1,0 +1,275 @@
+"""Forecasters in other processes: the same forecasts, measured costs, failures by name, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.errors import ForecastError, IsolationError, TargetError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
+from moeload_bench.isolate import (
+    LEVELS,
+    MIB,
+    Level,
+    Limits,
+    fit_target,
+    highest_level,
+    level_available,
+    open_host,
+    parse_level,
+)
+from moeload_bench.targets import class_target, parse_target
+from tests import forecasters
+from tests.attacks.arena import HERE as ATTACKS
+from tests.attacks.arena import assert_nothing_left, require_sandbox
+from tests.conftest import synthetic_trace
+
+TRACE = synthetic_trace(120)
+INFO = trace_info(TRACE)
+REQUEST = ForecastRequest(
+    120, 50, (1, 10, 50), (0.1, 0.9), lr_H=np.full(50, 1e-3), stage_H=np.zeros(50, dtype=np.int64)
+)
+CHILD_LEVELS: list[Level] = ["process", "sandbox"]
+HELPERS = Path(__file__).parent / "isolated.py"
+
+
+def need(level: Level) -> None:
+    """Sandboxes are not everywhere."""
+    if level == "sandbox":
+        require_sandbox()
+
+
+def ask(target: str, level: Level, limits: Limits | None = None) -> Forecast:
+    """Show the whole run in three blocks and ask once."""
+    need(level)
+    with open_host(parse_target(target), INFO, seed=0, level=level, limits=limits) as host:
+        for start in range(0, 120, 40):
+            host.observe(step_block(TRACE, start, start + 40))
+        return host.forecast(REQUEST)
+
+
+@pytest.mark.parametrize("level", CHILD_LEVELS)
+@pytest.mark.parametrize("target", ["sw_avg@window=30", f"{HELPERS}:Everything"])
+def test_every_level_gives_the_same_forecast_bit_for_bit(target: str, level: Level) -> None:
+    """Shares, edges, quantiles; `Everything` forecasts from all that a block and a request hold."""
+    here, there = ask(target, "none"), ask(target, level)
+    np.testing.assert_array_equal(here.share_BLE, there.share_BLE)
+    np.testing.assert_array_equal(here.edges_B, there.edges_B)
+    if here.quantile_QKLE is not None:
+        np.testing.assert_array_equal(here.quantile_QKLE, there.quantile_QKLE)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_forecaster_cannot_reach_the_future_or_spoil_the_past_through_its_arrays(level: Level) -> None:
+    """It owns what it gets: no base array behind a view, and writing into it changes no trace."""
+    need(level)
+    before = TRACE.load_SLE.copy()
+    assert ask(f"{HELPERS}:Spoiler", level).share_BLE.shape[0] == 1
+    np.testing.assert_array_equal(TRACE.load_SLE, before)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_costs_are_measured_from_outside(level: Level) -> None:
+    """Rows and calls are counted; sleeping is wall time only, computing is CPU time too."""
+    need(level)
+    with open_host(parse_target(f"{HELPERS}:Costly"), INFO, seed=0, level=level) as host:
+        host.observe(step_block(TRACE, 0, 7))
+        host.observe(step_block(TRACE, 7, 10))
+        host.forecast(REQUEST)
+        cost = host.cost()
+    assert (cost.observe_rows, cost.forecasts) == (10, 1)
+    assert cost.observe_wall_s > 0.3
+    assert cost.observe_cpu_s is not None
+    assert cost.observe_cpu_s < 0.25
+    assert cost.forecast_cpu_s is not None
+    assert 0.15 < cost.forecast_cpu_s < 3
+    assert cost.startup_wall_s > 0
+    if level == "none":
+        assert cost.peak_memory_bytes is None
+    else:
+        assert cost.peak_memory_bytes is not None
+        assert 64 * MIB < cost.peak_memory_bytes < 600 * MIB
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_counts_are_the_forecaster_s_own(level: Level) -> None:
+    """Whole numbers under names; what is not a count is left out."""
+    need(level)
+    with open_host(parse_target(f"{HELPERS}:Counting"), INFO, seed=0, level=level) as host:
+        host.forecast(REQUEST)
+        host.forecast(REQUEST)
+        assert host.counts() == {"forecasts": 2, "numpy": 3}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_a_forecaster_raises_is_a_forecast_error_and_it_lives_on(level: Level) -> None:
+    """Type and text on one line; the next call is answered."""
+    need(level)
+    with open_host(parse_target(f"{HELPERS}:RaisesOnce"), INFO, seed=0, level=level) as host:
+        with pytest.raises(ForecastError, match=r"^forecast raised KeyError: 'first'$") as caught:
+            host.forecast(REQUEST)
+        assert not isinstance(caught.value, IsolationError)
+        host.forecast(REQUEST)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("cls", "reason", "rule"),
+    [("NotANumber", "not finite", "finite"), ("NotNormalised", "sum to 1", "sums"), ("WrongShape", "shape", "shape")],
+)
+def test_a_forecast_of_the_wrong_form_is_refused_the_same_way_at_every_level(
+    level: Level, cls: str, reason: str, rule: str
+) -> None:
+    """By `check_forecast`, on the harness's side of the pipe too."""
+    with pytest.raises(ForecastError, match=reason) as caught:
+        ask(f"{Path(forecasters.__file__)}:{cls}", level)
+    assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_fit_runs_at_the_same_level_and_its_bytes_reach_the_constructor(level: Level) -> None:
+    """None for a class that does not fit; arguments that `fit` takes by name reach it."""
+    need(level)
+    runs = [(INFO, step_block(TRACE, 0, 60)), (INFO, step_block(TRACE, 60, 120))]
+    assert fit_target(parse_target("sw_avg"), runs, seed=0, level=level) is None
+    target = parse_target(f"{HELPERS}:Fitting@power=2")
+    out = fit_target(target, runs, seed=3, level=level)
+    assert out is not None
+    assert out[0] == b"2 runs, 120 rows, seed 3, power 2"
+    assert out[1].observe_rows == 120
+    with open_host(target, INFO, seed=0, fitted=out[0], level=level) as host:
+        assert host.forecast(REQUEST).share_BLE.shape == (1, 2, 4)
+    with pytest.raises(ForecastError, match="fit returned str, expected bytes"):
+        fit_target(parse_target(f"{HELPERS}:FitsText"), runs, seed=0, level=level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_target_that_cannot_be_used_is_the_request_s_fault(level: Level) -> None:
+    """TargetError for an unknown argument and for a value that a baseline refuses."""
+    need(level)
+    for text, reason in (("sw_avg@windows=3", "unknown parameter 'windows'"), ("sw_avg@window=0", "window is 0")):
+        with pytest.raises(TargetError, match=reason), open_host(parse_target(text), INFO, seed=0, level=level):
+            pass
+
+
+def test_in_the_sandbox_a_stranger_cannot_blame_the_request() -> None:
+    """What would end a run of many forecasters is a failure of its own there."""
+    require_sandbox()
+    target = parse_target(f"{HELPERS}:Blames")
+    with pytest.raises(TargetError, match="nobody"), open_host(target, INFO, seed=0, level="process"):
+        pass
+    with pytest.raises(ForecastError, match="nobody"), open_host(target, INFO, seed=0, level="sandbox"):
+        pass
+
+
+def test_a_class_of_this_process_runs_at_level_none_only() -> None:
+    """It cannot be imported anywhere else."""
+    target = class_target(forecasters.LastSeen)
+    with open_host(target, INFO, seed=0, level="none") as host:
+        host.forecast(REQUEST)
+    with pytest.raises(TargetError, match="level 'none' only"), open_host(target, INFO, seed=0, level="process"):
+        pass
+
+
+@pytest.mark.parametrize("level", CHILD_LEVELS)
+def test_a_dead_process_answers_every_later_call_with_the_same_error(level: Level) -> None:
+    """And never comes back to life."""
+    need(level)
+    with open_host(parse_target(f"{ATTACKS / 'attackers.py'}:Exits"), INFO, seed=0, level=level) as host:
+        with pytest.raises(IsolationError, match="ended with status 0"):
+            host.forecast(REQUEST)
+        with pytest.raises(IsolationError, match="ended with status 0"):
+            host.observe(step_block(TRACE, 0, 1))
+        host.cost()
+    with pytest.raises(IsolationError):
+        host.forecast(REQUEST)
+
+
+@pytest.mark.parametrize("level", CHILD_LEVELS)
+def test_nothing_is_left_when_the_context_ends(level: Level) -> None:
+    """No process, no thread, no descriptor, no folder; also when the body raises while the forecaster is busy."""
+    need(level)
+    ask("sw_avg", level)  # imports, and the one-time look for bubblewrap
+    before = (threading.active_count(), len(os.listdir("/proc/self/fd")), sorted(Path("/tmp").glob("moeload-*")))
+    for _ in range(2):
+        with pytest.raises(AttributeError), open_host(parse_target("sw_avg"), INFO, seed=0, level=level) as host:
+            host.observe(None)
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before[:2]
+    assert sorted(Path("/tmp").glob("moeload-*")) == before[2]
+    assert_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", CHILD_LEVELS)
+def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
+    """Even by SIGKILL, when nothing can be cleaned up."""
+    need(level)
+    script = (
+        "import sys, time\n"
+        "from moeload_bench.isolate import open_host\n"
+        "from moeload_bench.targets import parse_target\n"
+        "from tests.test_isolate import INFO\n"
+        f"with open_host(parse_target('sw_avg'), INFO, seed=0, level={level!r}) as host:\n"
+        "    print(host._child._process.watch._find_worker(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    root = Path(__file__).parent.parent
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=root) as harness:
+        assert harness.stdout is not None
+        worker = int(harness.stdout.readline())
+        assert Path(f"/proc/{worker}").exists()
+        harness.kill()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+@pytest.mark.slow
+def test_a_large_block_passes_whole() -> None:
+    """128 x 128 experts and 300 steps are 40 MB: many times what a pipe holds."""
+    rng = np.random.default_rng(0)
+    load = rng.integers(0, 1000, size=(300, 128, 128))
+    block = StepBlock(np.arange(300), load, load.sum(axis=2))
+    info = type(INFO)(128, 128, 1, tuple(range(128)), None, 1, "none", 0.0, 0)
+    request = ForecastRequest(300, 10, (1, 10))
+    answers = []
+    for level in ("none", "process"):
+        with open_host(parse_target("sw_avg@window=50"), info, seed=0, level=level) as host:
+            host.observe(block)
+            answers.append(host.forecast(request))
+    np.testing.assert_array_equal(answers[0].share_BLE, answers[1].share_BLE)
+
+
+def test_an_argument_that_is_no_json_is_refused_by_name() -> None:
+    """TOML has dates, the pipe has not."""
+    target = parse_target(f"{HELPERS}:Everything@since=2024-01-01")
+    with pytest.raises(TargetError, match="cannot be handed"), open_host(target, INFO, seed=0, level="process"):
+        pass
+
+
+def test_levels_are_known_by_name_and_the_highest_is_one_that_works() -> None:
+    """What is not available says why."""
+    assert [parse_level(level) for level in LEVELS] == list(LEVELS)
+    with pytest.raises(IsolationError, match="there is: none, process, sandbox"):
+        parse_level("jail")
+    assert level_available(highest_level()) is None
+    assert highest_level() == ("sandbox" if level_available("sandbox") is None else "process")
+
+
+def test_without_bubblewrap_the_sandbox_says_how_to_install_it() -> None:
+    """And `process` is the highest level."""
+    script = (
+        "from moeload_bench.isolate import highest_level, level_available\n"
+        "print(highest_level(), level_available('sandbox'))"
+    )
+    environment = {**os.environ, "PATH": "/nowhere"}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("process the program bwrap is not installed; install bubblewrap (Debian")
