@@ -1,0 +1,64 @@
+"""The symbols of the maths pages are the names in the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from moeload_bench import drift, floors, forecaster, metrics, noise, scoring, shifts, states, statistics
+from moeload_bench.states import StateRule
+
+ROOT = Path(__file__).parent.parent
+MODULES = (drift, forecaster, metrics, scoring, states, floors, noise, statistics, shifts)
+PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
+OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
+
+
+def quoted(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def exists(name):
+    if "." in name:
+        head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
+        owner = {**vars(states), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
+        if owner is None:
+            return importlib.util.find_spec(f"moeload_bench.{name.removeprefix('moeload_bench.')}") is not None
+        return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
+    listed = {spec.name for spec in scoring.METRICS} | set(floors.FLOOR_NAMES)
+    fields = {field.name for field in dataclasses.fields(states.StateLabels)}
+    return name in listed | fields or any(hasattr(module, name) for module in MODULES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_name_on_the_page_exists(page):
+    """Each name in code style is a metric, a floor, a constant, a field, a function, a module or a file that exists."""
+    for name in quoted(page) - OTHER:
+        if "/" in name or name.startswith("moeload-bench "):
+            assert name.startswith("moeload-bench ") or (ROOT / name).exists(), name
+        else:
+            assert exists(name), name
+
+
+def test_the_constants_on_the_states_page_are_the_rules():
+    """Every `StateRule.x` = value on the page is the package's."""
+    text = (ROOT / "docs" / "states.md").read_text()
+    found = dict(re.findall(r"`StateRule\.(\w+)`\s*=\s*(\([^)]*\)|[\d.]*\d)", text))
+    assert set(found) == {field.name for field in dataclasses.fields(StateRule)}
+    for name, value in found.items():
+        got = getattr(StateRule(), name)
+        assert value == (str(got) if isinstance(got, tuple) else f"{got:g}"), name
+
+
+def test_the_other_constants_on_the_pages_are_the_codes():
+    """`NAME` = number in any page is that module constant."""
+    for page in PAGES:
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        for name, value in re.findall(r"`([A-Z_]+)`\s*=\s*(\d+)", text):
+            (got,) = {getattr(module, name) for module in MODULES if hasattr(module, name)}
+            assert got == float(value), name
