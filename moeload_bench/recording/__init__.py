@@ -1,0 +1,40 @@
+"""Exact expert loads out of real training: recorder, router adapters, recipes.
+
+    from moeload_bench.recording import LoadRecorder, record
+
+`LoadRecorder` is a callback for transformers' Trainer, `record` a context manager for any PyTorch loop. Names are
+loaded when they are first used: torch and transformers are heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from moeload_bench.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from moeload_bench.recording.callback import LoadRecorder
+    from moeload_bench.recording.recorder import Recorder, record
+    from moeload_bench.recording.routers import Routing, deepspeed_routing
+
+__all__ = ["LoadRecorder", "Recorder", "Routing", "deepspeed_routing", "record"]
+
+_HOME = {
+    "LoadRecorder": "callback",
+    "Recorder": "recorder",
+    "Routing": "routers",
+    "deepspeed_routing": "routers",
+    "record": "recorder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in ("torch", "transformers"):
+            raise MissingExtraError(error.name, "record", f"moeload_bench.recording.{name}") from None
+        raise
