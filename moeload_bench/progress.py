@@ -8,6 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LINE_EVERY_S = 15.0
+WIDE = 160
+
+
+def table_width() -> int | None:
+    """The terminal's width; where there is no terminal, wide enough that no table is squeezed."""
+    return None if sys.stdout.isatty() else WIDE
 
 
 @contextmanager

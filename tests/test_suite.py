@@ -23,7 +23,7 @@ from moeload_bench.suite import (
 from moeload_bench.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 
-FROZEN = {"mini": "fill"}
+FROZEN = {"mini": "f712e93798e13f54d7ac0df9cf55ba9e7346b17a8d61b7ae3c5af74b53be6f0a"}
 
 
 @pytest.mark.parametrize("name", FROZEN)

@@ -136,9 +136,10 @@ def _print(results: Results, metric: str, own: bool) -> None:
     from rich.console import Console
 
     from moeload_bench.placement_cost import HEADLINE
+    from moeload_bench.progress import table_width
     from moeload_bench.tables import best_lines, failure_lines, result_table
 
-    console = Console(width=_width())
+    console = Console(width=table_width())
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
         if table is not None:
@@ -148,10 +149,3 @@ def _print(results: Results, metric: str, own: bool) -> None:
     if own:
         for line in best_lines(results, metric):
             console.print(line, markup=False)
-
-
-def _width() -> int | None:
-    """Tables are not squeezed into 80 columns where there is no terminal."""
-    import sys
-
-    return None if sys.stdout.isatty() else 160

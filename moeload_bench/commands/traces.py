@@ -22,6 +22,7 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.progress import table_width
     from moeload_bench.store import list_traces, read_trace
 
     rows = []
@@ -47,7 +48,7 @@ def list_(
     table = Table(*(rows[0] if rows else ("no traces",)))
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    Console(width=table_width()).print(table)
 
 
 @app.command("show")
@@ -72,7 +73,9 @@ def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]]) 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from moeload_bench.progress import table_width
+
+    console = Console(width=table_width())
     console.print(f"[bold]{name}[/bold]")
     for key, value in meta.items():
         if key != "layers" and value not in (None, "", [], {}):
