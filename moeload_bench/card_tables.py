@@ -18,7 +18,7 @@ from moeload_bench.states import StateLabels, label_states, state_names
 from moeload_bench.store import data_sha256, list_traces, read_trace
 from moeload_bench.trace import Trace
 
-MAX_SPANS = 4
+MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
 
 

@@ -18,7 +18,7 @@ from moeload_bench.store import bundled_folder, list_traces, read_trace
 from moeload_bench.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
-from tests.hub.fixtures import make_folder
+from tests.hub.helpers import make_folder
 
 pytest_plugins = ("tests.hub.fixtures",)
 
@@ -104,8 +104,8 @@ def test_tables_say_how_a_run_was_made() -> None:
 def test_spans_tell_when_layers_agree_and_are_cut_when_they_flap() -> None:
     """Training steps, not rows; the count of what is left out."""
     assert run_spans(synthetic_trace(300)) == ("transient 0-299",)
-    assert spans(["a", "b", "c", "d"]) == "a; b; c; d"
-    assert spans(["a", "b", "c", "d", "e", "f"]) == "a; b; c; d; and 2 more"
+    assert spans(list("abcdefgh")) == "a; b; c; d; e; f; g; h"
+    assert spans(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
 
 
 def test_onset_counts_layers_that_never_become_stable() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from moeload_bench.store import write_trace
 from tests.conftest import synthetic_trace
-from tests.hub.fixtures import write_card
+from tests.hub.helpers import write_card
 
 PAGE = Path(__file__).parents[1] / "docs" / "direct-use.md"
 RECIPE = "qwen3moe-16e-aux0"

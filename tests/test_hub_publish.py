@@ -15,7 +15,7 @@ from moeload_bench.hub import Publication, propose, publish
 from moeload_bench.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
-from tests.hub.fixtures import folder_bytes, make_folder, run_python, write_card
+from tests.hub.helpers import folder_bytes, make_folder, run_python, write_card
 
 pytest_plugins = ("tests.hub.fixtures",)
 

@@ -19,7 +19,7 @@ from moeload_bench.hub_read import HubPin, fetch_trace, parse_place, pins_for
 from moeload_bench.store import data_sha256, find_trace, load_trace, read_trace, write_trace
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
-from tests.hub.fixtures import run_python, write_card
+from tests.hub.helpers import run_python, write_card
 
 pytest_plugins = ("tests.hub.fixtures",)
 

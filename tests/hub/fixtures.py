@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,43 +10,7 @@ from pathlib import Path
 import pytest
 
 from . import LocalHub
-
-CARD = """# Test traces
-
-<!-- begin generated: summary -->
-<!-- end generated -->
-"""
-RECIPES = ("tiny-a", "tiny-b")
-
-
-def make_folder(root: Path, recipes: tuple[str, ...] = RECIPES, steps: int = 120) -> Path:
-    """A small release: per recipe one `train` and one `test` run, with card and Croissant."""
-    from moeload_bench.store import write_trace
-    from tests.conftest import synthetic_trace
-
-    for number, recipe in enumerate(recipes):
-        for seed, split in enumerate(("train", "test")):
-            trace = synthetic_trace(steps, seed=10 * number + seed, recipe=recipe, split=split)
-            write_trace(trace, root / recipe / split / "seed0.parquet")
-    write_card(root)
-    return root
-
-
-def write_card(root: Path) -> None:
-    """(Re)make README.md and croissant.json of a folder."""
-    from moeload_bench.card import render_card
-    from moeload_bench.card_tables import read_runs
-    from moeload_bench.croissant import croissant
-
-    runs = read_runs(root)
-    (root / "README.md").write_text(render_card(CARD, runs))
-    (root / "croissant.json").write_text(croissant(root, runs))
-
-
-def folder_bytes(root: Path) -> dict[str, bytes]:
-    """Every file of a folder by path, without what the Hub adds."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.name != ".gitattributes")
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+from .helpers import folder_bytes, make_folder
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +21,6 @@ def release_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def release(release_template: Path, tmp_path: Path) -> Path:
     """A release of two recipes that the test may change."""
-    import shutil
-
     return Path(shutil.copytree(release_template, tmp_path / "traces"))
 
 
@@ -103,16 +63,3 @@ def snapshot(api: Callable[..., object], tmp_path: Path) -> Callable[[str, str],
         return folder_bytes(Path(folder))
 
     return download
-
-
-def run_python(hub: LocalHub, home: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """A child process whose environment points the real clients at the local Hub."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**clean, **hub.environment(home), **variables},
-        cwd=home.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
