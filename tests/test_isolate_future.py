@@ -1,4 +1,4 @@
-"""No forecast depends on what comes after its origin: with an altered future, every baseline forecasts the same bits."""
+"""No forecast depends on what comes after its origin: with an altered one, every baseline forecasts the same bits."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Cheater:
     def find(self) -> np.ndarray | None:
         """The loads of a trace that begins as what was seen does."""
         seen_SLE = np.array(self.rows)
-        for path in dict.fromkeys(places()):
+        for path in places():
             self.counts["files"] += 1
             try:
                 load_SLE = read(path, seen_SLE.shape[1:])
