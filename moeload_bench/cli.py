@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import check, corpora, publish, recipes, record, run, traces, validate
+from moeload_bench.commands import check, corpora, plot, publish, recipes, record, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -22,3 +22,4 @@ app.command("publish")(publish.publish)
 app.command("record")(record.record)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")
+app.add_typer(plot.app, name="plot")

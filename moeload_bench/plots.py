@@ -1,0 +1,31 @@
+"""Figures (extra `plot`): each function returns a matplotlib figure, `save_figure` writes it (docs/plots.md).
+
+view = view_trace(load_trace("qwen3moe-tiny-8e/test/seed1"), layers=["3"])
+save_figure(draw_shares(view), "shares.svg")
+"""
+
+from __future__ import annotations
+
+from moeload_bench.plots_results import draw_cost, draw_horizon
+from moeload_bench.plots_states import draw_states
+from moeload_bench.plots_style import SUFFIXES, check_suffix, save_figure
+from moeload_bench.plots_trace import draw_heatmap, draw_shares, draw_sliding
+from moeload_bench.plots_training import TrainingErrors, draw_training, training_errors
+from moeload_bench.plots_view import View, view_trace
+
+__all__ = [
+    "SUFFIXES",
+    "TrainingErrors",
+    "View",
+    "check_suffix",
+    "draw_cost",
+    "draw_heatmap",
+    "draw_horizon",
+    "draw_shares",
+    "draw_sliding",
+    "draw_states",
+    "draw_training",
+    "save_figure",
+    "training_errors",
+    "view_trace",
+]

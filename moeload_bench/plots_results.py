@@ -1,0 +1,181 @@
+"""Figures of results: error against horizon with the floors, accuracy against cost.
+
+What is drawn is `moeload_bench.tables.result_grid`, number for number. Axis letters: K suite horizons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import ResultError, not_found
+from moeload_bench.plots_panels import line
+from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
+from moeload_bench.results import Result
+from moeload_bench.scoring import METRICS
+from moeload_bench.suite import STATES
+from moeload_bench.tables import Grid, Row, Values, result_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FLOOR_LINES: dict[str, Any] = {"floor_batch": (0, (5, 1.5)), "floor_level": (0, (1, 1)), "floor_sampling": "-."}
+DEFAULT_HORIZON = 100
+LEAST_MS = 1e-3
+"""What a forecaster that took no measurable time is drawn at: a microsecond."""
+
+
+def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure:
+    """A metric against the horizon, one panel per state, with the floors under it.
+
+    Raises `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
+    """
+    grid = _grid(results, metric)
+    with style():
+        figure, axes, states = _state_panels(grid)
+        look = _look(results)
+        for ax, state in zip(axes, states, strict=True):
+            for row in (row for row in grid.rows if row.state == state):
+                ax.plot(grid.horizons, _numbers(row.value_K), label=row.forecaster, **look[row.forecaster])
+            for floor, dashes in FLOOR_LINES.items():
+                if (state, floor) in grid.floors:
+                    ax.plot(
+                        grid.horizons, _numbers(grid.floors[state, floor]), color=GREY, linestyle=dashes, label=floor
+                    )
+            ax.set_xscale("log")
+            ax.set_xticks(grid.horizons, [f"{horizon:,}" for horizon in grid.horizons], rotation=45, ha="right")
+            ax.minorticks_off()
+            ax.grid(axis="y")
+        _log_if_positive(axes)
+        figure.supxlabel("horizon [training steps]")
+        floors = [line(name, GREY, d) for name, d in FLOOR_LINES.items() if any(name == key[1] for key in grid.floors)]
+        _label(figure, metric)
+        legend_above(figure, _title(results), [*_handles(look), *floors], columns=5)
+        return figure
+
+
+def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int | None = None) -> Figure:
+    """A metric at one horizon against the time that a forecast took, observing included; one panel per state.
+
+    The stepped line joins the forecasters that no other beats in both. Without a horizon it is DEFAULT_HORIZON steps,
+    or the suite's nearest. Raises as `draw_horizon`, and `NotFoundError` for a horizon that the suite has not.
+    """
+    grid = _grid(results, metric)
+    k = _horizon_index(grid, horizon)
+    with style():
+        figure, axes, states = _state_panels(grid)
+        look = _look(results)
+        for ax, state in zip(axes, states, strict=True):
+            rows = [row for row in grid.rows if row.state == state and row.value_K and row.value_K[k] is not None]
+            for row in rows:
+                marks = {**look[row.forecaster], "linestyle": "none", "markersize": 6}
+                ax.plot(
+                    [max(1e3 * row.per_forecast_s, LEAST_MS)],
+                    _numbers(row.value_K)[k : k + 1],
+                    label=row.forecaster,
+                    **marks,
+                )
+            _front(ax, rows, k, bool(_lower_is_better(metric)))
+            if (state, "floor_batch") in grid.floors:
+                ax.axhline(_numbers(grid.floors[state, "floor_batch"])[k], color=GREY, linestyle=(0, (5, 1.5)))
+            ax.grid()
+        spent = [max(1e3 * row.per_forecast_s, LEAST_MS) for row in grid.rows]
+        log_axis(axes[0].xaxis, min(spent), max(spent))
+        _log_if_positive(axes)
+        figure.supxlabel("time per forecast, observing included [ms of wall time]")
+        front = line("not beaten in both", GREY, "-", linewidth=0.8)
+        floors = [line("floor_batch", GREY, (0, (5, 1.5)))] if grid.floors else []
+        _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
+        legend_above(figure, _title(results), [*_handles(look, dots=True), front, *floors], columns=5)
+        return figure
+
+
+def _grid(results: Sequence[Result], metric: str) -> Grid:
+    if not results:
+        raise ResultError("no result to draw")
+    grid = result_grid(results, metric)
+    if grid is None:
+        raise not_found(
+            "metric", metric, {name for r in results for run in r.runs for t in run.tasks for name in t.metrics}
+        )
+    return grid
+
+
+def _horizon_index(grid: Grid, horizon: int | None) -> int:
+    if horizon is None:
+        return int(np.abs(np.log(np.array(grid.horizons) / DEFAULT_HORIZON)).argmin())
+    if horizon not in grid.horizons:
+        raise not_found("horizon", str(horizon), map(str, grid.horizons))
+    return grid.horizons.index(horizon)
+
+
+def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
+    """One panel for each state that has rows, with how many runs and origins its means are over."""
+    rows = {state: [row for row in grid.rows if row.state == state] for state in STATES}
+    states = [state for state in STATES if rows[state]]
+    figure, axes = panels(len(states), height=2.7, columns=len(states))
+    for ax, state in zip(axes, states, strict=True):
+        row = rows[state][0]
+        ax.set_title(f"{state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}")
+    return figure, axes, [str(state) for state in states]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    return {
+        result.name: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, result in enumerate(results)
+    }
+
+
+def _handles(look: dict[str, dict[str, Any]], dots: bool = False) -> list[Any]:
+    return [line(name, linestyle="none" if dots else "-", **marks) for name, marks in look.items()]
+
+
+def _front(ax: Axes, rows: Sequence[Row], k: int, lower_is_better: bool) -> None:
+    """The steps that join the forecasters which none beats in both cost and metric."""
+    sign = 1.0 if lower_is_better else -1.0
+    points = sorted((max(1e3 * row.per_forecast_s, LEAST_MS), sign * float(row.value_K[k] or 0.0)) for row in rows)
+    best: list[tuple[float, float]] = []
+    for cost, value in points:
+        if not best or value < best[-1][1]:
+            best.append((cost, value))
+    if len(best) > 1:
+        x, y = [cost for cost, _ in best], [sign * value for _, value in best]
+        ax.step(x, y, where="post", color=GREY, linewidth=0.8, zorder=1, gid="front")
+
+
+def _label(figure: Figure, metric: str, more: str = "") -> None:
+    unit = next((f"\n[{spec.unit}]" for spec in METRICS if spec.name == metric), "")
+    figure.supylabel(f"{metric}{more}{unit}")
+
+
+def _title(results: Sequence[Result]) -> str:
+    """The suite, or the trace where it is an ad-hoc suite over one."""
+    traces = {run.trace for result in results for run in result.runs}
+    name = results[0].suite.name
+    return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
+
+
+def _lower_is_better(metric: str) -> bool:
+    """True for errors, and for what plans cost (imbalance, regret, dropped tokens): all but the scores."""
+    return next((spec.lower_is_better is not False for spec in METRICS if spec.name == metric), True)
+
+
+def _log_if_positive(axes: Sequence[Axes]) -> None:
+    """Logarithmic where everything drawn is positive."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()])
+    known = values[np.isfinite(values)]
+    if known.size and known.min() > 0 and known.max() > 10 * known.min():
+        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
+
+
+def _numbers(values: Values) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

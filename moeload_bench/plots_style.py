@@ -1,0 +1,224 @@
+"""What all figures share: fonts, colours that survive colour blindness and grey print, panels, saving.
+
+Nothing here touches pyplot or global settings: every figure is made and saved inside `style()`, on the Agg renderer,
+and the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import MissingExtraError, PlotError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FloatArray = NDArray[np.float64]
+
+SUFFIXES = (".svg", ".png", ".pdf")
+WIDTH = 7.0
+"""Inches: the text width of a page, so that 8 point text is printed as 8 points."""
+DPI = {"png": 150, "svg": 300, "pdf": 300}
+"""Dots per inch; of the parts that are pixels, in formats that are lines."""
+FEW = 10
+"""Up to so many experts have a colour and a legend entry each; more are coloured by rank, with a colour bar."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
+"""Okabe and Ito's colours, and three more that keep apart from them under red-green blindness by lightness."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}
+STATE_HATCHES = {"transient": "/////", "stable": ""}
+STRIP = (2.0, 5.0)
+"""Points between a panel and its state strip, and the height of the strip."""
+GREY = "#595959"
+
+SETTINGS: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.labelsize": 8,
+    "figure.titlesize": 8,
+    "legend.title_fontsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "moeload-bench",
+    "savefig.facecolor": "white",
+    "path.simplify": True,
+    "text.usetex": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's defaults with the settings of this package, until the end of the block.
+
+    Raises `MissingExtraError` without matplotlib.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "a figure") from None
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, in inches, whose layout keeps labels, legends and panels apart. Call it inside `style()`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(
+    count: int, *, height: float = 1.5, columns: int | None = None, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels in a grid with shared axes, ``height`` inches each; the rest of the grid is empty.
+
+    Tick labels stand at the left and at the lowest panel of each column only.
+    """
+    columns = columns or columns_of(count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(height * rows + 0.7)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=share_y, squeeze=False)
+    axes: list[Axes] = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    for below in axes[max(count - columns, 0) : count]:
+        below.tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def columns_of(count: int) -> int:
+    """How many panels stand side by side."""
+    return next((c for c, most in ((1, 1), (2, 4), (3, 12)) if count <= most), 4)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> Path:
+    """The path of a figure; raises `PlotError` for a suffix that is no format of ours."""
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise PlotError(f"{target}: a figure is written as {', '.join(SUFFIXES)}, got the suffix {target.suffix!r}")
+    return target
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure in the format of its suffix, without date or program version; folders are made as needed."""
+    target = check_suffix(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kind = target.suffix.lower()[1:]
+    nothing: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    with style():
+        figure.savefig(target, format=kind, dpi=DPI[kind], metadata=nothing[kind])
+    return target
+
+
+def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
+    """[E] colours: one of the palette for each while they are few, else along one scale by rank in ``order_E``.
+
+    ``order_E`` lists the indices in ascending order of what the scale stands for.
+    """
+    E = len(order_E)
+    if E <= FEW:
+        return [PALETTE[e] for e in range(E)]
+    from matplotlib import colormaps
+
+    rank_E = np.empty(E)
+    rank_E[order_E] = np.arange(E)
+    return [colormaps["viridis"](0.95 * rank / max(E - 1, 1)) for rank in rank_E]
+
+
+def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:
+    """A band above a panel that shows the state over training steps, (first, end, state); its height is in points."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
+
+    figure = axes.get_figure()
+    assert figure is not None
+    corner: Any = axes.transAxes  # any transform will do, the stubs ask for an affine one
+    points = Affine2D().scale(1 / 72) + figure.dpi_scale_trans + ScaledTranslation(0, 1, corner)
+    where = blended_transform_factory(axes.transData, points)
+    for start, stop, state in spans:
+        axes.add_patch(
+            Rectangle(
+                (start, STRIP[0]), stop - start, STRIP[1], transform=where, clip_on=False, linewidth=0,
+                facecolor=STATE_COLOURS[state], edgecolor="white", hatch=STATE_HATCHES[state], gid=f"state-{state}",
+            )
+        )  # fmt: skip
+
+
+def state_handles() -> list[Any]:
+    """Legend entries of the strip."""
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(facecolor=colour, edgecolor="white", hatch=STATE_HATCHES[state], linewidth=0, label=f"state: {state}")
+        for state, colour in STATE_COLOURS.items()
+    ]
+
+
+def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: int = 6) -> None:
+    """A title, and under it one legend for all panels, above them."""
+    if handles:
+        kept = list(handles)
+        figure.legend(handles=kept, loc="outside upper center", ncols=min(len(kept), columns), title=title)
+    else:
+        figure.suptitle(title)
+
+
+def say(axes: Axes, text: str) -> None:
+    """A remark in the middle of a panel without data."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """A logarithmic axis over at least ``low`` .. ``high`` with labels that do not run into each other.
+
+    ``axis``: `ax.xaxis` or `ax.yaxis`. Below two powers of ten 1, 2 and 5 are labelled, above the powers alone.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    few = high < 100 * low
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    margin = max((high / low) ** 0.08, (10 * low / high) ** 0.5 if high < 10 * low else 1.0)
+    axis.axes.set(**{f"{axis.axis_name}lim": (low / margin, high * margin)})
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axis.set_minor_formatter(NullFormatter())
+    if few:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))

@@ -1,0 +1,177 @@
+"""Figures of one trace: heat map, shares with their states, sliding variance and range.
+
+Axis letters: S rows, L MoE layers, E experts, N bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.plots_panels import colour_key, dress, finish, line
+from moeload_bench.plots_style import FEW, GREY, ordered_colours, panels, say, style
+from moeload_bench.plots_view import Binned, View
+from moeload_bench.states import sliding_range, sliding_variance
+from moeload_bench.trace import shares
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Statistic = Literal["variance", "range"]
+
+MOST = 4.0
+"""Powers of two around an even load that the heat map tells apart at most."""
+LEAST_VARIATION = 1e-18
+"""What rounding leaves of a constant share."""
+EVEN: Any = (0, (4, 3))
+SLIDING: dict[Statistic, tuple[Callable[[FloatArray, int], FloatArray], str]] = {
+    "variance": (sliding_variance, "variance of the share [fraction²]"),
+    "range": (sliding_range, "range of the share [fraction]"),
+}
+
+
+def draw_heatmap(view: View) -> Figure:
+    """Every expert's load over training, one panel per layer: load over the even load, on a logarithmic colour scale.
+
+    White is an even load (1), black an expert without a token in the bin, hatched a layer without load.
+    """
+    with style():
+        E = view.trace.num_experts
+        relative = [view.binned(_share(view, layer) * E).mean_NX for layer in view.layers]
+        norm, colours = _relative_scale(relative)
+        figure, axes = panels(len(view.layers), height=1.0 + 0.008 * E)
+        image: Any = None
+        for ax, layer, relative_NE in zip(axes, view.layers, relative, strict=True):
+            image = _heat(ax, view, relative_NE, norm, colours)
+            dress(ax, view, layer)
+        bar = figure.colorbar(image, ax=axes, extend="max", pad=0.01, aspect=30, fraction=0.04)
+        bar.set_label("load / even load")
+        ticks = range(round(norm.vmin), round(norm.vmax) + 1)
+        bar.set_ticks(list(ticks), labels=[f"1/{2**-t}" if t < 0 else str(2**t) for t in ticks])
+        bar.minorticks_off()
+        finish(figure, view, "expert", _heat_handles(relative), f", {_each(view)}")
+        return figure
+
+
+def _heat(ax: Axes, view: View, relative_NE: FloatArray, norm: Any, colours: Any) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.patch.set(hatch="xxxxx", edgecolor="#AAAAAA", linewidth=0)
+    dead_NE = relative_NE == 0
+    logged_NE = np.log2(np.where(dead_NE | np.isnan(relative_NE), 1.0, relative_NE))
+    logged_NE = np.where(dead_NE, norm.vmin - 1.0, np.maximum(logged_NE, norm.vmin))
+    first, end = view.span
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return ax.imshow(
+        np.where(np.isnan(relative_NE), np.nan, logged_NE).T, extent=(first, end, relative_NE.shape[1] - 0.5, -0.5),
+        aspect="auto", interpolation="nearest", cmap=colours, norm=norm,
+    )  # fmt: skip
+
+
+def _relative_scale(relative: Sequence[FloatArray]) -> tuple[Any, Any]:
+    """Colours of log2(load / even load): white at 0, each side up to what all but a hundredth of the cells reach."""
+    from matplotlib import colormaps
+    from matplotlib.colors import TwoSlopeNorm
+
+    logged = np.log2(np.concatenate([mean[mean > 0] for mean in relative]))
+    low, high = np.quantile(logged, [0.01, 0.99]) if logged.size else (-1.0, 1.0)
+    norm = TwoSlopeNorm(0.0, vmin=max(np.floor(min(low, -1.0)), -MOST), vmax=min(np.ceil(max(high, 1.0)), MOST))
+    return norm, colormaps["RdBu_r"].with_extremes(under="black", bad=(0, 0, 0, 0))
+
+
+def _heat_handles(relative: Sequence[FloatArray]) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    dead = Patch(facecolor="black", label="expert without a token")
+    empty = Patch(facecolor="white", edgecolor="#AAAAAA", hatch="xxxxx", linewidth=0, label="layer without load")
+    found = ((dead, any((mean == 0).any() for mean in relative)), (empty, any(np.isnan(m).any() for m in relative)))
+    return [patch for patch, exists in found if exists]
+
+
+def draw_shares(view: View) -> Figure:
+    """Each expert's share of a layer's tokens over training, under a strip that shows the layer's state.
+
+    Lines are means of the steps of a bin, the band around them reaches from the least to the largest single step (for
+    up to FEW experts). The dashed line is an even load.
+    """
+    with style():
+        E = view.trace.num_experts
+        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) == 1 else 1.7)
+        for ax, layer in zip(axes, view.layers, strict=True):
+            share_SE = _share(view, layer)
+            bins = view.binned(share_SE)
+            if np.isnan(bins.mean_NX).all():
+                say(ax, "no load")
+            else:
+                _expert_lines(ax, bins, _order(share_SE), band=True)
+            ax.axhline(1 / E, color=GREY, linestyle=EVEN, linewidth=0.8, zorder=3)
+            dress(ax, view, layer)
+        axes[0].set_ylim(bottom=0)
+        band = ", shaded from the least to the largest step" if E <= FEW and view.bin_rows() > 1 else ""
+        handles = [*_expert_key(figure, axes, E), line("even load, 1/E", GREY, EVEN)]
+        note = f": {_each(view)}{band}"
+        finish(figure, view, "share of the layer's tokens [fraction]", handles, note)
+        return figure
+
+
+def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 100) -> Figure:
+    """The founding paper's sliding variance or range of each expert's share over the ``window`` rows before each row.
+
+    Logarithmic; values that are zero are not drawn. Raises `TraceError` for a window below 1 row.
+    """
+    compute, unit = SLIDING[statistic]
+    with style():
+        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) == 1 else 1.6)
+        for ax, layer in zip(axes, view.layers, strict=True):
+            share_S1E = shares(view.trace.load_SLE[:, layer : layer + 1])
+            bins = view.binned(compute(share_S1E, window)[:-1, 0][view.rows])
+            ax.set_yscale("log", nonpositive="mask")
+            if (bins.mean_NX > LEAST_VARIATION).any():
+                _expert_lines(ax, bins, _order(share_S1E[view.rows, 0]), band=False)
+            else:
+                say(ax, "no variation" if np.isfinite(bins.mean_NX).any() else "no window with load")
+            dress(ax, view, layer)
+            ax.grid(axis="y")
+        over = f": {statistic} over windows of {window * view.trace.meta.stride} steps"
+        finish(figure, view, unit, _expert_key(figure, axes, view.trace.num_experts), over)
+        return figure
+
+
+def _share(view: View, layer: int) -> FloatArray:
+    """Shares of one layer in the rows shown, [S, E]."""
+    return shares(view.trace.load_SLE[view.rows, layer])
+
+
+def _order(share_SE: FloatArray) -> IntArray:
+    """Experts from the least to the most loaded over the rows shown."""
+    return np.asarray(np.argsort(np.nan_to_num(share_SE).sum(axis=0), kind="stable"), dtype=np.int64)
+
+
+def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None:
+    """One line per expert; pixels instead of lines where experts are many, or a file would hold megabytes."""
+    few = len(order_E) <= FEW
+    colours = ordered_colours(order_E)
+    for e in order_E.tolist():
+        if band and few:
+            ax.fill_between(
+                bins.middle_N, bins.least_NX[:, e], bins.largest_NX[:, e], color=colours[e], alpha=0.18, linewidth=0
+            )
+        width = 0.9 if few else 0.5
+        mean_N = bins.mean_NX[:, e]
+        ax.plot(bins.middle_N, mean_N, color=colours[e], linewidth=width, label=f"expert {e}", rasterized=not few)
+
+
+def _expert_key(figure: Figure, axes: Sequence[Axes], E: int) -> list[Any]:
+    """Legend entries, or a colour bar by rank where experts are many."""
+    return colour_key(figure, axes, [f"expert {e}" for e in range(E)], "expert, least to most loaded in its layer")
+
+
+def _each(view: View) -> str:
+    rows = view.bin_rows()
+    return "each step recorded" if rows == 1 else f"means of {rows * view.trace.meta.stride} steps"
