@@ -1,0 +1,151 @@
+"""Re-planning policies on a trace, driven by a forecaster: replay, plan, charge, compare.
+
+Axis letters: S rows of the trace, L MoE layers, E experts, N decisions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moeload_bench.errors import ForecastError, IsolationError, PlacementError, TraceError
+from moeload_bench.forecaster import step_block, trace_info
+from moeload_bench.harness import FEED_ROWS, make_request
+from moeload_bench.isolate import Host, Level, open_host
+from moeload_bench.placement import ClusterShape, FloatArray
+from moeload_bench.replan import CostModel, Policy, PolicyRun, Simulation, best_run
+from moeload_bench.states import StateRule, label_states
+from moeload_bench.targets import parse_target
+from moeload_bench.trace import Trace
+
+EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
+FORECAST_POLICIES: tuple[Policy, ...] = ("every", "stable_only", "reserve_allocate", "on_change")
+STATELESS: tuple[Policy, ...] = ("every",)
+
+Means = Mapping[int, Mapping[int, FloatArray]]
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All policies on one trace. ``failures`` are decisions without a forecast, each with its reason."""
+
+    trace: str
+    forecaster: str
+    simulation: Simulation
+    runs: tuple[PolicyRun, ...]
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+    means: Means = field(repr=False)
+
+    @property
+    def best(self) -> PolicyRun:
+        """The policy that saves most after migration; the static plan where none saves anything."""
+        return best_run(self.runs)
+
+    def share_hat(self, policy: Policy, every: int) -> FloatArray | None:
+        """The forecast means at a policy's decisions [N, L, E], NaN where a forecast failed."""
+        return _at_decisions(self.simulation, policy, every, self.means)
+
+
+def compare_policies(
+    trace: Trace,
+    forecaster: str,
+    shape: ClusterShape,
+    cost: CostModel,
+    *,
+    every: Sequence[int] | None = None,
+    level: Level = "process",
+    seed: int = 0,
+    rule: StateRule | None = None,
+    report: Report | None = None,
+) -> Comparison:
+    """Simulate every policy at every interval, each plan made from what the forecaster says at that step.
+
+    ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default. Raises
+    `PlacementError` for a shape or interval that does not fit, `TargetError` or `IsolationError` for a forecaster that
+    cannot be run. A forecast that fails leaves the plan as it is and is listed.
+    """
+    shape.check(trace.num_experts)
+    intervals = _intervals(trace, every)
+    policies, transient_SL, notes = FORECAST_POLICIES, None, []
+    try:
+        transient_SL = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule).transient_SL
+    except TraceError as error:
+        policies, notes = STATELESS, [f"policies by state are left out: {error}"]
+    if transient_SL is None:
+        transient_SL = np.zeros(trace.load_SLE.shape[:2], dtype=np.bool_)
+    simulation = Simulation(trace.share_SLE(), transient_SL, shape, cost, trace.meta.stride)
+    target = parse_target(forecaster)
+    with open_host(target, trace_info(trace), seed=seed, level=level) as host:
+        means, failures = _forecast_means(trace, host, _wanted(simulation, policies, intervals), report)
+    runs = [simulation.run("static", intervals[0])]
+    for policy in policies:
+        runs += [simulation.run(policy, k, _at_decisions(simulation, policy, k, means)) for k in intervals]
+    runs += [simulation.run("oracle", k) for k in intervals]
+    return Comparison(trace.id, forecaster, simulation, tuple(runs), tuple(failures), tuple(notes), means)
+
+
+def _intervals(trace: Trace, every: Sequence[int] | None) -> tuple[int, ...]:
+    stride, span = trace.meta.stride, trace.steps * trace.meta.stride
+    fits = [k for k in EVERY if k % stride == 0 and 2 * k <= span]
+    chosen = sorted(set(fits if every is None else every))
+    for k in chosen:
+        if k < 1 or k % stride or k >= span:
+            raise PlacementError(
+                f"{trace.id}: re-planning every {k} steps does not fit {span} steps at stride {stride}; fitting: {fits}"
+            )
+    if not chosen:
+        raise PlacementError(f"{trace.id}: {span} steps are too few to re-plan in; at least {2 * EVERY[0]} are needed")
+    return tuple(chosen)
+
+
+def _wanted(simulation: Simulation, policies: Sequence[Policy], intervals: Sequence[int]) -> dict[int, set[int]]:
+    """Which window means are needed: intervals by decision row. Known before the replay, from labels alone."""
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for policy in policies:
+        for k in intervals:
+            for row in simulation.decisions(policy, k)[0].tolist():
+                wanted[row].add(k)
+    return wanted
+
+
+def _forecast_means(
+    trace: Trace, host: Host, wanted: Mapping[int, set[int]], report: Report | None
+) -> tuple[dict[int, dict[int, FloatArray]], list[str]]:
+    """Window means by interval and row, each of the steps that the trace still has; and the failures."""
+    means: dict[int, dict[int, FloatArray]] = defaultdict(dict)
+    failures: list[str] = []
+    fed = 0
+    for done, row in enumerate(sorted(wanted)):
+        for start in range(fed, row, FEED_ROWS):
+            host.observe(step_block(trace, start, min(start + FEED_ROWS, row)))
+        fed = row
+        left = (trace.steps - row) * trace.meta.stride
+        ahead = {k: min(k, left) for k in wanted[row]}
+        horizons = sorted(set(ahead.values()))
+        try:
+            forecast = host.forecast(make_request(trace, row, horizons))
+        except IsolationError:
+            raise
+        except ForecastError as error:
+            failures.append(f"step {trace.step_S[row]}: {error}")
+            continue
+        for horizon, mean_LE in zip(horizons, forecast.window_means(horizons), strict=True):
+            for k in (k for k, h in ahead.items() if h == horizon):
+                means[k][row] = mean_LE
+        if report is not None:
+            report(done + 1, len(wanted), f"step {trace.step_S[row]}")
+    return means, failures
+
+
+def _at_decisions(simulation: Simulation, policy: Policy, every: int, means: Means) -> FloatArray | None:
+    if policy in ("static", "oracle"):
+        return None
+    rows, _ = simulation.decisions(policy, every)
+    known = means.get(every, {})
+    missing = np.full(simulation.share_SLE.shape[1:], np.nan)
+    return np.stack([known.get(row, missing) for row in rows.tolist()]) if len(rows) else np.empty((0, *missing.shape))

@@ -1,0 +1,264 @@
+"""When to re-plan: policies simulated over a whole trace, with the migration charged (docs/placement.md).
+
+The cost model, in milliseconds. T is the step time measured in the static layout (the plan for uniform loads), f the
+part of it that waits for the most loaded device, I(t, l) = max / mean device load of layer l in step t:
+
+    step(t) = T (1 - f) + T f mean_l I(t, l) / I_static,        I_static = mean over t, l in the static layout
+    migration = replan_ms + (1 - overlap) * (most replicas that one device receives) * expert_mb / bandwidth_gb_s
+
+Axis letters: S rows of the trace, L MoE layers, E experts, R replica slots, D devices, N decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import PlacementError
+from moeload_bench.placement import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement_cost import device_weights, replicas_moved, step_imbalance
+
+Policy = Literal["static", "every", "stable_only", "reserve_allocate", "on_change", "oracle"]
+
+POLICIES: Mapping[Policy, str] = {
+    "static": "the plan for uniform loads, never changed",
+    "every": "re-plan every layer every k steps",
+    "stable_only": "re-plan every k steps the layers that are stable; never in the transient",
+    "reserve_allocate": "as stable_only, and back to the uniform plan when a layer turns transient",
+    "on_change": "re-plan a layer, for the next k steps, when its state changes",
+    "oracle": "re-plan every k steps from the true loads to come: what no forecast can beat by much",
+}
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The constants of the cost model; ``overlap`` is the part of a migration that is hidden behind training."""
+
+    step_ms: float
+    expert_mb: float
+    bandwidth_gb_s: float
+    expert_fraction: float = 0.5
+    overlap: float = 0.0
+    replan_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("step_ms", "above 0", None),
+            ("bandwidth_gb_s", "above 0", None),
+            ("expert_mb", "of at least 0", None),
+            ("replan_ms", "of at least 0", None),
+            ("expert_fraction", "above 0", 1),
+            ("overlap", "of at least 0", 1),
+        ):
+            value = getattr(self, name)
+            low_enough = most is None or value <= most
+            if not (np.isfinite(value) and low_enough and (value > 0 if least == "above 0" else value >= 0)):
+                limit = "" if most is None else f" and at most {most}"
+                raise PlacementError(f"{name} is {value}, expected a finite number {least}{limit}")
+
+    def step_times(self, imbalance: FloatArray, static: float) -> FloatArray:
+        """Step time, in ms, for a mean imbalance over layers."""
+        waiting = self.step_ms * self.expert_fraction
+        return np.asarray(self.step_ms - waiting + waiting * imbalance / static)
+
+    def migration_ms(self, moved_LD: IntArray) -> float:
+        """Time to move replicas, all layers at once, every device receiving over its own link."""
+        most = int(moved_LD.sum(axis=0).max(initial=0))
+        return self.replan_ms + (1 - self.overlap) * most * self.expert_mb / self.bandwidth_gb_s
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """What one policy cost over the trace; milliseconds are means per step, percentages of the static step time.
+
+    ``gain_percent``: saved before migration; ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan
+    has paid for itself; ``break_even_mb``: the size of an expert up to which the policy gains anything. Both None
+    where the policy gains nothing or moves nothing. ``imbalance`` by state of the layer-step, None where there is none.
+    """
+
+    policy: Policy
+    every: int
+    replans: int
+    replicas_moved: int
+    step_ms: float
+    migration_ms: float
+    gain_percent: float
+    saved_percent: float
+    break_even_steps: float | None
+    break_even_mb: float | None
+    imbalance: float
+    imbalance_transient: float | None
+    imbalance_stable: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Rows start .. stop-1 under one plan per layer [L, R], and the replicas [L, D] that moved to get there."""
+
+    start: int
+    stop: int
+    slot_expert_LR: IntArray
+    moved_LD: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A trace on a cluster.
+
+    ``share_SLE``: true shares, NaN where a layer-step has no load; ``transient_SL``: the label of each row from rows
+    before it; ``stride``: training steps between rows.
+    """
+
+    share_SLE: FloatArray
+    transient_SL: BoolArray
+    shape: ClusterShape
+    cost: CostModel
+    stride: int = 1
+
+    def decisions(self, policy: Policy, every: int) -> tuple[IntArray, BoolArray]:
+        """Rows [N] at which a policy acts, and which layers [N, L] it plans anew there. Known without any forecast."""
+        S, L = self.transient_SL.shape
+        if policy == "static":
+            return np.empty(0, dtype=np.int64), np.empty((0, L), dtype=np.bool_)
+        if every < self.stride or every % self.stride:
+            raise PlacementError(f"re-planning every {every} steps does not fit a stride of {self.stride} steps")
+        if policy == "on_change":
+            changed = self.transient_SL[1:] != self.transient_SL[:-1]
+            rows = np.flatnonzero(changed.any(axis=1)) + 1
+            return rows, changed[rows - 1]
+        rows = np.arange(every // self.stride, S, every // self.stride)
+        if policy in ("every", "oracle"):
+            return rows, np.ones((len(rows), L), dtype=np.bool_)
+        return rows, ~self.transient_SL[rows]
+
+    def true_means(self, rows_N: IntArray, every: int) -> FloatArray:
+        """Mean true share [N, L, E] of the ``every`` steps from each row on (fewer at the end of the trace)."""
+        filled = np.nan_to_num(self.share_SLE)
+        total = np.concatenate([np.zeros_like(filled[:1]), np.cumsum(filled, axis=0)])
+        window = total[np.minimum(rows_N + every // self.stride, len(filled))] - total[rows_N]
+        mass = window.sum(axis=2, keepdims=True)
+        return np.asarray(np.where(mass > 0, window / np.where(mass > 0, mass, 1), 1 / filled.shape[2]))
+
+    def history(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> list[Segment]:
+        """The plans in force, in order; ``share_hat_NLE`` are the forecast means at the policy's `decisions`.
+
+        A decision whose forecast is missing (NaN) changes nothing. ``static`` and ``oracle`` need no forecast.
+        """
+        rows, acts = self.decisions(policy, every)
+        if policy == "oracle":
+            share_hat_NLE = self.true_means(rows, every)
+        known = None if share_hat_NLE is None else ~np.isnan(share_hat_NLE[:, :, 0])
+        acts = np.zeros_like(acts) if known is None else acts & known
+        planned = self._plans(acts, share_hat_NLE)
+        current = static = self.static_plan()
+        ends = [*rows.tolist(), len(self.share_SLE)]
+        segments = [Segment(0, ends[0], current, np.zeros((len(current), self.shape.devices), dtype=np.int64))]
+        for n, act_L in enumerate(acts):
+            wanted = np.where(act_L[:, None], planned[n], current)
+            if policy == "reserve_allocate":
+                transient_L = self.transient_SL[rows[n]]
+                wanted[transient_L] = static[transient_L]
+            new_L = (wanted != current).any(axis=1)
+            wanted[new_L] = settle(current[new_L], wanted[new_L], self.shape)
+            segments.append(Segment(ends[n], ends[n + 1], wanted, replicas_moved(current, wanted, self.shape.devices)))
+            current = wanted
+        return segments
+
+    def run(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> PolicyRun:
+        """What a policy costs; arguments as for `history`."""
+        segments = self.history(policy, every, share_hat_NLE)
+        imbalance = [self._imbalance(part.slot_expert_LR, part.start, part.stop) for part in segments]
+        moves = [part.moved_LD for part in segments if part.moved_LD.any()]
+        migration = sum(self.cost.migration_ms(moved_LD) for moved_LD in moves)
+        moved = sum(int(moved_LD.sum()) for moved_LD in moves)
+        return self._result(policy, every, np.concatenate(imbalance), len(moves), moved, migration)
+
+    def device_loads(self, segments: Sequence[Segment], layer: int) -> FloatArray:
+        """Load of each device, relative to the mean device, in every step of one layer, [S, D]."""
+        devices, experts = self.shape.devices, self.share_SLE.shape[2]
+        loads = [
+            self.share_SLE[part.start : part.stop, layer]
+            @ device_weights(part.slot_expert_LR[layer], experts, devices).T
+            for part in segments
+        ]
+        return np.concatenate(loads) * devices
+
+    def static_plan(self) -> IntArray:
+        """The plan for uniform loads [L, R]."""
+        return plan(np.ones(self.share_SLE.shape[1:]), self.shape)
+
+    def _plans(self, acts_NL: BoolArray, share_hat_NLE: FloatArray | None) -> IntArray:
+        planned = np.zeros((*acts_NL.shape, self.shape.slots), dtype=np.int64)
+        if acts_NL.any() and share_hat_NLE is not None:
+            planned[acts_NL] = plan(share_hat_NLE[acts_NL], self.shape)
+        return planned
+
+    def _imbalance(self, slot_expert_LR: IntArray, start: int, stop: int) -> FloatArray:
+        return step_imbalance(slot_expert_LR, self.share_SLE[start:stop], self.shape.devices)
+
+    def _result(
+        self, policy: Policy, every: int, imbalance_SL: FloatArray, replans: int, moved: int, migration: float
+    ) -> PolicyRun:
+        S = len(imbalance_SL)
+        static = float(np.nanmean(self._imbalance(self.static_plan(), 0, S)))
+        mean = float(np.nanmean(imbalance_SL))
+        gain = self.cost.step_ms - float(self.cost.step_times(np.asarray(mean), static))
+        per_step = migration / (S * self.stride)
+        pays = gain > 0 and migration > 0
+        return PolicyRun(
+            policy=policy,
+            every=every,
+            replans=replans,
+            replicas_moved=moved,
+            step_ms=self.cost.step_ms - gain + per_step,
+            migration_ms=per_step,
+            gain_percent=100 * gain / self.cost.step_ms,
+            saved_percent=100 * (gain - per_step) / self.cost.step_ms,
+            break_even_steps=migration / replans / gain if pays else None,
+            break_even_mb=self._break_even_mb(gain * S * self.stride, migration, replans) if pays else None,
+            imbalance=mean,
+            imbalance_transient=_mean(imbalance_SL[self.transient_SL]),
+            imbalance_stable=_mean(imbalance_SL[~self.transient_SL]),
+        )
+
+    def _break_even_mb(self, gain_ms: float, migration_ms: float, replans: int) -> float | None:
+        fixed = replans * self.cost.replan_ms
+        moving = migration_ms - fixed
+        return self.cost.expert_mb * max(gain_ms - fixed, 0) / moving if moving > 0 else None
+
+
+def settle(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
+    """The same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
+    from scipy.optimize import linear_sum_assignment
+
+    nodes, per_node = shape.nodes, shape.devices // shape.nodes
+    old = before_LR.reshape(len(before_LR), shape.devices, shape.slots_per_device)
+    new = np.sort(after_LR.reshape(old.shape), axis=2)
+    kept: BoolArray = (new[:, :, None, :, None] == old[:, None, :, None, :]).any(axis=4)
+    kept[..., 1:] &= (new[..., 1:] != new[..., :-1])[:, :, None]
+    value_LDD = kept.sum(axis=3).reshape(-1, nodes, per_node, nodes, per_node)
+    settled = np.empty_like(new)
+    for layer, value in enumerate(value_LDD):
+        target, total = np.empty((nodes, nodes, per_node), dtype=np.int64), np.empty((nodes, nodes))
+        for a, b in np.ndindex(nodes, nodes):
+            row, target[a, b] = linear_sum_assignment(value[a, :, b, :], maximize=True)
+            total[a, b] = value[a, row, b, target[a, b]].sum()
+        for a, b in zip(*linear_sum_assignment(total, maximize=True), strict=True):
+            settled[layer, b * per_node + target[a, b]] = new[layer, a * per_node : (a + 1) * per_node]
+    return settled.reshape(after_LR.shape)
+
+
+def best_run(runs: Sequence[PolicyRun]) -> PolicyRun:
+    """The policy that saves most after migration, the oracle aside; the earlier one where two save the same."""
+    real = [run for run in runs if run.policy != "oracle"]
+    return max(real, key=lambda run: run.saved_percent)
+
+
+def _mean(values: FloatArray) -> float | None:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else None
