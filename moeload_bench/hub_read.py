@@ -164,6 +164,8 @@ def passes(error: BaseException) -> bool:
     cause = cause_of(error)
     if isinstance(cause, (FileNotFoundError, PermissionError)):
         return False
+    if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
+        return False
     status = getattr(getattr(cause, "response", None), "status_code", None)
     return status is None or status >= 500 or status in _PASSING
 
