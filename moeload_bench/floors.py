@@ -27,7 +27,6 @@ from moeload_bench.noise import (
     Running,
     batch_noise,
     level_noise,
-    moving_mean,
     sampling_variance,
 )
 from moeload_bench.scoring import horizon_rows, layer_mean
@@ -121,8 +120,9 @@ def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: 
     sampling: list[dict[str, FloatArray]] = []
     for layer, first_W in first_W_by_layer.items():
         share_SE, total_S = shares(trace.load_SLE[:, layer]), trace.load_SLE[:, layer].sum(axis=1)
-        level_SE = moving_mean(share_SE, LEVEL_ROWS)
-        made = _Layer(share_SE, level_SE, total_S, first_W, rows_K)
+        share = Running(share_SE)
+        level_SE = share.mean(np.arange(trace.steps) - LEVEL_ROWS // 2, LEVEL_ROWS)
+        made = _Layer(share, level_SE, total_S, first_W, rows_K)
         if "load_half" in trace.columns:
             batch.append(made.floor(batch_noise(trace.load_SLE[:, layer], trace.columns["load_half"][:, layer])))
         level.append(made.floor(level_noise(share_SE)))
@@ -140,7 +140,7 @@ def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: 
 class _Layer(NamedTuple):
     """One layer's shares, levels and loads, and the windows that its floors are means over."""
 
-    share_SE: FloatArray
+    share: Running
     level_SE: FloatArray
     total_S: IntArray
     first_W: IntArray
@@ -153,12 +153,11 @@ class _Layer(NamedTuple):
         tv = Running(0.5 * size_SE.sum(axis=1, keepdims=True))
         ratio_S1, cells_S1 = _relative(size_SE, self.level_SE, unit_S1)
         ratio, cells = Running(ratio_S1), Running(cells_S1)
-        share = Running(self.share_SE)
         out: dict[str, list[float]] = {name: [] for name in FLOOR_METRICS}
         for rows in self.rows_K:
             over = max(rows, NOISE_ROWS)
             deviation_WE = MEAN_ABS_NORMAL * np.sqrt(noise.variance_of_mean(self.first_W, rows))
-            mean_WE = share.mean(self.first_W, over)
+            mean_WE = self.share.mean(self.first_W, over)
             per_step = _mean(tv.mean(self.first_W, over))
             out["window_tv"].append(_mean(0.5 * deviation_WE.sum(axis=1)))
             out["tv"].append(per_step)
