@@ -12,8 +12,6 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +71,3 @@ def _path(key: str) -> Path:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def parallel_backend(backend: str, jobs: int, address: str | None) -> Iterator[None]:
-    """Run joblib on this machine (`loky`) or on an existing Dask or Ray cluster."""
-    import joblib
-
-    with joblib.parallel_config(backend=backend, n_jobs=jobs):
-        yield

@@ -89,6 +89,11 @@ class MissingExtraError(MoeloadError):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed: pip install 'moeload-bench[{extra}]'"
         )
+        self._made_of = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        """Errors come back from other processes pickled."""
+        return type(self), self._made_of
 
 
 def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:

@@ -1,0 +1,138 @@
+"""Finished work on disk: whole or not there, found again by everything it depends on, never trusted when damaged."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeload_bench import cache
+from moeload_bench.sources import module_sha256
+from moeload_bench.targets import parse_target, source_sha256
+
+PARTS = {
+    "suite_sha256": "a",
+    "trace_sha256": "b",
+    "kwargs": {"window": 100},
+    "level": "process",
+    "versions": {"numpy": "2"},
+}
+
+
+def only_file() -> Path:
+    """The one entry there is."""
+    (path,) = cache.cache_dir().rglob("*.json")
+    return path
+
+
+def test_what_is_saved_is_loaded_and_nothing_else_is_there() -> None:
+    """The folder comes from the environment; no temporary file stays behind."""
+    key = cache.task_key(**PARTS)
+    assert cache.load(key) is None
+    cache.save(key, {"value": [1, 2.5, None, "text"]})
+    assert cache.load(key) == {"value": [1, 2.5, None, "text"]}
+    assert [path for path in cache.cache_dir().rglob("*") if path.is_file()] == [only_file()]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_key_depends_on_every_part(part: str) -> None:
+    """And not on the order in which they are named."""
+    key = cache.task_key(**PARTS)
+    assert cache.task_key(**dict(reversed(PARTS.items()))) == key
+    assert cache.task_key(**{**PARTS, part: "other"}) != key
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(min_value=0), st.integers(0, 255))
+def test_a_damaged_entry_is_ignored_with_a_notice(position: int, byte: int) -> None:
+    """Whichever byte is changed, the old value or nothing comes back: never another value."""
+    value = {"metrics": {"window_tv": [0.125, 0.25]}, "failures": []}
+    cache.save("ab" * 32, value)
+    path = only_file()
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] = byte
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert cache.load("ab" * 32) in (None, value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"value": {}}', b"[" * 100_000, b"\xff"])
+def test_an_entry_that_is_no_entry_is_ignored_with_a_notice_and_written_anew(content: bytes) -> None:
+    """Truncated by a full disk, say."""
+    cache.save("cd" * 32, {"x": 1})
+    only_file().write_bytes(content)
+    with pytest.warns(UserWarning, match="ignoring the damaged cache entry"):
+        assert cache.load("cd" * 32) is None
+    cache.save("cd" * 32, {"x": 2})
+    assert cache.load("cd" * 32) == {"x": 2}
+
+
+def test_many_writers_of_one_entry_leave_one_of_their_values() -> None:
+    """Two workers may finish the same task."""
+    threads = [threading.Thread(target=cache.save, args=("ef" * 32, {"n": [n] * 2000})) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = cache.load("ef" * 32)
+    assert found is not None
+    assert len(set(found["n"])) == 1
+    assert only_file().exists()
+
+
+def test_a_failed_write_leaves_the_old_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no temporary file."""
+    cache.save("12" * 32, {"x": 1})
+    monkeypatch.setattr(cache.os, "replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        cache.save("12" * 32, {"x": 2})
+    assert cache.load("12" * 32) == {"x": 1}
+    assert [path for path in cache.cache_dir().rglob("*") if path.is_file()] == [only_file()]
+
+
+def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MOELOAD_CACHE, else the platform's."""
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "here"))
+    assert cache.cache_dir() == tmp_path / "here"
+    monkeypatch.delenv("MOELOAD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(cache.sys, "platform", "linux")
+    assert cache.cache_dir() == tmp_path / "xdg" / "moeload-bench"
+    monkeypatch.setattr(cache.sys, "platform", "darwin")
+    assert cache.cache_dir() == Path.home() / "Library" / "Caches" / "moeload-bench"
+
+
+def test_the_hash_of_a_module_covers_what_it_imports_from_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sibling, and the sibling's sibling imported inside a function; not a module that it does not import."""
+    package = tmp_path / "hashed_pkg"
+    package.mkdir()
+    files = {"__init__": "", "main": "from .helper import x\n", "helper": "def x():\n    import hashed_pkg.deep\n"}
+    for name, text in {**files, "deep": "y = 1\n", "other": "z = 1\n"}.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    first = module_sha256("hashed_pkg.main")
+    assert first is not None
+    for name, changes in {"other": False, "helper": True, "deep": True}.items():
+        before = module_sha256("hashed_pkg.main")
+        (package / f"{name}.py").write_text(
+            "changed = 1\nfrom . import deep\n" if name == "helper" else "changed = 1\n"
+        )
+        assert (module_sha256("hashed_pkg.main") != before) == changes
+    assert module_sha256("hashed_pkg.nothing") is None
+
+
+def test_the_hash_of_a_file_is_the_hash_of_its_bytes_and_is_found_without_running_it(tmp_path: Path) -> None:
+    """So that a submission's hash can be checked with any tool."""
+    import hashlib
+
+    file = tmp_path / "f.py"
+    file.write_text("raise SystemExit('was run')\n")
+    assert source_sha256(parse_target(f"{file}:Mine")) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert source_sha256(parse_target("uniform")) != source_sha256(parse_target("ema"))
