@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import nn
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter, StepCounts
+from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
+from moeload_bench.store import read_trace
 from tests.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
 
 torch.set_num_threads(1)
@@ -250,6 +253,29 @@ def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
     assert counts.load_LE.sum() == 64 * k
     assert counts.dropped_LE is not None
     np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, masks)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_deepspeed_layers_are_recorded(k: int, tmp_path: Path) -> None:
+    """The real `MOELayer` asks its gate for sparse routes: counted as well, without halves, which nobody can tell."""
+    sharded = pytest.importorskip("deepspeed.moe.sharded_moe", reason="DeepSpeed is not installed")
+    from deepspeed.moe.experts import Experts
+
+    torch.manual_seed(0)
+    gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2)
+    layer = sharded.MOELayer(gate, Experts(nn.Linear(16, 16), EXPERTS), "one", 1, EXPERTS)
+    kept: list[np.ndarray] = []
+    gate.register_forward_hook(
+        lambda m, args, output: kept.append(np.bincount(output[3][output[3] >= 0], minlength=EXPERTS))
+    )
+    with record(layer, tmp_path, adapters={sharded.TopKGate: deepspeed_routing}, on_error="raise") as r:
+        for _ in range(2):
+            layer(torch.randn(4, 16, 16, requires_grad=True), None).sum().backward()
+            r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.load_SLE.sum(axis=2) == 64 * k).all()
+    assert "load_half" not in trace.columns
+    np.testing.assert_array_equal((trace.load_SLE - trace.columns["dropped"])[:, 0], np.stack(kept))
 
 
 def test_an_output_that_is_not_understood_is_refused() -> None:

@@ -58,7 +58,7 @@ class RouterCounter:
         self.routers: list[Router] = find_routers(model, adapters)
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
-        self.halves = Halves(first=reduce.index if isinstance(reduce, RankSum) else 0)
+        self.halves = Halves(rank=reduce.index if isinstance(reduce, RankSum) else 0)
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]

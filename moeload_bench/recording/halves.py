@@ -18,13 +18,15 @@ _PADDING_CHECKS = 20
 class Halves:
     """Splits the sequences of an optimizer step into two halves.
 
-    Sequences are numbered from ``first`` over the passes of a step and alternate, unless `set` names the halves of the
-    next pass. A pass whose tokens cannot be told apart by sequence (packed batches) counts as one sequence.
+    Sequences are numbered over the passes of a step and alternate, unless `set` names the halves of the next pass;
+    ``rank`` counts the batches that are trained beside this one and come before it. A pass whose tokens cannot be told
+    apart by sequence (packed batches) counts as one sequence; `known` turns False when a router does not tell tokens.
     """
 
-    def __init__(self, first: int = 0) -> None:
+    def __init__(self, rank: int = 0) -> None:
         self.padded = False
-        self._first = first
+        self.known = True
+        self._rank = rank
         self._checks_left = _PADDING_CHECKS
         self._named: torch.Tensor | None = None
         self.start_step()
@@ -50,7 +52,7 @@ class Halves:
         if first is None:
             first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
         count = int(first.shape[0]) if first is not None and first.ndim > 1 else 1
-        at = self._first + self.sequences
+        at = self._rank * count + self.sequences
         self._pass_parity = at % 2
         if self._named is not None:
             self._half_B, self._named = self._named, None
@@ -69,6 +71,7 @@ class Halves:
     def of_pairs(self, routing: Routing) -> torch.Tensor | int:
         """Half of each routed pair [P], or one number for all of them."""
         half_B = self._half_B
+        self.known = self.known and routing.tokens_known
         if half_B is None or not routing.tokens_known or routing.tokens == 0 or routing.tokens % len(half_B):
             return self._pass_parity
         if routing.token_P is not None:

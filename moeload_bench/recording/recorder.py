@@ -116,7 +116,7 @@ class Recorder:
         unknown = [name for name in measured if name not in OPTIONAL_COLUMNS]
         if unknown:
             raise RecordingError(f"unknown column {unknown[0]!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
-        split = self.counter.halves.sequences * self._batches > 1
+        split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         self._global_tokens = max(self._global_tokens, int(counts.tokens_L.max()))
         first = not self._writer.started
