@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class RecordingPush:
-    """What a recorder calls: `shard_closed` after each shard, `finish` once the trace stands under its final name.
+    """What a recorder calls: `shard_closed` after each shard (or `scan` after each step, which finds the shards that
+    have come), `finish` once the trace stands under its final name, `close` when it never will.
 
     ``target`` is the trace's local path `.../RECIPE/SPLIT/seedN.parquet`; on the Hub the same three parts name it, and
     its shards lie in `seedN.parts/` beside it until the trace replaces them in one commit. Raises `HubError` at once
@@ -49,8 +50,16 @@ class RecordingPush:
             raise HubError(f"{repo}: {explain(error)}") from None
         if held:
             raise HubError(f"{repo}: holds {self.name} already; record another seed or push elsewhere")
-        for shard in sorted(self.target.with_suffix(".parts").glob("*.parquet")):
-            self.shard_closed(shard)  # of a recording that goes on: what the Hub holds already is not sent again
+        self._known: set[str] = set()
+        self.scan()  # shards of a recording that goes on: what the Hub holds already is not sent again
+
+    def scan(self) -> None:
+        """Queue the shards that were closed since the last look; cheap enough to be called after every step."""
+        folder = self.target.with_suffix(".parts")
+        names = {path.name for path in folder.glob("*.parquet")}
+        for name in sorted(names - self._known):
+            self.shard_closed(folder / name)
+        self._known = names
 
     def shard_closed(self, path: str | Path) -> None:
         """Queue a shard; returns at once. Warns, once, when an earlier one could not be sent."""

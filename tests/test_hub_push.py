@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,32 @@ def test_a_trace_that_is_there_is_not_recorded_over(hub: LocalHub, api: Any, tar
     )
     with pytest.raises(HubError, match=r"holds tiny-a/test/seed0.parquet already"):
         RecordingPush(REPO, target, api=api())
+
+
+@pytest.mark.slow
+def test_record_push_sends_shards_while_training_and_the_trace_at_the_end(
+    hub: LocalHub, api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `record --push` does, with a recipe of milliseconds: interrupted at step 9 of 12, resumed, finished."""
+    from moeload_bench.commands.record import pushed
+    from moeload_bench.recording.train import Job, record_recipe
+    from tests.recording.recipes import small_recipe, use_small_text
+
+    use_small_text(monkeypatch)
+    job = Job(small_recipe(tmp_path), 0, "test", 12, tmp_path / "out", shard_steps=4)
+    monkeypatch.setattr("moeload_bench.hub_push.RecordingPush", functools.partial(RecordingPush, api=api()))
+
+    def stop_at_nine(step: int, row: dict[str, Any]) -> None:
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pushed(REPO, job.target, stop_at_nine) as report:
+        record_recipe(job, progress=report)
+    with pushed(REPO, job.target, lambda step, row: None) as report:
+        record_recipe(job, resume=True, progress=report)
+    name = "/".join(job.target.parts[-3:])
+    assert on_hub(api) == [name]
+    path = api().hf_hub_download(REPO, name, repo_type="dataset", cache_dir=tmp_path / "cache")
+    assert Path(path).read_bytes() == job.target.read_bytes()
+    titles = [commit.title for commit in api().list_repo_commits(REPO, repo_type="dataset")]
+    assert sum(title.endswith(".parts") for title in titles) >= 2

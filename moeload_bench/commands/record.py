@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 LINE_EVERY_STEPS = 100
+Report = Callable[[int, dict[str, Any]], None]
 
 
 def record(
@@ -31,6 +32,10 @@ def record(
         bool, typer.Option("--resume", help="Go on with an unfinished recording; start when there is none.")
     ] = False,
     shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = 250,
+    push: Annotated[
+        str | None,
+        typer.Option(help="A dataset repository ORG/NAME on the Hugging Face Hub: shards go there while it records."),
+    ] = None,
 ) -> None:
     """Train a recipe and record the exact load of every expert in every step.
 
@@ -59,13 +64,35 @@ def record(
         if not ranks.leads:
             record_recipe(job, resume=resume, ranks=ranks)
             return
-        with step_progress(job.steps) as progress:
-            path = record_recipe(job, resume=resume, progress=progress, ranks=ranks)
+        with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
+            path = record_recipe(job, resume=resume, progress=report, ranks=ranks)
     typer.echo(path)
 
 
 @contextmanager
-def step_progress(steps: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
+    """``report`` that also sends the shards closed so far; at the end the trace goes up, after an error nothing."""
+    if repo is None:
+        yield report
+        return
+    from moeload_bench.hub_push import RecordingPush
+
+    push = RecordingPush(repo, target)
+
+    def report_and_send(step: int, row: dict[str, Any]) -> None:
+        report(step, row)
+        push.scan()
+
+    try:
+        yield report_and_send
+    except BaseException:
+        push.close()
+        raise
+    push.finish()
+
+
+@contextmanager
+def step_progress(steps: int) -> Iterator[Report]:
     """Yield ``report(step, row)``: a bar with an estimate on a terminal, a line every 100 steps elsewhere."""
     if not sys.stderr.isatty():
         yield lambda step, row: _line(step, steps, row)
