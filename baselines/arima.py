@@ -13,20 +13,27 @@ What was chosen:
 - ``history`` = 1,000 training steps are fitted and filtered. Parameters are fitted when ``refit_every`` = 1,000 more
   steps have been seen, and before the first 1,000 at each halving of it (62, 125, 250, 500) that leaves four rows for
   each parameter. In between the same parameters are applied to the newest history.
-- ``engine="statsmodels"``: maximum likelihood with the variance concentrated out, at most ``maxiter`` = 50 iterations
-  of L-BFGS. (5,1,5) seldom converges in 50; such a fit is used and counted.
+- The estimator is maximum likelihood with the variance concentrated out, in one of two engines that agree:
+  ``engine="statsmodels"``, the reference, takes at most ``maxiter`` = 50 iterations of L-BFGS, and (5,1,5) seldom
+  converges in 50; such a fit is used and counted. ``engine="grid"``, the default, needs numba (the extra `fast`) and is
+  hundreds of times faster: orders (0,1,1) and (1,1,1) are fitted at every origin in one streaming pass over a grid of
+  theta (`_arima_stream.py`; ``refit_every`` and ``maxiter`` are not used), all others in a batch by Gauss-Newton steps
+  from three starts (`_arima_batch.py`). Without numba the reference is used, which is said once and counted.
 - The forecast is the closed-form conditional mean, given exactly for 32 rows and as exact block means after that, as
   in `sw_avg`. Rows are clipped at 0 and divided by their sum.
 - Fall-back, per series: the mean of the last 100 training steps, for a series that is constant (a dead expert), shorter
   than the order asks for, or whose fit or forecast fails or is not finite.
 
 `counts` (read by the harness after a run): ``fits`` and, of these, ``not_converged``; ``forecasts`` (series times
-origins) and, of these, ``fallback``.
+origins) and, of these, ``fallback``; ``numba_missing`` = 1 when the engine `grid` was asked for and could not be had.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +43,11 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from . import _arima_exact as exact
 from ._series import FloatArray, ShareStream, Tail, blocks, row_count, row_edges, to_simplex
 
-ENGINES = ("statsmodels",)
+if TYPE_CHECKING:
+    from ._arima_stream import Stream
+
+ENGINES = ("grid", "statsmodels")
+STREAMED = ((0, 1, 1), (1, 1, 1))
 FALLBACK_STEPS = 100
 ROWS_PER_PARAMETER = 4
 
@@ -49,7 +60,7 @@ class Arima:
         info: TraceInfo,
         seed: int,
         order: Sequence[int] = (5, 1, 5),
-        engine: str = "statsmodels",
+        engine: str = "grid",
         maxiter: int = 50,
         history: int = 1000,
         refit_every: int = 1000,
@@ -62,15 +73,27 @@ class Arima:
                 raise TargetError(f"arima: {name} is {value!r}, expected a whole number from 1")
         self._info, self._maxiter = info, maxiter
         self._history, self._refit = row_count(history, info.stride), row_count(refit_every, info.stride)
-        self._stream = ShareStream(info)
+        self._shares = ShareStream(info)
         self._tail = Tail(self._history + self._refit, info)
         self._fits: tuple[int, exact.Fits] | None = None
         self.counts = {"fits": 0, "not_converged": 0, "forecasts": 0, "fallback": 0}
+        self._engine = engine
+        if engine == "grid" and importlib.util.find_spec("numba") is None:
+            self._engine = "statsmodels"
+            self.counts["numba_missing"] = 1
+            warnings.warn("arima: engine 'grid' needs numba (extra 'fast'); using 'statsmodels'", stacklevel=2)
+        self._stream: Stream | None = None
+        if self._engine == "grid" and self._order in STREAMED:
+            from ._arima_stream import Stream
+
+            self._stream = Stream(info.num_layers * info.num_experts, self._history)
 
     def observe(self, block: StepBlock) -> None:
         """Keep the rows that fitting and filtering need."""
-        for share_SLE in self._stream.chunks(block.load_SLE):
+        for share_SLE in self._shares.chunks(block.load_SLE):
             self._tail.push(share_SLE)
+            if self._stream is not None:
+                self._stream.push(share_SLE.reshape(len(share_SLE), -1) * self._info.num_experts)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
         """Block means of the conditional mean; fits first when a new fit is due (a pure function of what was seen)."""
@@ -78,38 +101,56 @@ class Arima:
         L, E = self._info.num_layers, self._info.num_experts
         recent_SN = self._tail.rows_SLE[-self._history :].reshape(-1, L * E) * E
         fallback_N = self._fallback(recent_SN)
-        mean_BN = np.full((len(edges), L * E), np.nan)
-        fits = self._current_fits()
-        if fits is not None:
-            mean_BN = exact.forecast(recent_SN, fits, self._order, edges)
+        mean_BN = self._means(recent_SN, edges)
         failed_N = ~np.isfinite(mean_BN).all(axis=0)
         self.counts["forecasts"] += L * E
         self.counts["fallback"] += int(failed_N.sum())
         share_BLE = np.where(failed_N, fallback_N, mean_BN).reshape(len(edges), L, E) / E
         return blocks(to_simplex(share_BLE, fallback_N.reshape(L, E) / E), edges, request, self._info.stride)
 
+    def _means(self, recent_SN: FloatArray, edges: tuple[int, ...]) -> FloatArray:
+        """[B, N] block means by the engine in use, NaN where a series has to fall back."""
+        if self._stream is not None:
+            mean_BN = self._stream.forecast(self._order[0] == 1, np.array(edges))
+            self.counts["fits"] += int(np.isfinite(mean_BN[0]).sum())
+            return mean_BN
+        fits = self._current_fits()
+        if fits is None:
+            return np.full((len(edges), recent_SN.shape[1]), np.nan)
+        if self._engine == "grid":
+            from . import _arima_batch
+
+            return _arima_batch.forecast(recent_SN, fits, self._order, edges)
+        return exact.forecast(recent_SN, fits, self._order, edges)
+
     def _fallback(self, recent_SN: FloatArray) -> FloatArray:
         rows = row_count(FALLBACK_STEPS, self._info.stride)
         if not len(recent_SN):
-            return self._stream.last_LE.reshape(-1) * self._info.num_experts
+            return self._shares.last_LE.reshape(-1) * self._info.num_experts
         mean_N: FloatArray = recent_SN[-rows:].mean(axis=0)
         return mean_N
 
     def _current_fits(self) -> exact.Fits | None:
         """The fits of the newest row number at which a fit was due; kept until the next one."""
-        due = fit_due(self._stream.rows, self._refit, ROWS_PER_PARAMETER * (self._order[0] + self._order[2] + 1))
+        due = fit_due(self._shares.rows, self._refit, ROWS_PER_PARAMETER * (self._order[0] + self._order[2] + 1))
         if due is None:
             return None
         if self._fits is None or self._fits[0] != due:
-            stop = len(self._tail.rows_SLE) - (self._stream.rows - due)
+            stop = len(self._tail.rows_SLE) - (self._shares.rows - due)
             history_SLE = self._tail.rows_SLE[max(0, stop - self._history) : stop]
-            history_SN = history_SLE.reshape(len(history_SLE), -1) * self._info.num_experts
-            fits = exact.fit(history_SN, self._order, self._maxiter)
+            fits = self._fit(history_SLE.reshape(len(history_SLE), -1) * self._info.num_experts)
             fitted_N = np.isfinite(fits.param_NP).all(axis=1)
             self.counts["fits"] += int(fitted_N.sum())
             self.counts["not_converged"] += int((fitted_N & ~fits.converged_N).sum())
             self._fits = (due, fits)
         return self._fits[1]
+
+    def _fit(self, history_SN: FloatArray) -> exact.Fits:
+        if self._engine == "grid":
+            from . import _arima_batch
+
+            return _arima_batch.fit(history_SN, self._order, self._maxiter)
+        return exact.fit(history_SN, self._order, self._maxiter)
 
 
 def fit_due(rows: int, refit: int, least: int) -> int | None:

@@ -1,4 +1,4 @@
-"""`arima` against statsmodels' own slow path, and its documented fall-backs."""
+"""`arima`: the reference engine against statsmodels' own slow path, and the documented fall-backs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_statsmodels_engine_equals_statsmodels(order: tuple[int, int, int]) -> N
     from statsmodels.tsa.statespace.sarimax import SARIMAX
 
     load = synthetic_load_SLE(200, layers=1, experts=3)
-    forecaster = make(f"arima@order={list(order)},refit_every=200", load)
+    forecaster = make(f"arima@order={list(order)},refit_every=200,engine=statsmodels", load)
     feed(forecaster, load, 0, 200)
     series = shares(load)[:, 0] * 3
     mean = series.mean(axis=0) if order[1] == 0 else np.zeros(3)
@@ -53,7 +53,7 @@ def test_parameters_are_applied_to_newer_history_between_fits() -> None:
     load = synthetic_load_SLE(260, layers=1)
     changed = load.copy()
     changed[210:] = changed[210:, :, ::-1]
-    forecasters = [make("arima@order=[1,1,1],history=200,refit_every=200", load) for _ in range(2)]
+    forecasters = [make("arima@order=[1,1,1],history=200,refit_every=200,engine=statsmodels", load) for _ in range(2)]
     for forecaster, rows in zip(forecasters, (load, changed), strict=True):
         feed(forecaster, rows, 0, 205)
         ask(forecaster, rows, 205)
@@ -69,7 +69,7 @@ def test_constant_dead_and_short_series_fall_back_and_are_counted() -> None:
     load[:, 0] = [100, 0, 0, 0]
     load[:, 0, 2] = np.random.default_rng(0).integers(50, 60, 150)
     load[:, 0, 3] = 100 - load[:, 0, 2]  # experts 0 and 1 are constant, 1 is dead
-    forecaster = make("arima@order=[1,1,1],refit_every=100", load)
+    forecaster = make("arima@order=[1,1,1],refit_every=100,engine=statsmodels", load)
     feed(forecaster, load, 0, 10)
     short = ask(forecaster, load, 10)
     np.testing.assert_allclose(short.share_BLE[0], shares(load)[:10].mean(axis=0), rtol=1e-12)
@@ -85,7 +85,7 @@ def test_constant_dead_and_short_series_fall_back_and_are_counted() -> None:
 def test_fit_that_does_not_converge_is_used_and_counted() -> None:
     """With one iteration allowed nothing converges; the forecast is still the model's."""
     load: NDArray[np.int64] = synthetic_load_SLE(200, layers=1)
-    forecaster = make("arima@order=[2,1,2],maxiter=1,refit_every=200", load)
+    forecaster = make("arima@order=[2,1,2],maxiter=1,refit_every=200,engine=statsmodels", load)
     feed(forecaster, load, 0, 200)
     ask(forecaster, load, 200)
     assert forecaster.counts == {"fits": 4, "not_converged": 4, "forecasts": 4, "fallback": 0}
