@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import check, corpora, plot, publish, recipes, record, run, traces, validate
+from moeload_bench.commands import check, corpora, plan, plot, publish, recipes, record, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -23,3 +23,4 @@ app.command("record")(record.record)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
+app.command("plan")(plan.plan)

@@ -22,8 +22,8 @@ from moeload_bench.targets import parse_target
 from moeload_bench.trace import Trace
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
-FORECAST_POLICIES: tuple[Policy, ...] = ("every", "stable_only", "reserve_allocate", "on_change")
-STATELESS: tuple[Policy, ...] = ("every",)
+FORECAST_POLICIES: tuple[Policy, ...] = ("every", "if_pays", "stable_only", "reserve_allocate", "on_change")
+STATELESS: tuple[Policy, ...] = ("every", "if_pays")
 
 Means = Mapping[int, Mapping[int, FloatArray]]
 Report = Callable[[int, int, str], None]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,15 +23,16 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.placement import ClusterShape, FloatArray, IntArray, plan
 from moeload_bench.placement_cost import device_weights, replicas_moved, step_imbalance
 
-Policy = Literal["static", "every", "stable_only", "reserve_allocate", "on_change", "oracle"]
+Policy = Literal["static", "every", "if_pays", "stable_only", "reserve_allocate", "on_change", "oracle"]
 
 POLICIES: Mapping[Policy, str] = {
     "static": "the plan for uniform loads, never changed",
     "every": "re-plan every layer every k steps",
+    "if_pays": "look every k steps; re-plan when the forecast promises more in k steps than the migration costs",
     "stable_only": "re-plan every k steps the layers that are stable; never in the transient",
     "reserve_allocate": "as stable_only, and back to the uniform plan when a layer turns transient",
     "on_change": "re-plan a layer, for the next k steps, when its state changes",
-    "oracle": "re-plan every k steps from the true loads to come: what no forecast can beat by much",
+    "oracle": "if_pays with the true mean loads to come instead of a forecast",
 }
 BoolArray = NDArray[np.bool_]
 
@@ -61,10 +63,10 @@ class CostModel:
                 limit = "" if most is None else f" and at most {most}"
                 raise PlacementError(f"{name} is {value}, expected a finite number {least}{limit}")
 
-    def step_times(self, imbalance: FloatArray, static: float) -> FloatArray:
-        """Step time, in ms, for a mean imbalance over layers."""
+    def step_time(self, imbalance: float, static: float) -> float:
+        """Step time, in ms, for a mean imbalance over layers; ``static`` is that of the static layout."""
         waiting = self.step_ms * self.expert_fraction
-        return np.asarray(self.step_ms - waiting + waiting * imbalance / static)
+        return self.step_ms - waiting + waiting * imbalance / static
 
     def migration_ms(self, moved_LD: IntArray) -> float:
         """Time to move replicas, all layers at once, every device receiving over its own link."""
@@ -132,7 +134,7 @@ class Simulation:
             rows = np.flatnonzero(changed.any(axis=1)) + 1
             return rows, changed[rows - 1]
         rows = np.arange(every // self.stride, S, every // self.stride)
-        if policy in ("every", "oracle"):
+        if policy in ("every", "if_pays", "oracle"):
             return rows, np.ones((len(rows), L), dtype=np.bool_)
         return rows, ~self.transient_SL[rows]
 
@@ -165,14 +167,21 @@ class Simulation:
                 wanted[transient_L] = static[transient_L]
             new_L = (wanted != current).any(axis=1)
             wanted[new_L] = settle(current[new_L], wanted[new_L], self.shape)
-            segments.append(Segment(ends[n], ends[n + 1], wanted, replicas_moved(current, wanted, self.shape.devices)))
+            moved = replicas_moved(current, wanted, self.shape.devices)
+            if policy in ("if_pays", "oracle") and share_hat_NLE is not None:
+                share_LE = np.where(act_L[:, None], share_hat_NLE[n], 0.0)
+                if not self._pays(current, wanted, share_LE, every, self.cost.migration_ms(moved)):
+                    wanted, moved = current, np.zeros_like(moved)
+            segments.append(Segment(ends[n], ends[n + 1], wanted, moved))
             current = wanted
         return segments
 
     def run(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> PolicyRun:
         """What a policy costs; arguments as for `history`."""
         segments = self.history(policy, every, share_hat_NLE)
-        imbalance = [self._imbalance(part.slot_expert_LR, part.start, part.stop) for part in segments]
+        imbalance = [
+            self._imbalance_of(part.slot_expert_LR, self.share_SLE[part.start : part.stop]) for part in segments
+        ]
         moves = [part.moved_LD for part in segments if part.moved_LD.any()]
         migration = sum(self.cost.migration_ms(moved_LD) for moved_LD in moves)
         moved = sum(int(moved_LD.sum()) for moved_LD in moves)
@@ -192,22 +201,33 @@ class Simulation:
         """The plan for uniform loads [L, R]."""
         return plan(np.ones(self.share_SLE.shape[1:]), self.shape)
 
+    def _pays(self, current: IntArray, wanted: IntArray, share_LE: FloatArray, every: int, migration_ms: float) -> bool:
+        before, after = (
+            self.cost.step_time(float(self._imbalance_of(plan_LR, share_LE[None]).mean()), self.static_imbalance)
+            for plan_LR in (current, wanted)
+        )
+        return (before - after) * every > migration_ms
+
+    @cached_property
+    def static_imbalance(self) -> float:
+        """Mean over steps and layers of max / mean device load in the static layout."""
+        return float(np.nanmean(self._imbalance_of(self.static_plan(), self.share_SLE)))
+
     def _plans(self, acts_NL: BoolArray, share_hat_NLE: FloatArray | None) -> IntArray:
         planned = np.zeros((*acts_NL.shape, self.shape.slots), dtype=np.int64)
         if acts_NL.any() and share_hat_NLE is not None:
             planned[acts_NL] = plan(share_hat_NLE[acts_NL], self.shape)
         return planned
 
-    def _imbalance(self, slot_expert_LR: IntArray, start: int, stop: int) -> FloatArray:
-        return step_imbalance(slot_expert_LR, self.share_SLE[start:stop], self.shape.devices)
+    def _imbalance_of(self, slot_expert_LR: IntArray, share_SLE: FloatArray) -> FloatArray:
+        return step_imbalance(slot_expert_LR, share_SLE, self.shape.devices)
 
     def _result(
         self, policy: Policy, every: int, imbalance_SL: FloatArray, replans: int, moved: int, migration: float
     ) -> PolicyRun:
         S = len(imbalance_SL)
-        static = float(np.nanmean(self._imbalance(self.static_plan(), 0, S)))
         mean = float(np.nanmean(imbalance_SL))
-        gain = self.cost.step_ms - float(self.cost.step_times(np.asarray(mean), static))
+        gain = self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
         per_step = migration / (S * self.stride)
         pays = gain > 0 and migration > 0
         return PolicyRun(

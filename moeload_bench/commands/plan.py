@@ -1,0 +1,181 @@
+"""`moeload-bench plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.policies import Comparison
+    from moeload_bench.replan import PolicyRun
+
+
+def plan(
+    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")],
+    devices: Annotated[int, typer.Option(help="D: devices that share the experts of a layer (expert parallelism).")],
+    slots: Annotated[int, typer.Option(help="R: expert slots on all devices together; R - E of them are spare.")],
+    expert_mb: Annotated[
+        float, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
+    ],
+    bandwidth: Annotated[float, typer.Option(help="GB/s that one device receives while experts move.")],
+    step_ms: Annotated[float, typer.Option(help="Measured step time in ms, with experts spread evenly by number.")],
+    forecaster: Annotated[
+        str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
+    ] = "sw_avg@window=100",
+    nodes: Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")] = 1,
+    groups: Annotated[
+        int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")
+    ] = None,
+    expert_fraction: Annotated[
+        float, typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all.")
+    ] = 0.5,
+    overlap: Annotated[float, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")] = 0.0,
+    replan_ms: Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")] = 0.0,
+    every: Annotated[
+        str | None, typer.Option(help="Intervals k to try, in steps: 10,100,1000. By default 10 to 2,000.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
+    ] = None,
+    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
+) -> None:
+    """How often should experts be re-placed, and what does it save? Simulated over a whole trace, migration charged.
+
+    [bold]moeload-bench plan run.parquet --devices 8 --slots 72 --expert-mb 350 --bandwidth 25 --step-ms 900[/bold]
+
+    Policies: [bold]every[/bold] k steps; [bold]if_pays[/bold]: the same when the forecast promises more than the
+    migration costs; [bold]stable_only[/bold]: never in the transient; [bold]reserve_allocate[/bold]: even spread in the
+    transient, forecast in the stable state; [bold]on_change[/bold] of state. [bold]oracle[/bold]: if_pays knowing the
+    loads to come. The cost model, its limits and a walk-through: docs/placement.md.
+
+    Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
+    """
+    from moeload_bench.isolate import parse_level
+    from moeload_bench.placement import ClusterShape
+    from moeload_bench.policies import compare_policies
+    from moeload_bench.progress import pair_progress
+    from moeload_bench.replan import CostModel
+    from moeload_bench.store import load_trace
+
+    if figure is not None:
+        from moeload_bench.plots_style import check_suffix
+
+        check_suffix(figure)
+    shape = ClusterShape("plan", devices, slots, nodes, groups or nodes)
+    cost = CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+    loaded, intervals, isolation = load_trace(trace), _intervals(every), parse_level(level)
+    with pair_progress(quiet=as_json, unit="forecasts") as report:
+        comparison = compare_policies(
+            loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
+        )
+    typer.echo(_json(comparison), nl=True) if as_json else _print(comparison)
+    if figure is not None:
+        from moeload_bench.plots_placement import draw_policies
+        from moeload_bench.plots_style import save_figure
+
+        save_figure(draw_policies(comparison), figure)
+        typer.echo(f"figure: {figure}", err=True)
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+def _intervals(text: str | None) -> list[int] | None:
+    from moeload_bench.errors import PlacementError
+
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PlacementError(f"--every is {text!r}, expected whole numbers of steps such as 10,100,1000") from None
+
+
+def _json(comparison: Comparison) -> str:
+    simulation = comparison.simulation
+    record = {
+        "trace": comparison.trace,
+        "forecaster": comparison.forecaster,
+        "shape": dataclasses.asdict(simulation.shape),
+        "cost": dataclasses.asdict(simulation.cost),
+        "policies": [dataclasses.asdict(run) for run in comparison.runs],
+        "best": dataclasses.asdict(comparison.best),
+        "failures": list(comparison.failures),
+        "notes": list(comparison.notes),
+    }
+    return json.dumps(record, indent=1)
+
+
+def _print(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from moeload_bench.progress import table_width
+
+    console = Console(width=table_width())
+    cost = comparison.simulation.cost
+    table = Table(
+        title=f"{comparison.trace}, {comparison.forecaster}: against the static layout of {cost.step_ms:g} ms per step",
+        caption="means over all steps of the trace and all layers",
+    )
+    for name in (
+        "policy",
+        "k",
+        "re-plans",
+        "moved",
+        "imbalance",
+        "transient",
+        "stable",
+        "gain %",
+        "migration %",
+        "saved %",
+    ):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for run in comparison.runs:
+        table.add_row(*_cells(run, cost.step_ms), style="bold" if run is comparison.best else None)
+    console.print(table)
+    for note in (*comparison.notes, *comparison.failures[:5]):
+        console.print(note, style="red", markup=False, highlight=False)
+    if len(comparison.failures) > 5:
+        console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
+    console.print(_answer(comparison), markup=False, highlight=False)
+
+
+def _cells(run: PolicyRun, step_ms: float) -> list[str]:
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return [
+        run.policy,
+        "-" if run.policy == "static" else f"{run.every:,}",
+        f"{run.replans:,}",
+        f"{run.replicas_moved:,}",
+        *(number(value, 3) for value in (run.imbalance, run.imbalance_transient, run.imbalance_stable)),
+        number(run.gain_percent, 2),
+        number(100 * run.migration_ms / step_ms, 2),
+        number(run.saved_percent, 2),
+    ]
+
+
+def _answer(comparison: Comparison) -> str:
+    """The sentence that an engineer came for."""
+    best, cost = comparison.best, comparison.simulation.cost
+    if best.policy == "static":
+        return "Best: leave the static layout; with these costs no policy saves anything."
+    limit = max(run.saved_percent for run in comparison.runs if run.policy == "oracle")
+    text = (
+        f"Best: {best.policy}, k = {best.every:,}: saves {best.saved_percent:.2f} % of the step time "
+        f"({cost.step_ms - best.step_ms:.3g} of {cost.step_ms:g} ms); "
+        f"with the true mean loads to come: {limit:.2f} %."
+    )
+    details: list[Any] = []
+    if best.break_even_steps is not None:
+        details.append(f"a re-plan has paid for itself after {best.break_even_steps:,.1f} steps")
+    if best.break_even_mb is not None:
+        details.append(f"the policy gains until an expert weighs {best.break_even_mb:,.0f} MB")
+    return f"{text} Break-even: {', and '.join(details)}." if details else text
