@@ -44,7 +44,7 @@ def draw_policies(comparison: Comparison) -> Figure:
         right = figure.add_subplot(grid[1, 1], sharey=left)
         _loads(left, right, comparison)
         title = f"{comparison.trace}, {comparison.forecaster}: saved after migration, against the static layout"
-        legend_above(figure, title, [*curve.get_legend_handles_labels()[0], *state_handles()], columns=4)
+        legend_above(figure, title, [*curve.get_legend_handles_labels()[0], *state_handles()])
         return figure
 
 

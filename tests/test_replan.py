@@ -1,0 +1,307 @@
+"""Re-planning policies: the cost model, who acts when, moves, break-even, the command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from moeload_bench.cli import app
+from moeload_bench.errors import PlacementError, TargetError
+from moeload_bench.placement import ClusterShape, plan
+from moeload_bench.placement_cost import replicas_moved, step_imbalance
+from moeload_bench.policies import compare_policies
+from moeload_bench.replan import POLICIES, CostModel, Simulation, settle
+from moeload_bench.store import write_trace
+from moeload_bench.trace import Trace
+
+SHAPE = ClusterShape("test", 2, 6)
+COST = CostModel(step_ms=100, expert_mb=50, bandwidth_gb_s=25, expert_fraction=0.5)
+
+
+def stepwise(levels, rows=40):
+    """Shares [S, 1, 4] that hold each level for so many rows."""
+    return np.repeat(np.array(levels, dtype=float), rows, axis=0)[:, None]
+
+
+def simulation(share=None, transient=None, shape=SHAPE, cost=COST, stride=1):
+    share = stepwise([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]]) if share is None else share
+    transient = np.zeros(share.shape[:2], dtype=bool) if transient is None else transient
+    return Simulation(share, transient, shape, cost, stride)
+
+
+def test_the_static_layout_is_the_measured_step_time():
+    """`step_ms` is what was measured in the static layout: no gain, no migration, no break-even."""
+    run = simulation().run("static", 10)
+    assert (run.step_ms, run.saved_percent, run.replans) == (100, 0, 0)
+    assert run.break_even_steps is None
+
+
+def test_costs_by_hand():
+    """Step time follows imbalance over static imbalance; a re-plan costs what the busiest receiver needs."""
+    sim = simulation(cost=CostModel(100, 50, 25, expert_fraction=0.4, overlap=0.5, replan_ms=3))
+    hat = sim.true_means(sim.decisions("every", 40)[0], 40)
+    run = sim.run("every", 40, hat)
+    static = sim.static_plan()
+    wanted = settle(static, plan(sim.share_SLE[40], SHAPE), SHAPE)
+    received = replicas_moved(static, wanted, 2)
+    before = step_imbalance(static, sim.share_SLE, 2)
+    after = np.concatenate([before[:40], step_imbalance(wanted, sim.share_SLE[40:], 2)])
+    gain = 100 * 0.4 * (1 - after.mean() / before.mean())
+    migration = 3 + 0.5 * received.max() * 50 / 25
+    assert run.replans == 1
+    assert run.replicas_moved == received.sum()
+    assert run.gain_percent == pytest.approx(gain)
+    assert run.migration_ms == pytest.approx(migration / 80)
+    assert run.saved_percent == pytest.approx(gain - migration / 80)
+    assert run.break_even_steps == pytest.approx(migration / gain)
+
+
+def test_at_the_break_even_size_a_policy_saves_nothing():
+    """With experts of `break_even_mb` the same policy saves exactly nothing; smaller ones save, larger ones cost."""
+    hat = simulation().true_means(simulation().decisions("every", 20)[0], 20)
+    size = simulation().run("every", 20, hat).break_even_mb
+    saved = [simulation(cost=CostModel(100, size * f, 25)).run("every", 20, hat).saved_percent for f in (0.9, 1, 1.1)]
+    assert saved[0] > 0 > saved[2]
+    assert saved[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_who_acts_when():
+    """every: all layers at multiples of k; by state: stable layers only; on_change: the layer whose label changed."""
+    transient = np.zeros((60, 2), dtype=bool)
+    transient[:25, 0] = True
+    transient[41:, 1] = True
+    sim = simulation(np.full((60, 2, 4), 0.25), transient)
+    rows, acts = sim.decisions("every", 20)
+    assert rows.tolist() == [20, 40]
+    assert acts.all()
+    rows, acts = sim.decisions("stable_only", 20)
+    assert acts.tolist() == [[False, True], [True, True]]
+    rows, acts = sim.decisions("on_change", 20)
+    assert rows.tolist() == [25, 41]
+    assert acts.tolist() == [[True, False], [False, True]]
+    assert len(sim.decisions("static", 20)[0]) == 0
+
+
+def test_intervals_are_training_steps():
+    """With a stride of 5, k = 20 acts every 4 rows; an interval that the stride does not divide is refused."""
+    sim = simulation(stride=5)
+    assert sim.decisions("every", 20)[0].tolist() == list(range(4, 80, 4))
+    with pytest.raises(PlacementError, match="stride of 5"):
+        sim.decisions("every", 12)
+
+
+def test_reserve_allocate_returns_to_the_even_spread():
+    """In the transient the uniform plan is in force again; stable_only keeps the plan it had."""
+    transient = np.zeros((80, 1), dtype=bool)
+    transient[50:] = True
+    sim = simulation(transient=transient)
+    hats = {p: sim.true_means(sim.decisions(p, 10)[0], 10) for p in ("stable_only", "reserve_allocate")}
+    kept = sim.history("stable_only", 10, hats["stable_only"])
+    reserved = sim.history("reserve_allocate", 10, hats["reserve_allocate"])
+    assert (reserved[3].slot_expert_LR == kept[3].slot_expert_LR).all()
+    assert (np.sort(reserved[-1].slot_expert_LR) == np.sort(sim.static_plan())).all()
+    assert (kept[-1].slot_expert_LR == kept[4].slot_expert_LR).all()
+
+
+def test_if_pays_weighs_the_promise_against_the_migration():
+    """Free moves are made where they help; moves that cost more than k steps can save are not made."""
+    free, dear = (simulation(cost=CostModel(100, mb, 25)) for mb in (0, 1e9))
+    hat = free.true_means(free.decisions("if_pays", 20)[0], 20)
+    assert free.run("if_pays", 20, hat).saved_percent >= free.run("every", 20, hat).saved_percent > 5
+    assert dear.run("if_pays", 20, hat).replans == 0
+    assert dear.run("every", 20, hat).saved_percent < 0
+
+
+def test_a_missing_forecast_changes_nothing():
+    """Where a forecast is NaN, the plan stays."""
+    sim = simulation()
+    hat = sim.true_means(sim.decisions("every", 10)[0], 10)
+    hat[2:] = np.nan
+    history = sim.history("every", 10, hat)
+    assert all((part.slot_expert_LR == history[2].slot_expert_LR).all() for part in history[3:])
+    assert not any(part.moved_LD.any() for part in history[3:])
+
+
+def test_history_covers_every_step_once_and_device_loads_add_up():
+    """Segments are contiguous; device loads of a step average to 1."""
+    sim = simulation()
+    history = sim.history("oracle", 30)
+    assert history[0].start == 0
+    assert history[-1].stop == 80
+    assert all(a.stop == b.start for a, b in itertools.pairwise(history))
+    np.testing.assert_allclose(sim.device_loads(history, 0).mean(axis=1), 1)
+
+
+def test_steps_without_load_are_left_out():
+    """NaN shares count neither in a mean nor in a plan."""
+    share = stepwise([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
+    share[10:15] = np.nan
+    run = simulation(share).run("oracle", 20)
+    assert np.isfinite(run.saved_percent)
+    assert np.isfinite(run.imbalance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(4, 12, 1, 1), (4, 8, 2, 4), (6, 18, 3, 6), (2, 12, 1, 1)]))
+def test_settling_never_changes_a_plan_and_never_moves_more(seed, size):
+    """Renumbering devices keeps the set of devices and nodes, and moves at most as many replicas."""
+    devices, slots, nodes, groups = size
+    shape = ClusterShape("x", devices, slots, nodes, groups)
+    experts = 8 if groups in (1, 4) else 12
+    rng = np.random.default_rng(seed)
+    before, after = (plan(rng.dirichlet(np.ones(experts), size=2), shape) for _ in "ab")
+    settled = settle(before, after, shape)
+    moved = [replicas_moved(before, x, devices).sum(axis=1) for x in (after, settled)]
+    assert (moved[1] <= moved[0]).all()
+    assert (settle(after, after, shape) == np.sort(after.reshape(2, devices, -1)).reshape(2, -1)).all()
+
+    def nodes_of(row):
+        return sorted(
+            tuple(sorted(tuple(sorted(slots)) for slots in node))
+            for node in row.reshape(nodes, devices // nodes, -1).tolist()
+        )
+
+    assert [nodes_of(row) for row in settled] == [nodes_of(row) for row in after]
+
+
+@pytest.mark.parametrize("field", ["step_ms", "bandwidth_gb_s", "expert_fraction"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_constants_that_must_be_positive(field, value):
+    """Zero, negative or infinite constants are refused by name."""
+    with pytest.raises(PlacementError, match=f"{field} is {value}"):
+        CostModel(**{"step_ms": 1, "expert_mb": 1, "bandwidth_gb_s": 1, field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("expert_mb", -1), ("expert_mb", float("inf")), ("overlap", 1.5), ("overlap", -0.1), ("replan_ms", -1),
+     ("expert_fraction", 1.1)],
+)  # fmt: skip
+def test_constants_out_of_range(field, value):
+    """Negative sizes and fractions above 1 are refused by name."""
+    with pytest.raises(PlacementError, match=f"{field} is {value}"):
+        CostModel(**{"step_ms": 1, "expert_mb": 1, "bandwidth_gb_s": 1, field: value})
+
+
+def skewed_trace(steps=600, stride=1):
+    """A settled, unequal run of two layers and eight experts."""
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(8), size=2)
+    return Trace.from_arrays(
+        rng.multinomial(2000, p, size=(steps, 2)), 1000, 2, step_S=np.arange(steps) * stride, stride=stride
+    )
+
+
+def test_a_forecaster_is_compared_with_truth_on_a_settled_run():
+    """On a settled, unequal run every policy finds what there is to find: within a little of the oracle."""
+    trace = skewed_trace()
+    done = compare_policies(trace, "sw_avg", ClusterShape("x", 2, 10), COST, every=[50, 100], level="none")
+    assert {run.policy for run in done.runs} == set(POLICIES)
+    saved = {(run.policy, run.every): run.saved_percent for run in done.runs}
+    assert saved["static", 50] == 0
+    assert saved["if_pays", 50] == pytest.approx(saved["oracle", 50], abs=0.5)
+    assert done.best.saved_percent == max(v for (policy, _), v in saved.items() if policy != "oracle") > 1
+    assert not done.failures
+
+
+def test_a_trace_that_cannot_be_labelled_still_gets_an_answer():
+    """Without states (a stride of 50) the policies by state are left out, with the reason."""
+    done = compare_policies(skewed_trace(stride=50), "sw_avg", SHAPE_8, COST, every=[500], level="none")
+    assert {run.policy for run in done.runs} == {"static", "every", "if_pays", "oracle"}
+    assert "stride" in done.notes[0]
+
+
+SHAPE_8 = ClusterShape("x", 2, 10)
+
+
+class Moody:
+    """Fails at every other question."""
+
+    def __init__(self, info, seed):
+        self.asked, self.info = 0, info
+
+    def observe(self, block):
+        self.asked += 1
+
+    def forecast(self, request):
+        from moeload_bench.forecaster import Forecast
+
+        if self.asked % 2:
+            raise ValueError("not now")
+        return Forecast.constant(np.full((self.info.num_layers, self.info.num_experts), 0.125), request.horizon)
+
+
+def test_failed_forecasts_are_named_and_keep_the_plan(tmp_path):
+    """A decision without a forecast is listed with its step and reason; the others go on."""
+    source = tmp_path / "moody.py"
+    source.write_text("import numpy as np\n\n\n" + _source(Moody))
+    done = compare_policies(skewed_trace(), f"{source}:Moody", SHAPE_8, COST, every=[100], level="none")
+    assert done.failures
+    assert all("step" in line and "not now" in line for line in done.failures)
+
+
+def _source(cls):
+    import inspect
+
+    return inspect.getsource(cls)
+
+
+@pytest.mark.parametrize("every", [[0], [7, 600], [-10]])
+def test_intervals_that_do_not_fit_are_refused(every):
+    """An interval below 1 or as long as the trace is refused, with those that fit."""
+    with pytest.raises(PlacementError, match="fitting: \\[10, 20, 50, 100, 200\\]"):
+        compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, every=every, level="none")
+
+
+def test_an_unknown_forecaster_is_refused_by_name():
+    """As everywhere."""
+    with pytest.raises((TargetError, Exception), match="no_such"):
+        compare_policies(skewed_trace(), "no_such", SHAPE_8, COST, every=[100], level="none")
+
+
+def plan_command(path, *more):
+    base = ["plan", str(path), "--devices", "2", "--slots", "10", "--expert-mb", "50", "--bandwidth", "25"]
+    return CliRunner().invoke(app, [*base, "--step-ms", "100", "--every", "50,200", "--level", "none", *more])
+
+
+def test_the_command_answers_and_draws(tmp_path):
+    """`plan` prints every policy and the best one with its break-even, and writes the figure."""
+    path = tmp_path / "own.parquet"
+    write_trace(skewed_trace(), path)
+    figure = tmp_path / "plan.svg"
+    done = plan_command(path, "--figure", str(figure))
+    assert done.exit_code == 0, done.output
+    for policy in POLICIES:
+        assert policy in done.output
+    assert "Best:" in done.output
+    assert "Break-even:" in done.output
+    assert figure.stat().st_size > 10_000
+    record = json.loads(plan_command(path, "--json").stdout)
+    assert {run["policy"] for run in record["policies"]} == set(POLICIES)
+    assert record["best"]["saved_percent"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--slots", "9"], "8 or 10 would"),
+        (["--devices", "1"], "every plan costs the same"),
+        (["--expert-mb", "-1"], "expert_mb is -1"),
+        (["--bandwidth", "0"], "bandwidth_gb_s is 0"),
+        (["--every", "ten"], "--every is 'ten'"),
+        (["--nodes", "2", "--groups", "3"], "multiple of 2"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):
+    """Impossible requests end before any work, with what would fit."""
+    path = tmp_path / "own.parquet"
+    write_trace(skewed_trace(), path)
+    done = plan_command(path, *more)
+    assert done.exit_code != 0
+    assert says in str(done.exception)
