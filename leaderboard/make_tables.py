@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moeload_bench.results import Result, load_result
 from moeload_bench.suite import STATES, load_suite
-from moeload_bench.tables import CROSSING, FLOOR_ROWS, Grid, cells, number, result_grid
+from moeload_bench.tables import COST_HEADINGS, CROSSING, FLOOR_ROWS, Grid, cells, cost_cells, number, result_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
@@ -29,16 +29,16 @@ def committed_results(suite: str) -> list[Result]:
 
 def to_markdown(grid: Grid) -> str:
     """A result table as Markdown, its caption below."""
-    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill", "ms per forecast"]
+    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill", *COST_HEADINGS]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 2)]
     for state in (*STATES, CROSSING):
         for row in (row for row in grid.rows if row.state == state):
-            values = [state, f"`{row.forecaster}`", *cells(row), row.skill, f"{1e3 * row.per_forecast_s:.2g}"]
+            values = [state, f"`{row.forecaster}`", *cells(row), row.skill, *cost_cells(row)]
             lines.append("| " + " | ".join(values) + " |")
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
                 floor_K = map(number, grid.floors[state, floor])
-                lines.append("| " + " | ".join([state, f"*{floor}*", *floor_K, "", ""]) + " |")
+                lines.append("| " + " | ".join([state, f"*{floor}*", *floor_K, "", "", ""]) + " |")
     return "\n".join([*lines, "", grid.caption, ""])
 
 

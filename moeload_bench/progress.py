@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LINE_EVERY_S = 15.0
-WIDE = 160
+WIDE = 180
 
 
 def table_width() -> int | None:

@@ -54,13 +54,15 @@ class CostResult(_Record):
     training_step_s: float | None = Field(default=None, description="median recorded time of a training step")
 
     @property
-    def per_step_s(self) -> float:
-        """Seconds of observing per training row."""
-        return self.observe_wall_s / max(1, self.observed_rows)
+    def per_forecast_s(self) -> float:
+        """Seconds per answered origin, observing included."""
+        return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
 
     @property
-    def per_forecast_s(self) -> float:
-        return self.forecast_wall_s / max(1, self.forecasts)
+    def of_training(self) -> float | None:
+        """Seconds spent per second of the recorded training; None where its step time or the cost is not known."""
+        trained_s = (self.training_step_s or 0.0) * self.observed_rows
+        return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
 
 
 class RunResult(_Record):

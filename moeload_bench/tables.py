@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Values = tuple[float | None, ...]
 FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
 CROSSING = "crossing"
+COST_HEADINGS = ("ms", "% train")
 TINY = 1e-12
 """Keeps a ratio of two exact forecasts at 1."""
 
@@ -43,6 +44,7 @@ class Row:
     runs: int
     origins: int
     per_forecast_s: float
+    of_training: float | None
     counts: dict[str, int]
 
 
@@ -88,7 +90,6 @@ def _row(
     means = [mean for run in result.runs if (mean := run_means(run, state, metric))]
     value_K = tuple(_mean([mean[k] for mean in means]) for k in range(len(result.suite.horizons)))
     floor_K = floors.get((state, "floor_batch"), ())
-    spent = sum(run.cost.forecast_wall_s + run.cost.observe_wall_s for run in result.runs)
     counts: dict[str, int] = {}
     for run in result.runs:
         for name, count in run.counts.items():
@@ -101,7 +102,8 @@ def _row(
         skill=_skill(errors, result, reference),
         runs=len(means),
         origins=sum(_in_state(task.state, task.crossing, state) for run in result.runs for task in run.tasks),
-        per_forecast_s=spent / max(1, sum(run.cost.forecasts for run in result.runs)),
+        per_forecast_s=float(np.mean([run.cost.per_forecast_s for run in result.runs])),
+        of_training=_mean([run.cost.of_training for run in result.runs]),
         counts=counts,
     )
 
@@ -143,14 +145,14 @@ def result_table(results: Results, metric: str) -> Table | None:
         table.add_column(heading)
     for horizon in grid.horizons:
         table.add_column(f"h={horizon}", justify="right")
-    for heading in ("skill", "ms per forecast"):
+    for heading in ("skill", *COST_HEADINGS):
         table.add_column(heading, justify="right")
     for state in (*STATES, CROSSING):
         for row in (row for row in grid.rows if row.state == state):
-            table.add_row(state, row.forecaster, *cells(row), row.skill, f"{1e3 * row.per_forecast_s:.2f}")
+            table.add_row(state, row.forecaster, *cells(row), row.skill, *cost_cells(row))
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
-                table.add_row(state, floor, *map(number, grid.floors[state, floor]), "", "", style="dim")
+                table.add_row(state, floor, *map(number, grid.floors[state, floor]), style="dim")
         table.add_section()
     return table
 
@@ -160,6 +162,11 @@ def cells(row: Row) -> list[str]:
     if not row.excess_K:
         return [number(value) for value in row.value_K]
     return [f"{number(value)} ({number(over)})" for value, over in zip(row.value_K, row.excess_K, strict=True)]
+
+
+def cost_cells(row: Row) -> list[str]:
+    """Time per answered origin, observing included, and as a share of the recorded training time."""
+    return [number(1e3 * row.per_forecast_s), number(None if row.of_training is None else 100 * row.of_training)]
 
 
 def _caption(rows: Sequence[Row], metric: str, reference: Result | None) -> str:
@@ -177,6 +184,7 @@ def _caption(rows: Sequence[Row], metric: str, reference: Result | None) -> str:
             f"Skill: 1 - geometric mean over tasks of the ratio to {reference.name}; interval for a new recipe, "
             "n/a with fewer than 5 recipes."
         )
+    lines.append("ms: wall time per answered origin, observing included; % train: of the recorded training time.")
     events = {row.forecaster: row.counts for row in rows if row.counts}
     if events:
         listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
