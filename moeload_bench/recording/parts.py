@@ -108,7 +108,10 @@ class Parts:
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise RecordingError(f"{self.folder}: no unfinished recording is there")
-        self._manifest = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            self._manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
         self._remove_leftovers()
 
     def truncate(self, before_step: int) -> None:

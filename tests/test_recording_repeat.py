@@ -1,0 +1,51 @@
+"""A committed trace is what its recipe and seed give: recorded again on the same kind of machine, it is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.recording.corpora import find_corpus, text_path
+from moeload_bench.recording.metadata import hardware, package_versions
+from moeload_bench.recording.recipe import load_recipe
+from moeload_bench.recording.train import Job, record_recipe
+from moeload_bench.store import bundled_folder, load_trace
+from moeload_bench.trace import Trace
+
+STEPS = 200
+COMMITTED = sorted([*bundled_folder().glob("*/test/seed*.parquet"), *Path("traces").glob("*/test/seed*.parquet")])
+
+
+def reason_to_skip(trace: Trace) -> str | None:
+    """Why this machine cannot be asked for the same bits, None when it can."""
+    for what, here, then in (
+        ("processor", hardware(), trace.meta.hardware),
+        ("versions", package_versions(), trace.meta.versions),
+    ):
+        differ = [f"{key} {then.get(key)} -> {here.get(key)}" for key in then if then.get(key) != here.get(key)]
+        if differ:
+            return f"recorded elsewhere ({what}: {', '.join(differ)}); floating point may differ in the last place"
+    missing = [source.name for source in trace.meta.sources if not text_path(find_corpus(source.name)).is_file()]
+    if missing:
+        return f"text is not cached and tests fetch nothing: moeload-bench corpora fetch {' '.join(missing)}"
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:]))
+def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first 200 steps, from recipe and seed alone, equal the committed ones in every column but the wall time."""
+    monkeypatch.delenv("MOELOAD_CACHE", raising=False)
+    committed = load_trace(path)
+    reason = reason_to_skip(committed)
+    if reason is not None:
+        pytest.skip(reason)
+    job = Job(load_recipe(committed.meta.recipe), committed.meta.run, committed.meta.split, STEPS, tmp_path)
+    again = load_trace(record_recipe(job))
+    np.testing.assert_array_equal(again.load_SLE, committed.load_SLE[:STEPS])
+    for name in again.columns.keys() - {"step_time_s"}:
+        np.testing.assert_array_equal(again.columns[name], committed.columns[name][:STEPS], err_msg=name)
+    assert again.meta.tokenizer_sha256 == committed.meta.tokenizer_sha256
+    assert again.meta.sources == committed.meta.sources
