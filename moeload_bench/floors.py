@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +26,8 @@ from moeload_bench.noise import (
     Running,
     batch_noise,
     level_noise,
-    sampling_variance,
+    relative_noise,
+    sampling_noise,
 )
 from moeload_bench.scoring import horizon_rows, layer_mean
 from moeload_bench.states import StateLabels, state_names
@@ -42,7 +42,8 @@ MAX_WINDOWS = 400
 """Windows, spread evenly over the rows of a state, that a floor is a mean over."""
 LEVEL_ROWS = 20
 """Rows around a row whose mean share stands for its level."""
-GOLDEN = (5**0.5 - 1) / 2
+POINT_ROWS = 10
+"""Rows between two points at which relative noise is worked out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +120,15 @@ def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: 
     level: list[dict[str, FloatArray]] = []
     sampling: list[dict[str, FloatArray]] = []
     for layer, first_W in first_W_by_layer.items():
-        share_SE, total_S = shares(trace.load_SLE[:, layer]), trace.load_SLE[:, layer].sum(axis=1)
-        share = Running(share_SE)
-        level_SE = share.mean(np.arange(trace.steps) - LEVEL_ROWS // 2, LEVEL_ROWS)
-        made = _Layer(share, level_SE, total_S, first_W, rows_K)
+        load_SE = trace.load_SLE[:, layer]
+        share_SE = shares(load_SE)
+        made = _Layer(Running(share_SE), first_W, rows_K)
         if "load_half" in trace.columns:
-            batch.append(made.floor(batch_noise(trace.load_SLE[:, layer], trace.columns["load_half"][:, layer])))
+            batch.append(made.floor(batch_noise(load_SE, trace.columns["load_half"][:, layer])))
         level.append(made.floor(level_noise(share_SE)))
-        sampling.append(made.sampling_floor(trace.meta.layers[layer].top_k or 1))
+        level_SE = made.share.mean(np.arange(trace.steps) - LEVEL_ROWS // 2, LEVEL_ROWS)
+        top_k = trace.meta.layers[layer].top_k or 1
+        sampling.append(made.floor(sampling_noise(level_SE, load_SE.sum(axis=1), top_k)))
     no_half = "the trace has no half batches"
     return {
         "floor_batch": Floor("exact", "measured from half batches", _stack(batch))
@@ -138,73 +140,44 @@ def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: 
 
 
 class _Layer(NamedTuple):
-    """One layer's shares, levels and loads, and the windows that its floors are means over."""
+    """One layer's shares, and the windows that its floors are means over."""
 
     share: Running
-    level_SE: FloatArray
-    total_S: IntArray
     first_W: IntArray
     rows_K: Sequence[int]
 
     def floor(self, noise: Noise) -> dict[str, FloatArray]:
         """Metric to [K]."""
-        unit_S1 = 1.0 / np.maximum(self.total_S, 1)[:, None]
-        size_SE = np.abs(noise.deviation_SE)
-        tv = Running(0.5 * size_SE.sum(axis=1, keepdims=True))
-        ratio_S1, cells_S1 = _relative(size_SE, self.level_SE, unit_S1)
-        ratio, cells = Running(ratio_S1), Running(cells_S1)
+        tv = Running(0.5 * noise.size_SE.sum(axis=1, keepdims=True))
+        ratio, cells = self.relative(noise)
         out: dict[str, list[float]] = {name: [] for name in FLOOR_METRICS}
         for rows in self.rows_K:
             over = max(rows, NOISE_ROWS)
-            deviation_WE = MEAN_ABS_NORMAL * np.sqrt(noise.variance_of_mean(self.first_W, rows))
-            mean_WE = self.share.mean(self.first_W, over)
+            deviation_WE = np.sqrt(noise.variance_of_mean(self.first_W, rows))
             per_step = _mean(tv.mean(self.first_W, over))
-            out["window_tv"].append(_mean(0.5 * deviation_WE.sum(axis=1)))
+            at_W, points = self.first_W // POINT_ROWS, max(1, over // POINT_ROWS)
+            error_WE, seen_WE = relative_noise(_ratio(deviation_WE, self.share.mean(self.first_W, over)))
+            out["window_tv"].append(_mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)))
             out["tv"].append(per_step)
-            out["error_rate"].append(_mean(_ratio(ratio.mean(self.first_W, over), cells.mean(self.first_W, over))))
+            out["error_rate"].append(_mean(_ratio(ratio.mean(at_W, points), cells.mean(at_W, points))))
             out["error_rate_uniform"].append(2.0 * per_step)
-            out["window_error_rate"].append(_mean(_window_relative(deviation_WE, mean_WE)))
+            out["window_error_rate"].append(_mean(_ratio(_total(error_WE * seen_WE), _total(seen_WE))))
         return {name: np.array(values) for name, values in out.items()}
 
-    def sampling_floor(self, top_k: int) -> dict[str, FloatArray]:
-        """Metric to [K] with v_e = p (1 - k p) / (k T): k draws without replacement for each of T tokens."""
-        level, total = self.level_SE, np.maximum(self.total_S, 1)[:, None]
-        variance_SE = sampling_variance(level, total, top_k)
-        running = Running(variance_SE)
-        deviation_SE = np.sqrt(variance_SE) * _normal_quantiles(len(level))[:, None]
-        noise = Noise(deviation_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
-        return self.floor(noise)
+    def relative(self, noise: Noise) -> tuple[Running, Running]:
+        """At every POINT_ROWS-th row, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0.
+
+        The metric divides by the observed share, which carries the noise too, and leaves out experts without tokens.
+        """
+        at_P = np.arange(0, self.share.rows, POINT_ROWS, dtype=np.int64) - NOISE_ROWS // 2
+        spread_PE = _ratio(np.sqrt(noise.variance_of_mean(at_P, 1)), self.share.mean(at_P, NOISE_ROWS))
+        error_PE, seen_PE = relative_noise(spread_PE)
+        return Running(_total(error_PE * seen_PE)[:, None]), Running(_total(seen_PE)[:, None])
 
 
-def _relative(size_SE: FloatArray, level_SE: FloatArray, unit_S1: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Per row: sum over experts of |d| / (level + d) for d = +-size, and how many experts that is; two [S, 1].
-
-    The metric divides by the observed share, which carries the noise too. An expert counts where level + d is at
-    least half a token, and is taken to have one token at least: the metric leaves out experts without any.
-    """
-    total, cells = np.zeros((len(size_SE), 1)), np.zeros((len(size_SE), 1))
-    for sign in (1.0, -1.0):
-        observed = level_SE + sign * size_SE
-        counted = observed >= 0.5 * unit_S1
-        ratio = np.zeros(size_SE.shape)
-        np.divide(size_SE, np.maximum(observed, unit_S1), out=ratio, where=counted)
-        total += 0.5 * ratio.sum(axis=1, keepdims=True)
-        cells += 0.5 * counted.sum(axis=1, keepdims=True)
-    unknown = np.isnan(size_SE).any(axis=1, keepdims=True)
-    return np.where(unknown, np.nan, total), np.where(unknown, np.nan, cells)
-
-
-def _window_relative(deviation_WE: FloatArray, mean_WE: FloatArray) -> FloatArray:
-    """Expected |d| / (m + d) for normal d of that mean size, to third order: (size / m) (1 + 2 variance / m^2)."""
-    ratio = _ratio(deviation_WE, mean_WE)
-    square = np.minimum((ratio / MEAN_ABS_NORMAL) ** 2, 0.25)
-    return np.asarray(ratio * (1.0 + 2.0 * square))
-
-
-def _normal_quantiles(count: int) -> FloatArray:
-    """Normal deviates that are evenly spread in any stretch of the sequence (multiples of the golden ratio)."""
-    normal = NormalDist()
-    return np.array([normal.inv_cdf((0.5 + i * GOLDEN) % 1.0) for i in range(count)])
+def _total(values_WE: FloatArray) -> FloatArray:
+    """Sum over the experts that have a value; [W], 0 where none has."""
+    return np.asarray(np.where(np.isfinite(values_WE), values_WE, 0.0).sum(axis=1))
 
 
 def _sampling_mark(trace: Trace) -> tuple[Mark, str]:

@@ -5,6 +5,7 @@ Axis letters: S rows, W windows, E experts, N blocks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,11 +25,11 @@ BLOCK_ROWS = 10
 class Noise(NamedTuple):
     """The noise of one layer: how far a row's shares lie from what is known about it.
 
-    ``deviation_SE`` one draw of that distance per row (NaN where unknown); ``variance_of_mean(first, rows)`` the
-    variance of the mean over ``rows`` rows from each of the rows ``first`` [W, E].
+    ``size_SE`` the distance of each row, measured or expected (NaN where unknown); ``variance_of_mean(first, rows)``
+    the variance of the mean over ``rows`` rows from each of the rows ``first`` [W, E].
     """
 
-    deviation_SE: FloatArray
+    size_SE: FloatArray
     variance_of_mean: Callable[[IntArray, int], FloatArray]
 
 
@@ -45,7 +46,7 @@ def batch_noise(load_SE: IntArray, half_SE: IntArray) -> Noise:
     np.divide(np.sqrt(a * b), a + b, out=weight_S, where=a + b > 0)
     deviation_SE = (shares(half_SE) - shares(other_SE)) * weight_S[:, None]
     running = Running(deviation_SE**2)
-    return Noise(deviation_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
+    return Noise(np.abs(deviation_SE), lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
 
 
 def level_noise(share_SE: FloatArray) -> Noise:
@@ -76,7 +77,15 @@ def level_noise(share_SE: FloatArray) -> Noise:
         short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
         return (g_b + (g_1 - g_b) * short) / rows
 
-    return Noise(deviation_SE, variance_of_mean)
+    return Noise(np.abs(deviation_SE), variance_of_mean)
+
+
+def sampling_noise(level_SE: FloatArray, total_S: IntArray, top_k: int) -> Noise:
+    """Noise of top-k draws around known shares."""
+    variance_SE = sampling_variance(level_SE, np.maximum(total_S, 1)[:, None], top_k)
+    running = Running(variance_SE)
+    size_SE = MEAN_ABS_NORMAL * np.sqrt(variance_SE)
+    return Noise(size_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
 
 
 def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray:
@@ -85,6 +94,31 @@ def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray
     ``total`` = k T, the loads' sum. An expert gets each token at most once, so its count is binomial with k p.
     """
     return np.asarray(share * np.maximum(1.0 - top_k * share, 0.0) / total)
+
+
+def relative_noise(spread: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Expected |x - p| / x of an observed share x > 0, and the probability of x > 0, at noise of sd ``spread`` * p.
+
+    x / p is taken as m-th of a Poisson count with mean m = 1 / spread^2: exact for rare draws, and it has the skewness
+    that keeps over-dispersed shares away from 0. NaN stays NaN.
+    """
+    grid, error, seen = _relative_table()
+    clipped = np.minimum(spread, grid[-1])
+    return np.interp(clipped, grid, error), np.interp(clipped, grid, seen)
+
+
+@functools.cache
+def _relative_table() -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`relative_noise` at spreads from 0 to 5; below 0.05 the first terms of its series are exact to 1e-4."""
+    grid = np.concatenate([[0.0], np.linspace(0.05, 1.0, 96), np.linspace(1.05, 5.0, 80)])
+    error, seen = np.zeros(len(grid)), np.ones(len(grid))
+    for i, spread in enumerate(grid[1:], start=1):
+        mean = 1.0 / spread**2
+        count = np.arange(1, int(mean + 12.0 * np.sqrt(mean) + 20))
+        chance = np.exp(count * np.log(mean) - mean - np.cumsum(np.log(count)))
+        seen[i] = -np.expm1(-mean)
+        error[i] = (chance * np.abs(count - mean) / count).sum() / seen[i]
+    return grid, error, seen
 
 
 class Running:
@@ -98,11 +132,14 @@ class Running:
         np.cumsum(np.ascontiguousarray(np.where(valid_S[:, None], values_SE, 0.0).T), axis=1, out=self.total_ES[:, 1:])
         self.count_S = np.concatenate([[0], np.cumsum(valid_S)])
 
+    @property
+    def rows(self) -> int:
+        return len(self.count_S) - 1
+
     def mean(self, first_W: IntArray, rows: int) -> FloatArray:
         """Means over ``rows`` rows from each first row, moved to lie inside the trace; [W, E]."""
-        S = len(self.count_S) - 1
-        rows = min(rows, S)
-        start = np.clip(first_W, 0, S - rows)
+        rows = min(rows, self.rows)
+        start = np.clip(first_W, 0, self.rows - rows)
         count_W = self.count_S[start + rows] - self.count_S[start]
         sum_WE = (self.total_ES[:, start + rows] - self.total_ES[:, start]).T
         out = np.full(sum_WE.shape, np.nan)

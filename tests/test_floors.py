@@ -10,7 +10,7 @@ from moeload_bench.errors import SuiteError
 from moeload_bench.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
 from moeload_bench.states import label_states
 from moeload_bench.trace import Trace
-from tests.synthetic import autocorrelated, draw, fixed
+from tests.synthetic import autocorrelated, draw, even, fixed
 
 HORIZONS = (1, 10, 100, 500)
 S, L, E, TOKENS = 2600, 8, 32, 8192
@@ -60,6 +60,13 @@ def test_floor_batch_for_independent_routing(concentration):
     """Within 5 % of the oracle's error in every metric up to 500 steps, with and without over-dispersion."""
     p = fixed(S, L, E)
     trace = trace_of(p, concentration=concentration)
+    assert_close(floor_of(trace, "floor_batch"), trace, p, 0.05)
+
+
+def test_floor_batch_with_few_tokens():
+    """With 4 tokens per expert and step, experts without any in many steps, every metric is still within 5 %."""
+    p = even(2400, 4, 32)
+    trace = trace_of(p, tokens=32 * 4)
     assert_close(floor_of(trace, "floor_batch"), trace, p, 0.05)
 
 
