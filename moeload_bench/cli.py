@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import check, corpora, plan, plot, publish, recipes, record, run, traces, validate
+from moeload_bench.commands import check, corpora, import_, plan, plot, publish, recipes, record, run, traces, validate
 
 app = typer.Typer(
     name="moeload-bench",
@@ -24,3 +24,4 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
+app.add_typer(import_.app, name="import")

@@ -1,0 +1,209 @@
+"""Counts that somebody has already become traces; what does not add up is refused with file, row and expectation."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from moeload_bench.cli import app
+from moeload_bench.errors import TraceError
+from moeload_bench.interchange.npz import import_npz
+from moeload_bench.interchange.table import import_csv
+from moeload_bench.store import read_trace
+from tests.conftest import synthetic_trace
+
+LONG = "step,layer,expert,load\n"
+GOOD = LONG + "0,0,0,3\n0,0,1,1\n1,0,0,2\n1,0,1,2\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "counts.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def long_table(load_SLE: np.ndarray, order: np.ndarray, tokens: int | None = None) -> str:
+    S, L, E = load_SLE.shape
+    rows = [
+        f"{10 * s},{3 * m},{e},{load_SLE[s, m, e]}" + (f",{tokens}" if tokens else "")
+        for s in range(S)
+        for m in range(L)
+        for e in range(E)
+    ]
+    head = LONG.strip() + (",tokens" if tokens else "")
+    return "\n".join([head, *(rows[i] for i in order)]) + "\n"
+
+
+def wide_table(load_SLE: np.ndarray, order: np.ndarray) -> str:
+    S, L, E = load_SLE.shape
+    head = ["step", "layer", *(f"load_{e}" for e in range(E))]
+    rows = [",".join(map(str, [10 * s, 3 * m, *load_SLE[s, m]])) for s in range(S) for m in range(L)]
+    return "\n".join([",".join(head), *(rows[i] for i in order)]) + "\n"
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 4)] * 3), seed=st.integers(0, 2**16), layout=st.sampled_from(["long", "wide"]))
+def test_tables_give_back_the_counts_in_any_order(
+    shape: tuple[int, int, int], seed: int, layout: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Both layouts, rows shuffled: loads, steps (sampled every ten) and layer indices are as written."""
+    rng = np.random.default_rng(seed)
+    load = rng.integers(0, 2**40, size=shape)
+    count = load.size if layout == "long" else shape[0] * shape[1]
+    text = (long_table if layout == "long" else wide_table)(load, rng.permutation(count))
+    trace = import_csv(write(tmp_path_factory.mktemp("t"), text))
+    np.testing.assert_array_equal(trace.load_SLE, load)
+    assert trace.step_S.tolist() == [10 * s for s in range(shape[0])]
+    assert [layer.index for layer in trace.meta.layers] == [3 * m for m in range(shape[1])]
+    assert trace.meta.count_semantics == "unknown"
+
+
+def test_a_column_of_tokens_is_checked_against_top_k(tmp_path: Path) -> None:
+    """With top-k, loads must sum to tokens x top-k; the message names step and layer."""
+    load = np.array([[[3, 1]], [[2, 2]]])
+    trace = import_csv(write(tmp_path, long_table(load, np.arange(4), tokens=2)), top_k=2)
+    assert trace.tokens_SL.tolist() == [[2], [2]]
+    assert trace.meta.count_semantics == "pre_drop"
+    with pytest.raises(TraceError, match=r"counts\.csv: .*step 0, layer 0: loads sum to 4, expected .* = 2"):
+        import_csv(write(tmp_path, long_table(load, np.arange(4), tokens=2)), top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"row 1: columns are '', expected step,layer,expert,load or step,layer,load_0"),
+        ("step,layer,load\n0,0,1\n", r"row 1: columns are 'step,layer,load', expected"),
+        ("step,layer,load_0,load_2\n0,0,1,1\n", r"row 1: columns are"),
+        ("step,step,layer,expert,load\n", r"row 1: a column is there twice"),
+        (LONG, "no rows after the header"),
+        (GOOD.replace("1,0,0,2", "1,0,0,x"), r"row 4, column load: got 'x', expected a whole number"),
+        (GOOD.replace("1,0,0,2", "1,0,0,2.5"), r"row 4, column load: got '2\.5', expected a whole number"),
+        (GOOD.replace("1,0,0,2", "1,0,0,"), r"row 4, column load: got '', expected a whole number"),
+        (GOOD.replace("1,0,0,2", "1,0,0"), r"row 4: got 3 columns, expected 4 as in the header"),
+        (GOOD.replace("1,0,0,2", "1,0,0,-2"), r"row 4, column load: got -2, expected at least 0"),
+        (GOOD.replace("1,0,0,2", "1,0,-1,2"), r"row 4, column expert: got -1, expected at least 0"),
+        (GOOD.replace("1,0,1,2", "1,0,0,2"), r"row 5: expert 0 of step 1, layer 0 again"),
+        (GOOD.replace("1,0,1,2\n", ""), r"no row for expert 1 of step 1, layer 0: got 3 rows, expected 2 steps x 1"),
+        (GOOD.replace("1,0,1,2", "1,0,7,2"), r"got 4 rows, expected 2 steps x 1 layers x 8 experts"),
+        (GOOD.replace("1,0,", "5,1,"), r"no row for expert 0 of step 0, layer 1"),
+        (GOOD + "5,0,0,2\n5,0,1,2\n", r"gap after step 1: got step 5, expected 2"),
+        ("step,layer,load_0\n0,0,1\n0,0,1\n", r"row 3: step 0, layer 0 again"),
+        ("step,layer,load_0\n0,0,1\n1,0,1\n1,1,1\n", r"no row for step 0, layer 1: got 3 rows, expected 2 steps x 2"),
+        (
+            "step,layer,expert,load,tokens\n0,0,0,1,1\n0,0,1,0,2\n",
+            r"row 2: got 1 tokens for step 0, layer 0, exp.* 2",
+        ),
+    ],
+)
+def test_a_bad_table_is_refused_with_its_row(text: str, says: str, tmp_path: Path) -> None:
+    """Each defect has its own message with file, row, what was got and what was expected."""
+    with pytest.raises(TraceError, match=rf"counts\.csv.*{says}"):
+        import_csv(write(tmp_path, text))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """Sizes are bounded, for tables and for archives, before anything is unpacked."""
+    with pytest.raises(TraceError, match=r"counts\.csv: \d+ bytes, expected at most 10"):
+        import_csv(write(tmp_path, GOOD), max_bytes=10)
+    np.savez_compressed(tmp_path / "bomb.npz", load=np.zeros((1000, 10, 10), dtype=np.int64))
+    assert (tmp_path / "bomb.npz").stat().st_size < 10_000
+    with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes unpacked, expected at most 100000"):
+        import_npz(tmp_path / "bomb.npz", max_bytes=100_000)
+
+
+def test_an_archive_gives_back_every_column(tmp_path: Path) -> None:
+    """A trace written as plain arrays and imported is the same trace."""
+    trace = synthetic_trace(20)
+    arrays = {"load": trace.load_SLE, "step": trace.step_S, "tokens": trace.tokens_SL, **trace.columns}
+    np.savez_compressed(tmp_path / "counts.npz", **arrays)
+    got = import_npz(tmp_path / "counts.npz", top_k=2)
+    np.testing.assert_array_equal(got.load_SLE, trace.load_SLE)
+    np.testing.assert_array_equal(got.tokens_SL, trace.tokens_SL)
+    assert got.columns.keys() == trace.columns.keys()
+    for name, column in trace.columns.items():
+        np.testing.assert_array_equal(got.columns[name], column)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"loads": np.ones((2, 1, 2))}, r"unknown array 'loads', expected: load, step, tokens"),
+        ({"step": np.arange(2)}, r"no array 'load' \[steps, layers, experts\]; there is: step"),
+        ({"load": np.ones((2, 2))}, r"load has shape \(2, 2\), expected 3 axes"),
+        ({"load": np.full((2, 1, 2), 0.5)}, "load must hold whole numbers"),
+        ({"load": np.full((2, 1, 2), -1)}, r"step 0, layer 0: expert 0 has load -1"),
+        ({"load": np.ones((2, 1, 2)), "loss": np.ones(3)}, r"column loss has shape \(3,\), expected \(2,\)"),
+        (
+            {"load": np.ones((2, 1, 2)), "tokens": np.ones(3)},
+            r"tokens have shape \(3,\), expected .* \(2, 1\)",
+        ),
+        ({"load": np.ones((2, 1, 2)), "step": np.array([4, 4])}, "repeat after step 4"),
+        ({"load": np.array([[["a"]]])}, r"array load\.npy is <U1"),
+    ],
+)
+def test_a_bad_archive_is_refused(arrays: dict[str, np.ndarray], says: str, tmp_path: Path) -> None:
+    """Unknown names, wrong shapes and numbers that are no counts are refused by name."""
+    np.savez(tmp_path / "counts.npz", **arrays)
+    with pytest.raises(TraceError, match=rf"counts\.npz: .*{says}"):
+        import_npz(tmp_path / "counts.npz")
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    """An object array, which only pickle can read, is refused before its content is looked at."""
+    np.savez(tmp_path / "counts.npz", load=np.array([[[print]]], dtype=object))
+    with pytest.raises(TraceError, match=r"array load\.npy is object .* expected plain numbers"):
+        import_npz(tmp_path / "counts.npz")
+
+
+def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    """A member of 128 bytes whose header says a terabyte costs no memory."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**37, 1, 1)})
+    with zipfile.ZipFile(tmp_path / "counts.npz", "w") as archive:
+        archive.writestr("load.npy", header.getvalue())
+    with pytest.raises(TraceError, match=r"array load\.npy is int64 \[137438953472, 1, 1\] in 128 bytes"):
+        import_npz(tmp_path / "counts.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut"])
+def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+    """Other files are refused with what was expected."""
+    (tmp_path / "counts.npz").write_bytes(content)
+    with pytest.raises(TraceError, match=r"not a NumPy archive \(\.npz\)"):
+        import_npz(tmp_path / "counts.npz")
+
+
+def test_tokens_are_given_once(tmp_path: Path) -> None:
+    """A number beside the file's own tokens is refused, and so are loads after drops without any."""
+    np.savez(tmp_path / "a.npz", load=np.ones((2, 1, 2)), tokens=np.full(2, 1))
+    with pytest.raises(TraceError, match="tokens are in the file; got 5"):
+        import_npz(tmp_path / "a.npz", 2, 5)
+    with pytest.raises(TraceError, match="tokens do not follow from loads after drops"):
+        import_csv(write(tmp_path, GOOD), 2, count_semantics="post_drop")
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
+    """`import KIND PATH --top-k K --tokens N --out FILE` gives a file that reads back."""
+    path = write(tmp_path, GOOD)
+    if kind == "npz":
+        path = tmp_path / "counts.npz"
+        np.savez(path, load=np.array([[[3, 1]], [[2, 2]]]))
+    out = tmp_path / "out.parquet"
+    words = ["import", kind, str(path), "--top-k", "2", "--tokens", "2", "--out", str(out), "--name", "mine"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "2 steps, 1 layers, 2 experts" in done.output
+    trace = read_trace(out)
+    assert trace.id == "mine/test/seed0"
+    assert trace.load_SLE.tolist() == [[[3, 1]], [[2, 2]]]
+    again = CliRunner().invoke(app, words)
+    assert isinstance(again.exception, TraceError)
+    assert "a trace is there already" in str(again.exception)
