@@ -17,6 +17,7 @@ from moeload_bench.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = {ref.id: ref.path for ref in list_traces(ROOT / "moeload_bench" / "data")}
+SHIFTED = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if ref.id.split("/")[0].endswith("-shift")}
 SHIFT_DELAY = 150  # training steps within which a planned shift is found in every layer
 
 
@@ -33,6 +34,18 @@ def test_recordings_are_transient_first_and_then_stable(recorded):
     assert (scores.false_alarms_L == 0).all()
     assert scores.missed == 0
     assert (scores.delay_NL <= SHIFT_DELAY).all()
+
+
+@pytest.mark.parametrize("name", sorted(SHIFTED))
+def test_a_data_switch_is_found_in_every_layer(name):
+    """A recorded switch of data returns every layer to transient in time, once; also with an eighth of the tokens."""
+    trace = read_trace(SHIFTED[name])
+    planned = planned_shifts(trace)
+    assert planned
+    for load in (trace.load_SLE, np.random.default_rng(0).binomial(trace.load_SLE, 0.125)):
+        scores = score_shifts(label_states(load, trace.meta.stride), planned)
+        assert ((scores.delay_NL > 0) & (scores.delay_NL <= SHIFT_DELAY)).all()
+        assert (scores.false_alarms_L == 0).all()
 
 
 def test_fewer_tokens_keep_the_labels(recorded):
