@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from moeload_bench import metrics, scoring
 from moeload_bench.errors import ForecastError, SuiteError
-from moeload_bench.forecaster import Forecast
+from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast, trace_info
 from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, layer_mean, score_forecast
+from moeload_bench.trace import Trace
 
 
 def random_forecast(rng, H, L, E, blocks):
@@ -126,6 +127,17 @@ def test_horizons_that_cannot_be_scored_are_refused():
         score_forecast(forecast, share, (5, 5))
     with pytest.raises(ForecastError, match="ends at 4 steps, expected 10"):
         score_forecast(Forecast.constant(share[0], 4), share, (10,))
+
+
+def test_quantiles_that_cross_are_refused():
+    """A higher level with a lower share is refused before scoring, by name; quantiles in order pass."""
+    request = ForecastRequest(origin=0, horizon=10, horizons=(10,), quantiles=(0.1, 0.9))
+    info = trace_info(Trace.from_arrays(np.full((5, 1, 2), 3), top_k=1))
+    share = np.array([[0.5, 0.5]])
+    ordered = np.array([0.4, 0.6])[:, None, None, None] * np.ones((2, 1, 1, 2))
+    check_forecast(Forecast(share[None], np.array([10]), ordered), request, info)
+    with pytest.raises(ForecastError, match="crosses itself"):
+        check_forecast(Forecast(share[None], np.array([10]), ordered[::-1].copy()), request, info)
 
 
 def test_layers_without_load_are_left_out_of_the_mean():
