@@ -100,7 +100,7 @@ class Stream:
         return np.ascontiguousarray(_paths(self.fit(autoregressive), self.last_N, self.move_N, edges).T)
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _advance(
     value_SN: FloatArray,
     z_G: FloatArray,
@@ -114,7 +114,8 @@ def _advance(
     """Filter rows for every theta and add to the sums, in place; ``power_G`` is z^(t-1) of the first row."""
     g_G = np.empty_like(power_G)
     for n in range(value_SN.shape[1]):
-        g_G[:] = power_G
+        for g in range(len(g_G)):
+            g_G[g] = power_G[g]
         a, b, c, d, v = sum_NCG[n, 0], sum_NCG[n, 1], sum_NCG[n, 2], sum_NCG[n, 3], sum_NCG[n, 4]
         u, before = u_NG[n], before_NG[n]
         for s in range(value_SN.shape[0]):
@@ -133,7 +134,7 @@ def _advance(
                 u[g] = new
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _start(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, phi: float) -> tuple[float, float, float]:
     """u_0 = -R / K, the window's part of R, and K; ``square`` is sum z^(2 (t-1)) over the window and over all rows."""
     pull = z - phi
@@ -142,7 +143,7 @@ def _start(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, ph
     return -(r_window + pull * (early[0] - phi * early[1])) / k, r_window, k
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _criterion(
     sums: FloatArray, early: FloatArray, square: FloatArray, z: float, phi: float, left: int, moves: int
 ) -> float:
@@ -155,7 +156,7 @@ def _criterion(
     return float(rows * np.log((q + 2.0 * u0 * r_window + (u0 * (z - phi)) ** 2 * square[0]) / rows))
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _start_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float) -> float:
     """phi by least squares, u_0 and phi in turn: with u_t + u_0 z^t in place of u_t the best phi is B / C."""
     phi = 0.0
@@ -167,7 +168,7 @@ def _start_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float
     return phi
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, left: int, moves: int) -> float:
     """The phi of the least criterion, by parabolas through three points around the least-squares value."""
     phi, width = _start_phi(sums, early, square, z), 0.05
@@ -181,7 +182,7 @@ def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float,
     return float(phi)
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _vertex(low: float, mid: float, high: float) -> float:
     """Where a parabola through (-1, low), (0, mid), (1, high) is least on [-1, 1]."""
     bend = low - 2.0 * mid + high
@@ -189,7 +190,7 @@ def _vertex(low: float, mid: float, high: float) -> float:
     return float(min(max(at, -1.0), 1.0))
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _fit(
     sum_NCG: FloatArray,
     early_N2G: FloatArray,
@@ -213,25 +214,31 @@ def _fit(
             sums, early, square = sum_NCG[n, :, g], early_N2G[n, :, g], square_2G[:, g]
             phi = _start_phi(sums, early, square, z_G[g]) if autoregressive else 0.0
             cost_G[g] = _criterion(sums, early, square, z_G[g], phi, left, moves)
-        mid = min(max(int(np.argmin(cost_G)), 1), G - 2)
+        mid = 1
+        for g in range(2, G - 1):
+            mid = g if cost_G[g] < cost_G[mid] else mid
         for k in range(3):
             g = mid - 1 + k
             sums, early, square = sum_NCG[n, :, g], early_N2G[n, :, g], square_2G[:, g]
             phi = _best_phi(sums, early, square, z_G[g], left, moves) if autoregressive else 0.0
             cost_3[k] = _criterion(sums, early, square, z_G[g], phi, left, moves)
             late = _start(sums, early, square, z_G[g], phi)[0] * power_G[g]  # u_0 z^(t-1)
-            at_34[k] = (-z_G[g], phi, u_NG[n, g] + late * z_G[g], before_NG[n, g] + late)
+            at_34[k, 0], at_34[k, 1] = -z_G[g], phi
+            at_34[k, 2], at_34[k, 3] = u_NG[n, g] + late * z_G[g], before_NG[n, g] + late
         at = _vertex(cost_3[0], cost_3[1], cost_3[2])
-        fit_N4[n] = 0.5 * at * (at - 1.0) * at_34[0] + (1.0 - at * at) * at_34[1] + 0.5 * at * (at + 1.0) * at_34[2]
+        for i in range(4):
+            fit_N4[n, i] = (
+                0.5 * at * ((at - 1.0) * at_34[0, i] + (at + 1.0) * at_34[2, i]) + (1.0 - at * at) * at_34[1, i]
+            )
     return fit_N4
 
 
-@njit  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
 def _paths(fit_N4: FloatArray, last_N: FloatArray, move_N: FloatArray, edges: IntArray) -> FloatArray:
     """[N, B] block means of y_n + sum_{j=1..h} phi^(j-1) s, with s = phi w_n + theta e_n."""
     out_NB = np.full((len(last_N), len(edges)), np.nan)
     for n in range(len(last_N)):
-        theta, phi, u, before = fit_N4[n]
+        theta, phi, u, before = fit_N4[n, 0], fit_N4[n, 1], fit_N4[n, 2], fit_N4[n, 3]
         step = phi * move_N[n] + theta * (u - phi * before)
         start, behind = 0, 0.0
         for block in range(len(edges)):

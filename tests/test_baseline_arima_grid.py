@@ -20,6 +20,7 @@ pytest.importorskip("numba", reason="the extra `fast` is not installed")
 
 from moeload_bench.baselines import _arima_batch as batch
 from moeload_bench.baselines import _arima_stream as stream
+from moeload_bench.baselines import _arma as arma
 
 EDGES = (1, 10, 100, 1000)
 
@@ -85,8 +86,10 @@ def test_stability_is_that_of_the_roots(coefficients: list[float]) -> None:
     c = np.array(coefficients)
     largest = np.abs(np.roots([1.0, *(-c)])).max()
     if abs(largest - 1) > 1e-3:
-        assert batch._stable(c) == (largest < 1)
-    assert batch._stable(batch._shrink(c))
+        assert arma.stable(c, 1.0) == (largest < 1)
+        assert arma.stable(-c, -1.0) == (largest < 1)
+    arma.shrink(c, 1.0)
+    assert arma.stable(c, 1.0)
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (5, 5), (0, 2), (3, 0), (2, 4)])
@@ -94,8 +97,10 @@ def test_likelihood_equals_statsmodels(p: int, q: int) -> None:
     """The Chandrasekhar recursions give the Kalman filter's likelihood for random stable parameters."""
     rng = np.random.default_rng(p * 10 + q)
     w = rng.normal(size=150)
-    x = np.concatenate([batch._shrink(rng.normal(0, 0.4, p)), -batch._shrink(-rng.normal(0, 0.4, q))])
-    total = batch._exact(w, x, p, np.empty(150), np.empty(max(p, q + 1)))
+    x = rng.normal(0, 0.4, p + q)
+    arma.shrink(x[:p], 1.0)
+    arma.shrink(x[p:], -1.0)
+    total = arma.exact(w, x, p, np.empty(150), np.empty(max(p, q + 1)))
     expected = exact.log_likelihood(w, x, (p, 0, q))
     np.testing.assert_allclose(-75 * (np.log(total / 150) + 1 + np.log(2 * np.pi)), expected, rtol=1e-6)
 
