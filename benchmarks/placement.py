@@ -116,19 +116,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     load = np.random.default_rng(0).dirichlet(np.full(EXPERTS, args.alpha), size=(args.origins, LAYERS))
-    few = load.reshape(-1, EXPERTS)[:16]
     for shape in SHAPES:
-        loop_s = seconds(lambda shape=shape: [loop_plan(row, shape) for row in few], args.rounds) / len(few)
-        lists = [row.tolist() for row in few]
-        lists_s = seconds(lambda s=shape, rows=lists: [lists_plan(row, s) for row in rows], args.rounds) / len(few)
-        ours_s = seconds(lambda shape=shape: plan(load, shape), args.rounds) / (args.origins * LAYERS)
-        loops = np.array([loop_plan(row, shape) for row in few])
-        print(f"{LAYERS} layers x {EXPERTS} experts -> {shape.slots} slots on {shape.devices} devices, {shape.name}")
-        print(f"  loop            {loop_s * 1e6:8.1f} us per plan")
-        print(f"  plain_lists     {lists_s * 1e6:8.1f} us per plan  {loop_s / lists_s:6.1f} x")
-        print(f"  moeload_bench   {ours_s * 1e6:8.1f} us per plan  {loop_s / ours_s:6.1f} x (goal {GOAL} x)")
-        ours = imbalance(plan(few, shape), few, shape.devices)
-        print(f"  max / mean load: loop {imbalance(loops, few, shape.devices):.5f}, moeload_bench {ours:.5f}")
+        compare(shape, load, args.rounds)
+
+
+def compare(shape: ClusterShape, load: NDArray[np.float64], rounds: int) -> None:
+    """Time all three on one shape, and check that they balance alike."""
+    few = load.reshape(-1, EXPERTS)[:16]
+    lists = few.tolist()
+    loop_s = seconds(lambda: [loop_plan(row, shape) for row in few], rounds) / len(few)
+    lists_s = seconds(lambda: [lists_plan(row, shape) for row in lists], rounds) / len(few)
+    ours_s = seconds(lambda: plan(load, shape), rounds) / (load.size // EXPERTS)
+    loops = np.array([loop_plan(row, shape) for row in few])
+    print(f"{LAYERS} layers x {EXPERTS} experts -> {shape.slots} slots on {shape.devices} devices, {shape.name}")
+    print(f"  loop            {loop_s * 1e6:8.1f} us per plan")
+    print(f"  plain_lists     {lists_s * 1e6:8.1f} us per plan  {loop_s / lists_s:6.1f} x")
+    print(f"  moeload_bench   {ours_s * 1e6:8.1f} us per plan  {loop_s / ours_s:6.1f} x (goal {GOAL} x)")
+    ours = imbalance(plan(few, shape), few, shape.devices)
+    print(f"  max / mean load: loop {imbalance(loops, few, shape.devices):.5f}, moeload_bench {ours:.5f}")
 
 
 if __name__ == "__main__":
