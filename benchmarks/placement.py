@@ -4,9 +4,9 @@
 
 58 layers x 256 experts into 288 slots on 32 devices over 4 nodes (8 groups), the layout EPLB was published for, and
 the same without nodes. Loads are Dirichlet. Processor time of this thread, the best of several rounds, so that a busy
-machine disturbs little. The loop follows the published description step by step on numpy arrays, one layer and origin
-at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python floats and lists, no numpy scalars),
-to show how much of the difference is numpy's cost per element.
+machine disturbs little. The loop follows the published description word by word over the elements of numpy arrays, one
+layer and origin at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python lists, no numpy
+scalars), to show how much of the difference is numpy's cost per element.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def loop_flat(load: Any, slots: int, devices: int) -> list[int]:
     """Replicate, then pack."""
     count = np.ones(len(load), dtype=np.int64)
     for _ in range(slots - len(load)):
-        count[np.argmax(load / count)] += 1
+        hottest = max(range(len(load)), key=lambda expert: load[expert] / count[expert])
+        count[hottest] += 1
     replica = np.repeat(np.arange(len(load)), count)
     return [replica[item] for held in loop_pack((load / count)[replica], devices) for item in held]
 
