@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeload_bench.plots_style import FEW, PALETTE, legend_above, ordered_colours, state_handles, state_strip
+from moeload_bench.plots_style import (
+    FEW,
+    PALETTE,
+    columns_of,
+    legend_above,
+    ordered_colours,
+    state_handles,
+    state_strip,
+)
 from moeload_bench.plots_view import View
 
 if TYPE_CHECKING:
@@ -28,7 +36,8 @@ def dress(ax: Axes, view: View, layer: int) -> None:
     state_strip(ax, view.spans(layer))
     mark_shifts(ax, view)
     ax.set_xlim(*view.span)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=2))
+    across = columns_of(len(view.layers))
+    ax.xaxis.set_major_locator(MaxNLocator({1: 8, 2: 6, 3: 5}.get(across, 3), steps=[1, 2, 5, 10], integer=True))
 
 
 def mark_shifts(ax: Axes, view: View) -> None:
@@ -75,8 +84,15 @@ def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], order
     bounds = np.arange(count + 1) - 0.5
     colours = ListedColormap(ordered_colours(np.arange(count)))
     mappable = ScalarMappable(BoundaryNorm(bounds.tolist(), count), colours)
-    bar = figure.colorbar(mappable, ax=list(axes), pad=0.01, aspect=30, fraction=0.04, ticks=[0, count - 1])
-    bar.ax.set_yticklabels(["1", str(count)])
-    bar.ax.minorticks_off()
-    bar.set_label(ordered)
+    bar = colour_bar(figure, axes, mappable, ordered)
+    bar.set_ticks([0, count - 1], labels=["1", str(count)])
     return []
+
+
+def colour_bar(figure: Figure, axes: Sequence[Axes], mappable: Any, label: str, **more: Any) -> Any:
+    """A colour bar at the right of all panels, about three inches high at most."""
+    shrink = min(1.0, 3.2 / figure.get_figheight()) if len(axes) > 1 else 1.0
+    bar = figure.colorbar(mappable, ax=list(axes), pad=0.01, aspect=25, fraction=0.04, shrink=shrink, **more)
+    bar.ax.minorticks_off()
+    bar.set_label(label)
+    return bar

@@ -54,7 +54,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
         figure.supxlabel("horizon [training steps]")
         floors = [line(name, GREY, d) for name, d in FLOOR_LINES.items() if any(name == key[1] for key in grid.floors)]
         _label(figure, metric)
-        legend_above(figure, _title(results), [*_handles(look), *floors], columns=5)
+        legend_above(figure, _title(results), [*_handles(results), *floors])
         return figure
 
 
@@ -90,7 +90,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         front = line("not beaten in both", GREY, "-", linewidth=0.8)
         floors = [line("floor_batch", GREY, (0, (5, 1.5)))] if grid.floors else []
         _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
-        legend_above(figure, _title(results), [*_handles(look, dots=True), front, *floors], columns=5)
+        legend_above(figure, _title(results), [*_handles(results, dots=True), front, *floors])
         return figure
 
 
@@ -135,8 +135,14 @@ def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _handles(look: dict[str, dict[str, Any]], dots: bool = False) -> list[Any]:
-    return [line(name, linestyle="none" if dots else "-", **marks) for name, marks in look.items()]
+def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
+    """Legend entries; a forecaster with failed tasks, which count with the worst score, says so."""
+    handles = []
+    for name, marks in _look(results).items():
+        failed = sum(len(result.failures) for result in results if result.name == name)
+        label = f"{name} ({_count(failed, 'task')} failed)" if failed else name
+        handles.append(line(label, linestyle="none" if dots else "-", **marks))
+    return handles
 
 
 def _front(ax: Axes, rows: Sequence[Row], k: int, lower_is_better: bool) -> None:

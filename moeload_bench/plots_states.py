@@ -56,7 +56,7 @@ def draw_states(view: View) -> Figure:
         bottom.tick_params(axis="y", length=0, labelsize=5.5 if L > 12 else 7)
         bottom.set(ylim=(L - 0.5, -0.5), ylabel="layer", xlabel=STEP_LABEL)
         top.set(xlim=view.span, ylabel="drift X [fraction of tokens]")
-        legend_above(figure, title_of(view), [*handles, *view_handles(view)], columns=5)
+        legend_above(figure, title_of(view), [*handles, *view_handles(view)])
         return figure
 
 

@@ -27,10 +27,13 @@ FloatArray = NDArray[np.float64]
 SUFFIXES = (".svg", ".png", ".pdf")
 WIDTH = 7.0
 """Inches: the text width of a page, so that 8 point text is printed as 8 points."""
-DPI = {"png": 150, "svg": 300, "pdf": 300}
+DPI = {"png": 150, "svg": 200, "pdf": 200}
 """Dots per inch; of the parts that are pixels, in formats that are lines."""
 FEW = 10
 """Up to so many experts have a colour and a legend entry each; more are coloured by rank, with a colour bar."""
+
+LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
+"""Inches that a character and a handle with its space take in a legend."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
 """Okabe and Ito's colours, and three more that keep apart from them under red-green blindness by lightness."""
@@ -161,7 +164,7 @@ def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
 
     rank_E = np.empty(E)
     rank_E[order_E] = np.arange(E)
-    return [colormaps["viridis"](0.95 * rank / max(E - 1, 1)) for rank in rank_E]
+    return [colormaps["viridis"](0.86 * rank / max(E - 1, 1)) for rank in rank_E]
 
 
 def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:
@@ -194,17 +197,30 @@ def state_handles() -> list[Any]:
 
 
 def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: int = 6) -> None:
-    """A title, and under it one legend for all panels, above them."""
+    """A title, and under it one legend for all panels, above them, in at most ``columns`` columns."""
     if handles:
-        kept = list(handles)
-        figure.legend(handles=kept, loc="outside upper center", ncols=min(len(kept), columns), title=title)
+        ncols = legend_columns([handle.get_label() for handle in handles], figure.get_figwidth(), columns)
+        figure.legend(handles=list(handles), loc="outside upper center", ncols=ncols, title=title)
     else:
         figure.suptitle(title)
 
 
+def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
+    """The most columns that fit into ``width`` inches, where a legend fills one column after the other."""
+    room = [LEGEND_CHARACTER * len(label) + LEGEND_HANDLE for label in labels]
+    for columns in range(min(len(labels), most), 1, -1):
+        short, longer = divmod(len(labels), columns)
+        sizes = [short + 1] * longer + [short] * (columns - longer)
+        starts = [sum(sizes[:i]) for i in range(columns)]
+        if sum(max(room[at : at + size]) for at, size in zip(starts, sizes, strict=True)) <= width:
+            return columns
+    return 1
+
+
 def say(axes: Axes, text: str) -> None:
     """A remark in the middle of a panel without data."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    box = {"facecolor": "white", "linewidth": 0, "pad": 1}
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7, bbox=box)
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

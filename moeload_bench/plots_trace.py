@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.plots_panels import colour_key, dress, finish, line
+from moeload_bench.plots_panels import colour_bar, colour_key, dress, finish, line
 from moeload_bench.plots_style import FEW, GREY, ordered_colours, panels, say, style
 from moeload_bench.plots_view import Binned, View
 from moeload_bench.states import sliding_range, sliding_variance
@@ -30,6 +30,8 @@ MOST = 4.0
 LEAST_VARIATION = 1e-18
 """What rounding leaves of a constant share."""
 EVEN: Any = (0, (4, 3))
+PIXELS = 1.0
+"""What lies below this level is drawn as pixels where experts are many."""
 SLIDING: dict[Statistic, tuple[Callable[[FloatArray, int], FloatArray], str]] = {
     "variance": (sliding_variance, "variance of the share [fraction²]"),
     "range": (sliding_range, "range of the share [fraction]"),
@@ -50,26 +52,23 @@ def draw_heatmap(view: View) -> Figure:
         for ax, layer, relative_NE in zip(axes, view.layers, relative, strict=True):
             image = _heat(ax, view, relative_NE, norm, colours)
             dress(ax, view, layer)
-        bar = figure.colorbar(image, ax=axes, extend="max", pad=0.01, aspect=30, fraction=0.04)
-        bar.set_label("load / even load")
+        bar = colour_bar(figure, axes, image, "load / even load", extend="max")
         ticks = range(round(norm.vmin), round(norm.vmax) + 1)
         bar.set_ticks(list(ticks), labels=[f"1/{2**-t}" if t < 0 else str(2**t) for t in ticks])
-        bar.minorticks_off()
         finish(figure, view, "expert", _heat_handles(relative), f", {_each(view)}")
         return figure
 
 
 def _heat(ax: Axes, view: View, relative_NE: FloatArray, norm: Any, colours: Any) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
     ax.patch.set(hatch="xxxxx", edgecolor="#AAAAAA", linewidth=0)
     dead_NE = relative_NE == 0
     logged_NE = np.log2(np.where(dead_NE | np.isnan(relative_NE), 1.0, relative_NE))
     logged_NE = np.where(dead_NE, norm.vmin - 1.0, np.maximum(logged_NE, norm.vmin))
     first, end = view.span
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    E = relative_NE.shape[1]
+    ax.set_yticks(range(0, E, max(1, E // 4)))
     return ax.imshow(
-        np.where(np.isnan(relative_NE), np.nan, logged_NE).T, extent=(first, end, relative_NE.shape[1] - 0.5, -0.5),
+        np.where(np.isnan(relative_NE), np.nan, logged_NE).T, extent=(first, end, E - 0.5, -0.5),
         aspect="auto", interpolation="nearest", cmap=colours, norm=norm,
     )  # fmt: skip
 
@@ -102,7 +101,7 @@ def draw_shares(view: View) -> Figure:
     """
     with style():
         E = view.trace.num_experts
-        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) == 1 else 1.7)
+        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.7)
         for ax, layer in zip(axes, view.layers, strict=True):
             share_SE = _share(view, layer)
             bins = view.binned(share_SE)
@@ -127,7 +126,7 @@ def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 10
     """
     compute, unit = SLIDING[statistic]
     with style():
-        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) == 1 else 1.6)
+        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.6)
         for ax, layer in zip(axes, view.layers, strict=True):
             share_S1E = shares(view.trace.load_SLE[:, layer : layer + 1])
             bins = view.binned(compute(share_S1E, window)[:-1, 0][view.rows])
@@ -162,9 +161,10 @@ def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None
             ax.fill_between(
                 bins.middle_N, bins.least_NX[:, e], bins.largest_NX[:, e], color=colours[e], alpha=0.18, linewidth=0
             )
-        width = 0.9 if few else 0.5
-        mean_N = bins.mean_NX[:, e]
-        ax.plot(bins.middle_N, mean_N, color=colours[e], linewidth=width, label=f"expert {e}", rasterized=not few)
+        look: Any = {"linewidth": 0.9} if few else {"linewidth": 0.5, "zorder": PIXELS - 0.2}
+        ax.plot(bins.middle_N, bins.mean_NX[:, e], color=colours[e], label=f"expert {e}", **look)
+    if not few:
+        ax.set_rasterization_zorder(PIXELS)
 
 
 def _expert_key(figure: Figure, axes: Sequence[Axes], E: int) -> list[Any]:

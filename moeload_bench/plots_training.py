@@ -91,7 +91,7 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
         raise PlotError(f"error over training is drawn for one metric and horizon, got {sorted(kinds)}")
     metric, horizon = errors[0].metric, errors[0].horizon
     with style():
-        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) == 1 else 1.6)
+        figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.6)
         for ax, layer in zip(axes, view.layers, strict=True):
             known = [_curve(ax, i, one, layer) for i, one in enumerate(errors)]
             if not any(known):

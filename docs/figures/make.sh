@@ -1,0 +1,22 @@
+#!/bin/sh
+# Draw the figures of docs/plots.md. Run from the root of the repository, with the extras torch, fast and plot installed.
+# The traces lie in the package and in traces/; the results are those of `make results`.
+set -eu
+plot="${BIN:-.venv/bin}/moeload-bench plot"
+out=docs/figures
+bundled=qwen3moe-tiny-8e-aux0/test/seed1
+balanced=qwen3moe-tiny-8e/test/seed1
+switch=qwen3moe-8e-shift/test/seed1
+
+$plot heatmap "$bundled" --out $out/heatmap.svg
+$plot shares "$bundled" --layer 3 --last 2000 --out $out/shares.svg
+$plot shares "$switch" --layer 3 --out $out/shares-switch.svg
+$plot states "$bundled" --out $out/states.svg
+$plot states "$balanced" --out $out/states-balanced.svg
+$plot states "$switch" --out $out/states-switch.svg
+$plot variance "$bundled" --window 10 --layer 1 --layer 4 --out $out/variance-10.svg
+$plot variance "$bundled" --window 100 --layer 1 --layer 4 --out $out/variance-100.svg
+$plot range "$bundled" --window 100 --layer 1 --layer 4 --out $out/range.svg
+$plot training "$bundled" sw_avg last_value uniform --horizon 100 --out $out/training.svg
+$plot horizon leaderboard/results/mini/*.json --out $out/horizon.svg
+$plot cost leaderboard/results/mini/*.json --horizon 100 --out $out/cost.svg
