@@ -36,7 +36,10 @@ def plan(
     overlap: Annotated[float, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")] = 0.0,
     replan_ms: Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")] = 0.0,
     every: Annotated[
-        str | None, typer.Option(help="Intervals k to try, in steps: 10,100,1000. By default 10 to 2,000.")
+        str | None,
+        typer.Option(
+            help="Intervals k to try, in steps: 10,100,1000 (fewer for a slow forecaster). By default 10 to 2,000."
+        ),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
