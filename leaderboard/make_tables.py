@@ -13,7 +13,17 @@ from pathlib import Path
 
 from moeload_bench.results import Result, load_result
 from moeload_bench.suite import STATES, load_suite
-from moeload_bench.tables import COST_HEADINGS, CROSSING, FLOOR_ROWS, Grid, cells, cost_cells, number, result_grid
+from moeload_bench.tables import (
+    COST_HEADINGS,
+    CROSSING,
+    FLOOR_ROWS,
+    Grid,
+    cells,
+    cost_cells,
+    marked,
+    number,
+    result_grid,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
@@ -38,7 +48,7 @@ def to_markdown(grid: Grid) -> str:
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
                 floor_K = map(number, grid.floors[state, floor])
-                lines.append("| " + " | ".join([state, f"*{floor}*", *floor_K, "", "", ""]) + " |")
+                lines.append("| " + " | ".join([state, f"*{marked(floor, grid)}*", *floor_K, "", "", ""]) + " |")
     return "\n".join([*lines, "", grid.caption, ""])
 
 

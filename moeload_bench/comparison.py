@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from moeload_bench import statistics
 from moeload_bench.errors import ResultError
 from moeload_bench.results import Result, load_result
-from moeload_bench.statistics import Interval, Tasks
+from moeload_bench.statistics import Claim, Interval, Tasks
 
+CLAIMS: tuple[Claim, ...] = ("a new recipe", "these recipes, new seeds")
 FloatArray = NDArray[np.float64]
 
 
@@ -90,7 +91,8 @@ def reference_of(results: Sequence[Result]) -> Result | None:
     return bundled if same else None
 
 
-def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, Interval | None]:
-    """Skill of a forecaster against the reference on these tasks; its interval for a new recipe where there is one."""
+def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[Interval]]:
+    """Skill of a forecaster against the reference on these tasks, and its intervals by claim where there are some."""
     ratio_T = statistics.log_ratio(errors.by_forecaster[forecaster], errors.by_forecaster[reference])
-    return statistics.skill(ratio_T, errors.tasks), statistics.interval(ratio_T, errors.tasks, "a new recipe")
+    found = [statistics.interval(ratio_T, errors.tasks, claim) for claim in CLAIMS]
+    return statistics.skill(ratio_T, errors.tasks), [interval for interval in found if interval is not None]

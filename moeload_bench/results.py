@@ -68,7 +68,8 @@ class CostResult(_Record):
 class RunResult(_Record):
     """One forecaster on one run.
 
-    ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors[state][floor][metric]`` is [K].
+    ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors[state][floor][metric]`` is [K],
+    ``floor_marks[floor]`` says how far a floor can be trusted.
     ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`).
     """
 
@@ -79,6 +80,7 @@ class RunResult(_Record):
     tasks: tuple[TaskResult, ...]
     per_layer: dict[str, dict[str, tuple[tuple[Value, ...], ...]]] = {}
     floors: dict[str, dict[str, dict[str, tuple[Value, ...]]]] = {}
+    floor_marks: dict[str, Literal["exact", "approximate", "not given"]] = {}
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str

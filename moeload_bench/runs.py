@@ -171,6 +171,7 @@ class _RunScores:
             tasks=tuple(self.tasks),
             per_layer=rounded_tree(per_layer),
             floors=rounded_tree(self.truth.floors.by_state()),
+            floor_marks=self.truth.floors.marks(),
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),
@@ -186,7 +187,7 @@ def _score(answer: Answer, truth: Truth, suite: Suite) -> Scores:
         }
     L, E = truth.trace.num_layers, truth.trace.num_experts
     uniform = Forecast.constant(np.full((L, E), 1 / E), suite.horizon)
-    errors = failure_scores(_errors(uniform, answer.origin, truth, suite))
+    errors = failure_scores(_errors(uniform, answer.origin, truth, suite), with_quantiles=bool(suite.quantiles))
     return {**errors, **truth.references(answer.origin).failed()}
 
 

@@ -56,6 +56,7 @@ class Grid:
     horizons: tuple[int, ...]
     rows: tuple[Row, ...]
     floors: dict[tuple[str, str], Values]
+    marks: dict[str, str]
     caption: str
 
 
@@ -76,7 +77,9 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     for state in (*STATES, CROSSING):
         here = errors.select(crossing=True) if state == CROSSING else errors.select(state=state)
         rows += [_row(result, here, state, metric, floors, reference) for result in results if here.state_T]
-    return Grid(metric, results[0].suite.horizons, tuple(rows), floors, _caption(rows, metric, reference))
+    return Grid(
+        metric, results[0].suite.horizons, tuple(rows), floors, _marks(results[0]), _caption(rows, metric, reference)
+    )
 
 
 def _row(
@@ -152,9 +155,24 @@ def result_table(results: Results, metric: str) -> Table | None:
             table.add_row(state, row.forecaster, *cells(row), row.skill, *cost_cells(row))
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
-                table.add_row(state, floor, *map(number, grid.floors[state, floor]), style="dim")
+                table.add_row(state, marked(floor, grid), *map(number, grid.floors[state, floor]), style="dim")
         table.add_section()
     return table
+
+
+def marked(floor: str, grid: Grid) -> str:
+    """A floor's name, with how far it can be trusted where it is not exact."""
+    mark = grid.marks.get(floor, "exact")
+    return floor if mark == "exact" else f"{floor} ({mark})"
+
+
+def _marks(result: Result) -> dict[str, str]:
+    """The weakest mark of each floor over the runs."""
+    marks: dict[str, str] = {}
+    for run in result.runs:
+        for floor, mark in run.floor_marks.items():
+            marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
+    return marks
 
 
 def cells(row: Row) -> list[str]:
@@ -181,8 +199,8 @@ def _caption(rows: Sequence[Row], metric: str, reference: Result | None) -> str:
         lines.append("In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2)).")
     if reference is not None:
         lines.append(
-            f"Skill: 1 - geometric mean over tasks of the ratio to {reference.name}; interval for a new recipe, "
-            "n/a with fewer than 5 recipes."
+            f"Skill: 1 - geometric mean over tasks of the ratio to {reference.name}, with 95 % intervals by their "
+            "claim; n/a with fewer than 5 recipes."
         )
     lines.append("ms: wall time per answered origin, observing included; % train: of the recorded training time.")
     events = {row.forecaster: row.counts for row in rows if row.counts}
@@ -224,9 +242,10 @@ def number(value: float | None) -> str:
 def _skill(errors: Errors, result: Result, reference: Result | None) -> str:
     if reference is None:
         return "-"
-    value, interval = skill(errors, result.name, reference.name)
+    value, intervals = skill(errors, result.name, reference.name)
     text = "-" if np.isnan(value) else f"{value:+.3f}"
-    return f"{text} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else f"{text} (n/a)"
+    found = [f"{interval.claim} [{interval.low:+.2f}, {interval.high:+.2f}]" for interval in intervals]
+    return f"{text} {'; '.join(found)}" if found else f"{text} (n/a)"
 
 
 def _in_state(task_state: str, crossing: tuple[bool, ...], state: str) -> bool:
