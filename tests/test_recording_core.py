@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,11 @@ import torch
 from moeload_bench.errors import RecordingError, TraceError
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
-from moeload_bench.recording.recorder import RecordingWarning, record
 from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.recording.writer import TraceWriter, finish_parts
 from moeload_bench.store import read_trace
 from moeload_bench.trace import Trace
 from tests.conftest import synthetic_trace
-from tests.recording.families import tiny_batch, tiny_model
 from tests.recording.recipes import RECIPE, small_recipe, use_small_text
 
 torch.set_num_threads(1)
@@ -244,97 +241,6 @@ def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     stray.write_bytes(b"half")
     Parts(writer.parts.target).reopen()
     assert not stray.exists()
-
-
-def train(model: torch.nn.Module, steps: int, each: Any) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step in range(steps):
-        loss = model(**tiny_batch(seed=step)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        each(step, loss.item())
-
-
-def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
-    """One `with` and one call per step give a valid trace with what was measured."""
-    model = tiny_model("qwen3_moe")
-    with record(model, tmp_path, name="mine", meta={"licence": "CC0-1.0"}) as r:
-        train(model, 5, lambda step, loss: r.step(loss=loss, lr=0.1))
-    trace = read_trace(tmp_path / "mine/test/seed0.parquet")
-    assert trace.steps == 5
-    assert trace.meta.licence == "CC0-1.0"
-    assert trace.meta.family == "qwen3_moe"
-    assert set(trace.columns) == {"loss", "lr", "load_half"}
-    model(**tiny_batch())  # the hooks are gone: nothing is counted any more
-
-
-def test_an_exception_in_the_loop_leaves_an_unfinished_recording(tmp_path: Path) -> None:
-    """A crash of the training loop keeps every closed step; the recording can go on from there."""
-    model = tiny_model("qwen3_moe")
-    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
-        train(model, 5, lambda step, loss: r.step(loss=loss) if step < 3 else 1 / 0)
-    with record(model, tmp_path, at_step=3) as r:
-        train(model, 2, lambda step, loss: r.step(loss=loss))
-    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [0, 1, 2, 3, 4]
-
-
-def test_an_error_in_recording_does_not_stop_training(tmp_path: Path) -> None:
-    """By default the first error is a warning, training goes on, and the trace says that it was cut short."""
-    model = tiny_model("qwen3_moe")
-    with record(model, tmp_path) as r:
-        train(model, 2, lambda step, loss: r.step(loss=loss))
-        with pytest.warns(RecordingWarning, match="no training pass went through"):
-            r.step(loss=0.0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            train(model, 2, lambda step, loss: r.step(loss=loss))
-    trace = read_trace(tmp_path / "own/test/seed0.parquet")
-    assert trace.steps == 2
-    assert not trace.meta.complete
-    assert "no training pass" in trace.meta.notes[0]
-
-
-def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
-    """`on_error="raise"` stops at once; an unknown column is named."""
-    model = tiny_model("qwen3_moe")
-    with pytest.raises(RecordingError, match="unknown column 'speed'"), record(model, tmp_path, on_error="raise") as r:
-        r.step(speed=3)
-
-
-def test_padding_is_marked(tmp_path: Path) -> None:
-    """Padding tokens are routed and counted; the trace says so."""
-    model = tiny_model("qwen3_moe")
-    batch = tiny_batch()
-    mask = torch.ones_like(batch["input_ids"])
-    mask[0, 8:] = 0
-    with record(model, tmp_path) as r:
-        model(**batch, attention_mask=mask).loss.backward()
-        r.step()
-    trace = read_trace(tmp_path / "own/test/seed0.parquet")
-    assert "padding" in trace.meta.notes[0]
-    assert trace.tokens_SL[0, 0] == 64
-
-
-def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
-    """`discard` forgets passes that belong to no optimizer step."""
-    model = tiny_model("qwen3_moe")
-    with record(model, tmp_path) as r:
-        model(**tiny_batch()).loss.backward()
-        r.discard()
-        model(**tiny_batch(sequences=2)).loss.backward()
-        r.step()
-    assert read_trace(tmp_path / "own/test/seed0.parquet").tokens_SL.tolist() == [[32, 32]]
-
-
-def test_a_trace_at_the_target_is_refused_before_training(tmp_path: Path) -> None:
-    """An existing trace stops the recording at once, before a step is lost."""
-    model = tiny_model("qwen3_moe")
-    for _ in range(1):
-        with record(model, tmp_path) as r:
-            train(model, 1, lambda step, loss: r.step())
-    with pytest.raises(RecordingError, match="a trace is there already"), record(model, tmp_path):
-        pass
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from moeload_bench.recording.counting import Reduce
 from moeload_bench.recording.recorder import Recorder
 from moeload_bench.recording.routers import Adapter
+from moeload_bench.recording.writer import trace_target
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -39,7 +40,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         reduce: Reduce | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        self.target = Path(out) / name / split / f"seed{run}.parquet"
+        self.target = trace_target(out, name, split, run)
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
         self._options: dict[str, Any] = {"adapters": adapters, "reduce": reduce, "on_error": on_error}
         self._recorder: Recorder | None = None

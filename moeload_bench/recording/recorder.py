@@ -23,7 +23,7 @@ from moeload_bench.recording.counting import Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
 from moeload_bench.recording.routers import Adapter
-from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.recording.writer import TraceWriter, trace_target
 from moeload_bench.trace import OPTIONAL_COLUMNS, TraceMeta
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def record(
 
     Raises `RecordingError` when the model has no MoE layer or the target exists; later errors follow ``on_error``.
     """
-    target = Path(out) / name / split / f"seed{run}.parquet"
+    target = trace_target(out, name, split, run)
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
     recorder = Recorder(model, target, meta=given, adapters=adapters, reduce=reduce, on_error=on_error, writes=writes)
     recorder.start(at_step)

@@ -28,7 +28,7 @@ from moeload_bench.recording.ranks import Ranks
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
-from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.recording.writer import TraceWriter, trace_target
 from moeload_bench.trace import TraceMeta
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Job:
     @property
     def target(self) -> Path:
         """The trace's file."""
-        return self.out / self.recipe.name / self.split / f"seed{self.seed}.parquet"
+        return trace_target(self.out, self.recipe.name, self.split, self.seed)
 
 
 Progress = Callable[[int, dict[str, Any]], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
+
+
+def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
+    """`OUT/NAME/SPLIT/seedRUN.parquet`, where every reader of this package finds traces.
+
+    Raises `RecordingError` for names that would not be found again.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not re.fullmatch(r"\w+", split) or run < 0:
+        raise RecordingError(
+            f"a trace's id is NAME/SPLIT/seedN, got {name!r}, {split!r}, {run}; expected letters, digits, '_', '.' and "
+            "'-' in the name, letters, digits and '_' in the split, and a number from 0"
+        )
+    return Path(out) / name / split / f"seed{run}.parquet"
 
 
 class TraceWriter:

@@ -1,0 +1,118 @@
+"""Any PyTorch loop is recorded by a context manager, and recording never costs a training run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.recorder import RecordingWarning, record
+from moeload_bench.store import read_trace
+from tests.recording.families import tiny_batch, tiny_model
+
+torch.set_num_threads(1)
+
+
+def train(model: torch.nn.Module, steps: int, each: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(steps):
+        loss = model(**tiny_batch(seed=step)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        each(step, loss.item())
+
+
+def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
+    """One `with` and one call per step give a valid trace with what was measured."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, name="mine", meta={"licence": "CC0-1.0"}) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss, lr=0.1))
+    trace = read_trace(tmp_path / "mine/test/seed0.parquet")
+    assert trace.steps == 5
+    assert trace.meta.licence == "CC0-1.0"
+    assert trace.meta.family == "qwen3_moe"
+    assert set(trace.columns) == {"loss", "lr", "load_half"}
+    model(**tiny_batch())  # the hooks are gone: nothing is counted any more
+
+
+def test_an_exception_in_the_loop_leaves_an_unfinished_recording(tmp_path: Path) -> None:
+    """A crash of the training loop keeps every closed step; the recording can go on from there."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss) if step < 3 else 1 / 0)
+    with record(model, tmp_path, at_step=3) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_recording_does_not_stop_training(tmp_path: Path) -> None:
+    """By default the first error is a warning, training goes on, and the trace says that it was cut short."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        with pytest.warns(RecordingWarning, match="no training pass went through"):
+            r.step(loss=0.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert trace.steps == 2
+    assert not trace.meta.complete
+    assert "no training pass" in trace.meta.notes[0]
+
+
+def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
+    """`on_error="raise"` stops at once; an unknown column is named."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(RecordingError, match="unknown column 'speed'"), record(model, tmp_path, on_error="raise") as r:
+        r.step(speed=3)
+
+
+def test_padding_is_marked(tmp_path: Path) -> None:
+    """Padding tokens are routed and counted; the trace says so."""
+    model = tiny_model("qwen3_moe")
+    batch = tiny_batch()
+    mask = torch.ones_like(batch["input_ids"])
+    mask[0, 8:] = 0
+    with record(model, tmp_path) as r:
+        model(**batch, attention_mask=mask).loss.backward()
+        r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert "padding" in trace.meta.notes[0]
+    assert trace.tokens_SL[0, 0] == 64
+
+
+def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
+    """`discard` forgets passes that belong to no optimizer step."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        model(**tiny_batch()).loss.backward()
+        r.discard()
+        model(**tiny_batch(sequences=2)).loss.backward()
+        r.step()
+    assert read_trace(tmp_path / "own/test/seed0.parquet").tokens_SL.tolist() == [[32, 32]]
+
+
+def test_a_trace_at_the_target_is_refused_before_training(tmp_path: Path) -> None:
+    """An existing trace stops the recording at once, before a step is lost."""
+    model = tiny_model("qwen3_moe")
+    for _ in range(1):
+        with record(model, tmp_path) as r:
+            train(model, 1, lambda step, loss: r.step())
+    with pytest.raises(RecordingError, match="a trace is there already"), record(model, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("name", "split"), [("../up", "test"), ("mine", "my split"), ("", "test")])
+def test_a_name_that_would_not_be_found_again_is_refused(tmp_path: Path, name: str, split: str) -> None:
+    """Traces lie where `load_trace` looks: other names are refused before training."""
+    with (
+        pytest.raises(RecordingError, match="a trace's id is"),
+        record(tiny_model("qwen3_moe"), tmp_path, name=name, split=split),
+    ):
+        pass
