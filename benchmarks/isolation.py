@@ -1,0 +1,112 @@
+"""What isolation costs: start-up, time per call, and the whole mini suite, at each level, measured in one run.
+
+    python benchmarks/isolation.py                 sw_avg at 6 x 8 and 128 x 128, then every baseline on the mini suite
+    python benchmarks/isolation.py --calls-only    the first part
+    python benchmarks/isolation.py uniform arima   the mini suite for these targets only
+
+Levels alternate within each repetition, so that a busy machine hits them alike; medians are printed. Goal: the whole
+mini suite takes at most 1.1 times as long for `arima`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections import defaultdict
+
+import numpy as np
+
+from moeload_bench.evaluate import evaluate
+from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolate import LEVELS, Level, level_available, open_host
+from moeload_bench.suite import load_suite
+from moeload_bench.targets import parse_target
+
+SHAPES = ((6, 8), (128, 128))
+REPETITIONS = 7
+CALLS = 40
+HORIZONS = (10, 100, 1000)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", help="forecasters of the second table; the suite's baselines by default")
+    parser.add_argument("--calls-only", action="store_true", help="skip the mini suite")
+    arguments = parser.parse_args()
+    levels = [level for level in LEVELS if level_available(level) is None]
+    for missing in set(LEVELS) - set(levels):
+        print(f"no level {missing}: {level_available(missing)}")
+    for layers, experts in SHAPES:
+        print_calls(layers, experts, levels)
+    if not arguments.calls_only:
+        print_suite(arguments.targets, levels)
+
+
+def print_calls(layers: int, experts: int, levels: list[Level]) -> None:
+    """Start-up, and wall time per call, of `sw_avg` at one shape; and what a level adds to level `none`."""
+    found: dict[Level, list[tuple[float, float, float]]] = defaultdict(list)
+    for _ in range(REPETITIONS):
+        for level in levels:
+            found[level].append(measure(layers, experts, level))
+    medians = {
+        level: [statistics.median(column) for column in zip(*rows, strict=True)] for level, rows in found.items()
+    }
+    print(f"\nsw_avg at {layers} x {experts}, milliseconds: start-up, observe 10 steps, forecast {HORIZONS[-1]} steps")
+    for level, values in medians.items():
+        added = [value - base for value, base in zip(values, medians["none"], strict=True)]
+        cells = [f"{1e3 * value:9.3f} (+{1e3 * more:8.3f})" for value, more in zip(values, added, strict=True)]
+        print(f"  {level:8}", *cells)
+
+
+def measure(layers: int, experts: int, level: Level) -> tuple[float, float, float]:
+    """Seconds of start-up, of one observe and of one forecast."""
+    rng = np.random.default_rng(0)
+    load = rng.integers(0, 1000, size=(10, layers, experts))
+    info = TraceInfo(layers, experts, 1, tuple(range(layers)), None, 1, "none", 0.0, 0)
+    observe, forecast = [], []
+    started = time.perf_counter()
+    with open_host(parse_target("sw_avg"), info, seed=0, level=level) as host:
+        startup = time.perf_counter() - started
+        for call in range(CALLS if experts < 64 else CALLS // 4):
+            block = StepBlock(np.arange(10) + 10 * call, load, load.sum(axis=2))
+            started = time.perf_counter()
+            host.observe(block)
+            observe.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            host.forecast(ForecastRequest(10 * (call + 1), HORIZONS[-1], HORIZONS))
+            forecast.append(time.perf_counter() - started)
+    return startup, statistics.median(observe), statistics.median(forecast)
+
+
+def print_suite(targets: list[str], levels: list[Level]) -> None:
+    """Wall and CPU seconds of the whole mini suite for each forecaster, each with its ratio to level `none`.
+
+    CPU seconds are those of the harness and its children together; a sandbox's are not handed to its parent. On a busy
+    machine trust the CPU ratio.
+    """
+    suite = load_suite("mini")
+    print(f"\nthe whole suite {suite.name}: wall seconds (ratio), CPU seconds (ratio)")
+    for target in targets or list(suite.baselines):
+        wall, cpu = {}, {}
+        for level in levels:
+            started, used = time.perf_counter(), cpu_s()
+            (result,) = evaluate(target, suite, level=level, fresh=True)
+            wall[level], cpu[level] = time.perf_counter() - started, cpu_s() - used
+            if result.failures:
+                print(f"  {target} at {level}: {len(result.failures)} failed tasks, {result.failures[0]}")
+        cells = [f"{level} {wall[level]:7.2f} ({wall[level] / wall['none']:.3f})" for level in levels]
+        cells += [f"CPU {level} {cpu[level]:7.2f} ({cpu[level] / cpu['none']:.3f})" for level in levels[:2]]
+        print(f"  {target:20}", "  ".join(cells), flush=True)
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of the children that ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+if __name__ == "__main__":
+    main()
