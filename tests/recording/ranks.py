@@ -40,6 +40,8 @@ def _rank(rank: int, world: int, function: Callable[..., Arrays], folder: Path, 
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    # asked for by accelerate, though the group is there already
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
     np.savez(folder / f"rank{rank}.npz", **function(rank, *args))
     dist.destroy_process_group()
