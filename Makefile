@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks results tables clean
+.PHONY: bench test test-slow lint wheel-check benchmarks results tables figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -36,6 +36,9 @@ results: $(VENV)/.dev
 
 tables: $(VENV)/.dev
 	$(BIN)/python leaderboard/make_tables.py
+
+figures: $(VENV)/.dev
+	BIN=$(BIN) sh docs/figures/make.sh
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time
