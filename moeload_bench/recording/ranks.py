@@ -114,6 +114,10 @@ def torchrun_ranks() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    yield Ranks(dist.get_rank(), dist.get_world_size())
-    # not after an error: other processes may still wait in a collective, and leaving it would wait for them
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    except MoeloadError:
+        dist.destroy_process_group()
+        raise
+    # not after other errors: they may come from within a collective, and leaving could wait for it
     dist.destroy_process_group()
