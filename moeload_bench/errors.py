@@ -14,7 +14,8 @@ MoeloadError
 ├── PlotError             a figure that cannot be drawn or written
 ├── MissingExtraError     an optional dependency is needed
 ├── HubError              the Hugging Face Hub refused, or does not hold what was named
-└── ResultError           a result record that cannot be used
+├── ResultError           a result record that cannot be used
+└── SubmissionError       a submission to the leaderboard that cannot be used
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ class HubError(MoeloadError):
 
 class ResultError(MoeloadError):
     """A result record that cannot be used."""
+
+
+class SubmissionError(MoeloadError):
+    """A submission to the leaderboard that cannot be used."""
 
 
 class MissingExtraError(MoeloadError):

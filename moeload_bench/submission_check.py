@@ -1,0 +1,154 @@
+"""Does a result belong to its submission and its suite? Nothing is executed: what can be told from the files is told.
+
+Axis letters: K suite horizons, L MoE layers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from moeload_bench.results import Result, RunResult, TaskResult
+from moeload_bench.scoring import SCORING_VERSION
+from moeload_bench.submission import Folder, text_sha256
+from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.targets import baseline_names
+
+PRIMARY = "window_tv"
+# Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
+RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
+SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def claim_sha256(result: Result) -> str:
+    """Hash of a result whatever its status: what a verification is bound to."""
+    return text_sha256(result.model_copy(update={"status": "claimed"}).to_json())
+
+
+def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
+    """Everything wrong with a submission and its result, in words that say what to do; [] when all is well."""
+    wrong = [*_identity(folder, result, suite), *_status(folder, result)]
+    if result.suite.sha256 != suite.sha256():
+        return wrong  # the rest would only repeat it
+    return [*wrong, *_runs(result, suite)]
+
+
+def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
+    record, made = folder.record, result.forecaster
+    if record.name in baseline_names() and record.target != record.name:
+        yield f"the name {record.name!r} belongs to a baseline: choose another"
+    expected = {
+        "suite name": (result.suite.name, suite.name),
+        "suite hash": (result.suite.sha256, suite.sha256()),
+        "suite name in submission.toml": (record.suite.name, suite.name),
+        "suite hash in submission.toml": (record.suite.sha256, suite.sha256()),
+        "suite horizons": (list(result.suite.horizons), list(suite.horizons)),
+        "suite reference": (result.suite.reference, suite.reference),
+        "forecaster name": (made.name, record.name),
+        "forecaster target": (made.target, record.target),
+        "forecaster kwargs": (made.kwargs, record.kwargs),
+        "requirements": (made.requirements, folder.requirements),
+        "scoring version": (result.scoring_version, SCORING_VERSION),
+        "seed": (result.seed, suite.seed),
+    }
+    for what, (got, wanted) in expected.items():
+        if got != wanted:
+            yield f"{what}: the result says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
+    if made.source_sha256 != folder.source_sha256:
+        yield (
+            f"the code has changed since the result was made: the source's hash is {folder.source_sha256[:12]}, the "
+            f"result was made from {made.source_sha256[:12]}: run `moeload-bench submit` again"
+        )
+    if result.isolation not in ("process", "sandbox"):
+        yield f"isolation: got {result.isolation!r}, expected process or sandbox"
+
+
+def _status(folder: Folder, result: Result) -> Iterator[str]:
+    verification = folder.verification
+    if verification is None:
+        if result.status == "verified":
+            yield "the result says verified, but no verification.json says so: leave status at claimed"
+    elif verification.result_sha256 != claim_sha256(result):
+        yield "verification.json is about another result: remove it; the maintainers verify again"
+    elif (result.status == "verified") != verification.verified:
+        yield f"the result says {result.status}, verification.json says verified = {verification.verified}"
+
+
+def _runs(result: Result, suite: Suite) -> Iterator[str]:
+    expected = {entry.id: entry for entry in suite.traces}
+    found = [run.trace for run in result.runs]
+    for trace in sorted(expected.keys() - set(found)):
+        yield f"{trace}: missing; a result holds every run of the suite"
+    for trace in sorted(set(found) - expected.keys()):
+        yield f"{trace[:80]!r}: not in suite {suite.name}"
+    if len(set(found)) != len(found):
+        yield "a run is listed twice"
+    for run in result.runs:
+        if run.trace in expected:
+            for line in _run(run, expected[run.trace], len(suite.horizons)):
+                yield f"{run.trace}: {line}"
+
+
+def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
+    if run.data_sha256 != entry.data_sha256:
+        yield f"trace hash {run.data_sha256[:12]}, expected {entry.data_sha256[:12]}: the run was on other data"
+    if not _SHA256.fullmatch(run.forecasts_sha256):
+        yield "forecasts_sha256 is not a SHA-256"
+    wanted = entry.origins()
+    got = [(task.origin, task.state) for task in run.tasks]
+    missing = sorted(set(wanted) - set(got))
+    if missing:
+        origin, state = missing[0]
+        yield f"{len(missing)} of {len(wanted)} tasks are missing, the first is origin {origin} ({state})"
+    elif got != wanted:
+        yield f"{len(got)} tasks that are not the suite's {len(wanted)} in their order"
+    if missing or got != wanted:
+        return
+    names = set(run.tasks[0].metrics) if run.tasks else set()
+    for task in run.tasks:
+        yield from _task(task, names, K)
+    yield from _sums(run, K)
+
+
+def _task(task: TaskResult, names: set[str], K: int) -> Iterator[str]:
+    where = f"origin {task.origin}"
+    if set(task.metrics) != names or PRIMARY not in names:
+        yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
+        return
+    if len(task.crossing) != K or any(len(value_K) != K for value_K in task.metrics.values()):
+        yield f"{where}: expected one value for each of the {K} horizons"
+        return
+    primary_K = task.metrics[PRIMARY]
+    if any(value is None or not 0 <= value <= 1 for value in primary_K):
+        yield f"{where}: {PRIMARY} is {list(primary_K)}, expected numbers between 0 and 1"
+    if task.failure is not None and any(value != 1 for value in primary_K):
+        yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(primary_K)}"
+
+
+def _sums(run: RunResult, K: int) -> Iterator[str]:
+    """The means by layer and those by task are of the same numbers."""
+    for state in sorted({task.state for task in run.tasks}):
+        tasks = [task for task in run.tasks if task.state == state]
+        for metric in sorted(name for name in tasks[0].metrics if name.startswith(RECOMPUTED)):
+            rows_KL = run.per_layer.get(state, {}).get(metric, ())
+            if len(rows_KL) != K or any(len(row_L) != run.layers for row_L in rows_KL):
+                yield f"per_layer.{state}.{metric}: expected [{K}][{run.layers}] values"
+                return
+            for k in range(K):
+                by_task = _mean([task.metrics.get(metric, (None,) * K)[k] for task in tasks])
+                by_layer = _mean(list(rows_KL[k]))
+                exist = by_task is not None and by_layer is not None
+                if exist and not math.isclose(by_task or 0, by_layer or 0, rel_tol=SUM_TOLERANCE, abs_tol=1e-7):
+                    yield (
+                        f"{metric} ({state}, horizon number {k + 1}): the tasks' mean is {by_task:.6g}, the layers' "
+                        f"{by_layer:.6g}: the numbers were changed after the run"
+                    )
+                    return
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean; None where any value is missing."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(values) else None

@@ -1,0 +1,95 @@
+"""An honest submission on a small synthetic suite, made without the sandbox: what the tests of checks start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.evaluation import evaluate
+from moeload_bench.results import Result
+from moeload_bench.store import data_sha256, write_trace
+from moeload_bench.submission import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
+from moeload_bench.suite import Suite, SuiteTrace
+from tests.conftest import synthetic_trace
+
+HORIZONS = (1, 10, 100)
+NAIVE = '''"""The mean of the last steps, in one file."""
+
+import numpy as np
+
+from moeload_bench.forecaster import Forecast
+
+
+class Mine:
+    def __init__(self, info, seed, window=100):
+        self.window = window
+        self.share_SLE = np.full((1, info.num_layers, info.num_experts), 1 / info.num_experts)
+        self.seen = False
+
+    def observe(self, block):
+        total = np.maximum(block.load_SLE.sum(axis=2, keepdims=True), 1)
+        share = np.where(total > 0, block.load_SLE / total, 0) + 1e-12
+        share /= share.sum(axis=2, keepdims=True)
+        self.share_SLE = (np.concatenate([self.share_SLE, share]) if self.seen else share)[-self.window:]
+        self.seen = True
+
+    def forecast(self, request):
+        return Forecast.constant(self.share_SLE.mean(axis=0), request.horizon)
+'''
+
+
+@dataclass(frozen=True)
+class World:
+    """A suite of two runs, and the files of their traces."""
+
+    suite: Suite
+    paths: dict[str, Path]
+
+
+def make_world(root: Path) -> World:
+    """Two recipes of one run each, four origins a run."""
+    entries, paths = [], {}
+    for number, recipe in enumerate(("one", "two")):
+        trace = synthetic_trace(seed=number, recipe=recipe, split="test", run=1)
+        paths[trace.id] = write_trace(trace, root / f"{trace.id}.parquet")
+        origins: dict[str, Any] = {"transient": (50, 100), "stable": (200, 250)}
+        entries.append(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins))
+    return World(Suite(name="small", horizons=HORIZONS, traces=tuple(entries)), paths)
+
+
+def fields_of(world: World, **changes: Any) -> dict[str, Any]:
+    """The fields of a submission.toml."""
+    suite = {"name": world.suite.name, "sha256": world.suite.sha256()}
+    fields = {"name": "mine", "authors": ["A. Uthor"], "licence": "MIT", "target": "forecaster.py:Mine"}
+    return {**fields, "fitted_beyond_train": False, "hardware": "a laptop", "suite": suite, **changes}
+
+
+def write_folder(
+    root: Path, world: World, code: str | None = NAIVE, requirements: str | None = None, **changes: Any
+) -> Path:
+    """A submission's folder."""
+    record = parse_submission(fields_of(world, **changes), "test")
+    folder = root / "submissions" / record.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).write_text(record.to_toml())
+    if code is not None:
+        (folder / CODE).write_text(code)
+    if requirements is not None:
+        (folder / REQUIREMENTS).write_text(requirements)
+    return folder
+
+
+def result_of(folder: Folder, world: World, level: Any = "none") -> Result:
+    """The folder's forecaster run on the suite, as `submit` names it."""
+    target = replace(folder.target(), text=folder.record.target)
+    (result,) = evaluate(target, world.suite, paths=world.paths, level=level)
+    made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
+    forecaster = result.forecaster.model_copy(update=made)
+    return result.model_copy(update={"forecaster": forecaster, "isolation": "process"})
+
+
+def honest(root: Path, world: World, **changes: Any) -> tuple[Folder, Result]:
+    """A folder and the result that belongs to it."""
+    folder = read_folder(write_folder(root, world, **changes))
+    return folder, result_of(folder, world)

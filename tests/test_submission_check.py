@@ -1,0 +1,129 @@
+"""The check of a result against its submission and suite: honest ones pass, each falsification is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeload_bench.results import Result, load_result
+from moeload_bench.submission import CODE, Folder, Verification, read_folder
+from moeload_bench.submission_check import check_submission, claim_sha256
+from moeload_bench.suite import load_suite
+from tests.submitted import World, honest, make_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def entry(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Result]:
+    return honest(tmp_path_factory.mktemp("entry"), world)
+
+
+def test_an_honest_submission_passes(entry: tuple[Folder, Result], world: World, tmp_path: Path) -> None:
+    """Also after the way through its file."""
+    folder, result = entry
+    assert check_submission(folder, load_result(result.save(tmp_path / "r.json")), world.suite) == []
+
+
+def test_an_honest_baseline_passes(world: World, tmp_path: Path) -> None:
+    """A baseline is a submission without code."""
+    folder, result = honest(tmp_path, world, code=None, name="sw_avg", target="sw_avg")
+    assert check_submission(folder, result, world.suite) == []
+
+
+def edit(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Set one place of a nested record, given as `runs.0.tasks.1`; a callable changes what is there."""
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+    place: Any = tree
+    for part in parents:
+        place = place[part]
+    place[last] = value(place[last]) if callable(value) else value
+    return tree
+
+
+FALSIFIED: dict[str, tuple[str, Any, str]] = {
+    "another suite's hash": ("suite/sha256", "0" * 64, "suite hash"),
+    "another suite's name": ("suite/name", "other", "suite name"),
+    "another seed": ("seed", 7, "seed"),
+    "changed code": ("forecaster/source_sha256", "0" * 64, "code has changed"),
+    "other arguments": ("forecaster/kwargs", {"window": 3}, "kwargs"),
+    "unnamed requirements": ("forecaster/requirements", ["a==1"], "requirements"),
+    "another name": ("forecaster/name", "yours", "forecaster name"),
+    "another scoring": ("scoring_version", 0, "scoring version"),
+    "no isolation": ("isolation", "none", "isolation"),
+    "a missing run": ("runs", lambda runs: runs[:1], "missing"),
+    "a run twice": ("runs", lambda runs: [*runs, runs[0]], "twice"),
+    "a foreign run": ("runs/0/trace", "<b>x</b>", "not in suite"),
+    "other data": ("runs/0/data_sha256", "0" * 64, "other data"),
+    "a missing task": ("runs/0/tasks", lambda tasks: tasks[1:], "1 of 4 tasks are missing, the first is origin 50"),
+    "a task twice": ("runs/0/tasks", lambda tasks: [*tasks, tasks[0]], "5 tasks"),
+    "a task's edited number": ("runs/0/tasks/0/metrics/window_tv/0", 0.001, "changed after the run"),
+    "a layer's edited number": ("runs/1/per_layer/stable/tv/1/0", 0.001, "changed after the run"),
+    "an impossible number": ("runs/0/tasks/0/metrics/window_tv/0", 1.5, "between 0 and 1"),
+    "a missing number": ("runs/0/tasks/0/metrics/window_tv/0", None, "between 0 and 1"),
+    "a missing horizon": ("runs/0/tasks/0/metrics/tv", lambda values: values[1:], "each of the 3 horizons"),
+    "a missing metric": ("runs/0/tasks/1/metrics", lambda m: {"window_tv": m["window_tv"]}, "metrics"),
+    "a hidden failure": ("runs/0/tasks/0/failure", "it raised", "failed task scores"),
+    "missing layers": ("runs/0/per_layer", {}, "per_layer"),
+    "no hash of forecasts": ("runs/0/forecasts_sha256", "none", "forecasts_sha256"),
+    "a status of its own": ("status", "verified", "leave status at claimed"),
+}
+
+
+@pytest.mark.parametrize("name", FALSIFIED)
+def test_a_falsified_result_is_refused_with_the_reason(name: str, entry: tuple[Folder, Result], world: World) -> None:
+    """Each place of the record that matters."""
+    folder, result = entry
+    path, value, message = FALSIFIED[name]
+    bad = Result.model_validate(edit(result.model_dump(mode="json"), path, value))
+    found = check_submission(folder, bad, world.suite)
+    assert any(message in line for line in found), found
+
+
+def test_code_changed_after_the_run_is_refused(world: World, tmp_path: Path) -> None:
+    """One more comment is another source."""
+    folder, result = honest(tmp_path, world)
+    with (folder.path / CODE).open("a") as file:
+        file.write("# more\n")
+    found = check_submission(read_folder(folder.path), result, world.suite)
+    assert len(found) == 1
+    assert "code has changed" in found[0]
+
+
+def test_a_strangers_code_cannot_take_a_baselines_name(world: World, tmp_path: Path) -> None:
+    """`sw_avg` is this package's."""
+    folder, result = honest(tmp_path, world, name="sw_avg")
+    assert any("belongs to a baseline" in line for line in check_submission(folder, result, world.suite))
+
+
+def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Result], world: World) -> None:
+    """It holds for the result it was made of, whatever its status, and for no other."""
+    folder, result = entry
+    verification = Verification(
+        verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
+        result_sha256=claim_sha256(result), status="verified",
+    )  # fmt: skip
+    verified: Callable[..., Result] = result.model_copy
+    folder = replace(folder, verification=verification)
+    assert check_submission(folder, verified(update={"status": "verified"}), world.suite) == []
+    assert "verified = True" in check_submission(folder, result, world.suite)[0]
+    other = verified(update={"status": "verified", "notes": ("changed",)})
+    assert "another result" in check_submission(folder, other, world.suite)[0]
+
+
+def test_a_real_sized_result_recomputes() -> None:
+    """A committed result of the bundled suite: no sum differs."""
+    path = Path(__file__).parent.parent / "leaderboard" / "results" / "mini" / "sw_avg.json"
+    if not path.is_file():
+        pytest.skip("no committed results yet")
+    from moeload_bench.submission_check import _sums
+
+    result, suite = load_result(path), load_suite("mini")
+    assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []
