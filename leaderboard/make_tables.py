@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from moeload_bench import card
 from moeload_bench.results import Result, load_result
 from moeload_bench.suite import STATES, load_suite
 from moeload_bench.tables import (
@@ -69,7 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a file would change")
     check = parser.parse_args().check
-    stale = []
+    stale = [] if check else card.update(ROOT)
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         old = path.read_text()
         new = filled(old)

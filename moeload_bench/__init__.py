@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeload_bench.evaluate import evaluate
+    from moeload_bench.evaluation import evaluate
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
     from moeload_bench.results import Result, Results, load_result
     from moeload_bench.store import list_traces, load_trace, write_trace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from moeload_bench.trace import Trace, TraceMeta
 
 _HOME = {
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "Forecast": "forecaster",
     "ForecastRequest": "forecaster",
     "Forecaster": "forecaster",

@@ -192,13 +192,14 @@ def hidden_folders() -> list[Path]:
 
 def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:
     """The forecaster itself: its file's content as it is now, or the outermost package that holds its module."""
+    packages = [] if target.packages is None else [["--ro-bind", str(target.packages), str(target.packages)]]
     if target.file is not None:
         fd = _memory_file("forecaster", target.file.read_bytes())
-        return [["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]], (fd,)
+        return [*packages, ["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]], (fd,)
     if target.module is None:
-        return [], ()
+        return packages, ()
     place = str(_outermost_package(target.module)[0])
-    return [["--ro-bind", place, place]], ()
+    return [*packages, ["--ro-bind", place, place]], ()
 
 
 def _outermost_package(module: str) -> tuple[Path, Path]:

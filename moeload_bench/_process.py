@@ -169,6 +169,7 @@ def _start(
     sandboxed = level == "sandbox"
     settings: dict[str, Any] = {
         "path": None if sandboxed else [os.path.abspath(entry) for entry in sys.path],
+        "first_path": [] if target.packages is None else [str(target.packages)],
         "extra_path": _bwrap.extra_path(target) if sandboxed else [],
         "limits": _resource_limits(limits, sandboxed),
         "parent": None if sandboxed else os.getpid(),

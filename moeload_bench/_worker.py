@@ -23,6 +23,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if settings["path"] is not None:
         sys.path[:] = settings["path"]
+    sys.path[:0] = settings["first_path"]
     sys.path.extend(settings["extra_path"])
     read_fd, write_fd = _private_pipes()
     _limit(settings)

@@ -252,6 +252,7 @@ def _key_parts(setting: Setting, target: Target) -> dict[str, Any]:
         "source_sha256": source_sha256(target),
         "class_name": target.class_name,
         "kwargs": dict(target.kwargs),
+        **({} if target.packages is None else {"packages": target.packages.name}),
         "level": setting.level,
         "limits": repr(setting.limits),
         "seed": setting.seed,

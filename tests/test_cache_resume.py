@@ -16,7 +16,7 @@ import pytest
 
 from moeload_bench import cache, scoring
 from moeload_bench.errors import MoeloadError
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from moeload_bench.parallel import spread
 from moeload_bench.results import Results
 from moeload_bench.store import data_sha256, write_trace
@@ -133,7 +133,7 @@ def test_a_damaged_entry_is_done_again(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from tests.test_cache_resume import counted, suite_of
 
 if __name__ == "__main__":

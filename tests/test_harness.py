@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, trace_info
 from moeload_bench.harness import replay
 from moeload_bench.isolate import open_host

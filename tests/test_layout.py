@@ -40,3 +40,9 @@ def test_every_public_name_can_be_imported() -> None:
     """`__all__` is what the documentation promises."""
     for name in moeload_bench.__all__:
         assert getattr(moeload_bench, name) is not None
+
+
+def test_a_public_name_is_never_shadowed_by_a_module() -> None:
+    """Importing a submodule sets an attribute of its name on the package, which would hide an object of that name."""
+    modules = {path.stem for path in (ROOT / "moeload_bench").glob("*.py")} | {"recording", "commands", "interchange"}
+    assert modules & set(moeload_bench.__all__) == set()

@@ -221,8 +221,9 @@ def test_experts_or_top_k_that_change_are_refused() -> None:
     counter = RouterCounter(model)
     model(**tiny_batch()).loss.backward()
     counter.routers[0].module.top_k = 3
+    model(**tiny_batch())
     with pytest.raises(RecordingError, match=r"changed from \(8, 2\) to \(8, 3\)"):
-        model(**tiny_batch())
+        counter.take()
 
 
 def test_counts_are_summed_by_one_call_per_step() -> None:

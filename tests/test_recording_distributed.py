@@ -155,6 +155,15 @@ def test_ranks_stop_together(
 
 
 @pytest.mark.slow
+def test_ranks_that_count_different_layers_stop(tmp_path: Path) -> None:
+    """Vectors of different lengths are never summed: both ranks learn of it before the first sum."""
+    for result in run_ranks(2, loops.unequal, tmp_path / "results", tmp_path / "ranks"):
+        assert "ranks count different layers or experts: 17 numbers on one rank, 34 on another" in str(
+            result["stopped"]
+        )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [None, FSDP_EP], ids=["ddp", "fsdp2+ep"])
 def test_trainer_records_over_processes(sizes: dict[str, int] | None, tmp_path: Path) -> None:
     """The callback needs nothing for DDP or a sharded model: two ranks with half the batch give one process's trace."""

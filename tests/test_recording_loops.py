@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.recorder import RecordingWarning, record
+from moeload_bench.recording.recorder import Recorder, RecordingWarning, record
 from moeload_bench.store import read_trace
 from tests.recording.families import tiny_batch, tiny_model
 
@@ -116,3 +116,46 @@ def test_a_name_that_would_not_be_found_again_is_refused(tmp_path: Path, name: s
         record(tiny_model("qwen3_moe"), tmp_path, name=name, split=split),
     ):
         pass
+
+
+def test_a_router_that_changes_does_not_stop_training(tmp_path: Path) -> None:
+    """Top-k that changes in mid-run ends the recording at the step's close, never in the forward pass."""
+    model = tiny_model("qwen3_moe")
+    routers = [module for name, module in model.named_modules() if name.endswith("mlp.gate")]
+
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        for router in routers:
+            router.top_k = 3
+        with pytest.warns(RecordingWarning, match=r"changed from \(8, 2\) to \(8, 3\)"):
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete) == (2, False)
+
+
+def test_an_adapter_that_fails_does_not_stop_training(tmp_path: Path) -> None:
+    """An error in anybody's adapter is named at the step's close."""
+    model = tiny_model("qwen3_moe")
+    gate = type(next(module for name, module in model.named_modules() if name.endswith("mlp.gate")))
+    with (
+        pytest.raises(RecordingError, match=r"the adapter of model\.layers\.0\.mlp\.gate failed with KeyError"),
+        record(model, tmp_path, adapters={gate: lambda module, args, output: {}["x"]}, on_error="raise") as r,
+    ):
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the trace cannot be put together, training still ends well and the steps stay on disk."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = tiny_model("qwen3_moe")
+    recorder = Recorder(model, tmp_path / "own/test/seed0.parquet")
+    recorder.start()
+    train(model, 2, lambda step, loss: recorder.step(loss=loss))
+    recorder.flush()
+    monkeypatch.setattr("moeload_bench.recording.parts.write_trace", full)
+    with pytest.warns(RecordingWarning, match="No space left"):
+        assert recorder.finish() is None
+    assert (tmp_path / "own/test/seed0.parts/0000000000.parquet").is_file()

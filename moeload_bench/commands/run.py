@@ -56,7 +56,7 @@ def run(
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
-    from moeload_bench.evaluate import evaluate
+    from moeload_bench.evaluation import evaluate
     from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
 

@@ -59,6 +59,7 @@ class RouterCounter:
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
         self.halves = Halves(rank=reduce.index if isinstance(reduce, RankSum) else 0)
+        self._broken: RecordingError | None = None
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
@@ -87,9 +88,11 @@ class RouterCounter:
     def take(self) -> StepCounts:
         """The counts since the last call, summed over data-parallel ranks; starts the next step.
 
-        Raises `RecordingError` when loads do not add up to tokens x top-k, or when layers differ in experts.
+        Raises `RecordingError` when loads do not add up to tokens x top-k, when layers differ in experts, when a
+        router's output was not understood, or when experts or top-k changed.
         """
         try:
+            self.check()
             self._check_complete()
         except RecordingError:
             self.leave()
@@ -104,6 +107,11 @@ class RouterCounter:
         half_LE, load_LE = all_LXE[:, 1].copy(), all_LXE[:, 0] + all_LXE[:, 1]
         self._check_sums(tokens_L, load_LE)
         return StepCounts(tokens_L, load_LE, half_LE, all_LXE[:, 2].copy() if all_LXE.shape[1] > 2 else None)
+
+    def check(self) -> None:
+        """Raise what went wrong in a hook; until then the forward pass goes on and nothing more is counted."""
+        if self._broken is not None:
+            raise self._broken
 
     def leave(self) -> None:
         """Stop counting with the other ranks; they are told in the step that they close next."""
@@ -142,10 +150,13 @@ class RouterCounter:
         router = self.routers[layer]
 
         def hook(module: Any, args: Any, output: Any) -> None:
-            if self._counts_now(layer, module):
-                routing = router.adapter(module, args, output)
-                self._check_same(layer, routing)
-                self._add(layer, routing)
+            if self._broken is None and self._counts_now(layer, module):
+                try:
+                    routing = router.adapter(module, args, output)
+                    self._check_same(layer, routing)
+                    self._add(layer, routing)
+                except Exception as error:  # an adapter is anybody's code, and a forward pass must not fail by it
+                    self._broken = _as_recording_error(router, error)
 
         return hook
 
@@ -178,6 +189,12 @@ class RouterCounter:
         self._tokens[layer] += routing.tokens
         if self._keep_routing:
             self.last_routing[layer] = routing
+
+
+def _as_recording_error(router: Router, error: Exception) -> RecordingError:
+    if isinstance(error, RecordingError):
+        return error
+    return RecordingError(f"the adapter of {router.name} failed with {type(error).__name__}: {error}")
 
 
 def _count(routing: Routing, half_P: torch.Tensor | int) -> torch.Tensor:

@@ -150,7 +150,12 @@ class Parts:
             np.concatenate([t.load_SLE for t in traces]),
             columns,
         )
-        return write_trace(whole, self.target)
+        try:
+            return write_trace(whole, self.target)
+        except OSError as error:
+            raise RecordingError(
+                f"{self.target}: cannot be written: {error}; all steps are intact in {self.folder}"
+            ) from error
 
     def discard(self) -> None:
         """Remove the folder, once the trace stands under its final name."""

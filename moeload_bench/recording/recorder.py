@@ -100,12 +100,17 @@ class Recorder:
             self._guard(self._writer.flush)
 
     def finish(self, complete: bool = True) -> Path | None:
-        """Write the trace and remove the hooks; returns its file, None on ranks that do not write."""
+        """Write the trace and remove the hooks; returns its file, None on ranks that do not write.
+
+        What cannot be written now (a full disk) stays as an unfinished recording; None then, or an error.
+        """
         self.counter.close()
-        if not self._writes:
-            return None
+        written: list[Path] = []
         notes = (self.stopped,) if self.stopped else ()
-        return self._writer.finish(complete and self.stopped is None, notes)
+        whole = complete and self.stopped is None
+        if self._writes:
+            self._guard(lambda: written.append(self._writer.finish(whole, notes)))
+        return written[0] if written else None
 
     def leave_unfinished(self) -> None:
         """Remove the hooks and keep what was recorded as an unfinished recording."""

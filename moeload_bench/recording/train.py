@@ -149,6 +149,7 @@ class Run:
         inputs = model_inputs(self.model, token_BN)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             output = self._passing(**inputs, output_router_logits=True) if pooled else self._passing(**inputs)
+        self.counter.check()
         statistics = router_statistics(self.counter.last_routing, self._score)
         if pooled:
             total, aux = output.loss, output.aux_loss.detach()

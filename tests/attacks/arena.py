@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import trace_info
 from moeload_bench.harness import replay
 from moeload_bench.isolate import Limits, level_available, open_host

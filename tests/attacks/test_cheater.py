@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from moeload_bench.isolate import Level
 from moeload_bench.results import RunResult
 from moeload_bench.store import data_sha256, write_trace

@@ -117,6 +117,19 @@ def breaking(rank: int, out: Path, steps: int, silent_at: int | None, full_at: i
     return {"stopped": np.array(recorder.stopped or "")}
 
 
+def unequal(rank: int, out: Path) -> dict[str, np.ndarray]:
+    """The ranks train models with different numbers of layers."""
+    model: Any = tiny_model("qwen3_moe")
+    if rank == 1:
+        model.model.layers = model.model.layers[:1]
+    recorder = Recorder(model, out / "own/test/seed0.parquet")
+    recorder.start()
+    for step in range(2):
+        model(**share(step, rank, 2)).loss.backward()
+        recorder.step()
+    return {"stopped": np.array(recorder.stopped or "")}
+
+
 def _disk_full(*args: object, **kwargs: object) -> None:
     raise OSError(28, "No space left on device")
 
