@@ -260,7 +260,7 @@ def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
 
     # Switch keeps each expert as a module of its own, which gets no gradient in a pass without tokens for it
     unused = recipe.model.family == "switch_transformers"
-    return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+    return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
 
 
 def _seed_process(seed: int, step: int, rank: int) -> None:
