@@ -2,7 +2,8 @@
 
 Each series is differenced and fitted from several starts, in two steps: Gauss-Newton with Levenberg's damping on the
 conditional sum of squares, whose derivatives are two filtered series (d e_t / d phi_i = -u_{t-i} with u = w / theta(B),
-d e_t / d theta_j = -s_{t-j} with s = e / theta(B)); then the same on the exact likelihood (`_arma.py`). The best end is kept.
+d e_t / d theta_j = -s_{t-j} with s = e / theta(B)); then the same on the exact likelihood (`_arma.py`). The best end is
+kept.
 
 Axis letters: S rows, N series, P parameters, M states, B blocks, K starts.
 """
