@@ -33,9 +33,15 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table(*rows[0])
+    table = Table(show_lines=True)
+    table.add_column("corpus", no_wrap=True)
+    table.add_column("MB", justify="right")
+    table.add_column("from", no_wrap=True)
+    table.add_column("licence, content")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        cached = ", cached" if row["cached"] else ""
+        size = f"{int(str(row['bytes'])) / 1e6:.1f}"
+        table.add_row(str(row["name"]), size, str(row["origin"]), f"{row['licence']}; {row['about']}{cached}")
     Console().print(table)
 
 

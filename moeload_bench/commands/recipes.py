@@ -23,11 +23,12 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([{"name": r.name, "version": r.version, "about": r.about} for r in recipes], indent=1))
         return
-    table = Table("recipe", "steps", "tokens per step", "balancing", "what for")
+    table = Table(show_lines=True)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("steps x tokens", no_wrap=True)
+    table.add_column("what for")
     for r in recipes:
-        tokens = r.data.sequences * r.data.sequence_length
-        balancing = f"{r.balancing.method} {r.balancing.coefficient or ''}".strip()
-        table.add_row(r.name, str(r.steps), str(tokens), balancing, r.about)
+        table.add_row(r.name, f"{r.steps} x {r.data.sequences * r.data.sequence_length}", r.about)
     Console().print(table)
 
 
