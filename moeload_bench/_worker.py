@@ -21,13 +21,14 @@ SIGKILL = 9
 def main() -> None:
     """Set up the process, then serve until the pipe closes."""
     settings = json.loads(sys.argv[1])
+    read_fd, write_fd = _private_pipes()
+    _limit(settings)
+    _die_with(settings["parent"])
+    # Only now: a submission's own packages come first and may shadow what is imported from here on.
     if settings["path"] is not None:
         sys.path[:] = settings["path"]
     sys.path[:0] = settings["first_path"]
     sys.path.extend(settings["extra_path"])
-    read_fd, write_fd = _private_pipes()
-    _limit(settings)
-    _die_with(settings["parent"])
     from moeload_bench.errors import IsolationError
 
     worker = Worker(read_fd, write_fd)

