@@ -1,0 +1,76 @@
+"""Our side of the comparison with fev: the same numbers of series, steps and windows. Prints one JSON object.
+
+python replay_job.py data TRACE.parquet --layers 16 --experts 64 --steps 20000
+python replay_job.py run TRACE.parquet --windows 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from moeload_bench.forecaster import trace_info
+from moeload_bench.harness import replay, window_rows
+from moeload_bench.isolate import open_host
+from moeload_bench.scoring import score_forecast
+from moeload_bench.store import read_trace, write_trace
+from moeload_bench.targets import parse_target
+from moeload_bench.trace import Trace, shares
+
+HORIZON = 1000
+
+
+def write_data(path: Path, layers: int, experts: int, steps: int) -> dict[str, float]:
+    """A synthetic trace of 64 tokens per expert and step."""
+    rng = np.random.default_rng(0)
+    p_LE = rng.dirichlet(np.ones(experts) * 4, size=layers)
+    load = rng.multinomial(64 * experts, p_LE, size=(steps, layers))
+    write_trace(Trace.from_arrays(load, top_k=1), path, overwrite=True)
+    return {}
+
+
+def run(path: Path, windows: int) -> dict[str, float]:
+    """Read and verify, replay `last_value`, score every metric at every window."""
+    start = time.process_time()
+    trace = read_trace(path)
+    loaded = time.process_time()
+    origins = [trace.steps - HORIZON * (i + 1) for i in reversed(range(windows))]
+    scoring = 0.0
+    with open_host(parse_target("last_value"), trace_info(trace), seed=0, level="none") as host:
+        for answer in replay(trace, host, origins, (HORIZON,)):
+            before = time.process_time()
+            assert answer.forecast is not None, answer.failure
+            score_forecast(answer.forecast, shares(trace.load_SLE[window_rows(trace, answer.row, HORIZON)]), (HORIZON,))
+            scoring += time.process_time() - before
+    end = time.process_time()
+    return {
+        "load": loaded - start,
+        "replay": end - loaded - scoring,
+        "score": scoring,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job", choices=["data", "run"])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--windows", type=int, default=10)
+    args = parser.parse_args()
+    if args.job == "data":
+        out = write_data(args.path, args.layers, args.experts, args.steps)
+    else:
+        out = run(args.path, args.windows)
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()
