@@ -18,7 +18,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from moeload_bench.evaluate import evaluate
+from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolate import LEVELS, Level, level_available, open_host
 from moeload_bench.suite import load_suite
