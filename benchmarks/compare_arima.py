@@ -136,11 +136,15 @@ def statsforecast(peer: Path, trace_id: str, fits: int) -> float:
 
 def run_json(command: list[str]) -> dict[str, float]:
     """Run a job and read the JSON object on the last line that it prints."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     out: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return out
 
 
 def quiet() -> None:
-    """statsmodels warns about start values on almost every series."""
+    """statsmodels warns about start values on almost every series, and switches its warnings on when imported."""
+    import statsmodels.tsa.arima.model  # noqa: F401  so that the filter below comes after its own
+
     warnings.simplefilter("ignore")

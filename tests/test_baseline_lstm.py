@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moeload_bench.errors import TargetError
+from moeload_bench.errors import MissingExtraError, TargetError
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.targets import load_class, parse_target
 from moeload_bench.trace import shares
 
 from .conftest import synthetic_load_SLE
@@ -130,6 +133,14 @@ def test_runs_too_short_to_learn_from_fit_nothing() -> None:
     load = synthetic_load_SLE(100)
     fitted = lstm.Lstm.fit([(info_of(load), block(load))], 0)
     assert lstm.Lstm(info_of(load), 0, fitted).counts["unfitted"] == 1
+
+
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing the module says at once what to install."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "moeload_bench.baselines.lstm")
+    with pytest.raises(MissingExtraError, match=r"moeload-bench\[torch\]"):
+        load_class(parse_target("lstm"))
 
 
 def test_unknown_mode_is_refused() -> None:
