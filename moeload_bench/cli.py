@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from moeload_bench.commands import check, corpora, import_, plan, plot, publish, recipes, record, run, traces, validate
+from moeload_bench.commands import (
+    check,
+    corpora,
+    import_,
+    plan,
+    plot,
+    publish,
+    recipes,
+    record,
+    run,
+    submit,
+    traces,
+    validate,
+    verify,
+)
 
 app = typer.Typer(
     name="moeload-bench",
@@ -19,6 +33,8 @@ app.command("validate")(validate.validate)
 app.command("check")(check.check)
 app.command("run")(run.run)
 app.command("publish")(publish.publish)
+app.command("submit")(submit.submit)
+app.command("verify")(verify.verify)
 app.command("record")(record.record)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")

@@ -31,8 +31,8 @@ _KEY = re.compile(r"[A-Za-z_]\w*")
 class Target:
     """A parsed target: where the class is (`module` or `file`), its name ("" = the only one there), its arguments.
 
-    ``cls`` is set instead for a class that exists in this process only (a notebook). ``packages`` is a folder of installed
-    packages that the forecaster's process finds before those of this installation; at level `none` it is not used.
+    ``cls`` is set instead for a class that exists in this process only (a notebook). ``packages`` is a folder of
+    installed packages that the forecaster's process finds before those of this installation; not used at level `none`.
     """
 
     text: str

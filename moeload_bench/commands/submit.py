@@ -1,0 +1,136 @@
+"""`moeload-bench submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from moeload_bench.submitting import Draft, Prepared
+
+
+def submit(
+    target: Annotated[str, typer.Argument(help="FILE.py:Class with optional @key=value,...; or a baseline's name.")],
+    name: Annotated[str, typer.Option("--name", help="The submission's name: small letters, digits, dots, dashes.")],
+    author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the code.")] = "Apache-2.0",
+    link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
+    requirements: Annotated[
+        Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="A suite's name, or a TOML file.")] = "mini",
+    beyond: Annotated[
+        bool, typer.Option("--fitted-beyond-train", help="It has learned from more than the suite's `train` runs.")
+    ] = False,
+    hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
+    repo: Annotated[
+        str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
+    ] = None,
+    root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing.")
+    ] = False,
+    level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
+    find_links: Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")] = None,
+    no_index: Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+) -> None:
+    """Submit a forecaster to the leaderboard.
+
+    Checks the contract, runs the suite in the sandbox, and makes the submission's folder and result: as one pull
+    request on the Hub with --repo, else below --root with the git steps to go on.
+
+    [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
+    """
+    from moeload_bench.environment import environment
+    from moeload_bench.isolate import parse_level
+    from moeload_bench.progress import pair_progress
+    from moeload_bench.submitting import Author, make_draft, prepare
+    from moeload_bench.suite import load_suite
+    from moeload_bench.targets import parse_target
+
+    tasks = load_suite(suite)
+    who = Author(author, licence, link, beyond, hardware or environment().hardware)
+    draft = make_draft(parse_target(target), name, who, tasks, None if requirements is None else _text(requirements))
+    refuse_taken(draft, repo, root)
+    isolation = parse_level(level)
+    with pair_progress() as progress:
+        prepared = prepare(
+            draft, tasks, level=isolation, find_links=find_links, no_index=no_index, jobs=jobs, progress=progress
+        )
+    _show(prepared)
+    if dry_run:
+        typer.echo("dry run: nothing written, nothing sent")
+    elif repo is not None:
+        typer.echo(f"opened {open_pull_request(prepared, repo)}")
+    else:
+        prepared.write(root)
+        typer.echo(_git_steps(prepared, root))
+
+
+def refuse_taken(draft: Draft, repo: str | None, root: Path, api: HfApi | None = None) -> None:
+    """Raise `SubmissionError` when the name belongs to other authors, there or here."""
+    from moeload_bench.submission import RECORD
+    from moeload_bench.submitting import check_owner
+
+    path = f"submissions/{draft.record.name}/{RECORD}"
+    if repo is None:
+        if (root / path).is_file():
+            check_owner(_text(root / path), draft.record, str(root))
+        return
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
+    from moeload_bench.errors import HubError
+    from moeload_bench.hub_read import explain, request_errors
+
+    try:
+        found = (api or HfApi()).hf_hub_download(repo, path, repo_type="dataset")
+    except EntryNotFoundError:
+        return
+    except request_errors(ValueError) as error:
+        raise HubError(f"{repo}: {explain(error)}") from None
+    check_owner(_text(Path(found)), draft.record, repo)
+
+
+def open_pull_request(prepared: Prepared, repo: str, api: HfApi | None = None) -> str:
+    """One pull request that holds the folder and the result; returns its address."""
+    from moeload_bench.hub import propose
+
+    record, suite = prepared.draft.record, prepared.result.suite
+    text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
+    return propose(prepared.files(), repo, f"Submission {record.name} on {suite.name}", text, api=api)
+
+
+def _text(path: Path) -> str:
+    from moeload_bench.errors import SubmissionError
+
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SubmissionError(f"{path}: {error}") from None
+
+
+def _show(prepared: Prepared) -> None:
+    from moeload_bench.submission import RECORD
+
+    typer.echo(prepared.draft.texts[RECORD])
+    for name, content in prepared.files().items():
+        typer.echo(f"{len(content):10} bytes  {name}")
+
+
+def _git_steps(prepared: Prepared, root: Path) -> str:
+    name = prepared.draft.record.name
+    places = " ".join(str(root / path) for path in (f"submissions/{name}", f"results/{prepared.result.suite.name}"))
+    return (
+        f"written below {root}. In your fork of the project:\n"
+        f"  git switch -c submit-{name}\n"
+        f"  git add {places}/{name}.json\n"
+        f'  git commit -m "Submission {name}"\n'
+        f"  git push -u origin submit-{name}\n"
+        "then open a pull request."
+    )

@@ -1,0 +1,163 @@
+"""From a forecaster's file to what a pull request holds: its folder, and its result from a run in the sandbox."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moeload_bench.checks import check_forecaster
+from moeload_bench.errors import SubmissionError
+from moeload_bench.evaluation import Progress, evaluate
+from moeload_bench.isolate import Level
+from moeload_bench.packages import install_packages
+from moeload_bench.results import Result
+from moeload_bench.submission import (
+    CODE,
+    RECORD,
+    REQUIREMENTS,
+    Folder,
+    Submission,
+    check_code,
+    parse_submission,
+    read_folder,
+)
+from moeload_bench.submission_check import check_submission
+from moeload_bench.suite import Suite
+from moeload_bench.targets import BASELINES_PACKAGE, Target
+
+
+@dataclass(frozen=True)
+class Author:
+    """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware."""
+
+    authors: Sequence[str]
+    licence: str
+    link: str | None
+    fitted_beyond_train: bool
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The texts of a submission's folder by name."""
+
+    record: Submission
+    texts: Mapping[str, str]
+
+    def write(self, root: Path) -> Path:
+        """Write the folder ``root/submissions/NAME``."""
+        folder = root / "submissions" / self.record.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in self.texts.items():
+            (folder / name).write_bytes(text.encode())
+        return folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A submission that passed its check, with its result."""
+
+    draft: Draft
+    result: Result
+
+    def files(self) -> dict[str, bytes]:
+        """Content by path below the root of the leaderboard."""
+        name = self.draft.record.name
+        found = {f"submissions/{name}/{file}": text.encode() for file, text in self.draft.texts.items()}
+        return {**found, result_path(self.result.suite.name, name): self.result.to_json().encode()}
+
+    def write(self, root: Path) -> None:
+        """Write folder and result below ``root``; a verification of an earlier result goes."""
+        (root / "submissions" / self.draft.record.name / "verification.json").unlink(missing_ok=True)
+        for name, content in self.files().items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def result_path(suite: str, name: str) -> str:
+    """Where a result lies below the root of the leaderboard."""
+    return f"results/{suite}/{name}.json"
+
+
+def make_draft(target: Target, name: str, author: Author, suite: Suite, requirements: str | None = None) -> Draft:
+    """The folder of a forecaster in one file, or of a baseline; raises `SubmissionError` for anything else."""
+    texts: dict[str, str] = {}
+    if target.file is not None:
+        try:
+            texts[CODE] = target.file.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SubmissionError(f"{target.file}: not text: byte {error.start} is not UTF-8") from None
+        check_code(texts[CODE], str(target.file))
+        text = f"{CODE}:{target.class_name}"
+    elif target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}."):
+        text = target.module.removeprefix(f"{BASELINES_PACKAGE}.")
+    else:
+        raise SubmissionError(f"{target.text!r}: a submission is one file: name it as FILE.py:Class")
+    fields = {
+        "name": name,
+        "authors": list(author.authors),
+        "licence": author.licence,
+        "link": author.link,
+        "target": text,
+        "kwargs": dict(target.kwargs),
+        "fitted_beyond_train": author.fitted_beyond_train,
+        "hardware": author.hardware,
+        "suite": {"name": suite.name, "sha256": suite.sha256()},
+    }
+    record = parse_submission(fields, "submission")
+    if requirements is not None:
+        texts[REQUIREMENTS] = requirements
+    return Draft(record, {RECORD: record.to_toml(), **texts})
+
+
+def prepare(
+    draft: Draft,
+    suite: Suite,
+    *,
+    paths: Mapping[str, Path] | None = None,
+    level: Level = "sandbox",
+    find_links: Path | None = None,
+    no_index: bool = False,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Conformance, then the suite, both on the very files that are submitted and at one level of isolation.
+
+    Raises `SubmissionError` when a rule is broken, a task fails or the check would refuse the outcome.
+    """
+    with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
+        folder = read_folder(draft.write(Path(scratch)))
+        packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)
+        target = replace(folder.target(), packages=packages)
+        broken = [rule for rule in check_forecaster(target, level=level) if rule.required and not rule.passed]
+        if broken:
+            raise SubmissionError(f"conformance: {broken[0].rule}: {broken[0].message}; see `moeload-bench check`")
+        (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=progress)
+        result = named(result, folder)
+        if result.failures:
+            trace, task = result.failures[0]
+            raise SubmissionError(f"{len(result.failures)} tasks failed; {trace}, origin {task.origin}: {task.failure}")
+        wrong = check_submission(folder, result, suite)
+        if wrong:
+            raise SubmissionError(wrong[0])
+    return Prepared(draft, result)
+
+
+def named(result: Result, folder: Folder) -> Result:
+    """The result under the submission's name, with its requirements; paths of this machine are not in it."""
+    made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
+    return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})
+
+
+def check_owner(existing: str, record: Submission, where: str) -> None:
+    """A name that is taken can be used again by the same authors only; raises `SubmissionError`."""
+    try:
+        authors = tomllib.loads(existing).get("authors")
+    except tomllib.TOMLDecodeError:
+        authors = None
+    if authors != record.authors:
+        raise SubmissionError(f"{where}: the name {record.name!r} is taken by other authors: choose another --name")

@@ -1,0 +1,269 @@
+"""Verify a submission: run it again in the sandbox, compare, and try to catch memorising.
+
+Nothing of the submission runs outside the chosen level of isolation. Reference forecasters are this package's own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.environment import environment
+from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.harness import row_of
+from moeload_bench.isolate import Level, Limits
+from moeload_bench.memorising import TRACKER, future_altered, permuted_and_shifted, relative_loss
+from moeload_bench.packages import install_packages
+from moeload_bench.results import Result, RunResult
+from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
+from moeload_bench.store import data_sha256, find_trace, list_traces, read_trace, write_trace
+from moeload_bench.submission import Folder, Verification
+from moeload_bench.submission_check import check_submission, claim_sha256
+from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
+from moeload_bench.targets import Target, parse_target
+from moeload_bench.trace import Trace
+
+# (relative, absolute): a re-run value may differ from the claim by the larger of the two. Other metrics: "".
+TOLERANCE: Mapping[str, tuple[float, float]] = {
+    "window_tv": (0.01, 1e-4),
+    "tv": (0.01, 1e-4),
+    "error_rate": (0.02, 1e-3),
+    "window_error_rate": (0.02, 1e-3),
+    "hot_recall": (0.0, 0.1),
+    "revival_recall": (0.0, 0.5),
+    "rank_correlation": (0.0, 0.1),
+    "": (0.02, 0.02),
+}
+# By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
+MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}
+MAX_SHIFT_ROWS = 20
+SPLICES_PER_STATE = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to verify, and how."""
+
+    folder: Folder
+    result: Result
+    suite: Suite
+    paths: Mapping[str, Path]
+    level: Level = "sandbox"
+    limits: Limits = field(default_factory=Limits)
+    sample: float = 1.0
+    traces: Path | None = None
+    find_links: Path | None = None
+    no_index: bool = False
+    seed: int | None = None
+
+
+def verify(request: Request) -> Verification:
+    """Check, install, re-run, compare and look for memory; what fails is a reason in the record, never an exception.
+
+    Raises `SuiteError`, `TraceError` or `IsolationError` for what is not the submission's fault.
+    """
+    findings: dict[str, float] = {}
+    unverified = replace(request.folder, verification=None)
+    reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)
+    if not reasons:
+        try:
+            packages = install_packages(
+                request.folder.requirements, find_links=request.find_links, no_index=request.no_index
+            )
+        except MoeloadError as error:
+            reasons = [str(error)]
+        else:
+            reasons = _Rerun(request, replace(request.folder.target(), packages=packages)).reasons(findings)
+    here = environment()
+    return Verification(
+        verified=not reasons,
+        status="failed" if reasons else "verified",
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        commit=here.commit,
+        level=request.level,
+        hardware=here.hardware,
+        tolerance={name or "others": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in TOLERANCE.items()},
+        sample=request.sample,
+        result_sha256=claim_sha256(request.result),
+        reasons=reasons,
+        findings={name: float(f"{value:.4g}") for name, value in findings.items()},
+    )
+
+
+def locate(suite: Suite) -> dict[str, Path]:
+    """The files of a suite's traces: bundled, local or from the Hub."""
+    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
+    return {entry.id: find_trace(entry.id, hub=hub) for entry in (*suite.traces, *suite.fit)}
+
+
+class _Rerun:
+    """One submission being run again."""
+
+    def __init__(self, request: Request, target: Target) -> None:
+        self.request, self.target = request, target
+        self.reference = parse_target(TRACKER)
+        self.setting = Setting(request.suite, request.level, request.limits, request.suite.seed, fresh=True)
+        self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
+        self.fits: dict[str, Fitted] = {}
+        self.references: dict[str, RunResult] = {}
+        self.claimed = {run.trace: run for run in request.result.runs}
+
+    def reasons(self, findings: dict[str, float]) -> list[str]:
+        """Why it fails, [] when it does not; stops at the first kind of failure."""
+        chosen = self._sampled()
+        for entry in chosen:
+            wrong = self._compare(entry)
+            if wrong:
+                return [f"{entry.id}: {line}" for line in wrong]
+        with tempfile.TemporaryDirectory(prefix="moeload-verify-") as scratch:
+            tests = {"permuted_and_shifted": self._permuted, "future_altered": self._altered}
+            for name, test in tests.items():
+                pairs = [pair for entry in chosen for pair in test(entry, Path(scratch))]
+                findings[name] = _growth(pairs)
+            if self.request.traces is not None:
+                findings["fresh_runs"] = _growth(list(self._fresh(self.request.traces)))
+        return [
+            f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
+            f"(at most {100 * MAX_GROWTH[name]:.0f} % is accepted): it knows the suite's traces"
+            for name, growth in findings.items()
+            if growth > MAX_GROWTH[name]
+        ]
+
+    def _sampled(self) -> list[SuiteTrace]:
+        entries = self.request.suite.traces
+        count = max(1, math.ceil(self.request.sample * len(entries)))
+        return [entries[i] for i in sorted(self.rng.choice(len(entries), size=count, replace=False))]
+
+    def _run(self, target: Target, entry: SuiteTrace, path: Path) -> RunResult:
+        """One run. The suite holds the entry, so that finished work is never taken for that of other origins."""
+        suite = self.request.suite
+        if entry not in suite.traces:
+            others = tuple(other for other in suite.traces if other.id != entry.id)
+            suite = suite.model_copy(update={"traces": (*others, entry)})
+        if target.text not in self.fits:
+            self.fits[target.text] = fit(self.setting, self.request.paths, target)
+        return run_pair(Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text]))
+
+    def _relative(self, entry: SuiteTrace, wanted: Sequence[int] | None = None) -> float:
+        """The claim's loss over the reference's on a run of the suite, over all or some origins."""
+        if entry.id not in self.references:
+            self.references[entry.id] = self._run(self.reference, entry, self.request.paths[entry.id])
+        kept = set(wanted if wanted is not None else [origin for origin, _ in entry.origins()])
+        mine, theirs = (
+            [task for task in run.tasks if task.origin in kept]
+            for run in (self.claimed[entry.id], self.references[entry.id])
+        )
+        return relative_loss(mine, theirs)
+
+    def _compare(self, entry: SuiteTrace) -> list[str]:
+        """Differences of a re-run from the claim; a second re-run tells chance from other numbers."""
+        path, claimed = self.request.paths[entry.id], self.claimed[entry.id]
+        again = self._run(self.target, entry, path)
+        wrong = list(differences(claimed, again, self.request.suite.horizons))
+        if not wrong:
+            return []
+        self.fits.pop(self.target.text)
+        once_more = list(differences(again, self._run(self.target, entry, path), self.request.suite.horizons))
+        if once_more:
+            return [f"not deterministic: two re-runs with one seed differ: {once_more[0]}"]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return [f"the claim is not what the code gives here, twice: {wrong[0]}{more}"]
+
+    def _permuted(self, entry: SuiteTrace, scratch: Path) -> Iterator[tuple[float, float]]:
+        trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
+        rows = int(self.rng.integers(MAX_SHIFT_ROWS // 2, MAX_SHIFT_ROWS + 1))
+        shift = rows * trace.meta.stride
+        first = int(trace.step_S[0]) + shift
+        kept = [origin for origin, _ in entry.origins() if origin > first]
+        moved = _with_origins(entry, kept, -shift)
+        other = permuted_and_shifted(trace, rows, self.rng)
+        yield self._relative(entry, kept), self._relative_on(moved, other, scratch)
+
+    def _altered(self, entry: SuiteTrace, scratch: Path) -> Iterator[tuple[float, float]]:
+        trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
+        horizon = self.request.suite.horizon // trace.meta.stride
+        for origin in self._splices(entry):
+            row = row_of(trace, origin)
+            other = future_altered(trace, row, row + horizon)
+            yield self._relative(entry, [origin]), self._relative_on(_with_origins(entry, [origin]), other, scratch)
+
+    def _splices(self, entry: SuiteTrace) -> list[int]:
+        by_state = [o for o in (entry.transient, entry.mixed, entry.stable) if o]
+        picks = [self.rng.choice(o, size=min(SPLICES_PER_STATE, len(o)), replace=False) for o in by_state]
+        return sorted(int(origin) for pick in picks for origin in pick)
+
+    def _relative_on(self, entry: SuiteTrace, trace: Trace, scratch: Path) -> float:
+        """The relative loss on a trace made from one of the suite's."""
+        path = write_trace(trace, scratch / f"{secrets.token_hex(8)}.parquet")
+        return self._both(entry.model_copy(update={"data_sha256": data_sha256(trace)}), path)
+
+    def _both(self, entry: SuiteTrace, path: Path) -> float:
+        mine, theirs = (self._run(target, entry, path) for target in (self.target, self.reference))
+        return relative_loss(mine.tasks, theirs.tasks)
+
+    def _fresh(self, folder: Path) -> Iterator[tuple[float, float]]:
+        """The claim's mean relative loss beside that on each trace of a folder."""
+        suite, refs = self.request.suite, list_traces(folder)
+        if not refs:
+            raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
+        before = float(np.exp(np.mean([math.log(self._relative(entry)) for entry in suite.traces])))
+        for ref in refs:
+            own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
+            if own.horizons != suite.horizons:
+                raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
+            yield before, self._both(own.traces[0], ref.path)
+
+
+def differences(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
+    """Each value of two runs of the same tasks that differs by more than its tolerance, in words."""
+    for one, other in zip(claimed.tasks, again.tasks, strict=True):
+        if one.failure is None and other.failure is not None:
+            yield f"origin {one.origin}: it fails here: {other.failure}"
+            continue
+        for metric in sorted(set(one.metrics) | set(other.metrics)):
+            missing = (None,) * len(horizons)
+            values = zip(horizons, one.metrics.get(metric, missing), other.metrics.get(metric, missing), strict=True)
+            for horizon, said, got in values:
+                if not _close(metric, said, got):
+                    yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
+    if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
+        yield "the floors are not those of the trace"
+
+
+def _close(metric: str, said: float | None, got: float | None) -> bool:
+    if said is None or got is None:
+        return said is got
+    relative, absolute = TOLERANCE.get(metric, TOLERANCE[""])
+    return math.isclose(said, got, rel_tol=relative, abs_tol=absolute)
+
+
+def _flat(tree: Any) -> list[float]:
+    """The numbers of nested records in the order of their names; NaN where there is none."""
+    if isinstance(tree, Mapping):
+        return [number for name in sorted(tree) for number in _flat(tree[name])]
+    return [math.nan if number is None else number for number in tree]
+
+
+def _paired(one: Any, other: Any) -> tuple[list[float], list[float]]:
+    """Two trees as equally long lists; of unequal trees, lists that differ."""
+    flat = _flat(one), _flat(other)
+    return flat if len(flat[0]) == len(flat[1]) else ([0.0], [1.0])
+
+
+def _growth(pairs: Sequence[tuple[float, float]]) -> float:
+    """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
+    return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
+
+
+def _with_origins(entry: SuiteTrace, origins: Sequence[int], shift: int = 0) -> SuiteTrace:
+    states = {"transient": entry.transient, "mixed": entry.mixed, "stable": entry.stable}
+    kept = {state: tuple(o + shift for o in old if o in set(origins)) for state, old in states.items()}
+    return entry.model_copy(update=kept)

@@ -1,0 +1,210 @@
+"""Verification accepts the honest and rejects, with the reason, what it must.
+
+Level `none` stands in for the sandbox here, for speed; the whole way through the sandbox is in test_submission_flow.py.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moeload_bench.memorising import future_altered, permuted_and_shifted
+from moeload_bench.results import Result
+from moeload_bench.store import read_trace, write_trace
+from moeload_bench.submission import Folder, Verification, read_folder
+from moeload_bench.trace import check_trace
+from moeload_bench.verification import MAX_GROWTH, Request, verify
+from tests.conftest import synthetic_trace
+from tests.submitted import NAIVE, World, honest, make_world, result_of, write_folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def verified(folder: Folder, result: Result, world: World, **options: Any) -> Verification:
+    return verify(Request(folder, result, world.suite, world.paths, level="none", seed=0, **options))
+
+
+@pytest.mark.parametrize("name", ["uniform", "last_value", "sw_avg"])
+def test_honest_baselines_are_verified(name: str, world: World, tmp_path: Path) -> None:
+    """Cheap ones; the memorisation tests stay far from their limits."""
+    folder, result = honest(tmp_path, world, code=None, name=name, target=name)
+    made = verified(folder, result, world)
+    assert made.reasons == []
+    assert made.verified
+    for test, growth in made.findings.items():
+        assert growth < 0.6 * MAX_GROWTH[test]
+
+
+def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tmp_path: Path) -> None:
+    """A run from another seed, in any folder of traces."""
+    fresh = synthetic_trace(seed=77, recipe="one", split="test", run=9)
+    write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
+    folder, result = honest(tmp_path, world, kwargs={"window": 50})
+    made = verified(folder, result, world, traces=tmp_path / "fresh")
+    assert made.reasons == []
+    assert set(made.findings) == {"permuted_and_shifted", "future_altered", "fresh_runs"}
+    assert Verification.model_validate_json(made.to_json()) == made
+
+
+def halved(result: Result) -> Result:
+    """A claim with the primary metric halved everywhere, its sums still right."""
+    tree = json.loads(result.to_json())
+    for run in tree["runs"]:
+        for task in run["tasks"]:
+            task["metrics"]["window_tv"] = [value / 2 for value in task["metrics"]["window_tv"]]
+        for metrics in run["per_layer"].values():
+            metrics["window_tv"] = [[value / 2 for value in row] for row in metrics["window_tv"]]
+    return Result.model_validate(tree)
+
+
+def test_numbers_edited_with_care_are_rejected(world: World, tmp_path: Path) -> None:
+    """The check of sums cannot see it; the re-run does, and says which number."""
+    folder, result = honest(tmp_path, world)
+    made = verified(folder, halved(result), world)
+    assert not made.verified
+    assert "window_tv at horizon 1: claimed" in made.reasons[0]
+    assert "not what the code gives here" in made.reasons[0]
+
+
+def test_a_sample_can_be_re_run(world: World, tmp_path: Path) -> None:
+    """Half of two runs is one."""
+    folder, result = honest(tmp_path, world)
+    made = verified(folder, halved(result), world, sample=0.5)
+    assert (made.sample, len(made.reasons)) == (0.5, 1)
+
+
+def test_what_the_check_refuses_is_not_run(world: World, tmp_path: Path) -> None:
+    """A missing task, and code that would leave a mark."""
+    folder, result = honest(tmp_path, world)
+    run = result.runs[0]
+    bad = result.model_copy(update={"runs": (run.model_copy(update={"tasks": run.tasks[1:]}), *result.runs[1:])})
+    mark = tmp_path / "mark"
+    (folder.path / "forecaster.py").write_text(f"open({str(mark)!r}, 'w')\n" + NAIVE)
+    made = verified(read_folder(folder.path), bad, world)
+    assert any("tasks are missing" in reason for reason in made.reasons)
+    assert any("code has changed" in reason for reason in made.reasons)
+    assert not mark.exists()
+
+
+def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
+    """A forecaster that answers differently each time."""
+    random = (
+        "mean = self.share_SLE.mean(axis=0) * np.random.default_rng().uniform(0.5, 1.5, self.share_SLE.shape[1:])\n"
+    )
+    code = NAIVE.replace(
+        "return Forecast.constant(self.share_SLE.mean(axis=0), request.horizon)",
+        f"{random}        return Forecast.constant(mean / mean.sum(axis=1, keepdims=True), request.horizon)",
+    )
+    folder, result = honest(tmp_path, world, code=code)
+    made = verified(folder, result, world)
+    assert "not deterministic: two re-runs with one seed differ" in made.reasons[0]
+
+
+MEMORY = '''
+import json
+MEMORY = [np.array(one) for one in json.loads("""{memory}""")]
+
+
+class Remembers(Mine):
+    """Knows every fourth step of the public runs, which it finds by what it has seen last."""
+
+    def find(self):
+        last = self.share_SLE[-8:].mean(axis=0)
+        return {find}
+
+    def forecast(self, request):
+        found = self.find()
+        if found is None:
+            return super().forecast(request)
+        future = np.repeat(found, 4, axis=0)[:request.horizon] + 1e-12
+        future = np.concatenate([future, np.repeat(future[-1:], request.horizon - len(future), axis=0)])
+        return Forecast.path(future / future.sum(axis=2, keepdims=True))
+'''
+BY_STEP = (
+    "next((m[self.count // 4:] for m in MEMORY"
+    " if abs(m[self.count // 4 - 2:self.count // 4].mean(0) - last).max() < 0.05), None)"
+)
+BY_CONTENT = "self.match(last)"
+MATCH = '''
+    def match(self, last):
+        """The place in any run whose sorted shares are nearest, in the order of the experts seen now."""
+        here = np.sort(last, axis=1)
+        best = None
+        for m in MEMORY:
+            smooth = (m[1:] + m[:-1]) / 2
+            distance_S = abs(np.sort(smooth, axis=2) - here).sum(axis=(1, 2))
+            place = int(distance_S.argmin())
+            if best is None or distance_S[place] < best[0]:
+                rank_LE = np.argsort(np.argsort(last, axis=1), axis=1)
+                order_LE = np.take_along_axis(np.argsort(smooth[place], axis=1), rank_LE, axis=1)
+                best = distance_S[place], np.take_along_axis(m[place + 2:], order_LE[None], axis=2)
+        return best[1] if best is not None and len(best[1]) else None
+'''
+
+
+def memoriser(world: World, by_content: bool) -> str:
+    """Code that holds the public test runs, averaged over four steps."""
+    traces = [read_trace(path) for path in world.paths.values()]
+    blocks = [t.share_SLE().reshape(-1, 4, t.num_layers, t.num_experts).mean(axis=1).round(4) for t in traces]
+    memory = json.dumps([block.tolist() for block in blocks])
+    code = NAIVE + MEMORY.replace("{memory}", memory)
+    if by_content:
+        return code.replace("{find}", BY_CONTENT) + MATCH
+    code = code.replace("{find}", BY_STEP)
+    return code.replace("self.seen = True", "self.seen = True\n        self.count = int(block.step_S[-1]) + 1")
+
+
+@pytest.mark.parametrize(("by_content", "test"), [(False, "permuted_and_shifted"), (True, "future_altered")])
+def test_memory_of_the_public_traces_is_rejected(by_content: bool, test: str, world: World, tmp_path: Path) -> None:
+    """Whether it knows them by step number or recognises them renumbered and shifted."""
+    code = memoriser(world, by_content)
+    folder, result = honest(tmp_path, world, code=code, target="forecaster.py:Remembers")
+    made = verified(folder, result, world)
+    assert any(reason.startswith(test) for reason in made.reasons), (made.reasons, made.findings)
+
+
+def wheel(folder: Path, name: str, version: str, code: str) -> None:
+    """A small wheel, written by hand."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", code)
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.slow
+def test_requirements_that_do_not_install_are_rejected(world: World, tmp_path: Path) -> None:
+    """With pip's own words."""
+    wheel(tmp_path / "wheels", "present", "1.0", "")
+    folder = read_folder(write_folder(tmp_path, world, requirements="present==1.0\nabsent==1.0\n"))
+    result = result_of(folder, world)
+    made = verified(folder, result, world, find_links=tmp_path / "wheels", no_index=True)
+    assert "do not install" in made.reasons[0]
+    assert "absent==1.0" in made.reasons[0]
+
+
+def test_altered_traces_are_valid_and_altered(world: World) -> None:
+    """Renumbered and shifted: the same loads, moved. Altered future: the same past and totals, another future."""
+    trace = synthetic_trace(seed=3)
+    moved = permuted_and_shifted(trace, 7, np.random.default_rng(0))
+    check_trace(moved)
+    np.testing.assert_array_equal(np.sort(moved.load_SLE, axis=2), np.sort(trace.load_SLE[7:], axis=2))
+    assert (moved.load_SLE != trace.load_SLE[7:]).any()
+    assert moved.step_S[0] == trace.step_S[0]
+    spliced = future_altered(trace, 100, 200)
+    check_trace(spliced)
+    np.testing.assert_array_equal(spliced.load_SLE[:100], trace.load_SLE[:100])
+    np.testing.assert_array_equal(spliced.load_SLE.sum(axis=2), trace.load_SLE[:200].sum(axis=2))
+    level = trace.share_SLE()[90:100].mean(axis=0)
+    before, after = (one.share_SLE()[100:200].mean(axis=0) - level for one in (trace, spliced))
+    assert float((before * after).sum()) < 0
