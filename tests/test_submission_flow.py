@@ -1,0 +1,119 @@
+"""The way of a stranger's file: submit in the sandbox, one pull request, merge, verified entry. And its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeload_bench.commands.submit import open_pull_request, refuse_taken
+from moeload_bench.errors import SubmissionError
+from moeload_bench.packages import install_packages
+from moeload_bench.results import load_result
+from moeload_bench.submission import VERIFICATION, read_folder
+from moeload_bench.submission_check import check_submission
+from moeload_bench.submitting import Author, Prepared, make_draft, prepare
+from moeload_bench.targets import parse_target
+from moeload_bench.verification import Request, verify
+from tests.attacks.arena import require_sandbox
+from tests.hub import LocalHub
+from tests.submitted import NAIVE, World, honest, make_world
+from tests.test_verification import wheel
+
+pytest_plugins = ("tests.hub.fixtures",)
+REPO = "acme/results"
+WHO = Author(["A. Stranger"], "MIT", None, False, "a laptop")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_draft_is_read_back_as_it_was_meant(world: World, tmp_path: Path) -> None:
+    """File, class, arguments and requirements."""
+    (tmp_path / "my.py").write_text(NAIVE)
+    target = parse_target(f"{tmp_path / 'my.py'}:Mine@window=50")
+    folder = read_folder(make_draft(target, "mine", WHO, world.suite, "numpy==2.0.1\n").write(tmp_path))
+    assert (folder.record.target, folder.record.kwargs) == ("forecaster.py:Mine", {"window": 50})
+    assert folder.requirements == ("numpy==2.0.1",)
+
+
+@pytest.mark.parametrize("name", ["../mine", "Mine", "a/b", ""])
+def test_a_name_that_is_no_name_is_refused(name: str, world: World) -> None:
+    """Before anything runs."""
+    with pytest.raises(SubmissionError, match="name"):
+        make_draft(parse_target("sw_avg"), name, WHO, world.suite)
+
+
+def test_a_package_is_not_a_submission(world: World) -> None:
+    """One file is."""
+    with pytest.raises(SubmissionError, match=r"FILE\.py:Class"):
+        make_draft(parse_target("json:JSONDecoder"), "mine", WHO, world.suite)
+
+
+def test_a_name_of_other_authors_is_refused(world: World, tmp_path: Path) -> None:
+    """The same authors may submit again, and an earlier verification goes."""
+    folder, result = honest(tmp_path, world, authors=["A. Stranger"])
+    (folder.path / VERIFICATION).write_text("{}")
+    draft = make_draft(folder.target(), "mine", WHO, world.suite)
+    refuse_taken(draft, None, tmp_path)
+    Prepared(draft, result).write(tmp_path)
+    assert check_submission(read_folder(folder.path), result, world.suite) == []
+    other = make_draft(folder.target(), "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
+    with pytest.raises(SubmissionError, match="taken by other authors"):
+        refuse_taken(other, None, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_strangers_file_becomes_a_merged_verified_entry(
+    hub: LocalHub, api: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outsider's token opens the pull request; the maintainer merges, verifies, and rejects when it is edited.
+
+    The forecaster needs a package of its own, which is not installed here: the sandbox has it, this process has not.
+    """
+    require_sandbox()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    api().create_repo(REPO, repo_type="dataset")
+    wheels = tmp_path / "wheels"
+    wheel(wheels, "moeload_test_helper", "1.0", "WINDOW = 30\n")
+    (tmp_path / "my.py").write_text(NAIVE.replace("import numpy", "import moeload_test_helper\nimport numpy"))
+    target = parse_target(f"{tmp_path / 'my.py'}:Mine")
+    draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
+    refuse_taken(draft, REPO, tmp_path, api("outsider"))
+    prepared = prepare(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
+    assert prepared.result.isolation == "sandbox"
+    number = int(open_pull_request(prepared, REPO, api("outsider")).rsplit("/", 1)[1])
+
+    download = {"repo_type": "dataset", "local_dir": tmp_path / "merged"}
+    api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
+    api("maintainer").snapshot_download(REPO, **download)
+    folder = read_folder(tmp_path / "merged" / "submissions" / "mine")
+    result = load_result(tmp_path / "merged" / "results" / "small" / "mine.json")
+    assert check_submission(folder, result, world.suite) == []
+    made = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True, sample=0.5))
+    assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
+    with pytest.raises(ModuleNotFoundError):
+        __import__("moeload_test_helper")
+
+    rival = make_draft(target, "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
+    with pytest.raises(SubmissionError, match="taken by other authors"):
+        refuse_taken(rival, REPO, tmp_path, api("outsider"))
+
+
+@pytest.mark.slow
+def test_conformance_comes_first(world: World, tmp_path: Path) -> None:
+    """A forecaster that breaks the contract is told which rule, and its suite run does not start."""
+    (tmp_path / "my.py").write_text(
+        NAIVE.replace("self.share_SLE.mean(axis=0), req", "self.share_SLE.sum(axis=0), req")
+    )
+    draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
+    with pytest.raises(SubmissionError, match="conformance: "):
+        prepare(draft, world.suite, paths=world.paths, level="process")
+
+
+def test_no_requirements_need_no_folder() -> None:
+    """And no pip."""
+    assert install_packages(()) is None
