@@ -31,7 +31,7 @@ PIPE_BYTES = 2**20
 END_S = 10.0
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Without a fixed seed the order of a set of strings, and with it a forecast, may differ from run to run.
-ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0"}
 
 
 class Process:
