@@ -20,9 +20,8 @@ from moeload_bench.meta import COLUMNS
 from moeload_bench.results import TaskResult
 from moeload_bench.trace import Trace
 
-LEVEL_ROWS = 10
-# The mean of the same rows: its loss on an altered future is that on the real one, and a shift leaves it alone.
-TRACKER = f"sw_avg@window={LEVEL_ROWS}"
+LEVEL_ROWS = 50  # to either side of the origin: little noise, and a steady drift cancels
+TRACKER = "sw_avg@window=10"  # what losses are compared with: a short memory, which a shift of the start leaves alone
 CLIP = 20.0  # ratios of losses are kept within 1/CLIP .. CLIP, as in the skill
 
 
@@ -41,13 +40,14 @@ def permuted_and_shifted(trace: Trace, rows: int, rng: np.random.Generator) -> T
 
 
 def future_altered(trace: Trace, row: int, end: int) -> Trace:
-    """The rows before ``row`` as they are, those up to ``end`` mirrored at the mean share of the last rows before.
+    """The rows before ``row`` as they are, those up to ``end`` mirrored at the mean share around ``row``.
 
     The totals of each layer and step stay; the covariates of the altered rows, which no forecaster sees before it is
     asked at ``row``, are made to fit the format.
     """
     share_SLE = np.nan_to_num(trace.share_SLE(), nan=1 / trace.num_experts)
-    level_LE = share_SLE[max(0, row - LEVEL_ROWS) : row].mean(axis=0)
+    around = min(LEVEL_ROWS, row, end - row)
+    level_LE = share_SLE[row - around : row + around].mean(axis=0)
     mirrored = np.clip(2 * level_LE - share_SLE[row:end], 0, None) + 1e-12
     mirrored /= mirrored.sum(axis=2, keepdims=True)
     load_SLE = trace.load_SLE[:end].copy()

@@ -205,6 +205,6 @@ def test_altered_traces_are_valid_and_altered(world: World) -> None:
     check_trace(spliced)
     np.testing.assert_array_equal(spliced.load_SLE[:100], trace.load_SLE[:100])
     np.testing.assert_array_equal(spliced.load_SLE.sum(axis=2), trace.load_SLE[:200].sum(axis=2))
-    level = trace.share_SLE()[90:100].mean(axis=0)
+    level = trace.share_SLE()[50:150].mean(axis=0)
     before, after = (one.share_SLE()[100:200].mean(axis=0) - level for one in (trace, spliced))
     assert float((before * after).sum()) < 0
