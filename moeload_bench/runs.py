@@ -66,6 +66,8 @@ class Pair:
 
 def fit(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
     """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
+    if not setting.suite.fit:
+        return Fitted()
     key = cache.task_key(kind="fit", **_key_parts(setting, target))
     stored = None if setting.fresh else cache.load(key)
     if stored is not None:
