@@ -18,7 +18,7 @@ from numba import njit
 from ._series import FloatArray
 
 BOUND = 0.9999
-STEADY = 1e-13
+STEADY = 1e-12
 
 
 @njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
@@ -154,27 +154,30 @@ def exact(w_S: FloatArray, x_P: FloatArray, p: int, r_S: FloatArray, a_M: FloatA
     for i in range(M):
         a_M[i] = 0.0
     log_f, steady = 0.0, False
+    inverse, root, log_now = 1.0 / f, 1.0 / np.sqrt(f), np.log(f)
     for t in range(len(w_S)):
         v = w_S[t] - a_M[0]
-        scale = v / f
-        r_S[t] = v / np.sqrt(f)
+        scale = v * inverse
+        r_S[t] = v * root
         head = a_M[0]
         for i in range(M - 1):
             a_M[i] = phi[i] * head + a_M[i + 1] + k_M[i] * scale
         a_M[M - 1] = phi[M - 1] * head + k_M[M - 1] * scale
-        log_f += np.log(f)
+        log_f += log_now
         if steady:
             continue
-        top = l_M[0]
+        top, size = l_M[0], 0.0
         gain = m * top
         new_f = f + gain * top
         for i in range(M):
             ahead = phi[i] * top + (l_M[i + 1] if i + 1 < M else 0.0)
             k_M[i] += ahead * gain
             l_M[i] = ahead - k_M[i] * top / new_f
+            size += l_M[i] * l_M[i]
         m += gain * gain / f
-        steady = abs(gain * top) < STEADY * f
         f = new_f
+        steady = abs(m) * size < STEADY * f
+        inverse, root, log_now = 1.0 / f, 1.0 / np.sqrt(f), np.log(f)
     scale = np.exp(0.5 * log_f / len(w_S))
     total = 0.0
     for t in range(len(w_S)):

@@ -18,7 +18,7 @@ What was chosen:
   converges in 50; such a fit is used and counted. ``engine="grid"``, the default, needs numba (the extra `fast`) and is
   hundreds of times faster: orders (0,1,1) and (1,1,1) are fitted at every origin in one streaming pass over a grid of
   theta (`_arima_stream.py`; ``refit_every`` and ``maxiter`` are not used), all others in a batch by Gauss-Newton steps
-  from four starts (`_arima_batch.py`). Without numba the reference is used, which is said once and counted.
+  from seven starts (`_arima_batch.py`). Without numba the reference is used, which is said once and counted.
 - The forecast is the closed-form conditional mean, given exactly for 32 rows and as exact block means after that, as
   in `sw_avg`. Rows are clipped at 0 and divided by their sum.
 - Fall-back, per series: the mean of the last 100 training steps, for a series that is constant (a dead expert), shorter

@@ -71,7 +71,7 @@ def arima_rows(peer: Path, quick: bool) -> list[Row]:
     ratio = float(np.median(theirs) / np.median(ours))
     stats = [compare_arima.statsforecast(peer, trace, rounds * fits) for trace in TRACES]
     ratio_sf = float(np.mean(stats) / np.median(ours))
-    paper = [compare_arima.paper_order(trace, 1 if quick else 4, np.random.default_rng(1)) for trace in TRACES]
+    paper = [compare_arima.paper_order(trace, 1 if quick else 6, np.random.default_rng(1)) for trace in TRACES]
     fast, slow = ([x for part in paper for x in part[key]] for key in ("ours", "theirs"))
     more, tv = (np.array([x for part in paper for x in part[key]]) for key in ("gain", "tv"))
     ratio_5 = float(np.median(slow) / np.median(fast))
@@ -204,7 +204,7 @@ GROWTH = (
 BOUNDS = [
     "- `arima` (1,1,1): a filter and five running sums for each of 96 points of theta, per row and series; at an",
     "  origin the likelihood is evaluated from the sums some 130 times.",
-    "- `arima` (5,1,5): passes over 1,000 rows, eleven per Gauss-Newton step, from four starts. Optimisers end in",
+    "- `arima` (5,1,5): passes over 1,000 rows, eleven per Gauss-Newton step, from seven starts. Optimisers end in",
     "  different local optima: some series end lower than statsmodels, more end higher.",
     "- Replay and score: reading and verifying the trace (two hashes, all invariants) is most of it. A window's shares",
     "  are read once; a constant forecast stays [1, L, E].",
