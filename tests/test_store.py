@@ -175,9 +175,7 @@ def test_another_trace_than_expected_is_refused(trace: Trace, tmp_path: Path) ->
         read_trace(path, expected_sha256="0" * 64)
 
 
-def test_a_trace_is_found_by_id_in_local_folders(
-    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trace_is_found_by_id_in_local_folders(trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`RECIPE/SPLIT/seedN` is looked up in $MOELOAD_TRACES; an unknown id lists what exists."""
     write_trace(trace, tmp_path / "own" / "test" / "seed0.parquet")
     monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path))

@@ -40,7 +40,9 @@ def run(
         int | None, typer.Option(help="Disjoint blocks of so many steps, each forecast as a whole (the paper's).")
     ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
-    jobs: Annotated[int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time on this machine.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time on this machine.")
+    ] = 1,
     backend: Annotated[str, typer.Option(help="loky (this machine), dask or ray (an existing cluster).")] = "loky",
     address: Annotated[
         str | None, typer.Option("--address", "--scheduler", help="The cluster's address, for dask and ray.")
