@@ -85,7 +85,8 @@ def arima_rows(peer: Path, quick: bool) -> list[Row]:
             f"origin. {(best < 1e-3).mean():.0%} of {len(best)} forecasts are within 0.1 % of the exact optimum near "
             f"our parameters (median {np.median(best):.1e}), {(off < 1e-3).mean():.0%} within 0.1 % of the default "
             f"fit, whose log-likelihood was lower by more than 0.1 for {(gain > 0.1).mean():.0%} of the series",
-            verdict(ratio >= 1000 and bool((best < 1e-3).mean() >= 0.95)),
+            verdict(ratio >= 1000 and bool((best < 1e-3).mean() >= 0.95))
+            + (", but against the exact optimum, which the default often misses" if (off < 1e-3).mean() < 0.95 else ""),
         ),
         Row(
             "the same, against statsforecast's ARIMA(1,1,1)",
@@ -114,13 +115,16 @@ def fev_row(peer: Path, quick: bool) -> Row:
         replay, peers = [sys.executable, str(HERE / "replay_job.py")], [str(peer), str(HERE / "peer_jobs.py")]
         run_json([*replay, "data", trace, "--layers", str(layers), *sizes])
         run_json([*peers, "fev-data", data, "--series", str(layers * 64), *sizes])
-        ours, theirs = [], []
-        for _ in range(2):
+        ours, theirs, decoding = [], [], []
+        for _ in range(3):
+            decoding.append(run_json([*replay, "decode", trace])["decode"])
             ours.append(run_json([*replay, "run", trace, "--windows", str(windows)]))
             theirs.append(run_json([*peers, "fev", data, "--windows", str(windows)]))
     total = [sum(v for k, v in job.items() if k != "peak_mb") for job in (*ours, *theirs)]
-    ratio, peak = float(np.mean(total[2:]) / np.mean(total[:2])), max(job["peak_mb"] for job in ours)
-    stages = ", ".join(f"{k} {ours[0][k]:.2f} against {theirs[0][k]:.2f} s" for k in ("load", "replay", "score"))
+    ratio, peak = float(np.median(total[3:]) / np.median(total[:3])), max(job["peak_mb"] for job in ours)
+    middle = {k: [float(np.median([job[k] for job in side])) for side in (ours, theirs)] for k in theirs[0]}
+    stages = ", ".join(f"{k} {middle[k][0]:.2f} against {middle[k][1]:.2f} s" for k in ("load", "replay", "score"))
+    stages += f"; of our loading {np.median(decoding):.2f} s is pyarrow decoding the file"
     return Row(
         f"replay and score, {layers * 64:,} series x {steps:,} steps x {windows} origins, H = 1,000, naive, "
         "against fev",
@@ -134,13 +138,22 @@ def command_row() -> list[Row]:
     """Cold commands: CPU seconds of the process and its children, and wall time."""
     help_cpu, help_wall = command_seconds(["--help"])
     run_cpu, run_wall = command_seconds(["run", "sw_avg", "--suite", "mini", "--fresh"])
-    all_cpu, all_wall = command_seconds(["run", "sw_avg", "arima", "lstm", "--suite", "mini", "--fresh", "--jobs", "2"])
+    classical = ["run", "sw_avg", "arima", "lstm", "--suite", "mini", "--fresh", "--jobs"]
+    walls: list[list[float]] = [[], []]
+    for _ in range(2):
+        walls[0].append(command_seconds([*classical, "1"])[1])
+        all_cpu, all_wall = command_seconds([*classical, "2"])
+        walls[1].append(all_wall)
+    faster = min(walls[0]) / min(walls[1])
     return [
         Row("`moeload-bench run sw_avg` on the mini suite, cold", "5 s, of which start-up 0.5 s",
             f"{run_cpu:.1f} s of CPU ({run_wall:.1f} s wall); `--help` {help_cpu:.2f} s ({help_wall:.2f} s wall)",
             verdict(run_cpu <= 5 and help_cpu <= 0.5)),
         Row("three classical baselines, two cores (suite v1; the mini suite stands in for it)", "5 minutes",
             f"{all_cpu:.0f} s of CPU over two workers, {all_wall:.0f} s wall", verdict(all_cpu <= 600)),
+        Row("two workers against one, the same work, wall time", "1.8 times",
+            f"{faster:.2f} times: {min(walls[1]):.0f} against {min(walls[0]):.0f} s, the better of two; other work on "
+            "the machine counts here", verdict(faster >= 1.8)),
     ]  # fmt: skip
 
 
@@ -206,8 +219,9 @@ BOUNDS = [
     "  origin the likelihood is evaluated from the sums some 130 times.",
     "- `arima` (5,1,5): passes over 1,000 rows, eleven per Gauss-Newton step, from seven starts. Optimisers end in",
     "  different local optima: some series end lower than statsmodels, more end higher.",
-    "- Replay and score: reading and verifying the trace (two hashes, all invariants) is most of it. A window's shares",
-    "  are read once; a constant forecast stays [1, L, E].",
+    "- Replay and score: reading the trace is most of it, and decoding parquet most of that; hashes and invariants are",
+    "  a fifth. Memory: the decoded table beside the arrays made from it. A constant forecast stays [1, L, E].",
+    "- Two workers: the fit of `lstm` is one unit of work, and every worker compiles `arima` and imports torch anew.",
     "- Mini suite: most of `lstm` is 600 updates of its `train` fit, most of `arima` is compilation.",
 ]
 

@@ -56,9 +56,18 @@ def run(path: Path, windows: int) -> dict[str, float]:
     }
 
 
+def decode(path: Path) -> dict[str, float]:
+    """pyarrow alone, one thread: what of the loading is decoding the file."""
+    import pyarrow.parquet as pq
+
+    start = time.process_time()
+    pq.read_table(path, use_threads=False)
+    return {"decode": time.process_time() - start}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=["data", "run"])
+    parser.add_argument("job", choices=["data", "run", "decode"])
     parser.add_argument("path", type=Path)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--experts", type=int, default=64)
@@ -68,7 +77,7 @@ def main() -> None:
     if args.job == "data":
         out = write_data(args.path, args.layers, args.experts, args.steps)
     else:
-        out = run(args.path, args.windows)
+        out = run(args.path, args.windows) if args.job == "run" else decode(args.path)
     print(json.dumps(out))
 
 
