@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks results tables figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -55,6 +55,16 @@ $(VENV)/.bench: $(VENV)/.venv pyproject.toml
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[all,dev]'
 	touch $@ $(VENV)/.bench
+
+# Side by side with statsmodels, statsforecast and fev (in an environment of its own): about ten minutes.
+bench-compare: $(VENV)/.dev
+	$(BIN)/python benchmarks/compare.py --out docs/performance.md
+
+# DeepSpeed, for the tests of its gate: built without its kernels, against the torch that is installed.
+$(VENV)/.deepspeed: $(VENV)/.dev
+	$(BIN)/python -m pip install -q setuptools wheel einops hjson msgpack ninja psutil py-cpuinfo
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --no-deps --no-build-isolation 'deepspeed==0.19.8'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache

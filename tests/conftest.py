@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +36,13 @@ def synthetic_trace(steps: int = 400, *, seed: int = 0, top_k: int = 2, tokens: 
         "step_time_s": np.full(steps, 0.1),
     }
     return Trace.from_arrays(load, tokens, top_k, columns=columns, global_batch_tokens=tokens, **meta)
+
+
+def need(module: str, how: str) -> Any:
+    """The module; without it the test is skipped, or fails where nothing may be missing (MOELOAD_REQUIRE_ALL)."""
+    if os.environ.get("MOELOAD_REQUIRE_ALL") and importlib.util.find_spec(module.split(".")[0]) is None:
+        pytest.fail(f"{module} is not installed: {how}")
+    return pytest.importorskip(module, reason=f"{module} is not installed: {how}")
 
 
 @pytest.fixture

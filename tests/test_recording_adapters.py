@@ -16,6 +16,7 @@ from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
 from moeload_bench.store import read_trace
+from tests.conftest import need
 from tests.recording.families import EXPERTS, tiny_model
 
 torch.set_num_threads(1)
@@ -44,7 +45,7 @@ def test_an_unknown_router_is_read_by_an_adapter_of_ones_own() -> None:
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
     """The real `TopKGate` on CPU: pre-drop counts are conserved, kept pairs are those of its dispatch mask."""
-    sharded = pytest.importorskip("deepspeed.moe.sharded_moe", reason="DeepSpeed is not installed")
+    sharded = need("deepspeed.moe.sharded_moe", "make .venv/.deepspeed")
     torch.manual_seed(0)
     gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2).train()
     masks: list[np.ndarray] = []
@@ -60,7 +61,7 @@ def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_deepspeed_layers_are_recorded(k: int, tmp_path: Path) -> None:
     """The real `MOELayer` asks its gate for sparse routes: counted as well, without halves, which nobody can tell."""
-    sharded = pytest.importorskip("deepspeed.moe.sharded_moe", reason="DeepSpeed is not installed")
+    sharded = need("deepspeed.moe.sharded_moe", "make .venv/.deepspeed")
     from deepspeed.moe.experts import Experts
 
     torch.manual_seed(0)
