@@ -55,10 +55,10 @@ def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITH
 
 
 def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
-    """Rows at which the recipe planned a shift: a new data stage, or a learning rate that jumps up.
+    """Rows at which the recipe planned a shift: a new data stage, or a learning rate that starts again.
 
-    ``lr_factor``: the least ratio of neighbouring learning rates that is a restart (a warm-up rises slower after its
-    first steps; the first 10 rows are left out).
+    A learning rate starts again where it jumps up by ``lr_factor``, or where it rises by ``lr_factor`` above the least
+    value it has fallen to (a restart that warms up). The first 10 rows are left out.
     """
     found = set()
     stage_S = trace.columns.get("stage")
@@ -68,4 +68,17 @@ def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
     if lr_S is not None:
         jump = (lr_S[1:] > lr_factor * lr_S[:-1]) & (lr_S[:-1] > 0)
         found |= {row for row in (np.flatnonzero(jump) + 1).tolist() if row > 10}
+        found |= {row for row in _rises_after_falls(lr_S.tolist(), lr_factor) if row > 10}
     return sorted(found)
+
+
+def _rises_after_falls(lr_S: Sequence[float], factor: float) -> list[int]:
+    """First rows after a fall from which the value climbs to ``factor`` times where the fall ended."""
+    rows, fallen = [], None
+    for row in range(1, len(lr_S)):
+        if lr_S[row] < lr_S[row - 1]:
+            fallen = row
+        elif fallen is not None and lr_S[row] > factor * lr_S[fallen]:
+            rows.append(fallen + 1)
+            fallen = None
+    return rows

@@ -286,6 +286,17 @@ def test_planned_shifts_are_stages_and_restarts():
     assert planned_shifts(trace) == [250, 300]
 
 
+def test_a_restart_that_warms_up_is_a_planned_shift() -> None:
+    """A cosine that falls and starts again through a warm-up: its ratio of neighbouring steps never exceeds two."""
+    warmup, period = 20, 150
+    step = np.arange(400) % period
+    wave = 0.1 + 0.9 * (1 + np.cos(np.pi * (step - warmup) / (period - warmup))) / 2
+    lr_S = np.where(step < warmup, (step + 1) / warmup, wave)
+    planned = planned_shifts(Trace.from_arrays(np.full((400, 1, 2), 3), top_k=1, columns={"lr": lr_S}))
+    assert [row // period for row in planned] == [1, 2]
+    assert all(row % period <= 1 for row in planned)
+
+
 def test_rules_that_cannot_work_are_refused():
     """Scales must divide the block and the block the window; thresholds must be in order."""
     with pytest.raises(SuiteError, match="scales that divide its block"):
