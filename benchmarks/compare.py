@@ -45,10 +45,11 @@ class Row(NamedTuple):
 
 def peer_python(cache: Path) -> Path:
     """The interpreter of the peers' environment, made when it is not there."""
-    python = cache / "peers" / "bin" / "python"
-    if not python.exists():
+    python, complete = cache / "peers" / "bin" / "python", cache / "peers" / "complete"
+    if not complete.exists():
         venv.create(cache / "peers", with_pip=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+        complete.touch()
     return python
 
 
