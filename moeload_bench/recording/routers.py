@@ -73,8 +73,8 @@ def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
     if indices.is_floating_point() or not isinstance(logits, torch.Tensor) or indices.dtype == torch.bool:
         raise _unknown(module, output)
     experts = logits.shape[-1]
-    index_TK = indices.reshape(-1, indices.shape[-1])
-    logits_TE = logits.reshape(-1, experts)
+    index_TK = indices if indices.ndim == 2 else indices.reshape(-1, indices.shape[-1])
+    logits_TE = logits if logits.ndim == 2 else logits.reshape(-1, experts)
     if len(index_TK) != len(logits_TE):
         raise _unknown(module, output)
     return Routing(
