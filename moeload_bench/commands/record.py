@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,12 +62,25 @@ def record(
     loaded = load_recipe(recipe)
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps)
     with torchrun_ranks() as ranks:
-        if not ranks.leads:
+        if ranks.leads:
+            with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
+                path = record_recipe(job, resume=resume, progress=report, ranks=ranks)
+            typer.echo(path)
+        else:
             record_recipe(job, resume=resume, ranks=ranks)
-            return
-        with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
-            path = record_recipe(job, resume=resume, progress=report, ranks=ranks)
-    typer.echo(path)
+    if ranks.count > 1:
+        _leave()
+
+
+def _leave() -> None:
+    """End this process now that its work is on disk, without the interpreter's teardown.
+
+    Threads that gloo leaves behind can abort the teardown ("terminate called without an active exception"), and
+    torchrun would then report a finished recording as failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager
