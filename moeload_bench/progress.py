@@ -22,6 +22,13 @@ def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Callable
     if quiet or not sys.stderr.isatty():
         yield _silent if quiet else _lines(unit)
         return
+    with terminal_bar(transient=True) as report:
+        yield report
+
+
+@contextmanager
+def terminal_bar(*, transient: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``report(done, total, what)`` that moves a bar with an estimate; ``transient``: it vanishes at the end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -39,7 +46,7 @@ def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Callable
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=transient) as bar:
         task = bar.add_task("starting", total=None)
 
         def report(done: int, total: int, what: str) -> None:

@@ -111,20 +111,10 @@ def step_progress(steps: int) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield lambda step, row: _line(step, steps, row)
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from moeload_bench.progress import terminal_bar
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=steps)
-        yield lambda step, row: bar.update(task, completed=step + 1, description=_describe(row))
+    with terminal_bar(transient=False) as show:
+        yield lambda step, row: show(step + 1, steps, _describe(row))
 
 
 def _line(step: int, steps: int, row: dict[str, Any]) -> None:
