@@ -15,6 +15,7 @@ from moeload_bench.states import StateRule
 ROOT = Path(__file__).parent.parent
 MODULES = (drift, forecaster, metrics, scoring, states, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
+RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recording" / "recipes").glob("*.toml")}
 OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
 
 
@@ -37,8 +38,8 @@ def exists(name):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_on_the_page_exists(page):
-    """Each name in code style is a metric, a floor, a constant, a field, a function, a module or a file that exists."""
-    for name in quoted(page) - OTHER:
+    """Each name in code style is a metric, floor, constant, field, recipe, function, module or file that exists."""
+    for name in quoted(page) - OTHER - RECIPES:
         if (ROOT / "traces" / f"{name}.parquet").exists():
             continue
         if "/" in name or name.startswith("moeload-bench "):
