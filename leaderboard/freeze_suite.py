@@ -1,53 +1,89 @@
 """Freeze a suite: traces by content hash and origins by the state rule, written as one TOML file.
 
-    python leaderboard/freeze_suite.py mini moeload_bench/data --description "..."
+    python -m leaderboard.freeze_suite mini moeload_bench/data
+    python -m leaderboard.freeze_suite v1 traces
+    python -m leaderboard.freeze_suite v1 traces --partial /tmp/v1-so-far.toml
 
-Splits say what is what: `test` runs are scored, `train` runs are open for fitting. Origins are spread evenly over the
-rows where all layers agree on the state and the largest horizon still fits; a run with fewer than 20 in a state is
-refused. Deterministic: the same traces give the same file.
+The plan of that name (leaderboard/plans/) says which runs it is made of; a missing or an extra run, a run of another
+recipe version, too few steps or no half batches are refused by name. `test` runs are scored, `train` runs are open for
+fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon still fits;
+fewer than 20 in a state are refused unless the plan says so. Deterministic: the same traces give the same file.
+
+With --partial what is there already makes a suite for trials, of another name and outside the package; what does not
+fit is listed and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from moeload_bench.errors import SuiteError
+from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems
+from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.states import StateRule, choose_origins, label_states
-from moeload_bench.store import data_sha256, list_traces, read_trace
-from moeload_bench.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace
+from moeload_bench.store import TraceRef, data_sha256, read_trace
+from moeload_bench.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
+from moeload_bench.trace import Trace
 
 SUITES = Path(__file__).resolve().parent.parent / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def freeze(name: str, folder: Path, description: str, baselines: tuple[str, ...], per_state: int) -> Suite:
-    """The suite over all traces of a folder; raises `SuiteError` for a run without enough origins in a state."""
+def freeze(
+    plan: Plan, folder: Path, per_state: int = ORIGINS_PER_STATE, partial: bool = False
+) -> tuple[Suite, list[str]]:
+    """The suite over the plan's runs, and what is wrong with the folder, in words.
+
+    Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
+    """
     rule = StateRule()
-    fit, scored = [], []
-    for ref in sorted(list_traces(folder)):
+    fit: list[FitTrace] = []
+    scored: list[SuiteTrace] = []
+    refs, wrong = compare_folder(plan, folder)
+    for ref in refs:
         trace = read_trace(ref.path)
-        sha256 = data_sha256(trace)
-        if trace.meta.split == "train":
-            fit.append(FitTrace(id=trace.id, data_sha256=sha256))
+        unfit = list(problems(plan, ref, trace))
+        wrong += unfit
+        if unfit:
             continue
-        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
-        chosen = choose_origins(labels, trace.step_S, HORIZONS[-1], per_state)
-        for state, origins in chosen.items():
-            if len(origins) < ORIGINS_PER_STATE:
-                raise SuiteError(f"{trace.id}: {len(origins)} origins are {state}, expected {ORIGINS_PER_STATE}")
-        entry = {state: tuple(origins) for state, origins in chosen.items()}
-        scored.append(SuiteTrace(id=trace.id, data_sha256=sha256, **entry))
-    return Suite(
-        name=name,
-        description=description,
+        entry = FitTrace(id=ref.id, data_sha256=data_sha256(trace))
+        if ref.id.split("/")[1] == "train":
+            fit.append(entry)
+            continue
+        chosen, missing = _origins(plan, ref, trace, rule, per_state)
+        wrong += missing
+        if any(chosen.values()) and (partial or not missing):
+            scored.append(SuiteTrace(**entry.model_dump(), **chosen))
+    if wrong and not partial:
+        raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
+    if not scored:
+        raise SuiteError(f"{folder}: no test run of the plan of suite {plan.name} can be scored")
+    suite = Suite(
+        name=f"{plan.name}-partial" if partial else plan.name,
+        description=plan.description,
         horizons=HORIZONS,
         quantiles=QUANTILES,
-        baselines=baselines,
+        baselines=plan.baselines,
         rule=rule,
         fit=tuple(fit),
         traces=tuple(scored),
     )
+    return suite, wrong
+
+
+def _origins(
+    plan: Plan, ref: TraceRef, trace: Trace, rule: StateRule, per_state: int
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Origins by state, and what is wrong with their number; a state with too few of them has none."""
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+    chosen: dict[str, tuple[int, ...]] = {}
+    wrong = []
+    for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], per_state).items():
+        line = lack(plan, ref.id, state, len(origins))
+        wrong += [line] if line else []
+        chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()
+    return chosen, wrong
 
 
 def to_toml(suite: Suite) -> str:
@@ -71,20 +107,46 @@ def _value(value: object) -> str:
     return str(value)
 
 
-def main() -> None:
-    """Write the suite's TOML file and print its hash."""
+def target_file(plan: Plan, suite: Suite, partial: Path | None) -> Path:
+    """Where the suite is written; raises `SuiteError` for a trial inside the package or a suite frozen otherwise."""
+    if partial is not None:
+        if partial.suffix != ".toml" or partial.resolve().is_relative_to(SUITES):
+            raise SuiteError(f"{partial}: a partial suite is a .toml file outside {SUITES}")
+        return partial
+    path = SUITES / f"{plan.name}.toml"
+    if path.is_file() and load_suite(path).sha256() != suite.sha256():
+        raise SuiteError(
+            f"{path}: suite {plan.name} is frozen with {load_suite(path).sha256()[:12]}, this would be "
+            f"{suite.sha256()[:12]}: other traces or origins make a new suite, not another version of this one"
+        )
+    return path
+
+
+def main() -> int:
+    """Write the suite's TOML file; print its runs, its hash and what was left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--description", required=True)
-    parser.add_argument("--baselines", nargs="+", default=["uniform", "last_value", "sw_avg", "arima", "lstm"])
+    parser.add_argument("plan", help="a name in leaderboard/plans/, or a TOML file")
+    parser.add_argument("folder", type=Path, help="the traces, as RECIPE/SPLIT/seedN.parquet")
     parser.add_argument("--per-state", type=int, default=ORIGINS_PER_STATE)
+    parser.add_argument("--partial", type=Path, metavar="OUT.toml", help="a trial with what is there")
     args = parser.parse_args()
-    suite = freeze(args.name, args.folder, args.description, tuple(args.baselines), args.per_state)
-    path = SUITES / f"{args.name}.toml"
+    try:
+        plan = load_plan(args.plan)
+        suite, wrong = freeze(plan, args.folder, args.per_state, args.partial is not None)
+        path = target_file(plan, suite, args.partial)
+    except MoeloadError as error:
+        print(error, file=sys.stderr)
+        return 2
     path.write_text(to_toml(suite))
-    print(f"{path}: suite {suite.name}, sha256 {suite.sha256()}")
+    for line in wrong:
+        print(f"left out: {line}")
+    for entry in suite.traces:
+        parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in ("transient", "stable") if (o := getattr(entry, s))]
+        print(f"{entry.id}: origins {', '.join(parts)}")
+    scored, open_ = len(suite.traces), len(suite.fit)
+    print(f"{path}: suite {suite.name}, {scored} scored and {open_} open runs, sha256 {suite.sha256()}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

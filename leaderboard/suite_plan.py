@@ -1,0 +1,128 @@
+"""What a suite is to be made of: a list of runs, committed once and read by whoever records or freezes them.
+
+    python -m leaderboard.suite_plan v1        # "RECIPE SEED SPLIT" for each run, in the order of recording
+
+A plan is one TOML file in leaderboard/plans/. `problems` says in words what stands between a folder of traces and the
+plan: a missing or an extra run, another recipe version, too few steps, no half batches.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.recording.recipe import load_recipe
+from moeload_bench.store import TraceRef, list_traces
+from moeload_bench.suite import ORIGINS_PER_STATE
+from moeload_bench.trace import Trace
+
+PLANS = Path(__file__).resolve().parent / "plans"
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lacking(_Record):
+    """A state that a run is not scored in, and why."""
+
+    state: Literal["transient", "stable"]
+    reason: str = Field(min_length=1)
+
+
+class Plan(_Record):
+    """The runs of a suite, how long each must be at least, and its baselines.
+
+    ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
+    `ORIGINS_PER_STATE` origins; they are scored in the other one.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")
+    description: str
+    steps: int = Field(ge=1)
+    baselines: tuple[str, ...]
+    runs: tuple[RunId, ...]
+    beside: tuple[RunId, ...] = ()
+    lacking: dict[str, Lacking] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if len({*self.runs, *self.beside}) != len(self.runs) + len(self.beside):
+            raise ValueError("a run is listed twice")
+        unknown = sorted(self.lacking.keys() - {run for run in self.runs if "/test/" in run})
+        if unknown:
+            raise ValueError(f"lacking names {unknown[0]}, which is not a test run of the plan")
+        return self
+
+
+def load_plan(name_or_path: str) -> Plan:
+    """A plan by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else PLANS / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise not_found("plan", name_or_path, [*sorted(p.stem for p in PLANS.glob("*.toml")), "FILE.toml"])
+    try:
+        return Plan.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path}: not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SuiteError(f"{path}: {'.'.join(map(str, first['loc'])) or 'plan'}: {first['msg']}") from None
+
+
+def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]:
+    """The plan's runs that the folder holds, by name, and a line for each run missing from it or there besides."""
+    found = {ref.id: ref for ref in list_traces(folder)}
+    extra = found.keys() - {*plan.runs, *plan.beside}
+    wrong = [f"{run}: missing from {folder}" for run in sorted(set(plan.runs) - found.keys())]
+    wrong += [f"{run}: in {folder}, but not in the plan of suite {plan.name}" for run in sorted(extra)]
+    return [found[run] for run in sorted(set(plan.runs) & found.keys())], wrong
+
+
+def problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
+    """What keeps a run out of the suite, in words."""
+    if trace.id != ref.id:
+        yield f"{ref.id}: the file holds {trace.id}"
+    recipe = load_recipe(ref.id.split("/")[0])
+    if trace.meta.recipe_version != recipe.version:
+        yield f"{ref.id}: recorded with version {trace.meta.recipe_version} of its recipe, which is at {recipe.version}"
+    if trace.meta.stride != 1:
+        yield f"{ref.id}: every {trace.meta.stride}th step, expected every step"
+    if trace.steps < plan.steps or not trace.meta.complete:
+        yield f"{ref.id}: {trace.steps} steps, expected at least {plan.steps} of a recording that was not broken off"
+    if "load_half" not in trace.columns:
+        yield f"{ref.id}: no column load_half, without which the batch noise is not measured"
+
+
+def lack(plan: Plan, run: str, state: str, origins: int) -> str | None:
+    """What is wrong with the number of origins of a run in a state, None for nothing."""
+    listed = plan.lacking.get(run)
+    if listed is not None and listed.state == state:
+        if origins >= ORIGINS_PER_STATE:
+            return f"{run}: the plan says that it lacks the {state} state, but it has {origins} origins there"
+        return None
+    if origins < ORIGINS_PER_STATE:
+        return (
+            f"{run}: {origins} origins are {state}, expected {ORIGINS_PER_STATE}: record more steps, or, where this is "
+            f'what the recipe does, say so in the plan ([lacking."{run}"], state, reason): it is then scored in its '
+            "other state only"
+        )
+    return None
+
+
+def main(plan: str) -> None:
+    """Print the runs for the recording script."""
+    for run in load_plan(plan).runs:
+        recipe, split, seed = re.fullmatch(r"(.+)/(.+)/seed(\d+)", run).groups()  # type: ignore[union-attr]  # RunId
+        print(recipe, seed, split)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
