@@ -20,15 +20,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
-from moeload_bench.trace import COLUMNS, REQUIRED_COLUMNS, Array, Trace, TraceMeta, check_trace, column_shape
+from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
+from moeload_bench.trace import COLUMNS, Array, Trace, TraceMeta, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-META_KEY = b"moeload"
-MAX_META_BYTES = 4 << 20
 TRACES_ENV = "MOELOAD_TRACES"
-ROW_GROUP_STEPS = 1024
 _ID = re.compile(r"(?P<recipe>[A-Za-z0-9][\w.-]*)/(?P<split>\w+)/seed(?P<run>\d+)")
 
 
@@ -135,15 +133,11 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     layer where there are some; `HashMismatchError` when content was edited or is another trace's.
     """
     where = str(path)
-    table, record = _read_table(Path(path))
-    stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
-    try:
-        meta = TraceMeta.model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
-    arrays = _decode(table, meta, where)
+    with open_parquet(Path(path)) as file:
+        record = read_record(file, where)
+        stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
+        meta = _meta(record, where)
+        arrays = read_columns(file, meta, where)
     run_S = arrays.pop("run")
     if (run_S != meta.run).any():
         raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")
@@ -159,60 +153,13 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     return trace
 
 
-def _read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise TraceError(f"{path}: no such file")
+def _meta(record: dict[str, Any], where: str) -> TraceMeta:
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            raw = (file.schema_arrow.metadata or {}).get(META_KEY)
-            if raw is None:
-                raise TraceError(f"{path}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
-            if len(raw) > MAX_META_BYTES:
-                raise TraceError(f"{path}: metadata has {len(raw)} bytes, at most {MAX_META_BYTES} are read")
-            table = file.read(use_threads=False)
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {error}") from None
-    try:
-        record = json.loads(raw)
-    except ValueError as error:
-        raise TraceError(f"{path}: metadata is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise TraceError(f"{path}: metadata is a JSON {type(record).__name__}, expected an object")
-    return table, record
-
-
-def _decode(table: pa.Table, meta: TraceMeta, where: str) -> dict[str, Array]:
-    missing = [name for name in REQUIRED_COLUMNS if name not in table.column_names]
-    if missing:
-        raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(table.column_names)}")
-    unknown = [name for name in table.column_names if name not in COLUMNS]
-    if unknown:
-        raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
-    return {name: _from_arrow(name, table.column(name), meta, where) for name in table.column_names}
-
-
-def _from_arrow(name: str, column: pa.ChunkedArray, meta: TraceMeta, where: str) -> Array:
-    import pyarrow as pa
-
-    if column.null_count:
-        raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
-    expected = column_shape(name, len(column), len(meta.layers), meta.experts)
-    flat: Any = column.combine_chunks()
-    for size in expected[1:]:
-        if not pa.types.is_fixed_size_list(flat.type) and not pa.types.is_list(flat.type):
-            raise TraceError(f"{where}: column {name} has type {column.type}, expected {len(expected) - 1} list levels")
-        rows, flat = len(flat), flat.flatten()
-        if len(flat) != rows * size or flat.null_count:
-            raise TraceError(f"{where}: column {name} has {len(flat)} cells in {rows} lists, expected {size} in each")
-    if flat.type != pa.from_numpy_dtype(np.dtype(COLUMNS[name].dtype)):
-        raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {COLUMNS[name].dtype}")
-    values: Array = flat.to_numpy(zero_copy_only=False).reshape(expected)
-    if name in REQUIRED_COLUMNS and values.dtype.kind == "f" and np.isnan(values).any():
-        raise TraceError(f"{where}: column {name} holds NaN")
-    return values
+        return TraceMeta.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
 
 
 # ---------------------------------------------------------------- finding
@@ -276,7 +223,8 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
     found = hub_read.fetch_trace(trace_id, hub)
     if found is None:
         return None
-    claimed = _read_table(found.path)[1].get("data_sha256")
+    with open_parquet(found.path) as file:
+        claimed = read_record(file, str(found.path)).get("data_sha256")
     if found.pin.data_sha256 not in (None, claimed):
         raise HashMismatchError(
             f"{found.pin}: {trace_id} has data_sha256 {claimed}, suite {found.pin.suite} was frozen with "

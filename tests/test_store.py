@@ -107,6 +107,14 @@ def _null(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("loss"), "loss", pa.array(values, pa.float32()))
 
 
+def _uneven(table: pa.Table) -> pa.Table:
+    """Three and five experts in the first two layers: as many cells as four and four."""
+    values = table.column("load").to_pylist()
+    values[0][1].append(values[0][0].pop())
+    column = pa.array(values, pa.list_(pa.list_(pa.int64())))
+    return table.set_column(table.column_names.index("load"), "load", column)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path, Trace], object], str]] = {
     "truncated file": (lambda p, t: p.write_bytes(p.read_bytes()[:-200]), "truncated or damaged"),
     "not parquet": (lambda p, t: p.write_bytes(b"hello"), "not a readable parquet file"),
@@ -134,6 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Trace], object], str]] = {
     "no rows": (lambda p, t: _rewrite(p, lambda x: x.slice(0, 0)), "no steps"),
     "edited covariate": (lambda p, t: _rewrite(p, _set("loss", t.columns["loss"] + 1)), "data_sha256 .*edited"),
     "edited metadata": (lambda p, t: _edit_meta(p, seed=77), "meta_sha256 .*edited"),
+    "absurd metadata": (lambda p, t: _edit_meta(p, experts=10**30), "does not fit in memory"),
     "unknown metadata field": (lambda p, t: _edit_meta(p, color="red"), "metadata field color"),
     "no metadata": (
         lambda p, t: pq.write_table(pq.read_table(p).replace_schema_metadata({}), p),
@@ -145,7 +154,11 @@ DAMAGE: dict[str, tuple[Callable[[Path, Trace], object], str]] = {
     ),
     "another number of experts": (
         lambda p, t: _rewrite(p, _set("load", t.load_SLE[:, :, :3])),
-        r"column load has \d+ cells in \d+ lists, expected 4",
+        "column load has lists of 3 cells, expected 4",
+    ),
+    "uneven lists that add up": (
+        lambda p, t: _rewrite(p, _uneven),
+        "column load has lists of 3 cells, expected 4",
     ),
     "empty cell": (lambda p, t: _rewrite(p, _null), "column loss has 1 empty cells"),
     "another run": (

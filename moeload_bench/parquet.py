@@ -1,0 +1,125 @@
+"""Trace columns out of parquet: one row group at a time, into arrays of known shape and dtype, without Python objects.
+
+Of a file only the arrays and one row group are in memory at once. Axis letters: S steps, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moeload_bench.errors import TraceError
+from moeload_bench.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+META_KEY = b"moeload"
+MAX_META_BYTES = 4 << 20
+ROW_GROUP_STEPS = 1024
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """The open file; whatever pyarrow refuses inside the block becomes a `TraceError` that names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise TraceError(f"{path}: no such file")
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {error}") from None
+
+
+def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
+    """The metadata record, hashes included, as it stands in the file; nothing but its size and form is checked."""
+    raw = (file.schema_arrow.metadata or {}).get(META_KEY)
+    if raw is None:
+        raise TraceError(f"{where}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
+    if len(raw) > MAX_META_BYTES:
+        raise TraceError(f"{where}: metadata has {len(raw)} bytes, at most {MAX_META_BYTES} are read")
+    try:
+        record = json.loads(raw)
+    except ValueError as error:
+        raise TraceError(f"{where}: metadata is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise TraceError(f"{where}: metadata is a JSON {type(record).__name__}, expected an object")
+    return record
+
+
+def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str, Array]:
+    """Every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
+
+    Raises `TraceError` for a missing or unknown column, another type or shape than the metadata's, and empty cells.
+    """
+    names = file.schema_arrow.names
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(names)}")
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown:
+        raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
+    steps, done = file.metadata.num_rows, 0
+    arrays = {name: _empty(column_shape(name, steps, len(meta.layers), meta.experts), name, where) for name in names}
+    for batch in file.iter_batches(batch_size=ROW_GROUP_STEPS, use_threads=False):
+        for name, array in arrays.items():
+            array[done : done + batch.num_rows] = _cells(name, batch.column(name), array.shape[1:], where)
+        done += batch.num_rows
+    if done != steps:
+        raise TraceError(f"{where}: {done} rows, the file's footer says {steps}")
+    return arrays
+
+
+def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
+    try:
+        return np.empty(shape, COLUMNS[name].dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise TraceError(f"{where}: column {name} of shape {shape} does not fit in memory: {error}") from None
+
+
+def _cells(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
+    """The rows of one column [rows, *cell_shape]."""
+    import pyarrow as pa
+
+    if column.null_count:
+        raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
+    flat: Any = column
+    for size in cell_shape:
+        flat = _flattened(name, flat, size, where)
+    dtype = COLUMNS[name].dtype
+    if flat.type != pa.from_numpy_dtype(np.dtype(dtype)):
+        raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {dtype} in each list level")
+    values: Array = flat.to_numpy(zero_copy_only=False).reshape(len(column), *cell_shape)
+    if name in REQUIRED_COLUMNS and values.dtype.kind == "f" and np.isnan(values).any():
+        raise TraceError(f"{where}: column {name} holds NaN")
+    return values
+
+
+def _flattened(name: str, lists: Any, size: int, where: str) -> Any:
+    """One list level less; every list must have exactly ``size`` cells."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_fixed_size_list(lists.type) and not pa.types.is_list(lists.type):
+        raise TraceError(f"{where}: column {name} has type {lists.type}, expected lists of {size}")
+    lengths = {lists.type.list_size} if pa.types.is_fixed_size_list(lists.type) else _lengths(pc, lists)
+    wrong = lengths - {size}
+    if wrong:
+        raise TraceError(f"{where}: column {name} has lists of {min(wrong)} cells, expected {size} in each")
+    flat = lists.flatten()
+    if flat.null_count:
+        raise TraceError(f"{where}: column {name} has {flat.null_count} empty cells, expected none")
+    return flat
+
+
+def _lengths(pc: Any, lists: Any) -> set[int]:
+    return set(np.unique(pc.list_value_length(lists).to_numpy()).tolist())
