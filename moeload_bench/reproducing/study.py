@@ -1,0 +1,141 @@
+"""The numbers of a reproduction, as records that can be written and read again.
+
+Axis letters: L MoE layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from moeload_bench.errors import ResultError
+
+Protocol = Literal["sliding", "blocks"]
+Part = Literal["all", "before", "after"]
+Value = float | None
+
+PAPER_FORECASTERS = ("lstm", "arima", "sw_avg")
+FORECASTERS = (*PAPER_FORECASTERS, "uniform")
+PROTOCOLS: tuple[Protocol, ...] = ("sliding", "blocks")
+METRICS = ("error_rate", "error_rate_uniform", "window_error_rate", "tv", "window_tv")
+"""Every reading of the paper's error that this package has; the floors know the same ones."""
+STATISTICS: tuple[tuple[str, int], ...] = (("variance", 10), ("variance", 100), ("range", 100))
+"""The paper's sliding statistics and their windows in steps."""
+PARTS: tuple[Part, ...] = ("all", "before", "after")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LayerStates(_Record):
+    """When a layer settles: steps, None for never. ``back``: fraction of the steps after the onset spent transient."""
+
+    name: str
+    onset: int | None
+    band: tuple[int | None, int | None]
+    back: float | None
+
+
+class Fluctuation(_Record):
+    """A sliding statistic of the shares per layer: mean over experts and over the steps before or after all onsets."""
+
+    statistic: str
+    window: int
+    part: Part
+    value_L: tuple[Value, ...]
+
+
+class ErrorRow(_Record):
+    """A forecaster's errors in one state: means over origins and layers; ``per_layer`` [L] of the sliding origins."""
+
+    protocol: Protocol
+    horizon: int
+    state: str
+    forecaster: str
+    origins: int
+    errors: dict[str, Value]
+    per_layer: dict[str, tuple[Value, ...]] = {}
+
+
+class FloorRow(_Record):
+    """A floor of every error in one state: mean over windows and layers."""
+
+    horizon: int
+    state: str
+    floor: str
+    mark: str
+    errors: dict[str, Value]
+
+
+class RunStudy(_Record):
+    """One run. ``targets``: what ran under each name; ``counts``: events that a forecaster counted itself."""
+
+    id: str
+    data_sha256: str
+    family: str
+    steps: int
+    experts: int
+    top_k: int | None
+    tokens: int | None
+    lstm: str
+    targets: dict[str, str]
+    states: tuple[LayerStates, ...]
+    fluctuation: tuple[Fluctuation, ...]
+    errors: tuple[ErrorRow, ...]
+    floors: tuple[FloorRow, ...]
+    counts: dict[str, dict[str, int]] = {}
+    failures: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def settled(self) -> int | None:
+        """The step from which every layer has been stable once; None when one never is."""
+        onsets = [layer.onset for layer in self.states]
+        return None if None in onsets else max(onset for onset in onsets if onset is not None)
+
+    def error(self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol) -> Value:
+        """A mean error, None where there is none."""
+        wanted = (protocol, horizon, state, forecaster)
+        for row in self.errors:
+            if (row.protocol, row.horizon, row.state, row.forecaster) == wanted:
+                return row.errors.get(metric)
+        return None
+
+    def floor(self, name: str, metric: str, *, state: str, horizon: int) -> Value:
+        """A floor, None where it is not given."""
+        for row in self.floors:
+            if (row.floor, row.state, row.horizon) == (name, state, horizon):
+                return row.errors.get(metric)
+        return None
+
+
+class Study(_Record):
+    """All runs, closest to the paper's first, and (id, reason) of the traces passed over."""
+
+    schema_version: Literal[1] = 1
+    every: int
+    horizons: tuple[int, ...]
+    named: bool = False
+    runs: tuple[RunStudy, ...]
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    def recipes(self) -> int:
+        """How many recipes the runs are of."""
+        return len({run.recipe for run in self.runs})
+
+
+def load_study(path: Path) -> Study:
+    """A study that was written before; raises `ResultError` for a file that holds none."""
+    try:
+        return Study.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ResultError(f"{path}: {'.'.join(map(str, first['loc'])) or 'study'}: {first['msg']}") from None
