@@ -29,7 +29,7 @@ from moeload_bench.noise import (
     relative_noise,
     sampling_noise,
 )
-from moeload_bench.scoring import horizon_rows, layer_mean
+from moeload_bench.scoring import horizon_rows, mean_over
 from moeload_bench.states import StateLabels, state_names
 from moeload_bench.trace import IntArray, Trace, shares
 
@@ -69,7 +69,7 @@ class Floors:
         """
         return {
             state: {
-                name: {metric: layer_mean(value_KL)[0] for metric, value_KL in floor.values.items()}
+                name: {metric: mean_over(value_KL, axis=1) for metric, value_KL in floor.values.items()}
                 for name, floor in floors.items()
                 if floor.values
             }

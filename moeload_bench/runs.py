@@ -23,7 +23,7 @@ from moeload_bench.harness import Answer, ForecastDigest, replay
 from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
 from moeload_bench.placement_cost import score_plans
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
-from moeload_bench.scoring import SCORING_VERSION, failure_scores, score_forecast
+from moeload_bench.scoring import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states import State
 from moeload_bench.store import read_trace
 from moeload_bench.suite import Suite, SuiteTrace, check_origins
@@ -207,15 +207,6 @@ def _errors(forecast: Forecast, origin: int, truth: Truth, suite: Suite) -> Scor
 def _plans(forecast: Forecast, answer: Answer, truth: Truth, suite: Suite) -> Scores:
     mean_KLE = forecast.window_means(suite.horizons)
     return score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))
-
-
-def mean_over(values: Any, axis: int) -> Any:
-    """Mean along an axis over the values that exist; NaN where none does, without a warning."""
-    array = np.asarray(values, dtype=np.float64)
-    exists = ~np.isnan(array)
-    count = exists.sum(axis=axis)
-    total = np.where(exists, array, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _cost(host: Host | None, truth: Truth) -> CostResult:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,13 +151,13 @@ def horizon_rows(horizons_K: Sequence[int], stride: int, rows: int) -> tuple[int
     return tuple(int(h) // stride for h in horizons_K)
 
 
-def layer_mean(score_KL: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Mean over the layers that have a score, NaN where none has; and how many there are. Two arrays [K]."""
-    valid = np.isfinite(score_KL)
-    count_K = valid.sum(axis=1)
-    mean_K = np.full(count_K.shape, np.nan)
-    np.divide(np.where(valid, score_KL, 0.0).sum(axis=1), count_K, out=mean_K, where=count_K > 0)
-    return mean_K, count_K.astype(np.int64)
+def mean_over(values: Any, axis: int) -> Any:
+    """Mean along an axis over the values that exist; NaN where none does, without a warning."""
+    array = np.asarray(values, dtype=np.float64)
+    exists = ~np.isnan(array)
+    count = exists.sum(axis=axis)
+    total = np.where(exists, array, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def failure_scores(uniform: Mapping[str, FloatArray], *, with_quantiles: bool = False) -> dict[str, FloatArray]:
