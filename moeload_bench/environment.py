@@ -31,9 +31,17 @@ def environment() -> Environment:
         commit=_commit(),
         python=platform.python_version(),
         versions=package_versions(),
-        hardware=f"{platform.machine()} {platform.system()}, {_cores()} cores",
+        hardware=f"{platform.machine()} {platform.system()}, {_processor()}, {_cores()} cores",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _processor() -> str:
+    """Its name: between two of them floating point may differ in the last place."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown processor"
 
 
 def _cores() -> int:

@@ -1,0 +1,108 @@
+"""The committed results of a suite, refused by name when they are not the suite's or not the code's.
+
+Whatever is made from results (tables, pages, comparisons) is made from what this returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.results import Result, load_result
+from moeload_bench.scoring import SCORING_VERSION
+from moeload_bench.submission import read_folder
+from moeload_bench.suite import Suite, load_suite
+from moeload_bench.targets import Target, parse_target, source_sha256
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "leaderboard" / "results"
+SUBMISSIONS = ROOT / "leaderboard" / "submissions"
+
+
+def suites_with_results(results: Path = RESULTS) -> list[str]:
+    """Names of the suites that have a committed result."""
+    return sorted({path.parent.name for path in results.glob("*/*.json")})
+
+
+def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
+    """The committed results of a suite: its baselines in their order, then the others by name.
+
+    Raises `ResultError` that names every file of another suite, of other traces or tasks, or of changed code.
+    """
+    tasks = load_suite(suite)
+    found = load_all(suite, results)
+    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in problems(result, tasks)]
+    if wrong:
+        raise ResultError(f"committed results of suite {suite}:\n" + "\n".join(f"  {line}" for line in wrong))
+    return ordered(list(found.values()), tasks)
+
+
+def load_all(suite: str, results: Path = RESULTS) -> dict[Path, Result]:
+    """Every record in the suite's folder; raises `ResultError` for one that cannot be read, or two of one name."""
+    found = {path: load_result(path) for path in sorted((results / suite).glob("*.json"))}
+    first: dict[str, Path] = {}
+    for path, result in found.items():
+        other = first.setdefault(result.name, path)
+        if other != path:
+            raise ResultError(f"{path}: a second result of {result.name}; the first is {other.name}")
+    return found
+
+
+def ordered(results: list[Result], suite: Suite) -> list[Result]:
+    """The suite's baselines in their order, then the others by name."""
+    found = {result.name: result for result in results}
+    first = [name for name in suite.baselines if name in found]
+    return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
+
+
+def problems(result: Result, suite: Suite) -> Iterator[str]:
+    """Why a result is not one of this suite and of this code, in words."""
+    if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
+        yield (
+            f"scored on suite {result.suite.name} {result.suite.sha256[:12]}, expected {suite.name} "
+            f"{suite.sha256()[:12]}"
+        )
+        return
+    if result.scoring_version != SCORING_VERSION:
+        yield f"scoring version {result.scoring_version}, expected {SCORING_VERSION}"
+    if result.seed != suite.seed:
+        yield f"seed {result.seed}, expected {suite.seed}"
+    yield from _runs(result, suite)
+    try:
+        now = source_sha256(target_of(result))
+    except MoeloadError as error:
+        yield f"its code cannot be found: {error}"
+    else:
+        if now != result.forecaster.source_sha256:
+            yield f"made from other code: {result.forecaster.source_sha256[:12]}, the source here is {now[:12]}"
+
+
+def _runs(result: Result, suite: Suite) -> Iterator[str]:
+    runs = {run.trace: run for run in result.runs}
+    expected = {entry.id: entry for entry in suite.traces}
+    for trace in sorted(expected.keys() - runs.keys()):
+        yield f"{trace}: missing; a result holds every run of the suite"
+    for trace in sorted(runs.keys() - expected.keys()):
+        yield f"{trace}: not in suite {suite.name}"
+    if len(runs) != len(result.runs):
+        yield "a run is listed twice"
+    for trace in sorted(expected.keys() & runs.keys()):
+        run, entry = runs[trace], expected[trace]
+        if run.data_sha256 != entry.data_sha256:
+            yield f"{trace}: scored on data {run.data_sha256[:12]}, expected {entry.data_sha256[:12]}"
+        tasks = {(task.origin, task.state) for task in run.tasks}
+        missing = sorted(set(entry.origins()) - tasks)
+        if missing or len(tasks) != len(run.tasks) or len(tasks) != len(entry.origins()):
+            at = f", origin {missing[0][0]} ({missing[0][1]}) is missing" if missing else ""
+            yield f"{trace}: {len(run.tasks)} tasks, expected the suite's {len(entry.origins())}{at}"
+
+
+def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
+    """What to run to obtain a result again: a submission's code, or a baseline.
+
+    Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
+    """
+    if (submissions / result.name / "submission.toml").is_file():
+        return read_folder(submissions / result.name).target()
+    return parse_target(result.forecaster.target)
