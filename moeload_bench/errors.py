@@ -106,3 +106,11 @@ def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
     names = sorted(known)
     listed = ", ".join(names) if names else "none"
     return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")
+
+
+def one_line(text: str) -> str:
+    """The text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
+
+    A message may quote what a stranger wrote: names of files and of fields, and what their code raised.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -8,7 +8,7 @@ that exists is complete, and it is never moved.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -76,16 +76,20 @@ def propose(
     title: str,
     description: str = "",
     *,
+    remove: Sequence[str] = (),
     repo_type: str = "dataset",
     api: HfApi | None = None,
 ) -> str:
-    """Open one pull request that adds or replaces files, and return its address. Raises `HubError`."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    """Open one pull request that adds, replaces or removes files, and return its address. Raises `HubError`."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     _check_repo(repo)
     api = api or HfApi()
     check_token(api)
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, content) for name, content in files.items()),
+        *(CommitOperationDelete(name) for name in remove),
+    ]
     made = _explained(
         repo,
         lambda: api.create_commit(

@@ -1,8 +1,8 @@
 """A submission's pinned packages, installed into a folder of their own, one per set of requirements.
 
-Only wheels are taken, and they are unpacked without running anything: the code of a stranger's package runs where the
-forecaster runs, in the sandbox, and never in this process. The folder comes first on the forecaster's path; what it
-does not hold (numpy, the contract) comes from this installation.
+Only wheels are taken: fetched first, then looked at, then unpacked without running anything. The code of a stranger's
+package runs where the forecaster runs, in the sandbox, and never in this process. The folder comes first on the
+forecaster's path; what it does not hold (numpy, the contract) comes from this installation.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
+import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import SubmissionError
 
 INSTALL_S = 1800.0
+MAX_FILES = 200_000
+MAX_UNPACKED_BYTES = 16 << 30  # a GPU build of torch with its libraries unpacks to about 7 GiB
 
 
 def install_packages(
@@ -28,38 +32,78 @@ def install_packages(
 ) -> Path | None:
     """The folder that holds the requirements and what they need; None when there are none.
 
-    Made once per set of requirements, Python version and source of wheels. ``find_links`` is a folder of wheels,
+    Made once per set of requirements, Python, platform and source of wheels. ``find_links`` is a folder of wheels,
     ``no_index`` uses no other source. Raises `SubmissionError` with pip's own words when they do not install.
     """
     if not requirements:
         return None
-    parts = [*requirements, sys.implementation.cache_tag or "", str(find_links and find_links.resolve()), str(no_index)]
-    folder = cache_dir() / "packages" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    folder = cache_dir() / "packages" / _key(requirements, find_links, no_index)
     if folder.is_dir():
         return folder
     if importlib.util.find_spec("pip") is None:
         raise SubmissionError("installing requirements needs pip in this environment: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".installing-"))
-    try:
-        _pip(scratch, requirements, find_links, no_index)
-        scratch.chmod(0o755)  # the sandbox's user reads it
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-", ignore_cleanup_errors=True) as scratch:
+        wheels, unpacked = Path(scratch) / "wheels", Path(scratch) / "unpacked"
+        source = [*(["--no-index"] if no_index else []), *(["--find-links", str(find_links)] if find_links else [])]
+        _pip("download", ["--dest", str(wheels), *source], requirements)
+        found = sorted(wheels.iterdir())
+        _check_wheels(found)
+        _pip("install", ["--target", str(unpacked), "--no-deps", "--no-compile", "--no-index"], map(str, found))
+        unpacked.chmod(0o755)  # the sandbox's user reads it
         if not folder.is_dir():
-            os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            os.replace(unpacked, folder)
     return folder
 
 
-def _pip(scratch: Path, requirements: Sequence[str], find_links: Path | None, no_index: bool) -> None:
-    options = ["--target", str(scratch), "--only-binary", ":all:", "--no-compile", "--no-input", "--quiet"]
-    options += ["--disable-pip-version-check", *(["--no-index"] if no_index else [])]
-    options += [] if find_links is None else ["--find-links", str(find_links)]
-    command = [sys.executable, "-m", "pip", "install", *options, "--", *requirements]
+def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str:
+    """A name for what pip would install; wheels of a folder count by name, size and time of change."""
+    parts = [*requirements, str(sys.implementation.cache_tag), sysconfig.get_platform(), str(no_index)]
+    if find_links is not None:
+        if not find_links.is_dir():
+            raise SubmissionError(f"{find_links}: no such folder of wheels")
+        stats = [(path.name, path.stat()) for path in sorted(find_links.glob("*.whl"))]
+        parts += [str(find_links.resolve()), *(f"{name} {one.st_size} {one.st_mtime_ns}" for name, one in stats)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _check_wheels(wheels: Iterable[Path]) -> None:
+    """Refuse archives that would write elsewhere, or fill the disk; raises `SubmissionError`."""
+    files = total = 0
+    for wheel in wheels:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise SubmissionError(f"the requirements do not install: {wheel.name}: not a wheel: {error}") from None
+        for member in members:
+            path = PurePosixPath(member.filename.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or ":" in member.filename or stat.S_ISLNK(_mode(member)):
+                raise SubmissionError(
+                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is a link or lies "
+                    "outside the wheel"
+                )
+        files += len(members)
+        total += sum(member.file_size for member in members)
+    if files > MAX_FILES or total > MAX_UNPACKED_BYTES:
+        raise SubmissionError(
+            f"the requirements do not install: {files} files of {total} bytes, at most {MAX_FILES} files of "
+            f"{MAX_UNPACKED_BYTES} bytes are unpacked"
+        )
+
+
+def _mode(member: zipfile.ZipInfo) -> int:
+    return member.external_attr >> 16
+
+
+def _pip(command: str, options: Sequence[str], what: Iterable[str]) -> None:
+    """Run pip; nothing of the working folder is imported (-P), and no source is built."""
+    quiet = ["--no-input", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
+    line = [sys.executable, "-P", "-m", "pip", command, *quiet, *options, "--", *what]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:
         raise SubmissionError(f"the requirements do not install within {INSTALL_S:g} s") from None
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        said = [one for one in done.stderr.splitlines() if one.startswith("ERROR")] or done.stderr.splitlines()
         raise SubmissionError(f"the requirements do not install: {' '.join(said)[:600]}")

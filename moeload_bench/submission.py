@@ -17,7 +17,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,10 +30,18 @@ RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
 MAX_REQUIREMENTS = 100
 NAME_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+MAX_INTEGER = 2**63  # what TOML promises, and what JSON readers elsewhere take
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)")
 _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
 _BASELINE_TARGET = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
+
+
+def _file_name(name: str) -> str:
+    """Windows keeps some names for devices, whatever follows a dot: a checkout with one of them fails there."""
+    if re.fullmatch(r"con|prn|aux|nul|(com|lpt)[0-9]", name.partition(".")[0]):
+        raise ValueError(f"{name!r} is the name of a device on Windows, where nobody could check the project out")
+    return name
 
 
 def _printable(text: str) -> str:
@@ -42,8 +50,14 @@ def _printable(text: str) -> str:
     return text
 
 
+def _simple(value: Scalar) -> bool:
+    if isinstance(value, str):
+        return value.isprintable() and len(value) <= 200
+    return not isinstance(value, int) or -MAX_INTEGER <= value < MAX_INTEGER
+
+
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=40)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=40), AfterValidator(_file_name)]
 Scalar = bool | int | float | str
 R = TypeVar("R", bound=BaseModel)
 
@@ -83,9 +97,9 @@ class Submission(_Record):
     @classmethod
     def _simple_values(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
         for key, value in kwargs.items():
-            texts = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
-            if not _KEY.fullmatch(key) or not all(text.isprintable() and len(text) <= 200 for text in texts):
-                raise ValueError(f"{key[:40]!r}: expected a Python name with short printable values")
+            values = value if isinstance(value, list) else [value]
+            if not _KEY.fullmatch(key) or len(values) > 1000 or not all(map(_simple, values)):
+                raise ValueError(f"{key[:40]!r}: expected a Python name with short printable values or 64-bit numbers")
         return kwargs
 
     @property
@@ -135,9 +149,10 @@ class Folder:
 
     def target(self) -> Target:
         """The target to run. It has not been imported."""
-        text = str(self.path / CODE) + ":" + self.record.target.split(":")[1] if self.record.has_code else None
-        found = parse_target(text or self.record.target)
-        return Target(self.record.target, found.module, found.file, found.class_name, kwargs=dict(self.record.kwargs))
+        text, kwargs = self.record.target, dict(self.record.kwargs)
+        if self.record.has_code:
+            return Target(text, None, (self.path / CODE).resolve(), text.partition(":")[2], kwargs=kwargs)
+        return replace(parse_target(text), kwargs=kwargs)
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -212,9 +227,10 @@ def _parse_record(text: str | None, folder: Path) -> Submission:
     if text is None:
         raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
     try:
-        return parse_submission(tomllib.loads(text), f"{folder / RECORD}")
-    except tomllib.TOMLDecodeError as error:
+        fields = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets without end
         raise SubmissionError(f"{folder / RECORD}: not TOML: {error}") from None
+    return parse_submission(fields, f"{folder / RECORD}")
 
 
 def _validated(kind: type[R], text: str | None, where: Path) -> R | None:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from moeload_bench.results import Result, RunResult, TaskResult
-from moeload_bench.scoring import SCORING_VERSION
+from moeload_bench.errors import SubmissionError
+from moeload_bench.placement_cost import ABOUT
+from moeload_bench.results import Result, RunResult, TaskResult, load_result
+from moeload_bench.scoring import METRICS, SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import baseline_names
@@ -19,7 +24,27 @@ PRIMARY = "window_tv"
 # Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
 RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
 SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
+MAX_CLAIM_BYTES = 32 << 20
+MAX_TEXT = 500
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
+_REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
+_OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)
+
+
+def load_claim(path: Path) -> Result:
+    """A submission's result; raises `SubmissionError` for what is no regular file of a sane size, `ResultError`."""
+    try:
+        mode = path.lstat()
+    except FileNotFoundError:
+        raise SubmissionError(f"{path}: no result; `moeload-bench submit` writes it there") from None
+    except OSError as error:
+        raise SubmissionError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode.st_mode):
+        raise SubmissionError(f"{path}: expected a regular file, got a link, folder or device")
+    if mode.st_size > MAX_CLAIM_BYTES:
+        raise SubmissionError(f"{path}: {mode.st_size} bytes, at most {MAX_CLAIM_BYTES} are accepted")
+    return load_result(path)
 
 
 def claim_sha256(result: Result) -> str:
@@ -29,7 +54,7 @@ def claim_sha256(result: Result) -> str:
 
 def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
     """Everything wrong with a submission and its result, in words that say what to do; [] when all is well."""
-    wrong = [*_identity(folder, result, suite), *_status(folder, result)]
+    wrong = [*_identity(folder, result, suite), *_status(folder, result), *_texts(result)]
     if result.suite.sha256 != suite.sha256():
         return wrong  # the rest would only repeat it
     return [*wrong, *_runs(result, suite)]
@@ -58,8 +83,8 @@ def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
             yield f"{what}: the result says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
     if made.source_sha256 != folder.source_sha256:
         yield (
-            f"the code has changed since the result was made: the source's hash is {folder.source_sha256[:12]}, the "
-            f"result was made from {made.source_sha256[:12]}: run `moeload-bench submit` again"
+            f"the code has changed since the result was made: the source's hash is {folder.source_sha256[:12]!r}, the "
+            f"result was made from {made.source_sha256[:12]!r}: run `moeload-bench submit` again"
         )
     if result.isolation not in ("process", "sandbox"):
         yield f"isolation: got {result.isolation!r}, expected process or sandbox"
@@ -74,6 +99,23 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
         yield "verification.json is about another result: remove it; the maintainers verify again"
     elif (result.status == "verified") != verification.verified:
         yield f"the result says {result.status}, verification.json says verified = {verification.verified}"
+
+
+def _texts(result: Result) -> Iterator[str]:
+    """Texts that are shown as they are: one line each, of a length that a page can hold."""
+    counts = [name for run in result.runs for name in run.counts]
+    for text in (*_strings(result.environment.model_dump()), *result.notes, *counts):
+        if len(text) > MAX_TEXT or not text.isprintable():
+            yield f"{text[:40]!r}: expected one line of at most {MAX_TEXT} printable characters"
+            return
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from (name, *_strings(value))
+    elif isinstance(tree, str):
+        yield tree
 
 
 def _runs(result: Result, suite: Suite) -> Iterator[str]:
@@ -93,7 +135,7 @@ def _runs(result: Result, suite: Suite) -> Iterator[str]:
 
 def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
     if run.data_sha256 != entry.data_sha256:
-        yield f"trace hash {run.data_sha256[:12]}, expected {entry.data_sha256[:12]}: the run was on other data"
+        yield f"trace hash {run.data_sha256[:12]!r}, expected {entry.data_sha256[:12]!r}: the run was on other data"
     if not _SHA256.fullmatch(run.forecasts_sha256):
         yield "forecasts_sha256 is not a SHA-256"
     wanted = entry.origins()
@@ -107,20 +149,30 @@ def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
     if missing or got != wanted:
         return
     names = set(run.tasks[0].metrics) if run.tasks else set()
+    yield from _names(names)
     for task in run.tasks:
         yield from _task(task, names, K)
     yield from _sums(run, K)
 
 
+def _names(names: set[str]) -> Iterator[str]:
+    """Those of every forecast, those of plans, and all of the quantiles' metrics or none."""
+    for name in sorted(names - _REQUIRED - _OPTIONAL):
+        if not _PLAN_METRIC.fullmatch(name):
+            yield f"metrics: {name[:40]!r} is unknown"
+    for name in sorted((_REQUIRED | (_OPTIONAL if names & _OPTIONAL else frozenset())) - names):
+        yield f"metrics: {name!r} is missing"
+
+
 def _task(task: TaskResult, names: set[str], K: int) -> Iterator[str]:
     where = f"origin {task.origin}"
-    if set(task.metrics) != names or PRIMARY not in names:
+    if set(task.metrics) != names:
         yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
         return
     if len(task.crossing) != K or any(len(value_K) != K for value_K in task.metrics.values()):
         yield f"{where}: expected one value for each of the {K} horizons"
         return
-    primary_K = task.metrics[PRIMARY]
+    primary_K = task.metrics.get(PRIMARY, ())
     if any(value is None or not 0 <= value <= 1 for value in primary_K):
         yield f"{where}: {PRIMARY} is {list(primary_K)}, expected numbers between 0 and 1"
     if task.failure is not None and any(value != 1 for value in primary_K):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from moeload_bench.packages import install_packages
 from moeload_bench.results import Result
 from moeload_bench.submission import (
     CODE,
+    MAX_BYTES,
     RECORD,
     REQUIREMENTS,
     Folder,
@@ -69,9 +69,16 @@ class Prepared:
         found = {f"submissions/{name}/{file}": text.encode() for file, text in self.draft.texts.items()}
         return {**found, result_path(self.result.suite.name, name): self.result.to_json().encode()}
 
+    def stale(self, present: Iterable[str]) -> list[str]:
+        """Those of the present paths that an earlier submission of the name left: its verification, other files."""
+        own = f"submissions/{self.draft.record.name}/"
+        return sorted(path for path in set(present) - self.files().keys() if path.startswith(own))
+
     def write(self, root: Path) -> None:
-        """Write folder and result below ``root``; a verification of an earlier result goes."""
-        (root / "submissions" / self.draft.record.name / "verification.json").unlink(missing_ok=True)
+        """Write folder and result below ``root``; what an earlier submission of the name left goes."""
+        folder = f"submissions/{self.draft.record.name}"
+        for name in self.stale(f"{folder}/{file}" for file in MAX_BYTES):
+            (root / name).unlink(missing_ok=True)
         for name, content in self.files().items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,13 +158,3 @@ def named(result: Result, folder: Folder) -> Result:
     """The result under the submission's name, with its requirements; paths of this machine are not in it."""
     made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
     return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})
-
-
-def check_owner(existing: str, record: Submission, where: str) -> None:
-    """A name that is taken can be used again by the same authors only; raises `SubmissionError`."""
-    try:
-        authors = tomllib.loads(existing).get("authors")
-    except tomllib.TOMLDecodeError:
-        authors = None
-    if authors != record.authors:
-        raise SubmissionError(f"{where}: the name {record.name!r} is taken by other authors: choose another --name")

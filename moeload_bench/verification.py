@@ -12,12 +12,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.evaluation import Progress
 from moeload_bench.harness import row_of
 from moeload_bench.isolate import Level, Limits
 from moeload_bench.memorising import TRACKER, future_altered, permuted_and_shifted, relative_loss
@@ -31,17 +32,6 @@ from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.targets import Target, parse_target
 from moeload_bench.trace import Trace
 
-# (relative, absolute): a re-run value may differ from the claim by the larger of the two. Other metrics: "".
-TOLERANCE: Mapping[str, tuple[float, float]] = {
-    "window_tv": (0.01, 1e-4),
-    "tv": (0.01, 1e-4),
-    "error_rate": (0.02, 1e-3),
-    "window_error_rate": (0.02, 1e-3),
-    "hot_recall": (0.0, 0.1),
-    "revival_recall": (0.0, 0.5),
-    "rank_correlation": (0.0, 0.1),
-    "": (0.02, 0.02),
-}
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
 MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}
 MAX_SHIFT_ROWS = 20
@@ -63,6 +53,7 @@ class Request:
     find_links: Path | None = None
     no_index: bool = False
     seed: int | None = None
+    progress: Progress = lambda done, total, what: None
 
 
 def verify(request: Request) -> Verification:
@@ -115,10 +106,12 @@ class _Rerun:
         self.fits: dict[str, Fitted] = {}
         self.references: dict[str, RunResult] = {}
         self.claimed = {run.trace: run for run in request.result.runs}
+        self.done = self.total = 0
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
         """Why it fails, [] when it does not; stops at the first kind of failure."""
         chosen = self._sampled()
+        self.total = self._expected(chosen)
         for entry in chosen:
             wrong = self._compare(entry)
             if wrong:
@@ -142,6 +135,18 @@ class _Rerun:
         count = max(1, math.ceil(self.request.sample * len(entries)))
         return [entries[i] for i in sorted(self.rng.choice(len(entries), size=count, replace=False))]
 
+    def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
+        """How many runs and fits there will be when all goes well: what progress counts to."""
+        both = 2 * sum(2 + sum(min(SPLICES_PER_STATE, len(o)) for o in _by_state(entry)) for entry in chosen)
+        fits = 2 if self.request.suite.fit else 0
+        if self.request.traces is None:
+            return both + fits
+        return both + fits + len(self.request.suite.traces) - len(chosen) + 2 * len(list_traces(self.request.traces))
+
+    def _report(self, what: str) -> None:
+        self.done += 1
+        self.request.progress(self.done, max(self.done, self.total), what)
+
     def _run(self, target: Target, entry: SuiteTrace, path: Path) -> RunResult:
         """One run. The suite holds the entry, so that finished work is never taken for that of other origins."""
         suite = self.request.suite
@@ -150,7 +155,11 @@ class _Rerun:
             suite = suite.model_copy(update={"traces": (*others, entry)})
         if target.text not in self.fits:
             self.fits[target.text] = fit(self.setting, self.request.paths, target)
-        return run_pair(Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text]))
+            if suite.fit:
+                self._report(f"the fit of {target.text}")
+        run = run_pair(Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text]))
+        self._report(f"{target.text} on {entry.id}")
+        return run
 
     def _relative(self, entry: SuiteTrace, wanted: Sequence[int] | None = None) -> float:
         """The claim's loss over the reference's on a run of the suite, over all or some origins."""
@@ -196,8 +205,7 @@ class _Rerun:
             yield self._relative(entry, [origin]), self._relative_on(_with_origins(entry, [origin]), other, scratch)
 
     def _splices(self, entry: SuiteTrace) -> list[int]:
-        by_state = [o for o in (entry.transient, entry.mixed, entry.stable) if o]
-        picks = [self.rng.choice(o, size=min(SPLICES_PER_STATE, len(o)), replace=False) for o in by_state]
+        picks = [self.rng.choice(o, size=min(SPLICES_PER_STATE, len(o)), replace=False) for o in _by_state(entry)]
         return sorted(int(origin) for pick in picks for origin in pick)
 
     def _relative_on(self, entry: SuiteTrace, trace: Trace, scratch: Path) -> float:
@@ -222,45 +230,13 @@ class _Rerun:
             yield before, self._both(own.traces[0], ref.path)
 
 
-def differences(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
-    """Each value of two runs of the same tasks that differs by more than its tolerance, in words."""
-    for one, other in zip(claimed.tasks, again.tasks, strict=True):
-        if one.failure is None and other.failure is not None:
-            yield f"origin {one.origin}: it fails here: {other.failure}"
-            continue
-        for metric in sorted(set(one.metrics) | set(other.metrics)):
-            missing = (None,) * len(horizons)
-            values = zip(horizons, one.metrics.get(metric, missing), other.metrics.get(metric, missing), strict=True)
-            for horizon, said, got in values:
-                if not _close(metric, said, got):
-                    yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
-    if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
-        yield "the floors are not those of the trace"
-
-
-def _close(metric: str, said: float | None, got: float | None) -> bool:
-    if said is None or got is None:
-        return said is got
-    relative, absolute = TOLERANCE.get(metric, TOLERANCE[""])
-    return math.isclose(said, got, rel_tol=relative, abs_tol=absolute)
-
-
-def _flat(tree: Any) -> list[float]:
-    """The numbers of nested records in the order of their names; NaN where there is none."""
-    if isinstance(tree, Mapping):
-        return [number for name in sorted(tree) for number in _flat(tree[name])]
-    return [math.nan if number is None else number for number in tree]
-
-
-def _paired(one: Any, other: Any) -> tuple[list[float], list[float]]:
-    """Two trees as equally long lists; of unequal trees, lists that differ."""
-    flat = _flat(one), _flat(other)
-    return flat if len(flat[0]) == len(flat[1]) else ([0.0], [1.0])
-
-
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
     """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
     return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
+
+
+def _by_state(entry: SuiteTrace) -> list[tuple[int, ...]]:
+    return [origins for origins in (entry.transient, entry.mixed, entry.stable) if origins]
 
 
 def _with_origins(entry: SuiteTrace, origins: Sequence[int], shift: int = 0) -> SuiteTrace:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from moeload_bench.commands.submit import open_pull_request, refuse_taken
+from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.packages import install_packages
 from moeload_bench.results import load_result
 from moeload_bench.submission import VERIFICATION, read_folder
 from moeload_bench.submission_check import check_submission
+from moeload_bench.submission_names import check_name
 from moeload_bench.submitting import Author, Prepared, make_draft, prepare
 from moeload_bench.targets import parse_target
 from moeload_bench.verification import Request, verify
@@ -58,12 +59,12 @@ def test_a_name_of_other_authors_is_refused(world: World, tmp_path: Path) -> Non
     folder, result = honest(tmp_path, world, authors=["A. Stranger"])
     (folder.path / VERIFICATION).write_text("{}")
     draft = make_draft(folder.target(), "mine", WHO, world.suite)
-    refuse_taken(draft, None, tmp_path)
+    check_name(draft.record, tmp_path)
     Prepared(draft, result).write(tmp_path)
     assert check_submission(read_folder(folder.path), result, world.suite) == []
     other = make_draft(folder.target(), "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
     with pytest.raises(SubmissionError, match="taken by other authors"):
-        refuse_taken(other, None, tmp_path)
+        check_name(other.record, tmp_path)
 
 
 @pytest.mark.slow
@@ -82,10 +83,11 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     (tmp_path / "my.py").write_text(NAIVE.replace("import numpy", "import moeload_test_helper\nimport numpy"))
     target = parse_target(f"{tmp_path / 'my.py'}:Mine")
     draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
-    refuse_taken(draft, REPO, tmp_path, api("outsider"))
+    there = look_at(REPO, api("outsider"))
+    there.refuse_taken(draft.record)
     prepared = prepare(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
     assert prepared.result.isolation == "sandbox"
-    number = int(open_pull_request(prepared, REPO, api("outsider")).rsplit("/", 1)[1])
+    number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
 
     download = {"repo_type": "dataset", "local_dir": tmp_path / "merged"}
     api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
@@ -100,7 +102,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
 
     rival = make_draft(target, "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
     with pytest.raises(SubmissionError, match="taken by other authors"):
-        refuse_taken(rival, REPO, tmp_path, api("outsider"))
+        look_at(REPO, api("outsider")).refuse_taken(rival.record)
 
 
 @pytest.mark.slow

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from moeload_bench.submitting import Draft, Prepared
+    from moeload_bench.submission import Submission
+    from moeload_bench.submitting import Prepared
+
+T = TypeVar("T")
 
 
 def submit(
@@ -49,6 +54,7 @@ def submit(
     from moeload_bench.environment import environment
     from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
+    from moeload_bench.submission_names import check_name
     from moeload_bench.submitting import Author, make_draft, prepare
     from moeload_bench.suite import load_suite
     from moeload_bench.targets import parse_target
@@ -56,8 +62,12 @@ def submit(
     tasks = load_suite(suite)
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     draft = make_draft(parse_target(target), name, who, tasks, None if requirements is None else _text(requirements))
-    refuse_taken(draft, repo, root)
     isolation = parse_level(level)
+    there = None if repo is None else look_at(repo, write=not dry_run)
+    if there is None:
+        check_name(draft.record, root)
+    else:
+        there.refuse_taken(draft.record)
     with pair_progress() as progress:
         prepared = prepare(
             draft, tasks, level=isolation, find_links=find_links, no_index=no_index, jobs=jobs, progress=progress
@@ -65,45 +75,62 @@ def submit(
     _show(prepared)
     if dry_run:
         typer.echo("dry run: nothing written, nothing sent")
-    elif repo is not None:
-        typer.echo(f"opened {open_pull_request(prepared, repo)}")
+    elif there is not None:
+        typer.echo(f"opened {there.open_pull_request(prepared)}")
     else:
         prepared.write(root)
         typer.echo(_git_steps(prepared, root))
 
 
-def refuse_taken(draft: Draft, repo: str | None, root: Path, api: HfApi | None = None) -> None:
-    """Raise `SubmissionError` when the name belongs to other authors, there or here."""
-    from moeload_bench.submission import RECORD
-    from moeload_bench.submitting import check_owner
+@dataclass(frozen=True)
+class Elsewhere:
+    """A results repository of the Hub, and the paths that it holds."""
 
-    path = f"submissions/{draft.record.name}/{RECORD}"
-    if repo is None:
-        if (root / path).is_file():
-            check_owner(_text(root / path), draft.record, str(root))
-        return
+    repo: str
+    paths: Sequence[str]
+    api: HfApi
+
+    def refuse_taken(self, record: Submission) -> None:
+        """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
+        from moeload_bench.submission import RECORD
+        from moeload_bench.submission_names import check_owner, names_in, refuse_lookalike
+
+        path = f"submissions/{record.name}/{RECORD}"
+        refuse_lookalike(record.name, names_in(self.paths))
+        if path in self.paths:
+            found = _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
+            check_owner(_text(Path(found)), record, self.repo)
+
+    def open_pull_request(self, prepared: Prepared) -> str:
+        """One pull request that holds the folder and the result; returns its address."""
+        from moeload_bench.hub import propose
+
+        record, suite = prepared.draft.record, prepared.result.suite
+        text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
+        title = f"Submission {record.name} on {suite.name}"
+        return propose(prepared.files(), self.repo, title, text, remove=prepared.stale(self.paths), api=self.api)
+
+
+def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsewhere:
+    """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import EntryNotFoundError
 
+    from moeload_bench.hub import check_token
+
+    api = api or HfApi()
+    if write:
+        check_token(api)
+    return Elsewhere(repo, _asked(repo, lambda: api.list_repo_files(repo, repo_type="dataset")), api)
+
+
+def _asked(repo: str, work: Callable[[], T]) -> T:
     from moeload_bench.errors import HubError
     from moeload_bench.hub_read import explain, request_errors
 
     try:
-        found = (api or HfApi()).hf_hub_download(repo, path, repo_type="dataset")
-    except EntryNotFoundError:
-        return
+        return work()
     except request_errors(ValueError) as error:
         raise HubError(f"{repo}: {explain(error)}") from None
-    check_owner(_text(Path(found)), draft.record, repo)
-
-
-def open_pull_request(prepared: Prepared, repo: str, api: HfApi | None = None) -> str:
-    """One pull request that holds the folder and the result; returns its address."""
-    from moeload_bench.hub import propose
-
-    record, suite = prepared.draft.record, prepared.result.suite
-    text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
-    return propose(prepared.files(), repo, f"Submission {record.name} on {suite.name}", text, api=api)
 
 
 def _text(path: Path) -> str:

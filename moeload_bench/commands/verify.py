@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.submission import Folder
+    from moeload_bench.suite import Suite
 
 
 def verify(
@@ -30,6 +35,17 @@ def verify(
     incoming: Annotated[
         bool, typer.Option("--incoming", help="With --check-only: a pull request, which brings no verification.json.")
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --incoming: the leaderboard/ folder before the pull request; a name that other authors have "
+            "there is refused.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON record: the verification, or what the check found.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
 ) -> None:
     """Verify a submission by running it again.
@@ -41,46 +57,80 @@ def verify(
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed.
     """
     from moeload_bench.isolate import parse_level
-    from moeload_bench.results import load_result
+    from moeload_bench.progress import pair_progress
     from moeload_bench.submission import VERIFICATION, read_folder
-    from moeload_bench.submission_check import check_submission
+    from moeload_bench.submission_check import check_submission, load_claim
     from moeload_bench.submitting import result_path
-    from moeload_bench.suite import load_suite
     from moeload_bench.verification import Request, locate
     from moeload_bench.verification import verify as run
 
+    if (base is not None and not incoming) or (incoming and not check_only):
+        raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
     read = read_folder(folder)
-    tasks = load_suite(suite or read.record.suite.name)
+    tasks = _suite_of(read, suite)
     place = folder.resolve().parent.parent / result_path(tasks.name, read.record.name)
-    result = load_result(place)
+    result = load_claim(place)
     if check_only:
-        own = [f"{VERIFICATION} is the maintainers' file: remove it"] if incoming and read.verification else []
-        _report(own + check_submission(read, result, tasks), "checked")
+        reasons = [*(_incoming(read, base) if incoming else []), *check_submission(read, result, tasks)]
+        _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
-    made = run(
-        Request(
-            read,
-            result,
-            tasks,
-            locate(tasks),
-            level=parse_level(level),
-            sample=sample,
-            traces=traces,
-            find_links=find_links,
-            no_index=no_index,
+    with pair_progress(unit="runs", quiet=as_json) as progress:
+        made = run(
+            Request(
+                read,
+                result,
+                tasks,
+                locate(tasks),
+                level=parse_level(level),
+                sample=sample,
+                traces=traces,
+                find_links=find_links,
+                no_index=no_index,
+                progress=progress,
+            )
         )
-    )
     if not dry_run:
         (folder / VERIFICATION).write_text(made.to_json())
         result.model_copy(update={"status": "verified" if made.verified else "claimed"}).save(place)
-    for name, growth in made.findings.items():
-        typer.echo(f"{name}: relative loss {growth:+.1%}")
-    _report(made.reasons, "verified")
+    if not as_json:
+        for name, growth in made.findings.items():
+            typer.echo(f"{name}: relative loss {growth:+.1%}")
+    _show(made.model_dump(mode="json"), made.reasons, "verified", as_json)
 
 
-def _report(reasons: list[str], word: str) -> None:
-    for reason in reasons:
-        typer.echo(f"not {word}: {reason}", err=True)
+def _suite_of(read: Folder, suite: str | None) -> Suite:
+    """The suite that the maintainer names, else the submission's; a stranger's word names no file here."""
+    from moeload_bench.errors import not_found
+    from moeload_bench.suite import load_suite, suite_names
+
+    claimed = read.record.suite.name
+    if suite is None and claimed not in suite_names():
+        raise not_found("suite", claimed, [*suite_names(), "FILE.toml by --suite"])
+    return load_suite(suite or claimed)
+
+
+def _incoming(read: Folder, base: Path | None) -> list[str]:
+    """What is wrong with a folder that comes from outside."""
+    from moeload_bench.errors import SubmissionError
+    from moeload_bench.submission import VERIFICATION
+    from moeload_bench.submission_names import check_name
+
+    reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
+    try:
+        check_name(read.record, base or read.path.resolve().parent.parent)
+    except SubmissionError as error:
+        reasons.append(str(error))
+    return reasons
+
+
+def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
+    from moeload_bench.errors import one_line
+
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+    for reason in reasons if not as_json else []:
+        typer.echo(f"not {word}: {one_line(reason)}", err=True)
     if reasons:
         raise typer.Exit(1)
-    typer.echo(word)
+    if not as_json:
+        typer.echo(word)

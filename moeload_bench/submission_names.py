@@ -1,0 +1,54 @@
+"""Whose name is it? A submission's name is free, or its own authors' again, and looks like no other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from moeload_bench.errors import SubmissionError
+from moeload_bench.submission import RECORD, Submission
+from moeload_bench.targets import baseline_names
+
+_LOOKS = str.maketrans("015._", "ols--")
+
+
+def look_of(name: str) -> str:
+    """What names that are mistaken for each other have in common: `sw_avg`, `sw-avg` and `5w.avg`."""
+    return name.translate(_LOOKS)
+
+
+def refuse_lookalike(name: str, others: Iterable[str]) -> None:
+    """Raise `SubmissionError` when a name differs from another one, or from a baseline's, only in its looks."""
+    for other in sorted({*others, *baseline_names()} - {name}):
+        if look_of(other) == look_of(name):
+            raise SubmissionError(f"the name {name!r} is too like {other!r}, which is taken: choose another --name")
+
+
+def check_owner(existing: str, record: Submission, where: str) -> None:
+    """A name that is taken can be used again by the same authors only; raises `SubmissionError`.
+
+    ``existing`` is the text of the other submission.toml.
+    """
+    try:
+        authors = tomllib.loads(existing).get("authors")
+    except (ValueError, RecursionError):
+        authors = None
+    if authors != record.authors:
+        raise SubmissionError(f"{where}: the name {record.name!r} is taken by other authors: choose another --name")
+
+
+def check_name(record: Submission, root: Path) -> None:
+    """`refuse_lookalike` and `check_owner` against the submissions below the root of a leaderboard on this machine."""
+    folder = root / "submissions"
+    refuse_lookalike(record.name, [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else [])
+    taken = folder / record.name / RECORD
+    if taken.is_file():
+        check_owner(taken.read_bytes().decode("utf-8", "replace"), record, str(root))
+
+
+def names_in(paths: Iterable[str]) -> list[str]:
+    """The names of submissions in a list of paths below the root of a leaderboard."""
+    found = (re.match(r"submissions/([^/]+)/", path) for path in paths)
+    return sorted({match[1] for match in found if match})
