@@ -16,7 +16,7 @@ Protocol = Literal["sliding", "blocks"]
 Part = Literal["all", "before", "after"]
 Value = float | None
 
-PAPER_FORECASTERS = ("lstm", "arima", "sw_avg")
+PAPER_FORECASTERS = ("sw_avg", "arima", "lstm")
 FORECASTERS = (*PAPER_FORECASTERS, "uniform")
 PROTOCOLS: tuple[Protocol, ...] = ("sliding", "blocks")
 METRICS = ("error_rate", "error_rate_uniform", "window_error_rate", "tv", "window_tv")
@@ -99,7 +99,14 @@ class RunStudy(_Record):
         onsets = [layer.onset for layer in self.states]
         return None if None in onsets else max(onset for onset in onsets if onset is not None)
 
-    def error(self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol) -> Value:
+    def fluctuates(self, statistic: str, window: int, part: Part) -> tuple[Value, ...]:
+        """A sliding statistic per layer; empty where it was not taken."""
+        for one in self.fluctuation:
+            if (one.statistic, one.window, one.part) == (statistic, window, part):
+                return one.value_L
+        return ()
+
+    def error(self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding") -> Value:
         """A mean error, None where there is none."""
         wanted = (protocol, horizon, state, forecaster)
         for row in self.errors:

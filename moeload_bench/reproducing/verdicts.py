@@ -1,0 +1,150 @@
+"""The figures by which each claim is judged, taken from a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from moeload_bench.noise import MEAN_ABS_NORMAL, sampling_variance
+from moeload_bench.reproducing.claims import ABOVE, BACK, BELOW, FACTOR, NEAR_FLOOR, Finding, judge, within
+from moeload_bench.reproducing.facts import Setup, paper
+from moeload_bench.reproducing.study import (
+    METRICS,
+    PAPER_FORECASTERS,
+    PROTOCOLS,
+    STATISTICS,
+    Part,
+    Protocol,
+    RunStudy,
+    Study,
+    Value,
+)
+
+GPT3_TOKENS = 2048
+"""Tokens per sequence of GPT-3; the paper does not state its own."""
+PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last onset", "after": "after it"}
+
+
+def findings(study: Study) -> list[Finding]:
+    """Every claim in every variant that the study has numbers for."""
+    runs, short, long = study.runs, study.horizons[0], study.horizons[-1]
+    found = [
+        *_states(runs),
+        *_first(runs),
+        *_transient(runs, short),
+        *_order(runs, "sw-arima", "sw_avg", "arima", study.horizons),
+        *_order(runs, "arima-lstm", "arima", "lstm", study.horizons),
+        *_longer(runs, short, long),
+        *_size(runs, study.horizons),
+        *_floor(runs, short),
+    ]
+    return [finding for finding in found if any(figure is not None for figure in finding.figures)]
+
+
+def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
+    """A layer that never becomes stable counts as transient throughout."""
+    back = [max(1.0 if layer.back is None else layer.back for layer in run.states) for run in runs]
+    yield judge("settles", "state labels", "all layers", back, within(0.0, BACK))
+    for statistic, window in STATISTICS:
+        falls = [
+            ratio(_mean(run.fluctuates(statistic, window, "before")), _mean(run.fluctuates(statistic, window, "after")))
+            for run in runs
+        ]
+        yield judge("calmer", "mean over layers", f"{statistic}, w = {window}", falls, ABOVE)
+    onsets = [ratio(run.settled, paper().onset.steps) for run in runs]
+    yield judge("onset", "state labels", "last layer", onsets, within(1.0 / FACTOR, FACTOR))
+
+
+def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
+    for part, name in PART_NAMES.items():
+        for statistic, window in STATISTICS:
+            leads = [_lead(run.fluctuates(statistic, window, part)) for run in runs]
+            yield judge("first", name, f"{statistic}, w = {window}", leads, ABOVE)
+
+
+def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
+    for name in PAPER_FORECASTERS:
+        for metric in METRICS:
+            figures = [
+                ratio(run.error(name, metric, state="transient", horizon=horizon), stable(run, name, metric, horizon))
+                for run in runs
+            ]
+            yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, figures, ABOVE)
+
+
+def _order(runs: Sequence[RunStudy], claim: str, better: str, worse: str, horizons: Sequence[int]) -> Iterator[Finding]:
+    for protocol, horizon in _protocols(horizons):
+        for metric in METRICS:
+            figures = [
+                ratio(stable(run, better, metric, horizon, protocol), stable(run, worse, metric, horizon, protocol))
+                for run in runs
+            ]
+            yield judge(claim, f"{protocol}, h = {horizon:,}", metric, figures, BELOW)
+
+
+def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
+    for name in PAPER_FORECASTERS:
+        for metric in METRICS:
+            figures = [ratio(stable(run, name, metric, long), stable(run, name, metric, short)) for run in runs]
+            yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, figures, ABOVE)
+
+
+def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding]:
+    for name in PAPER_FORECASTERS:
+        for protocol, horizon in _protocols(horizons):
+            reported = paper().reported(name, horizon)
+            if not reported:
+                continue
+            about = [one.value for one in reported if one.bound == "about"]
+            bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
+            for metric in METRICS:
+                figures = [stable(run, name, metric, horizon, protocol) for run in runs]
+                yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, figures, bounds)
+
+
+def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
+    for floor in ("floor_sampling", "floor_batch"):
+        for metric in METRICS:
+            figures = [
+                ratio(
+                    stable(run, "sw_avg", metric, horizon),
+                    run.floor(floor, metric, state="stable", horizon=horizon),
+                )
+                for run in runs
+            ]
+            variant = f"sw_avg over {floor}, sliding, h = {horizon:,}"
+            yield judge("floor", variant, metric, figures, within(-math.inf, NEAR_FLOOR))
+
+
+def stable(run: RunStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding") -> Value:
+    """A forecaster's mean error over the origins in the stable state."""
+    return run.error(name, metric, state="stable", horizon=horizon, protocol=protocol)
+
+
+def ratio(top: Value, bottom: Value) -> Value:
+    """top / bottom, None where either does not exist or the bottom is 0."""
+    return None if top is None or not bottom else top / bottom
+
+
+def sampling_error(setup: Setup, top_k: int, tokens: int = GPT3_TOKENS) -> float:
+    """Per-step relative error of a forecaster that knows the routing of a balanced setup: what draws alone leave."""
+    p = 1.0 / setup.experts
+    variance = float(sampling_variance(np.array(p), np.array(top_k * tokens * setup.sequences), top_k))
+    return MEAN_ABS_NORMAL * math.sqrt(variance) / p
+
+
+def _protocols(horizons: Sequence[int]) -> list[tuple[Protocol, int]]:
+    return [(protocol, horizon) for protocol in PROTOCOLS for horizon in horizons]
+
+
+def _lead(value_L: Sequence[Value]) -> Value:
+    """The first layer's value over the largest of the others."""
+    others = [value for value in value_L[1:] if value is not None]
+    return ratio(value_L[0], max(others)) if value_L and others else None
+
+
+def _mean(value_L: Sequence[Value]) -> Value:
+    known = [value for value in value_L if value is not None]
+    return sum(known) / len(known) if known else None
