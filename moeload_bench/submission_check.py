@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import SubmissionError
+from moeload_bench.isolate import Level, parse_level
 from moeload_bench.placement_cost import ABOUT
 from moeload_bench.results import Result, RunResult, TaskResult, load_result
 from moeload_bench.scoring import METRICS, SCORING_VERSION
@@ -24,12 +25,23 @@ PRIMARY = "window_tv"
 # Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
 RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
 SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
+APART: tuple[Level, ...] = ("process", "sandbox")
 MAX_CLAIM_BYTES = 32 << 20
 MAX_TEXT = 500
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
 _REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
 _OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)
+
+
+def apart_level(text: str) -> Level:
+    """A level at which a stranger's code may run; raises `IsolationError`, or `SubmissionError` for one too low."""
+    level = parse_level(text)
+    if level not in APART:
+        raise SubmissionError(
+            f"isolation: got {text!r}, expected {' or '.join(APART)}: a claim is made and verified so"
+        )
+    return level
 
 
 def load_claim(path: Path) -> Result:
@@ -86,8 +98,8 @@ def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
             f"the code has changed since the result was made: the source's hash is {folder.source_sha256[:12]!r}, the "
             f"result was made from {made.source_sha256[:12]!r}: run `moeload-bench submit` again"
         )
-    if result.isolation not in ("process", "sandbox"):
-        yield f"isolation: got {result.isolation!r}, expected process or sandbox"
+    if result.isolation not in APART:
+        yield f"isolation: got {result.isolation!r}, expected {' or '.join(APART)}"
 
 
 def _status(folder: Folder, result: Result) -> Iterator[str]:

@@ -11,11 +11,11 @@ from moeload_bench.errors import SubmissionError
 from moeload_bench.submission import RECORD, Submission
 from moeload_bench.targets import baseline_names
 
-_LOOKS = str.maketrans("015._", "ols--")
+_LOOKS = str.maketrans("015i._", "olsl--")
 
 
 def look_of(name: str) -> str:
-    """What names that are mistaken for each other have in common: `sw_avg`, `sw-avg` and `5w.avg`."""
+    """What names that are mistaken for each other have in common: `sw_avg` and `5w-avg`, `arima` and `ar1ma`."""
     return name.translate(_LOOKS)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,18 +131,24 @@ def prepare(
     no_index: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Conformance, then the suite, both on the very files that are submitted and at one level of isolation.
 
-    Raises `SubmissionError` when a rule is broken, a task fails or the check would refuse the outcome.
+    ``say`` hears what begins. Raises `SubmissionError` when a rule is broken, a task fails or the check would refuse
+    the outcome.
     """
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
+        if folder.requirements:
+            say(f"installing {len(folder.requirements)} requirements and what they need")
         packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)
         target = replace(folder.target(), packages=packages)
+        say("checking the contract on small synthetic runs")
         broken = [rule for rule in check_forecaster(target, level=level) if rule.required and not rule.passed]
         if broken:
             raise SubmissionError(f"conformance: {broken[0].rule}: {broken[0].message}; see `moeload-bench check`")
+        say(f"running suite {suite.name}: {len(suite.traces)} runs at level {level}")
         (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=progress)
         result = named(result, folder)
         if result.failures:

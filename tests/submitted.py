@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from leaderboard.freeze_suite import to_toml
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result
 from moeload_bench.store import data_sha256, write_trace
@@ -46,6 +48,15 @@ class World:
     suite: Suite
     paths: dict[str, Path]
 
+    @property
+    def root(self) -> Path:
+        """The folder that holds the traces, for $MOELOAD_TRACES, and the suite's file."""
+        return next(iter(self.paths.values())).parents[2]
+
+    @property
+    def suite_file(self) -> str:
+        return str(self.root / "small.toml")
+
 
 def make_world(root: Path) -> World:
     """Two recipes of one run each, four origins a run."""
@@ -55,7 +66,9 @@ def make_world(root: Path) -> World:
         paths[trace.id] = write_trace(trace, root / f"{trace.id}.parquet")
         origins: dict[str, Any] = {"transient": (50, 100), "stable": (200, 250)}
         entries.append(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins))
-    return World(Suite(name="small", horizons=HORIZONS, traces=tuple(entries)), paths)
+    world = World(Suite(name="small", horizons=HORIZONS, traces=tuple(entries)), paths)
+    Path(world.suite_file).write_text(to_toml(world.suite))
+    return world
 
 
 def fields_of(world: World, **changes: Any) -> dict[str, Any]:
@@ -93,3 +106,25 @@ def honest(root: Path, world: World, **changes: Any) -> tuple[Folder, Result]:
     """A folder and the result that belongs to it."""
     folder = read_folder(write_folder(root, world, **changes))
     return folder, result_of(folder, world)
+
+
+def place(root: Path, world: World, **changes: Any) -> Path:
+    """A folder and its result below the root of a leaderboard, as `submit` writes them; returns the folder."""
+    folder, result = honest(root, world, **changes)
+    result.save(root / "results" / "small" / f"{folder.record.name}.json")
+    return folder.path
+
+
+def wheel(folder: Path, name: str, version: str, code: str, members: dict[str, str] | None = None) -> Path:
+    """A small wheel, written by hand; ``members`` are put into it besides."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", code)
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+        for member, content in (members or {}).items():
+            file.writestr(member, content)
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ BAD_FIELDS = [
     ({"name": ".."}, "name"),
     ({"name": "Mine"}, "name"),
     ({"name": "a" * 41}, "name"),
+    ({"name": "con"}, "name"),
+    ({"name": "aux.net"}, "name"),
+    ({"name": "mine\n"}, "name"),
+    ({"name": "\u043cine"}, "name"),
     ({"authors": []}, "authors"),
     ({"authors": ["two\nlines"]}, "authors"),
     ({"licence": "x" * 201}, "licence"),
@@ -65,6 +70,10 @@ BAD_FIELDS = [
     ({"kwargs": {"a b": 1}}, "kwargs"),
     ({"kwargs": {"a": float("nan")}}, "kwargs"),
     ({"kwargs": {"a": {"b": 1}}}, "kwargs"),
+    ({"kwargs": {"a": 2**63}}, "kwargs"),
+    ({"kwargs": {"a": [1, 10**5000]}}, "kwargs"),
+    ({"kwargs": {"a": "x" * 201}}, "kwargs"),
+    ({"kwargs": {"a": [1] * 1001}}, "kwargs"),
     ({"fitted_beyond_train": "no"}, "fitted_beyond_train"),
     ({"suite": {"name": "../v1", "sha256": "0" * 64}}, "suite.name"),
     ({"suite": {"name": "v1", "sha256": "0"}}, "suite.sha256"),
@@ -133,6 +142,31 @@ def _not_toml(folder: Path) -> None:
     (folder / RECORD).write_text("name = ")
 
 
+def _digits(folder: Path) -> None:
+    (folder / RECORD).write_text("name = " + "9" * 5000)
+
+
+def _brackets(folder: Path) -> None:
+    (folder / RECORD).write_text("name = " + "[" * 8000)
+
+
+def _dots(folder: Path) -> None:
+    (folder / RECORD).write_text("name" + ".a" * 7000 + " = 1")
+
+
+def _huge_hex(folder: Path) -> None:
+    (folder / RECORD).write_text((folder / RECORD).read_text().replace("[kwargs]", "[kwargs]\na = 0x" + "f" * 8000))
+
+
+def _other_case(folder: Path) -> None:
+    (folder / RECORD.upper()).write_text("on some file systems this is submission.toml")
+
+
+def _device(folder: Path) -> None:
+    (folder / CODE).unlink()
+    os.mkfifo(folder / CODE)
+
+
 def _other_name(folder: Path) -> None:
     (folder / RECORD).write_text((folder / RECORD).read_text().replace('"mine"', '"yours"'))
 
@@ -142,6 +176,8 @@ def _other_name(folder: Path) -> None:
     [
         (_binary, "not text"), (_nul, "not text"), (_large, "at most 262144"), (_link, "regular file"),
         (_stranger, "unexpected 'weights.bin'"), (_no_code, "there is no forecaster.py"),
+        (_digits, "not TOML"), (_brackets, "not TOML"), (_dots, "submission.toml: name"), (_huge_hex, "kwargs"),
+        (_other_case, "unexpected 'SUBMISSION.TOML'"), (_device, "regular file"),
         (_no_record, "no submission.toml"), (_not_toml, "not TOML"), (_other_name, "must be named 'yours'"),
     ],
 )  # fmt: skip
@@ -151,3 +187,17 @@ def test_a_spoiled_folder_is_refused_with_the_reason(spoil: Any, message: str, t
     spoil(folder)
     with pytest.raises(SubmissionError, match=message):
         read_folder(folder)
+
+
+def test_a_linked_folder_is_refused(tmp_path: Path, world: World) -> None:
+    """A folder elsewhere cannot pose as one of the leaderboard."""
+    (tmp_path / "link").symlink_to(write_folder(tmp_path, world))
+    with pytest.raises(SubmissionError, match="expected a folder"):
+        read_folder(tmp_path / "link")
+
+
+def test_the_target_is_the_file_in_the_folder_wherever_that_is(tmp_path: Path, world: World) -> None:
+    """Also below a path that holds the characters of a target's text."""
+    folder = read_folder(write_folder(tmp_path / "me@home:py", world, kwargs={"window": 5}))
+    target = folder.target()
+    assert (target.file, target.class_name, target.kwargs) == (folder.path / CODE, "Mine", {"window": 5})

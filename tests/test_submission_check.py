@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from moeload_bench.errors import ResultError, SubmissionError, one_line
 from moeload_bench.results import Result, load_result
 from moeload_bench.submission import CODE, Folder, Verification, read_folder
-from moeload_bench.submission_check import check_submission, claim_sha256
+from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
 from moeload_bench.suite import load_suite
 from tests.submitted import World, honest, make_world
 
@@ -48,6 +50,16 @@ def edit(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return tree
 
 
+def everywhere(name: str, values: Any = (0.0, 0.0, 0.0)) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """A change of a run's tasks: one metric more in each, or less."""
+
+    def change(task: dict[str, Any]) -> dict[str, Any]:
+        metrics = {**task["metrics"], name: values}
+        return {**task, "metrics": {key: value for key, value in metrics.items() if value is not None}}
+
+    return lambda tasks: [change(task) for task in tasks]
+
+
 FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "another suite's hash": ("suite/sha256", "0" * 64, "suite hash"),
     "another suite's name": ("suite/name", "other", "suite name"),
@@ -69,6 +81,20 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "an impossible number": ("runs/0/tasks/0/metrics/window_tv/0", 1.5, "between 0 and 1"),
     "a missing number": ("runs/0/tasks/0/metrics/window_tv/0", None, "between 0 and 1"),
     "a missing horizon": ("runs/0/tasks/0/metrics/tv", lambda values: values[1:], "each of the 3 horizons"),
+    "an unknown metric": ("runs/0/tasks", everywhere("<i>tv</i>"), "is unknown"),
+    "a metric in no task": (
+        "runs/0/tasks",
+        everywhere("tv", None),
+        "'tv' is missing",
+    ),
+    "quantiles by half": (
+        "runs/0/tasks",
+        everywhere("wql"),
+        "'coverage' is missing",
+    ),
+    "text of many lines": ("environment/hardware", "fast\n::error::", "one line"),
+    "endless text": ("notes", ["x" * 501], "one line"),
+    "counts with escapes": ("runs/0/counts", {"\x1b[2J": 1}, "one line"),
     "a missing metric": ("runs/0/tasks/1/metrics", lambda m: {"window_tv": m["window_tv"]}, "metrics"),
     "a hidden failure": ("runs/0/tasks/0/failure", "it raised", "failed task scores"),
     "missing layers": ("runs/0/per_layer", {}, "per_layer"),
@@ -127,3 +153,39 @@ def test_a_real_sized_result_recomputes() -> None:
 
     result, suite = load_result(path), load_suite("mini")
     assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []
+
+
+@pytest.mark.parametrize("kind", ["link", "device", "none", "large"])
+def test_a_result_is_a_file_of_a_sane_size(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link could show what it names, a device would never end."""
+    path = tmp_path / "mine.json"
+    if kind == "link":
+        path.symlink_to("/etc/hostname")
+    elif kind == "device":
+        os.mkfifo(path)
+    elif kind == "large":
+        monkeypatch.setattr("moeload_bench.submission_check.MAX_CLAIM_BYTES", 3)
+        path.write_text("{   }")
+    said = {"none": "no result; `moeload-bench submit`", "large": "at most 3 are"}.get(kind, "expected a regular file")
+    with pytest.raises(SubmissionError, match=said):
+        load_claim(path)
+
+
+SPOILED = {
+    "not JSON": "{",
+    "a list": "[]",
+    "another version": '{"schema_version": 2}',
+    "endless brackets": "[" * 100_000,
+    "a number of many digits": '{"seed": ' + "9" * 5000 + "}",
+    "a name with an escape": '{"\\u001b[2J": 1}',
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_result_of_another_form_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    """Each with the file's name; what a stranger wrote moves no cursor when it is printed."""
+    path = tmp_path / "mine.json"
+    path.write_text(SPOILED[name])
+    with pytest.raises(ResultError, match=r"mine\.json: ") as caught:
+        load_claim(path)
+    assert one_line(str(caught.value)).isprintable()

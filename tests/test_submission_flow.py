@@ -9,7 +9,6 @@ import pytest
 
 from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
-from moeload_bench.packages import install_packages
 from moeload_bench.results import load_result
 from moeload_bench.submission import VERIFICATION, read_folder
 from moeload_bench.submission_check import check_submission
@@ -19,8 +18,7 @@ from moeload_bench.targets import parse_target
 from moeload_bench.verification import Request, verify
 from tests.attacks.arena import require_sandbox
 from tests.hub import LocalHub
-from tests.submitted import NAIVE, World, honest, make_world
-from tests.test_verification import wheel
+from tests.submitted import NAIVE, World, honest, make_world, wheel
 
 pytest_plugins = ("tests.hub.fixtures",)
 REPO = "acme/results"
@@ -114,8 +112,3 @@ def test_conformance_comes_first(world: World, tmp_path: Path) -> None:
     draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
     with pytest.raises(SubmissionError, match="conformance: "):
         prepare(draft, world.suite, paths=world.paths, level="process")
-
-
-def test_no_requirements_need_no_folder() -> None:
-    """And no pip."""
-    assert install_packages(()) is None

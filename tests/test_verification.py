@@ -6,7 +6,6 @@ Level `none` stands in for the sandbox here, for speed; the whole way through th
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from moeload_bench.submission import Folder, Verification, read_folder
 from moeload_bench.trace import check_trace
 from moeload_bench.verification import MAX_GROWTH, Request, verify
 from tests.conftest import synthetic_trace
-from tests.submitted import NAIVE, World, honest, make_world, result_of, write_folder
+from tests.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -169,17 +168,6 @@ def test_memory_of_the_public_traces_is_rejected(by_content: bool, test: str, wo
     folder, result = honest(tmp_path, world, code=code, target="forecaster.py:Remembers")
     made = verified(folder, result, world)
     assert any(reason.startswith(test) for reason in made.reasons), (made.reasons, made.findings)
-
-
-def wheel(folder: Path, name: str, version: str, code: str) -> None:
-    """A small wheel, written by hand."""
-    folder.mkdir(exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}.py", code)
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", "")
 
 
 @pytest.mark.slow

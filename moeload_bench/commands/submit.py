@@ -20,7 +20,9 @@ T = TypeVar("T")
 
 def submit(
     target: Annotated[str, typer.Argument(help="FILE.py:Class with optional @key=value,...; or a baseline's name.")],
-    name: Annotated[str, typer.Option("--name", help="The submission's name: small letters, digits, dots, dashes.")],
+    name: Annotated[
+        str, typer.Option("--name", help="The submission's name: small letters and digits, with . _ - between.")
+    ],
     author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
     licence: Annotated[str, typer.Option("--licence", help="The licence of the code.")] = "Apache-2.0",
     link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
@@ -52,8 +54,8 @@ def submit(
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
     from moeload_bench.environment import environment
-    from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
+    from moeload_bench.submission_check import apart_level
     from moeload_bench.submission_names import check_name
     from moeload_bench.submitting import Author, make_draft, prepare
     from moeload_bench.suite import load_suite
@@ -62,7 +64,7 @@ def submit(
     tasks = load_suite(suite)
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     draft = make_draft(parse_target(target), name, who, tasks, None if requirements is None else _text(requirements))
-    isolation = parse_level(level)
+    isolation = apart_level(level)
     there = None if repo is None else look_at(repo, write=not dry_run)
     if there is None:
         check_name(draft.record, root)
@@ -70,7 +72,14 @@ def submit(
         there.refuse_taken(draft.record)
     with pair_progress() as progress:
         prepared = prepare(
-            draft, tasks, level=isolation, find_links=find_links, no_index=no_index, jobs=jobs, progress=progress
+            draft,
+            tasks,
+            level=isolation,
+            find_links=find_links,
+            no_index=no_index,
+            jobs=jobs,
+            progress=progress,
+            say=lambda text: typer.echo(text, err=True),
         )
     _show(prepared)
     if dry_run:

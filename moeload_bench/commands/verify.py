@@ -54,12 +54,12 @@ def verify(
     compares within stated tolerances; looks for memorised traces by altered ones. Writes verification.json into the
     folder and the status into the result.
 
-    Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed.
+    Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder or
+    its result cannot be read, or the request cannot be served.
     """
-    from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
     from moeload_bench.submission import VERIFICATION, read_folder
-    from moeload_bench.submission_check import check_submission, load_claim
+    from moeload_bench.submission_check import apart_level, check_submission, load_claim
     from moeload_bench.submitting import result_path
     from moeload_bench.verification import Request, locate
     from moeload_bench.verification import verify as run
@@ -74,6 +74,8 @@ def verify(
         reasons = [*(_incoming(read, base) if incoming else []), *check_submission(read, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
+    if read.requirements:
+        typer.echo(f"installing {len(read.requirements)} requirements and what they need", err=True)
     with pair_progress(unit="runs", quiet=as_json) as progress:
         made = run(
             Request(
@@ -81,7 +83,7 @@ def verify(
                 result,
                 tasks,
                 locate(tasks),
-                level=parse_level(level),
+                level=apart_level(level),
                 sample=sample,
                 traces=traces,
                 find_links=find_links,

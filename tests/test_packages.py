@@ -1,0 +1,83 @@
+"""A submission's requirements: wheels only, looked at before they are unpacked, and nothing of them runs here."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from moeload_bench import packages
+from moeload_bench.errors import SubmissionError
+from moeload_bench.packages import install_packages
+from tests.submitted import wheel
+
+
+def test_no_requirements_need_no_folder() -> None:
+    """And no pip."""
+    assert install_packages(()) is None
+
+
+@pytest.mark.parametrize(
+    "member", ["../outside.py", "/tmp/outside.py", "a/../../outside.py", "..\\\\outside.py", "c:/outside"]
+)
+def test_a_wheel_that_writes_elsewhere_is_refused(member: str, tmp_path: Path) -> None:
+    """Named by the wheel and the path in it, before anything is unpacked."""
+    path = wheel(tmp_path, "evil", "1.0", "", {member: "boo"})
+    with pytest.raises(SubmissionError, match=r"evil-1\.0-py3-none-any\.whl: .*outside"):
+        packages._check_wheels([path])
+
+
+def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from what the archive says it unpacks to: more than that is never written."""
+    monkeypatch.setattr(packages, "MAX_UNPACKED_BYTES", 1 << 20)
+    path = wheel(tmp_path, "bomb", "1.0", "", {"zeros": "0" * (2 << 20)})
+    with pytest.raises(SubmissionError, match="at most 200000 files of 1048576 bytes"):
+        packages._check_wheels([path])
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    """By its name."""
+    (tmp_path / "a-1.0-py3-none-any.whl").write_text("not a zip")
+    with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: not a wheel"):
+        packages._check_wheels(tmp_path.iterdir())
+
+
+def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Instead of pip's words about an index."""
+    with pytest.raises(SubmissionError, match="missing: no such folder of wheels"):
+        install_packages(("a==1.0",), find_links=tmp_path / "missing", no_index=True)
+
+
+@pytest.mark.slow
+def test_sources_are_never_built(tmp_path: Path) -> None:
+    """A source archive whose setup.py would leave a mark: not taken, no mark."""
+    mark = tmp_path / "mark"
+    source = tmp_path / "a-1.0"
+    source.mkdir()
+    (source / "setup.py").write_text(
+        f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup(name='a', version='1.0')\n"
+    )
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: a\nVersion: 1.0\n")
+    (tmp_path / "wheels").mkdir()
+    with tarfile.open(tmp_path / "wheels" / "a-1.0.tar.gz", "w:gz") as archive:
+        archive.add(source, "a-1.0")
+    with pytest.raises(SubmissionError, match="do not install"):
+        install_packages(("a==1.0",), find_links=tmp_path / "wheels", no_index=True)
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_a_changed_wheel_is_installed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One folder per content of the wheelhouse; the working folder's own `pip.py` is not what runs."""
+    (tmp_path / "pip.py").write_text("raise SystemExit('the wrong pip')")
+    monkeypatch.chdir(tmp_path)
+    wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n")
+    first = install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    assert first == install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    wheel(tmp_path / "wheels", "a", "1.0", "X = 2  # changed\n")
+    second = install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    assert first is not None
+    assert second is not None
+    assert first != second
+    assert [(one / "a.py").read_text()[:5] for one in (first, second)] == ["X = 1", "X = 2"]
