@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables reproduce figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -35,7 +35,12 @@ results: $(VENV)/.dev
 	$(MAKE) tables
 
 tables: $(VENV)/.dev
-	$(BIN)/python leaderboard/make_tables.py
+	$(BIN)/python -m leaderboard.make_tables
+
+# Run the committed results of a suite again and compare; writes nothing.
+SUITE ?= mini
+reproduce: $(VENV)/.bench
+	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/figures/make.sh

@@ -18,6 +18,7 @@ from moeload_bench.targets import Target, parse_target, source_sha256
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
+OTHER_CODE = "made from other code"
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
@@ -31,16 +32,16 @@ def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
     Raises `ResultError` that names every file of another suite, of other traces or tasks, or of changed code.
     """
     tasks = load_suite(suite)
-    found = load_all(suite, results)
+    found = load_all(tasks, results)
     wrong = [f"{path.name}: {line}" for path, result in found.items() for line in problems(result, tasks)]
     if wrong:
-        raise ResultError(f"committed results of suite {suite}:\n" + "\n".join(f"  {line}" for line in wrong))
+        raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in wrong))
     return ordered(list(found.values()), tasks)
 
 
-def load_all(suite: str, results: Path = RESULTS) -> dict[Path, Result]:
+def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
     """Every record in the suite's folder; raises `ResultError` for one that cannot be read, or two of one name."""
-    found = {path: load_result(path) for path in sorted((results / suite).glob("*.json"))}
+    found = {path: load_result(path) for path in sorted((results / suite.name).glob("*.json"))}
     first: dict[str, Path] = {}
     for path, result in found.items():
         other = first.setdefault(result.name, path)
@@ -75,7 +76,7 @@ def problems(result: Result, suite: Suite) -> Iterator[str]:
         yield f"its code cannot be found: {error}"
     else:
         if now != result.forecaster.source_sha256:
-            yield f"made from other code: {result.forecaster.source_sha256[:12]}, the source here is {now[:12]}"
+            yield f"{OTHER_CODE}: {result.forecaster.source_sha256[:12]}, the source here is {now[:12]}"
 
 
 def _runs(result: Result, suite: Suite) -> Iterator[str]:

@@ -1,18 +1,23 @@
 """Fill the generated parts of README.md and docs/ from committed results (`make tables`).
 
-A generated part stands between two comment lines, `<!-- generated: SUITE METRIC -->` and `<!-- end -->`. With `--check`
-nothing is written and the exit status says whether anything would change. Numbers are never typed by hand.
+A generated part stands between two comment lines, `<!-- generated: SUITE METRIC -->` and `<!-- end -->`; the one named
+`<!-- generated: results page -->` is everything about every suite that has results. With `--check` nothing is written
+and the exit status says whether anything would change. Numbers are never typed by hand: a result of another suite or of
+changed code is refused by name.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
-from pathlib import Path
 
+from leaderboard.committed import ROOT, committed_results, suites_with_results
+from leaderboard.results_page import suite_page
 from moeload_bench import card
-from moeload_bench.results import Result, load_result
+from moeload_bench.errors import MoeloadError
+from moeload_bench.results import Result
 from moeload_bench.suite import STATES, load_suite
 from moeload_bench.tables import (
     COST_HEADINGS,
@@ -26,38 +31,49 @@ from moeload_bench.tables import (
     result_grid,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "leaderboard" / "results"
 PART = re.compile(r"(<!-- generated: (?P<suite>\S+) (?P<metric>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def committed_results(suite: str) -> list[Result]:
-    """The committed results of a suite: its baselines in their order, then the others by name."""
-    found = {result.name: result for result in map(load_result, sorted((RESULTS / suite).glob("*.json")))}
-    first = [name for name in load_suite(suite).baselines if name in found]
-    return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
+@functools.cache
+def results_of(suite: str) -> tuple[Result, ...]:
+    """The committed results of a suite, read once."""
+    return tuple(committed_results(suite))
 
 
-def to_markdown(grid: Grid) -> str:
+def to_markdown(grid: Grid, with_cost: bool = True) -> str:
     """A result table as Markdown, its caption below."""
-    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill", *COST_HEADINGS]
+    cost = COST_HEADINGS if with_cost else ()
+    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill", *cost]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 2)]
     for state in (*STATES, CROSSING):
         for row in (row for row in grid.rows if row.state == state):
-            values = [state, f"`{row.forecaster}`", *cells(row), row.skill, *cost_cells(row)]
+            values = [state, f"`{row.forecaster}`", *cells(row), row.skill, *cost_cells(row)[: len(cost)]]
             lines.append("| " + " | ".join(values) + " |")
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
                 floor_K = map(number, grid.floors[state, floor])
-                lines.append("| " + " | ".join([state, f"*{marked(floor, grid)}*", *floor_K, "", "", ""]) + " |")
-    return "\n".join([*lines, "", grid.caption, ""])
+                empty = [""] * (1 + len(cost))
+                lines.append("| " + " | ".join([state, f"*{marked(floor, grid)}*", *floor_K, *empty]) + " |")
+    caption = grid.caption if with_cost else "\n".join(x for x in grid.caption.split("\n") if not x.startswith("ms:"))
+    return "\n".join([*lines, "", caption, ""])
+
+
+def results_page() -> str:
+    """Every suite with results, the latest first."""
+    pages = [
+        suite_page(load_suite(name), results_of(name), functools.partial(to_markdown, with_cost=False))
+        for name in reversed(suites_with_results())
+    ]
+    return "\n\n".join(pages) + "\n"
 
 
 def filled(text: str) -> str:
     """The text with every generated part made anew."""
 
     def part(match: re.Match[str]) -> str:
-        grid = result_grid(committed_results(match["suite"]), match["metric"])
+        if (match["suite"], match["metric"]) == ("results", "page"):
+            return f"{match[1]}\n{results_page()}\n{match[4]}"
+        grid = result_grid(results_of(match["suite"]), match["metric"])
         if grid is None:
             raise SystemExit(f"no committed result of suite {match['suite']} has the metric {match['metric']}")
         return f"{match[1]}\n{to_markdown(grid)}\n{match[4]}"
@@ -84,4 +100,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MoeloadError as error:
+        sys.exit(str(error))

@@ -53,13 +53,16 @@ class Errors:
 def errors_of(results: Sequence[Result], metric: str) -> Errors:
     """The metric of results on one suite; raises `ResultError` when they do not have the same tasks."""
     first = results[0]
-    keys = [(run.trace, task.origin) for run in first.runs for task in run.tasks]
+    keys = _task_keys(first)
     for result in results:
         if result.suite.sha256 != first.suite.sha256:
             raise ResultError(f"{result.name} was scored on suite {result.suite.name} {result.suite.sha256[:12]}, "
                               f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
-        if [(run.trace, task.origin) for run in result.runs for task in run.tasks] != keys:
-            raise ResultError(f"{result.name} and {first.name} do not have the same tasks")
+        if result.scoring_version != first.scoring_version:
+            raise ResultError(f"{result.name} was scored by version {result.scoring_version} of the scoring, "
+                              f"{first.name} by {first.scoring_version}")  # fmt: skip
+        if _task_keys(result) != keys:
+            raise ResultError(f"{result.name} and {first.name} do not have the same tasks on the same traces")
     K = len(first.suite.horizons)
     tasks = [(run, task) for run in first.runs for task in run.tasks]
     return Errors(
@@ -69,6 +72,10 @@ def errors_of(results: Sequence[Result], metric: str) -> Errors:
         np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_),
         {result.name: _values(result, metric, K) for result in results},
     )
+
+
+def _task_keys(result: Result) -> list[tuple[str, str, int]]:
+    return [(run.trace, run.data_sha256, task.origin) for run in result.runs for task in run.tasks]
 
 
 def _values(result: Result, metric: str, K: int) -> FloatArray:

@@ -89,8 +89,9 @@ def run(
 
 
 def file_name(target: str) -> str:
-    """A forecaster's name as a file name."""
-    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in target)
+    """A forecaster's name as a file name: `arima@order=[1,1,1]` becomes `arima_order=1-1-1`."""
+    plain = "".join(char for char in target if char not in "[]\"' ").replace(",", "-")
+    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
 
 
 def _installed(defaults: Sequence[str]) -> list[str]:

@@ -1,0 +1,182 @@
+"""Run the committed results of a suite again and compare (`make reproduce SUITE=mini`).
+
+    python -m leaderboard.reproduce mini
+    python -m leaderboard.reproduce v1 --only sw_avg arima --jobs 2
+
+On the machine where a result was made (same processor, versions of Python and of the numerical libraries) every score,
+floor and forecast must be the same; elsewhere scores must agree within leaderboard/tolerances.toml, which says how far
+and why for each forecaster. Commit, hardware and measured costs are not compared. Nothing is written: finished work
+from the cache is neither used nor replaced. What differs is printed with trace, state, horizon, metric, got and
+committed, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leaderboard.committed import OTHER_CODE, RESULTS, ROOT, load_all, ordered, problems, target_of
+from moeload_bench.agreement import TOLERANCE, differences
+from moeload_bench.environment import environment
+from moeload_bench.errors import MoeloadError, ResultError, not_found
+from moeload_bench.evaluation import evaluate
+from moeload_bench.isolate import parse_level
+from moeload_bench.progress import pair_progress
+from moeload_bench.results import Environment, Result, RunResult
+from moeload_bench.suite import Suite, load_suite
+
+TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
+EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}
+NOT_COMPARED = {"cost"}
+MAX_LINES = 20
+"""Differences printed of each result; the rest is counted."""
+
+
+def same_machine(then: Environment, here: Environment) -> str | None:
+    """What tells two machines apart, None for nothing: the processor, Python, the numerical libraries."""
+    pairs = {
+        "hardware": (then.hardware, here.hardware),
+        "python": (then.python, here.python),
+        **{name: (then.versions.get(name), here.versions.get(name)) for name in {**then.versions, **here.versions}},
+    }
+    differ = [f"{name} {a} -> {b}" for name, (a, b) in sorted(pairs.items()) if a != b]
+    return ", ".join(differ) or None
+
+
+def tolerance_of(result: Result) -> Mapping[str, tuple[float, float]]:
+    """(relative, absolute) by metric for re-runs on another machine; that of `agreement` where nothing is stated.
+
+    A stated tolerance holds for the errors; metrics that jump where two shares change places keep those of `agreement`.
+    """
+    stated = tomllib.loads(TOLERANCES.read_text())
+    entry = stated.get(result.forecaster.target.partition("@")[0])
+    if entry is None or "relative" not in entry:
+        return TOLERANCE
+    bound = (float(entry["relative"]), float(entry["absolute"]))
+    return {**TOLERANCE, **dict.fromkeys(ERRORS, bound)}
+
+
+ERRORS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate", "error_rate_covered")
+
+
+def compare(committed: Result, again: Result, tolerance: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """What differs between a committed result and its re-run, in words: trace, state, horizon, metric, values."""
+    runs = {run.trace: run for run in again.runs}
+    for run in committed.runs:
+        if run.trace not in runs:
+            yield f"{run.trace}: not run again"
+            continue
+        found = list(differences(run, runs[run.trace], committed.suite.horizons, tolerance))
+        if not found and tolerance is EXACT:
+            found = list(_otherwise(run, runs[run.trace]))
+        yield from (f"{run.trace}: {line.replace('claimed', 'committed')}" for line in found)
+
+
+def _otherwise(one: RunResult, other: RunResult) -> Iterator[str]:
+    """Fields that are not the same although no score differs."""
+    said, got = one.model_dump(exclude=NOT_COMPARED), other.model_dump(exclude=NOT_COMPARED)
+    for name, value in said.items():
+        if value != got[name]:
+            short: Sequence[Any] = [value, got[name]] if isinstance(value, str | int) else ["another value", "this one"]
+            yield f"{name}: committed {short[0]}, got {short[1]}"
+
+
+def local_changes() -> list[str]:
+    """Tracked files that differ from the commit, [] outside a git checkout."""
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [line[3:] for line in asked.stdout.splitlines()]
+
+
+def run_again(results: Sequence[Result], suite: Suite, jobs: int) -> list[Result]:
+    """Every result once more, at its own level of isolation, with a cache of its own that is thrown away."""
+    again: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory(prefix="moeload-reproduce-") as scratch, pair_progress() as progress:
+        before = os.environ.get("MOELOAD_CACHE")
+        os.environ["MOELOAD_CACHE"] = scratch
+        try:
+            for level in sorted({result.isolation for result in results}):
+                group = [result for result in results if result.isolation == level]
+                targets = [target_of(result) for result in group]
+                done = evaluate(targets, suite, level=parse_level(level), jobs=jobs, fresh=True, progress=progress)
+                again |= {result.name: new for result, new in zip(group, done, strict=True)}
+        finally:
+            os.environ.pop("MOELOAD_CACHE") if before is None else os.environ.update(MOELOAD_CACHE=before)
+    return [again[result.name] for result in results]
+
+
+def chosen(suite: Suite, folder: Path, only: Sequence[str] | None) -> list[Result]:
+    """The committed results to run again; raises `ResultError` or `NotFoundError` when there are none."""
+    found = {result.name: result for result in ordered(list(load_all(suite, folder).values()), suite)}
+    if not found:
+        raise ResultError(f"no committed result of suite {suite.name} in {folder}")
+    for name in only or ():
+        if name not in found:
+            raise not_found("committed result", name, list(found))
+    return [result for name, result in found.items() if not only or name in only]
+
+
+def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, list[str]]:
+    """How a result was compared, and what differs; ``exact`` None: exactly where it was made on such a machine."""
+    elsewhere = same_machine(committed.environment, again.environment)
+    if exact if exact is not None else elsewhere is None:
+        return "exactly", list(compare(committed, again, EXACT))
+    return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, tolerance_of(committed)))
+
+
+def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, exact: bool | None) -> int:
+    """Run, compare, print; the number of results that differ or are not of this suite and code."""
+    started = time.perf_counter()
+    tasks = load_suite(suite)
+    results = chosen(tasks, folder, only)
+    changed = local_changes()
+    if changed:
+        print(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
+    wrong = {result.name: list(problems(result, tasks)) for result in results}
+    runnable = [r for r in results if all(line.startswith(OTHER_CODE) for line in wrong[r.name])]
+    for committed, again in zip(runnable, run_again(runnable, tasks, jobs), strict=True):
+        how, found = report(committed, again, exact)
+        wrong[committed.name] += found
+        print(f"{committed.name}: compared {how}: {'differs' if wrong[committed.name] else 'agrees'}")
+    for name, lines in wrong.items():
+        for line in lines[:MAX_LINES]:
+            print(f"  {name}: {line}")
+        if len(lines) > MAX_LINES:
+            print(f"  {name}: and {len(lines) - MAX_LINES} more")
+    failed = sum(bool(lines) for lines in wrong.values())
+    here = environment()
+    print(
+        f"suite {tasks.name}: {len(results) - failed} of {len(results)} results agree; "
+        f"{time.perf_counter() - started:.0f} s on {here.hardware}"
+    )
+    return failed
+
+
+def main() -> int:
+    """Exit status 0 when everything agrees, 1 when something differs, 2 when it cannot be asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", nargs="?", default="mini")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder with SUITE/NAME.json")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these forecasters")
+    parser.add_argument("--jobs", type=int, default=1)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--exact", action="store_true", default=None, help="as on the recording machine")
+    how.add_argument("--tolerant", dest="exact", action="store_false", help="as on another machine")
+    args = parser.parse_args()
+    try:
+        return 1 if reproduce(args.suite, args.results, args.only, args.jobs, args.exact) else 0
+    except MoeloadError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

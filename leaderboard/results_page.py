@@ -1,0 +1,261 @@
+"""docs/results.md: everything that the committed results of a suite say, as Markdown.
+
+Each section is a function of the results; `suite_page` puts them together. Every table says over what its cells are
+means; states and horizons are never averaged away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from leaderboard.separation import ALPHA, PRIMARY, STATES, Cell, cells
+from leaderboard.variation import recipe_tables, seeds
+from moeload_bench.card_tables import table
+from moeload_bench.comparison import reference_of
+from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.plots_regret import disagreements
+from moeload_bench.results import Result, Results, RunResult
+from moeload_bench.scoring import METRICS
+from moeload_bench.statistics import CLIP, MIN_RECIPES
+from moeload_bench.suite import Suite
+from moeload_bench.tables import Grid, failure_lines, number, result_grid
+
+MOST_DISAGREEMENTS = 12
+Draw = Callable[[Grid], str]
+
+
+def suite_page(suite: Suite, results: Sequence[Result], draw: Draw) -> str:
+    """All sections of one suite; ``draw`` makes Markdown of a result table."""
+    primary = cells(results, PRIMARY)
+    sections = [
+        f"## Suite `{suite.name}`\n\n{about(suite, results)}",
+        f"### Which differences can be told\n\n{told_apart(results, primary)}",
+        f"### Win rate\n\n{win_rate_table(primary)}",
+        f"### Every metric\n\n{metric_tables(results, draw)}",
+        f"### Cost\n\n{cost_table(results)}",
+        f"### Error and decision\n\n{decisions(results, primary)}",
+        f"### By recipe\n\n{recipe_tables(results)}",
+        f"### Seeds\n\n{seeds(results)}",
+        f"### Failures\n\n{failures(results)}",
+    ]
+    return "\n\n".join(sections)
+
+
+def about(suite: Suite, results: Sequence[Result]) -> str:
+    """What was run."""
+    runs = results[0].runs
+    recipes = len({run.recipe for run in runs})
+    origins = {state: [sum(task.state == state for task in run.tasks) for run in runs] for state in STATES}
+    lines = [
+        suite.description,
+        "",
+        f"{len(runs)} scored runs of {recipes} recipes, {len(suite.fit)} open runs to fit on; "
+        + "; ".join(
+            f"{sum(counts)} origins {state} in {sum(map(bool, counts))} runs" for state, counts in origins.items()
+        )
+        + f". Horizons {', '.join(f'{h:,}' for h in suite.horizons)}; reference `{suite.reference}`. Suite hash "
+        f"`{suite.sha256()}`. Results of {len(results)} forecasters: {', '.join(f'`{r.name}`' for r in results)}.",
+    ]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def told_apart(results: Sequence[Result], found: Sequence[Cell]) -> str:
+    """Skill and corrected p of every forecaster against the reference, rank groups, and what that comes to."""
+    reference = reference_of(results)
+    if reference is None or not found:
+        return "The reference is not among the results: nothing is compared."
+    head = ("state", "forecaster", *(f"h = {h}" for h in results[0].suite.horizons))
+    rows = []
+    for state in STATES:
+        here = [cell for cell in found if cell.state == state]
+        for i, comparison in enumerate(here[0].against_reference if here else ()):
+            texts = [_skill_p(cell, i) for cell in here]
+            rows.append((state, f"`{comparison.forecaster}`", *texts))
+    words = (
+        f"Skill in {PRIMARY} against `{reference.name}` in one state and at one horizon (ratios clipped to "
+        f"[1/{CLIP:g}, {CLIP:g}]), in parentheses p of a paired t test over recipe means, corrected by Holm over the "
+        f"forecasters of the cell; bold where p < {ALPHA:g}; n/a with fewer than {MIN_RECIPES} recipes."
+    )
+    return "\n\n".join([table(head, rows), words, *rank_lines(found), *conclusion(found, reference.name)])
+
+
+def _skill_p(cell: Cell, i: int) -> str:
+    comparison = cell.against_reference[i]
+    if comparison.p_holm is None:
+        return f"{comparison.skill:+.3f} (n/a)"
+    text = f"{comparison.skill:+.3f} ({comparison.p_holm:.2g})"
+    return f"**{text}**" if comparison.p_holm < ALPHA else text
+
+
+def rank_lines(found: Sequence[Cell]) -> Iterator[str]:
+    """The groups that cannot be told from their leader."""
+    rows = [
+        (cell.state, cell.horizon, " > ".join(", ".join(f"`{name}`" for name in group) for group in cell.groups))
+        for cell in found
+        if cell.groups is not None
+    ]
+    if rows:
+        yield "Groups that cannot be told from their first member, best first:"
+        yield table(("state", "h", "groups"), rows)
+
+
+def conclusion(found: Sequence[Cell], reference: str) -> Iterator[str]:
+    """At how many horizons the suite tells baselines apart; where all tie, that is said."""
+    for state in STATES:
+        here = [cell for cell in found if cell.state == state]
+        if not here:
+            yield f"{state}: no run has origins in this state."
+        elif not any(cell.tested for cell in here):
+            yield f"{state}: too few recipes to tell any two forecasters apart."
+        else:
+            some = [cell.horizon for cell in here if cell.apart]
+            besides = [cell.horizon for cell in here if set(cell.apart) - {"uniform"}]
+            ties = [cell.horizon for cell in here if not cell.apart]
+            text = (
+                f"{state}: at {len(some)} of {len(here)} horizons some forecaster differs from `{reference}`, at "
+                f"{len(besides)} one other than `uniform`"
+            )
+            yield f"{text}; all tie at {', '.join(f'{h:,}' for h in ties)}." if ties else f"{text}."
+
+
+def win_rate_table(found: Sequence[Cell]) -> str:
+    """The fraction of tasks won, averaged over the others."""
+    if not found:
+        return "The reference is not among the results: nothing is compared."
+    horizons = list(dict.fromkeys(cell.horizon for cell in found))
+    at = {(cell.state, cell.horizon): cell.win_rate for cell in found}
+    rows = [
+        (state, f"`{name}`", *(f"{at[state, h][name]:.2f}" if (state, h) in at else "-" for h in horizons))
+        for state in STATES
+        if any(cell.state == state for cell in found)
+        for name in found[0].win_rate
+    ]
+    words = f"Fraction of tasks with the smaller {PRIMARY}, a tie counting half, mean over the other forecasters."
+    return "\n\n".join([table(("state", "forecaster", *(f"h = {h}" for h in horizons)), rows), words])
+
+
+# ---------------------------------------------------------------- metrics and cost
+
+
+def metric_names(results: Sequence[Result]) -> list[str]:
+    """Every metric of the results: those of forecasts in their order, then those of plans."""
+    there = {name for result in results for run in result.runs for task in run.tasks[:1] for name in task.metrics}
+    listed = [spec.name for spec in METRICS if spec.name in there]
+    return [*listed, *sorted(there - set(listed))]
+
+
+def metric_tables(results: Sequence[Result], draw: Draw) -> str:
+    """One table per metric; forecasters without the metric are left out of its table."""
+    parts = []
+    for name in metric_names(results):
+        have = [result for result in results if any(name in task.metrics for run in result.runs for task in run.tasks)]
+        grid = result_grid(have, name)
+        if grid is not None:
+            parts.append(f"#### {name}\n\n{draw(grid).strip()}")
+    return "\n\n".join(parts)
+
+
+def cost_table(results: Sequence[Result]) -> str:
+    """Time and memory, as measured by the harness."""
+    head = ("forecaster", "fit, s", "observe, CPU ns per step, layer and expert", "forecast, CPU ms per origin",
+            "wall ms per origin, observing included", "peak memory, MB", "% of training time", "isolation")  # fmt: skip
+    rows = [
+        (
+            f"`{result.name}`",
+            number(result.fit_wall_s),
+            number(
+                _total(
+                    result, lambda r: r.cost.observe_cpu_s, lambda r: r.cost.observed_rows * r.layers * r.experts, 1e9
+                )
+            ),
+            number(_total(result, lambda r: r.cost.forecast_cpu_s, lambda r: r.cost.forecasts, 1e3)),
+            number(
+                _total(
+                    result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, lambda r: r.cost.forecasts, 1e3
+                )
+            ),
+            number(max((r.cost.peak_memory_bytes or 0) / 1e6 for r in result.runs) or None),
+            number(_total(result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, _trained_s, 100.0)),
+            result.isolation,
+        )
+        for result in results
+    ]
+    words = (
+        "Totals over all runs, divided by what they were spent on; peak memory is the largest of a run. Fitting is "
+        f"done once. Measured on {results[0].environment.hardware}; costs are not compared by `make reproduce`."
+    )
+    return "\n\n".join([table(head, rows), words])
+
+
+def _trained_s(run: RunResult) -> float:
+    return (run.cost.training_step_s or 0.0) * run.cost.observed_rows
+
+
+def _total(
+    result: Result, spent: Callable[[RunResult], float | None], on: Callable[[RunResult], float], unit: float
+) -> float | None:
+    values = [spent(run) for run in result.runs]
+    base = sum(on(run) for run in result.runs)
+    known = [value for value in values if value is not None]
+    return unit * sum(known) / base if base and len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def decisions(results: Sequence[Result], primary: Sequence[Cell]) -> str:
+    """Whether plans tell forecasters apart that window_tv does not, and the pairs that they order differently."""
+    shapes = [name.partition("@")[2] for name in metric_names(results) if name.startswith("imbalance@")]
+    plans = {shape: {(c.state, c.horizon): c for c in cells(results, f"imbalance@{shape}")} for shape in shapes}
+    parts = [*separated(primary, plans)] if any(cell.tested for cell in primary) else []
+    if not parts:
+        parts = [f"Too few recipes (fewer than {MIN_RECIPES}) to test what plans tell apart."]
+    return "\n\n".join([*parts, *ordered_apart(results, shapes)])
+
+
+def separated(primary: Sequence[Cell], plans: Mapping[str, Mapping[tuple[str, int], Cell]]) -> Iterator[str]:
+    """Forecasters told from the reference by the error, and by the imbalance of the plans made from them."""
+    rows, more, fewer = [], 0, 0
+    for cell in primary:
+        texts = []
+        for by_place in plans.values():
+            apart = set(by_place[cell.state, cell.horizon].apart)
+            more += len(apart - set(cell.apart))
+            fewer += len(set(cell.apart) - apart)
+            gained = "".join(f" +`{name}`" for name in sorted(apart - set(cell.apart)))
+            texts.append(f"{len(apart)}{gained}")
+        rows.append((cell.state, cell.horizon, len(cell.apart), *texts))
+    yield table(("state", "h", PRIMARY, *(f"imbalance@{shape}" for shape in plans)), rows)
+    yield (
+        f"How many forecasters differ from the reference (Holm, p < {ALPHA:g}) by {PRIMARY} and by the imbalance of "
+        "the plans made from their forecasts (regret is that imbalance over one oracle's, so the test is the same); "
+        f"`+` marks those that only the plans tell apart. Over all states, horizons and shapes: {more} are told apart "
+        f"by plans and not by {PRIMARY}, {fewer} by {PRIMARY} and not by plans."
+    )
+
+
+def ordered_apart(results: Sequence[Result], shapes: Sequence[str]) -> Iterator[str]:
+    """Pairs that the two order differently."""
+    counts = {shape: len(disagreements(results, shape)) for shape in shapes}
+    if not counts:
+        return
+    yield (
+        f"Ordered pairs of forecasters in which one has a {PRIMARY} lower by more than 5 % and the other a regret "
+        "lower by more than 0.2 points of imbalance (means over runs and origins; no significance is claimed): "
+        + ", ".join(f"{count} at `{shape}`" for shape, count in counts.items())
+        + f". The largest at `{HEADLINE}`:"
+    )
+    rows = [
+        (d.state, d.horizon, f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}", f"{100 * d.regret_gap:.2f}")
+        for d in disagreements(results, HEADLINE)[:MOST_DISAGREEMENTS]
+    ]
+    yield table(("state", "h", f"lower {PRIMARY}", "lower regret", f"{PRIMARY} ratio", "regret gap, points"), rows)
+
+
+def failures(results: Sequence[Result]) -> str:
+    """Every failed task, grouped; what forecasters counted themselves stands under the tables."""
+    lines = [f"- {line}" for line in failure_lines(Results(results))]
+    return "\n".join(lines) or "No task failed."

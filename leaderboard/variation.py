@@ -1,0 +1,109 @@
+"""How scores vary over recipes, and over seeds of one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from leaderboard.separation import PRIMARY, STATES
+from moeload_bench.card_tables import table
+from moeload_bench.results import Result
+from moeload_bench.tables import number, run_means
+
+
+def run_values(result: Result, state: str, metric: str = PRIMARY) -> dict[str, dict[str, list[float | None]]]:
+    """Recipe, run to the run's means [K] in a state."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for run in result.runs:
+        mean_K = run_means(run, state, metric)
+        if mean_K:
+            found.setdefault(run.recipe, {})[run.trace] = mean_K
+    return found
+
+
+def recipe_tables(results: Sequence[Result]) -> str:
+    """window_tv of every recipe, one table per state and horizon; the least in bold."""
+    parts = [
+        f"{PRIMARY}; a cell is the mean over the recipe's test runs of the run's mean over its origins in that state "
+        "and over layers; the least of a row in bold."
+    ]
+    for state in STATES:
+        values = {result.name: run_values(result, state) for result in results}
+        recipes = sorted({recipe for found in values.values() for recipe in found})
+        for k, horizon in enumerate(results[0].suite.horizons):
+            rows = []
+            for recipe in recipes:
+                row = [_mean_at(values[result.name].get(recipe, {}), k) for result in results]
+                least = min((value for value in row if value is not None), default=None)
+                texts = [f"**{number(v)}**" if v is not None and v == least else number(v) for v in row]
+                rows.append((f"`{recipe}`", *texts, number(_floor(results[0], recipe, state, k))))
+            if rows:
+                head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
+                parts += [f"#### {state}, h = {horizon}", table(head, rows)]
+    return "\n\n".join(parts)
+
+
+def _mean_at(runs: Mapping[str, Sequence[float | None]], k: int) -> float | None:
+    known = [value_K[k] for value_K in runs.values()]
+    kept = [value for value in known if value is not None]
+    return float(np.mean(kept)) if kept else None
+
+
+def _floor(result: Result, recipe: str, state: str, k: int) -> float | None:
+    """floor_batch of the recipe's runs in a state."""
+    floors = {
+        run.trace: run.floors.get(state, {}).get("floor_batch", {}).get(PRIMARY, ())
+        for run in result.runs
+        if run.recipe == recipe
+    }
+    return _mean_at({trace: value_K for trace, value_K in floors.items() if value_K}, k)
+
+
+def seeds(results: Sequence[Result]) -> str:
+    """How much runs of one recipe differ, beside how much recipes differ."""
+    several = {
+        recipe
+        for state in STATES
+        for recipe, runs in run_values(results[0], state).items()
+        if len(runs) > 1
+    }  # fmt: skip
+    if not several:
+        return "No recipe has several test runs."
+    horizons = results[0].suite.horizons
+    rows = [
+        (f"`{recipe}`", state, f"`{result.name}`", *(_spread(runs, k) for k in range(len(horizons))))
+        for recipe in sorted(several)
+        for state in STATES
+        for result in results
+        if len(runs := run_values(result, state).get(recipe, {})) > 1
+    ]
+    both = [
+        (state, f"`{result.name}`", *(_seed_and_recipe(run_values(result, state), k) for k in range(len(horizons))))
+        for state in STATES
+        for result in results
+    ]
+    heads = [f"h = {h}" for h in horizons]
+    return "\n\n".join(
+        [
+            f"{PRIMARY} of the recipes with several test runs: mean over runs ± standard deviation over runs (seeds).",
+            table(("recipe", "state", "forecaster", *heads), rows),
+            f"Standard deviation of log {PRIMARY}: over seeds (pooled within those recipes) / over recipes.",
+            table(("state", "forecaster", *heads), both),
+        ]
+    )
+
+
+def _spread(runs: Mapping[str, Sequence[float | None]], k: int) -> str:
+    known = [value for value_K in runs.values() if (value := value_K[k]) is not None]
+    return f"{number(float(np.mean(known)))} ± {np.std(known, ddof=1):.1g}" if len(known) > 1 else "-"
+
+
+def _seed_and_recipe(values: Mapping[str, Mapping[str, Sequence[float | None]]], k: int) -> str:
+    logs = [[np.log(v) for value_K in runs.values() if (v := value_K[k])] for runs in values.values()]
+    several = [group for group in logs if len(group) > 1]
+    means = [np.mean(group) for group in logs if group]
+    if not several or len(means) < 2:
+        return "-"
+    within = sum(np.var(group, ddof=1) * (len(group) - 1) for group in several) / sum(len(g) - 1 for g in several)
+    return f"{np.sqrt(within):.2f} / {np.std(means, ddof=1):.2f}"

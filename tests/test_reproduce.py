@@ -1,0 +1,249 @@
+"""Committed results: refused by name when they are not the suite's or the code's, and compared with a re-run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from leaderboard import reproduce
+from leaderboard.committed import RESULTS, committed_results, load_all, problems
+from leaderboard.freeze_suite import to_toml
+from leaderboard.make_tables import results_of
+from leaderboard.reproduce import TOLERANCES, compare, report, same_machine, tolerance_of
+from moeload_bench.agreement import TOLERANCE
+from moeload_bench.comparison import errors_of
+from moeload_bench.errors import ResultError
+from moeload_bench.evaluation import evaluate
+from moeload_bench.results import Result, load_result
+from moeload_bench.store import write_trace
+from moeload_bench.suite import Suite, load_suite
+from moeload_bench.trace import Trace
+from moeload_bench.truth import open_truth
+from tests.conftest import synthetic_trace
+from tests.test_harness import small_suite
+
+ROOT = Path(__file__).resolve().parent.parent
+CLOSE = {"": (1e-6, 0.0)}
+
+
+def sw_avg() -> Result:
+    return load_result(RESULTS / "mini" / "sw_avg.json")
+
+
+def with_run(result: Result, **changes: object) -> Result:
+    return result.model_copy(update={"runs": (result.runs[0].model_copy(update=changes), *result.runs[1:])})
+
+
+def with_forecaster(result: Result, **changes: object) -> Result:
+    return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=changes)})
+
+
+def with_value(result: Result, value: float) -> Result:
+    """Another window_tv at the second horizon of the first task of the first run."""
+    task = result.runs[0].tasks[0]
+    value_K = (task.metrics["window_tv"][0], value, *task.metrics["window_tv"][2:])
+    changed = task.model_copy(update={"metrics": {**task.metrics, "window_tv": value_K}})
+    return with_run(result, tasks=(changed, *result.runs[0].tasks[1:]))
+
+
+def test_committed_results_are_the_suite_s_and_the_code_s() -> None:
+    """Nothing to complain about in any committed result of any suite."""
+    for folder in RESULTS.iterdir():
+        assert committed_results(folder.name)
+
+
+BAD: dict[str, tuple[Callable[[Result], Result], str]] = {
+    "another suite": (
+        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"sha256": "0" * 64})}),
+        "scored on suite mini 000000000000, expected mini",
+    ),
+    "another name": (
+        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"name": "v1"})}),
+        "scored on suite v1",
+    ),
+    "changed code": (lambda r: with_forecaster(r, source_sha256="0" * 64), "made from other code: 000000000000"),
+    "unknown code": (lambda r: with_forecaster(r, target="no_such", name="no_such"), "its code cannot be found"),
+    "another version of scoring": (lambda r: r.model_copy(update={"scoring_version": 0}), "scoring version 0"),
+    "another seed": (lambda r: r.model_copy(update={"seed": 7}), "seed 7, expected 0"),
+    "a missing run": (lambda r: r.model_copy(update={"runs": r.runs[1:]}), "seed1: missing; a result holds"),
+    "an extra run": (lambda r: with_run(r, trace="a/test/seed9"), "a/test/seed9: not in suite mini"),
+    "a run twice": (lambda r: r.model_copy(update={"runs": (*r.runs, r.runs[0])}), "listed twice"),
+    "other data": (lambda r: with_run(r, data_sha256="0" * 64), "scored on data 000000000000, expected"),
+    "a missing task": (lambda r: with_run(r, tasks=r.runs[0].tasks[1:]), r"39 tasks, expected .* origin 20 \(trans"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_result_that_does_not_belong_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    """Another suite, changed code, other runs, other data: the message names the file and what is wrong."""
+    change, message = BAD[name]
+    change(sw_avg()).save(tmp_path / "mini" / "mine.json")
+    with pytest.raises(ResultError, match=rf"(?s)mine\.json: .*{message}"):
+        committed_results("mini", tmp_path)
+
+
+def test_two_results_of_one_forecaster_are_refused(tmp_path: Path) -> None:
+    """Which of them counts could not be told."""
+    for name in ("a", "b"):
+        sw_avg().save(tmp_path / "mini" / f"{name}.json")
+    with pytest.raises(ResultError, match=r"b\.json: a second result of sw_avg; the first is a\.json"):
+        load_all(load_suite("mini"), tmp_path)
+
+
+def test_tables_are_made_from_checked_results_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make tables` goes through the same door."""
+    results_of.cache_clear()
+    monkeypatch.setattr("leaderboard.committed.SCORING_VERSION", 99)
+    with pytest.raises(ResultError, match="expected 99"):
+        results_of("mini")
+    results_of.cache_clear()
+
+
+def test_results_on_other_data_are_not_compared() -> None:
+    """Side by side they need the same traces, tasks and version of scoring, not only the same suite."""
+    good = sw_avg()
+    for bad in (with_run(good, data_sha256="0" * 64), good.model_copy(update={"scoring_version": 0})):
+        with pytest.raises(ResultError, match="sw_avg"):
+            errors_of([good, bad], "window_tv")
+
+
+def test_a_re_run_that_agrees_says_nothing_and_costs_are_not_compared() -> None:
+    """Commit, hardware and times may differ."""
+    good = sw_avg()
+    slow = with_run(good, cost=good.runs[0].cost.model_copy(update={"forecast_wall_s": 1e6}))
+    assert list(compare(good, slow, reproduce.EXACT)) == []
+
+
+def test_what_differs_is_named_in_full() -> None:
+    """Trace, state, horizon, metric, what was got and what is committed."""
+    good = sw_avg()
+    (line,) = compare(good, with_value(good, 0.5), CLOSE)
+    committed = good.runs[0].tasks[0].metrics["window_tv"][1]
+    assert line == (
+        f"{good.runs[0].trace}: origin 20 (transient), window_tv at horizon 10: committed {committed}, got 0.5"
+    )
+
+
+def test_the_last_digit_counts_on_the_recording_machine_only() -> None:
+    """Exact where hardware, Python and libraries are the same; elsewhere within the tolerance of the forecaster."""
+    good = sw_avg()
+    near = with_value(good, (good.runs[0].tasks[0].metrics["window_tv"][1] or 0) * (1 + 1e-8))
+    assert same_machine(good.environment, near.environment) is None
+    how, found = report(good, near, None)
+    assert (how, len(found)) == ("exactly", 1)
+    elsewhere = near.model_copy(update={"environment": near.environment.model_copy(update={"python": "3.99"})})
+    how, found = report(good, elsewhere, None)
+    assert "python" in how
+    assert found == []
+    assert report(good, elsewhere, True)[1] != []
+
+
+def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() -> None:
+    """The hash of the forecasts is compared where nothing else differs."""
+    good = sw_avg()
+    (line,) = compare(good, with_run(good, forecasts_sha256="0" * 64), reproduce.EXACT)
+    assert "forecasts_sha256" in line
+
+
+def test_every_forecaster_has_a_stated_tolerance_with_a_reason() -> None:
+    """For each baseline of each suite; none is wider than what verification of strangers accepts."""
+    stated = tomllib.loads(TOLERANCES.read_text())
+    for folder in RESULTS.iterdir():
+        for result in committed_results(folder.name):
+            entry = stated[result.forecaster.target.partition("@")[0]]
+            assert len(entry["reason"]) > 20
+            for metric, (relative, absolute) in tolerance_of(result).items():
+                assert (relative, absolute) <= TOLERANCE.get(metric, TOLERANCE[""])
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Suite, Path]:
+    """A suite file, its suite, and a folder with the results of two forecasters on it."""
+    trace: Trace = dataclasses.replace(
+        synthetic_trace(), meta=synthetic_trace().meta.model_copy(update={"recipe": "r"})
+    )
+    write_trace(trace, tmp_path / "traces" / f"{trace.id}.parquet")
+    monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path / "traces"))
+    suite = small_suite(trace)
+    path = tmp_path / "small.toml"
+    path.write_text(to_toml(suite))
+    for result in evaluate(["uniform", "sw_avg@window=10"], suite, level="none"):
+        result.save(tmp_path / "results" / suite.name / f"{result.name}.json")
+    return path, suite, tmp_path / "results"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments)])
+    return reproduce.main()
+
+
+def test_the_command_agrees_and_writes_nothing(
+    world: tuple[Path, Suite, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Run again from nothing; no file appears or changes, not even in the cache."""
+    path, _, results = world
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert run(monkeypatch, path, "--results", results) == 0
+    out = capsys.readouterr().out
+    assert "sw_avg@window=10: compared exactly: agrees" in out
+    assert "2 of 2 results agree" in out
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_the_command_says_what_differs_and_exits_with_1(
+    world: tuple[Path, Suite, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed number, changed code and local changes are said; the other result still agrees."""
+    path, suite, results = world
+    bad = with_forecaster(with_value(load_result(results / suite.name / "uniform.json"), 0.9), source_sha256="0" * 64)
+    bad.save(results / suite.name / "uniform.json")
+    monkeypatch.setattr(reproduce, "local_changes", lambda: ["baselines/uniform.py"])
+    assert run(monkeypatch, path, "--results", results) == 1
+    out = capsys.readouterr().out
+    assert "local changes, so the code is not that of any commit: baselines/uniform.py" in out
+    assert "uniform: made from other code: 000000000000" in out
+    assert "window_tv at horizon 10: committed 0.9, got" in out
+    assert "1 of 2 results agree" in out
+
+
+def test_a_trace_that_is_not_the_suite_s_is_refused(
+    world: tuple[Path, Suite, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same id with other content: exit status 2, the file and both hashes are named. So is a missing trace."""
+    path, suite, results = world
+    other = dataclasses.replace(synthetic_trace(seed=5), meta=synthetic_trace().meta.model_copy(update={"recipe": "r"}))
+    file = tmp_path / "traces" / f"{other.id}.parquet"
+    write_trace(other, file, overwrite=True)
+    open_truth.cache_clear()  # what this process has read already
+    assert run(monkeypatch, path, "--results", results) == 2
+    assert f"expected {suite.traces[0].data_sha256}" in capsys.readouterr().err
+    file.unlink()
+    assert run(monkeypatch, path, "--results", results) == 2
+    assert suite.traces[0].id in capsys.readouterr().err
+
+
+def test_no_results_and_unknown_names_are_refused(
+    world: tuple[Path, Suite, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, with what exists instead."""
+    path, _, results = world
+    assert run(monkeypatch, path, "--results", results / "nowhere") == 2
+    assert "no committed result of suite small" in capsys.readouterr().err
+    assert run(monkeypatch, path, "--results", results, "--only", "sw_agv") == 2
+    assert "sw_avg@window=10" in capsys.readouterr().err
+
+
+def test_problems_of_a_good_result_are_none() -> None:
+    """The checks pass what they should pass."""
+    assert list(problems(sw_avg(), load_suite("mini"))) == []

@@ -1,0 +1,141 @@
+"""The results page says what the results say; names of files and forecasters are legible."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leaderboard.make_tables import results_page, to_markdown
+from leaderboard.results_page import failures, metric_names, suite_page
+from leaderboard.separation import cells
+from leaderboard.variation import seeds
+from moeload_bench.commands.run import file_name
+from moeload_bench.results import Result, load_result
+from moeload_bench.suite import load_suite
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def mini() -> list[Result]:
+    folder = ROOT / "leaderboard" / "results" / "mini"
+    return [load_result(folder / f"{name}.json") for name in ("uniform", "last_value", "sw_avg")]
+
+
+def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Result]:
+    """The runs again under other names, their errors multiplied by a factor of the recipe, run and forecaster."""
+    rng = np.random.default_rng(0)
+    out = []
+    for result in results:
+        better = {"uniform": 4.0, "last_value": 1.5, "sw_avg": 1.0}[result.name]
+        copies = []
+        for recipe in range(recipes):
+            for seed in range(1, runs + 1):
+                factor = better * float(np.exp(0.1 * rng.standard_normal()))
+                run = result.runs[0].model_copy(update={"trace": f"r{recipe}/test/seed{seed}"})
+                tasks = [
+                    task.model_copy(
+                        update={
+                            "metrics": {
+                                **task.metrics,
+                                "window_tv": tuple(min(1.0, factor * (h + 1) * (recipe + 1) * 0.001) for h in range(5)),
+                            }
+                        }
+                    )
+                    for task in run.tasks
+                ]
+                copies.append(run.model_copy(update={"tasks": tuple(tasks)}))
+        out.append(result.model_copy(update={"runs": tuple(copies)}))
+    return out
+
+
+def test_the_page_is_the_committed_results() -> None:
+    """docs/results.md is generated; every suite with results has its part."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert results_page().strip() in text
+    for folder in (ROOT / "leaderboard" / "results").iterdir():
+        assert f"## Suite `{folder.name}`" in text
+
+
+def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
+    """A table per metric; a row per forecaster and state; a column per horizon."""
+    page = suite_page(load_suite("mini"), mini, to_markdown)
+    for name in metric_names(mini):
+        part = page.split(f"#### {name}\n")[1].split("\n#")[0]
+        for state in ("transient", "stable"):
+            for result in mini:
+                assert re.search(rf"\| {state} \| `{result.name}` \|( [^|]+ \|){{5}}", part), (name, state)
+    assert "floor_batch" in page
+    assert "No task failed" in page
+
+
+def test_few_recipes_are_said_to_tell_nothing(mini: list[Result]) -> None:
+    """n/a instead of p, and a sentence instead of ranks."""
+    page = suite_page(load_suite("mini"), mini, to_markdown)
+    assert "transient: too few recipes to tell any two forecasters apart" in page
+    assert "No recipe has several test runs" in page
+
+
+def test_differences_over_many_recipes_are_found_and_counted(mini: list[Result]) -> None:
+    """Six recipes whose errors differ by far more than their spread: apart in every cell; one group each."""
+    results = many_recipes(mini, 6)
+    for cell in cells(results, "window_tv"):
+        assert set(cell.apart) == {"uniform", "last_value"}
+        assert cell.groups == (("sw_avg",), ("last_value",), ("uniform",))
+    page = suite_page(load_suite("mini"), results, to_markdown)
+    assert "at 5 of 5 horizons some forecaster differs from `sw_avg`, at 5 one other than `uniform`." in page
+
+
+def test_where_all_tie_it_is_said(mini: list[Result]) -> None:
+    """Equal forecasters cannot be told apart, and the page says at which horizons."""
+    twin = mini[2].model_copy(
+        update={"forecaster": mini[2].forecaster.model_copy(update={"name": "twin", "target": "t"})}
+    )
+    page = suite_page(load_suite("mini"), many_recipes([mini[2]], 6) + [
+        r.model_copy(update={"forecaster": twin.forecaster}) for r in many_recipes([mini[2]], 6)
+    ], to_markdown)  # fmt: skip
+    assert "all tie at 1, 10, 100, 1,000, 2,000" in page
+
+
+def test_the_spread_over_seeds_is_given_for_recipes_with_several_runs(mini: list[Result]) -> None:
+    """Mean and standard deviation over runs, recomputed."""
+    results = many_recipes(mini, 3, runs=3)
+    text = seeds(results)
+    values = [run.tasks[-1].metrics["window_tv"][0] for run in results[2].runs if run.recipe == "r0"]
+    line = next(line for line in text.splitlines() if line.startswith("| `r0` | stable | `sw_avg`"))
+    assert line.split(" | ")[3] == f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.1g}"
+
+
+def test_failures_are_listed(mini: list[Result]) -> None:
+    """Forecaster, trace, number of tasks and the reason."""
+    run = mini[0].runs[0]
+    failed = run.model_copy(update={"tasks": (run.tasks[0].model_copy(update={"failure": "it broke"}), *run.tasks[1:])})
+    bad = mini[0].model_copy(update={"runs": (failed, *mini[0].runs[1:])})
+    assert failures([bad]) == f"- failed: uniform on {run.trace}, 1 task(s) from origin 20: it broke"
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("sw_avg", "sw_avg"),
+        ("sw_avg@window=500", "sw_avg_window=500"),
+        ("arima@order=[1,1,1]", "arima_order=1-1-1"),
+        ("lstm@mode=online", "lstm_mode=online"),
+        ('x@a="b c",d=[1, 2]', "x_a=bc-d=1-2"),
+        ("my/file.py:Mine", "my_file.py_Mine"),
+    ],
+)
+def test_a_forecaster_s_file_is_named_legibly(target: str, name: str) -> None:
+    """Arguments stay readable; no character needs quoting."""
+    assert file_name(target) == name
+
+
+def test_the_baselines_of_a_plan_have_files_of_their_own() -> None:
+    """No two of them share a file."""
+    from leaderboard.suite_plan import load_plan
+
+    baselines = load_plan("v1").baselines
+    assert len({file_name(name) for name in baselines}) == len(baselines)
