@@ -1,0 +1,98 @@
+"""Vega-Lite specifications of the two charts of the leaderboard; data, colours and shapes are put in by the page.
+
+Named data of error against horizon: `rows` (forecaster, horizon, value, text, colour, shape) and `floors` (floor,
+horizon, value, text, dash) of one state, `extent` (value) of all panels. Of accuracy against cost: `points` (forecaster,
+ms, ms_text, value, text, front, colour, shape) and `floor` (value, text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from leaderboard.site import words
+from leaderboard.site.views import View
+
+HEIGHT = 270
+TICKS = [m * 10.0**e for e in range(-7, 7) for m in (1, 2, 5)]
+"""Where a logarithmic axis may have a tick."""
+
+
+def chart_specs(metric: str, views: Sequence[View], horizons: Sequence[int]) -> dict[str, Any]:
+    """Both specifications for a metric; its axis is logarithmic where every value is positive."""
+    values = [cell.value for view in views for cell in view.cells if cell.value is not None]
+    log = bool(values) and min(values) > 0 and bool(words.lower_is_better(metric))
+    return {"horizon": horizon_chart(metric, log, horizons), "cost": cost_chart(metric, log)}
+
+
+def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, Any]:
+    """A metric against the horizon, one line per forecaster, floors dashed."""
+    import altair as alt
+
+    x = alt.X("horizon:Q", title="horizon (training steps)", scale=alt.Scale(type="log", nice=False, padding=6),
+              axis=alt.Axis(format="~s", grid=False, values=list(horizons)))  # fmt: skip
+    y = _value_axis(metric, log)
+    steps, text = alt.Tooltip("horizon:Q", format=",", title="horizon"), alt.Tooltip("text:N", title=metric)
+    floors = (
+        alt.Chart(alt.NamedData(name="floors"))
+        .mark_line(strokeWidth=1.2)
+        .encode(x=x, y=y, detail="floor:N", strokeDash=alt.StrokeDash("dash:N", scale=None), tooltip=["floor:N", steps, text])
+    )  # fmt: skip
+    rows = alt.Chart(alt.NamedData(name="rows")).encode(x=x, y=y, color=_own("Color", "colour"), detail="forecaster:N")
+    lines = rows.mark_line(strokeWidth=1.6)
+    points = rows.mark_point(filled=True, size=42, opacity=1).encode(
+        shape=_own("Shape", "shape"), tooltip=["forecaster:N", steps, text]
+    )
+    extent = alt.Chart(alt.NamedData(name="extent")).mark_point(opacity=0).encode(y=y)
+    return _finished(alt.layer(extent, floors, lines, points), f"{metric} against the horizon, a line per forecaster")
+
+
+def cost_chart(metric: str, log: bool) -> dict[str, Any]:
+    """A metric against the time of a forecast; the line joins the forecasters that none beats in both."""
+    import altair as alt
+
+    x = alt.X("ms:Q", title="time per forecast, observing included (ms)", scale=alt.Scale(type="log", nice=False, padding=30),
+              axis=alt.Axis(grid=False, values=TICKS, format="~g"))  # fmt: skip
+    y = _value_axis(metric, log)
+    data = alt.NamedData(name="points")
+    tip = ["forecaster:N", alt.Tooltip("ms_text:N", title="ms per forecast"), alt.Tooltip("text:N", title=metric)]
+    points = alt.Chart(data).mark_point(filled=True, size=95, opacity=1).encode(
+        x=x, y=y, color=_own("Color", "colour"), shape=_own("Shape", "shape"), tooltip=tip
+    )  # fmt: skip
+    on_front = alt.Chart(data).transform_filter("datum.front == 'front'")
+    line = on_front.mark_line(interpolate="step-after", strokeWidth=1.2).encode(x=x, y=y, order="ms:Q")
+    names = on_front.mark_text(align="left", dx=9, dy=-7).encode(x=x, y=y, text="forecaster:N")
+    floor = alt.Chart(alt.NamedData(name="floor")).mark_rule(strokeDash=[6, 3]).encode(
+        y=y, tooltip=[alt.Tooltip("text:N", title="floor_batch")]
+    )  # fmt: skip
+    return _finished(alt.layer(floor, line, points, names), f"{metric} against the time that a forecast takes")
+
+
+def axis_title(metric: str) -> str:
+    """The metric with its unit."""
+    unit = words.unit(metric)
+    return f"{metric} ({unit})" if unit else metric
+
+
+def _value_axis(metric: str, log: bool) -> Any:
+    import altair as alt
+
+    scale = alt.Scale(type="log", nice=False, padding=10) if log else alt.Scale(nice=False, padding=10, zero=False)
+    axis = alt.Axis(format="~g", values=TICKS) if log else alt.Axis(format="~g", tickCount=6)
+    return alt.Y("value:Q", title=axis_title(metric), scale=scale, axis=axis)
+
+
+def _own(channel: str, field: str) -> Any:
+    """A channel whose values are in the data as they are drawn; the page has one legend for all charts."""
+    import altair as alt
+
+    return getattr(alt, channel)(f"{field}:N", scale=None, legend=None)
+
+
+def _finished(chart: Any, description: str) -> dict[str, Any]:
+    """The specification without a size of its own: it fills its box; colours come from the page's theme."""
+    spec: dict[str, Any] = chart.properties(width="container", height=HEIGHT, description=description).to_dict()
+    spec.pop("config", None)
+    spec.pop("$schema", None)
+    spec["autosize"] = {"type": "fit", "contains": "padding", "resize": True}
+    return spec

@@ -1,0 +1,149 @@
+"""What the site is made from: committed results with their submissions, suites and traces. Nothing is executed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from leaderboard.committed import load_all, ordered
+from moeload_bench.comparison import reference_of
+from moeload_bench.errors import ResultError, SubmissionError
+from moeload_bench.results import Result
+from moeload_bench.store import TraceRef, list_traces
+from moeload_bench.submission import Folder, read_folder
+from moeload_bench.submission_check import check_submission
+from moeload_bench.suite import Suite, load_suite
+
+UNIFORM = "uniform"
+TRACE_FOLDERS = ("moeload_bench/data", "traces")
+Standing = Literal["claimed", "checked", "verified", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result with its submission; ``wrong`` says why it is only claimed."""
+
+    result: Result
+    folder: Folder | None
+    standing: Standing
+    wrong: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.result.name
+
+
+@dataclass(frozen=True)
+class Board:
+    """A suite with its entries, baselines first in the suite's order, then the others by name.
+
+    ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
+    """
+
+    suite: Suite
+    entries: tuple[Entry, ...]
+    reference: Result | None
+
+    @property
+    def results(self) -> list[Result]:
+        return [entry.result for entry in self.entries]
+
+    @property
+    def recipes(self) -> list[str]:
+        return sorted({trace.id.split("/")[0] for trace in self.suite.traces})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that the site shows."""
+
+    root: Path
+    boards: tuple[Board, ...]
+    traces: tuple[TraceRef, ...]
+    sha256: str
+
+
+def read_inputs(root: str | Path) -> Inputs:
+    """Read a checkout. Raises `ResultError` for results that cannot be compared, and whatever its files are refused for.
+
+    Suites are those with committed results, the one with most runs first.
+    """
+    base = Path(root)
+    folders = sorted(path for path in (base / "leaderboard" / "results").glob("*") if path.is_dir())
+    boards = [read_board(base, folder) for folder in folders if any(folder.glob("*.json"))]
+    if not boards:
+        raise ResultError(f"{base / 'leaderboard' / 'results'}: no SUITE/NAME.json; `make results` writes some")
+    boards.sort(key=lambda board: (-len(board.suite.traces), board.suite.name))
+    return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
+
+
+def read_board(root: Path, folder: Path) -> Board:
+    """The results of one suite's folder."""
+    suite = load_suite(str(root / "moeload_bench" / "suites" / f"{folder.name}.toml"))
+    results = ordered(list(load_all(suite, folder.parent).values()), suite)
+    for result in results:
+        if result.suite.sha256 != suite.sha256():
+            raise ResultError(f"{folder.name}/{result.name}: scored on suite {result.suite.sha256[:12]}, now {suite.name} "
+                              f"is {suite.sha256()[:12]}: run it again")  # fmt: skip
+    if UNIFORM not in {result.name for result in results}:
+        raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
+    entries = tuple(make_entry(result, root / "leaderboard" / "submissions" / result.name, suite) for result in results)
+    return Board(suite, entries, reference_of(results))
+
+
+def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
+    """The entry with its standing, which never rests on what the result says of itself."""
+    try:
+        folder = read_folder(path)
+    except SubmissionError as error:
+        return Entry(result, None, "claimed", (_without(str(error), path.parent.parent),))
+    if folder.record.suite.name != suite.name:
+        return Entry(result, folder, "claimed", (f"the submission is for suite {folder.record.suite.name}",))
+    wrong = tuple(check_submission(folder, result, suite))
+    if wrong:
+        return Entry(result, folder, "claimed", wrong)
+    verification = folder.verification
+    if verification is None:
+        return Entry(result, folder, "checked", ())
+    return Entry(result, folder, "verified" if verification.verified else "failed", tuple(verification.reasons))
+
+
+def read_traces(root: Path) -> Iterator[TraceRef]:
+    """The committed traces by id; a trace that is in two folders once."""
+    refs: dict[str, TraceRef] = {}
+    for name in TRACE_FOLDERS:
+        if (root / name).is_dir():
+            for ref in list_traces(root / name):
+                refs.setdefault(ref.id, ref)
+    yield from (refs[key] for key in sorted(refs))
+
+
+def only(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
+    """The results with the runs of one recipe, or with one run."""
+    return [
+        result.model_copy(
+            update={
+                "runs": tuple(run for run in result.runs if recipe in (None, run.recipe) and trace in (None, run.trace))
+            }
+        )
+        for result in results
+    ]
+
+
+def _without(text: str, root: Path) -> str:
+    """A message without the place of the checkout: the site is the same wherever it is built."""
+    return text.replace(f"{root}/", "")
+
+
+def _content_sha256(root: Path, folders: Sequence[Path]) -> str:
+    """Hash of the committed results: what a page's footer says it was made from."""
+    files: Mapping[str, Path] = {
+        str(path.relative_to(root)): path for folder in folders for path in folder.glob("*.json")
+    }
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

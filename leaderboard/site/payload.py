@@ -1,0 +1,222 @@
+"""The data that the leaderboard's page holds: every number as the text that is shown.
+
+The page only picks texts by the choice made: no number is computed in the browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leaderboard.site import words
+from leaderboard.site.charts import chart_specs
+from leaderboard.site.inputs import Board, Entry, only
+from leaderboard.site.views import (
+    ALL,
+    PRIMARY,
+    Cell,
+    View,
+    best_window,
+    metrics_of,
+    of_training,
+    per_forecast_ms,
+    states_of,
+    views_of,
+)
+from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
+from moeload_bench.results import Result
+from moeload_bench.statistics import MIN_RECIPES
+from moeload_bench.suite import STATES
+from moeload_bench.tables import CROSSING, FLOOR_ROWS, floor_values, has_skill
+
+FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
+"""What a row of a view holds, in this order."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A view's key: what the page's switches hold."""
+
+    state: str
+    recipe: str
+    horizon: int | None
+
+    def key(self) -> str:
+        """`STATE RECIPE HORIZON`."""
+        return f"{self.state} {self.recipe} {self.horizon or ALL}"
+
+
+DEFAULT = Choice(ALL, ALL, None)
+
+
+def board_payload(board: Board) -> Json:
+    """What does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
+    return {
+        "name": board.suite.name,
+        "description": board.suite.description,
+        "sha256": board.suite.sha256(),
+        "horizons": list(board.suite.horizons),
+        "states": states_of(board),
+        "recipes": board.recipes,
+        "runs": len(board.suite.traces),
+        "tasks": sum(len(trace.origins()) for trace in board.suite.traces),
+        "metrics": [
+            {"name": name, "about": words.about(name), "file": data_file(board.suite.name, name)}
+            for name in metrics_of(board)
+        ],
+        "forecasters": [forecaster_row(entry) for entry in board.entries],
+        "cost": {
+            recipe: [cost_row(result) for result in only(board.results, recipe=None if recipe == ALL else recipe)]
+            for recipe in (ALL, *board.recipes)
+        },
+        "hindsight": hindsight(board),
+        "claims": claims(board),
+        "skill_note": skill_note(board),
+    }
+
+
+def forecaster_row(entry: Entry) -> Json:
+    """Name, page, standing, level and number of failed tasks of an entry."""
+    failed = len(entry.result.failures)
+    return {
+        "name": entry.name,
+        "page": f"forecasters/{words.file_name(entry.name)}.html",
+        "standing": entry.standing,
+        "level": entry.result.isolation,
+        "failed": count(failed, "failed task") if failed else "",
+    }
+
+
+def cost_row(result: Result) -> list[str]:
+    """Milliseconds per forecast and per cent of the training time."""
+    return [figure(per_forecast_ms(result)), figure(of_training(result))]
+
+
+def hindsight(board: Board) -> str:
+    """The best fixed window in hindsight, in words."""
+    best = best_window(board)
+    if best is None:
+        return f"Best fixed window in hindsight: {NOT_GIVEN}, no fixed window is among the results."
+    name, windows = best
+    if windows == 1:
+        return f"Best fixed window in hindsight: {NOT_GIVEN}, {name} is the only fixed window among the results."
+    return (
+        f"Best fixed window in hindsight: {name}, of {windows} windows. It was chosen on these very scores: a yardstick, "
+        "not a fair entry."
+    )
+
+
+def metric_payload(board: Board, metric: str) -> Json:
+    """Every view of a metric, its floors by state and recipe, its charts."""
+    views = list(views_of(board, metric))
+    return {
+        "about": words.about(metric),
+        "lower": words.lower_is_better(metric),
+        "skill": has_skill(metric),
+        "views": {Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board) for view in views},
+        "floors": floors_payload(board, metric),
+        "charts": chart_specs(metric, views, board.suite.horizons),
+    }
+
+
+def view_payload(view: View, board: Board) -> Json:
+    """The rows of a view in the order of the entries, its floor, and over what its numbers are means."""
+    return {
+        "rows": [cell_row(cell, view) for cell in view.cells],
+        "floor": figure(view.floor),
+        "over": over(view, board),
+        "size": f"{count(view.runs, 'run')}, {count(view.origins, 'origin')}",
+    }
+
+
+def cell_row(cell: Cell, view: View) -> list[str]:
+    """The texts of `FIELDS`."""
+    single = view.recipe != ALL
+    return [
+        figure(cell.value),
+        figure(cell.excess),
+        signed(cell.skill),
+        NONE if cell.skill is None or single else span(cell.new_recipe),
+        NONE if cell.skill is None or single else span(cell.new_seeds),
+        share(cell.win_rate),
+        NONE if cell.skill is None or single else str(cell.group or NOT_GIVEN),
+        figure(cell.regret),
+        "front" if cell.front else "",
+    ]
+
+
+def over(view: View, board: Board) -> str:
+    """Over what the values of a view are means."""
+    states = {ALL: "whatever the state", CROSSING: "whose window crosses a change of state"}.get(
+        view.state, f"in the {view.state} state"
+    )
+    recipes = count(len(board.recipes), "recipe") if view.recipe == ALL else f"recipe {view.recipe}"
+    horizons = (
+        f"the {len(board.suite.horizons)} horizons ({board.suite.horizons[0]:,} to {board.suite.horizons[-1]:,} steps)"
+        if view.horizon is None
+        else f"horizon {view.horizon:,}"
+    )
+    return (
+        f"mean over {count(view.runs, 'run')} of {recipes}, of means over {count(view.origins, 'origin')} {states}, "
+        f"over layers, at {horizons}"
+    )
+
+
+def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
+    """`STATE RECIPE` to rows of (floor, [K] texts)."""
+    found: dict[str, list[list[Any]]] = {}
+    for recipe in (ALL, *board.recipes):
+        result = only(board.results, recipe=None if recipe == ALL else recipe)[0]
+        for state in STATES:
+            rows = [[floor, values] for floor in FLOOR_ROWS if (values := floor_values(result, state, floor, metric))]
+            if rows:
+                found[f"{state} {recipe}"] = [[name, list(map(figure, values))] for name, values in rows]
+    return found
+
+
+def data_file(suite: str, metric: str) -> str:
+    """Where the data of a metric lie."""
+    return f"data/{words.file_name(suite)}.{words.file_name(metric.replace('@', '.'))}.js"
+
+
+def claims(board: Board) -> str:
+    """What the two intervals claim, and when there are none."""
+    text = (
+        'Two 95 % t intervals, each for its own claim: "a new recipe" (would it hold for a run unlike these?) from the '
+        'spread of recipe means, "these recipes, new seeds" (would another seed say the same?) from the spread of runs '
+        "within recipes."
+    )
+    few = len(board.recipes) < MIN_RECIPES
+    return text + (
+        f" With {count(len(board.recipes), 'recipe')} there are none, and no rank groups either ({NOT_GIVEN}): that "
+        f"takes at least {MIN_RECIPES}."
+        if few
+        else " Ranks are groups that cannot be told apart from their leader (Holm-corrected p ≥ 0.05, claim: a new recipe)."
+    )
+
+
+def skill_note(board: Board) -> str:
+    """What skill is measured against."""
+    name = board.reference.name if board.reference else board.suite.reference
+    return (
+        f"Skill: 1 − geometric mean over tasks of the ratio of the error to that of {name}, ratios kept within 1/20 and "
+        "20; 0 is as good as the reference, more is better."
+    )
+
+
+def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
+    """The rows of the default view for a browser without scripts, by skill."""
+    rows = metric["views"][DEFAULT.key()]["rows"]
+    cost = [cost_row(result) for result in board.results]
+    joined = [
+        {**forecaster_row(entry), **dict(zip(FIELDS, row, strict=True)), "ms": ms, "training": training}
+        for entry, row, (ms, training) in zip(board.entries, rows, cost, strict=True)
+    ]
+    return sorted(joined, key=lambda row: -_sortable(row["skill"]))
+
+
+def _sortable(text: str) -> float:
+    return float("-inf") if text in (NONE, NOT_GIVEN) else float(text.replace("−", "-"))
+

@@ -1,0 +1,252 @@
+// The leaderboard: shows the texts of the view that is chosen. No number is computed here.
+"use strict";
+(() => {
+  const site = JSON.parse(document.getElementById("site-data").textContent);
+  const loaded = new Map();
+  const waiting = new Map();
+  const byId = (id) => document.getElementById(id);
+  const SWITCHES = ["suite", "state", "horizon", "recipe", "metric"];
+  const STATES = ["transient", "mixed", "stable", "crossing"];
+  const select = Object.fromEntries(SWITCHES.map((id) => [id, byId(id)]));
+  const board = () => site.boards.find((one) => one.name === select.suite.value);
+  let table = null;
+  let asked = 0;
+
+  loaded.set(`${site.boards[0].name} ${site.primary}`, site.metric);
+  window.moeload = {
+    add(suite, metric, content) {
+      loaded.set(`${suite} ${metric}`, content);
+      const done = waiting.get(`${suite} ${metric}`);
+      if (done) done(content);
+    },
+  };
+
+  // The data of one metric: a script of its own, since a page opened from disk may not fetch.
+  function load(suite, metric) {
+    const key = `${suite} ${metric}`;
+    if (loaded.has(key)) return Promise.resolve(loaded.get(key));
+    return new Promise((resolve, reject) => {
+      waiting.set(key, resolve);
+      const script = document.createElement("script");
+      script.src = board().metrics.find((one) => one.name === metric).file;
+      script.onerror = () => reject(new Error(`${script.src} cannot be read`));
+      document.head.append(script);
+    });
+  }
+
+  function fill(element, options) {
+    const before = element.value;
+    element.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+    if (options.some(([value]) => value === before)) element.value = before;
+  }
+
+  function fillSwitches() {
+    const one = board();
+    fill(select.state, one.states.map((state) => [state, state === "all" ? "all states" : state]));
+    fill(select.horizon, [["all", "all horizons"], ...one.horizons.map((h) => [String(h), h.toLocaleString("en-US")])]);
+    fill(select.recipe, [["all", "all recipes"], ...one.recipes.map((recipe) => [recipe, recipe])]);
+    fill(select.metric, one.metrics.map((metric) => [metric.name, metric.name]));
+  }
+
+  // ---------------------------------------------------------------- the table of standings
+
+  const number = (text) => {
+    const value = Number.parseFloat(text.replace("−", "-"));
+    return Number.isNaN(value) ? null : value;
+  };
+
+  function element(name, text, attributes = {}) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  function nameCell(row) {
+    const box = document.createElement("span");
+    box.append(element("a", row.name, { href: row.page }));
+    if (row.failed) box.append(" ", element("small", row.failed, { class: "bad" }));
+    return box;
+  }
+
+  const TEXT = { name: nameCell, standing: (row) => element("span", row.standing, { class: `badge ${row.standing}` }) };
+
+  // DataTables would take text for HTML: what is shown are text nodes.
+  const column = (key) => ({
+    data: null,
+    type: ["name", "level", "standing"].includes(key) ? "string" : "num",
+    className: ["name", "level", "standing"].includes(key) ? "" : "n",
+    cellType: key === "name" ? "th" : "td",
+    createdCell: (cell) => key === "name" && cell.setAttribute("scope", "row"),
+    orderSequence: ["skill", "win_rate"].includes(key) ? ["desc", "asc"] : ["asc", "desc"],
+    render: (row, kind) => {
+      if (kind === "display") return TEXT[key] ? TEXT[key](row) : element("span", row[key]);
+      if (kind === "filter") return ["name", "level", "standing"].includes(key) ? row[key] : "";
+      if (["name", "level", "standing"].includes(key)) return row[key];
+      const value = number(row[key]);
+      return value === null ? (["skill", "win_rate"].includes(key) ? -1e99 : 1e99) : value;
+    },
+  });
+
+  function makeTable() {
+    table = new window.DataTable("#board", {
+      data: [], columns: site.columns.map(column), paging: false, info: false, autoWidth: false,
+      layout: { topStart: { search: { placeholder: "name, level or status" } }, topEnd: null, bottomStart: null, bottomEnd: null },
+      language: { search: "Search ", zeroRecords: "No forecaster matches." },
+      search: { smart: true },
+    });
+    const box = byId("board").parentElement;
+    box.classList.add("scroll");
+    box.setAttribute("tabindex", "0");
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", "Standings");
+  }
+
+  function rowsOf(one, view, recipe) {
+    return one.forecasters.map((forecaster, i) => ({
+      ...forecaster,
+      ...Object.fromEntries(site.fields.map((field, at) => [field, view.rows[i][at]])),
+      ms: one.cost[recipe][i][0],
+      training: one.cost[recipe][i][1],
+    }));
+  }
+
+  function showTable(one, metric, view, chosen) {
+    table.clear().rows.add(rowsOf(one, view, chosen.recipe));
+    const valueHead = table.column(site.columns.indexOf("value")).header().querySelector(".dt-column-title");
+    valueHead.textContent = chosen.metric;
+    const key = metric.skill ? "skill" : "value";
+    if (table.moeloadKey !== `${key} ${metric.lower}`) {
+      table.order([site.columns.indexOf(key), metric.skill || metric.lower === false ? "desc" : "asc"]);
+      table.moeloadKey = `${key} ${metric.lower}`;
+    }
+    for (const name of ["skill", "new_recipe", "new_seeds", "group"]) {
+      table.column(site.columns.indexOf(name)).visible(metric.skill, false);
+    }
+    table.column(site.columns.indexOf("excess")).visible(view.rows.some((row) => row[1] !== "–"), false);
+    table.draw();
+  }
+
+  // ---------------------------------------------------------------- errors by horizon
+
+  const statesShown = (one, chosen) =>
+    chosen.state === "all" ? STATES.filter((state) => one.states.includes(state)) : [chosen.state];
+
+  function showHorizons(one, metric, chosen) {
+    const body = [];
+    for (const state of statesShown(one, chosen)) {
+      const head = element("tr", "", { class: "group" });
+      const size = metric.views[`${state} ${chosen.recipe} all`].size;
+      head.append(element("th", `${state}: ${size}`, { scope: "rowgroup", colspan: 1 + one.horizons.length }));
+      body.push(head);
+      one.forecasters.forEach((forecaster, i) => {
+        const values = one.horizons.map((h) => metric.views[`${state} ${chosen.recipe} ${h}`].rows[i][0]);
+        body.push(valueRow(forecaster.name, values, "", state));
+      });
+      for (const [floor, values] of floorsOf(metric, chosen, state)) body.push(valueRow(floor, values, "floor", state));
+    }
+    const head = document.createElement("tr");
+    head.append(element("th", "forecaster", { scope: "col" }));
+    for (const h of one.horizons) head.append(element("th", `h = ${h.toLocaleString("en-US")}`, { scope: "col", class: "n" }));
+    byId("horizons").tHead.replaceChildren(head);
+    byId("horizons").tBodies[0].replaceChildren(...body);
+    byId("horizons-caption").textContent = `${chosen.metric} at each horizon h in training steps: mean over runs of means over origins and ` +
+      `layers; ${chosen.recipe === "all" ? "all recipes" : `recipe ${chosen.recipe}`} of suite ${one.name}.`;
+  }
+
+  function valueRow(name, values, kind, state) {
+    const row = element("tr", "", { class: kind, "data-state": state });
+    row.append(element("th", name, { scope: "row" }), ...values.map((value) => element("td", value, { class: "n" })));
+    return row;
+  }
+
+  const floorsOf = (metric, chosen, state) => metric.floors[`${state} ${chosen.recipe}`] || [];
+
+  // ---------------------------------------------------------------- charts
+
+  const looks = (i) => ({ colour: window.moeloadCharts.colour(i), shape: window.moeloadCharts.shape(i) });
+  const drawable = (rows) => rows.filter((row) => row.value !== null);
+
+  function horizonData(one, metric, chosen, state) {
+    const rows = one.horizons.flatMap((horizon) =>
+      one.forecasters.map((forecaster, i) => {
+        const text = metric.views[`${state} ${chosen.recipe} ${horizon}`].rows[i][0];
+        return { forecaster: forecaster.name, horizon, value: number(text), text, ...looks(i) };
+      }));
+    const floors = floorsOf(metric, chosen, state).flatMap(([floor, values]) =>
+      values.map((text, k) => ({ floor, horizon: one.horizons[k], value: number(text), text, dash: window.moeloadCharts.DASHES[floor] })));
+    return { rows: drawable(rows), floors: drawable(floors) };
+  }
+
+  function showCharts(one, metric, view, chosen) {
+    const panels = statesShown(one, chosen).map((state) => ({ state, data: horizonData(one, metric, chosen, state) }));
+    const extent = panels.flatMap(({ data }) => [...data.rows, ...data.floors].map(({ value }) => ({ value })));
+    const boxes = panels.map(({ state }) => {
+      const figure = element("figure", "", { class: "chart" });
+      figure.append(element("figcaption", state), element("div", "", { "data-state": state }));
+      return figure;
+    });
+    byId("horizon-charts").replaceChildren(...boxes);
+    panels.forEach(({ data }, i) => window.moeloadCharts.draw(boxes[i].lastChild, metric.charts.horizon, { ...data, extent }));
+    const points = rowsOf(one, view, chosen.recipe).map((row, i) => ({
+      forecaster: row.name, ms: number(row.ms), ms_text: row.ms, value: number(row.value), text: row.value, front: row.front, ...looks(i),
+    }));
+    const floor = drawable([{ value: number(view.floor), text: view.floor }]);
+    window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points), floor });
+    const names = one.forecasters.map((forecaster) => forecaster.name);
+    const floors = Object.keys(window.moeloadCharts.DASHES).filter((name) => panels.some(({ data }) => data.floors.some((row) => row.floor === name)));
+    window.moeloadCharts.legend(byId("legend"), names, floors);
+    window.moeloadCharts.legend(byId("cost-legend"), names, floor.length ? ["floor_batch"] : []);
+  }
+
+  // ---------------------------------------------------------------- the choice
+
+  async function show() {
+    const chosen = Object.fromEntries(SWITCHES.map((id) => [id, select[id].value]));
+    const mine = ++asked;
+    const metric = await load(chosen.suite, chosen.metric);
+    if (mine !== asked) return;
+    const one = board();
+    const view = metric.views[`${chosen.state} ${chosen.recipe} ${chosen.horizon}`];
+    byId("which").textContent = `suite ${one.name}`;
+    byId("about-name").textContent = chosen.metric;
+    byId("about-text").textContent = metric.about;
+    byId("over").textContent = view.over;
+    byId("floor-note").textContent = view.floor === "–" ? "" : ` floor_batch is ${view.floor} here.`;
+    byId("cost-over").textContent = `Values: ${view.over}.`;
+    byId("claims").textContent = one.claims;
+    byId("skill-note").textContent = one.skill_note;
+    byId("hindsight").textContent = one.hindsight;
+    showTable(one, metric, view, chosen);
+    showHorizons(one, metric, chosen);
+    showCharts(one, metric, view, chosen);
+    document.documentElement.dataset.shown = SWITCHES.map((id) => chosen[id]).join(" ");
+  }
+
+  function remember() {
+    const words = new URLSearchParams(SWITCHES.map((id) => [id, select[id].value]));
+    history.replaceState(null, "", `#${words}`);
+  }
+
+  function recall() {
+    const words = new URLSearchParams(location.hash.slice(1));
+    for (const id of SWITCHES) {
+      if (id === "state") fillSwitches();
+      const value = words.get(id);
+      if (value !== null && [...select[id].options].some((option) => option.value === value)) select[id].value = value;
+    }
+  }
+
+  makeTable();
+  recall();
+  for (const id of SWITCHES) {
+    select[id].addEventListener("change", () => {
+      if (id === "suite") fillSwitches();
+      remember();
+      show();
+    });
+  }
+  window.addEventListener("hashchange", () => { recall(); show(); });
+  window.moeloadCharts.onTheme(show);
+  show();
+})();

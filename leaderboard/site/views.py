@@ -1,0 +1,216 @@
+"""What the leaderboard shows for each choice of state, recipe and horizon: computed here, only shown by the pages.
+
+Values are those of `moeload_bench.tables`, conclusions those of `moeload_bench.statistics`. Axis letters: K suite
+horizons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaderboard.site.inputs import Board, only
+from leaderboard.site.words import lower_is_better
+from moeload_bench.comparison import Errors, errors_of, skill
+from moeload_bench.floors import excess
+from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.results import Result, RunResult
+from moeload_bench.statistics import MIN_RECIPES, Interval, best_in_hindsight, rank_groups, win_rates
+from moeload_bench.suite import STATES
+from moeload_bench.tables import CROSSING, Values, floor_values, has_skill, run_means
+
+ALL = "all"
+PRIMARY = "window_tv"
+REGRET = f"regret@{HEADLINE}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One forecaster in one view; None where the view has no such number.
+
+    ``value`` is the metric, ``regret`` the headline regret on the same tasks; ``front``: no other forecaster of the view
+    has both a smaller cost and a better value.
+    """
+
+    forecaster: str
+    value: float | None
+    excess: float | None
+    skill: float | None
+    new_recipe: Interval | None
+    new_seeds: Interval | None
+    win_rate: float | None
+    group: int | None
+    regret: float | None
+    front: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """All forecasters for one choice; ``horizon`` None stands for all. ``runs`` and ``origins``: what a value is over."""
+
+    state: str
+    recipe: str
+    horizon: int | None
+    floor: float | None
+    cells: tuple[Cell, ...]
+    runs: int
+    origins: int
+
+
+def metrics_of(board: Board) -> list[str]:
+    """The metrics that every entry has: the primary one first, then errors and scores, then what plans cost."""
+    have = [{name for run in r.runs for task in run.tasks for name in task.metrics} for r in board.results]
+    common = set.intersection(*have)
+    return sorted(common, key=lambda name: (name != PRIMARY, "@" in name, name.startswith("drop"), name))
+
+
+def states_of(board: Board) -> list[str]:
+    """`all`, the states that have origins, and `crossing` where a window crosses a change of state."""
+    tasks = [task for run in board.results[0].runs for task in run.tasks]
+    found = [state for state in STATES if any(task.state == state for task in tasks)]
+    return [ALL, *found, *([CROSSING] if any(any(task.crossing) for task in tasks) else [])]
+
+
+def views_of(board: Board, metric: str) -> Iterator[View]:
+    """Every view of a metric: states x recipes x horizons."""
+    states = states_of(board)
+    for recipe in (ALL, *board.recipes):
+        chosen = None if recipe == ALL else recipe
+        results = only(board.results, recipe=chosen)
+        reference = only([board.reference], recipe=chosen)[0] if board.reference and has_skill(metric) else None
+        compared = [*results, *([reference] if reference and reference.name not in {r.name for r in results} else [])]
+        errors = errors_of(compared, metric)
+        for state in states:
+            here = _in_state(errors, state)
+            value_by_name = {result.name: value_k(result, metric, state) for result in results}
+            regret_by_name = {result.name: value_k(result, REGRET, state) for result in results}
+            for k, horizon in ((None, None), *enumerate(board.suite.horizons)):
+                yield _view(
+                    results, reference, here if horizon is None else here.select(horizon=horizon),
+                    (metric, state, recipe), (k, horizon),
+                    {name: at(value_K, k) for name, value_K in value_by_name.items()},
+                    {name: at(value_K, k) for name, value_K in regret_by_name.items()},
+                )  # fmt: skip
+
+
+def value_k(result: Result, metric: str, state: str) -> Values:
+    """[K] mean over runs of the run's mean over its origins in the state, as in the tables; `all`: over all origins."""
+    of_run = _means_of_all if state == ALL else run_means
+    means = [mean_K for run in result.runs if (mean_K := of_run(run, state, metric))]
+    return tuple(mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
+
+
+def at(value_K: Values, k: int | None) -> float | None:
+    """The value at one horizon; the mean over horizons for None."""
+    return mean(value_K) if k is None else value_K[k] if value_K else None
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what exists."""
+    kept = [value for value in values if value is not None]
+    return float(np.mean(kept)) if kept else None
+
+
+def per_forecast_ms(result: Result) -> float:
+    """Milliseconds per answered origin, observing included; mean over runs."""
+    return 1e3 * float(np.mean([run.cost.per_forecast_s for run in result.runs]))
+
+
+def of_training(result: Result) -> float | None:
+    """Per cent of the recorded training time; mean over runs."""
+    found = mean([run.cost.of_training for run in result.runs])
+    return None if found is None else 100 * found
+
+
+def best_window(board: Board) -> tuple[str, int] | None:
+    """The fixed window with the least error over all tasks, and of how many it is the best; None without any.
+
+    Windows are the entries of the baseline `sw_avg`, whatever their arguments.
+    """
+    windows = [r for r in board.results if r.forecaster.target.partition("@")[0] == "sw_avg"]
+    if not windows:
+        return None
+    errors = errors_of(windows, PRIMARY)
+    best = best_in_hindsight(errors.by_forecaster, errors.tasks)
+    return None if best is None else (best, len(windows))
+
+
+def _view(
+    results: Sequence[Result],
+    reference: Result | None,
+    errors: Errors,
+    about: tuple[str, str, str],
+    horizon: tuple[int | None, int | None],
+    value: Mapping[str, float | None],
+    regret: Mapping[str, float | None],
+) -> View:
+    metric, state, recipe = about
+    k, steps = horizon
+    floor = None if k is None else at(floor_values(results[0], state, "floor_batch", metric), k)
+    names = [result.name for result in results]
+    listed = {name: errors.by_forecaster[name] for name in names}
+    better = lower_is_better(metric)
+    wins = {} if better is None else win_rates(listed if better else {name: -error for name, error in listed.items()})
+    groups = _groups(errors, names) if has_skill(metric) else {}
+    front = front_of({r.name: (per_forecast_ms(r), value[r.name]) for r in results}, better is not False)
+    cells = []
+    for name in names:
+        found, intervals = skill(errors, name, reference.name) if reference else (float("nan"), [])
+        by_claim = {interval.claim: interval for interval in intervals}
+        over = None if floor is None or value[name] is None else float(excess(np.array(value[name]), np.array(floor)))
+        cells.append(Cell(
+            name, value[name], over, known(found), by_claim.get("a new recipe"),
+            by_claim.get("these recipes, new seeds"), known(wins.get(name)), groups.get(name), regret[name],
+            name in front,
+        ))  # fmt: skip
+    runs, origins = _over(results[0], state, k)
+    return View(state, recipe, steps, floor, tuple(cells), runs, origins)
+
+
+def known(value: float | None) -> float | None:
+    """NaN becomes None."""
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> set[str]:
+    """Names of the (cost, value) that no other beats in one without losing in the other."""
+    have = {name: (cost, value if lower else -value) for name, (cost, value) in points.items() if value is not None}
+    return {
+        name
+        for name, (cost, value) in have.items()
+        if not any((c <= cost and v <= value and (c, v) != (cost, value)) for c, v in have.values())
+    }
+
+
+def _groups(errors: Errors, names: Sequence[str]) -> dict[str, int]:
+    """Rank group of each forecaster, from 1; empty with too few recipes."""
+    if len(set(errors.tasks.recipe_T)) < MIN_RECIPES:
+        return {}
+    groups = rank_groups({name: errors.by_forecaster[name] for name in names}, errors.tasks)
+    return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
+
+
+def _in_state(errors: Errors, state: str) -> Errors:
+    if state == ALL:
+        return errors
+    return errors.select(crossing=True) if state == CROSSING else errors.select(state=state)
+
+
+def _means_of_all(run: RunResult, state: str, metric: str) -> list[float | None]:
+    """[K] mean over all origins of the run; the state is not looked at."""
+    rows = [task.metrics[metric] for task in run.tasks if metric in task.metrics]
+    return [mean(values) for values in zip(*rows, strict=True)]
+
+
+def _over(result: Result, state: str, k: int | None) -> tuple[int, int]:
+    """Runs and origins that a value of the view is a mean over."""
+    by_run = [sum(_counts(task.state, task.crossing, state, k) for task in run.tasks) for run in result.runs]
+    return sum(number > 0 for number in by_run), sum(by_run)
+
+
+def _counts(task_state: str, crossing: tuple[bool, ...], state: str, k: int | None) -> bool:
+    if state == CROSSING:
+        return any(crossing) if k is None else crossing[k]
+    return state in (ALL, task_state)

@@ -1,0 +1,116 @@
+"""How the site writes numbers, names and metrics; nothing here computes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from moeload_bench.placement_cost import describe_metric
+from moeload_bench.results import Result
+from moeload_bench.scoring import METRICS
+from moeload_bench.statistics import Interval
+
+NONE = "–"
+NOT_GIVEN = "n/a"
+_PLAIN = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+
+
+def figure(value: float | None) -> str:
+    """Three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return f"{value:,.0f}".replace(",", "") if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def signed(value: float | None) -> str:
+    """Skill: three decimals with its sign."""
+    return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    """A fraction as per cent."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
+
+
+def span(interval: Interval | None) -> str:
+    """A 95 % interval; `n/a` where the suite is too small for one."""
+    return NOT_GIVEN if interval is None else f"{signed(interval.low)[:-1]} to {signed(interval.high)[:-1]}"
+
+
+def count(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB."""
+    return NONE if size is None else f"{size / 1e6:.0f} MB"
+
+
+def about(metric: str) -> str:
+    """What a metric means, with its unit."""
+    spec = next((spec for spec in METRICS if spec.name == metric), None)
+    if spec is not None:
+        return f"{spec.description} [{spec.unit}]"
+    return describe_metric(metric) or "a metric of the results"
+
+
+def unit(metric: str) -> str:
+    """The unit of a metric; empty for a ratio."""
+    return next((spec.unit for spec in METRICS if spec.name == metric), "")
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """True for errors and what plans cost, False for scores, None for descriptions."""
+    return next((spec.lower_is_better for spec in METRICS if spec.name == metric), True)
+
+
+def file_name(name: str) -> str:
+    """A file name for any text: itself where it is plain, else its plain part and a hash that keeps it apart."""
+    if _PLAIN.fullmatch(name) and len(name) <= 80 and name != "index":
+        return name
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    return f"{plain or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def web_link(link: str | None) -> str | None:
+    """The link if it is one to the web, else None: nothing else becomes a link on the site."""
+    return link if link and re.fullmatch(r"https?://[^\s<>\"']+", link) else None
+
+
+def arguments(kwargs: Mapping[str, Any]) -> str:
+    """Arguments of a forecaster as `key=value, ...`."""
+    return ", ".join(f"{key}={_literal(value)}" for key, value in sorted(kwargs.items()))
+
+
+def run_command(result: Result) -> str:
+    """The command that scores the forecaster again on its suite."""
+    base = result.forecaster.target.partition("@")[0]
+    if base.startswith("forecaster.py:"):
+        base = f"leaderboard/submissions/{result.name}/{base}"
+    given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(result.forecaster.kwargs.items()))
+    target = shlex.quote(f"{base}@{given}" if given else base)
+    return f"moeload-bench run {target} --suite {result.suite.name} --seed {result.seed} --level {result.isolation} --fresh"
+
+
+def verify_command(name: str) -> str:
+    """The command that maintainers run."""
+    return f"moeload-bench verify {shlex.quote(f'leaderboard/submissions/{name}')}"
+
+
+def _literal(value: Any) -> str:
+    """A TOML literal, as targets take it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)

@@ -1,0 +1,104 @@
+"""Headless chromium without a network, for the tests of the site."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import need
+
+HOW = "apt-get install chromium chromium-driver"
+DESKTOP, PHONE = (1280, 900), (390, 844)
+WAIT_S = 60
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A selenium driver whose every host name leads nowhere; what it asked for and said is logged."""
+    need("selenium", "pip install -e '.[dev]'")
+    from selenium import webdriver
+
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        if os.environ.get("MOELOAD_REQUIRE_ALL"):
+            pytest.fail(f"chromium or chromedriver is not installed: {HOW}")
+        pytest.skip(f"chromium or chromedriver is not installed: {HOW}")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "no-proxy-server",
+                 "host-resolver-rules=MAP * ~NOTFOUND", "force-device-scale-factor=1", "hide-scrollbars",
+                 "disable-background-networking", "disable-component-update", "disable-features=Translate"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        made.set_page_load_timeout(WAIT_S)
+        yield made
+    finally:
+        made.quit()
+
+
+def open_page(driver: Any, path: Path, fragment: str = "", size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
+    """Open a file in a window of that size, as light or dark as asked for, and wait until it is drawn."""
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                           {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})  # fmt: skip
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    driver.get("about:blank")
+    driver.get(path.resolve().as_uri() + fragment)
+    wait_drawn(driver)
+
+
+def wait_drawn(driver: Any) -> None:
+    """Wait until the tables and charts that the page is to show are there."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    ready = """
+        const done = arguments[0];
+        if (!document.getElementById("site-data") || !document.querySelector(".switches")) { done(true); return; }
+        const wait = () => {
+          const chosen = [...document.querySelectorAll(".switches select")].map((one) => one.value).join(" ");
+          if (document.documentElement.dataset.shown !== chosen) { setTimeout(wait, 20); return; }
+          const boxes = [...document.querySelectorAll(".chart, .chart > div")].filter((box) => box.moeloadDrawn);
+          Promise.all(boxes.map((box) => box.moeloadDrawn)).then(() => done(true), (error) => done(String(error)));
+        };
+        wait();
+    """
+    driver.set_script_timeout(WAIT_S)
+    WebDriverWait(driver, WAIT_S).until(lambda d: d.execute_script("return document.readyState") == "complete")
+    answer = driver.execute_async_script(ready)
+    assert answer is True, answer
+
+
+def complaints(driver: Any) -> list[str]:
+    """What the console holds: errors, warnings, refused loads."""
+    return [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser") if entry["level"] != "INFO"]
+
+
+def requested(driver: Any) -> list[str]:
+    """Every address that was asked for since the last call."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+
+def overflow(driver: Any) -> int:
+    """Pixels by which the page is wider than its window."""
+    return int(driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def shoot(driver: Any, path: Path) -> None:
+    """The whole page as a PNG."""
+    import base64
+
+    size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    picture = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(picture["data"]))
