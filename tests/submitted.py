@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.freeze_suite import to_toml
+from leaderboard.memorisers import HONEST as NAIVE
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result
 from moeload_bench.store import data_sha256, write_trace
@@ -16,29 +17,6 @@ from moeload_bench.suite import Suite, SuiteTrace
 from tests.conftest import synthetic_trace
 
 HORIZONS = (1, 10, 100)
-NAIVE = '''"""The mean of the last steps, in one file."""
-
-import numpy as np
-
-from moeload_bench.forecaster import Forecast
-
-
-class Mine:
-    def __init__(self, info, seed, window=100):
-        self.window = window
-        self.share_SLE = np.full((1, info.num_layers, info.num_experts), 1 / info.num_experts)
-        self.seen = False
-
-    def observe(self, block):
-        total = np.maximum(block.load_SLE.sum(axis=2, keepdims=True), 1)
-        share = np.where(total > 0, block.load_SLE / total, 0) + 1e-12
-        share /= share.sum(axis=2, keepdims=True)
-        self.share_SLE = (np.concatenate([self.share_SLE, share]) if self.seen else share)[-self.window:]
-        self.seen = True
-
-    def forecast(self, request):
-        return Forecast.constant(self.share_SLE.mean(axis=0), request.horizon)
-'''
 
 
 @dataclass(frozen=True)

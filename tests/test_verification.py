@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results import Result
-from moeload_bench.store import read_trace, write_trace
+from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, Verification, read_folder
 from moeload_bench.trace import check_trace
 from moeload_bench.verification import MAX_GROWTH, Request, verify
@@ -107,65 +108,11 @@ def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
     assert "not deterministic: two re-runs with one seed differ" in made.reasons[0]
 
 
-MEMORY = '''
-import json
-MEMORY = [np.array(one) for one in json.loads("""{memory}""")]
-
-
-class Remembers(Mine):
-    """Knows every fourth step of the public runs, which it finds by what it has seen last."""
-
-    def find(self):
-        last = self.share_SLE[-8:].mean(axis=0)
-        return {find}
-
-    def forecast(self, request):
-        found = self.find()
-        if found is None:
-            return super().forecast(request)
-        future = np.repeat(found, 4, axis=0)[:request.horizon] + 1e-12
-        future = np.concatenate([future, np.repeat(future[-1:], request.horizon - len(future), axis=0)])
-        return Forecast.path(future / future.sum(axis=2, keepdims=True))
-'''
-BY_STEP = (
-    "next((m[self.count // 4:] for m in MEMORY"
-    " if abs(m[self.count // 4 - 2:self.count // 4].mean(0) - last).max() < 0.05), None)"
-)
-BY_CONTENT = "self.match(last)"
-MATCH = '''
-    def match(self, last):
-        """The place in any run whose sorted shares are nearest, in the order of the experts seen now."""
-        here = np.sort(last, axis=1)
-        best = None
-        for m in MEMORY:
-            smooth = (m[1:] + m[:-1]) / 2
-            distance_S = abs(np.sort(smooth, axis=2) - here).sum(axis=(1, 2))
-            place = int(distance_S.argmin())
-            if best is None or distance_S[place] < best[0]:
-                rank_LE = np.argsort(np.argsort(last, axis=1), axis=1)
-                order_LE = np.take_along_axis(np.argsort(smooth[place], axis=1), rank_LE, axis=1)
-                best = distance_S[place], np.take_along_axis(m[place + 2:], order_LE[None], axis=2)
-        return best[1] if best is not None and len(best[1]) else None
-'''
-
-
-def memoriser(world: World, by_content: bool) -> str:
-    """Code that holds the public test runs, averaged over four steps."""
-    traces = [read_trace(path) for path in world.paths.values()]
-    blocks = [t.share_SLE().reshape(-1, 4, t.num_layers, t.num_experts).mean(axis=1).round(4) for t in traces]
-    memory = json.dumps([block.tolist() for block in blocks])
-    code = NAIVE + MEMORY.replace("{memory}", memory)
-    if by_content:
-        return code.replace("{find}", BY_CONTENT) + MATCH
-    code = code.replace("{find}", BY_STEP)
-    return code.replace("self.seen = True", "self.seen = True\n        self.count = int(block.step_S[-1]) + 1")
-
-
 @pytest.mark.parametrize(("by_content", "test"), [(False, "permuted_and_shifted"), (True, "future_altered")])
 def test_memory_of_the_public_traces_is_rejected(by_content: bool, test: str, world: World, tmp_path: Path) -> None:
     """Whether it knows them by step number or recognises them renumbered and shifted."""
-    code = memoriser(world, by_content)
-    folder, result = honest(tmp_path, world, code=code, target="forecaster.py:Remembers")
+    code = memoriser(world.paths.values(), by_content=by_content)
+    folder, result = honest(tmp_path, world, code=code, target=TARGET)
     made = verified(folder, result, world)
     assert any(reason.startswith(test) for reason in made.reasons), (made.reasons, made.findings)
 

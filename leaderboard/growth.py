@@ -1,0 +1,139 @@
+"""What honest forecasters and memorisers grow by on altered traces: what the limits of `verify` were fitted to.
+
+    python -m leaderboard.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
+    python -m leaderboard.growth measure by-step by-content  the memorisers of leaderboard/memorisers.py
+    python -m leaderboard.growth table                       the table of docs/leaderboard.md
+
+The table's other source are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from leaderboard.committed import ROOT, SUBMISSIONS
+from leaderboard.memorisers import TARGET, memoriser
+from moeload_bench.evaluation import evaluate
+from moeload_bench.results import Result, load_result
+from moeload_bench.submission import Folder, read_folder
+from moeload_bench.submitting import Author, Draft, make_draft, named
+from moeload_bench.suite import Suite, load_suite
+from moeload_bench.targets import Target
+from moeload_bench.verification import MAX_GROWTH, Request, locate, verify
+
+SUITE = "mini"
+MEASURED = Path(__file__).resolve().parent / "growths.json"
+PAGE = ROOT / "docs" / "leaderboard.md"
+PART = re.compile(r"(<!-- growths -->\n).*?(<!-- end -->)", re.DOTALL)
+MEMORISERS = {"by-step": False, "by-content": True}
+MEMORY_EVERY = 16  # steps: what of two runs fits into the size of a submission
+TESTS = ("permuted_and_shifted", "future_altered")
+Growths = Mapping[str, Mapping[str, list[float]]]
+
+
+def measure(name: str, draws: int) -> dict[str, list[float]]:
+    """Growths of one forecaster by test, one for each draw of the altered traces."""
+    suite = load_suite(SUITE)
+    found: dict[str, list[float]] = {test: [] for test in TESTS}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, result = (
+            _memoriser(name, suite, Path(scratch))
+            if name in MEMORISERS
+            else (read_folder(SUBMISSIONS / name), load_result(SUBMISSIONS.parent / "results" / SUITE / f"{name}.json"))
+        )
+        for seed in range(draws):
+            made = verify(Request(folder, result, suite, locate(suite), level="process", seed=seed))
+            if set(made.findings) != set(TESTS):
+                raise SystemExit(f"{name}: {made.reasons}")
+            for test, growth in made.findings.items():
+                found[test].append(growth)
+    return found
+
+
+def _memoriser(name: str, suite: Suite, root: Path) -> tuple[Folder, Result]:
+    paths = locate(suite)
+    code = root / "forecaster.py"
+    code.write_text(
+        memoriser([paths[entry.id] for entry in suite.traces], by_content=MEMORISERS[name], every=MEMORY_EVERY)
+    )
+    target = Target(TARGET, None, code, TARGET.partition(":")[2])
+    draft: Draft = make_draft(target, name, Author(["-"], "-", None, True, "-"), suite)
+    folder = read_folder(draft.write(root))
+    (result,) = evaluate(replace(folder.target(), text=TARGET), suite, level="process")
+    return folder, named(result, folder)
+
+
+def verified(submissions: Path = SUBMISSIONS) -> dict[str, dict[str, list[float]]]:
+    """Growths in the committed verifications of the suite, by submission and test."""
+    found = {}
+    for path in sorted(submissions.iterdir()):
+        folder = read_folder(path)
+        if folder.verification is not None and folder.record.suite.name == SUITE:
+            findings = folder.verification.findings
+            found[folder.record.name] = {test: [findings[test]] for test in TESTS if test in findings}
+    return found
+
+
+def table(measured: Growths, checked: Growths) -> str:
+    """Smallest to largest growth of each forecaster by test, and over how many draws; memorisers last."""
+    lines = ["| forecaster | draws | " + " | ".join(f"`{test}`" for test in TESTS) + " |", "|---|---:|---:|---:|"]
+    names = [*sorted(checked), *(name for name in MEMORISERS if name in measured)]
+    for name in names:
+        growths = {
+            test: [*measured.get(name, {}).get(test, []), *checked.get(name, {}).get(test, [])] for test in TESTS
+        }
+        cells = [_span(growths[test]) for test in TESTS]
+        label = f"*memoriser, {name}*" if name in MEMORISERS else f"`{name}`"
+        lines.append(f"| {label} | {len(growths[TESTS[0]])} | " + " | ".join(cells) + " |")
+    limits = " | ".join(f"{MAX_GROWTH[test]:+.0%}" for test in TESTS)
+    return "\n".join([*lines, f"| *accepted up to* | | {limits} |"])
+
+
+def _span(values: list[float]) -> str:
+    low, high = (f"{100 * value:+.1f}" for value in (min(values), max(values)))
+    return f"{low} %" if low == high else f"{low} ... {high} %"
+
+
+def filled(page: str) -> str:
+    """The page with its table made anew."""
+    text = table(json.loads(MEASURED.read_text()), verified())
+    return PART.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, or write the table; with --check exit status 1 when it would change."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("names", nargs="+", metavar="NAME")
+    measuring.add_argument("--draws", type=int, default=4)
+    commands.add_parser("table").add_argument("--check", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.command == "measure":
+        for name, draws in _each(given.names, given.draws):
+            kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
+            MEASURED.write_text(json.dumps({**kept, name: draws}, indent=1, sort_keys=True) + "\n")
+        return 0
+    old = PAGE.read_text()
+    new = filled(old)
+    if not given.check:
+        PAGE.write_text(new)
+    return 1 if given.check and new != old else 0
+
+
+def _each(names: list[str], draws: int) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    for name in names:
+        found = measure(name, draws)
+        print(name, found, flush=True)
+        yield name, found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
