@@ -13,6 +13,7 @@ from moeload_bench.commands import (
     publish,
     recipes,
     record,
+    reproduce,
     run,
     submit,
     traces,
@@ -41,3 +42,4 @@ app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.add_typer(import_.app, name="import")
+app.add_typer(reproduce.app, name="reproduce")

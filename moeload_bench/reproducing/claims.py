@@ -120,7 +120,7 @@ def claims() -> tuple[Claim, ...]:
               "error",
               f"agree from the least reported value over {FACTOR:g} to the largest times {FACTOR:g} (from 0 where only "
               "upper bounds are reported); disagree otherwise"),
-        Claim("floor", "Errors in the stable state lie at the sampling floor (a reading of the 350M figures, not a claim of "
-              "the paper)", "350M, SW_Avg, with assumptions stated below",
+        Claim("floor", "Errors in the stable state lie at the sampling floor (a reading of the 350M figures, "
+              "not a claim of the paper)", "350M, SW_Avg, with assumptions stated below",
               "error over the floor", f"agree up to {NEAR_FLOOR:g}; disagree above"),
     )  # fmt: skip

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from moeload_bench.floors import FLOOR_NAMES
 from moeload_bench.reproducing.choice import ORDER, RULE, needed_steps
-from moeload_bench.reproducing.claims import MAJORITY, VERDICTS, Claim, Finding, claims
+from moeload_bench.reproducing.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.reproducing.facts import PaperError, paper
 from moeload_bench.reproducing.sheets import over
 from moeload_bench.reproducing.study import METRICS, PARTS, PROTOCOLS, STATISTICS, RunStudy, Study, Value
-from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error
+from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.scoring import METRICS as SPECS
 from moeload_bench.suite import STATES
 from moeload_bench.tables import number
@@ -23,7 +23,7 @@ LAYER_METRICS = ("error_rate", "window_error_rate")
 def page(study: Study, figures: bool = True) -> str:
     """The whole page; ``figures``: link those of each run, `figures/FOLDER/NAME.png` beside the page."""
     found = findings(study)
-    parts = [_head(study), _summary(study, found), _runs(study), _protocol(study), _paper()]
+    parts = [_head(study), _summary(study), _runs(study), _protocol(study), _paper()]
     parts += [_claim(claim, [one for one in found if one.claim == claim.key]) for claim in claims()]
     parts += ["## Errors\n\n" + _errors_note()]
     for run in study.runs:
@@ -49,33 +49,17 @@ it: the same forecasters, figures and errors on recorded runs that are close to 
 way that its words allow, and beside each error what no forecaster can beat."""
 
 
-def _summary(study: Study, found: Sequence[Finding]) -> str:
-    rows = []
-    for claim in claims():
-        mine = [one for one in found if one.claim == claim.key]
-        first = [one for one in mine if one.variant == mine[0].variant]
-        counts = ", ".join(f"{name} {n}" for name in VERDICTS if (n := sum(one.verdict == name for one in mine)))
-        if mine:
-            rows.append([claim.statement, claim.source, first[0].variant, _grouped(first), counts])
-        else:
-            rows.append([claim.statement, claim.source, "-", "no run has the numbers", "-"])
+def _summary(study: Study) -> str:
+    rows = [[one.claim.statement, one.claim.source, one.variant, one.verdict, one.counts] for one in summary(study)]
     heads = ("claim", "paper", "first variant", "verdict in it", "all variants and definitions")
     return f"""## Where our data agrees, and where it does not
 
-Each claim is judged by the rule given with it [below](#the-claims-one-by-one), for every error definition and variant: a
-figure per run, bounds on it, and the verdict that at least {MAJORITY:.0%} of the runs share; else "cannot tell". It rests
-on {_runs_of(study)}: it says what is so in these runs, and nothing is tested for significance.
+Each claim is judged by the rule given with it [below](#the-claims-one-by-one), in every variant and error definition:
+a figure per run, bounds on it, and the verdict that at least {100 * MAJORITY:g} % of the runs share, else "cannot
+tell". A mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest on {_runs_of(study)}: they say
+what is so in these runs, and nothing is tested for significance.
 
 {_table(heads, rows)}"""
-
-
-def _grouped(found: Sequence[Finding]) -> str:
-    groups = []
-    for verdict in VERDICTS:
-        columns = [one.column for one in found if one.verdict == verdict]
-        if columns:
-            groups.append(f"**{verdict}**: {', '.join(columns)}")
-    return "; ".join(groups)
 
 
 def _runs(study: Study) -> str:
@@ -142,7 +126,7 @@ def _paper() -> str:
     ]
     return f"""## What the paper reports
 
-Stable-state errors as the paper gives them ([arXiv 2404.16914]({facts.url})); where no bound is named, "about" is its word:
+Stable-state errors as the paper gives them ([arXiv 2404.16914]({facts.url})):
 
 {_table(("model", "forecaster", "next steps", "error, %", ""), rows)}
 
@@ -175,16 +159,18 @@ Paper: {claim.source}. Figure: {claim.figure}{" (in percent)" if claim.key == "s
 def _verdict(one: Finding) -> str:
     scale = 100.0 if one.claim == "size" else 1.0
     known = [scale * figure for figure in one.figures if figure is not None]
-    listed = known if len(one.figures) <= LISTED else [min(known), max(known)]
-    text = (", " if len(one.figures) <= LISTED else " to ").join(map(number, listed))
-    yes, no = one.votes.count(True), one.votes.count(False)
-    return f"{one.verdict} ({yes} yes, {no} no of {len(one.votes)}): {text}"
+    listed = known if len(known) <= LISTED else [min(known), max(known)]
+    text = (", " if len(known) <= LISTED else " to ").join(map(number, listed))
+    yes, no, runs = one.votes.count(True), one.votes.count(False), len(one.votes)
+    voted = f"{yes} yes, {no} no" if one.verdict == "cannot tell" else str(yes if one.verdict == "agree" else no)
+    return f"{one.verdict} ({voted} of {runs}): {text or '-'}"
 
 
 def _errors_note() -> str:
     return (
-        "In percent, as means over the origins of a state and over layers; in parentheses the excess over `floor_batch`. "
-        "`uniform` forecasts 1/E for every expert. Mixed origins have no floor: floors are those of a state."
+        "In percent, as means over the origins of a state and over layers; in parentheses the excess over "
+        "`floor_batch`. `uniform` forecasts 1/E for every expert. Mixed origins have no floor: floors are those of a "
+        "state."
     )
 
 
@@ -231,13 +217,13 @@ def _run_layers(run: RunStudy) -> str:
         for part in PARTS:
             value_L = run.fluctuates(statistic, window, part)
             if any(value is not None for value in value_L):
-                rows.append([f"{statistic}, w = {window}, {PART_NAMES[part]}", *map(number, value_L)])
+                rows.append([f"{statistic} w={window}, {PART_NAMES[part]}", *map(number, value_L)])
     for row in run.errors:
         if row.protocol == "sliding" and row.state == "stable":
             for metric in LAYER_METRICS:
                 errors = map(percent, row.per_layer.get(metric, ()))
                 rows.append([f"`{metric}` of `{row.forecaster}`, h = {row.horizon:,}, stable, %", *errors])
-    return f"Layer by layer, in the model's order (statistics are means over experts and steps):\n\n" + _table(
+    return "Layer by layer, in the model's order (statistics are means over experts and steps):\n\n" + _table(
         ("", *names), rows
     )
 
@@ -259,11 +245,12 @@ def _limits(study: Study) -> str:
     most = f" of at most {max(tokens):,} tokens per step" if tokens else ""
     return f"""## What this cannot show
 
-- The runs are small models with batches{most}. Batch noise is larger than in the paper's runs, so per-step errors are;
-  the floors say by how much. Sizes of errors and the step of the onset depend on model, batch and learning rate.
-- Where the paper leaves a choice open (window of SW_Avg, size of the LSTM, orders of ARIMA for 350M), the baselines of this
-  package make one; their own pages say which.
-- {_runs_of(study)[0].upper()}{_runs_of(study)[1:]} show what can happen, not how often."""
+- The runs are of small models with batches{most}. Batch noise falls with the batch, and the paper's batches are far
+  larger: the floors say how much of an error is noise. Sizes of errors and the step of the onset depend on model,
+  batch and learning rate, so a "disagree" on them does not speak against the paper.
+- Where the paper leaves a choice open (window of SW_Avg, size of the LSTM, orders of ARIMA for 350M), the baselines of
+  this package make one; the head of each baseline's source says which.
+- {_runs_of(study)} can show what happens, not how often."""
 
 
 def _runs_of(study: Study) -> str:

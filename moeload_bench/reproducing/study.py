@@ -106,12 +106,14 @@ class RunStudy(_Record):
                 return one.value_L
         return ()
 
-    def error(self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding") -> Value:
-        """A mean error, None where there is none."""
+    def error(
+        self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding", least: int = 1
+    ) -> Value:
+        """A mean error, None where there is none or it rests on fewer than ``least`` origins."""
         wanted = (protocol, horizon, state, forecaster)
         for row in self.errors:
             if (row.protocol, row.horizon, row.state, row.forecaster) == wanted:
-                return row.errors.get(metric)
+                return row.errors.get(metric) if row.origins >= least else None
         return None
 
     def floor(self, name: str, metric: str, *, state: str, horizon: int) -> Value:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from moeload_bench.noise import MEAN_ABS_NORMAL, sampling_variance
-from moeload_bench.reproducing.claims import ABOVE, BACK, BELOW, FACTOR, NEAR_FLOOR, Finding, judge, within
+from moeload_bench.reproducing.claims import (
+    ABOVE,
+    BACK,
+    BELOW,
+    FACTOR,
+    LEAST_ORIGINS,
+    NEAR_FLOOR,
+    VERDICTS,
+    Claim,
+    Finding,
+    claims,
+    judge,
+    within,
+)
 from moeload_bench.reproducing.facts import Setup, paper
 from moeload_bench.reproducing.study import (
     METRICS,
@@ -28,9 +42,9 @@ PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last on
 
 
 def findings(study: Study) -> list[Finding]:
-    """Every claim in every variant that the study has numbers for."""
+    """Every claim in every variant; a mean over fewer than LEAST_ORIGINS origins gives no figure."""
     runs, short, long = study.runs, study.horizons[0], study.horizons[-1]
-    found = [
+    return [
         *_states(runs),
         *_first(runs),
         *_transient(runs, short),
@@ -40,7 +54,32 @@ def findings(study: Study) -> list[Finding]:
         *_size(runs, study.horizons),
         *_floor(runs, short),
     ]
-    return [finding for finding in found if any(figure is not None for figure in finding.figures)]
+
+
+class Summary(NamedTuple):
+    """A claim on one line: what its first variant says in each column, and how all variants are judged."""
+
+    claim: Claim
+    variant: str
+    verdict: str
+    counts: str
+
+
+def summary(study: Study) -> list[Summary]:
+    """Every claim on one line; claims without any variant here (other horizons) are left out."""
+    found, out = findings(study), []
+    for claim in claims():
+        mine = [one for one in found if one.claim == claim.key]
+        first = [one for one in mine if one.variant == mine[0].variant]
+        grouped = (
+            f"{verdict}: {', '.join(one.column for one in first if one.verdict == verdict)}"
+            for verdict in VERDICTS
+            if any(one.verdict == verdict for one in first)
+        )
+        counted = (f"{name} {n}" for name in VERDICTS if (n := sum(one.verdict == name for one in mine)))
+        if mine:
+            out.append(Summary(claim, mine[0].variant, "; ".join(grouped), ", ".join(counted)))
+    return out
 
 
 def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
@@ -52,7 +91,7 @@ def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
             ratio(_mean(run.fluctuates(statistic, window, "before")), _mean(run.fluctuates(statistic, window, "after")))
             for run in runs
         ]
-        yield judge("calmer", "mean over layers", f"{statistic}, w = {window}", falls, ABOVE)
+        yield judge("calmer", "mean over layers", f"{statistic} w={window}", falls, ABOVE)
     onsets = [ratio(run.settled, paper().onset.steps) for run in runs]
     yield judge("onset", "state labels", "last layer", onsets, within(1.0 / FACTOR, FACTOR))
 
@@ -61,15 +100,14 @@ def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     for part, name in PART_NAMES.items():
         for statistic, window in STATISTICS:
             leads = [_lead(run.fluctuates(statistic, window, part)) for run in runs]
-            yield judge("first", name, f"{statistic}, w = {window}", leads, ABOVE)
+            yield judge("first", name, f"{statistic} w={window}", leads, ABOVE)
 
 
 def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
     for name in PAPER_FORECASTERS:
         for metric in METRICS:
             figures = [
-                ratio(run.error(name, metric, state="transient", horizon=horizon), stable(run, name, metric, horizon))
-                for run in runs
+                ratio(of(run, name, metric, horizon, state="transient"), of(run, name, metric, horizon)) for run in runs
             ]
             yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, figures, ABOVE)
 
@@ -78,7 +116,7 @@ def _order(runs: Sequence[RunStudy], claim: str, better: str, worse: str, horizo
     for protocol, horizon in _protocols(horizons):
         for metric in METRICS:
             figures = [
-                ratio(stable(run, better, metric, horizon, protocol), stable(run, worse, metric, horizon, protocol))
+                ratio(of(run, better, metric, horizon, protocol), of(run, worse, metric, horizon, protocol))
                 for run in runs
             ]
             yield judge(claim, f"{protocol}, h = {horizon:,}", metric, figures, BELOW)
@@ -87,7 +125,7 @@ def _order(runs: Sequence[RunStudy], claim: str, better: str, worse: str, horizo
 def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
     for name in PAPER_FORECASTERS:
         for metric in METRICS:
-            figures = [ratio(stable(run, name, metric, long), stable(run, name, metric, short)) for run in runs]
+            figures = [ratio(of(run, name, metric, long), of(run, name, metric, short)) for run in runs]
             yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, figures, ABOVE)
 
 
@@ -100,7 +138,7 @@ def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding
             about = [one.value for one in reported if one.bound == "about"]
             bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
             for metric in METRICS:
-                figures = [stable(run, name, metric, horizon, protocol) for run in runs]
+                figures = [of(run, name, metric, horizon, protocol) for run in runs]
                 yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, figures, bounds)
 
 
@@ -109,7 +147,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
         for metric in METRICS:
             figures = [
                 ratio(
-                    stable(run, "sw_avg", metric, horizon),
+                    of(run, "sw_avg", metric, horizon),
                     run.floor(floor, metric, state="stable", horizon=horizon),
                 )
                 for run in runs
@@ -118,9 +156,11 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
             yield judge("floor", variant, metric, figures, within(-math.inf, NEAR_FLOOR))
 
 
-def stable(run: RunStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding") -> Value:
-    """A forecaster's mean error over the origins in the stable state."""
-    return run.error(name, metric, state="stable", horizon=horizon, protocol=protocol)
+def of(
+    run: RunStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable"
+) -> Value:
+    """A forecaster's mean error over the origins in a state, None where they are too few."""
+    return run.error(name, metric, state=state, horizon=horizon, protocol=protocol, least=LEAST_ORIGINS)
 
 
 def ratio(top: Value, bottom: Value) -> Value:

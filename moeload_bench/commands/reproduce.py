@@ -1,0 +1,142 @@
+"""`moeload-bench reproduce paper`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.reproducing.study import Study
+
+app = typer.Typer(no_args_is_help=True, help="Redo published work on recorded traces.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `paper` a command of its own while it is the only one."""
+
+
+@app.command("paper")
+def paper(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for paper.md, the tables (.csv, .json) and figures/.")
+    ] = Path("paper"),
+    traces: Annotated[
+        Path | None,
+        typer.Option(help="Folder of traces (RECIPE/SPLIT/seedN.parquet); by default all that `traces list` lists."),
+    ] = None,
+    trace: Annotated[
+        list[str] | None,
+        typer.Option(help="An id or .parquet file to use instead of those that the rule chooses; may be repeated."),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps between the origins of the sliding evaluation.")] = 100,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures (extra plot).")] = True,
+    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    jobs: Annotated[int, typer.Option(min=1, help="Forecasters that run at a time.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the study and the verdicts instead of a table.")
+    ] = False,
+) -> None:
+    """Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.
+
+    Its LSTM, ARIMA and SW_Avg forecast the next 1,000 and 2,000 steps, sliding and in blocks, on the recorded runs that
+    are closest to its setup. Every error definition is printed with its floors, every claim is judged by a stated rule.
+    A run of 10,000 steps takes a few minutes on two cores; what is finished is kept in the cache. Works offline.
+
+    Exit status: 0 done, 1 some forecast failed (each is named), 2 no trace can be used.
+    """
+    from moeload_bench.isolate import parse_level
+    from moeload_bench.reproducing.choice import choose
+    from moeload_bench.reproducing.measuring import Request
+    from moeload_bench.reproducing.study import Study
+
+    if figures:
+        _need_matplotlib()
+    choice = choose(traces, trace or ())
+    request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
+    runs = _measured(choice, request, out if figures else None, as_json)
+    study = Study(
+        every=every, horizons=request.horizons, named=bool(trace), runs=tuple(runs), passed_over=choice.passed_over
+    )
+    written = _write(study, out, figures)
+    if as_json:
+        typer.echo(json.dumps(_record(study), indent=1))
+    else:
+        _print(study)
+        for path in written:
+            typer.echo(path)
+    failures = [failure for run in study.runs for failure in run.failures]
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _need_matplotlib() -> None:
+    """Before any work, not after minutes of it."""
+    from moeload_bench.plots_style import style
+
+    with style():
+        pass
+
+
+def _measured(choice: Any, request: Any, out: Path | None, quiet: bool) -> list[Any]:
+    """The studies, each with its figures drawn as soon as it is there."""
+    from moeload_bench.progress import pair_progress
+    from moeload_bench.reproducing.measuring import measure
+    from moeload_bench.reproducing.page import folder_of
+    from moeload_bench.store import read_trace
+
+    runs = []
+    with pair_progress(quiet=quiet, unit="forecasters") as report:
+        for run, (study, results) in zip(choice.runs, measure(choice, request, report), strict=True):
+            runs.append(study)
+            if out is not None:
+                from moeload_bench.reproducing.figures import save_figures
+
+                folder = out / "figures" / folder_of(run.id)
+                list(save_figures(read_trace(run.path, verify=False), study, results, request.horizons, folder))
+    return runs
+
+
+def _write(study: Study, out: Path, figures: bool) -> list[Path]:
+    from moeload_bench.reproducing.page import page
+    from moeload_bench.reproducing.sheets import error_sheet, to_csv, verdict_sheet
+    from moeload_bench.reproducing.verdicts import findings
+
+    texts = {
+        "paper.md": page(study, figures),
+        "paper.json": study.model_dump_json(indent=1) + "\n",
+        "paper-errors.csv": to_csv(error_sheet(study)),
+        "paper-verdicts.csv": to_csv(verdict_sheet(study, findings(study))),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text)
+    return [out / name for name in texts]
+
+
+def _record(study: Study) -> dict[str, Any]:
+    from moeload_bench.reproducing.sheets import verdict_sheet
+    from moeload_bench.reproducing.verdicts import findings
+
+    return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}
+
+
+def _print(study: Study) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from moeload_bench.progress import table_width
+    from moeload_bench.reproducing.verdicts import summary
+
+    table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
+    for row in summary(study):
+        table.add_row(row.claim.statement, row.variant, row.verdict, row.counts)
+    console = Console(width=table_width())
+    console.print(f"runs: {', '.join(run.id for run in study.runs)}", highlight=False)
+    console.print(table)

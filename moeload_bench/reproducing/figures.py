@@ -1,0 +1,172 @@
+"""The counterparts of the paper's figures, drawn from a trace and from the results of its study (extra `plot`).
+
+Axis letters: O origins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moeload_bench.plots_panels import STEP_LABEL, line, title_of
+from moeload_bench.plots_style import (
+    GREY,
+    MARKERS,
+    PALETTE,
+    legend_above,
+    panels,
+    save_figure,
+    state_handles,
+    state_strip,
+    style,
+)
+from moeload_bench.plots_trace import draw_shares, draw_sliding
+from moeload_bench.plots_view import View, view_trace
+from moeload_bench.reproducing.measuring import in_blocks
+from moeload_bench.reproducing.study import PAPER_FORECASTERS, RunStudy
+from moeload_bench.results import Result, RunResult
+from moeload_bench.states import state_names
+from moeload_bench.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DEFINITIONS = ("error_rate", "window_error_rate", "tv", "window_tv")
+"""Drawn for all forecasters together; `error_rate_uniform` is twice `tv`."""
+RATES = ("error_rate", "window_error_rate")
+"""Drawn for one forecaster: the readings of a ratio, per step and on window means."""
+FLOORS: dict[str, Any] = {"floor_batch": (0, (3, 2)), "floor_sampling": "-."}
+BARS = 0.35
+"""Opacity of blocks, so that the sliding curve is seen on them."""
+
+
+def save_figures(
+    trace: Trace, study: RunStudy, results: Sequence[Result], horizons: Sequence[int], folder: Path
+) -> Iterator[Path]:
+    """Draw and write all figures of a run, one at a time."""
+    for name, figure in draw_figures(trace, study, results, horizons):
+        yield save_figure(figure, folder / f"{name}.png")
+
+
+def draw_figures(
+    trace: Trace, study: RunStudy, results: Sequence[Result], horizons: Sequence[int]
+) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) in the paper's order; those of a forecaster that did not run are left out."""
+    names = [layer.name for layer in study.states]
+    first_middle = list(dict.fromkeys((names[0], names[len(names) // 2])))
+    view = view_trace(trace)
+    yield "loads", draw_shares(view_trace(trace, first_middle))
+    yield (
+        "variance-10",
+        draw_sliding(view_trace(trace, list(dict.fromkeys((*first_middle, names[-1])))), "variance", 10),
+    )
+    yield "variance-100", draw_sliding(view, "variance", 100)
+    yield "range-100", draw_sliding(view, "range", 100)
+    ran = dict(zip(study.targets, results, strict=True))
+    paper_ones = {name: ran[name] for name in PAPER_FORECASTERS if name in ran}
+    short, long = horizons[0], horizons[-1]
+    if paper_ones:
+        yield f"errors-{short}", draw_errors(view, paper_ones, short)
+    for name, horizon in (("lstm", short), ("arima", short), ("sw_avg", short), ("sw_avg", long)):
+        if name in paper_ones:
+            yield f"{name}-{horizon}", draw_protocols(view, name, paper_ones[name], horizon)
+
+
+def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
+    """Each forecaster's error at every sliding origin, a panel per definition, means over layers, with the floors."""
+    with style():
+        figure, axes = panels(len(DEFINITIONS), height=1.9, columns=2, share_y=False)
+        for ax, metric in zip(axes, DEFINITIONS, strict=True):
+            top = 0.0
+            for i, (name, result) in enumerate(results.items()):
+                origin_O, error_O = curve(result.runs[0], metric, result.suite.horizons.index(horizon))
+                _line(ax, i, len(results), name, origin_O, error_O)
+                top = max(top, float(np.nanmax(error_O, initial=0.0)))
+            _dress(ax, view, next(iter(results.values())), metric, horizon, top)
+        handles = [line(name, PALETTE[i], marker=MARKERS[i], markersize=3) for i, name in enumerate(results)]
+        _finish(figure, view, horizon, handles)
+        return figure
+
+
+def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figure:
+    """One forecaster, sliding as a curve over the origins and in blocks as bars over their windows."""
+    from matplotlib.patches import Patch
+
+    with style():
+        figure, axes = panels(len(RATES), height=1.9, columns=1, share_y=False)
+        k = result.suite.horizons.index(horizon)
+        (run,) = result.runs
+        blocks = in_blocks(run, int(view.trace.step_S[0]), horizon)
+        i = PAPER_FORECASTERS.index(name)
+        for ax, metric in zip(axes, RATES, strict=True):
+            at_O, height_O = curve(blocks, metric, k)
+            ax.bar(
+                at_O, height_O, width=horizon, align="edge", color=PALETTE[i], alpha=BARS, edgecolor="white",
+                label="blocks",
+            )  # fmt: skip
+            origin_O, error_O = curve(run, metric, k)
+            _line(ax, i, 1, name, origin_O, error_O)
+            _dress(ax, view, result, metric, horizon, float(np.nanmax(error_O, initial=0.0)))
+        handles = [
+            line(f"{name}, sliding, at the origin", PALETTE[i], marker=MARKERS[i], markersize=3),
+            Patch(facecolor=PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
+        ]
+        _finish(figure, view, horizon, handles)
+        return figure
+
+
+def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Origins and the error in percent at each, a mean over layers; NaN where there is none."""
+    values = [task.metrics.get(metric, ())[k : k + 1] for task in run.tasks]
+    error = np.array([value[0] if value else np.nan for value in values], dtype=np.float64)
+    return np.array([task.origin for task in run.tasks]), 100.0 * error
+
+
+def _line(ax: Axes, i: int, count: int, name: str, origin_O: np.ndarray, error_O: np.ndarray) -> None:
+    often = max(1, len(origin_O) // 10)
+    ax.plot(
+        origin_O, error_O, color=PALETTE[i], marker=MARKERS[i], markersize=3, linewidth=0.9, label=name,
+        markevery=(i * often // max(count, 1) % often, often),
+    )  # fmt: skip
+
+
+def _dress(ax: Axes, view: View, result: Result, metric: str, horizon: int, top: float) -> None:
+    """Floors of the state, the state of the run above the panel, title and ranges."""
+    (run,) = result.runs
+    k = result.suite.horizons.index(horizon)
+    for start, stop, state in run_spans(view):
+        for floor, dashes in FLOORS.items():
+            value = run.floors.get(state, {}).get(floor, {}).get(metric, (None,) * (k + 1))[k]
+            if value is not None:
+                ax.plot([start, stop], [100 * value] * 2, color=GREY, linestyle=dashes, gid=f"{floor}-{state}")
+                top = max(top, 100 * value)
+    state_strip(ax, [span for span in run_spans(view) if span[2] != "mixed"])
+    ax.set_title(metric, pad=9)
+    ax.set(xlim=view.span, ylim=(0, 1.08 * top if top > 0 else 1.0))
+    ax.grid(axis="y")
+
+
+def run_spans(view: View) -> Iterator[tuple[float, float, str]]:
+    """(first step, end, state) of the run as a whole: mixed where layers disagree; nothing without labels."""
+    if view.labels is None:
+        return
+    names, first, stride = state_names(view.labels), int(view.trace.step_S[0]), view.trace.meta.stride
+    start = 0
+    for row in range(1, len(names) + 1):
+        if row == len(names) or names[row] != names[start]:
+            yield first + start * stride, first + row * stride, names[start]
+            start = row
+
+
+def _finish(figure: Figure, view: View, horizon: int, handles: list[Any]) -> None:
+    figure.supxlabel(STEP_LABEL)
+    figure.supylabel(f"error over the next {horizon:,} steps [%]")
+    mixed = ", no band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
+    floors = [line(f"{name} of the state", GREY, dashes) for name, dashes in FLOORS.items()]
+    legend_above(
+        figure, f"{title_of(view)}: means over MoE layers{mixed}", [*handles, *floors, *state_handles()], columns=4
+    )
