@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables reproduce figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables verify reproduce figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -36,11 +36,17 @@ results: $(VENV)/.dev
 
 tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_tables
+	$(BIN)/python -m leaderboard.make_large_runs
 
 # Run the committed results of a suite again and compare; writes nothing.
 SUITE ?= mini
 reproduce: $(VENV)/.bench
 	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
+
+# Run every committed submission again and write what was found; needed when results were made anew.
+verify: $(VENV)/.dev
+	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder || exit 1; done
+	$(BIN)/python -m leaderboard.growth table
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/figures/make.sh
