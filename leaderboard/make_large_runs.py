@@ -1,0 +1,185 @@
+"""Fill the tables of docs/large-runs.md: statistics of the recorded test runs, beside what is public about large runs.
+
+    python -m leaderboard.make_large_runs [--check]
+
+Numbers about our runs are computed here from traces/ and the bundled runs; the founding paper's stand in
+`moeload_bench/reproducing/paper.toml`. With --check nothing is written; exit status 1 when the page would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from moeload_bench.card_tables import Run, balancing, make_run, number, onset, table
+from moeload_bench.reproducing.facts import paper
+from moeload_bench.states import label_states
+from moeload_bench.store import bundled_folder, list_traces, read_trace
+
+PAGE = ROOT / "docs" / "large-runs.md"
+PART = re.compile(r"(<!-- made by leaderboard/make_large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EARLY = 300
+"""Training steps before which the rule calls nothing stable."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One run. ``drift``: median over stable steps of the rule's X, mean over layers; None where nothing is stable.
+    ``first_drift`` the same over the steps EARLY .. EARLY + 200. ``onsets``: first stable step of the layers that have
+    one."""
+
+    run: Run
+    drift: float | None
+    first_drift: float | None
+    onsets: tuple[int, ...]
+
+    @property
+    def tokens_per_expert(self) -> float:
+        """Mean tokens of an expert in a step: what decides how large the sampling noise is."""
+        return self.run.tokens * (self.run.meta.top_k or 1) / self.run.meta.experts
+
+    @property
+    def over_dispersion(self) -> float | None:
+        return _mean(layer.over_dispersion for layer in self.run.layers)
+
+    @property
+    def imbalance(self) -> float | None:
+        return _mean(layer.imbalance_last for layer in self.run.layers)
+
+
+def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
+    """Every test run of the folders that the state rule can label, in the order of their ids."""
+    refs = {ref.id: ref for folder in folders for ref in list_traces(folder) if ref.id.split("/")[1] == "test"}
+    for _, ref in sorted(refs.items()):
+        trace = read_trace(ref.path)
+        if trace.meta.stride != 1:
+            continue
+        labels = label_states(trace.load_SLE)
+        stable_SL = ~labels.transient_SL
+        first_SL = np.zeros_like(stable_SL)
+        first_SL[EARLY : EARLY + 200] = True
+        yield Statistics(
+            make_run(trace, ref.path.stat().st_size),
+            _median(labels.drift_SL, stable_SL),
+            _median(labels.drift_SL, first_SL),
+            tuple(int(row) for row in labels.onset_L if row >= 0),
+        )
+
+
+def _median(drift_SL: np.ndarray, keep_SL: np.ndarray) -> float | None:
+    by_layer = [drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True)]
+    return _mean(float(np.median(values)) for values in by_layer if len(values))
+
+
+def _mean(values: Iterator[float | None] | Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def runs_table(found: Sequence[Statistics]) -> str:
+    """One row per run."""
+    head = ("run", "layers x experts, top-k", "balancing", "tokens per expert and step", "onset, steps",
+            "drift from step 300 on", "drift, stable", "imbalance, first 100", "imbalance, last 100",
+            "over-dispersion")  # fmt: skip
+    rows = [
+        (
+            f"`{s.run.id}`",
+            f"{len(s.run.meta.layers)} x {s.run.meta.experts}, {s.run.meta.top_k or 'varies'}",
+            balancing(s.run.meta),
+            f"{s.tokens_per_expert:,.0f}",
+            onset(s.run.layers),
+            _percent(s.first_drift),
+            _percent(s.drift),
+            number(layer.imbalance_first for layer in s.run.layers),
+            number(layer.imbalance_last for layer in s.run.layers),
+            number(layer.over_dispersion for layer in s.run.layers),
+        )
+        for s in found
+    ]
+    return table(head, rows)
+
+
+def beside_table(found: Sequence[Statistics]) -> str:
+    """What is public about larger runs, and the range of the same thing here."""
+    facts = paper()
+    setup = next(s for s in facts.setups if s.name == facts.onset.setup)
+    cong = f"{facts.url.rsplit('/', 1)[-1]}"
+    onsets = [step for s in found for step in s.onsets]
+    never = sum(len(s.run.layers) - len(s.onsets) for s in found)
+    rows = [
+        (
+            "onset of the stable state",
+            f"after about {facts.onset.steps:,} iterations in {setup.name} ({setup.moe_layers} MoE layers of "
+            f"{setup.experts} experts, {setup.sequences} sequences per step), seen by eye (arXiv {cong})",
+            f"{_range(onsets, ',.0f')} steps by layer; {never} layers never",
+        ),
+        (
+            "how routing settles",
+            "it stabilises early in training, in models of 38M to 1.7B active parameters (arXiv 2505.20225, FLAME-MoE)",
+            f"from {_range([s.first_drift for s in found], '.1%')} of a layer's tokens moving between two windows of "
+            f"100 steps from step {EARLY} on, to {_range([s.drift for s in found], '.1%')} in the stable state",
+        ),
+        (
+            "what comes later",
+            "balance improves until steps 30,000 to 40,000, holds to 400,000, then is given up again up to step "
+            "1,200,000, in OLMoE-1B-7B (arXiv 2604.04230)",
+            f"nothing: the longest run has {max(s.run.steps for s in found):,} steps",
+        ),
+        (
+            "how far loads can jump",
+            "load varies widely and rapidly over the course of training (arXiv 2504.19925, Symi)",
+            f"largest over mean share of the last 100 steps {_range([s.imbalance for s in found], '.2f')}",
+        ),
+        (
+            "noise of a batch",
+            f"not published; {', '.join(facts.not_stated[:2])} and tokens per sequence are not stated by arXiv {cong}",
+            f"{_range([s.over_dispersion for s in found], '.2f')} times that of independent draws, at "
+            f"{_range([s.tokens_per_expert for s in found], ',.0f')} tokens per expert and step",
+        ),
+    ]
+    return table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
+
+
+PARTS: dict[str, Callable[[Sequence[Statistics]], str]] = {"runs": runs_table, "beside": beside_table}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2g} %"
+
+
+def _range(values: Sequence[float | int | None], spec: str) -> str:
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return "-"
+    return f"{known[0]:{spec}} to {known[-1]:{spec}} ({float(np.median(known)):{spec}})"
+
+
+def filled(text: str, found: Sequence[Statistics]) -> str:
+    """The page with its parts made anew."""
+    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](found)}\n{match[3]}", text)
+
+
+def main() -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = PAGE.read_text()
+    new = filled(old, list(statistics([bundled_folder(), ROOT / "traces"])))
+    if new == old:
+        return 0
+    print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")
+    if not check:
+        PAGE.write_text(new)
+    return 1 if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
