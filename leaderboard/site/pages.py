@@ -1,19 +1,24 @@
-"""All files of the site, one after the other, from the inputs. Templates escape everything that they show."""
+"""All files of the site, one after the other, from the inputs."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from leaderboard.site import payload
+from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
+from leaderboard.site.cite import citations
+from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
+from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs
-from leaderboard.site.views import ALL
-from moeload_bench.errors import MissingExtraError
+from leaderboard.site.renderer import Renderer, markup
+from leaderboard.site.views import ALL, PRIMARY, views_of
+from leaderboard.site.words import file_name, verify_command, web_link
+from moeload_bench.card_tables import make_run, summary
+from moeload_bench.errors import MoeloadError
+from moeload_bench.store import read_trace
 
-TEMPLATES = Path(__file__).parent / "templates"
-NAV = (("Leaderboard", "index.html"), ("Traces", "traces/index.html"), ("Submit", "submit.html"), ("Cite", "cite.html"))
 COLUMNS = (
     ("name", "Forecaster", "", False),
     ("group", "Rank", "Rank group: members cannot be told apart from the group's leader", True),
@@ -21,7 +26,7 @@ COLUMNS = (
     ("new_recipe", "95 %, a new recipe", "Interval of skill; claim: a new recipe", True),
     ("new_seeds", "95 %, new seeds", "Interval of skill; claim: these recipes, new seeds", True),
     ("win_rate", "Win rate", "Part of the tasks with the better value", True),
-    ("value", "Value", "The metric that is chosen", True),
+    ("value", PRIMARY, "The metric that is chosen", True),
     ("excess", "Excess", "Over floor_batch: sqrt(max(0, error² − floor²))", True),
     ("regret", "Regret", "regret@quarter on the same tasks", True),
     ("ms", "ms", "Wall time per answered origin, observing included", True),
@@ -29,39 +34,31 @@ COLUMNS = (
     ("level", "Level", "Isolation that the result was made under", False),
     ("standing", "Status", "claimed: uploaded; checked: files agree; verified: run again by the maintainers", False),
 )
+SPACE_CARD = """---
+title: moeload-bench leaderboard
+emoji: 📈
+colorFrom: gray
+colorTo: green
+sdk: static
+app_file: index.html
+pinned: false
+license: apache-2.0
+---
 
-
-def environment() -> Any:
-    """Jinja2 with escaping on and undefined names refused."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise MissingExtraError("jinja2", "site", "the site") from None
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-
-
-class Renderer:
-    """Pages from templates, with what every page shows."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        self._environment = environment()
-        self._shared = {"nav": NAV, "sha256": inputs.sha256}
-
-    def page(self, path: str, template: str, section: str, **values: Any) -> tuple[str, bytes]:
-        """(path, bytes) of one page; links go up as many folders as the path goes down."""
-        html = self._environment.get_template(template).render(
-            **self._shared, up="../" * path.count("/"), section=section, **values
-        )
-        return path, html.encode()
+The leaderboard of moeload-bench, built by `make site` from committed results; open index.html.
+"""
 
 
 def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site."""
     yield from asset_files()
     yield from board_files(inputs)
+    yield from forecaster_files(inputs)
+    yield from trace_files(inputs)
+    yield from text_files(inputs)
+
+
+# ---------------------------------------------------------------- the leaderboard
 
 
 def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
@@ -71,24 +68,20 @@ def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     for board, described in zip(inputs.boards, boards, strict=True):
         for metric in described["metrics"]:
             content = payload.metric_payload(board, metric["name"])
-            if board is inputs.boards[0] and metric["name"] == payload.PRIMARY:
+            if board is inputs.boards[0] and metric["name"] == PRIMARY:
                 yield index_page(render, board, boards, content)
             yield metric["file"], script_data("moeload.add", board.suite.name, metric["name"], content).encode()
 
 
 def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
     """The leaderboard with its default view as plain HTML and the data of that metric inside."""
-    from markupsafe import Markup
-
-    described = boards[0]
     data = {"boards": boards, "fields": payload.FIELDS, "columns": [column[0] for column in COLUMNS],
-            "primary": payload.PRIMARY, "metric": metric}  # fmt: skip
+            "primary": PRIMARY, "metric": metric}  # fmt: skip
     return render.page(
         "index.html", "index.html", "index.html",
-        board=described, metric=metric, metric_name=payload.PRIMARY, columns=COLUMNS,
+        board=boards[0], metric=metric, metric_name=PRIMARY, columns=COLUMNS, switches=switches(boards),
         rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT.key()],
-        switches=switches(boards),
-        data=Markup(json_text(data)),  # json_text leaves nothing that HTML could take for a tag
+        data=markup(json_text(data)),
     )  # fmt: skip
 
 
@@ -102,3 +95,81 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         ("recipe", "Recipe", [(ALL, "all recipes"), *((recipe, recipe) for recipe in first["recipes"])]),
         ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
     ]
+
+
+# ---------------------------------------------------------------- forecasters and traces
+
+
+def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+    """One page per forecaster, over all suites."""
+    render = Renderer(inputs)
+    grids = {board.suite.name: forecaster_page.grids_of(board) for board in inputs.boards}
+    default = {board.suite.name: next(views_of(board, PRIMARY)) for board in inputs.boards}
+    for name, found in forecaster_page.entries_by_name(inputs.boards).items():
+        sections = [
+            forecaster_page.section(entry, board, grids[board.suite.name], default[board.suite.name])
+            for board, entry in found
+        ]
+        entry = next((entry for _, entry in found if entry.folder is not None), found[0][1])
+        yield render.page(
+            forecaster_path(name), "forecaster.html", "index.html",
+            name=name, sections=sections, submission=forecaster_page.submission_facts(entry),
+            link=web_link(entry.folder.record.link if entry.folder else None), verify_command=verify_command(name),
+        )  # fmt: skip
+
+
+def forecaster_path(name: str) -> str:
+    """Where the page of a forecaster lies."""
+    return f"forecasters/{file_name(name)}.html"
+
+
+def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+    """One page with two figures per trace, and the list of all."""
+    render = Renderer(inputs)
+    links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
+    runs = []
+    for ref in inputs.traces:
+        trace = read_trace(ref.path)
+        run = make_run(trace, ref.path.stat().st_size)
+        runs.append(run)
+        images = dict(trace_figures(trace))
+        stem = trace_page.page_path(run.id).removesuffix(".html")
+        yield from ((f"{stem}.{name}", content) for name, content in images.items())
+        yield render.page(
+            f"{stem}.html", "trace.html", "traces/index.html", page=trace_page.trace_page(run, inputs.boards),
+            image=stem, links=links, file=str(ref.path.relative_to(inputs.root)),
+            sizes={name.removesuffix(".png"): png_size(content) for name, content in images.items()},
+        )  # fmt: skip
+    pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
+    table = trace_page.runs_table(runs, inputs.boards)
+    yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=summary(runs))
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, from its header."""
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+# ---------------------------------------------------------------- text
+
+
+def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+    """Pages of the documentation, how to cite, and what a static Space needs."""
+    render = Renderer(inputs)
+    docs = doc_files(inputs.root)
+    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if name != "leaderboard"]
+    for name, text in docs.items():
+        path = DOCS[name]
+        section = path if name == "leaderboard" else "methods/metrics.html"
+        yield render.page(
+            path, "doc.html", section, title=doc_title(text), html=markup(doc_html(text, "../" * path.count("/"))),
+            others=[] if name == "leaderboard" else [(title, href) for title, href in titles if href != path],
+        )  # fmt: skip
+    source = inputs.root / "CITATION.cff"
+    if not source.is_file():
+        raise MoeloadError(f"{source}: not there; the page on how to cite is made from it")
+    cff = source.read_text()
+    yield render.page("cite.html", "cite.html", "cite.html", citations=citations(cff), cff=cff)
+    yield "README.md", SPACE_CARD.encode()
+

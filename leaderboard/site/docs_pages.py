@@ -1,0 +1,74 @@
+"""Pages of the documentation that the site shows, from the committed Markdown. Raw HTML in it would be shown as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DOCS: Mapping[str, str] = {
+    "leaderboard": "submit.html",
+    "statistics": "methods/statistics.html",
+    "metrics": "methods/metrics.html",
+    "floors": "methods/floors.html",
+    "states": "methods/states.html",
+    "placement": "methods/placement.html",
+    "isolation": "methods/isolation.html",
+    "forecasters": "methods/forecasters.html",
+}
+"""docs/NAME.md to its page."""
+_DOC = re.compile(r"(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
+
+
+def doc_html(text: str, up: str) -> str:
+    """The page's content: tables in boxes that scroll, links only to the web and to pages of the site, no images."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = [kept for token in reader.parse(text) for kept in [_without_dead_links(token, up)]]
+    html: str = reader.renderer.render(tokens, reader.options, {})
+    html = html.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">')
+    return html.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
+
+
+def doc_title(text: str) -> str:
+    """The first heading."""
+    found = re.search(r"^# (.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else "Documentation"
+
+
+def doc_files(root: Path) -> Mapping[str, str]:
+    """docs/NAME.md that exist, as text by name."""
+    return {name: (root / "docs" / f"{name}.md").read_text() for name in DOCS if (root / "docs" / f"{name}.md").is_file()}
+
+
+def _without_dead_links(token: Any, up: str) -> Any:
+    """The token with links to the site's own pages; links to files that are not on it become their text."""
+    if token.children is None:
+        return token
+    kept, dead = [], False
+    for child in token.children:
+        if child.type == "link_open":
+            target = _target(str(child.attrGet("href") or ""), up)
+            dead = target is None
+            if dead:
+                continue
+            child.attrSet("href", target)
+        elif child.type == "link_close" and dead:
+            dead = False
+            continue
+        elif child.type == "image":
+            continue
+        kept.append(child)
+    token.children = kept
+    return token
+
+
+def _target(href: str, up: str) -> str | None:
+    if re.match(r"https?://", href):
+        return href
+    found = _DOC.fullmatch(href)
+    if found is None or found["name"] not in DOCS:
+        return None
+    return up + DOCS[found["name"]]

@@ -1,0 +1,227 @@
+"""What a forecaster's page says: who made it, how it is run again, and every number by recipe and state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leaderboard.site import words
+from leaderboard.site.grids import Table, by_recipe, every_metric, plain
+from leaderboard.site.inputs import Board, Entry, only
+from leaderboard.site.payload import cell_row, skill_note
+from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_training, per_forecast_ms
+from leaderboard.site.words import NONE, arguments, count, figure, megabytes
+from moeload_bench.results import Result, RunResult
+from moeload_bench.tables import Grid, result_grid
+
+Facts = list[tuple[str, str]]
+MAX_FAILURES = 50
+"""Distinct failures that a page lists; the rest are counted."""
+
+STANDINGS = {
+    "claimed": "Uploaded; the files do not agree or have not been checked, so the numbers are the submitter's.",
+    "checked": "Form, hashes and completeness of the files agree; nobody else has run it yet.",
+    "verified": "Run again by the maintainers; the numbers agree within the stated tolerances.",
+    "failed": "Run again by the maintainers; the re-run did not confirm the claim.",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A forecaster on one suite."""
+
+    suite: str
+    standing: str
+    standing_text: str
+    reasons: tuple[str, ...]
+    headline: Facts
+    notes: tuple[str, ...]
+    tables: tuple[Table, ...]
+    every: Table
+    failures: tuple[str, ...]
+    costs: Table
+    verification: Facts
+    findings: Table | None
+    tolerances: Table | None
+    run_command: str
+    made: Facts
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The tables of a suite that all its forecasters' pages take their rows from, computed once."""
+
+    metrics: Mapping[str, Grid | None]
+    recipes: Mapping[tuple[str, str], Grid | None]
+
+
+def grids_of(board: Board) -> Grids:
+    """`result_grid` of every metric, and by recipe of the two that a page shows so."""
+    results = [*board.results, *([board.reference] if board.reference and board.reference not in board.results else [])]
+    metrics = {metric: result_grid(results, metric) for metric in metrics_of(board)}
+    recipes = {
+        (recipe, metric): result_grid(only(results, recipe=recipe), metric)
+        for recipe in board.recipes
+        for metric in (PRIMARY, REGRET)
+    }
+    return Grids(metrics, recipes)
+
+
+def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
+    """What the page says about one suite; ``default`` is the view over all states, horizons and recipes."""
+    result, horizons = entry.result, board.suite.horizons
+    shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
+    return Section(
+        suite=board.suite.name,
+        standing=entry.standing,
+        standing_text=STANDINGS[entry.standing],
+        reasons=entry.wrong,
+        headline=headline(entry, default),
+        notes=(skill_note(board), *result.notes),
+        tables=tuple(
+            by_recipe(
+                [
+                    (ALL, grids.metrics[metric]),
+                    *((recipe, grids.recipes[recipe, metric]) for recipe in board.recipes if len(board.recipes) > 1),
+                ],
+                entry.name,
+                horizons,
+                metric,
+            )
+            for metric in shown
+        ),
+        every=every_metric(list(grids.metrics.items()), entry.name, horizons),
+        failures=failures(result),
+        costs=costs(result),
+        verification=verification(entry),
+        findings=findings(entry),
+        tolerances=tolerances(entry),
+        run_command=words.run_command(result),
+        made=made(result),
+    )
+
+
+def headline(entry: Entry, view: View) -> Facts:
+    """The row of the leaderboard in words; each interval with its claim."""
+    cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
+    value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, view)
+    return [
+        ("Skill", skill),
+        ("95 % interval, a new recipe", new_recipe),
+        ("95 % interval, these recipes, new seeds", new_seeds),
+        ("Rank group", group),
+        ("Win rate", win_rate),
+        (PRIMARY, value),
+        (REGRET, regret),
+        ("ms per forecast", figure(per_forecast_ms(entry.result))),
+        ("% of training time", figure(of_training(entry.result))),
+        ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),
+    ]
+
+
+def failures(result: Result) -> tuple[str, ...]:
+    """Each distinct reason with where and how often, most frequent first."""
+    grouped: dict[tuple[str, str], list[int]] = {}
+    for trace, task in result.failures:
+        grouped.setdefault((trace, task.failure or ""), []).append(task.origin)
+    ordered = sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0]))
+    lines = [
+        f"{trace}: {count(len(origins), 'task')} from origin {min(origins):,}: {reason}"
+        for (trace, reason), origins in ordered
+    ]
+    more = len(lines) - MAX_FAILURES
+    return (*lines[:MAX_FAILURES], *([f"and {more} more in the result file"] if more > 0 else []))
+
+
+def costs(result: Result) -> Table:
+    """Cost and counted events of each run."""
+    heads = ("run", "ms per forecast", "% of training", "observe (s)", "forecast (s)", "CPU (s)", "start (s)",
+             "peak memory", "events that it counted")  # fmt: skip
+    return Table("Cost of each run, measured by the harness.", heads, tuple(_cost(run) for run in result.runs), 1)
+
+
+def _cost(run: RunResult) -> tuple[str, ...]:
+    cost = run.cost
+    cpu = None if cost.observe_cpu_s is None or cost.forecast_cpu_s is None else cost.observe_cpu_s + cost.forecast_cpu_s
+    events = ", ".join(f"{name} {number:,}" for name, number in sorted(run.counts.items()))
+    return (
+        run.trace, figure(1e3 * cost.per_forecast_s), figure(None if cost.of_training is None else 100 * cost.of_training),
+        figure(cost.observe_wall_s), figure(cost.forecast_wall_s), figure(cpu), figure(cost.startup_wall_s),
+        megabytes(cost.peak_memory_bytes), events or NONE,
+    )  # fmt: skip
+
+
+def verification(entry: Entry) -> Facts:
+    """What the maintainers' re-run was; empty without one that is about this result."""
+    found = entry.folder.verification if entry.folder else None
+    if found is None or entry.standing not in ("verified", "failed"):
+        return []
+    return [
+        ("Run again on", found.date),
+        ("Commit", plain(found.commit)),
+        ("Level", found.level),
+        ("Hardware", found.hardware),
+        ("Part of the runs", words.share(found.sample)),
+    ]
+
+
+def findings(entry: Entry) -> Table | None:
+    """Growth of the relative loss on altered traces, as the verification wrote it."""
+    found = entry.folder.verification if entry.folder else None
+    if found is None or entry.standing not in ("verified", "failed") or not found.findings:
+        return None
+    rows = tuple((name, f"{100 * growth:+.1f} %".replace("-", "−")) for name, growth in sorted(found.findings.items()))
+    return Table("Tests for memory of the public traces: growth of the relative loss.", ("test", "growth"), rows)
+
+
+def tolerances(entry: Entry) -> Table | None:
+    """By how much a re-run value could differ from the claim."""
+    found = entry.folder.verification if entry.folder else None
+    if found is None or entry.standing not in ("verified", "failed"):
+        return None
+    return Table("By how much a re-run value could differ from the claim.", ("metric", "tolerance"),
+                 tuple(sorted(found.tolerance.items())), 2)  # fmt: skip
+
+
+def made(result: Result) -> Facts:
+    """All that is needed to obtain the result again."""
+    where = result.environment
+    return [
+        ("Target", result.forecaster.target),
+        ("Arguments", arguments(result.forecaster.kwargs) or "none, the defaults"),
+        ("Requirements", ", ".join(result.forecaster.requirements) or "none"),
+        ("SHA-256 of the code", result.forecaster.source_sha256),
+        ("Suite", f"{result.suite.name}, {result.suite.sha256}"),
+        ("Seed", str(result.seed)),
+        ("Scoring version", str(result.scoring_version)),
+        ("Isolation", result.isolation),
+        ("Fitting", NONE if result.fit_wall_s is None else f"{figure(result.fit_wall_s)} s"),
+        ("Hardware", where.hardware),
+        ("Python", where.python),
+        ("Package", f"{where.package_version}, commit {plain(where.commit)}"),
+        ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items())) or NONE),
+        ("Made", where.created),
+    ]
+
+
+def submission_facts(entry: Entry) -> Facts:
+    """Who submitted what under which licence."""
+    if entry.folder is None:
+        return []
+    record = entry.folder.record
+    return [
+        ("Authors", ", ".join(record.authors)),
+        ("Licence", record.licence),
+        ("Learned from more than the train runs", "yes" if record.fitted_beyond_train else "no"),
+        ("Hardware", record.hardware),
+        ("Code", f"leaderboard/submissions/{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
+    ]
+
+
+def entries_by_name(boards: Sequence[Board]) -> dict[str, list[tuple[Board, Entry]]]:
+    """Forecasters over all suites."""
+    found: dict[str, list[tuple[Board, Entry]]] = {}
+    for board in boards:
+        for entry in board.entries:
+            found.setdefault(entry.name, []).append((board, entry))
+    return found

@@ -1,0 +1,52 @@
+"""Templates to pages. Everything that a template shows is escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from leaderboard.site.inputs import Inputs
+from moeload_bench.errors import MissingExtraError
+
+TEMPLATES = Path(__file__).parent / "templates"
+NAV = (
+    ("Leaderboard", "index.html"),
+    ("Traces", "traces/index.html"),
+    ("Methods", "methods/metrics.html"),
+    ("Submit", "submit.html"),
+    ("Cite", "cite.html"),
+)
+
+
+def environment() -> Any:
+    """Jinja2 with escaping on and undefined names refused."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise MissingExtraError("jinja2", "site", "the site") from None
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def markup(html: str) -> Any:
+    """HTML that is safe already: made by `json_text` or by the Markdown reader, which lets no raw HTML through."""
+    from markupsafe import Markup
+
+    return Markup(html)
+
+
+class Renderer:
+    """Pages from templates, with what every page shows."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._environment = environment()
+        self._shared = {"nav": NAV, "sha256": inputs.sha256}
+
+    def page(self, path: str, template: str, section: str, **values: Any) -> tuple[str, bytes]:
+        """(path, bytes) of one page; links go up as many folders as the path goes down."""
+        html = self._environment.get_template(template).render(
+            **self._shared, up="../" * path.count("/"), section=section, **values
+        )
+        return path, html.encode()

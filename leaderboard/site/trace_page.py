@@ -1,0 +1,135 @@
+"""What a trace's page says: how the run was made, what its loads did, how the forecasters fared on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leaderboard.site import words
+from leaderboard.site.forecaster_page import Facts
+from leaderboard.site.grids import Table, one_run, plain
+from leaderboard.site.inputs import Board, only
+from leaderboard.site.views import PRIMARY
+from leaderboard.site.words import NONE, figure
+from moeload_bench import card_tables
+from moeload_bench.card_tables import Run
+from moeload_bench.describe import END_STEPS, FLOOR_STEPS
+
+
+@dataclass(frozen=True)
+class TracePage:
+    """The texts of one page."""
+
+    id: str
+    recipe: str
+    facts: Facts
+    spans: str
+    layers: Table
+    sources: Table | None
+    scores: tuple[tuple[str, tuple[Table, ...]], ...]
+    notes: tuple[str, ...]
+
+
+def page_path(trace_id: str) -> str:
+    """Where the page of a trace lies."""
+    return f"traces/{words.file_name(trace_id.replace('/', '.'))}.html"
+
+
+def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
+    """The page of a run; scores from every suite whose test run it is."""
+    scores = []
+    for board in boards:
+        results = only(board.results, trace=run.id)
+        if all(result.runs for result in results):
+            scores.append((board.suite.name, tuple(one_run(results, PRIMARY))))
+    return TracePage(
+        id=run.id,
+        recipe=run.recipe,
+        facts=facts(run),
+        spans=card_tables.spans(run.spans),
+        layers=layers(run),
+        sources=sources(run),
+        scores=tuple(scores),
+        notes=run.meta.notes,
+    )
+
+
+def facts(run: Run) -> Facts:
+    """How the run was made."""
+    meta = run.meta
+    return [
+        ("Recipe", f"{meta.recipe}, version {meta.recipe_version}"),
+        ("Split", meta.split),
+        ("Seed", plain(meta.seed)),
+        ("Model", meta.family),
+        ("Steps", f"{run.steps:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
+        ("Tokens per step", f"{run.tokens:,}"),
+        ("MoE layers × experts, top-k", f"{len(meta.layers)} × {meta.experts}, {meta.top_k or 'varies'}"),
+        ("Gate", f"{meta.gate}, {meta.score_function}"),
+        ("Balancing", card_tables.balancing(meta)),
+        ("Text", card_tables.text(meta.sources)),
+        ("Precision", meta.precision),
+        ("Columns", ", ".join(run.columns)),
+        ("Licence", meta.licence),
+        ("Size", f"{run.bytes / 1e6:.2f} MB"),
+        ("SHA-256 of the data", run.data_sha256),
+        ("SHA-256 of the metadata", meta.sha256()),
+    ]
+
+
+def layers(run: Run) -> Table:
+    """One row per layer: states, onset with its band, imbalance, dead experts, floors."""
+    heads = ("layer", "onset (band)", f"imbalance, first {END_STEPS}", f"last {END_STEPS}", "dead experts",
+             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion", "floor", "states, in steps")  # fmt: skip
+    rows = tuple(
+        (
+            str(layer.layer), layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
+            plain(layer.dead_experts), figure(layer.floor_window_tv), figure(layer.floor_tv),
+            figure(layer.over_dispersion), layer.floor, layer.states,
+        )
+        for layer in run.layers
+    )  # fmt: skip
+    caption = (
+        "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. Imbalance: "
+        "largest over mean share. Dead: below a tenth of an even share at the end. Floors: window_tv and tv that no "
+        "forecaster can be expected to beat. Over-dispersion: noise per step over that of top-k draws alone."
+    )
+    return Table(caption, heads, rows, 1)
+
+
+def sources(run: Run) -> Table | None:
+    """The texts that the model was trained on."""
+    if not run.meta.sources:
+        return None
+    rows = tuple(
+        (one.name, one.version, one.licence, f"{one.bytes / 1e6:.1f} MB", one.sha256[:16], str(one.stage))
+        for one in run.meta.sources
+    )
+    heads = ("source", "version", "licence", "size", "SHA-256 begins", "stage")
+    return Table("The texts that the model was trained on.", heads, rows, 6)
+
+
+def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
+    """All traces, one row each."""
+    use: dict[str, list[str]] = {}
+    for board in boards:
+        for entry in board.suite.traces:
+            use.setdefault(entry.id, []).append(f"scored in {board.suite.name}")
+        for fit in board.suite.fit:
+            use.setdefault(fit.id, []).append(f"open for fitting in {board.suite.name}")
+    rows = tuple(
+        (
+            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}", str(len(run.meta.layers)), str(run.meta.experts),
+            str(run.meta.top_k or "varies"), f"{run.tokens:,}", card_tables.number(one.imbalance_first for one in run.layers),
+            card_tables.number(one.imbalance_last for one in run.layers), card_tables.onset(run.layers),
+            card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
+        )
+        for run in runs
+    )  # fmt: skip
+    heads = ("run", "use", "steps", "layers", "experts", "top-k", "tokens/step", "imbalance, first", "last",
+             "onset by layer", "balancing", "text")  # fmt: skip
+    caption = (
+        f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the stable "
+        "state: median over layers (least to largest)."
+    )
+    return Table(caption, heads, rows, 2)
