@@ -33,7 +33,9 @@ def paper(
         typer.Option(help="An id or .parquet file to use instead of those that the rule chooses; may be repeated."),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between the origins of the sliding evaluation.")] = 100,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw the figures (extra plot).")] = True,
+    figures: Annotated[
+        int, typer.Option(min=0, help="Draw the figures of so many runs, the closest first (extra plot); 0 for none.")
+    ] = 1,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
     jobs: Annotated[int, typer.Option(min=1, help="Forecasters that run at a time.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
@@ -58,7 +60,7 @@ def paper(
         _need_matplotlib()
     choice = choose(traces, trace or ())
     request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
-    runs = _measured(choice, request, out if figures else None, as_json)
+    runs = _measured(choice, request, out, figures, as_json)
     study = Study(
         every=every, horizons=request.horizons, named=bool(trace), runs=tuple(runs), passed_over=choice.passed_over
     )
@@ -84,26 +86,26 @@ def _need_matplotlib() -> None:
         pass
 
 
-def _measured(choice: Any, request: Any, out: Path | None, quiet: bool) -> list[Any]:
-    """The studies, each with its figures drawn as soon as it is there."""
+def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
+    """The studies; the first ones have their figures drawn as soon as they are there."""
     from moeload_bench.progress import pair_progress
     from moeload_bench.reproducing.measuring import measure
-    from moeload_bench.reproducing.page import folder_of
+    from moeload_bench.reproducing.page import FIGURES, folder_of
     from moeload_bench.store import read_trace
 
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
         for run, (study, results) in zip(choice.runs, measure(choice, request, report), strict=True):
             runs.append(study)
-            if out is not None:
+            if len(runs) <= figures:
                 from moeload_bench.reproducing.figures import save_figures
 
-                folder = out / "figures" / folder_of(run.id)
+                folder = out / FIGURES / folder_of(run.id)
                 list(save_figures(read_trace(run.path, verify=False), study, results, request.horizons, folder))
     return runs
 
 
-def _write(study: Study, out: Path, figures: bool) -> list[Path]:
+def _write(study: Study, out: Path, figures: int) -> list[Path]:
     from moeload_bench.reproducing.page import page
     from moeload_bench.reproducing.sheets import error_sheet, to_csv, verdict_sheet
     from moeload_bench.reproducing.verdicts import findings

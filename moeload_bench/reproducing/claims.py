@@ -2,8 +2,8 @@
 
 Every claim becomes, for each variant of it and each error definition, a figure per run (a ratio, mostly). Bounds stated
 with the claim turn the figure into a vote: yes, no, or none when it lies between them. The verdict is "agree" when at
-least MAJORITY of the runs vote yes, "disagree" when at least as many vote no, else "cannot tell". Nothing is tested for
-significance: windows of one run are not independent, and the recipes are few.
+least MAJORITY of the runs that have a figure vote yes, "disagree" when as many vote no, else "cannot tell". Nothing is
+tested for significance: windows of one run are not independent, and the recipes are few.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Verdict = Literal["agree", "disagree", "cannot tell"]
 VERDICTS: tuple[Verdict, ...] = ("agree", "disagree", "cannot tell")
 
 MAJORITY = 0.8
-"""Fraction of all runs that must vote alike."""
+"""Fraction of the runs with a figure that must vote alike."""
 MARGIN = 1.05
 """Factor by which two numbers must differ to count as different."""
 FACTOR = 2.0
@@ -78,9 +78,14 @@ class Finding(NamedTuple):
     votes: tuple[bool | None, ...]
 
     @property
+    def runs(self) -> int:
+        """How many runs have a figure."""
+        return sum(figure is not None for figure in self.figures)
+
+    @property
     def verdict(self) -> Verdict:
-        """What at least MAJORITY of the runs say."""
-        runs = len(self.votes)
+        """What at least MAJORITY of the runs with a figure say."""
+        runs = self.runs
         if runs and self.votes.count(True) >= MAJORITY * runs:
             return "agree"
         return "disagree" if runs and self.votes.count(False) >= MAJORITY * runs else "cannot tell"

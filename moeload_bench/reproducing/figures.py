@@ -17,6 +17,7 @@ from moeload_bench.plots_style import (
     MARKERS,
     PALETTE,
     legend_above,
+    log_axis,
     panels,
     save_figure,
     state_handles,
@@ -40,6 +41,8 @@ DEFINITIONS = ("error_rate", "window_error_rate", "tv", "window_tv")
 RATES = ("error_rate", "window_error_rate")
 """Drawn for one forecaster: the readings of a ratio, per step and on window means."""
 FLOORS: dict[str, Any] = {"floor_batch": (0, (3, 2)), "floor_sampling": "-."}
+SPREAD = 4
+"""Layers, spread over the model, of which the short window is drawn."""
 BARS = 0.35
 """Opacity of blocks, so that the sliding curve is seen on them."""
 
@@ -60,10 +63,8 @@ def draw_figures(
     first_middle = list(dict.fromkeys((names[0], names[len(names) // 2])))
     view = view_trace(trace)
     yield "loads", draw_shares(view_trace(trace, first_middle))
-    yield (
-        "variance-10",
-        draw_sliding(view_trace(trace, list(dict.fromkeys((*first_middle, names[-1])))), "variance", 10),
-    )
+    spread = np.linspace(0, len(names) - 1, min(SPREAD, len(names))).round().astype(int)
+    yield "variance-10", draw_sliding(view_trace(trace, [names[i] for i in spread]), "variance", 10)
     yield "variance-100", draw_sliding(view, "variance", 100)
     yield "range-100", draw_sliding(view, "range", 100)
     ran = dict(zip(study.targets, results, strict=True))
@@ -81,12 +82,13 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
     with style():
         figure, axes = panels(len(DEFINITIONS), height=1.9, columns=2, share_y=False)
         for ax, metric in zip(axes, DEFINITIONS, strict=True):
-            top = 0.0
             for i, (name, result) in enumerate(results.items()):
                 origin_O, error_O = curve(result.runs[0], metric, result.suite.horizons.index(horizon))
                 _line(ax, i, len(results), name, origin_O, error_O)
-                top = max(top, float(np.nanmax(error_O, initial=0.0)))
-            _dress(ax, view, next(iter(results.values())), metric, horizon, top)
+            _dress(ax, view, next(iter(results.values())), metric, horizon)
+            low, high = _range(ax)
+            if low > 0:
+                log_axis(ax.yaxis, low, high)
         handles = [line(name, PALETTE[i], marker=MARKERS[i], markersize=3) for i, name in enumerate(results)]
         _finish(figure, view, horizon, handles)
         return figure
@@ -110,7 +112,8 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
             )  # fmt: skip
             origin_O, error_O = curve(run, metric, k)
             _line(ax, i, 1, name, origin_O, error_O)
-            _dress(ax, view, result, metric, horizon, float(np.nanmax(error_O, initial=0.0)))
+            _dress(ax, view, result, metric, horizon)
+            ax.set_ylim(0, 1.08 * _range(ax)[1] or 1.0)
         handles = [
             line(f"{name}, sliding, at the origin", PALETTE[i], marker=MARKERS[i], markersize=3),
             Patch(facecolor=PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
@@ -134,7 +137,7 @@ def _line(ax: Axes, i: int, count: int, name: str, origin_O: np.ndarray, error_O
     )  # fmt: skip
 
 
-def _dress(ax: Axes, view: View, result: Result, metric: str, horizon: int, top: float) -> None:
+def _dress(ax: Axes, view: View, result: Result, metric: str, horizon: int) -> None:
     """Floors of the state, the state of the run above the panel, title and ranges."""
     (run,) = result.runs
     k = result.suite.horizons.index(horizon)
@@ -143,11 +146,17 @@ def _dress(ax: Axes, view: View, result: Result, metric: str, horizon: int, top:
             value = run.floors.get(state, {}).get(floor, {}).get(metric, (None,) * (k + 1))[k]
             if value is not None:
                 ax.plot([start, stop], [100 * value] * 2, color=GREY, linestyle=dashes, gid=f"{floor}-{state}")
-                top = max(top, 100 * value)
     state_strip(ax, [span for span in run_spans(view) if span[2] != "mixed"])
     ax.set_title(metric, pad=9)
-    ax.set(xlim=view.span, ylim=(0, 1.08 * top if top > 0 else 1.0))
+    ax.set_xlim(*view.span)
     ax.grid(axis="y")
+
+
+def _range(ax: Axes) -> tuple[float, float]:
+    """Least and largest value of the lines drawn; (0, 0) for none."""
+    drawn = [np.asarray(one.get_ydata(), dtype=np.float64) for one in ax.get_lines()]
+    values = np.concatenate([value[np.isfinite(value)] for value in drawn] or [np.zeros(1)])
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def run_spans(view: View) -> Iterator[tuple[float, float, str]]:

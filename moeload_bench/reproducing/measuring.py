@@ -23,7 +23,9 @@ from moeload_bench.plots_view import layer_names
 from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
 from moeload_bench.reproducing.study import (
     FORECASTERS,
+    LAYER_METRICS,
     METRICS,
+    PAPER_FORECASTERS,
     PROTOCOLS,
     STATISTICS,
     ErrorRow,
@@ -161,7 +163,7 @@ def in_blocks(run: RunResult, first: int, horizon: int) -> RunResult:
 
 
 def _error_row(name: str, run: RunResult, state: str, protocol: Protocol, horizon: int, k: int) -> ErrorRow:
-    layered = run.per_layer.get(state, {}) if protocol == "sliding" else {}
+    layered = run.per_layer.get(state, {}) if protocol == "sliding" and name in PAPER_FORECASTERS else {}
     return ErrorRow(
         protocol=protocol,
         horizon=horizon,
@@ -169,7 +171,7 @@ def _error_row(name: str, run: RunResult, state: str, protocol: Protocol, horizo
         forecaster=name,
         origins=sum(task.state == state for task in run.tasks),
         errors={metric: _short(run_means(run, state, metric)[k]) for metric in METRICS},
-        per_layer={metric: tuple(map(_short, layered[metric][k])) for metric in METRICS if metric in layered},
+        per_layer={metric: tuple(map(_short, layered[metric][k])) for metric in LAYER_METRICS if metric in layered},
     )
 
 

@@ -9,26 +9,27 @@ from moeload_bench.reproducing.choice import ORDER, RULE, needed_steps
 from moeload_bench.reproducing.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.reproducing.facts import PaperError, paper
 from moeload_bench.reproducing.sheets import over
-from moeload_bench.reproducing.study import METRICS, PARTS, PROTOCOLS, STATISTICS, RunStudy, Study, Value
+from moeload_bench.reproducing.study import LAYER_METRICS, METRICS, PARTS, PROTOCOLS, STATISTICS, RunStudy, Study, Value
 from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.scoring import METRICS as SPECS
 from moeload_bench.suite import STATES
 from moeload_bench.tables import number
 
+FIGURES = "figures/paper"
+"""Folder of the figures beside the page."""
 LISTED = 4
 """Up to so many runs have their figures listed; of more the smallest and the largest are given."""
-LAYER_METRICS = ("error_rate", "window_error_rate")
 
 
-def page(study: Study, figures: bool = True) -> str:
-    """The whole page; ``figures``: link those of each run, `figures/FOLDER/NAME.png` beside the page."""
+def page(study: Study, figures: int = 1) -> str:
+    """The whole page, with the figures of so many runs, the closest first, from the folder FIGURES beside it."""
     found = findings(study)
     parts = [_head(study), _summary(study), _runs(study), _protocol(study), _paper()]
     parts += [_claim(claim, [one for one in found if one.claim == claim.key]) for claim in claims()]
     parts += ["## Errors\n\n" + _errors_note()]
     for run in study.runs:
         parts += [_run_errors(run), _run_layers(run)]
-    parts += [_figures(study.runs)] if figures else []
+    parts += [_figures(study.runs[:figures])] if figures else []
     return "\n\n".join([*(part.rstrip() for part in parts if part), _limits(study)]) + "\n"
 
 
@@ -55,9 +56,9 @@ def _summary(study: Study) -> str:
     return f"""## Where our data agrees, and where it does not
 
 Each claim is judged by the rule given with it [below](#the-claims-one-by-one), in every variant and error definition:
-a figure per run, bounds on it, and the verdict that at least {100 * MAJORITY:g} % of the runs share, else "cannot
-tell". A mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest on {_runs_of(study)}: they say
-what is so in these runs, and nothing is tested for significance.
+a figure per run, bounds on it, and the verdict that at least {100 * MAJORITY:g} % of the runs with a figure share,
+else "cannot tell". A mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest on
+{_runs_of(study)}: they say what is so in these runs, and nothing is tested for significance.
 
 {_table(heads, rows)}"""
 
@@ -161,9 +162,11 @@ def _verdict(one: Finding) -> str:
     known = [scale * figure for figure in one.figures if figure is not None]
     listed = known if len(known) <= LISTED else [min(known), max(known)]
     text = (", " if len(known) <= LISTED else " to ").join(map(number, listed))
-    yes, no, runs = one.votes.count(True), one.votes.count(False), len(one.votes)
+    if not known:
+        return "cannot tell: no figure"
+    yes, no = one.votes.count(True), one.votes.count(False)
     voted = f"{yes} yes, {no} no" if one.verdict == "cannot tell" else str(yes if one.verdict == "agree" else no)
-    return f"{one.verdict} ({voted} of {runs}): {text or '-'}"
+    return f"{one.verdict} ({voted} of {one.runs}): {text}"
 
 
 def _errors_note() -> str:
@@ -219,7 +222,7 @@ def _run_layers(run: RunStudy) -> str:
             if any(value is not None for value in value_L):
                 rows.append([f"{statistic} w={window}, {PART_NAMES[part]}", *map(number, value_L)])
     for row in run.errors:
-        if row.protocol == "sliding" and row.state == "stable":
+        if row.per_layer and row.state == "stable":
             for metric in LAYER_METRICS:
                 errors = map(percent, row.per_layer.get(metric, ()))
                 rows.append([f"`{metric}` of `{row.forecaster}`, h = {row.horizon:,}, stable, %", *errors])
@@ -235,7 +238,7 @@ def _figures(runs: Sequence[RunStudy]) -> str:
         for figure in paper().figures:
             title = f"{figure.shows[0].upper()}{figure.shows[1:]}"
             origin = f"paper's figure {figure.paper}" if figure.paper else "not in the paper"
-            name = f"figures/{folder_of(run.id)}/{figure.ours}.png"
+            name = f"{FIGURES}/{folder_of(run.id)}/{figure.ours}.png"
             parts.append(f"{title} ({origin}):\n\n![{title}]({name})")
     return "\n\n".join(parts)
 

@@ -17,10 +17,14 @@ Part = Literal["all", "before", "after"]
 Value = float | None
 
 PAPER_FORECASTERS = ("sw_avg", "arima", "lstm")
-FORECASTERS = (*PAPER_FORECASTERS, "uniform")
+WINDOWS = (10, 500, 1000)
+"""Further windows of SW_Avg, whose own the paper does not state; `sw_avg` alone has 100 steps."""
+FORECASTERS = (*PAPER_FORECASTERS, *(f"sw_avg@window={window}" for window in WINDOWS), "uniform")
 PROTOCOLS: tuple[Protocol, ...] = ("sliding", "blocks")
 METRICS = ("error_rate", "error_rate_uniform", "window_error_rate", "tv", "window_tv")
 """Every reading of the paper's error that this package has; the floors know the same ones."""
+LAYER_METRICS = ("error_rate", "window_error_rate")
+"""Kept layer by layer, for the paper's forecasters: the readings of "error ratio for each individual MoE layer"."""
 STATISTICS: tuple[tuple[str, int], ...] = (("variance", 10), ("variance", 100), ("range", 100))
 """The paper's sliding statistics and their windows in steps."""
 PARTS: tuple[Part, ...] = ("all", "before", "after")

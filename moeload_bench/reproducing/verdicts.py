@@ -29,6 +29,7 @@ from moeload_bench.reproducing.study import (
     PAPER_FORECASTERS,
     PROTOCOLS,
     STATISTICS,
+    WINDOWS,
     Part,
     Protocol,
     RunStudy,
@@ -44,12 +45,18 @@ PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last on
 def findings(study: Study) -> list[Finding]:
     """Every claim in every variant; a mean over fewer than LEAST_ORIGINS origins gives no figure."""
     runs, short, long = study.runs, study.horizons[0], study.horizons[-1]
+    everywhere = _protocols(study.horizons)
     return [
         *_states(runs),
         *_first(runs),
         *_transient(runs, short),
-        *_order(runs, "sw-arima", "sw_avg", "arima", study.horizons),
-        *_order(runs, "arima-lstm", "arima", "lstm", study.horizons),
+        *_order(runs, "sw-arima", "sw_avg", "arima", everywhere),
+        *(
+            finding
+            for window in WINDOWS
+            for finding in _order(runs, "sw-arima", f"sw_avg@window={window}", "arima", everywhere[:1])
+        ),
+        *_order(runs, "arima-lstm", "arima", "lstm", everywhere),
         *_longer(runs, short, long),
         *_size(runs, study.horizons),
         *_floor(runs, short),
@@ -112,14 +119,17 @@ def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
             yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, figures, ABOVE)
 
 
-def _order(runs: Sequence[RunStudy], claim: str, better: str, worse: str, horizons: Sequence[int]) -> Iterator[Finding]:
-    for protocol, horizon in _protocols(horizons):
+def _order(
+    runs: Sequence[RunStudy], claim: str, better: str, worse: str, where: Sequence[tuple[Protocol, int]]
+) -> Iterator[Finding]:
+    for protocol, horizon in where:
         for metric in METRICS:
             figures = [
                 ratio(of(run, better, metric, horizon, protocol), of(run, worse, metric, horizon, protocol))
                 for run in runs
             ]
-            yield judge(claim, f"{protocol}, h = {horizon:,}", metric, figures, BELOW)
+            named = f"{better}, " if "@" in better else ""
+            yield judge(claim, f"{named}{protocol}, h = {horizon:,}", metric, figures, BELOW)
 
 
 def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
