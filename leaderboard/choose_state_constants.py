@@ -6,8 +6,9 @@ For every candidate, over all `train` runs found (in the package and in the fold
 
 - *lost*: shifts that a layer does not answer with a return to transient. Shifts are those that the recipe planned (a
   data stage, a learning-rate restart) and splices: the end of a run followed by the same rows with the experts
-  rotated, wherever that moves at least LARGE of the tokens, or by the same rows with every second expert's load
-  swinging by OSCILLATION against the others' with a period of 2 to 10 steps;
+  rotated, both wherever at least LARGE of the tokens move; or by the same rows with every second expert's load
+  swinging by OSCILLATION against the others' with a period of 2 to 10 steps. Of a planned shift that moves less, as a
+  restart may, nothing is asked;
 - *false*: returns to transient that nothing explains, and splices that move at most SMALL of the tokens and are
   answered;
 - *agreement*: the least share of a layer's labels that stays when loads are thinned to a half, a quarter and an eighth,
@@ -187,7 +188,7 @@ def score_run(rule: StateRule, trace: Trace, drift_GL: FloatArray, thin: list[Fl
         quiet_SL[shift : shift + WITHIN] = False
     ends = np.where(full.onset_band_L2 < 0, trace.steps, full.onset_band_L2)
     return Part(
-        lost=result.missed,
+        lost=int(((result.delay_NL == -1) & (moved(trace, planned) >= LARGE)).sum()),
         false=int(result.false_alarms_L.sum()),
         delays=result.delay_NL[result.delay_NL >= 0].tolist(),
         agreement=min(float(one.mean(axis=0).min()) for one in same),
@@ -195,6 +196,14 @@ def score_run(rule: StateRule, trace: Trace, drift_GL: FloatArray, thin: list[Fl
         onsets=tuple(row if row >= 0 else trace.steps for row in full.onset_L.tolist()),
         bands=tuple((ends[:, 1] - ends[:, 0]).tolist()),
     )
+
+
+def moved(trace: Trace, shift_N: list[int]) -> FloatArray:
+    """The part of a layer's tokens that each shift moves, between the means of WITHIN rows to either side; [N, L]."""
+    share_SLE = shares(trace.load_SLE)
+    pairs = [(share_SLE[max(0, at - WITHIN) : at], share_SLE[at : at + WITHIN]) for at in shift_N]
+    by_shift = [0.5 * np.abs(np.nanmean(a, axis=0) - np.nanmean(b, axis=0)).sum(axis=1) for a, b in pairs]
+    return np.array(by_shift).reshape(len(shift_N), trace.num_layers)
 
 
 def score_case(rule: StateRule, case: Case, drift_GL: FloatArray) -> Part:
