@@ -11,12 +11,12 @@ def main() -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     from moeload_bench.cli import app
-    from moeload_bench.errors import MoeloadError, one_line
+    from moeload_bench.errors import MoeloadError, printable
 
     try:
         app()
     except MoeloadError as error:
-        print(f"moeload-bench: {one_line(str(error))}", file=sys.stderr)
+        print(f"moeload-bench: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 

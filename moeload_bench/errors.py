@@ -108,7 +108,7 @@ def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
     return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """The text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
 
     A message may quote what a stranger wrote: names of files and of fields, and what their code raised.

@@ -78,7 +78,9 @@ class Submission(_Record):
 
     name: Name
     authors: Annotated[list[Line], Field(min_length=1, max_length=50)]
-    link: Annotated[str, Field(pattern=r"^https://[^\s<>\"']+$", max_length=300)] | None = None
+    link: Annotated[str, Field(pattern=r"^https://[^\s<>\"']+$", max_length=300), AfterValidator(_printable)] | None = (
+        None
+    )
     licence: Line
     target: str
     kwargs: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=50)] = {}

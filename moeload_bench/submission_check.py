@@ -1,11 +1,10 @@
 """Does a result belong to its submission and its suite? Nothing is executed: what can be told from the files is told.
 
-Axis letters: K suite horizons, L MoE layers.
+Axis letters: K suite horizons.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import stat
 from collections.abc import Iterator
@@ -14,24 +13,17 @@ from typing import Any
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolate import Level, parse_level
-from moeload_bench.placement_cost import ABOUT
-from moeload_bench.results import Result, RunResult, TaskResult, load_result
-from moeload_bench.scoring import METRICS, SCORING_VERSION
+from moeload_bench.results import Result, RunResult, load_result
+from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
+from moeload_bench.submission_numbers import check_numbers
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import baseline_names
 
-PRIMARY = "window_tv"
-# Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
-RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
-SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
 APART: tuple[Level, ...] = ("process", "sandbox")
 MAX_CLAIM_BYTES = 32 << 20
-MAX_TEXT = 500
+MAX_TEXT = 2000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
-_REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
-_OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)
 
 
 def apart_level(text: str) -> Level:
@@ -116,7 +108,8 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
 def _texts(result: Result) -> Iterator[str]:
     """Texts that are shown as they are: one line each, of a length that a page can hold."""
     counts = [name for run in result.runs for name in run.counts]
-    for text in (*_strings(result.environment.model_dump()), *result.notes, *counts):
+    failed = [task.failure or "" for _, task in result.failures]
+    for text in (*_strings(result.environment.model_dump()), *result.notes, *counts, *failed):
         if len(text) > MAX_TEXT or not text.isprintable():
             yield f"{text[:40]!r}: expected one line of at most {MAX_TEXT} printable characters"
             return
@@ -160,59 +153,4 @@ def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
         yield f"{len(got)} tasks that are not the suite's {len(wanted)} in their order"
     if missing or got != wanted:
         return
-    names = set(run.tasks[0].metrics) if run.tasks else set()
-    yield from _names(names)
-    for task in run.tasks:
-        yield from _task(task, names, K)
-    yield from _sums(run, K)
-
-
-def _names(names: set[str]) -> Iterator[str]:
-    """Those of every forecast, those of plans, and all of the quantiles' metrics or none."""
-    for name in sorted(names - _REQUIRED - _OPTIONAL):
-        if not _PLAN_METRIC.fullmatch(name):
-            yield f"metrics: {name[:40]!r} is unknown"
-    for name in sorted((_REQUIRED | (_OPTIONAL if names & _OPTIONAL else frozenset())) - names):
-        yield f"metrics: {name!r} is missing"
-
-
-def _task(task: TaskResult, names: set[str], K: int) -> Iterator[str]:
-    where = f"origin {task.origin}"
-    if set(task.metrics) != names:
-        yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
-        return
-    if len(task.crossing) != K or any(len(value_K) != K for value_K in task.metrics.values()):
-        yield f"{where}: expected one value for each of the {K} horizons"
-        return
-    primary_K = task.metrics.get(PRIMARY, ())
-    if any(value is None or not 0 <= value <= 1 for value in primary_K):
-        yield f"{where}: {PRIMARY} is {list(primary_K)}, expected numbers between 0 and 1"
-    if task.failure is not None and any(value != 1 for value in primary_K):
-        yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(primary_K)}"
-
-
-def _sums(run: RunResult, K: int) -> Iterator[str]:
-    """The means by layer and those by task are of the same numbers."""
-    for state in sorted({task.state for task in run.tasks}):
-        tasks = [task for task in run.tasks if task.state == state]
-        for metric in sorted(name for name in tasks[0].metrics if name.startswith(RECOMPUTED)):
-            rows_KL = run.per_layer.get(state, {}).get(metric, ())
-            if len(rows_KL) != K or any(len(row_L) != run.layers for row_L in rows_KL):
-                yield f"per_layer.{state}.{metric}: expected [{K}][{run.layers}] values"
-                return
-            for k in range(K):
-                by_task = _mean([task.metrics.get(metric, (None,) * K)[k] for task in tasks])
-                by_layer = _mean(list(rows_KL[k]))
-                exist = by_task is not None and by_layer is not None
-                if exist and not math.isclose(by_task or 0, by_layer or 0, rel_tol=SUM_TOLERANCE, abs_tol=1e-7):
-                    yield (
-                        f"{metric} ({state}, horizon number {k + 1}): the tasks' mean is {by_task:.6g}, the layers' "
-                        f"{by_layer:.6g}: the numbers were changed after the run"
-                    )
-                    return
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """The mean; None where any value is missing."""
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present and len(present) == len(values) else None
+    yield from check_numbers(run, K)

@@ -17,7 +17,7 @@ import numpy as np
 
 from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import environment
-from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.errors import MoeloadError, SuiteError, printable
 from moeload_bench.evaluation import Progress
 from moeload_bench.harness import row_of
 from moeload_bench.isolate import Level, Limits
@@ -35,6 +35,7 @@ from moeload_bench.trace import Trace
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
 MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}
 MAX_SHIFT_ROWS = 20
+MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
 SPLICES_PER_STATE = 2
 
 
@@ -84,7 +85,7 @@ def verify(request: Request) -> Verification:
         tolerance={name or "others": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in TOLERANCE.items()},
         sample=request.sample,
         result_sha256=claim_sha256(request.result),
-        reasons=reasons,
+        reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
         findings={name: float(f"{value:.4g}") for name, value in findings.items()},
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moeload_bench.errors import ResultError, SubmissionError, one_line
+from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results import Result, load_result
 from moeload_bench.submission import CODE, Folder, Verification, read_folder
 from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
@@ -93,7 +93,14 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
         "'coverage' is missing",
     ),
     "text of many lines": ("environment/hardware", "fast\n::error::", "one line"),
-    "endless text": ("notes", ["x" * 501], "one line"),
+    "endless text": ("notes", ["x" * 2001], "one line"),
+    "a negative time": ("runs/0/cost/forecast_wall_s", -1.0, "'forecast_wall_s': got a negative number"),
+    "a count of many digits": ("runs/0/counts", {"fits": 10**400}, "'fits': got too large a number"),
+    "a number that sums to infinity": ("runs/0/tasks/0/metrics/tv/0", 1e308, "sane value"),
+    "a state that is not there": ("runs/0/per_layer/<b>x", {}, "expected the states"),
+    "layers of another number": ("runs/0/per_layer/stable/hot_recall/0", [0.5], "per_layer.stable.'hot_recall'"),
+    "ragged floors": ("runs/0/floors/transient/floor_batch/tv", [0.1], "floors: 'transient', 'floor_batch'"),
+    "an unknown floor": ("runs/0/floor_marks", {"<b>": "exact"}, "floor_marks: '<b>' is unknown"),
     "counts with escapes": ("runs/0/counts", {"\x1b[2J": 1}, "one line"),
     "a missing metric": ("runs/0/tasks/1/metrics", lambda m: {"window_tv": m["window_tv"]}, "metrics"),
     "a hidden failure": ("runs/0/tasks/0/failure", "it raised", "failed task scores"),
@@ -149,7 +156,7 @@ def test_a_real_sized_result_recomputes() -> None:
     path = Path(__file__).parent.parent / "leaderboard" / "results" / "mini" / "sw_avg.json"
     if not path.is_file():
         pytest.skip("no committed results yet")
-    from moeload_bench.submission_check import _sums
+    from moeload_bench.submission_numbers import _sums
 
     result, suite = load_result(path), load_suite("mini")
     assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []
@@ -188,4 +195,4 @@ def test_a_result_of_another_form_is_refused_in_one_line(name: str, tmp_path: Pa
     path.write_text(SPOILED[name])
     with pytest.raises(ResultError, match=r"mine\.json: ") as caught:
         load_claim(path)
-    assert one_line(str(caught.value)).isprintable()
+    assert printable(str(caught.value)).isprintable()

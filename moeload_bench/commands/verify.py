@@ -126,12 +126,12 @@ def _incoming(read: Folder, base: Path | None) -> list[str]:
 
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
-    from moeload_bench.errors import one_line
+    from moeload_bench.errors import printable
 
     if as_json:
         typer.echo(json.dumps(record, indent=1))
     for reason in reasons if not as_json else []:
-        typer.echo(f"not {word}: {one_line(reason)}", err=True)
+        typer.echo(f"not {word}: {printable(reason)}", err=True)
     if reasons:
         raise typer.Exit(1)
     if not as_json:
