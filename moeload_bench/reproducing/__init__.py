@@ -4,9 +4,12 @@
     choice     which traces are close enough to its setup, and why the others are not
     study      the numbers, as records
     measuring  what is measured on a run
-    verdicts   where the measured numbers agree with the paper's claims
-    page       all of it as Markdown and CSV
+    claims     the paper's claims, and the rule that judges them
+    verdicts   where the measured numbers agree with them
+    sheets     all of it as flat tables
+    page       all of it as Markdown
+    files      the texts that are written
     figures    the counterparts of its figures
 
-Imports point down this list.
+A module imports those above it only.
 """

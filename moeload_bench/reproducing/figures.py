@@ -27,7 +27,8 @@ from moeload_bench.plots_style import (
 from moeload_bench.plots_trace import draw_shares, draw_sliding
 from moeload_bench.plots_view import View, view_trace
 from moeload_bench.reproducing.measuring import in_blocks
-from moeload_bench.reproducing.study import PAPER_FORECASTERS, RunStudy
+from moeload_bench.reproducing.study import PAPER_FORECASTERS, PARTS, RunStudy
+from moeload_bench.reproducing.verdicts import PART_NAMES
 from moeload_bench.results import Result, RunResult
 from moeload_bench.states import state_names
 from moeload_bench.trace import Trace
@@ -75,6 +76,7 @@ def draw_figures(
     for name, horizon in (("lstm", short), ("arima", short), ("sw_avg", short), ("sw_avg", long)):
         if name in paper_ones:
             yield f"{name}-{horizon}", draw_protocols(view, name, paper_ones[name], horizon)
+    yield "layers", draw_layers(view, study, short)
 
 
 def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
@@ -120,6 +122,42 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
         ]
         _finish(figure, view, horizon, handles)
         return figure
+
+
+def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
+    """Layers side by side: mean sliding variance and range, before and after the last onset; stable-state errors."""
+    with style():
+        figure, axes = panels(4, height=1.9, columns=2, share_y=False)
+        names = [layer.name for layer in study.states]
+        for ax, (statistic, unit) in zip(axes[:2], (("variance", "fraction²"), ("range", "fraction")), strict=True):
+            for i, part in enumerate(PARTS):
+                _dots(ax, 3 + i, PART_NAMES[part], study.fluctuates(statistic, 100, part), 1.0)
+            ax.set_title(f"{statistic} of the share, w = 100 [{unit}]")
+        rows = [row for row in study.errors if row.per_layer and (row.state, row.horizon) == ("stable", horizon)]
+        for ax, metric in zip(axes[2:], RATES, strict=True):
+            for row in rows:
+                _dots(ax, PAPER_FORECASTERS.index(row.forecaster), row.forecaster, row.per_layer[metric], 100.0)
+            ax.set_title(f"{metric}, stable, next {horizon:,} steps [%]")
+        for ax in axes:
+            drawn = _range(ax)
+            if drawn[0] > 0:
+                log_axis(ax.yaxis, *drawn)
+            ax.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+            ax.grid(axis="y")
+        figure.supxlabel("MoE layer, in the model's order")
+        parts = [_key(3 + i, PART_NAMES[part]) for i, part in enumerate(PARTS)]
+        forecasters = [_key(PAPER_FORECASTERS.index(row.forecaster), row.forecaster) for row in rows]
+        legend_above(figure, title_of(view), [*parts, *forecasters], columns=3)
+        return figure
+
+
+def _dots(ax: Axes, i: int, label: str, value_L: Sequence[float | None], scale: float) -> None:
+    value = scale * np.array(value_L, dtype=np.float64)
+    ax.plot(range(len(value)), value, color=PALETTE[i], marker=MARKERS[i], linestyle=":", linewidth=0.8, label=label)
+
+
+def _key(i: int, label: str) -> Any:
+    return line(label, PALETTE[i], ":", marker=MARKERS[i])
 
 
 def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +212,7 @@ def run_spans(view: View) -> Iterator[tuple[float, float, str]]:
 def _finish(figure: Figure, view: View, horizon: int, handles: list[Any]) -> None:
     figure.supxlabel(STEP_LABEL)
     figure.supylabel(f"error over the next {horizon:,} steps [%]")
-    mixed = ", no band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
+    mixed = "; gap in the band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
     floors = [line(f"{name} of the state", GREY, dashes) for name, dashes in FLOORS.items()]
     legend_above(
         figure, f"{title_of(view)}: means over MoE layers{mixed}", [*handles, *floors, *state_handles()], columns=4

@@ -70,12 +70,11 @@ def measure(choice: Choice, request: Request, progress: Progress | None = None) 
 
     ``progress(done, total, what)`` counts forecasters over all runs.
     """
-    done = 0
-    for run in choice.runs:
-        targets, missing = available(run)
-        total = done + len(targets) * (len(choice.runs) - choice.runs.index(run))
+    able = [available(run) for run in choice.runs]
+    total, done = sum(len(targets) for targets, _ in able), 0
+    for run, (targets, missing) in zip(choice.runs, able, strict=True):
 
-        def report(at: int, _: int, what: str, before: int = done, total: int = total) -> None:
+        def report(at: int, _: int, what: str, before: int = done) -> None:
             if progress is not None:
                 progress(before + at, total, what)
 

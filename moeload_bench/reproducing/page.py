@@ -9,27 +9,37 @@ from moeload_bench.reproducing.choice import ORDER, RULE, needed_steps
 from moeload_bench.reproducing.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.reproducing.facts import PaperError, paper
 from moeload_bench.reproducing.sheets import over
-from moeload_bench.reproducing.study import LAYER_METRICS, METRICS, PARTS, PROTOCOLS, STATISTICS, RunStudy, Study, Value
+from moeload_bench.reproducing.study import (
+    LAYER_METRICS,
+    METRICS,
+    PAPER_FORECASTERS,
+    PARTS,
+    PROTOCOLS,
+    STATISTICS,
+    RunStudy,
+    Study,
+    Value,
+)
 from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.scoring import METRICS as SPECS
 from moeload_bench.suite import STATES
 from moeload_bench.tables import number
 
-FIGURES = "figures/paper"
-"""Folder of the figures beside the page."""
+FOLDER = "paper"
+"""Folder of everything else beside the page."""
 LISTED = 4
 """Up to so many runs have their figures listed; of more the smallest and the largest are given."""
 
 
-def page(study: Study, figures: int = 1) -> str:
-    """The whole page, with the figures of so many runs, the closest first, from the folder FIGURES beside it."""
+def page(study: Study) -> str:
+    """The whole page; figures are linked from the folder FOLDER beside it."""
     found = findings(study)
     parts = [_head(study), _summary(study), _runs(study), _protocol(study), _paper()]
     parts += [_claim(claim, [one for one in found if one.claim == claim.key]) for claim in claims()]
     parts += ["## Errors\n\n" + _errors_note()]
     for run in study.runs:
         parts += [_run_errors(run), _run_layers(run)]
-    parts += [_figures(study.runs[:figures])] if figures else []
+    parts += [_figures(study.runs[: study.drawn])] if study.drawn else []
     return "\n\n".join([*(part.rstrip() for part in parts if part), _limits(study)]) + "\n"
 
 
@@ -237,8 +247,11 @@ def _figures(runs: Sequence[RunStudy]) -> str:
         parts.append(f"### Figures of `{run.id}`")
         for figure in paper().figures:
             title = f"{figure.shows[0].upper()}{figure.shows[1:]}"
-            origin = f"paper's figure {figure.paper}" if figure.paper else "not in the paper"
-            name = f"{FIGURES}/{folder_of(run.id)}/{figure.ours}.png"
+            several = "s" if " " in figure.paper else ""
+            origin = f"the paper's figure{several} {figure.paper}"
+            if figure.ours.rpartition("-")[0] in set(PAPER_FORECASTERS) - set(run.targets):
+                continue
+            name = f"{FOLDER}/{folder_of(run.id)}/{figure.ours}.png"
             parts.append(f"{title} ({origin}):\n\n![{title}]({name})")
     return "\n\n".join(parts)
 

@@ -129,12 +129,16 @@ class RunStudy(_Record):
 
 
 class Study(_Record):
-    """All runs, closest to the paper's first, and (id, reason) of the traces passed over."""
+    """All runs, closest to the paper's first, and (id, reason) of the traces passed over.
+
+    ``named``: the runs were named instead of chosen by rule. ``drawn``: how many of them, from the first, have figures.
+    """
 
     schema_version: Literal[1] = 1
     every: int
     horizons: tuple[int, ...]
     named: bool = False
+    drawn: int = 0
     runs: tuple[RunStudy, ...]
     passed_over: tuple[tuple[str, str], ...] = ()
 

@@ -39,7 +39,7 @@ from moeload_bench.reproducing.study import (
 
 GPT3_TOKENS = 2048
 """Tokens per sequence of GPT-3; the paper does not state its own."""
-PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last onset", "after": "after it"}
+PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last onset", "after": "after the last onset"}
 
 
 def findings(study: Study) -> list[Finding]:
