@@ -1,0 +1,259 @@
+"""`reproduce paper`: what is measured on which traces, what is drawn, and what the command writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moeload_bench.commands import reproduce
+from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError
+from moeload_bench.evaluation import evaluate
+from moeload_bench.meta import BalancingMeta
+from moeload_bench.reproducing import claims, measuring, verdicts
+from moeload_bench.reproducing.choice import Chosen, choose, needed_steps
+from moeload_bench.reproducing.files import files_of
+from moeload_bench.reproducing.measuring import Request, measure_run
+from moeload_bench.reproducing.page import page
+from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
+from moeload_bench.reproducing.study import METRICS, Study, load_study
+from moeload_bench.states import sliding_variance
+from moeload_bench.store import write_trace
+from moeload_bench.suite import slide
+from moeload_bench.tables import run_means
+from moeload_bench.trace import Trace
+from tests.conftest import synthetic_load_SLE
+
+SHORT = Request(every=20, horizons=(20, 40), level="none")
+PLAIN = {"sw_avg": "sw_avg", "uniform": "uniform"}
+
+
+def own_trace(steps: int = 900, experts: int = 8, **more: Any) -> Trace:
+    load = synthetic_load_SLE(steps, 3, experts)
+    half = np.random.default_rng(1).binomial(load, 0.5)
+    balancing = BalancingMeta(method="aux_loss", coefficient=0.01, scope="per_layer")
+    fields = {"recipe": "own", "balancing": balancing, "top_k": 2, **more}
+    return Trace.from_arrays(load, columns={"load_half": half}, **fields)
+
+
+def write(folder: Path, trace: Trace) -> Path:
+    return write_trace(trace, folder / f"{trace.id}.parquet")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Any, Trace]:
+    """A study of a synthetic run by two forecasters, with the results behind it."""
+    trace = own_trace()
+    path = write(tmp_path_factory.mktemp("own"), trace)
+    run, results = measure_run(Chosen(trace.id, path, ()), PLAIN, ["left out: for the test"], SHORT)
+    return Study(every=20, horizons=SHORT.horizons, runs=(run,)), results, trace
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def test_blocks_are_the_block_evaluation(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """The sliding origins a horizon apart score what an evaluation in blocks scores."""
+    study, _, trace = small
+    suite = measuring.task_list(Chosen(trace.id, Path(), ()), trace, SHORT)
+    blocks = slide(suite, {trace.id: trace}, 40, (40,))
+    path = write_trace(trace, tmp_path / "own.parquet")
+    (result,) = evaluate(["sw_avg"], blocks, paths={trace.id: path}, level="none", fresh=True)
+    assert any(row.protocol == "blocks" and row.horizon == 40 for row in study.runs[0].errors)
+    for state in ("transient", "stable"):
+        expected = run_means(result.runs[0], state, "window_tv")
+        got = study.runs[0].error("sw_avg", "window_tv", state=state, horizon=40, protocol="blocks")
+        assert got == pytest.approx(expected[0], rel=1e-5)
+
+
+def test_fluctuation_is_split_at_the_last_onset(small: tuple[Study, Any, Trace]) -> None:
+    """A window counts before or after the step at which the last layer settles when it lies there as a whole."""
+    study, _, trace = small
+    run = study.runs[0]
+    assert run.settled is not None
+    row = run.settled - int(trace.step_S[0])
+    value_S = sliding_variance(trace.share_SLE(), 100).mean(axis=2)[:, 0]
+    assert run.fluctuates("variance", 100, "before")[0] == pytest.approx(value_S[100 : row + 1].mean(), rel=1e-5)
+    assert run.fluctuates("variance", 100, "after")[0] == pytest.approx(value_S[row + 100 :].mean(), rel=1e-5)
+
+
+def test_every_error_stands_beside_its_floors(small: tuple[Study, Any, Trace]) -> None:
+    """The flat table has every definition, floor and excess for every row of a state."""
+    study, results, _ = small
+    rows = list(csv.DictReader(io.StringIO(to_csv(error_sheet(study)))))
+    assert {row["error"] for row in rows} == set(METRICS)
+    assert {row["protocol"] for row in rows} == {"sliding", "blocks"}
+    floors = results[0].runs[0].floors["stable"]["floor_batch"]["tv"]
+    row = next(r for r in rows if (r["state"], r["error"], r["horizon"]) == ("stable", "tv", "40"))
+    assert float(row["floor_batch"]) == pytest.approx(floors[1], rel=1e-5)
+    assert float(row["excess"]) == pytest.approx(math.sqrt(float(row["value"]) ** 2 - floors[1] ** 2), rel=1e-3)
+    assert over(0.1, None) is None
+
+
+def test_a_study_survives_its_file(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """What is written is read back; a file that holds no study is refused by name."""
+    study = small[0]
+    (tmp_path / "study.json").write_text(files_of(study)["paper/study.json"])
+    assert load_study(tmp_path / "study.json") == study
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"other\.json: every"):
+        load_study(tmp_path / "other.json")
+
+
+def test_origins_must_divide_the_horizons() -> None:
+    """Else there would be no blocks among the sliding origins."""
+    with pytest.raises(SuiteError, match="a divisor of the horizon 1,000"):
+        Request(every=300)
+
+
+def test_a_forecaster_without_its_packages_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others run, and the study says what is missing."""
+
+    def refuse(target: Any) -> None:
+        if "lstm" in target.text:
+            raise MissingExtraError("torch", "torch", "the forecaster `lstm`")
+
+    monkeypatch.setattr(measuring, "preflight", refuse)
+    targets, missing = measuring.available(Chosen("own/test/seed0", Path(), ()))
+    assert "lstm" not in targets
+    assert "sw_avg" in targets
+    assert "moeload-bench[torch]" in missing[0]
+
+
+# ---------------------------------------------------------------- which traces
+
+
+def test_the_rule_chooses_the_closest_first_and_says_why_others_are_passed_over(tmp_path: Path) -> None:
+    """Balancing, top-k, experts and length are checked; 16 experts come before 8."""
+    write(tmp_path, own_trace(100, recipe="eight"))
+    write(tmp_path, own_trace(100, experts=16, recipe="sixteen"))
+    write(tmp_path, own_trace(100, recipe="free", balancing=BalancingMeta(method="none")))
+    write(tmp_path, own_trace(100, experts=4, recipe="few"))
+    write(tmp_path, own_trace(70, recipe="brief"))
+    write(tmp_path, own_trace(100, recipe="eight", split="train"))
+    choice = choose(tmp_path, horizons=(20, 40))
+    assert [run.id for run in choice.runs] == ["sixteen/test/seed0", "eight/test/seed0"]
+    assert [ref.id for ref in choice.runs[1].train] == ["eight/train/seed0"]
+    reasons = dict(choice.passed_over)
+    assert "balancing is none" in reasons["free/test/seed0"]
+    assert reasons["few/test/seed0"] == "4 experts"
+    assert "too short: 70 steps, needed are 80" in reasons["brief/test/seed0"]
+
+
+def test_a_trace_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
+    """With what is needed; naming a trace does not help it."""
+    write(tmp_path, own_trace(100))
+    with pytest.raises(SuiteError, match=r"own/test/seed0: too short: 100 steps, needed are 4,000"):
+        choose(tmp_path, ["own/test/seed0"])
+    with pytest.raises(SuiteError, match=r"(?s)no trace is close enough.*own/test/seed0: too short"):
+        choose(tmp_path)
+    with pytest.raises(SuiteError, match="no trace there"):
+        choose(tmp_path / "nothing")
+    with pytest.raises(NotFoundError):
+        choose(tmp_path, ["nobody/test/seed0"])
+    assert needed_steps() == 4000
+
+
+def test_a_named_trace_need_not_meet_the_rule(tmp_path: Path) -> None:
+    """By id or by file."""
+    path = write(tmp_path, own_trace(100, experts=4))
+    for name in ("own/test/seed0", str(path)):
+        assert [run.path for run in choose(tmp_path, [name], horizons=(20,)).runs] == [path]
+
+
+def test_few_origins_give_no_figure(small: tuple[Study, Any, Trace]) -> None:
+    """A mean over fewer than LEAST_ORIGINS origins stands in the table and decides nothing."""
+    run = small[0].runs[0]
+    kept = run.error("sw_avg", "tv", state="stable", horizon=20)
+    assert kept is not None
+    rows = tuple(row.model_copy(update={"origins": claims.LEAST_ORIGINS - 1}) for row in run.errors)
+    assert verdicts.of(run.model_copy(update={"errors": rows}), "sw_avg", "tv", 20) is None
+    assert verdicts.of(run, "sw_avg", "tv", 20) == kept
+
+
+def test_without_the_forecasters_a_claim_cannot_be_told(small: tuple[Study, Any, Trace]) -> None:
+    """The page is made all the same, and says so."""
+    found = [one for one in verdicts.findings(small[0]) if one.claim == "arima-lstm"]
+    assert found
+    assert {one.verdict for one in found} == {"cannot tell"}
+    assert "cannot tell: no figure" in page(small[0])
+
+
+def test_the_first_layer_is_compared_with_the_largest_other(small: tuple[Study, Any, Trace]) -> None:
+    """The figure is a ratio to the maximum of the others, whatever their order."""
+    run = small[0].runs[0]
+    value_L = run.fluctuates("range", 100, "all")
+    (one,) = [
+        finding
+        for finding in verdicts.findings(small[0])
+        if (finding.claim, finding.variant, finding.column) == ("first", "all steps", "range w=100")
+    ]
+    assert one.figures[0] == pytest.approx(value_L[0] / max(value_L[1:]))
+
+
+# ---------------------------------------------------------------- figures and command
+
+
+def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
+    """What is drawn against the origins is each task's error in percent; every panel names its definition."""
+    pytest.importorskip("matplotlib")
+    from moeload_bench.plots_view import view_trace
+    from moeload_bench.reproducing.figures import curve, draw_errors
+
+    _, results, trace = small
+    origin_O, error_O = curve(results[0].runs[0], "tv", 1)
+    figure = draw_errors(view_trace(trace), {"sw_avg": results[0]}, 40)
+    assert [ax.get_title() for ax in figure.axes] == ["error_rate", "window_error_rate", "tv", "window_tv"]
+    assert "[%]" in figure.get_supylabel()
+    (drawn,) = [one for one in figure.axes[2].get_lines() if one.get_label() == "sw_avg"]
+    assert np.array_equal(drawn.get_xdata(), origin_O)
+    assert np.allclose(drawn.get_ydata(), error_O)
+    assert error_O[0] == pytest.approx(100 * results[0].runs[0].tasks[0].metrics["tv"][1])
+
+
+@pytest.mark.slow
+def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """One file per figure of the paper that the forecasters at hand allow."""
+    pytest.importorskip("matplotlib")
+    from moeload_bench.reproducing.figures import save_figures
+
+    study, results, trace = small
+    for name in ("a", "b"):
+        list(save_figures(trace, study.runs[0], results, (20, 40), tmp_path / name))
+    names = {path.stem for path in (tmp_path / "a").iterdir()}
+    expected = {"loads", "variance-10", "variance-100", "range-100", "errors-20", "sw_avg-20", "sw_avg-40", "layers"}
+    assert names == expected
+    for name in names:
+        first, again = ((tmp_path / folder / f"{name}.png").read_bytes() for folder in ("a", "b"))
+        assert first == again, name
+
+
+@pytest.mark.slow
+def test_the_command_writes_everything_and_prints_json(tmp_path: Path) -> None:
+    """From a folder of traces to page, tables and JSON, without a figure."""
+    write(tmp_path / "traces", own_trace(4000))
+    options = [
+        "--traces",
+        str(tmp_path / "traces"),
+        "--out",
+        str(tmp_path / "out"),
+        "--every",
+        "500",
+        "--level",
+        "none",
+    ]
+    done = CliRunner().invoke(reproduce.app, ["paper", *options, "--figures", "0", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    record = json.loads(done.stdout)
+    assert record["study"]["runs"][0]["id"] == "own/test/seed0"
+    assert {row["verdict"] for row in record["verdicts"]} <= set(claims.VERDICTS)
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {"paper.md", "paper/study.json", "paper/errors.csv", "paper/verdicts.csv"}
+    assert "## Figures" not in (tmp_path / "out" / "paper.md").read_text()
