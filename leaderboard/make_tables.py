@@ -12,8 +12,10 @@ import argparse
 import functools
 import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from leaderboard.committed import ROOT, committed_results, suites_with_results
+from leaderboard.committed import RESULTS, ROOT, committed_results, suites_with_results
 from leaderboard.results_page import suite_page
 from moeload_bench import card
 from moeload_bench.errors import MoeloadError
@@ -60,11 +62,12 @@ def to_markdown(grid: Grid, with_cost: bool = True) -> str:
 
 def results_page() -> str:
     """Every suite with results, the latest first."""
-    pages = [
-        suite_page(load_suite(name), results_of(name), functools.partial(to_markdown, with_cost=False))
-        for name in reversed(suites_with_results())
-    ]
-    return "\n\n".join(pages) + "\n"
+    return "\n\n".join(page_of(name, results_of(name)) for name in reversed(suites_with_results())) + "\n"
+
+
+def page_of(suite: str, results: Sequence[Result]) -> str:
+    """The part of the results page about one suite."""
+    return suite_page(load_suite(suite), results, functools.partial(to_markdown, with_cost=False))
 
 
 def filled(text: str) -> str:
@@ -85,7 +88,15 @@ def main() -> int:
     """Write, or with --check compare; prints the files that change."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a file would change")
-    check = parser.parse_args().check
+    parser.add_argument(
+        "--page", metavar="SUITE", help="write nothing; print what docs/results.md would say of a suite"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="with --page: the folder with SUITE/NAME.json")
+    args = parser.parse_args()
+    if args.page:
+        print(page_of(args.page, committed_results(args.page, args.results)))
+        return 0
+    check = args.check
     stale = [] if check else card.update(ROOT)
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         old = path.read_text()
