@@ -27,11 +27,12 @@ lint: $(VENV)/.dev
 wheel-check: $(VENV)/.dev
 	$(BIN)/python tests/wheel_check.py
 
-# Score the baselines anew and write what the tables are made from.
+# Score a suite's baselines anew and write what the tables are made from: make results SUITE=v1.
+SUITE ?= mini
 results: $(VENV)/.dev
-	$(BIN)/moeload-bench run --suite mini --jobs 2 --fresh --out leaderboard/results/mini
+	$(BIN)/moeload-bench run --suite $(SUITE) --jobs 2 --fresh --out leaderboard/results/$(SUITE)
 	mkdir -p moeload_bench/data/reference
-	cp leaderboard/results/mini/sw_avg.json moeload_bench/data/reference/mini.json
+	cp leaderboard/results/$(SUITE)/sw_avg.json moeload_bench/data/reference/$(SUITE).json
 	$(MAKE) tables
 
 tables: $(VENV)/.dev
@@ -39,7 +40,6 @@ tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_large_runs
 
 # Run the committed results of a suite again and compare; writes nothing.
-SUITE ?= mini
 reproduce: $(VENV)/.bench
 	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leaderboard.make_tables import results_page, to_markdown
+from leaderboard import make_tables
+from leaderboard.make_tables import to_markdown
 from leaderboard.results_page import failures, metric_names, suite_page
 from leaderboard.separation import cells
 from leaderboard.variation import seeds
@@ -52,12 +54,22 @@ def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Res
     return out
 
 
-def test_the_page_is_the_committed_results() -> None:
-    """docs/results.md is generated; every suite with results has its part."""
+def test_every_suite_with_results_has_its_part() -> None:
+    """docs/results.md; that its numbers are those of the results is checked with the other generated tables."""
     text = (ROOT / "docs" / "results.md").read_text()
-    assert results_page().strip() in text
     for folder in (ROOT / "leaderboard" / "results").iterdir():
         assert f"## Suite `{folder.name}`" in text
+
+
+def test_the_page_of_a_suite_on_trial_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mini: list[Result]
+) -> None:
+    """`--page` takes results from any folder and writes nothing."""
+    for result in mini:
+        result.save(tmp_path / "mini" / f"{result.name}.json")
+    monkeypatch.setattr(sys, "argv", ["make_tables", "--page", "mini", "--results", str(tmp_path)])
+    assert make_tables.main() == 0
+    assert "Results of 3 forecasters: `uniform`, `last_value`, `sw_avg`." in capsys.readouterr().out
 
 
 def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
