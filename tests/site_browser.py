@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
     options.binary_location = binary
     for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "no-proxy-server",
                  "host-resolver-rules=MAP * ~NOTFOUND", "force-device-scale-factor=1", "hide-scrollbars",
-                 "disable-background-networking", "disable-component-update", "disable-features=Translate"):  # fmt: skip
+                 "disable-background-networking", "disable-component-update"):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -47,8 +47,8 @@ def browser() -> Iterator[Any]:
 
 def open_page(driver: Any, path: Path, fragment: str = "", size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
     """Open a file in a window of that size, as light or dark as asked for, and wait until it is drawn."""
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                           {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})  # fmt: skip
+    window = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     driver.get("about:blank")

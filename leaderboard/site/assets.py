@@ -44,12 +44,12 @@ def vega_script() -> str:
         import vl_convert
     except ImportError:
         raise MissingExtraError("vl-convert-python", "site", "the site's charts") from None
-    return _scoped(vl_convert.javascript_bundle())
+    return _scoped(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def script_data(call: str, *arguments: Any) -> str:
     """A call with JSON arguments, as the text of a script; nothing in them can end a script element."""
-    return f"{call}({', '.join(map(json_text, arguments))});\n"
+    return f"{call}({','.join(map(json_text, arguments))});\n"
 
 
 def json_text(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Vega-Lite specifications of the two charts of the leaderboard; data, colours and shapes are put in by the page.
 
 Named data of error against horizon: `rows` (forecaster, horizon, value, text, colour, shape) and `floors` (floor,
-horizon, value, text, dash) of one state, `extent` (value) of all panels. Of accuracy against cost: `points` (forecaster,
-ms, ms_text, value, text, front, colour, shape) and `floor` (value, text).
+horizon, value, text, dash) of one state, `extent` (value) of all panels. Of accuracy against cost: `points`
+(forecaster, ms, ms_text, value, text, front, colour, shape) and `floor` (value, text).
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, 
               axis=alt.Axis(format="~s", grid=False, values=list(horizons)))  # fmt: skip
     y = _value_axis(metric, log)
     steps, text = alt.Tooltip("horizon:Q", format=",", title="horizon"), alt.Tooltip("text:N", title=metric)
-    floors = (
-        alt.Chart(alt.NamedData(name="floors"))
-        .mark_line(strokeWidth=1.2)
-        .encode(x=x, y=y, detail="floor:N", strokeDash=alt.StrokeDash("dash:N", scale=None), tooltip=["floor:N", steps, text])
+    dash = alt.StrokeDash("dash:N", scale=None)
+    floors = alt.Chart(alt.NamedData(name="floors")).mark_line(strokeWidth=1.2).encode(
+        x=x, y=y, detail="floor:N", strokeDash=dash, tooltip=["floor:N", steps, text]
     )  # fmt: skip
     rows = alt.Chart(alt.NamedData(name="rows")).encode(x=x, y=y, color=_own("Color", "colour"), detail="forecaster:N")
     lines = rows.mark_line(strokeWidth=1.6)
@@ -51,7 +50,8 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
     """A metric against the time of a forecast; the line joins the forecasters that none beats in both."""
     import altair as alt
 
-    x = alt.X("ms:Q", title="time per forecast, observing included (ms)", scale=alt.Scale(type="log", nice=False, padding=30),
+    x = alt.X("ms:Q", title="time per forecast, observing included (ms)",
+              scale=alt.Scale(type="log", nice=False, padding=30),
               axis=alt.Axis(grid=False, values=TICKS, format="~g"))  # fmt: skip
     y = _value_axis(metric, log)
     data = alt.NamedData(name="points")

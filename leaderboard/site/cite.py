@@ -23,7 +23,8 @@ def citations(cff: str) -> list[tuple[str, str]]:
 
 def bibtex(kind: str, record: dict[str, Any]) -> str:
     """One BibTeX entry; braces keep capitals."""
-    arxiv = next((i["value"] for i in record.get("identifiers", []) if str(i.get("value", "")).startswith("arXiv:")), None)
+    known = [str(one.get("value", "")) for one in record.get("identifiers", [])]
+    arxiv = next((value for value in known if value.startswith("arXiv:")), "")
     fields = {
         "title": "{" + str(record["title"]) + "}",
         "author": " and ".join(map(_author, record["authors"])),
@@ -31,7 +32,7 @@ def bibtex(kind: str, record: dict[str, Any]) -> str:
         "version": record.get("version"),
         "license": record.get("license"),
         "url": record.get("repository-code") or record.get("url"),
-        "eprint": arxiv and str(arxiv).removeprefix("arXiv:"),
+        "eprint": arxiv.removeprefix("arXiv:"),
         "archiveprefix": arxiv and "arXiv",
     }
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]

@@ -1,4 +1,4 @@
-"""Pages of the documentation that the site shows, from the committed Markdown. Raw HTML in it would be shown as text."""
+"""Pages of the documentation that the site shows, from the committed Markdown. Raw HTML in it is shown as text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ DOCS: Mapping[str, str] = {
     "forecasters": "methods/forecasters.html",
 }
 """docs/NAME.md to its page."""
+BOX = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">'
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _DOC = re.compile(r"(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
 
 
@@ -26,10 +28,9 @@ def doc_html(text: str, up: str) -> str:
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = [kept for token in reader.parse(text) for kept in [_without_dead_links(token, up)]]
+    tokens = [_without_dead_links(token, up) for token in reader.parse(_COMMENT.sub("", text))]
     html: str = reader.renderer.render(tokens, reader.options, {})
-    html = html.replace("<table>", '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">')
-    return html.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
+    return html.replace("<table>", BOX).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
 
 
 def doc_title(text: str) -> str:
@@ -40,7 +41,8 @@ def doc_title(text: str) -> str:
 
 def doc_files(root: Path) -> Mapping[str, str]:
     """docs/NAME.md that exist, as text by name."""
-    return {name: (root / "docs" / f"{name}.md").read_text() for name in DOCS if (root / "docs" / f"{name}.md").is_file()}
+    paths = {name: root / "docs" / f"{name}.md" for name in DOCS}
+    return {name: path.read_text() for name, path in paths.items() if path.is_file()}
 
 
 def _without_dead_links(token: Any, up: str) -> Any:

@@ -10,7 +10,7 @@ from leaderboard.site.grids import Table, by_recipe, every_metric, plain
 from leaderboard.site.inputs import Board, Entry, only
 from leaderboard.site.payload import cell_row, skill_note
 from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_training, per_forecast_ms
-from leaderboard.site.words import NONE, arguments, count, figure, megabytes
+from leaderboard.site.words import MINUS, NONE, arguments, count, figure, megabytes
 from moeload_bench.results import Result, RunResult
 from moeload_bench.tables import Grid, result_grid
 
@@ -57,10 +57,9 @@ class Grids:
 
 def grids_of(board: Board) -> Grids:
     """`result_grid` of every metric, and by recipe of the two that a page shows so."""
-    results = [*board.results, *([board.reference] if board.reference and board.reference not in board.results else [])]
-    metrics = {metric: result_grid(results, metric) for metric in metrics_of(board)}
+    metrics = {metric: result_grid(board.compared, metric) for metric in metrics_of(board)}
     recipes = {
-        (recipe, metric): result_grid(only(results, recipe=recipe), metric)
+        (recipe, metric): result_grid(only(board.compared, recipe=recipe), metric)
         for recipe in board.recipes
         for metric in (PRIMARY, REGRET)
     }
@@ -137,16 +136,17 @@ def costs(result: Result) -> Table:
     """Cost and counted events of each run."""
     heads = ("run", "ms per forecast", "% of training", "observe (s)", "forecast (s)", "CPU (s)", "start (s)",
              "peak memory", "events that it counted")  # fmt: skip
-    return Table("Cost of each run, measured by the harness.", heads, tuple(_cost(run) for run in result.runs), 1)
+    return Table("Cost of each run, measured by the harness.", heads, tuple(_cost(run) for run in result.runs), 1, 8)
 
 
 def _cost(run: RunResult) -> tuple[str, ...]:
     cost = run.cost
-    cpu = None if cost.observe_cpu_s is None or cost.forecast_cpu_s is None else cost.observe_cpu_s + cost.forecast_cpu_s
+    cpu_s = None if cost.forecast_cpu_s is None else (cost.observe_cpu_s or 0.0) + cost.forecast_cpu_s
+    of_training = None if cost.of_training is None else 100 * cost.of_training
     events = ", ".join(f"{name} {number:,}" for name, number in sorted(run.counts.items()))
     return (
-        run.trace, figure(1e3 * cost.per_forecast_s), figure(None if cost.of_training is None else 100 * cost.of_training),
-        figure(cost.observe_wall_s), figure(cost.forecast_wall_s), figure(cpu), figure(cost.startup_wall_s),
+        run.trace, figure(1e3 * cost.per_forecast_s), figure(of_training), figure(cost.observe_wall_s),
+        figure(cost.forecast_wall_s), figure(cpu_s), figure(cost.startup_wall_s),
         megabytes(cost.peak_memory_bytes), events or NONE,
     )  # fmt: skip
 
@@ -170,7 +170,8 @@ def findings(entry: Entry) -> Table | None:
     found = entry.folder.verification if entry.folder else None
     if found is None or entry.standing not in ("verified", "failed") or not found.findings:
         return None
-    rows = tuple((name, f"{100 * growth:+.1f} %".replace("-", "−")) for name, growth in sorted(found.findings.items()))
+    grown = {name: f"{100 * growth:+.1f} %".replace("-", MINUS) for name, growth in sorted(found.findings.items())}
+    rows = tuple(grown.items())
     return Table("Tests for memory of the public traces: growth of the relative loss.", ("test", "growth"), rows)
 
 
@@ -214,7 +215,7 @@ def submission_facts(entry: Entry) -> Facts:
         ("Licence", record.licence),
         ("Learned from more than the train runs", "yes" if record.fitted_beyond_train else "no"),
         ("Hardware", record.hardware),
-        ("Code", f"leaderboard/submissions/{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
+        ("Code", f"{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
     ]
 
 

@@ -14,12 +14,14 @@ from moeload_bench.tables import CROSSING, FLOOR_ROWS, Grid, Row, marked, result
 
 @dataclass(frozen=True)
 class Table:
-    """``columns`` from ``numbers_from`` on are numbers; links by text of the first cell."""
+    """Columns ``numbers_from`` up to ``numbers_to`` hold numbers, later ones text; the last ``quiet`` rows are floors."""
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers_from: int = 1
+    numbers_to: int = 99
+    quiet: int = 0
 
 
 def horizon_heads(horizons: Sequence[int]) -> tuple[str, ...]:
@@ -50,20 +52,20 @@ def by_recipe(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizon
         for row in rows_of(grid, forecaster)
     ]
     heads = ("recipe", "state", *horizon_heads(horizons), "runs", "origins")
-    excess = "; in parentheses the excess over floor_batch, sqrt(max(0, error² − floor²))"
+    excess = "; in parentheses the excess over floor_batch, sqrt(max(0, error² - floor²))"
     has_floor = any(row.excess_K for _, grid in grids for row in rows_of(grid, forecaster))
     caption = f"{metric}: mean over runs of means over origins and layers, at each horizon h in training steps"
     return Table(caption + (excess if has_floor else "") + ".", heads, tuple(rows), 2)
 
 
-def one_run(results: Sequence[Result], metric: str) -> list[Table]:
-    """The forecasters on one run, one table per state, floors below; results hold that run only."""
+def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> list[Table]:
+    """These forecasters on one run, one table per state, floors below; results hold that run only."""
     grid = result_grid(results, metric)
     if grid is None:
         return []
     tables = []
     for state in (*STATES, CROSSING):
-        here = [row for row in grid.rows if row.state == state]
+        here = [row for row in grid.rows if row.state == state and row.forecaster in names]
         if not here:
             continue
         floors = [
@@ -73,7 +75,8 @@ def one_run(results: Sequence[Result], metric: str) -> list[Table]:
         ]
         rows = [(row.forecaster, *map(figure, row.value_K)) for row in here]
         caption = f"{metric}, {state}: mean over {here[0].origins} origins and over layers."
-        tables.append(Table(caption, ("forecaster", *horizon_heads(grid.horizons)), tuple(rows + floors)))
+        heads = ("forecaster", *horizon_heads(grid.horizons))
+        tables.append(Table(caption, heads, tuple(rows + floors), quiet=len(floors)))
     return tables
 
 

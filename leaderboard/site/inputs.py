@@ -52,6 +52,11 @@ class Board:
         return [entry.result for entry in self.entries]
 
     @property
+    def compared(self) -> list[Result]:
+        """The results and, where it is not one of them, the reference: what `result_grid` finds its reference in."""
+        return [*self.results, *([self.reference] if self.reference and self.reference not in self.results else [])]
+
+    @property
     def recipes(self) -> list[str]:
         return sorted({trace.id.split("/")[0] for trace in self.suite.traces})
 
@@ -67,9 +72,9 @@ class Inputs:
 
 
 def read_inputs(root: str | Path) -> Inputs:
-    """Read a checkout. Raises `ResultError` for results that cannot be compared, and whatever its files are refused for.
+    """Read a checkout; suites are those with committed results, the one with most runs first.
 
-    Suites are those with committed results, the one with most runs first.
+    Raises `ResultError` for results that cannot be compared, and whatever error a file is refused with.
     """
     base = Path(root)
     folders = sorted(path for path in (base / "leaderboard" / "results").glob("*") if path.is_dir())
@@ -86,8 +91,8 @@ def read_board(root: Path, folder: Path) -> Board:
     results = ordered(list(load_all(suite, folder.parent).values()), suite)
     for result in results:
         if result.suite.sha256 != suite.sha256():
-            raise ResultError(f"{folder.name}/{result.name}: scored on suite {result.suite.sha256[:12]}, now {suite.name} "
-                              f"is {suite.sha256()[:12]}: run it again")  # fmt: skip
+            was, now = result.suite.sha256[:12], suite.sha256()[:12]
+            raise ResultError(f"{folder.name}/{result.name}: scored on suite {was}, now it is {now}: run it again")
     if UNIFORM not in {result.name for result in results}:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
     entries = tuple(make_entry(result, root / "leaderboard" / "submissions" / result.name, suite) for result in results)

@@ -22,12 +22,12 @@ from moeload_bench.store import read_trace
 COLUMNS = (
     ("name", "Forecaster", "", False),
     ("group", "Rank", "Rank group: members cannot be told apart from the group's leader", True),
-    ("skill", "Skill", "1 − geometric mean of the error ratio to the reference", True),
+    ("skill", "Skill", "1 - geometric mean of the error ratio to the reference", True),
     ("new_recipe", "95 %, a new recipe", "Interval of skill; claim: a new recipe", True),
     ("new_seeds", "95 %, new seeds", "Interval of skill; claim: these recipes, new seeds", True),
     ("win_rate", "Win rate", "Part of the tasks with the better value", True),
     ("value", PRIMARY, "The metric that is chosen", True),
-    ("excess", "Excess", "Over floor_batch: sqrt(max(0, error² − floor²))", True),
+    ("excess", "Excess", "Over floor_batch: sqrt(max(0, error² - floor²))", True),
     ("regret", "Regret", "regret@quarter on the same tasks", True),
     ("ms", "ms", "Wall time per answered origin, observing included", True),
     ("training", "% train", "Of the recorded training time", True),
@@ -142,7 +142,8 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
     pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
     table = trace_page.runs_table(runs, inputs.boards)
-    yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=summary(runs))
+    words = summary(runs).replace("`", "")
+    yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=words)
 
 
 def png_size(content: bytes) -> tuple[int, int]:
@@ -172,4 +173,3 @@ def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     cff = source.read_text()
     yield render.page("cite.html", "cite.html", "cite.html", citations=citations(cff), cff=cff)
     yield "README.md", SPACE_CARD.encode()
-

@@ -14,7 +14,6 @@ from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry, only
 from leaderboard.site.views import (
     ALL,
-    PRIMARY,
     Cell,
     View,
     best_window,
@@ -28,7 +27,7 @@ from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed
 from moeload_bench.results import Result
 from moeload_bench.statistics import MIN_RECIPES
 from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, FLOOR_ROWS, floor_values, has_skill
+from moeload_bench.tables import CROSSING, FLOOR_ROWS, has_skill, marked, result_grid
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
 """What a row of a view holds, in this order."""
@@ -103,8 +102,8 @@ def hindsight(board: Board) -> str:
     if windows == 1:
         return f"Best fixed window in hindsight: {NOT_GIVEN}, {name} is the only fixed window among the results."
     return (
-        f"Best fixed window in hindsight: {name}, of {windows} windows. It was chosen on these very scores: a yardstick, "
-        "not a fair entry."
+        f"Best fixed window in hindsight: {name}, of {windows} windows. It was chosen on these very scores: a "
+        "yardstick, not a fair entry."
     )
 
 
@@ -165,14 +164,20 @@ def over(view: View, board: Board) -> str:
 
 
 def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
-    """`STATE RECIPE` to rows of (floor, [K] texts)."""
+    """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.recipes):
-        result = only(board.results, recipe=None if recipe == ALL else recipe)[0]
+        grid = result_grid(only(board.compared, recipe=None if recipe == ALL else recipe), metric)
+        if grid is None:
+            continue
         for state in STATES:
-            rows = [[floor, values] for floor in FLOOR_ROWS if (values := floor_values(result, state, floor, metric))]
+            rows = [
+                [floor, marked(floor, grid), list(map(figure, grid.floors[state, floor]))]
+                for floor in FLOOR_ROWS
+                if (state, floor) in grid.floors
+            ]
             if rows:
-                found[f"{state} {recipe}"] = [[name, list(map(figure, values))] for name, values in rows]
+                found[f"{state} {recipe}"] = rows
     return found
 
 
@@ -189,11 +194,12 @@ def claims(board: Board) -> str:
         "within recipes."
     )
     few = len(board.recipes) < MIN_RECIPES
-    return text + (
-        f" With {count(len(board.recipes), 'recipe')} there are none, and no rank groups either ({NOT_GIVEN}): that "
-        f"takes at least {MIN_RECIPES}."
-        if few
-        else " Ranks are groups that cannot be told apart from their leader (Holm-corrected p ≥ 0.05, claim: a new recipe)."
+    if few:
+        have = count(len(board.recipes), "recipe")
+        return f"{text} With {have} there are none and no rank groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
+    return (
+        f"{text} Rank: a group cannot be told apart from its leader (Holm-corrected p of at least 0.05; claim: a new "
+        "recipe)."
     )
 
 
@@ -201,8 +207,8 @@ def skill_note(board: Board) -> str:
     """What skill is measured against."""
     name = board.reference.name if board.reference else board.suite.reference
     return (
-        f"Skill: 1 − geometric mean over tasks of the ratio of the error to that of {name}, ratios kept within 1/20 and "
-        "20; 0 is as good as the reference, more is better."
+        f"Skill: 1 - geometric mean over tasks of the ratio of the error to that of {name}, ratios kept within 1/20 "
+        "and 20; 0 is as good as the reference, more is better."
     )
 
 
@@ -218,5 +224,4 @@ def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
 
 
 def _sortable(text: str) -> float:
-    return float("-inf") if text in (NONE, NOT_GIVEN) else float(text.replace("−", "-"))
-
+    return float("-inf") if text in (NONE, NOT_GIVEN) else float(text.replace(words.MINUS, "-"))

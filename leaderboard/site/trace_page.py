@@ -9,7 +9,7 @@ from leaderboard.site import words
 from leaderboard.site.forecaster_page import Facts
 from leaderboard.site.grids import Table, one_run, plain
 from leaderboard.site.inputs import Board, only
-from leaderboard.site.views import PRIMARY
+from leaderboard.site.views import PRIMARY, mean
 from leaderboard.site.words import NONE, figure
 from moeload_bench import card_tables
 from moeload_bench.card_tables import Run
@@ -39,9 +39,10 @@ def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
     """The page of a run; scores from every suite whose test run it is."""
     scores = []
     for board in boards:
-        results = only(board.results, trace=run.id)
+        results = only(board.compared, trace=run.id)
         if all(result.runs for result in results):
-            scores.append((board.suite.name, tuple(one_run(results, PRIMARY))))
+            names = [entry.name for entry in board.entries]
+            scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))
     return TracePage(
         id=run.id,
         recipe=run.recipe,
@@ -64,7 +65,7 @@ def facts(run: Run) -> Facts:
         ("Model", meta.family),
         ("Steps", f"{run.steps:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
         ("Tokens per step", f"{run.tokens:,}"),
-        ("MoE layers × experts, top-k", f"{len(meta.layers)} × {meta.experts}, {meta.top_k or 'varies'}"),
+        ("MoE layers, experts, top-k", f"{len(meta.layers)}, {meta.experts}, {meta.top_k or 'varies'}"),
         ("Gate", f"{meta.gate}, {meta.score_function}"),
         ("Balancing", card_tables.balancing(meta)),
         ("Text", card_tables.text(meta.sources)),
@@ -80,7 +81,8 @@ def facts(run: Run) -> Facts:
 def layers(run: Run) -> Table:
     """One row per layer: states, onset with its band, imbalance, dead experts, floors."""
     heads = ("layer", "onset (band)", f"imbalance, first {END_STEPS}", f"last {END_STEPS}", "dead experts",
-             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion", "floor", "states, in steps")  # fmt: skip
+             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion", "floor",
+             "states, in steps")  # fmt: skip
     rows = tuple(
         (
             str(layer.layer), layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
@@ -90,11 +92,11 @@ def layers(run: Run) -> Table:
         for layer in run.layers
     )  # fmt: skip
     caption = (
-        "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. Imbalance: "
-        "largest over mean share. Dead: below a tenth of an even share at the end. Floors: window_tv and tv that no "
-        "forecaster can be expected to beat. Over-dispersion: noise per step over that of top-k draws alone."
+        "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
+        "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: window_tv and tv "
+        "that no forecaster can be expected to beat. Over-dispersion: noise per step over that of top-k draws alone."
     )
-    return Table(caption, heads, rows, 1)
+    return Table(caption, heads, rows, 1, 8)
 
 
 def sources(run: Run) -> Table | None:
@@ -106,7 +108,7 @@ def sources(run: Run) -> Table | None:
         for one in run.meta.sources
     )
     heads = ("source", "version", "licence", "size", "SHA-256 begins", "stage")
-    return Table("The texts that the model was trained on.", heads, rows, 6)
+    return Table("The texts that the model was trained on.", heads, rows, 6, 6)
 
 
 def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
@@ -119,9 +121,10 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
             use.setdefault(fit.id, []).append(f"open for fitting in {board.suite.name}")
     rows = tuple(
         (
-            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}", str(len(run.meta.layers)), str(run.meta.experts),
-            str(run.meta.top_k or "varies"), f"{run.tokens:,}", card_tables.number(one.imbalance_first for one in run.layers),
-            card_tables.number(one.imbalance_last for one in run.layers), card_tables.onset(run.layers),
+            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}", str(len(run.meta.layers)),
+            str(run.meta.experts), str(run.meta.top_k or "varies"), f"{run.tokens:,}",
+            figure(mean([one.imbalance_first for one in run.layers])),
+            figure(mean([one.imbalance_last for one in run.layers])), card_tables.onset(run.layers),
             card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
         )
         for run in runs
@@ -129,7 +132,7 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
     heads = ("run", "use", "steps", "layers", "experts", "top-k", "tokens/step", "imbalance, first", "last",
              "onset by layer", "balancing", "text")  # fmt: skip
     caption = (
-        f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the stable "
-        "state: median over layers (least to largest)."
+        f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
+        "stable state: median over layers (least to largest)."
     )
-    return Table(caption, heads, rows, 2)
+    return Table(caption, heads, rows, 2, 10)

@@ -30,8 +30,8 @@ REGRET = f"regret@{HEADLINE}"
 class Cell:
     """One forecaster in one view; None where the view has no such number.
 
-    ``value`` is the metric, ``regret`` the headline regret on the same tasks; ``front``: no other forecaster of the view
-    has both a smaller cost and a better value.
+    ``value`` is the metric, ``regret`` the headline regret on the same tasks; ``front``: no other forecaster of the
+    view has both a smaller cost and a better value.
     """
 
     forecaster: str
@@ -48,7 +48,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class View:
-    """All forecasters for one choice; ``horizon`` None stands for all. ``runs`` and ``origins``: what a value is over."""
+    """All forecasters for one choice; ``horizon`` None stands for all.
+
+    A value is a mean over ``runs`` and ``origins``.
+    """
 
     state: str
     recipe: str
@@ -80,8 +83,7 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
         chosen = None if recipe == ALL else recipe
         results = only(board.results, recipe=chosen)
         reference = only([board.reference], recipe=chosen)[0] if board.reference and has_skill(metric) else None
-        compared = [*results, *([reference] if reference and reference.name not in {r.name for r in results} else [])]
-        errors = errors_of(compared, metric)
+        errors = errors_of(only(board.compared, recipe=chosen), metric)
         for state in states:
             here = _in_state(errors, state)
             value_by_name = {result.name: value_k(result, metric, state) for result in results}

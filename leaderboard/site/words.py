@@ -14,7 +14,7 @@ from moeload_bench.results import Result
 from moeload_bench.scoring import METRICS
 from moeload_bench.statistics import Interval
 
-NONE = "–"
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
 _PLAIN = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
@@ -24,13 +24,15 @@ def figure(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     if value and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    return f"{value:,.0f}".replace(",", "") if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+        text = f"{value:.2e}"
+    else:
+        text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", MINUS)
 
 
 def signed(value: float | None) -> str:
     """Skill: three decimals with its sign."""
-    return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", "−")
+    return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", MINUS)
 
 
 def share(value: float | None) -> str:
@@ -96,7 +98,8 @@ def run_command(result: Result) -> str:
         base = f"leaderboard/submissions/{result.name}/{base}"
     given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(result.forecaster.kwargs.items()))
     target = shlex.quote(f"{base}@{given}" if given else base)
-    return f"moeload-bench run {target} --suite {result.suite.name} --seed {result.seed} --level {result.isolation} --fresh"
+    options = f"--suite {result.suite.name} --seed {result.seed} --level {result.isolation} --fresh"
+    return f"moeload-bench run {target} {options}"
 
 
 def verify_command(name: str) -> str:

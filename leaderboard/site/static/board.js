@@ -51,7 +51,7 @@
   // ---------------------------------------------------------------- the table of standings
 
   const number = (text) => {
-    const value = Number.parseFloat(text.replace("−", "-"));
+    const value = Number.parseFloat(text.replaceAll("−", "-"));
     return Number.isNaN(value) ? null : value;
   };
 
@@ -143,7 +143,7 @@
         const values = one.horizons.map((h) => metric.views[`${state} ${chosen.recipe} ${h}`].rows[i][0]);
         body.push(valueRow(forecaster.name, values, "", state));
       });
-      for (const [floor, values] of floorsOf(metric, chosen, state)) body.push(valueRow(floor, values, "floor", state));
+      for (const [, floor, values] of floorsOf(metric, chosen, state)) body.push(valueRow(floor, values, "floor", state));
     }
     const head = document.createElement("tr");
     head.append(element("th", "forecaster", { scope: "col" }));
@@ -173,7 +173,7 @@
         const text = metric.views[`${state} ${chosen.recipe} ${horizon}`].rows[i][0];
         return { forecaster: forecaster.name, horizon, value: number(text), text, ...looks(i) };
       }));
-    const floors = floorsOf(metric, chosen, state).flatMap(([floor, values]) =>
+    const floors = floorsOf(metric, chosen, state).flatMap(([floor, , values]) =>
       values.map((text, k) => ({ floor, horizon: one.horizons[k], value: number(text), text, dash: window.moeloadCharts.DASHES[floor] })));
     return { rows: drawable(rows), floors: drawable(floors) };
   }

@@ -31,6 +31,20 @@
     };
   }
 
+  let vega = null;
+
+  // Vega is the largest file: it is loaded when the table stands.
+  function ready() {
+    vega = vega || new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = "assets/vega.js";
+      script.onload = () => resolve(window.vegaEmbed);
+      script.onerror = () => reject(new Error("assets/vega.js cannot be read"));
+      document.head.append(script);
+    });
+    return vega;
+  }
+
   // Draws one chart into an element. Layers without rows are left out; the promise stays on the element for tests.
   function draw(element, spec, datasets) {
     const full = JSON.parse(JSON.stringify(spec));
@@ -43,7 +57,7 @@
     }
     const options = { ast: true, actions: false, renderer: "svg", mode: "vega-lite", config: theme(),
       tooltip: { theme: dark.matches ? "dark" : "light" } };
-    element.moeloadDrawn = window.vegaEmbed(element, full, options).then((result) => {
+    element.moeloadDrawn = ready().then((embed) => embed(element, full, options)).then((result) => {
       if (element.moeloadView) element.moeloadView.finalize();
       element.moeloadView = result.view;
     });
