@@ -35,6 +35,7 @@ from moeload_bench.suite import Suite, load_suite
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}
+ERRORS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate", "error_rate_covered")
 NOT_COMPARED = {"cost"}
 MAX_LINES = 20
 """Differences printed of each result; the rest is counted."""
@@ -52,19 +53,15 @@ def same_machine(then: Environment, here: Environment) -> str | None:
 
 
 def tolerance_of(result: Result) -> Mapping[str, tuple[float, float]]:
-    """(relative, absolute) by metric for re-runs on another machine; that of `agreement` where nothing is stated.
-
-    A stated tolerance holds for the errors; metrics that jump where two shares change places keep those of `agreement`.
-    """
-    stated = tomllib.loads(TOLERANCES.read_text())
-    entry = stated.get(result.forecaster.target.partition("@")[0])
-    if entry is None or "relative" not in entry:
-        return TOLERANCE
-    bound = (float(entry["relative"]), float(entry["absolute"]))
-    return {**TOLERANCE, **dict.fromkeys(ERRORS, bound)}
-
-
-ERRORS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate", "error_rate_covered")
+    """(relative, absolute) by metric for re-runs on another machine; that of `agreement` where nothing is stated."""
+    entry = tomllib.loads(TOLERANCES.read_text()).get(result.forecaster.target.partition("@")[0], {})
+    bounds = dict(TOLERANCE)
+    if "errors" in entry:
+        bounds |= dict.fromkeys(ERRORS, tuple(entry["errors"]))
+    if "plans" in entry:
+        plans = {name for run in result.runs for task in run.tasks[:1] for name in task.metrics if "@" in name}
+        bounds |= dict.fromkeys(plans, tuple(entry["plans"]))
+    return bounds
 
 
 def compare(committed: Result, again: Result, tolerance: Mapping[str, tuple[float, float]]) -> Iterator[str]:
