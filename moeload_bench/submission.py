@@ -29,7 +29,8 @@ from moeload_bench.targets import Target, parse_target, source_sha256
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
 MAX_REQUIREMENTS = 100
-NAME_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+MAX_NAME = 40
 MAX_INTEGER = 2**63  # what TOML promises, and what JSON readers elsewhere take
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)")
 _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
@@ -38,7 +39,11 @@ _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
 def _file_name(name: str) -> str:
-    """Windows keeps some names for devices, whatever follows a dot: a checkout with one of them fails there."""
+    """A folder's name on every file system, whether it tells capitals apart or keeps names for devices."""
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"got {name[:80]!r}, expected small letters and digits, one of . _ - between, at most {MAX_NAME}"
+        )
     if re.fullmatch(r"con|prn|aux|nul|(com|lpt)[0-9]", name.partition(".")[0]):
         raise ValueError(f"{name!r} is the name of a device on Windows, where nobody could check the project out")
     return name
@@ -57,7 +62,7 @@ def _simple(value: Scalar) -> bool:
 
 
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=40), AfterValidator(_file_name)]
+Name = Annotated[str, AfterValidator(_file_name)]
 Scalar = bool | int | float | str
 R = TypeVar("R", bound=BaseModel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from moeload_bench.submission import (
     Folder,
     Submission,
     check_code,
+    parse_requirements,
     parse_submission,
     read_folder,
 )
@@ -117,6 +119,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     }
     record = parse_submission(fields, "submission")
     if requirements is not None:
+        parse_requirements(requirements)
         texts[REQUIREMENTS] = requirements
     return Draft(record, {RECORD: record.to_toml(), **texts})
 
@@ -130,13 +133,13 @@ def prepare(
     find_links: Path | None = None,
     no_index: bool = False,
     jobs: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Conformance, then the suite, both on the very files that are submitted and at one level of isolation.
 
-    ``say`` hears what begins. Raises `SubmissionError` when a rule is broken, a task fails or the check would refuse
-    the outcome.
+    ``progress`` is opened when the runs begin, ``say`` hears of every beginning. Raises `SubmissionError` when a rule
+    is broken, a task fails or the check would refuse the outcome.
     """
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
@@ -149,7 +152,8 @@ def prepare(
         if broken:
             raise SubmissionError(f"conformance: {broken[0].rule}: {broken[0].message}; see `moeload-bench check`")
         say(f"running suite {suite.name}: {len(suite.traces)} runs at level {level}")
-        (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=progress)
+        with progress() as report:
+            (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=report)
         result = named(result, folder)
         if result.failures:
             trace, task = result.failures[0]

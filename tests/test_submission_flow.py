@@ -42,8 +42,14 @@ def test_a_draft_is_read_back_as_it_was_meant(world: World, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["../mine", "Mine", "a/b", ""])
 def test_a_name_that_is_no_name_is_refused(name: str, world: World) -> None:
     """Before anything runs."""
-    with pytest.raises(SubmissionError, match="name"):
+    with pytest.raises(SubmissionError, match=r"submission: name: .*expected small letters and digits"):
         make_draft(parse_target("sw_avg"), name, WHO, world.suite)
+
+
+def test_a_requirement_that_is_not_pinned_is_refused(world: World) -> None:
+    """Before anything runs."""
+    with pytest.raises(SubmissionError, match=r"requirements\.txt: line 1: got 'requests', expected name==version"):
+        make_draft(parse_target("sw_avg"), "mine", WHO, world.suite, "requests\n")
 
 
 def test_a_package_is_not_a_submission(world: World) -> None:

@@ -6,6 +6,7 @@ Level `none` stands in for the sandbox here, for speed; the whole way through th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from leaderboard.memorisers import TARGET, memoriser
+from moeload_bench.agreement import differences
 from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results import Result
 from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, Verification, read_folder
 from moeload_bench.trace import check_trace
-from moeload_bench.verification import MAX_GROWTH, Request, verify
+from moeload_bench.verification import MAX_GROWTH, MAX_REASON, Request, verify
 from tests.conftest import synthetic_trace
 from tests.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
 
@@ -92,6 +94,52 @@ def test_what_the_check_refuses_is_not_run(world: World, tmp_path: Path) -> None
     assert any("tasks are missing" in reason for reason in made.reasons)
     assert any("code has changed" in reason for reason in made.reasons)
     assert not mark.exists()
+
+
+def test_another_suite_s_result_is_rejected(world: World, tmp_path: Path) -> None:
+    """By the hash of the task list, before anything runs."""
+    folder, result = honest(tmp_path, world)
+    other = result.model_copy(update={"suite": result.suite.model_copy(update={"sha256": "0" * 64})})
+    made = verified(folder, other, world)
+    assert (made.status, made.findings) == ("failed", {})
+    assert made.reasons[0].startswith("suite hash: the result says '0000")
+
+
+def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:
+    """What it raises may be long, and of many lines."""
+    folder, result = honest(tmp_path, world)
+    code = NAIVE.replace(
+        "return Forecast", "raise ValueError('x' * 5000 + chr(10) + '::error::')\n        return Forecast"
+    )
+    (folder.path / "forecaster.py").write_text(code)
+    folder = read_folder(folder.path)
+    made_by = result.forecaster.model_copy(update={"source_sha256": folder.source_sha256})
+    made = verified(folder, result.model_copy(update={"forecaster": made_by}), world)
+    assert not made.verified
+    assert "it fails here: forecast raised ValueError: xxx" in made.reasons[0]
+    assert made.reasons[0].isprintable()
+    assert len(made.reasons[0]) <= MAX_REASON
+
+
+PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "per_layer.transient.hot_recall": lambda run: run["per_layer"]["transient"]["hot_recall"][0].__setitem__(0, 0.0),
+    "per_layer.stable.tv: claimed 0 numbers": lambda run: run["per_layer"].setdefault("stable", {}).pop("tv", None),
+    "crossing: claimed": lambda run: run["tasks"][0].update(crossing=[not x for x in run["tasks"][0]["crossing"]]),
+    "the floors are not those": lambda run: run["floors"].clear(),
+    "claimed 2 layers of 9 experts, got 2 of 4": lambda run: run.update(experts=9),
+}
+
+
+@pytest.mark.parametrize("words", PLACES)
+def test_every_part_of_a_run_is_compared(words: str, world: World, tmp_path: Path) -> None:
+    """Not only what the headline is made of."""
+    _, result = honest(tmp_path, world)
+    run = result.runs[0]
+    tree = run.model_dump(mode="json")
+    PLACES[words](tree)
+    found = list(differences(type(run).model_validate(tree), run, world.suite.horizons))
+    assert any(words in line for line in found), found
+    assert list(differences(run, run, world.suite.horizons)) == []
 
 
 def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:

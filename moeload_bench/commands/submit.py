@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,27 +64,27 @@ def submit(
 
     tasks = load_suite(suite)
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
-    draft = make_draft(parse_target(target), name, who, tasks, None if requirements is None else _text(requirements))
+    pinned = None if requirements is None else _text(requirements)
+    draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
     there = None if repo is None else look_at(repo, write=not dry_run)
     if there is None:
         check_name(draft.record, root)
     else:
         there.refuse_taken(draft.record)
-    with pair_progress() as progress:
-        prepared = prepare(
-            draft,
-            tasks,
-            level=isolation,
-            find_links=find_links,
-            no_index=no_index,
-            jobs=jobs,
-            progress=progress,
-            say=lambda text: typer.echo(text, err=True),
-        )
+    prepared = prepare(
+        draft,
+        tasks,
+        level=isolation,
+        find_links=find_links,
+        no_index=no_index,
+        jobs=jobs,
+        progress=functools.partial(pair_progress, unit="runs"),
+        say=functools.partial(typer.echo, err=True),
+    )
     _show(prepared)
     if dry_run:
-        typer.echo("dry run: nothing written, nothing sent")
+        typer.echo("dry run: nothing written, nothing sent; without --dry-run the finished runs are not run again")
     elif there is not None:
         typer.echo(f"opened {there.open_pull_request(prepared)}")
     else:
@@ -152,8 +153,18 @@ def _text(path: Path) -> str:
 
 
 def _show(prepared: Prepared) -> None:
-    from moeload_bench.submission import RECORD
+    """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
+    from rich.console import Console
 
+    from moeload_bench.progress import table_width
+    from moeload_bench.results import Results
+    from moeload_bench.submission import RECORD
+    from moeload_bench.submission_numbers import PRIMARY
+    from moeload_bench.tables import result_table
+
+    table = result_table(Results([prepared.result]), PRIMARY)
+    if table is not None:
+        Console(width=table_width()).print(table)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():
         typer.echo(f"{len(content):10} bytes  {name}")
