@@ -2,9 +2,9 @@
 
     python -m leaderboard.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
     python -m leaderboard.growth measure by-step by-content  the memorisers of leaderboard/memorisers.py
-    python -m leaderboard.growth table                       the table of docs/leaderboard.md
+    python -m leaderboard.growth table                       the tables of docs/leaderboard.md
 
-The table's other source are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
+The other source of growths are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT, SUBMISSIONS
 from leaderboard.memorisers import TARGET, memoriser
+from moeload_bench.agreement import TOLERANCE
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result, load_result
 from moeload_bench.submission import Folder, read_folder
@@ -31,7 +32,7 @@ from moeload_bench.verification import MAX_GROWTH, Request, locate, verify
 SUITE = "mini"
 MEASURED = Path(__file__).resolve().parent / "growths.json"
 PAGE = ROOT / "docs" / "leaderboard.md"
-PART = re.compile(r"(<!-- growths -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- (growths|tolerances) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEMORISERS = {"by-step": False, "by-content": True}
 MEMORY_EVERY = 16  # steps: what of two runs fits into the size of a submission
 TESTS = ("permuted_and_shifted", "future_altered")
@@ -101,10 +102,22 @@ def _span(values: list[float]) -> str:
     return f"{low} %" if low == high else f"{low} ... {high} %"
 
 
+def tolerances() -> str:
+    """By how much a re-run may differ, metrics with the same tolerance in one row."""
+    alike: dict[tuple[float, float], list[str]] = {}
+    for metric, tolerance in TOLERANCE.items():
+        alike.setdefault(tolerance, []).append(f"`{metric}`" if metric else "all others")
+    rows = [
+        f"| {', '.join(metrics)} | {f'{relative:.0%}' if relative else ''} | {absolute:g} |"
+        for (relative, absolute), metrics in alike.items()
+    ]
+    return "\n".join(["| metric | relative | absolute |", "|---|---:|---:|", *rows])
+
+
 def filled(page: str) -> str:
-    """The page with its table made anew."""
-    text = table(json.loads(MEASURED.read_text()), verified())
-    return PART.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page)
+    """The page with its tables made anew."""
+    parts = {"growths": table(json.loads(MEASURED.read_text()), verified()), "tolerances": tolerances()}
+    return PART.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n\n{match[3]}", page)
 
 
 def main(arguments: list[str] | None = None) -> int:
