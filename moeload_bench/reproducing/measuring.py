@@ -107,7 +107,7 @@ def measure_run(
         experts=trace.num_experts,
         top_k=trace.meta.top_k,
         tokens=trace.meta.global_batch_tokens,
-        lstm="; ".join(missing) or ("learnt online" if "@" in targets["lstm"] else f"learnt from {run.train[0].id}"),
+        lstm=_learnt(run, targets.get("lstm"), missing),
         targets=dict(targets),
         states=layer_states(trace, labels),
         fluctuation=fluctuation(trace, labels),
@@ -117,6 +117,13 @@ def measure_run(
         failures=tuple(failures),
     )
     return study, results
+
+
+def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
+    """How the LSTM came by what it knows."""
+    if target is None:
+        return "; ".join(missing) or "not run"
+    return "learnt online" if "@" in target else f"learnt from {run.train[0].id}"
 
 
 def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
