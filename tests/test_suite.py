@@ -27,13 +27,15 @@ from tests.conftest import synthetic_load_SLE, synthetic_trace
 FROZEN = {"mini": "f712e93798e13f54d7ac0df9cf55ba9e7346b17a8d61b7ae3c5af74b53be6f0a"}
 
 
-@pytest.mark.parametrize("name", FROZEN)
+@pytest.mark.parametrize("name", suite_names())
 def test_a_frozen_suite_does_not_change(name: str) -> None:
     """The hash over everything that decides scores; a change makes a new suite, never another version of this one."""
     assert load_suite(name).sha256() == FROZEN[name]
 
 
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "mini" else pytest.mark.slow) for name in suite_names()]
+)
 def test_a_suite_has_its_traces_and_enough_origins_that_serve_every_horizon(name: str) -> None:
     """Content hashes match; at least 20 origins per state and run, spread over training; each leaves room for the
     largest horizon. A run may lack a state only where the suite's plan says so."""
