@@ -1,8 +1,10 @@
 """A submission's pinned packages, installed into a folder of their own, one per set of requirements.
 
-Only wheels are taken: fetched first, then looked at, then unpacked without running anything. The code of a stranger's
-package runs where the forecaster runs, in the sandbox, and never in this process. The folder comes first on the
-forecaster's path; what it does not hold (numpy, the contract) comes from this installation.
+Only wheels are taken, and only those that are named: what they depend on is not looked up, so that a re-run installs
+the same, and no address in a wheel's metadata is followed (pip would build what it finds there). They are fetched first,
+then looked at, then unpacked without running anything. The code of a stranger's package runs where the forecaster runs,
+in the sandbox, and never in this process. The folder comes first on the forecaster's path; what it does not hold
+(numpy, the contract) comes from this installation.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MAX_UNPACKED_BYTES = 16 << 30  # a GPU build of torch with its libraries unpacks
 def install_packages(
     requirements: Sequence[str], *, find_links: Path | None = None, no_index: bool = False
 ) -> Path | None:
-    """The folder that holds the requirements and what they need; None when there are none.
+    """The folder that holds the requirements; None when there are none.
 
     Made once per set of requirements, Python, platform and source of wheels. ``find_links`` is a folder of wheels,
     ``no_index`` uses no other source. Raises `SubmissionError` with pip's own words when they do not install.
@@ -49,7 +51,7 @@ def install_packages(
         _pip("download", ["--dest", str(wheels), *source], requirements)
         found = sorted(wheels.iterdir())
         _check_wheels(found)
-        _pip("install", ["--target", str(unpacked), "--no-deps", "--no-compile", "--no-index"], map(str, found))
+        _pip("install", ["--target", str(unpacked), "--no-compile", "--no-index"], map(str, found))
         unpacked.chmod(0o755)  # the sandbox's user reads it
         if not folder.is_dir():
             os.replace(unpacked, folder)
@@ -98,8 +100,8 @@ def _mode(member: zipfile.ZipInfo) -> int:
 
 def _pip(command: str, options: Sequence[str], what: Iterable[str]) -> None:
     """Run pip; nothing of the working folder is imported (-P), and no source is built."""
-    quiet = ["--no-input", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-    line = [sys.executable, "-P", "-m", "pip", command, *quiet, *options, "--", *what]
+    always = ["--no-input", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+    line = [sys.executable, "-P", "-m", "pip", command, *always, *options, "--", *what]
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:

@@ -144,7 +144,7 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
         if folder.requirements:
-            say(f"installing {len(folder.requirements)} requirements and what they need")
+            say(f"installing {len(folder.requirements)} requirements")
         packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)
         target = replace(folder.target(), packages=packages)
         say("checking the contract on small synthetic runs")

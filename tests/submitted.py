@@ -93,14 +93,17 @@ def place(root: Path, world: World, **changes: Any) -> Path:
     return folder.path
 
 
-def wheel(folder: Path, name: str, version: str, code: str, members: dict[str, str] | None = None) -> Path:
-    """A small wheel, written by hand; ``members`` are put into it besides."""
+def wheel(
+    folder: Path, name: str, version: str, code: str, members: dict[str, str] | None = None, needs: str = ""
+) -> Path:
+    """A small wheel, written by hand; ``members`` are put into it besides, ``needs`` is what it says it depends on."""
     folder.mkdir(exist_ok=True)
     info = f"{name}-{version}.dist-info"
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{name}.py", code)
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        file.writestr(f"{info}/METADATA", about + (f"Requires-Dist: {needs}\n" if needs else ""))
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
         for member, content in (members or {}).items():

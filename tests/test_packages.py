@@ -49,21 +49,32 @@ def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:
         install_packages(("a==1.0",), find_links=tmp_path / "missing", no_index=True)
 
 
+def source(root: Path, mark: Path) -> Path:
+    """A source archive whose setup.py leaves a mark where it runs; it asks for nothing to be built with."""
+    folder = root / "evil-1.0"
+    folder.mkdir()
+    (folder / "setup.py").write_text(f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup()\n")
+    (folder / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'setup'\nbackend-path = ['.']\n"
+    )
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    path = root / "evil-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, "evil-1.0")
+    return path
+
+
 @pytest.mark.slow
 def test_sources_are_never_built(tmp_path: Path) -> None:
-    """A source archive whose setup.py would leave a mark: not taken, no mark."""
-    mark = tmp_path / "mark"
-    source = tmp_path / "a-1.0"
-    source.mkdir()
-    (source / "setup.py").write_text(
-        f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup(name='a', version='1.0')\n"
-    )
-    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: a\nVersion: 1.0\n")
-    (tmp_path / "wheels").mkdir()
-    with tarfile.open(tmp_path / "wheels" / "a-1.0.tar.gz", "w:gz") as archive:
-        archive.add(source, "a-1.0")
+    """Neither those of a requirement nor those that a wheel's metadata names by their address."""
+    mark, wheels = tmp_path / "mark", tmp_path / "wheels"
+    wheels.mkdir()
+    archive = source(tmp_path, mark)
+    wheel(wheels, "a", "1.0", "", needs=f"evil @ {archive.as_uri()}")
+    assert install_packages(("a==1.0",), find_links=wheels, no_index=True) is not None
+    (wheels / archive.name).write_bytes(archive.read_bytes())
     with pytest.raises(SubmissionError, match="do not install"):
-        install_packages(("a==1.0",), find_links=tmp_path / "wheels", no_index=True)
+        install_packages(("evil==1.0",), find_links=wheels, no_index=True)
     assert not mark.exists()
 
 

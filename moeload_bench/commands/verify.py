@@ -75,7 +75,7 @@ def verify(
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
     if read.requirements:
-        typer.echo(f"installing {len(read.requirements)} requirements and what they need", err=True)
+        typer.echo(f"installing {len(read.requirements)} requirements", err=True)
     with pair_progress(unit="runs", quiet=as_json) as progress:
         made = run(
             Request(
