@@ -1,8 +1,8 @@
 """A submission's pinned packages, installed into a folder of their own, one per set of requirements.
 
 Only wheels are taken, and only those that are named: what they depend on is not looked up, so that a re-run installs
-the same, and no address in a wheel's metadata is followed (pip would build what it finds there). They are fetched first,
-then looked at, then unpacked without running anything. The code of a stranger's package runs where the forecaster runs,
+the same, and no address in a wheel's metadata is followed (pip would build what is there). They are fetched first, then
+looked at, then unpacked without running anything. The code of a stranger's package runs where the forecaster runs,
 in the sandbox, and never in this process. The folder comes first on the forecaster's path; what it does not hold
 (numpy, the contract) comes from this installation.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,13 @@ def test_the_target_is_the_file_in_the_folder_wherever_that_is(tmp_path: Path, w
     folder = read_folder(write_folder(tmp_path / "me@home:py", world, kwargs={"window": 5}))
     target = folder.target()
     assert (target.file, target.class_name, target.kwargs) == (folder.path / CODE, "Mine", {"window": 5})
+
+
+def test_a_checkout_changes_no_byte_of_a_submission() -> None:
+    """Its code is bound to its result by a hash, on Windows too."""
+    path = "leaderboard/submissions/mine/forecaster.py"
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "check-attr", "text", path], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path}: text: unset\n"
