@@ -16,14 +16,17 @@ from typer.testing import CliRunner
 from moeload_bench.commands import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError
 from moeload_bench.evaluation import evaluate
+from moeload_bench.harness import row_of
 from moeload_bench.meta import BalancingMeta
 from moeload_bench.reproducing import claims, measuring, verdicts
+from moeload_bench.reproducing.asking import ask, middle_origin
 from moeload_bench.reproducing.choice import Chosen, choose, needed_steps
 from moeload_bench.reproducing.files import files_of
 from moeload_bench.reproducing.measuring import Request, measure_run
 from moeload_bench.reproducing.page import page
 from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
 from moeload_bench.reproducing.study import METRICS, Study, load_study
+from moeload_bench.scoring import score_forecast
 from moeload_bench.states import sliding_variance
 from moeload_bench.store import write_trace
 from moeload_bench.suite import slide
@@ -201,6 +204,20 @@ def test_the_first_layer_is_compared_with_the_largest_other(small: tuple[Study, 
 # ---------------------------------------------------------------- figures and command
 
 
+def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """The forecast drawn at an origin scores what the study's task there scored; from the cache the second time."""
+    study, results, trace = small
+    origin = middle_origin(results)
+    assert origin is not None
+    run = Chosen(trace.id, write(tmp_path, trace), ())
+    (one,), (again,) = (list(ask(run, trace, study.runs[0].targets, origin, SHORT).values()) for _ in range(2))
+    assert np.array_equal(one.share_BLE, again.share_BLE)
+    row = row_of(trace, origin)
+    truth_HLE = trace.share_SLE()[row : row + 40]
+    expected = next(task.metrics["window_tv"] for task in results[0].runs[0].tasks if task.origin == origin)
+    assert score_forecast(one, truth_HLE, (20, 40))["window_tv"].mean(axis=1) == pytest.approx(expected)
+
+
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
     """What is drawn against the origins is each task's error in percent; every panel names its definition."""
     pytest.importorskip("matplotlib")
@@ -225,10 +242,15 @@ def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any
     from moeload_bench.reproducing.figures import save_figures
 
     study, results, trace = small
+    origin = middle_origin(results)
+    assert origin is not None
+    path = write(tmp_path, trace)
+    forecasts = ask(Chosen(trace.id, path, ()), trace, study.runs[0].targets, origin, SHORT)
     for name in ("a", "b"):
-        list(save_figures(trace, study.runs[0], results, (20, 40), tmp_path / name))
+        list(save_figures(trace, study.runs[0], results, forecasts, origin, tmp_path / name))
     names = {path.stem for path in (tmp_path / "a").iterdir()}
-    expected = {"loads", "variance-10", "variance-100", "range-100", "errors-20", "sw_avg-20", "sw_avg-40", "layers"}
+    expected = {"loads", "variance-10", "variance-100", "range-100", "forecasts", "errors-20"}
+    expected |= {"sw_avg-20", "sw_avg-40", "layers"}
     assert names == expected
     for name in names:
         first, again = ((tmp_path / folder / f"{name}.png").read_bytes() for folder in ("a", "b"))

@@ -91,19 +91,26 @@ def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -
     """The studies; the first ones have their figures drawn as soon as they are there."""
     from moeload_bench.progress import pair_progress
     from moeload_bench.reproducing.measuring import measure
-    from moeload_bench.reproducing.page import FOLDER, folder_of
-    from moeload_bench.store import read_trace
 
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
         for run, (study, results) in zip(choice.runs, measure(choice, request, report), strict=True):
             runs.append(study)
             if len(runs) <= figures:
-                from moeload_bench.reproducing.figures import save_figures
-
-                folder = out / FOLDER / folder_of(run.id)
-                list(save_figures(read_trace(run.path, verify=False), study, results, request.horizons, folder))
+                _draw(run, study, results, request, out)
     return runs
+
+
+def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
+    from moeload_bench.reproducing.asking import ask, middle_origin
+    from moeload_bench.reproducing.figures import save_figures
+    from moeload_bench.reproducing.page import FOLDER, folder_of
+    from moeload_bench.store import read_trace
+
+    trace = read_trace(run.path, verify=False)
+    origin = middle_origin(results)
+    forecasts = {} if origin is None else ask(run, trace, study.targets, origin, request)
+    list(save_figures(trace, study, results, forecasts, origin or 0, out / FOLDER / folder_of(run.id)))
 
 
 def _write(study: Study, out: Path) -> list[Path]:

@@ -9,6 +9,7 @@
     sheets     all of it as flat tables
     page       all of it as Markdown
     files      the texts that are written
+    asking     forecasts at one origin, for a figure
     figures    the counterparts of its figures
 
 A module imports those above it only.

@@ -5,12 +5,14 @@ Axis letters: O origins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.forecaster import Forecast
+from moeload_bench.harness import row_of
 from moeload_bench.plots_panels import STEP_LABEL, line, title_of
 from moeload_bench.plots_style import (
     GREY,
@@ -25,13 +27,13 @@ from moeload_bench.plots_style import (
     style,
 )
 from moeload_bench.plots_trace import draw_shares, draw_sliding
-from moeload_bench.plots_view import View, view_trace
+from moeload_bench.plots_view import View, bin_rows, view_trace
 from moeload_bench.reproducing.measuring import in_blocks
 from moeload_bench.reproducing.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.reproducing.verdicts import PART_NAMES
 from moeload_bench.results import Result, RunResult
 from moeload_bench.states import state_names
-from moeload_bench.trace import Trace
+from moeload_bench.trace import Trace, shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,20 +46,30 @@ RATES = ("error_rate", "window_error_rate")
 FLOORS: dict[str, Any] = {"floor_batch": (0, (3, 2)), "floor_sampling": "-."}
 SPREAD = 4
 """Layers, spread over the model, of which the short window is drawn."""
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)), (0, (1, 1)))
+BEFORE = 500
+"""Steps shown before the origin of a forecast."""
+AVERAGED = 50
+"""Steps per mean of what was measured."""
 BARS = 0.35
 """Opacity of blocks, so that the sliding curve is seen on them."""
 
 
 def save_figures(
-    trace: Trace, study: RunStudy, results: Sequence[Result], horizons: Sequence[int], folder: Path
+    trace: Trace,
+    study: RunStudy,
+    results: Sequence[Result],
+    forecasts: Mapping[str, Forecast],
+    origin: int,
+    folder: Path,
 ) -> Iterator[Path]:
-    """Draw and write all figures of a run, one at a time."""
-    for name, figure in draw_figures(trace, study, results, horizons):
+    """Draw and write all figures of a run, one at a time; ``forecasts`` are those at the ``origin``, maybe none."""
+    for name, figure in draw_figures(trace, study, results, forecasts, origin):
         yield save_figure(figure, folder / f"{name}.png")
 
 
 def draw_figures(
-    trace: Trace, study: RunStudy, results: Sequence[Result], horizons: Sequence[int]
+    trace: Trace, study: RunStudy, results: Sequence[Result], forecasts: Mapping[str, Forecast], origin: int
 ) -> Iterator[tuple[str, Figure]]:
     """(name, figure) in the paper's order; those of a forecaster that did not run are left out."""
     names = [layer.name for layer in study.states]
@@ -70,7 +82,9 @@ def draw_figures(
     yield "range-100", draw_sliding(view, "range", 100)
     ran = dict(zip(study.targets, results, strict=True))
     paper_ones = {name: ran[name] for name in PAPER_FORECASTERS if name in ran}
-    short, long = horizons[0], horizons[-1]
+    short, long = results[0].suite.horizons[0], results[0].suite.horizons[-1]
+    if forecasts:
+        yield "forecasts", draw_forecasts(view, forecasts, origin)
     if paper_ones:
         yield f"errors-{short}", draw_errors(view, paper_ones, short)
     for name, horizon in (("lstm", short), ("arima", short), ("sw_avg", short), ("sw_avg", long)):
@@ -122,6 +136,51 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
         ]
         _finish(figure, view, horizon, handles)
         return figure
+
+
+def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -> Figure:
+    """What was forecast at one origin and what came: for two layers the most, a middling and the least loaded expert.
+
+    Thin grey: each step's share. Black: means of AVERAGED steps. An expert's place is that of the steps shown before
+    the origin.
+    """
+    with style():
+        trace = view.trace
+        layers = list(dict.fromkeys((0, trace.num_layers // 2)))
+        horizon = max(int(one.edges_B[-1]) for one in forecasts.values())
+        row = row_of(trace, origin)
+        first = max(0, row - BEFORE)
+        figure, axes = panels(3 * len(layers), height=1.7, columns=3, share_y=False)
+        step_S = trace.step_S[first : row + horizon]
+        for place, layer in enumerate(layers):
+            share_SE = shares(trace.load_SLE[first : row + horizon, layer])
+            order_E = np.argsort(share_SE[: row - first].sum(axis=0), kind="stable")
+            chosen = (order_E[-1], order_E[len(order_E) // 2], order_E[0])
+            for ax, expert in zip(axes[3 * place :], chosen, strict=False):
+                _truth(ax, step_S, share_SE[:, expert])
+                _stairs(ax, forecasts, origin, layer, int(expert))
+                ax.set_title(f"{view.name(layer)}, expert {expert}")
+        figure.supxlabel(STEP_LABEL)
+        figure.supylabel("share of the layer's tokens [fraction]")
+        handles = [line(name, PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
+        truth = [line(f"measured, means of {AVERAGED} steps", "black"), line("measured, each step", "#BBBBBB")]
+        title = f"{title_of(view)}: forecasts of the next {horizon:,} steps at step {origin:,} (dotted)"
+        legend_above(figure, title, [*handles, *truth], columns=5)
+        return figure
+
+
+def _stairs(ax: Axes, forecasts: Mapping[str, Forecast], origin: int, layer: int, expert: int) -> None:
+    for i, (name, one) in enumerate(forecasts.items()):
+        edges = origin + np.concatenate([[0], one.edges_B])
+        path = one.share_BLE[:, layer, expert]
+        ax.stairs(path, edges, baseline=None, color=PALETTE[i], linestyle=DASHES[i], linewidth=1.4, label=name)
+    ax.axvline(origin, color=GREY, linestyle=":", linewidth=1.0)
+
+
+def _truth(ax: Axes, step_S: np.ndarray, share_S: np.ndarray) -> None:
+    ax.plot(step_S, share_S, color="#BBBBBB", linewidth=0.3, zorder=1)
+    bins = bin_rows(step_S, 1, share_S, AVERAGED)
+    ax.plot(bins.middle_N, bins.mean_NX, color="black", linewidth=0.9, zorder=2)
 
 
 def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:

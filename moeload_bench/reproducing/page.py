@@ -249,11 +249,18 @@ def _figures(runs: Sequence[RunStudy]) -> str:
             title = f"{figure.shows[0].upper()}{figure.shows[1:]}"
             several = "s" if " " in figure.paper else ""
             origin = f"the paper's figure{several} {figure.paper}"
-            if figure.ours.rpartition("-")[0] in set(PAPER_FORECASTERS) - set(run.targets):
+            if not _is_drawn(run, figure.ours):
                 continue
             name = f"{FOLDER}/{folder_of(run.id)}/{figure.ours}.png"
             parts.append(f"{title} ({origin}):\n\n![{title}]({name})")
     return "\n\n".join(parts)
+
+
+def _is_drawn(run: RunStudy, figure: str) -> bool:
+    """False where a forecaster did not run, and for forecasts where no origin is stable."""
+    if figure == "forecasts":
+        return any(row.state == "stable" for row in run.errors)
+    return figure.rpartition("-")[0] not in set(PAPER_FORECASTERS) - set(run.targets)
 
 
 def _limits(study: Study) -> str:

@@ -1,0 +1,86 @@
+"""The forecasts themselves at one origin, for a figure: results keep scores only.
+
+A forecast is asked for by the harness as in an evaluation, and kept in the cache of finished work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from moeload_bench import cache
+from moeload_bench.environment import package_versions
+from moeload_bench.forecaster import Forecast, trace_info
+from moeload_bench.harness import replay
+from moeload_bench.isolate import Limits, open_host
+from moeload_bench.reproducing.choice import Chosen
+from moeload_bench.reproducing.measuring import Request, task_list
+from moeload_bench.reproducing.study import PAPER_FORECASTERS
+from moeload_bench.results import Results
+from moeload_bench.runs import Fitted, Setting, fit
+from moeload_bench.store import data_sha256
+from moeload_bench.suite import Suite
+from moeload_bench.targets import Target, parse_target, source_sha256
+from moeload_bench.trace import Trace
+
+
+def middle_origin(results: Results) -> int | None:
+    """The origin in the middle of those in the stable state; None where there is none."""
+    stable = [task.origin for task in results[0].runs[0].tasks if task.state == "stable"]
+    return stable[len(stable) // 2] if stable else None
+
+
+def ask(run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request) -> dict[str, Forecast]:
+    """The paper's forecasters' answers at an origin, for the longest horizon; one that failed is left out."""
+    suite = task_list(run, trace, request)
+    setting = Setting(suite, request.level, Limits(), suite.seed, request.fresh)
+    paths = {ref.id: ref.path for ref in run.train}
+    answers = {}
+    for name in PAPER_FORECASTERS:
+        if name in targets:
+            target = parse_target(targets[name])
+            fitted = fit(setting, paths, target)
+            forecast = _forecast(setting, trace, target, fitted, origin)
+            if forecast is not None:
+                answers[name] = forecast
+    return answers
+
+
+def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, origin: int) -> Forecast | None:
+    if fitted.failure is not None:
+        return None
+    suite = setting.suite
+    key = _key(suite, trace, target, fitted, origin)
+    stored = None if setting.fresh else cache.load(key)
+    if stored is not None:
+        return Forecast(np.array(stored["share"]), np.array(stored["edges"], dtype=np.int64))
+    with open_host(
+        target,
+        trace_info(trace, suite.group_of(trace.id)),
+        seed=setting.seed,
+        fitted=fitted.data,
+        level=setting.level,
+        limits=setting.limits,
+    ) as host:
+        forecast = next(replay(trace, host, [origin], suite.horizons)).forecast
+    if forecast is not None:
+        cache.save(key, {"share": forecast.share_BLE.tolist(), "edges": forecast.edges_B.tolist()})
+    return forecast
+
+
+def _key(suite: Suite, trace: Trace, target: Target, fitted: Fitted, origin: int) -> str:
+    return cache.task_key(
+        kind="forecast",
+        trace_sha256=data_sha256(trace),
+        source_sha256=source_sha256(target),
+        class_name=target.class_name,
+        kwargs=dict(target.kwargs),
+        fitted_sha256=None if fitted.data is None else hashlib.sha256(fitted.data).hexdigest(),
+        group=suite.group_of(trace.id),
+        horizons=list(suite.horizons),
+        seed=suite.seed,
+        origin=origin,
+        versions=package_versions(),
+    )
