@@ -43,8 +43,10 @@ tables: $(VENV)/.dev
 reproduce: $(VENV)/.bench
 	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
 
-# Run every committed submission again and write what was found; needed when results were made anew.
+# Run every committed submission again and write what was found; needed when results were made anew. The baselines'
+# submissions are those of the suite named: `make verify SUITE=v1`.
 verify: $(VENV)/.dev
+	$(BIN)/python -m leaderboard.baseline_submissions $(SUITE)
 	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder || exit 1; done
 	$(BIN)/python -m leaderboard.growth table
 

@@ -22,11 +22,10 @@ from leaderboard.committed import ROOT, SUBMISSIONS
 from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.agreement import TOLERANCE
 from moeload_bench.evaluation import evaluate
-from moeload_bench.results import Result, load_result
-from moeload_bench.submission import Folder, read_folder
-from moeload_bench.submitting import Author, Draft, make_draft, named
+from moeload_bench.submission import read_folder
+from moeload_bench.submitting import Author, make_draft, named
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import Target
+from moeload_bench.targets import Target, parse_target
 from moeload_bench.verification import MAX_GROWTH, Request, locate, verify
 
 SUITE = "mini"
@@ -40,17 +39,17 @@ Growths = Mapping[str, Mapping[str, list[float]]]
 
 
 def measure(name: str, draws: int) -> dict[str, list[float]]:
-    """Growths of one forecaster by test, one for each draw of the altered traces."""
+    """Growths of one baseline or memoriser by test, one for each draw of the altered traces."""
     suite = load_suite(SUITE)
     found: dict[str, list[float]] = {test: [] for test in TESTS}
     with tempfile.TemporaryDirectory() as scratch:
-        folder, result = (
-            _memoriser(name, suite, Path(scratch))
-            if name in MEMORISERS
-            else (read_folder(SUBMISSIONS / name), load_result(SUBMISSIONS.parent / "results" / SUITE / f"{name}.json"))
-        )
+        root = Path(scratch)
+        target = _memoriser(name, suite, root) if name in MEMORISERS else parse_target(name)
+        folder = read_folder(make_draft(target, name, Author(["-"], "-", None, False, "-"), suite).write(root))
+        (result,) = evaluate(replace(folder.target(), text=folder.record.target), suite, level="process")
         for seed in range(draws):
-            made = verify(Request(folder, result, suite, locate(suite), level="process", seed=seed))
+            request = Request(folder, named(result, folder), suite, locate(suite), level="process", seed=seed)
+            made = verify(request)
             if set(made.findings) != set(TESTS):
                 raise SystemExit(f"{name}: {made.reasons}")
             for test, growth in made.findings.items():
@@ -58,38 +57,32 @@ def measure(name: str, draws: int) -> dict[str, list[float]]:
     return found
 
 
-def _memoriser(name: str, suite: Suite, root: Path) -> tuple[Folder, Result]:
+def _memoriser(name: str, suite: Suite, root: Path) -> Target:
     paths = locate(suite)
-    code = root / "forecaster.py"
-    code.write_text(
-        memoriser([paths[entry.id] for entry in suite.traces], by_content=MEMORISERS[name], every=MEMORY_EVERY)
-    )
-    target = Target(TARGET, None, code, TARGET.partition(":")[2])
-    draft: Draft = make_draft(target, name, Author(["-"], "-", None, True, "-"), suite)
-    folder = read_folder(draft.write(root))
-    (result,) = evaluate(replace(folder.target(), text=TARGET), suite, level="process")
-    return folder, named(result, folder)
+    file = root / "memoriser.py"
+    tests = [paths[entry.id] for entry in suite.traces]
+    file.write_text(memoriser(tests, by_content=MEMORISERS[name], every=MEMORY_EVERY))
+    return Target(TARGET, None, file, TARGET.partition(":")[2])
 
 
 def verified(submissions: Path = SUBMISSIONS) -> dict[str, dict[str, list[float]]]:
-    """Growths in the committed verifications of the suite, by submission and test."""
+    """Growths in the committed verifications by test; by submission, and suite where it is another."""
     found = {}
-    for path in sorted(submissions.iterdir()):
-        folder = read_folder(path)
-        if folder.verification is not None and folder.record.suite.name == SUITE:
-            findings = folder.verification.findings
-            found[folder.record.name] = {test: [findings[test]] for test in TESTS if test in findings}
+    for folder in map(read_folder, sorted(submissions.iterdir())):
+        if folder.verification is not None:
+            name, suite = folder.record.name, folder.record.suite.name
+            growths = {test: [value] for test, value in folder.verification.findings.items() if test in TESTS}
+            found[name if suite == SUITE else f"{name} on {suite}"] = growths
     return found
 
 
 def table(measured: Growths, checked: Growths) -> str:
     """Smallest to largest growth of each forecaster by test, and over how many draws; memorisers last."""
     lines = ["| forecaster | draws | " + " | ".join(f"`{test}`" for test in TESTS) + " |", "|---|---:|---:|---:|"]
-    names = [*sorted(checked), *(name for name in MEMORISERS if name in measured)]
-    for name in names:
-        growths = {
-            test: [*measured.get(name, {}).get(test, []), *checked.get(name, {}).get(test, [])] for test in TESTS
-        }
+    honest = sorted({*measured, *checked} - {*MEMORISERS})
+    for name in [*honest, *(name for name in MEMORISERS if name in measured)]:
+        both = (measured.get(name, {}), checked.get(name, {}))
+        growths = {test: [value for source in both for value in source.get(test, [])] for test in TESTS}
         cells = [_span(growths[test]) for test in TESTS]
         label = f"*memoriser, {name}*" if name in MEMORISERS else f"`{name}`"
         lines.append(f"| {label} | {len(growths[TESTS[0]])} | " + " | ".join(cells) + " |")

@@ -1,0 +1,51 @@
+"""Write the submissions of the package's baselines on a suite from their committed results.
+
+    python -m leaderboard.baseline_submissions mini    then `make verify`
+
+A submission is on one suite: on a newer one it replaces that on the older.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from leaderboard.committed import ROOT
+from moeload_bench.errors import SubmissionError
+from moeload_bench.submission import VERIFICATION, Folder, read_folder
+from moeload_bench.submission_check import check_submission, load_claim
+from moeload_bench.submitting import Author, make_draft, result_path
+from moeload_bench.suite import Suite, load_suite
+from moeload_bench.targets import parse_target
+
+MAINTAINERS = "The moeload-bench maintainers"
+
+
+def write(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
+    """The folder of one baseline; a verification of another result goes. Raises `SubmissionError`, `ResultError`."""
+    result = load_claim(root / result_path(suite.name, name))
+    who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
+    path = make_draft(parse_target(name), name, who, suite).write(root)
+    folder = read_folder(path)
+    wrong = check_submission(folder, result, suite)
+    if wrong and folder.verification is not None:
+        (path / VERIFICATION).unlink()
+        result = result.model_copy(update={"status": "claimed"})
+        result.save(root / result_path(suite.name, name))
+        folder = read_folder(path)
+        wrong = check_submission(folder, result, suite)
+    if wrong:
+        raise SubmissionError(f"{name}: {wrong[0]}")
+    return folder
+
+
+def main() -> int:
+    """Every baseline of the suite that has a result."""
+    suite = load_suite(sys.argv[1])
+    for name in suite.baselines:
+        print(write(name, suite).path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
