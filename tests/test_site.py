@@ -74,9 +74,8 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                     at = names.index(row.forecaster)
                     assert cell(view, at, "value") == figure(row.value_K[k])
                     assert cell(view, at, "excess") == figure(row.excess_K[k] if row.excess_K else None)
-                of_all = data["views"][f"{row.state} {ALL} {ALL}"]
-                assert cell(of_all, names.index(row.forecaster), "skill") in (row.skill.split(" ")[0].replace("-", MINUS),
-                                                                              figure(None))  # fmt: skip
+                skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
+                assert skill in (row.skill.split(" ")[0].replace("-", MINUS), figure(None))
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
                      if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
             assert shown == {key: list(map(figure, values)) for key, values in grid.floors.items()}

@@ -14,7 +14,7 @@ from moeload_bench.tables import CROSSING, FLOOR_ROWS, Grid, Row, marked, result
 
 @dataclass(frozen=True)
 class Table:
-    """Columns ``numbers_from`` up to ``numbers_to`` hold numbers, later ones text; the last ``quiet`` rows are floors."""
+    """Columns ``numbers_from`` up to ``numbers_to`` are numbers, later ones text; the last ``quiet`` rows floors."""
 
     caption: str
     heads: tuple[str, ...]

@@ -71,18 +71,20 @@
 
   const TEXT = { name: nameCell, standing: (row) => element("span", row.standing, { class: `badge ${row.standing}` }) };
 
+  const WORDS = ["name", "level", "standing"];
+
   // DataTables would take text for HTML: what is shown are text nodes.
   const column = (key) => ({
     data: null,
-    type: ["name", "level", "standing"].includes(key) ? "string" : "num",
-    className: ["name", "level", "standing"].includes(key) ? "" : "n",
+    type: WORDS.includes(key) ? "string" : "num",
+    className: WORDS.includes(key) ? "" : "n",
     cellType: key === "name" ? "th" : "td",
     createdCell: (cell) => key === "name" && cell.setAttribute("scope", "row"),
     orderSequence: ["skill", "win_rate"].includes(key) ? ["desc", "asc"] : ["asc", "desc"],
     render: (row, kind) => {
       if (kind === "display") return TEXT[key] ? TEXT[key](row) : element("span", row[key]);
-      if (kind === "filter") return ["name", "level", "standing"].includes(key) ? row[key] : "";
-      if (["name", "level", "standing"].includes(key)) return row[key];
+      if (kind === "filter") return WORDS.includes(key) ? row[key].replace(/[<>&]/g, " ") : ""; // it reads entities as HTML
+      if (WORDS.includes(key)) return row[key];
       const value = number(row[key]);
       return value === null ? (["skill", "win_rate"].includes(key) ? -1e99 : 1e99) : value;
     },
