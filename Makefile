@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables verify reproduce figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables site verify reproduce figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -37,6 +37,10 @@ results: $(VENV)/.dev
 
 tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_tables
+
+# The leaderboard's static site, from committed results: build/site/index.html
+site: $(VENV)/.dev
+	$(BIN)/python -m leaderboard.make_site
 	$(BIN)/python -m leaderboard.make_large_runs
 
 # Run the committed results of a suite again and compare; writes nothing.
