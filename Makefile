@@ -37,11 +37,11 @@ results: $(VENV)/.dev
 
 tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_tables
+	$(BIN)/python -m leaderboard.make_large_runs
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_site
-	$(BIN)/python -m leaderboard.make_large_runs
 
 # Run the committed results of a suite again and compare; writes nothing.
 reproduce: $(VENV)/.bench
