@@ -21,7 +21,7 @@ from pathlib import Path
 
 from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems
 from moeload_bench.errors import MoeloadError, SuiteError
-from moeload_bench.states import StateRule, choose_origins, label_states
+from moeload_bench.states import choose_origins, label_states
 from moeload_bench.store import TraceRef, data_sha256, read_trace
 from moeload_bench.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.trace import Trace
@@ -37,7 +37,6 @@ def freeze(
 
     Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
     """
-    rule = StateRule()
     fit: list[FitTrace] = []
     scored: list[SuiteTrace] = []
     refs, wrong = compare_folder(plan, folder)
@@ -51,7 +50,7 @@ def freeze(
         if ref.id.split("/")[1] == "train":
             fit.append(entry)
             continue
-        chosen, missing = _origins(plan, ref, trace, rule, per_state)
+        chosen, missing = _origins(plan, ref, trace, per_state)
         wrong += missing
         if any(chosen.values()) and (partial or not missing):
             scored.append(SuiteTrace(**entry.model_dump(), **chosen))
@@ -65,18 +64,16 @@ def freeze(
         horizons=HORIZONS,
         quantiles=QUANTILES,
         baselines=plan.baselines,
-        rule=rule,
+        rule=plan.rule,
         fit=tuple(fit),
         traces=tuple(scored),
     )
     return suite, wrong
 
 
-def _origins(
-    plan: Plan, ref: TraceRef, trace: Trace, rule: StateRule, per_state: int
-) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def _origins(plan: Plan, ref: TraceRef, trace: Trace, per_state: int) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Origins by state, and what is wrong with their number; a state with too few of them has none."""
-    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
     for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], per_state).items():

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
+from moeload_bench.states import StateRule
 from moeload_bench.store import TraceRef, list_traces
 from moeload_bench.suite import ORIGINS_PER_STATE
 from moeload_bench.trace import Trace
@@ -39,7 +40,7 @@ class Lacking(_Record):
 
 
 class Plan(_Record):
-    """The runs of a suite, how long each must be at least, and its baselines.
+    """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one.
@@ -51,6 +52,7 @@ class Plan(_Record):
     baselines: tuple[str, ...]
     runs: tuple[RunId, ...]
     beside: tuple[RunId, ...] = ()
+    rule: StateRule = StateRule()
     lacking: dict[str, Lacking] = {}
 
     @model_validator(mode="after")
