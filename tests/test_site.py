@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from leaderboard.make_site import MARK, write_site
 from leaderboard.site import payload
 from leaderboard.site.docs_pages import doc_html
-from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.inputs import Board, Inputs, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import MINUS, figure, file_name, signed, span, web_link
@@ -47,9 +48,19 @@ need("jinja2", "pip install -e '.[site]'")
 need("altair", "pip install -e '.[site]'")
 
 
+@pytest.fixture(scope="module", params=["mini", pytest.param("others", marks=pytest.mark.slow)])
+def committed(request: pytest.FixtureRequest) -> Inputs:
+    """The committed results: of the mini suite, and of all others."""
+    inputs = read_inputs(ROOT)
+    boards = tuple(board for board in inputs.boards if (board.suite.name == "mini") is (request.param == "mini"))
+    if not boards:
+        pytest.skip("no other suite has committed results")
+    return replace(inputs, boards=boards)
+
+
 @pytest.fixture(scope="module")
-def committed() -> Inputs:
-    return read_inputs(ROOT)
+def mini() -> Board:
+    return next(board for board in read_inputs(ROOT).boards if board.suite.name == "mini")
 
 
 @pytest.fixture(scope="module")
@@ -167,18 +178,16 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
     assert "sw_avg.w50, of 2 windows" in payload.hindsight(board)
 
 
-def test_few_recipes_have_no_interval_and_say_so(committed: Inputs) -> None:
+def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
-    board = next(board for board in committed.boards if board.suite.name == "mini")
-    view = next(views_of(board, "window_tv"))
+    view = next(views_of(mini, "window_tv"))
     assert all(one.new_recipe is None and one.group is None for one in view.cells)
-    assert "With 2 recipes there are none" in payload.claims(board)
+    assert "With 2 recipes there are none" in payload.claims(mini)
 
 
-def test_captions_say_over_what_a_number_is_a_mean(committed: Inputs) -> None:
+def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
     """Runs, recipes, origins, state, horizons."""
-    board = next(board for board in committed.boards if board.suite.name == "mini")
-    texts = {f"{view.state} {view.horizon}": payload.over(view, board) for view in views_of(board, "window_tv")
+    texts = {f"{view.state} {view.horizon}": payload.over(view, mini) for view in views_of(mini, "window_tv")
              if view.recipe == ALL}  # fmt: skip
     assert "2 runs of 2 recipes" in texts["stable 100"]
     assert "40 origins in the stable state" in texts["stable 100"]
