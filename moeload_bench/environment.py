@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _cores() -> int:
 
 def _commit() -> str | None:
     root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     asked = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.errors import SubmissionError
-from moeload_bench.isolate import Level, parse_level
+from moeload_bench.errors import IsolationError, SubmissionError
+from moeload_bench.isolate import Level, level_available, parse_level
 from moeload_bench.results import Result, RunResult, load_result
 from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
@@ -27,13 +27,24 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def apart_level(text: str) -> Level:
-    """A level at which a stranger's code may run; raises `IsolationError`, or `SubmissionError` for one too low."""
+    """A level at which a stranger's code may run, and that this machine offers.
+
+    Raises `IsolationError` for one that does not exist or cannot be used here, `SubmissionError` for one too low.
+    """
     level = parse_level(text)
     if level not in APART:
         raise SubmissionError(
             f"isolation: got {text!r}, expected {' or '.join(APART)}: a claim is made and verified so"
         )
+    require_level(level)
     return level
+
+
+def require_level(level: Level) -> None:
+    """Raise `IsolationError` where a level cannot be used: that is no fault of a forecaster."""
+    reason = level_available(level)
+    if reason is not None:
+        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; or say --level process")
 
 
 def load_claim(path: Path) -> Result:

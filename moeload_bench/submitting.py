@@ -26,7 +26,7 @@ from moeload_bench.submission import (
     parse_submission,
     read_folder,
 )
-from moeload_bench.submission_check import check_submission
+from moeload_bench.submission_check import check_submission, require_level
 from moeload_bench.suite import Suite
 from moeload_bench.targets import BASELINES_PACKAGE, Target
 
@@ -141,6 +141,7 @@ def prepare(
     ``progress`` is opened when the runs begin, ``say`` hears of every beginning. Raises `SubmissionError` when a rule
     is broken, a task fails or the check would refuse the outcome.
     """
+    require_level(level)
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
         if folder.requirements:

@@ -27,7 +27,7 @@ from moeload_bench.results import Result, RunResult
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.store import data_sha256, find_trace, list_traces, read_trace, write_trace
 from moeload_bench.submission import Folder, Verification
-from moeload_bench.submission_check import check_submission, claim_sha256
+from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.targets import Target, parse_target
 from moeload_bench.trace import Trace
@@ -62,6 +62,7 @@ def verify(request: Request) -> Verification:
 
     Raises `SuiteError`, `TraceError` or `IsolationError` for what is not the submission's fault.
     """
+    require_level(request.level)
     findings: dict[str, float] = {}
     unverified = replace(request.folder, verification=None)
     reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)

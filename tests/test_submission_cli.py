@@ -138,6 +138,18 @@ def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path
         _suite_of(folder, None)
 
 
+@pytest.mark.parametrize("command", ["verify", "submit"])
+def test_a_machine_without_a_sandbox_is_no_fault_of_a_submission(command: str, world: World, tmp_path: Path) -> None:
+    """It is said at once, with what to do; no verification is written that says failed."""
+    folder = place(tmp_path, world)
+    arguments = {"verify": [str(folder)], "submit": ["sw_avg", "--name", "other", "--author", "A"]}[command]
+    done = moeload(world, command, *arguments, cwd=tmp_path, PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bwrap is not installed" in done.stderr
+    assert "or say --level process" in done.stderr
+    assert not (folder / VERIFICATION).exists()
+
+
 SUBMIT = ("submit", "my.py:Mine@window=50", "--name", "mine", "--author", "A. Stranger", "--level", "process")
 
 
@@ -200,7 +212,13 @@ def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
     done = moeload(world, *there, cwd=tmp_path, **outsider)
     assert done.returncode == 0, done.stderr
     assert f"opened {hub.endpoint}/datasets/{REPO}/discussions/" in done.stdout
-    api("maintainer").merge_pull_request(REPO, int(done.stdout.rsplit("/", 1)[1]), repo_type="dataset")
+    number = int(done.stdout.rsplit("/", 1)[1])
+    for revision in ("main", f"refs/pr/{number}"):
+        api(False).snapshot_download(REPO, repo_type="dataset", revision=revision, local_dir=tmp_path / revision)
+    request = ("verify", f"refs/pr/{number}/submissions/mine", "--check-only", "--incoming", "--base", "main")
+    checked = moeload(world, *request, cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
     paths = [path for path in api().list_repo_files(REPO, repo_type="dataset") if "/" in path]
     assert paths == ["results/small/mine.json", f"submissions/mine/{CODE}", f"submissions/mine/{RECORD}"]
     assert not (tmp_path / "leaderboard").exists()
