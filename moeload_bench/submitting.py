@@ -28,7 +28,7 @@ from moeload_bench.submission import (
 )
 from moeload_bench.submission_check import check_submission, require_level
 from moeload_bench.suite import Suite
-from moeload_bench.targets import BASELINES_PACKAGE, Target
+from moeload_bench.targets import BASELINES_PACKAGE, Target, preflight
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def prepare(
     require_level(level)
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
+        preflight(folder.target())
         if folder.requirements:
             say(f"installing {len(folder.requirements)} requirements")
         packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)

@@ -29,7 +29,7 @@ from moeload_bench.store import data_sha256, find_trace, list_traces, read_trace
 from moeload_bench.submission import Folder, Verification
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
-from moeload_bench.targets import Target, parse_target
+from moeload_bench.targets import Target, parse_target, preflight
 from moeload_bench.trace import Trace
 
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
@@ -60,9 +60,10 @@ class Request:
 def verify(request: Request) -> Verification:
     """Check, install, re-run, compare and look for memory; what fails is a reason in the record, never an exception.
 
-    Raises `SuiteError`, `TraceError` or `IsolationError` for what is not the submission's fault.
+    Raises `SuiteError`, `TraceError`, `IsolationError` or `MissingExtraError` for what is not the submission's fault.
     """
     require_level(request.level)
+    preflight(request.folder.target())
     findings: dict[str, float] = {}
     unverified = replace(request.folder, verification=None)
     reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)

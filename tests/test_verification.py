@@ -6,6 +6,7 @@ Level `none` stands in for the sandbox here, for speed; the whole way through th
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.agreement import differences
+from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results import Result
 from moeload_bench.store import write_trace
@@ -140,6 +142,18 @@ def test_every_part_of_a_run_is_compared(words: str, world: World, tmp_path: Pat
     found = list(differences(type(run).model_validate(tree), run, world.suite.horizons))
     assert any(words in line for line in found), found
     assert list(differences(run, run, world.suite.horizons)) == []
+
+
+def test_a_package_that_is_missing_here_rejects_nobody(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline that this machine cannot run: the extra is named, no verification is made."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "moeload_bench.baselines.lstm", raising=False)
+    folder = read_folder(write_folder(tmp_path, world, code=None, name="lstm", target="lstm"))
+    _, result = honest(tmp_path, world)
+    with pytest.raises(MissingExtraError, match=r"moeload-bench\[torch\]"):
+        verified(folder, result, world)
 
 
 def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
