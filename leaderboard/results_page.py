@@ -56,6 +56,9 @@ def about(suite: Suite, results: Sequence[Result]) -> str:
         + f". Horizons {', '.join(f'{h:,}' for h in suite.horizons)}; reference `{suite.reference}`. Suite hash "
         f"`{suite.sha256()}`. Results of {len(results)} forecasters: {', '.join(f'`{r.name}`' for r in results)}.",
     ]
+    absent = [name for name in suite.baselines if name not in {result.name for result in results}]
+    if absent:
+        lines += ["", f"Baselines of the suite without a result: {', '.join(f'`{name}`' for name in absent)}."]
     return "\n".join(lines)
 
 

@@ -89,6 +89,7 @@ def test_few_recipes_are_said_to_tell_nothing(mini: list[Result]) -> None:
     page = suite_page(load_suite("mini"), mini, to_markdown)
     assert "transient: too few recipes to tell any two forecasters apart" in page
     assert "No recipe has several test runs" in page
+    assert "Baselines of the suite without a result: `arima`, `lstm`." in page
 
 
 def test_differences_over_many_recipes_are_found_and_counted(mini: list[Result]) -> None:
