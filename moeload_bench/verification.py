@@ -5,6 +5,7 @@ Nothing of the submission runs outside the chosen level of isolation. Reference 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import secrets
@@ -17,7 +18,7 @@ import numpy as np
 
 from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import environment
-from moeload_bench.errors import MoeloadError, SuiteError, printable
+from moeload_bench.errors import MoeloadError, SuiteError, TargetError, printable
 from moeload_bench.evaluation import Progress
 from moeload_bench.harness import row_of
 from moeload_bench.isolate import Level, Limits
@@ -63,7 +64,8 @@ def verify(request: Request) -> Verification:
     Raises `SuiteError`, `TraceError`, `IsolationError` or `MissingExtraError` for what is not the submission's fault.
     """
     require_level(request.level)
-    preflight(request.folder.target())
+    with contextlib.suppress(TargetError):  # arguments that it does not take: a reason, when it is run
+        preflight(request.folder.target())
     findings: dict[str, float] = {}
     unverified = replace(request.folder, verification=None)
     reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)

@@ -64,6 +64,13 @@ def source(root: Path, mark: Path) -> Path:
     return path
 
 
+def test_an_environment_without_pip_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that `uv venv` makes."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SubmissionError, match="python -m ensurepip"):
+        install_packages(("a==1.0",))
+
+
 @pytest.mark.slow
 def test_sources_are_never_built(tmp_path: Path) -> None:
     """Neither those of a requirement nor those that a wheel's metadata names by their address."""

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submission import CODE, RECORD, parse_requirements, parse_submission, read_folder
+from moeload_bench.submission import (
+    CODE,
+    RECORD,
+    REQUIREMENTS,
+    VERIFICATION,
+    parse_requirements,
+    parse_submission,
+    read_folder,
+)
 from tests.submitted import World, fields_of, make_world, write_folder
 
 
@@ -212,3 +220,14 @@ def test_a_checkout_changes_no_byte_of_a_submission() -> None:
         pytest.skip("not a git checkout")
     done = subprocess.run(["git", "check-attr", "text", path], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == f"{path}: text: unset\n"
+
+
+@settings(max_examples=60)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_content_of_a_folder_breaks_its_reading(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever submission.toml, requirements.txt and verification.json hold, the refusal is a `SubmissionError`."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name in (RECORD, REQUIREMENTS, VERIFICATION):
+        (folder / name).write_bytes(content)
+    with pytest.raises(SubmissionError):
+        read_folder(folder)

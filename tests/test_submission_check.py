@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results import Result, load_result
@@ -196,3 +199,32 @@ def test_a_result_of_another_form_is_refused_in_one_line(name: str, tmp_path: Pa
     with pytest.raises(ResultError, match=r"mine\.json: ") as caught:
         load_claim(path)
     assert printable(str(caught.value)).isprintable()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_change_of_a_result_breaks_the_check(
+    data: st.DataObject, entry: tuple[Folder, Result], world: World
+) -> None:
+    """Any place of the record replaced by anything: the record is refused as such, or the check answers."""
+    folder, result = entry
+    tree = result.model_dump(mode="json")
+    place: Any = tree
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not place[key] or not isinstance(place[key], dict | list) or data.draw(st.integers(0, 4)) == 0:
+            break
+        place = place[key]
+    place[key] = data.draw(json_values)
+    try:
+        changed = Result.model_validate_json(json.dumps(tree))
+    except ValueError:
+        return
+    assert all(printable(line) for line in check_submission(folder, changed, world.suite))
