@@ -155,7 +155,7 @@ def test_a_trace_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path, own_trace(100))
     with pytest.raises(SuiteError, match=r"own/test/seed0: too short: 100 steps, needed are 4,000"):
         choose(tmp_path, ["own/test/seed0"])
-    with pytest.raises(SuiteError, match=r"(?s)no trace is close enough.*own/test/seed0: too short"):
+    with pytest.raises(SuiteError, match=r"no trace is close enough.*own/test/seed0 \(too short"):
         choose(tmp_path)
     with pytest.raises(SuiteError, match="no trace there"):
         choose(tmp_path / "nothing")

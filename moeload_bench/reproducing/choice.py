@@ -78,8 +78,8 @@ def choose(
         else:
             chosen.append((closeness(trace), Chosen(ref.id, ref.path, _train(ref.id, refs))))
     if not chosen:
-        listed = "".join(f"\n  {name}: {reason}" for name, reason in passed) or " there are no test runs"
-        raise SuiteError(f"no trace is close enough to the paper's setup ({RULE}); name one with --trace:{listed}")
+        listed = ", ".join(f"{name} ({reason})" for name, reason in passed) or "there are no test runs"
+        raise SuiteError(f"no trace is close enough to the paper's setup ({RULE}); name one with --trace: {listed}")
     chosen.sort(key=lambda pair: (pair[0], pair[1].id))
     return Choice(tuple(run for _, run in chosen), tuple(passed))
 
