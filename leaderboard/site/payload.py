@@ -54,13 +54,10 @@ def board_payload(board: Board) -> Json:
     """What does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
     return {
         "name": board.suite.name,
-        "description": board.suite.description,
-        "sha256": board.suite.sha256(),
+        "about": suite_about(board),
         "horizons": list(board.suite.horizons),
         "states": states_of(board),
         "recipes": board.recipes,
-        "runs": len(board.suite.traces),
-        "tasks": sum(len(trace.origins()) for trace in board.suite.traces),
         "metrics": [
             {"name": name, "about": words.about(name), "file": data_file(board.suite.name, name)}
             for name in metrics_of(board)
@@ -74,6 +71,15 @@ def board_payload(board: Board) -> Json:
         "claims": claims(board),
         "skill_note": skill_note(board),
     }
+
+
+def suite_about(board: Board) -> str:
+    """What a suite is: its description, how much it holds, its hash."""
+    suite = board.suite
+    origins = sum(len(trace.origins()) for trace in suite.traces)
+    runs = f"{count(len(suite.traces), 'test run')} of {count(len(board.recipes), 'recipe')}"
+    size = f"{runs}, {count(origins, 'origin')}, {len(suite.horizons)} horizons"
+    return f"{suite.description} {size}; SHA-256 {suite.sha256()[:16]}.".strip()
 
 
 def forecaster_row(entry: Entry) -> Json:

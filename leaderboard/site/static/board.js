@@ -211,6 +211,8 @@
     const one = board();
     const view = metric.views[`${chosen.state} ${chosen.recipe} ${chosen.horizon}`];
     byId("which").textContent = `suite ${one.name}`;
+    byId("suite-name").textContent = one.name;
+    byId("suite-text").textContent = one.about;
     byId("about-name").textContent = chosen.metric;
     byId("about-text").textContent = metric.about;
     byId("over").textContent = view.over;

@@ -33,15 +33,18 @@
 
   let vega = null;
 
-  // Vega is the largest file: it is loaded when the table stands.
+  const pageLoaded = document.readyState === "complete" ? Promise.resolve()
+    : new Promise((resolve) => window.addEventListener("load", resolve, { once: true }));
+
+  // Vega is the largest file: it is loaded when the page stands.
   function ready() {
-    vega = vega || new Promise((resolve, reject) => {
+    vega = vega || pageLoaded.then(() => new Promise((resolve, reject) => {
       const script = document.createElement("script");
       script.src = "assets/vega.js";
       script.onload = () => resolve(window.vegaEmbed);
       script.onerror = () => reject(new Error("assets/vega.js cannot be read"));
       document.head.append(script);
-    });
+    }));
     return vega;
   }
 
