@@ -249,7 +249,7 @@ def _validated(kind: type[R], text: str | None, where: Path) -> R | None:
 
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))[:80] or 'record'}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc']))[:80] or 'record'}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _read_text(folder: Path, name: str) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 from moeload_bench.results import load_result
 from moeload_bench.store import write_trace
 from moeload_bench.submission import CODE, RECORD, VERIFICATION, Verification, read_folder
+from moeload_bench.targets import baseline_names
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
 from tests.submitted import NAIVE, World, make_world, place
@@ -59,6 +60,22 @@ def test_every_committed_submission_passes_the_check(name: str) -> None:
     suite = load_suite(folder.record.suite.name)
     result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{name}.json")
     assert check_submission(folder, result, suite) == [], "run `make verify` and commit what it writes"
+
+
+RESULTS = sorted((ROOT / "leaderboard" / "results").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_committed_result_has_its_submission(path: Path) -> None:
+    """A pull request cannot add numbers without the code that gives them: a result belongs to the submission of its
+    name on its suite, or to a baseline of this package.
+    """
+    result = load_result(path)
+    folder = ROOT / "leaderboard" / "submissions" / path.stem
+    if folder.is_dir() and read_folder(folder).record.suite.name == path.parent.name:
+        assert (result.name, result.suite.name) == (path.stem, path.parent.name)
+    else:
+        assert result.forecaster.target.partition("@")[0] in baseline_names()
 
 
 def test_check_only_says_yes_or_why_not(world: World, tmp_path: Path) -> None:

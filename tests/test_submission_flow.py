@@ -42,7 +42,7 @@ def test_a_draft_is_read_back_as_it_was_meant(world: World, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["../mine", "Mine", "a/b", ""])
 def test_a_name_that_is_no_name_is_refused(name: str, world: World) -> None:
     """Before anything runs."""
-    with pytest.raises(SubmissionError, match=r"submission: name: .*expected small letters and digits"):
+    with pytest.raises(SubmissionError, match=r"submission: name: got .*, expected small letters and digits"):
         make_draft(parse_target("sw_avg"), name, WHO, world.suite)
 
 
