@@ -81,20 +81,22 @@ def facts(run: Run) -> Facts:
 def layers(run: Run) -> Table:
     """One row per layer: states, onset with its band, imbalance, dead experts, floors."""
     heads = ("layer", "onset (band)", f"imbalance, first {END_STEPS}", f"last {END_STEPS}", "dead experts",
-             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion", "floor",
+             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion",
              "states, in steps")  # fmt: skip
     rows = tuple(
         (
             str(layer.layer), layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
             plain(layer.dead_experts), figure(layer.floor_window_tv), figure(layer.floor_tv),
-            figure(layer.over_dispersion), layer.floor, layer.states,
+            figure(layer.over_dispersion), layer.states,
         )
         for layer in run.layers
     )  # fmt: skip
     caption = (
         "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
         "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: window_tv and tv "
-        "that no forecaster can be expected to beat. Over-dispersion: noise per step over that of top-k draws alone."
+        "that no forecaster can be expected to beat, by "
+        + " and ".join(sorted({layer.floor for layer in run.layers}))
+        + ". Over-dispersion: noise per step over that of top-k draws alone."
     )
     return Table(caption, heads, rows, 1, 8)
 
