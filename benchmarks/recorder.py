@@ -1,26 +1,38 @@
 """What recording costs: CPU time of training steps with and without it, in interleaved pairs.
 
     python benchmarks/recorder.py [--layers 6 24] [--pairs 200] [--json]
+    python benchmarks/recorder.py --parts [--layers 6 24] [--pairs 200]
 
 Two copies of a model are trained on the same batches, one recorded and one not, and change roles half-way. A pair is
-one step of each, in random order, so that drifts of the machine hit both. Shards are written to a temporary folder as
-in a real recording. Printed: the ratio of CPU times as the interquartile mean over pairs (a busy machine slows single
-steps by a third), and its 95 % interval from a bootstrap over pairs.
+one step of each; of every two pairs one begins with the first copy and one with the second, which of them is drawn, so
+that drifts of the machine and what a step leaves in the caches hit both. Shards are written to a temporary folder as in
+a real recording. Printed: the ratio of CPU times as the interquartile mean over pairs (a busy machine slows single
+steps by a third), and its 95 % interval from a bootstrap over pairs. Such a mean passes over the one step in 250 that
+writes a shard, so a shard is timed by itself and its share added to every recorded step. The garbage collector is left
+as it is in training.
+
+``--parts`` says where the time goes, by the thread's CPU clock around each part in the running loop: alone, with its
+code and data in the caches, a part takes a fraction of that.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import random
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 WARM_UP = 3  # the first steps allocate
+SHARD_STEPS = 250
 
 
 def build(layers: int) -> Any:
@@ -69,19 +81,87 @@ def measure(layers: int, pairs: int, sequences: int) -> dict[str, Any]:
     models.append(copy.deepcopy(models[0]))
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
     spent: dict[bool, list[float]] = {True: [], False: []}
-    order = random.Random(0)
+    shards: list[float] = []
     for chosen in (0, 1):  # each copy is recorded in half of the pairs: where it lies in memory matters too
         with tempfile.TemporaryDirectory() as folder, record(models[chosen], folder, on_error="raise") as recorder:
-            for pair in range(pairs // 2 + WARM_UP):
+            for pair, order in zip(range(-WARM_UP, pairs // 2), orders(chosen), strict=False):
+                if pair == 0:
+                    recorder.flush()  # the first shard of a process imports its writer
                 tokens = torch.randint(0, 1024, (sequences, 128))
-                for i in order.sample([0, 1], 2):
+                for i in order:
                     start = time.process_time()
                     loss = train_step(models[i], optimizers[i], tokens)
                     if i == chosen:
                         recorder.step(loss=loss, lr=1e-3)
-                    if pair >= WARM_UP:
+                    if pair >= 0:
                         spent[i == chosen].append(time.process_time() - start)
-    return {"layers": layers, "pairs": pairs, **ratio(np.array(spent[True]), np.array(spent[False]))}
+            start = time.process_time()
+            recorder.flush()
+            shards.append(time.process_time() - start)
+    with_, without = np.array(spent[True]) + np.mean(shards) / SHARD_STEPS, np.array(spent[False])
+    return {"layers": layers, "pairs": len(with_), **ratio(with_, without)}
+
+
+def orders(seed: int) -> Iterator[tuple[int, int]]:
+    """Which copy begins: drawn for every second pair, the other one in the pair that follows."""
+    draw = random.Random(seed)
+    while True:
+        first = draw.randrange(2)
+        yield first, 1 - first
+        yield 1 - first, first
+
+
+def measure_parts(layers: int, steps: int, sequences: int) -> dict[str, float]:
+    """Median CPU milliseconds per step of each part of recording, and of the training step without them."""
+    import torch
+
+    from moeload_bench.recording.recorder import record
+
+    torch.set_num_threads(1)
+    model = build(layers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    spent: dict[str, float] = defaultdict(float)
+    rows: list[dict[str, float]] = []
+    with timed_parts(spent), tempfile.TemporaryDirectory() as folder, record(model, folder, on_error="raise") as r:
+        for step in range(-WARM_UP, steps):
+            if step == 0:
+                r.flush()
+            tokens = torch.randint(0, 1024, (sequences, 128))
+            spent.clear()
+            start = time.thread_time()
+            r.step(loss=train_step(model, optimizer, tokens), lr=1e-3)
+            whole = time.thread_time() - start
+            rows.append({**spent, "training": whole - sum(spent.values())})
+        spent.clear()
+        r.flush()
+    parts = {name: float(np.median([row[name] for row in rows[WARM_UP:]])) for name in rows[0]}
+    return {name: 1000 * seconds for name, seconds in {**parts, "shard / 250": spent["shard"] / SHARD_STEPS}.items()}
+
+
+@contextlib.contextmanager
+def timed_parts(spent: dict[str, float]) -> Iterator[None]:
+    """Add up in ``spent`` the CPU seconds of the recorder's parts."""
+    from moeload_bench.recording.counting import RouterCounter
+    from moeload_bench.recording.halves import Halves
+    from moeload_bench.recording.recorder import Recorder
+
+    def timed(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            start = time.thread_time()
+            found = run(*args, **kwargs)
+            spent[name] += time.thread_time() - start
+            return found
+
+        return wrapped
+
+    hook = RouterCounter._hook
+    with (
+        mock.patch.object(RouterCounter, "_hook", lambda self, layer: timed("routers' hooks", hook(self, layer))),
+        mock.patch.object(Halves, "see_inputs", timed("inputs' hook", Halves.see_inputs)),
+        mock.patch.object(Recorder, "step", timed("closing the step", Recorder.step)),
+        mock.patch.object(Recorder, "flush", timed("shard", Recorder.flush)),
+    ):
+        yield
 
 
 def ratio(with_: np.ndarray, without: np.ndarray) -> dict[str, float]:
@@ -107,22 +187,26 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Print one line per model size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 24])
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--parts", action="store_true", help="where the time goes, over as many steps as pairs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for layers in given.layers:
-        found = measure(layers, given.pairs, given.sequences)
-        if given.json:
-            print(json.dumps(found), flush=True)
-            continue
-        print(
-            f"{layers:2} layers: {found['ratio']:.4f} [{found['low']:.4f}, {found['high']:.4f}] times the CPU time of "
-            f"{found['seconds_without']:.3f} s per step, {given.pairs} pairs",
-            flush=True,
-        )
+        found = (measure_parts if given.parts else measure)(layers, given.pairs, given.sequences)
+        print(json.dumps(found) if given.json else line(layers, found), flush=True)
+
+
+def line(layers: int, found: dict[str, Any]) -> str:
+    """A measurement for people."""
+    if "ratio" not in found:
+        return f"{layers:2} layers, ms per step: " + ", ".join(f"{name} {ms:.3f}" for name, ms in found.items())
+    return (
+        f"{layers:2} layers: {found['ratio']:.4f} [{found['low']:.4f}, {found['high']:.4f}] times the CPU time of "
+        f"{found['seconds_without']:.3f} s per step, {found['pairs']} pairs"
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,42 @@ def test_an_unknown_router_is_read_by_an_adapter_of_ones_own() -> None:
     assert counter.take().load_LE.sum() == 5
 
 
+class OwnTensor(torch.Tensor):
+    """As parallel layouts return: numpy is not asked to read it."""
+
+
+def test_indices_of_another_tensor_class_are_counted() -> None:
+    """Tensors that are not plain CPU tensors stay tensors until the step is closed, and give the same counts."""
+
+    def adapter(module: Any, args: Any, output: Any) -> Routing:
+        return own_adapter(module, args, output)._replace(expert_P=output["chosen"].as_subclass(OwnTensor))
+
+    counts = []
+    for read in (own_adapter, adapter):
+        model = nn.ModuleList([OwnRouter(), OwnRouter()])
+        counter = RouterCounter(model, {OwnRouter: read})
+        torch.manual_seed(0)
+        for router in [*model, *model]:
+            router(torch.randn(50, 4))
+        counts.append(counter.take().load_LE)
+    np.testing.assert_array_equal(*counts)
+    assert counts[0].sum() == 200
+
+
+@pytest.mark.parametrize("index", [-1, 4, 9])
+def test_an_index_that_is_no_experts_is_refused(index: int) -> None:
+    """As engines mark experts of other ranks or dropped pairs: it is never counted for another expert."""
+
+    def adapter(module: Any, args: Any, output: Any) -> Routing:
+        return Routing(torch.tensor([0, index, 1]), None, 3, 4, 1)
+
+    router = OwnRouter()
+    counter = RouterCounter(router, {OwnRouter: adapter})
+    router(torch.randn(3, 4))
+    with pytest.raises(RecordingError, match=r"the adapter of .* failed with (Index|Value)Error"):
+        counter.take()
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
     """The real `TopKGate` on CPU: pre-drop counts are conserved, kept pairs are those of its dispatch mask."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.counting import RouterCounter, StepCounts
+from moeload_bench.recording.counting import RouterCounter, StepCounts, bincount_on_device
 from moeload_bench.recording.routers import find_routers
 from tests.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
 
@@ -207,6 +207,37 @@ def test_an_empty_batch_counts_nothing() -> None:
     counts = counter.take()
     assert counts.tokens_L.tolist() == [0, 0]
     assert counts.load_LE.sum() == 0
+
+
+def test_many_tokens_are_counted_before_the_step_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be counted is bounded: counting in the middle of passes gives the same counts."""
+    for family in ("qwen3_moe", "switch_transformers"):
+        at_the_close = one_step(tiny_model(family), passes=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("moeload_bench.recording.counting._MOST_PENDING", 100)
+            in_between = one_step(tiny_model(family), passes=3)
+        np.testing.assert_array_equal(in_between.load_LE, at_the_close.load_LE)
+        np.testing.assert_array_equal(in_between.load_half_LE, at_the_close.load_half_LE)
+        np.testing.assert_array_equal(in_between.dropped_LE, at_the_close.dropped_LE)
+
+
+def test_indices_that_an_engine_changes_in_place_are_counted_as_returned() -> None:
+    """What happens to a router's output after the router has run changes no count."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    returned = []
+    for router in counter.routers:
+        output = router.module(torch.randn(10, 16))
+        returned.append(np.bincount(output[2].flatten(), minlength=EXPERTS))
+        output[2].fill_(0)
+    np.testing.assert_array_equal(counter.take().load_LE, returned)
+
+
+def test_devices_count_like_the_cpu() -> None:
+    """The count that no device has to be waited for equals numpy's; what is outside is left out, not counted."""
+    cell_P = torch.randint(0, 16, (1000,), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(bincount_on_device(cell_P, 16), np.bincount(cell_P, minlength=16))
+    assert bincount_on_device(torch.tensor([-7, -1, 0, 2, 3, 99]), 3).tolist() == [1, 0, 1]
 
 
 def test_a_model_without_experts_is_refused() -> None:

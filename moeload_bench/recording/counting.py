@@ -1,27 +1,32 @@
 """Counts of one optimizer step, summed in the router's forward hooks.
 
-Axis letters: L routers, E experts, B sequences and T tokens of a forward pass, P routed (token, expert) pairs.
+A hook costs less the less it touches, because the caches hold the training step's code and data: it notes the cell of
+each routed pair in a tensor of its own, and cells are counted together when the step is closed.
+
+Axis letters: L routers, E experts, B sequences and T tokens of a forward pass, P routed (token, expert) pairs, C cells
+that pairs are counted in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+_MOST_PENDING = 2**17  # tokens, each once per layer: top-k MB; more are counted before the step is closed
 
 IntArray = NDArray[np.int64]
+Counts = IntArray | torch.Tensor  # arrays for the CPU, tensors for other devices
 Reduce = Callable[[IntArray], IntArray]
 
 
@@ -70,7 +75,9 @@ class RouterCounter:
         """Forget what was counted since the last step was closed."""
         count = len(self.routers)
         self._tokens = [0] * count
-        self._counts: list[torch.Tensor | None] = [None] * count
+        self._pending: list[list[tuple[torch.Tensor, int]]] = [[] for _ in range(count)]
+        self._pending_tokens = 0
+        self._counts: list[Counts | None] = [None] * count
         self._awaiting_recomputation = [0] * count
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
@@ -80,11 +87,6 @@ class RouterCounter:
         for handle in self._handles:
             handle.remove()
 
-    @property
-    def passes_counted(self) -> bool:
-        """Whether a training pass was counted since the last step was closed."""
-        return any(counts is not None for counts in self._counts)
-
     def take(self) -> StepCounts:
         """The counts since the last call, summed over data-parallel ranks; starts the next step.
 
@@ -93,20 +95,16 @@ class RouterCounter:
         """
         try:
             self.check()
+            self._count_pending()
             self._check_complete()
         except RecordingError:
             self.leave()
             raise
-        experts = self.experts[0] or 0
         vector = self._vector()
         if self._reduce is not None:
             vector = self._reduce(vector)
         self.discard()
-        tokens_L, flat = np.split(vector, [len(self.routers)])
-        all_LXE = flat.reshape(len(self.routers), -1, experts)
-        half_LE, load_LE = all_LXE[:, 1].copy(), all_LXE[:, 0] + all_LXE[:, 1]
-        self._check_sums(tokens_L, load_LE)
-        return StepCounts(tokens_L, load_LE, half_LE, all_LXE[:, 2].copy() if all_LXE.shape[1] > 2 else None)
+        return self._step_counts(vector)
 
     def check(self) -> None:
         """Raise what went wrong in a hook; until then the forward pass goes on and nothing more is counted."""
@@ -119,76 +117,110 @@ class RouterCounter:
             self._reduce.leave()
 
     def _vector(self) -> IntArray:
-        """Tokens [L], then the counts of all layers."""
-        import torch
+        """Tokens [L], then counts [half, L, E] or, where something can be dropped, [dropped, half, L, E]."""
+        counts: list[Any] = self._counts
+        device = next((c.device for c in counts if isinstance(c, torch.Tensor)), None)
+        if device is not None:  # one copy from the device, not one per layer
+            counts = list(torch.stack([torch.as_tensor(c, device=device) for c in counts]).cpu().numpy())
+        kinds = len(counts[0]) // max(1, self.experts[0] or 0)
+        blocks = [counts_C[kind::kinds] for kind in range(kinds) for counts_C in counts]
+        return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks])
 
-        table = torch.stack([counts for counts in self._counts if counts is not None]).cpu().numpy()
-        return np.concatenate([np.array(self._tokens, dtype=np.int64), table.reshape(-1).astype(np.int64)])
+    def _step_counts(self, vector: IntArray) -> StepCounts:
+        count = len(self.routers)
+        tokens_L, block_XLE = vector[:count], vector[count:].reshape(-1, count, self.experts[0] or 0)
+        if len(block_XLE) == 2:
+            half_LE, dropped_LE = block_XLE[1].copy(), None
+            load_LE = block_XLE[0] + half_LE
+        else:
+            half_LE, dropped_LE = block_XLE[1] + block_XLE[3], block_XLE[2] + block_XLE[3]
+            load_LE = block_XLE[0] + block_XLE[2] + half_LE
+        self._check_sums(tokens_L, load_LE)
+        return StepCounts(tokens_L, load_LE, half_LE, dropped_LE)
 
     def _check_sums(self, tokens_L: IntArray, load_LE: IntArray) -> None:
-        for router, tokens, load_E, k in zip(self.routers, tokens_L, load_LE, self.top_k, strict=True):
-            if k is not None and load_E.sum() != tokens * k:
+        pairs_L = load_LE.sum(axis=1)
+        for router, tokens, pairs, k in zip(self.routers, tokens_L.tolist(), pairs_L.tolist(), self.top_k, strict=True):
+            if k is not None and pairs != tokens * k:
                 raise RecordingError(
-                    f"counts do not add up in {router.name}: loads sum to {load_E.sum()}, expected tokens x top_k = "
+                    f"counts do not add up in {router.name}: loads sum to {pairs}, expected tokens x top_k = "
                     f"{tokens} x {k} = {tokens * k}"
                 )
 
     def _check_complete(self) -> None:
-        silent = [router.name for router, counts in zip(self.routers, self._counts, strict=True) if counts is None]
-        if silent:
+        sizes = {0 if counts_C is None else len(counts_C) for counts_C in self._counts}
+        if 0 in sizes:
+            silent = [r.name for r, counts_C in zip(self.routers, self._counts, strict=True) if counts_C is None]
             raise RecordingError(
                 f"no training pass went through {len(silent)} of {len(self.routers)} routers in this step, first "
                 f"{silent[0]}: was the model in training mode, with gradients on?"
             )
         if len(set(self.experts)) != 1:
-            sizes = ", ".join(f"{r.name}: {e}" for r, e in zip(self.routers, self.experts, strict=True))
-            raise RecordingError(f"layers differ in their number of experts, which the format does not hold: {sizes}")
-        if len({counts.shape for counts in self._counts if counts is not None}) != 1:
+            names = ", ".join(f"{r.name}: {e}" for r, e in zip(self.routers, self.experts, strict=True))
+            raise RecordingError(f"layers differ in their number of experts, which the format does not hold: {names}")
+        if len(sizes) != 1:
             raise RecordingError("some routers drop tokens and others do not, which the format does not hold")
 
     def _hook(self, layer: int) -> Any:
         router = self.routers[layer]
+        gradients_on = torch.is_grad_enabled
+        # torch has no public name for this; torch.utils.checkpoint itself asks the same function
+        backward_pass = torch._C._current_graph_task_id
 
         def hook(module: Any, args: Any, output: Any) -> None:
-            if self._broken is None and self._counts_now(layer, module):
-                try:
-                    routing = router.adapter(module, args, output)
-                    self._check_same(layer, routing)
-                    self._add(layer, routing)
-                except Exception as error:  # an adapter is anybody's code, and a forward pass must not fail by it
-                    self._broken = _as_recording_error(router, error)
+            if self._broken is not None or not (module.training and gradients_on()):
+                return
+            if self._is_recomputation(layer, backward_pass() != -1):
+                return
+            try:
+                self._add(layer, router.adapter(module, args, output))
+            except Exception as error:  # an adapter is anybody's code, and a forward pass must not fail by it
+                self._broken = _as_recording_error(router, error)
 
         return hook
 
-    def _counts_now(self, layer: int, module: Any) -> bool:
-        import torch
-
-        if not (module.training and torch.is_grad_enabled()):
+    def _is_recomputation(self, layer: int, in_backward: bool) -> bool:
+        """Whether a pass that gradients flow through is the second one of a checkpointed layer."""
+        if not in_backward:
+            self._awaiting_recomputation[layer] += 1
             return False
-        if in_backward():
-            if self._awaiting_recomputation[layer] > 0:
-                self._awaiting_recomputation[layer] -= 1
-                return False
-            return True
-        self._awaiting_recomputation[layer] += 1
+        if self._awaiting_recomputation[layer] == 0:
+            return False
+        self._awaiting_recomputation[layer] -= 1
         return True
 
-    def _check_same(self, layer: int, routing: Routing) -> None:
-        got = (routing.experts, routing.top_k)
-        known = (self.experts[layer], self.top_k[layer])
-        if known[0] is not None and known != got:
+    def _add(self, layer: int, routing: Routing) -> None:
+        if routing.experts != self.experts[layer] or routing.top_k != self.top_k[layer]:
+            self._set_shape(layer, routing)
+        self._pending[layer].append(_cells(routing, self.halves.of_pairs(routing)))
+        self._tokens[layer] += routing.tokens
+        self._pending_tokens += routing.tokens
+        if self._keep_routing:
+            self.last_routing[layer] = routing
+        if self._pending_tokens > _MOST_PENDING:
+            self._count_pending()
+
+    def _set_shape(self, layer: int, routing: Routing) -> None:
+        known, got = (self.experts[layer], self.top_k[layer]), (routing.experts, routing.top_k)
+        if known[0] is not None:
             raise RecordingError(
                 f"(experts, top-k) of {self.routers[layer].name} changed from {known} to {got}: a trace holds one shape"
             )
         self.experts[layer], self.top_k[layer] = got
 
-    def _add(self, layer: int, routing: Routing) -> None:
-        counts = _count(routing, self.halves.of_pairs(routing))
+    def _count_pending(self) -> None:
+        self._pending_tokens = 0
+        for layer, cells in enumerate(self._pending):
+            while cells:
+                self._count(layer, *cells.pop())
+
+    def _count(self, layer: int, cell_P: torch.Tensor, size: int) -> None:
         before = self._counts[layer]
-        self._counts[layer] = counts if before is None else before + counts
-        self._tokens[layer] += routing.tokens
-        if self._keep_routing:
-            self.last_routing[layer] = routing
+        try:
+            counts_C = _bincount(cell_P, size)
+            self._counts[layer] = counts_C if before is None else before + counts_C
+        except Exception as error:  # as in the hook
+            raise _as_recording_error(self.routers[layer], error) from error
 
 
 def _as_recording_error(router: Router, error: Exception) -> RecordingError:
@@ -197,39 +229,37 @@ def _as_recording_error(router: Router, error: Exception) -> RecordingError:
     return RecordingError(f"the adapter of {router.name} failed with {type(error).__name__}: {error}")
 
 
-def _count(routing: Routing, half_P: torch.Tensor | int) -> torch.Tensor:
-    """int64 [2 E]: counts of half 0, then of half 1; with drops [3 E], last the dropped ones."""
-    import torch
+def _cells(routing: Routing, half_P: torch.Tensor | int) -> tuple[torch.Tensor, int]:
+    """The cell [P] that each pair is counted in, and the number of cells.
 
-    counts = _count_halves(routing.expert_P, half_P, routing.experts)
+    Cells are [E, half] flattened or, where pairs may be dropped, [E, dropped, half]: an index that is no expert's is
+    outside of them. The tensor is a new one, because an engine may change its indices in place before they are counted.
+    """
+    kinds, kind_P = 2, half_P
     if routing.kept_P is not None:
-        counts = torch.cat([counts, _bincount(routing.expert_P[~routing.kept_P], routing.experts)])
-    return counts
+        kinds, kind_P = 4, half_P + 2 * ~routing.kept_P
+    if isinstance(kind_P, int):
+        return routing.expert_P.to(torch.int64) * kinds + kind_P, kinds * routing.experts
+    return torch.add(kind_P, routing.expert_P, alpha=kinds), kinds * routing.experts
 
 
-def _count_halves(expert_P: torch.Tensor, half_P: torch.Tensor | int, experts: int) -> torch.Tensor:
-    import torch
-
-    if expert_P.device.type != "cpu" or type(expert_P) is not torch.Tensor:
-        return _bincount(expert_P + half_P * experts, 2 * experts)
+def _bincount(cell_P: torch.Tensor, size: int) -> Counts:
+    """int64 [size]: how many pairs each cell got."""
+    if not cell_P.is_cpu:
+        return bincount_on_device(cell_P, size)
     # numpy does the same in half the time on vectors of a few thousand
-    half = half_P.numpy() if isinstance(half_P, torch.Tensor) else half_P
-    return torch.from_numpy(np.bincount(expert_P.numpy() + half * experts, minlength=2 * experts))
+    plain = type(cell_P) is torch.Tensor
+    counts_C: Counts = np.bincount(cell_P.numpy(), minlength=size) if plain else torch.bincount(cell_P, minlength=size)
+    if len(counts_C) != size:
+        raise IndexError(f"an index is beyond the last expert: cell {len(counts_C) - 1} of {size}")
+    return counts_C
 
 
-def _bincount(cell_P: torch.Tensor, size: int) -> torch.Tensor:
-    import torch
+def bincount_on_device(cell_P: torch.Tensor, size: int) -> torch.Tensor:
+    """`torch.bincount` without waiting for the device, where it learns its largest value.
 
-    if cell_P.device.type == "cpu":
-        return torch.bincount(cell_P, minlength=size)
-    # elsewhere torch.bincount waits for the device to learn its largest value; whole numbers add up in any order
-    zeros = torch.zeros(size, dtype=torch.int64, device=cell_P.device)
-    return zeros.scatter_add_(0, cell_P, torch.ones_like(cell_P))
-
-
-def in_backward() -> bool:
-    """Whether this thread is inside a backward pass, where checkpointed forwards are run again."""
-    import torch
-
-    # torch has no public name for this; torch.utils.checkpoint itself asks the same function
-    return bool(torch._C._current_graph_task_id() != -1)
+    Whole numbers add up in any order. A cell outside of 0 to ``size`` - 1 would stop the device: it is left out, and
+    then counts do not add up.
+    """
+    edged = torch.zeros(size + 2, dtype=torch.int64, device=cell_P.device)
+    return edged.scatter_add_(0, cell_P.clamp(-1, size) + 1, torch.ones_like(cell_P))[1:-1]

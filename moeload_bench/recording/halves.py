@@ -5,12 +5,11 @@ Axis letters: B sequences and T tokens of a forward pass, P routed (token, exper
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from moeload_bench.recording.routers import Routing
-
-if TYPE_CHECKING:
-    import torch
 
 _PADDING_CHECKS = 20
 
@@ -28,24 +27,22 @@ class Halves:
         self.known = True
         self._rank = rank
         self._checks_left = _PADDING_CHECKS
-        self._named: torch.Tensor | None = None
+        self._named: tuple[int, ...] | None = None
+        self._last: tuple[Any, torch.Tensor] = (None, torch.empty(0))
         self.start_step()
 
     def start_step(self) -> None:
         """A new optimizer step begins."""
         self.sequences = 0
-        self._half_B: torch.Tensor | None = None
+        self._half_B: tuple[int, ...] = ()
         self._pass_parity = 0
-        self._cache: dict[tuple[int, int], torch.Tensor] = {}
 
     def set(self, half_B: torch.Tensor) -> None:
         """Say to which half (0 or 1) each sequence of the next forward pass belongs."""
-        self._named = half_B
+        self._named = tuple(half_B.tolist())
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the model: how many sequences come, and whether some of it is padding."""
-        import torch
-
         if not (module.training and torch.is_grad_enabled()):
             return
         first = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
@@ -54,12 +51,9 @@ class Halves:
         count = int(first.shape[0]) if first is not None and first.ndim > 1 else 1
         at = self._rank * count + self.sequences
         self._pass_parity = at % 2
-        if self._named is not None:
-            self._half_B, self._named = self._named, None
-        else:
-            self._half_B = (torch.arange(count) + at) % 2
+        self._half_B = self._named or tuple(i % 2 for i in range(at, at + count))
+        self._named = None
         self.sequences += count
-        self._cache = {}
         self._look_for_padding(kwargs.get("attention_mask"))
 
     def _look_for_padding(self, mask: Any) -> None:
@@ -70,18 +64,17 @@ class Halves:
 
     def of_pairs(self, routing: Routing) -> torch.Tensor | int:
         """Half of each routed pair [P], or one number for all of them."""
-        half_B = self._half_B
-        self.known = self.known and routing.tokens_known
-        if half_B is None or not routing.tokens_known or routing.tokens == 0 or routing.tokens % len(half_B):
+        half_B, tokens = self._half_B, routing.tokens
+        if not routing.tokens_known:
+            self.known = False
             return self._pass_parity
-        if routing.token_P is not None:
-            return self._of_tokens(half_B, routing, 1)[routing.token_P]
-        return self._of_tokens(half_B, routing, routing.top_k or 1)
-
-    def _of_tokens(self, half_B: torch.Tensor, routing: Routing, times: int) -> torch.Tensor:
-        """Half of each token, repeated; the router sees the sequences of a pass one after another."""
-        key = (routing.tokens, times)
-        if key not in self._cache:
-            each = routing.tokens // len(half_B) * times
-            self._cache[key] = half_B.to(routing.expert_P.device).repeat_interleave(each)
-        return self._cache[key]
+        if not half_B or tokens == 0 or tokens % len(half_B):
+            return self._pass_parity
+        times = 1 if routing.token_P is not None else routing.top_k or 1
+        key = (half_B, tokens, times, routing.expert_P.device)
+        last_key, half_P = self._last
+        if key != last_key:
+            # the router sees the sequences of a pass one after another
+            half_P = torch.tensor(half_B, device=key[-1]).repeat_interleave(tokens // len(half_B) * times)
+            self._last = key, half_P
+        return half_P if routing.token_P is None else half_P[routing.token_P]

@@ -7,12 +7,14 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeload_bench.recording.recipe import Recipe
-from moeload_bench.recording.routers import Router
 from moeload_bench.recording.sources import TextSource
 from moeload_bench.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+
+if TYPE_CHECKING:
+    from moeload_bench.recording.routers import Router
 
 TRACE_LICENCE = "CC-BY-4.0"
 _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")

@@ -123,7 +123,7 @@ class Recorder:
             raise RecordingError(f"unknown column {unknown[0]!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
-        self._global_tokens = max(self._global_tokens, int(counts.tokens_L.max()))
+        self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
         first = not self._writer.started
         self._halves = split if first else self._halves
         number = self._writer.next_step if step is None else step

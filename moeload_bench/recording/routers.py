@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 from moeload_bench.errors import RecordingError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 HOW_TO = (
     "write an adapter, a function from the router's output to Routing(expert_P, token_P, tokens, experts, top_k), and "
@@ -26,8 +24,7 @@ HOW_TO = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Routing:
+class Routing(NamedTuple):
     """What one router decided for one forward pass.
 
     ``expert_P`` int64 expert of each routed pair, before any drop; ``token_P`` int64 token of each pair, None when
@@ -65,26 +62,23 @@ def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
 
     Raises `RecordingError` for any other output.
     """
-    import torch
-
-    if not (isinstance(output, tuple | list) and len(output) >= 2 and isinstance(output[-1], torch.Tensor)):
+    if not isinstance(output, (tuple, list)) or len(output) < 2:
         raise _unknown(module, output)
-    logits, indices = output[0], output[-1]
-    if indices.is_floating_point() or not isinstance(logits, torch.Tensor) or indices.dtype == torch.bool:
+    logits_TE, index_TK = output[0], output[-1]
+    if not (isinstance(logits_TE, torch.Tensor) and isinstance(index_TK, torch.Tensor)):
         raise _unknown(module, output)
-    experts = logits.shape[-1]
-    index_TK = indices if indices.ndim == 2 else indices.reshape(-1, indices.shape[-1])
-    logits_TE = logits if logits.ndim == 2 else logits.reshape(-1, experts)
-    if len(index_TK) != len(logits_TE):
+    if index_TK.dtype != torch.int64:
+        if index_TK.is_floating_point() or index_TK.dtype == torch.bool:
+            raise _unknown(module, output)
+        index_TK = index_TK.to(torch.int64)
+    if index_TK.ndim != 2 or logits_TE.ndim != 2:
+        index_TK = index_TK.reshape(-1, index_TK.shape[-1])
+        logits_TE = logits_TE.reshape(-1, logits_TE.shape[-1])
+    tokens, top_k = index_TK.shape
+    logits, experts = logits_TE.shape
+    if tokens != logits:
         raise _unknown(module, output)
-    return Routing(
-        expert_P=index_TK.reshape(-1).to(torch.int64),
-        token_P=None,
-        tokens=len(index_TK),
-        experts=experts,
-        top_k=index_TK.shape[1],
-        logits_TE=logits_TE,
-    )
+    return Routing(index_TK.reshape(-1), None, tokens, experts, top_k, None, logits_TE)
 
 
 def switch_routing(module: Any, args: Any, output: Any) -> Routing:
@@ -93,8 +87,6 @@ def switch_routing(module: Any, args: Any, output: Any) -> Routing:
     The choice before drops is the arg-max of the probabilities, taken as the router takes it: of the softmax in the
     router's precision, cast to that of the probabilities it returns.
     """
-    import torch
-
     mask, weight, logits = output
     experts = logits.shape[-1]
     prob = torch.softmax(logits.detach(), dim=-1, dtype=module.dtype).to(weight.dtype)
@@ -113,8 +105,6 @@ def switch_routing(module: Any, args: Any, output: Any) -> Routing:
 
 def llama4_routing(module: Any, args: Any, output: Any) -> Routing:
     """Llama 4: scores [T, E] and logits [T, E] without indices; the choice is the same top-k of the same logits."""
-    import torch
-
     logits_TE = output[1].reshape(-1, output[1].shape[-1])
     expert_TK = torch.topk(logits_TE.detach(), module.top_k, dim=1).indices
     return Routing(
@@ -129,8 +119,6 @@ def llama4_routing(module: Any, args: Any, output: Any) -> Routing:
 
 def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
     """JetMoe: pairs sorted by expert, as the token of each pair and the number of pairs of each expert."""
-    import torch
-
     _, token_P, _, size_E, logits_TE = output
     expert_E = torch.arange(len(size_E), device=token_P.device)
     return Routing(
@@ -151,8 +139,6 @@ def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
     ``adapters={deepspeed.moe.sharded_moe.TopKGate: deepspeed_routing}``. Which token a dropped pair came from is not
     in the output, so there is no `load_half`.
     """
-    import torch
-
     count_E = output[-1].detach().to(torch.int64)
     experts = len(count_E)
     if len(output) == 7:
@@ -177,8 +163,6 @@ def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
 
 
 def _bincount_kept(index_KT: torch.Tensor, experts: int) -> torch.Tensor:
-    import torch
-
     return torch.bincount(index_KT[index_KT >= 0].to(torch.int64), minlength=experts)
 
 
