@@ -274,6 +274,17 @@ def test_on_a_phone_no_page_is_wider_than_the_screen(dark: bool, driver: Any, si
     assert complaints(driver) == []
 
 
+def test_a_missing_browser_is_a_skip_or_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skip with the reason; a failure with MOELOAD_REQUIRE_ALL."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("MOELOAD_REQUIRE_ALL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"), browser():
+        pass
+    monkeypatch.setenv("MOELOAD_REQUIRE_ALL", "1")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"), browser():
+        pass
+
+
 def _luminance(colour: str) -> float:
     """Relative luminance of `#rrggbb` (WCAG 2)."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
