@@ -7,8 +7,9 @@ or Ray on a cluster) and cached one by one; the results do not depend on how the
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.store import find_trace
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import Target, class_target, parse_target, preflight, source_sha256
+from moeload_bench.targets import (
+    BASELINES_PACKAGE,
+    Target,
+    class_target,
+    load_class,
+    parse_target,
+    preflight,
+    source_sha256,
+)
 
 ForecasterLike = str | type[Any] | Target
 Progress = Callable[[int, int, str], None]
@@ -55,18 +64,36 @@ def evaluate(
         preflight(target)
     files = _locate(tasks, paths or {})
     run = functools.partial(spread, jobs=jobs, backend=backend, address=address)
-    fits = list(run([functools.partial(fit, setting, files, target) for target in targets]))
-    pairs = [
-        Pair(setting, entry, files[entry.id], target, fitted)
-        for entry in tasks.traces
-        for target, fitted in zip(targets, fits, strict=True)
-    ]
+    learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
+    fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
+    early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
+    outputs: Iterator[Any] = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
+    fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
+    late = [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners]
+    late_outputs: Iterator[Any] = run([functools.partial(run_pair, pair) for _, pair in late])
     done: dict[int, list[RunResult]] = defaultdict(list)
-    for i, result in enumerate(run([functools.partial(run_pair, pair) for pair in pairs])):
-        done[i % len(targets)].append(result)
+    pairs = [*early, *late]
+    for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):
+        done[i].append(result)
         if progress is not None:
-            progress(i + 1, len(pairs), f"{pairs[i].target.text} on {pairs[i].entry.id}")
-    return Results([_result(setting, target, fits[i], done[i]) for i, target in enumerate(targets)])
+            progress(count, len(pairs), f"{pair.target.text} on {pair.entry.id}")
+    return Results([_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)])
+
+
+def _pairs(
+    setting: Setting, files: Mapping[str, Path], targets: Sequence[Target], fits: Mapping[int, Fitted]
+) -> Iterator[tuple[int, Pair]]:
+    """All pairs, trace by trace, each with its target's number."""
+    for entry in setting.suite.traces:
+        for i, target in enumerate(targets):
+            yield i, Pair(setting, entry, files[entry.id], target, fits.get(i, Fitted()))
+
+
+def _may_learn(target: Target) -> bool:
+    """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
+    if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
+        return True
+    return hasattr(load_class(target), "fit")
 
 
 def as_target(forecaster: ForecasterLike) -> Target:
