@@ -20,7 +20,7 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT, SUBMISSIONS
 from leaderboard.memorisers import TARGET, memoriser
-from moeload_bench.agreement import TOLERANCE
+from moeload_bench.agreement import MEAN_TOLERANCE, TOLERANCE
 from moeload_bench.evaluation import evaluate
 from moeload_bench.submission import read_folder
 from moeload_bench.submitting import Author, make_draft, named
@@ -86,7 +86,7 @@ def table(measured: Growths, checked: Growths) -> str:
         cells = [_span(growths[test]) for test in TESTS]
         label = f"*memoriser, {name}*" if name in MEMORISERS else f"`{name}`"
         lines.append(f"| {label} | {len(growths[TESTS[0]])} | " + " | ".join(cells) + " |")
-    limits = " | ".join(f"{MAX_GROWTH[test]:+.0%}" for test in TESTS)
+    limits = " | ".join(f"{100 * MAX_GROWTH[test]:+.0f} %" for test in TESTS)
     return "\n".join([*lines, f"| *accepted up to* | | {limits} |"])
 
 
@@ -96,15 +96,18 @@ def _span(values: list[float]) -> str:
 
 
 def tolerances() -> str:
-    """By how much a re-run may differ, metrics with the same tolerance in one row."""
-    alike: dict[tuple[float, float], list[str]] = {}
-    for metric, tolerance in TOLERANCE.items():
-        alike.setdefault(tolerance, []).append(f"`{metric}`" if metric else "all others")
-    rows = [
-        f"| {', '.join(metrics)} | {f'{relative:.0%}' if relative else ''} | {absolute:g} |"
-        for (relative, absolute), metrics in alike.items()
-    ]
-    return "\n".join(["| metric | relative | absolute |", "|---|---:|---:|", *rows])
+    """By how much a re-run may differ, metrics with the same tolerances in one row."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for metric in TOLERANCE:
+        cells = _larger(TOLERANCE[metric]), _larger(MEAN_TOLERANCE[metric])
+        alike.setdefault(cells, []).append(f"`{metric}`" if metric else "all others")
+    rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
+    return "\n".join(["| metric | a value | a mean |", "|---|---|---|", *rows])
+
+
+def _larger(tolerance: tuple[float, float]) -> str:
+    relative, absolute = tolerance
+    return f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
 
 
 def filled(page: str) -> str:

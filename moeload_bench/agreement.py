@@ -1,4 +1,10 @@
-"""Does a re-run agree with the claim? Value by value, within a tolerance for each metric.
+"""Does a re-run agree with the claim? Value by value, and in the mean over the tasks of a run in one state.
+
+The first tolerance is wide, since honest values move: on another processor the sums of a trained network end elsewhere,
+and equal experts change places in a plan. The second is narrow, since the leaderboard is made of means, and what moves
+single values both ways hardly moves them. Measured for this package's LSTM on suite mini, between a processor with
+AVX-512 and the same with everything above SSE4.2 switched off, November 2026: `window_tv` 1 % and imbalance 0.037 by
+task, 0.12 % and 0.0011 in the mean; ARIMA 0.03 % and 0.007, then 0.003 % and 0.0004; averages nothing.
 
 Axis letters: K suite horizons, L MoE layers.
 """
@@ -13,16 +19,27 @@ import numpy as np
 
 from moeload_bench.results import RunResult
 
+Tolerance = Mapping[str, tuple[float, float]]
 # (relative, absolute): a re-run value may differ from the claim by the larger of the two. Other metrics: "".
-TOLERANCE: Mapping[str, tuple[float, float]] = {
+TOLERANCE: Tolerance = {
+    "window_tv": (0.05, 1e-3),
+    "tv": (0.05, 1e-3),
+    "error_rate": (0.05, 5e-3),
+    "window_error_rate": (0.05, 5e-3),
+    "hot_recall": (0.0, 0.25),
+    "rank_correlation": (0.0, 0.25),
+    "revival_recall": (0.0, 0.5),
+    "": (0.05, 0.1),
+}
+MEAN_TOLERANCE: Tolerance = {
     "window_tv": (0.01, 1e-4),
     "tv": (0.01, 1e-4),
-    "error_rate": (0.02, 1e-3),
-    "window_error_rate": (0.02, 1e-3),
-    "hot_recall": (0.0, 0.1),
-    "revival_recall": (0.0, 0.5),
-    "rank_correlation": (0.0, 0.1),
-    "": (0.02, 0.02),
+    "error_rate": (0.01, 1e-3),
+    "window_error_rate": (0.01, 1e-3),
+    "hot_recall": (0.0, 0.03),
+    "rank_correlation": (0.0, 0.03),
+    "revival_recall": (0.0, 0.1),
+    "": (0.01, 0.02),
 }
 
 
@@ -30,9 +47,10 @@ def differences(
     claimed: RunResult,
     again: RunResult,
     horizons: Sequence[int],
-    tolerance: Mapping[str, tuple[float, float]] = TOLERANCE,
+    tolerance: Tolerance = TOLERANCE,
 ) -> Iterator[str]:
-    """Each value of two runs of the same tasks that differs by more than its metric's tolerance, in words."""
+    """Each value of two runs of the same tasks that differs by more than its metric's tolerance, in words; then each
+    mean by state and horizon that differs by more than `MEAN_TOLERANCE`."""
     if (claimed.layers, claimed.experts) != (again.layers, again.experts):
         yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
@@ -48,11 +66,12 @@ def differences(
                 if not _close(metric, said, got, tolerance):
                     yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
     yield from _layers(claimed, again, tolerance)
+    yield from _means(claimed, again, horizons)
     if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
         yield "the floors are not those of the trace"
 
 
-def _layers(claimed: RunResult, again: RunResult, tolerance: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+def _layers(claimed: RunResult, again: RunResult, tolerance: Tolerance) -> Iterator[str]:
     """The first mean by layer of each state and metric that differs."""
     for state in sorted(claimed.per_layer.keys() | again.per_layer.keys()):
         ours, theirs = claimed.per_layer.get(state, {}), again.per_layer.get(state, {})
@@ -65,7 +84,19 @@ def _layers(claimed: RunResult, again: RunResult, tolerance: Mapping[str, tuple[
                 yield f"per_layer.{state}.{metric}: claimed {odd[0][0]}, got {odd[0][1]}"
 
 
-def _close(metric: str, said: float | None, got: float | None, tolerance: Mapping[str, tuple[float, float]]) -> bool:
+def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
+    for state in sorted({task.state for task in claimed.tasks}):
+        pairs = [(o.metrics, a.metrics) for o, a in zip(claimed.tasks, again.tasks, strict=True) if o.state == state]
+        for metric in sorted({name for ours, theirs in pairs for name in ours.keys() & theirs.keys()}):
+            for k, horizon in enumerate(horizons):
+                values = [(ours[metric][k], theirs[metric][k]) for ours, theirs in pairs if metric in ours]
+                both = [(one, other) for one, other in values if one is not None and other is not None]
+                said, got = np.mean(both, axis=0) if both else (math.nan, math.nan)
+                if not _close(metric, float(said), float(got), MEAN_TOLERANCE):
+                    yield f"{state}, mean {metric} at horizon {horizon}: claimed {said:.6g}, got {got:.6g}"
+
+
+def _close(metric: str, said: float | None, got: float | None, tolerance: Tolerance) -> bool:
     one, other = (math.nan if value is None else value for value in (said, got))
     relative, absolute = tolerance.get(metric, tolerance[""])
     return math.isclose(one, other, rel_tol=relative, abs_tol=absolute) or (math.isnan(one) and math.isnan(other))

@@ -5,9 +5,10 @@ Level `none` stands in for the sandbox here, for speed; the whole way through th
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.agreement import differences
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
-from moeload_bench.results import Result
+from moeload_bench.results import Result, RunResult
 from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, Verification, read_folder
 from moeload_bench.trace import check_trace
@@ -105,6 +106,23 @@ def test_another_suite_s_result_is_rejected(world: World, tmp_path: Path) -> Non
     made = verified(folder, other, world)
     assert (made.status, made.findings) == ("failed", {})
     assert made.reasons[0].startswith("suite hash: the result says '0000")
+
+
+def scaled(run: RunResult, factors: Sequence[float]) -> RunResult:
+    """The run with window_tv of each task times a factor."""
+    tree = run.model_dump(mode="json")
+    for task, factor in zip(tree["tasks"], itertools.cycle(factors), strict=False):
+        task["metrics"]["window_tv"] = [value * factor for value in task["metrics"]["window_tv"]]
+    return RunResult.model_validate(tree)
+
+
+def test_single_values_may_move_and_means_may_not(world: World, tmp_path: Path) -> None:
+    """What another processor does: up and down by up to a few percent. What a cheat would want: all down by as much."""
+    _, result = honest(tmp_path, world)
+    run, horizons = result.runs[0], world.suite.horizons
+    assert list(differences(run, scaled(run, (1.0, 1.008)), horizons)) == []
+    assert next(differences(scaled(run, (0.98,)), run, horizons)).startswith("stable, mean window_tv at horizon 1")
+    assert "origin 50" in next(differences(scaled(run, (0.9,)), run, horizons))
 
 
 def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:
