@@ -44,13 +44,14 @@ MEAN_TOLERANCE: Tolerance = {
 
 
 def differences(
-    claimed: RunResult,
-    again: RunResult,
-    horizons: Sequence[int],
-    tolerance: Tolerance = TOLERANCE,
+    claimed: RunResult, again: RunResult, horizons: Sequence[int], tolerance: Tolerance = TOLERANCE
 ) -> Iterator[str]:
-    """Each value of two runs of the same tasks that differs by more than its metric's tolerance, in words; then each
-    mean by state and horizon that differs by more than `MEAN_TOLERANCE`."""
+    """What differs between two runs of the same tasks, in words: each value by more than its metric's tolerance, or
+    where all values are close, each mean by state and horizon by more than `MEAN_TOLERANCE`."""
+    yield from list(_values(claimed, again, horizons, tolerance)) or _means(claimed, again, horizons)
+
+
+def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], tolerance: Tolerance) -> Iterator[str]:
     if (claimed.layers, claimed.experts) != (again.layers, again.experts):
         yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
@@ -66,7 +67,6 @@ def differences(
                 if not _close(metric, said, got, tolerance):
                     yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
     yield from _layers(claimed, again, tolerance)
-    yield from _means(claimed, again, horizons)
     if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
         yield "the floors are not those of the trace"
 
