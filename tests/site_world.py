@@ -98,7 +98,7 @@ def _drawn(template: Result, suite: Suite, name: str, level_G: Any, rng: np.rand
         tasks = [
             template.runs[0].tasks[0].model_copy(
                 update={"origin": origin, "state": state, "crossing": (False, False, state == "transient"),
-                        "failure": None, "metrics": _scores(level, rng)}
+                        "failure": None, "metrics": _scores(level, rng, quantiles=name == "other0")}
             )
             for origin, state in entry.origins()
         ]  # fmt: skip
@@ -113,9 +113,10 @@ def _drawn(template: Result, suite: Suite, name: str, level_G: Any, rng: np.rand
     return template.model_copy(update={"forecaster": made, "suite": record, "runs": tuple(runs)})
 
 
-def _scores(level: float, rng: np.random.Generator) -> dict[str, tuple[float, ...]]:
+def _scores(level: float, rng: np.random.Generator, quantiles: bool) -> dict[str, tuple[float, ...]]:
     error = level * np.exp(rng.normal(0, 0.1, 3))
-    return {"window_tv": tuple(error), "regret@quarter": tuple(0.1 * error), "hot_recall": tuple(1 - error)}
+    scores = {"window_tv": tuple(error), "regret@quarter": tuple(0.1 * error), "hot_recall": tuple(1 - error)}
+    return {**scores, **({"wql": tuple(0.7 * error)} if quantiles else {})}
 
 
 # ---------------------------------------------------------------- reading what was built

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,12 +25,13 @@ from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
-from leaderboard.site.words import MINUS, figure, file_name, signed, span, web_link
+from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
 from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import load_result
 from moeload_bench.statistics import interval, log_ratio, rank_groups
 from moeload_bench.tables import result_grid
+from moeload_bench.targets import parse_target
 from tests.conftest import need
 from tests.site_world import (
     FEW,
@@ -176,6 +178,33 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
     assert "a new recipe" in payload.claims(board)
     assert "these recipes, new seeds" in payload.claims(board)
     assert "sw_avg.w50, of 2 windows" in payload.hindsight(board)
+
+
+def test_a_metric_of_some_forecasters_leaves_the_others_without_numbers(tmp_path: Path) -> None:
+    """`wql` needs quantiles: a dash for those that give none, and no number is made up for them."""
+    board = read_inputs(many_recipes(tmp_path)).boards[0]
+    assert "wql" in metrics_of(board)
+    data = payload.metric_payload(board, "wql")
+    for i, entry in enumerate(board.entries):
+        cells = [cell(data["views"]["transient all 10"], i, field) for field in ("value", "skill", "win_rate")]
+        assert (cells[0] == NONE) is (entry.name != "other0")
+        assert cells[1:] == [NONE, NONE]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"window": 50, "a": 0.5, "b": True}, {"order": [1, 1, 1], "s": "two words"}])
+def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], mini: Board) -> None:
+    """What a shell makes of it is the target with the same arguments, for a baseline and for a submission."""
+    for target, expected in (
+        ("sw_avg", "sw_avg"),
+        ("forecaster.py:Mine", "leaderboard/submissions/mine/forecaster.py:Mine"),
+    ):
+        made = mini.results[0].forecaster.model_copy(update={"name": "mine", "target": target, "kwargs": kwargs})
+        program, verb, given, *options = shlex.split(
+            run_command(mini.results[0].model_copy(update={"forecaster": made}))
+        )
+        assert (program, verb, given.partition("@")[0]) == ("moeload-bench", "run", expected)
+        assert parse_target("sw_avg" + given.removeprefix(expected)).kwargs == kwargs
+        assert options[:4] == ["--suite", "mini", "--seed", "0"]
 
 
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:

@@ -212,6 +212,12 @@ def test_links_lead_to_forecasters_and_traces(board: Any, results: dict[str, Res
     sizes = board.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
     assert len(sizes) == 2
     assert min(sizes) > 500
+    run = next(run for run in results["lstm"].runs if run.trace == "qwen3moe-tiny-8e/test/seed1")
+    first = next(cells for cells in grid_of(board, "section table.data") if cells[0] == "lstm")
+    assert all(
+        close_to(text, value or 0)
+        for text, value in zip(first[1:], run_means(run, "transient", "window_tv"), strict=True)
+    )
     board.find_element("link text", "lstm").click()
     assert board.find_element("tag name", "h1").text == "lstm"
     assert complaints(board) == []

@@ -63,10 +63,9 @@ class View:
 
 
 def metrics_of(board: Board) -> list[str]:
-    """The metrics that every entry has: the primary one first, then errors and scores, then what plans cost."""
-    have = [{name for run in r.runs for task in run.tasks for name in task.metrics} for r in board.results]
-    common = set.intersection(*have)
-    return sorted(common, key=lambda name: (name != PRIMARY, "@" in name, name.startswith("drop"), name))
+    """The metrics that an entry has: the primary one first, then errors and scores, then what plans cost."""
+    found = {name for result in board.results for run in result.runs for task in run.tasks for name in task.metrics}
+    return sorted(found, key=lambda name: (name != PRIMARY, "@" in name, name.startswith("drop"), name))
 
 
 def states_of(board: Board) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import shlex
@@ -108,12 +109,5 @@ def verify_command(name: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A TOML literal, as targets take it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "[" + ",".join(map(_literal, value)) + "]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return str(value)
+    """A TOML literal, as targets take it: JSON's scalars and flat lists are TOML's."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

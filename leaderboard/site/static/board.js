@@ -206,7 +206,10 @@
   async function show() {
     const chosen = Object.fromEntries(SWITCHES.map((id) => [id, select[id].value]));
     const mine = ++asked;
-    const metric = await load(chosen.suite, chosen.metric);
+    const metric = await load(chosen.suite, chosen.metric).catch((error) => {
+      byId("over").textContent = error.message;
+      throw error;
+    });
     if (mine !== asked) return;
     const one = board();
     const view = metric.views[`${chosen.state} ${chosen.recipe} ${chosen.horizon}`];
