@@ -222,8 +222,8 @@ BOUNDS = [
     "  different local optima: some series end lower than statsmodels, more end higher.",
     "- Replay and score: reading the trace is most of it, and decoding parquet most of that; hashes and invariants are",
     "  a quarter. Memory: the arrays of the trace and one row group. A constant forecast stays [1, L, E].",
-    "- Two workers: the fit of `lstm` is one unit of work, beside which only other forecasters run; every worker compiles",
-    "  `arima` and imports torch anew.",
+    "- Two workers: the fit of `lstm` is one unit of work, beside which only other forecasters run; every worker",
+    "  compiles `arima` and imports torch anew.",
     "- Mini suite: most of `lstm` is 600 updates of its `train` fit, most of `arima` is compilation.",
 ]
 
