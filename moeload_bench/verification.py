@@ -131,12 +131,12 @@ class _Rerun:
                 pairs = [pair for entry in chosen for pair in test(entry, Path(scratch))]
                 findings[name] = _growth(pairs)
             if self.request.traces is not None:
-                findings["fresh_runs"] = _growth(list(self._fresh(self.request.traces)))
+                findings |= self._fresh(self.request.traces)
         return [
             f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
             f"(at most {100 * MAX_GROWTH[name]:.0f} % is accepted): it knows the suite's traces"
             for name, growth in findings.items()
-            if growth > MAX_GROWTH[name]
+            if growth > MAX_GROWTH.get(name, math.inf)
         ]
 
     def _sampled(self) -> list[SuiteTrace]:
@@ -226,22 +226,34 @@ class _Rerun:
         mine, theirs = (self._run(target, entry, path) for target in (self.target, self.reference))
         return relative_loss(mine.tasks, theirs.tasks)
 
-    def _fresh(self, folder: Path) -> Iterator[tuple[float, float]]:
-        """The claim's mean relative loss beside that on each trace of a folder."""
+    def _fresh(self, folder: Path) -> dict[str, float]:
+        """Growth on the traces of a folder: from the suite's runs of the same recipe, else from all of them.
+
+        How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
+        """
         suite, refs = self.request.suite, list_traces(folder)
         if not refs:
             raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
-        before = float(np.exp(np.mean([math.log(self._relative(entry)) for entry in suite.traces])))
+        pairs: dict[str, list[tuple[float, float]]] = {}
         for ref in refs:
             own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
             if own.horizons != suite.horizons:
                 raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
-            yield before, self._both(own.traces[0], ref.path)
+            entry = own.traces[0]
+            alike = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
+            before = float(np.exp(np.mean([math.log(self._relative(one)) for one in alike or suite.traces])))
+            name = "fresh_runs" if alike else "other_recipes"
+            pairs.setdefault(name, []).append((before, self._both(entry, ref.path)))
+        return {name: _growth(found) for name, found in pairs.items()}
 
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
     """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
     return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
+
+
+def _recipe(entry: SuiteTrace) -> str:
+    return entry.id.split("/")[0]
 
 
 def _by_state(entry: SuiteTrace) -> list[tuple[int, ...]]:

@@ -22,7 +22,7 @@ from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results import Result, RunResult
 from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, Verification, read_folder
-from moeload_bench.trace import check_trace
+from moeload_bench.trace import Trace, check_trace
 from moeload_bench.verification import MAX_GROWTH, MAX_REASON, Request, verify
 from tests.conftest import synthetic_trace
 from tests.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
@@ -57,6 +57,18 @@ def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tm
     assert made.reasons == []
     assert set(made.findings) == {"permuted_and_shifted", "future_altered", "fresh_runs"}
     assert Verification.model_validate_json(made.to_json()) == made
+
+
+def test_runs_of_other_recipes_are_reported_and_not_judged(world: World, tmp_path: Path) -> None:
+    """How the even share compares with a mean of the past depends on the recipe: here half of the experts are idle."""
+    load_SLE = np.random.default_rng(0).multinomial(1024, (0.48, 0.48, 0.02, 0.02), size=(400, 2))
+    fresh = Trace.from_arrays(load_SLE, 512, 2, global_batch_tokens=512, recipe="three", split="test", run=1)
+    write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
+    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
+    made = verified(folder, result, world, traces=tmp_path / "fresh")
+    assert made.findings["other_recipes"] > MAX_GROWTH["fresh_runs"]
+    assert "fresh_runs" not in made.findings
+    assert made.reasons == []
 
 
 def halved(result: Result) -> Result:
