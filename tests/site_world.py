@@ -13,10 +13,11 @@ import numpy as np
 from leaderboard.freeze_suite import to_toml
 from leaderboard.site.payload import FIELDS
 from moeload_bench.results import Result, load_result
+from moeload_bench.submission import RECORD, parse_submission
 from moeload_bench.suite import Suite, SuiteTrace
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("leaderboard/results/mini", "leaderboard/submissions", "moeload_bench/suites", "CITATION.cff", "docs")
+COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
 TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
 FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
 """Metrics that thinned results keep: an error with floors, another one, a cost of plans, a score."""
@@ -32,9 +33,23 @@ def copy_checkout(to: Path, traces: tuple[str, ...] = (), metrics: tuple[str, ..
             shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
         else:
             shutil.copy(ROOT / name, target)
-    for path in (to / "leaderboard" / "results").glob("*/*.json") if metrics else ():
-        thinned(load_result(path), metrics or ()).save(path)
+    for path in sorted((to / "leaderboard" / "results" / "mini").glob("*.json")):
+        result = load_result(path)
+        write_submission(to, result)
+        if metrics:
+            thinned(result, metrics).save(path)
     return to
+
+
+def write_submission(root: Path, result: Result, **changes: Any) -> Path:
+    """The folder that belongs to a result of a baseline, without a verification."""
+    suite = {"name": result.suite.name, "sha256": result.suite.sha256}
+    fields = {"name": result.name, "authors": ["The maintainers"], "licence": "Apache-2.0", "hardware": "a laptop",
+              "target": result.forecaster.target, "fitted_beyond_train": False, "suite": suite, **changes}  # fmt: skip
+    folder = root / "leaderboard" / "submissions" / result.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).write_text(parse_submission(fields, "test").to_toml())
+    return folder
 
 
 def thinned(result: Result, metrics: tuple[str, ...]) -> Result:
@@ -60,14 +75,10 @@ def add_hostile(root: Path) -> list[str]:
     for name, file in ((HOSTILE, "hostile.json"), ("evil", "evil.json")):
         made = result.forecaster.model_copy(update={"name": name, "kwargs": {"a": HOSTILE}, "requirements": (HOSTILE,)})
         update = {"forecaster": made, "runs": runs, "environment": where, "notes": (HOSTILE,), "isolation": HOSTILE}
-        result.model_copy(update=update).save(folder / file)
-    submission = root / "leaderboard" / "submissions" / "evil"
-    submission.mkdir()
-    text = (root / "leaderboard" / "submissions" / "last_value" / "submission.toml").read_text()
-    quoted = json.dumps(HOSTILE)
-    text = text.replace('name = "last_value"', 'name = "evil"').replace('"The moeload-bench maintainers"', quoted)
-    text = text.replace('licence = "Apache-2.0"', f'licence = {quoted}\nlink = "https://example.org/?a=1&b=2"')
-    (submission / "submission.toml").write_text(text)
+        hostile = result.model_copy(update=update)
+        hostile.save(folder / file)
+    link = "https://example.org/?a=1&b=2"
+    write_submission(root, hostile, authors=[HOSTILE], licence=HOSTILE, hardware=HOSTILE, link=link)
     return [HOSTILE, "evil"]
 
 

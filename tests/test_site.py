@@ -23,13 +23,15 @@ from leaderboard.make_site import MARK, write_site
 from leaderboard.site import payload
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, read_inputs
-from leaderboard.site.pages import board_files, forecaster_files, text_files
+from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
 from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
-from moeload_bench.results import load_result
+from moeload_bench.results import Result, load_result
 from moeload_bench.statistics import interval, log_ratio, rank_groups
+from moeload_bench.submission import VERIFICATION, Verification
+from moeload_bench.submission_check import claim_sha256
 from moeload_bench.tables import result_grid
 from moeload_bench.targets import parse_target
 from tests.conftest import need
@@ -44,6 +46,7 @@ from tests.site_world import (
     many_recipes,
     shown_metric,
     tables_of,
+    write_submission,
 )
 
 need("jinja2", "pip install -e '.[site]'")
@@ -98,9 +101,10 @@ def test_numbers_can_be_computed_from_the_files_by_hand(committed: Inputs, pages
     """With nothing but json and means: by recipe, state and horizon."""
     suite = committed.boards[-1].suite
     data = shown_metric(pages, suite.name, "window_tv")
+    files = (ROOT / "leaderboard" / "results" / suite.name).glob("*.json")
+    raw = {record["forecaster"]["name"]: record for record in (json.loads(path.read_text()) for path in files)}
     for i, entry in enumerate(committed.boards[-1].entries):
-        path = ROOT / "leaderboard" / "results" / suite.name / f"{entry.name}.json"
-        runs = json.loads(path.read_text())["runs"]
+        runs = raw[entry.name]["runs"]
         for recipe in {run["trace"].split("/")[0] for run in runs}:
             for k, horizon in enumerate(suite.horizons):
                 by_run = [[task["metrics"]["window_tv"][k] for task in run["tasks"] if task["state"] == "stable"]
@@ -116,7 +120,7 @@ def test_the_pages_of_forecasters_hold_the_same_numbers(committed: Inputs, pages
         grid = result_grid(board.compared, "window_tv")
         assert grid is not None
         for entry in board.entries:
-            rows = [row for table in tables_of(pages[f"forecasters/{entry.name}.html"]) for row in table]
+            rows = [row for table in tables_of(pages[forecaster_path(entry.name)]) for row in table]
             for row in (row for row in grid.rows if row.forecaster == entry.name):
                 shown = next(
                     cells for cells in rows
@@ -225,33 +229,27 @@ def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
     assert "the 5 horizons (1 to 2,000 steps)" in texts["all None"]
 
 
-def _verification(root: Path, name: str, **changes: Any) -> None:
-    path = root / "leaderboard" / "submissions" / name / "verification.json"
-    record = json.loads((ROOT / "leaderboard" / "submissions" / "sw_avg" / "verification.json").read_text())
-    path.write_text(json.dumps({**record, **changes}))
+def _verification(root: Path, result: Result, verified: bool, reasons: list[str]) -> None:
+    record = Verification(
+        verified=verified, date="2026-01-01", commit=None, level="sandbox", hardware="a laptop", tolerance={},
+        sample=1.0, result_sha256=claim_sha256(result), reasons=reasons, status="verified" if verified else "failed",
+    )  # fmt: skip
+    (root / "leaderboard" / "submissions" / result.name / VERIFICATION).write_text(record.to_json())
 
 
 def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) -> None:
     """No submission, other code, no verification, a verification of another result, one that failed."""
-    from moeload_bench.submission_check import claim_sha256
-
     root = copy_checkout(tmp_path)
-    results, submissions = root / "leaderboard" / "results" / "mini", root / "leaderboard" / "submissions"
+    folder = root / "leaderboard" / "results" / "mini"
     names = ("uniform", "last_value", "sw_avg", "arima", "lstm")
-    made = {name: load_result(results / f"{name}.json").model_copy(update={"status": "claimed"}) for name in names}
-    made["last_value"] = made["last_value"].model_copy(update={"status": "verified"})
-    made["arima"] = made["arima"].model_copy(update={"status": "verified"})
+    made = {name: load_result(folder / f"{name}.json").model_copy(update={"status": "claimed"}) for name in names}
+    for name in ("last_value", "arima"):
+        made[name] = made[name].model_copy(update={"status": "verified"})
     for name, result in made.items():
-        result.save(results / f"{name}.json")
-        (submissions / name / "verification.json").unlink(missing_ok=True)
-    text = (submissions / "uniform" / "submission.toml").read_text()
-    (submissions / "uniform" / "submission.toml").write_text(text.replace("[kwargs]", '[kwargs]\nother = "value"'))
-    _verification(
-        root, "arima", result_sha256=claim_sha256(made["arima"]), verified=True, status="verified", reasons=[]
-    )
-    _verification(
-        root, "lstm", result_sha256=claim_sha256(made["lstm"]), verified=False, status="failed", reasons=["x"]
-    )
+        result.save(folder / f"{name}.json")
+    write_submission(root, made["uniform"], kwargs={"other": "value"})
+    _verification(root, made["arima"], True, [])
+    _verification(root, made["lstm"], False, ["x"])
     found = {entry.name: (entry.standing, entry.wrong) for entry in read_inputs(root).boards[0].entries}
     assert found["uniform"][0] == "claimed"
     assert "kwargs" in found["uniform"][1][0]
