@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.placement import FloatArray
+from moeload_bench.placement_cost import step_imbalance
+from moeload_bench.plots_panels import line
 from moeload_bench.plots_style import (
     GREY,
     MARKERS,
@@ -17,9 +19,11 @@ from moeload_bench.plots_style import (
     state_strip,
     style,
 )
+from moeload_bench.plots_view import layer_names
 from moeload_bench.policies import Comparison
-from moeload_bench.replan import POLICIES, PolicyRun
+from moeload_bench.replan import POLICIES, PolicyRun, Simulation
 from moeload_bench.states import StateLabels, StateRule
+from moeload_bench.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +31,15 @@ if TYPE_CHECKING:
 
 POINTS = 300
 """Device loads are drawn as means over as many stretches of the trace."""
+BREAK_EVEN: Any = {"color": GREY, "linestyle": (0, (1, 1.5)), "linewidth": 1.0}
+BUSIEST, BAND = "busiest device", "from the least to the most loaded device"
 
 
-def draw_policies(comparison: Comparison) -> Figure:
+def draw_policies(comparison: Comparison, trace: Trace) -> Figure:
     """Step time saved against the re-planning interval; below, device loads without and with the best policy.
 
     The lower panels show the layer whose static layout is the most unbalanced, as means over short stretches of steps,
-    with its state on top.
+    with its state on top. ``trace`` is the one that was compared: its layers' names and steps are shown.
     """
     with style():
         figure = new_figure(5.2)
@@ -42,9 +48,9 @@ def draw_policies(comparison: Comparison) -> Figure:
         _curve(curve, comparison)
         left = figure.add_subplot(grid[1, 0])
         right = figure.add_subplot(grid[1, 1], sharey=left)
-        _loads(left, right, comparison)
+        handles = _loads(left, right, comparison, trace)
         title = f"{comparison.trace}, {comparison.forecaster}: saved after migration, against the static layout"
-        legend_above(figure, title, [*curve.get_legend_handles_labels()[0], *state_handles()])
+        legend_above(figure, title, [*curve.get_legend_handles_labels()[0], *handles])
         return figure
 
 
@@ -62,10 +68,22 @@ def _curve(axes: Axes, comparison: Comparison) -> None:
         axes.plot([run.every for run in runs], [run.saved_percent for run in runs], label=name, **look)
     axes.axhline(0, color="black", linewidth=0.8)
     best = comparison.best
-    if best.policy != "static":
-        axes.plot(best.every, best.saved_percent, "o", markersize=11, markerfacecolor="none", color="black")
     intervals = sorted({run.every for run in comparison.runs})
     axes.set_xscale("log")
+    if best.policy != "static":
+        axes.plot(
+            best.every,
+            best.saved_percent,
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            color="black",
+            label=_title(best),
+        )
+    if best.break_even_steps is not None:
+        shown = min(max(best.break_even_steps, intervals[0] / 100), 100 * intervals[-1])
+        axes.set_xlim(min(shown, intervals[0]) / 1.3, max(shown, intervals[-1]) * 1.3)
+        axes.axvline(best.break_even_steps, **BREAK_EVEN, label=f"its break-even: {best.break_even_steps:,.1f} steps")
     axes.set_xticks(intervals, [f"{k:,}" for k in intervals])
     axes.minorticks_off()
     axes.grid(axis="y")
@@ -76,33 +94,39 @@ def _curve(axes: Axes, comparison: Comparison) -> None:
     axes.set_ylabel("step time saved [%]")
 
 
-def _loads(left: Axes, right: Axes, comparison: Comparison) -> None:
+def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> list[Any]:
+    """Draws the lower panels and returns their legend entries."""
+    from matplotlib.patches import Patch
+
     simulation, best = comparison.simulation, comparison.best
+    first, stride = int(trace.step_S[0]), simulation.stride
     static = simulation.history("static", 1)
-    per_layer = np.nanmean(
-        np.stack(
-            [simulation.device_loads(static, layer).max(axis=1) for layer in range(static[0].slot_expert_LR.shape[0])]
-        ),
-        axis=1,
-    )
-    layer = int(per_layer.argmax())
+    layer = _most_unbalanced(simulation)
     chosen = simulation.history(best.policy, best.every, comparison.share_hat(best.policy, best.every))
-    for axes, segments, title in (
-        (left, static, "static layout"),
-        (right, chosen, _title(best)),
-    ):
+    with_states = any(run.policy == "stable_only" for run in comparison.runs)
+    for axes, segments, title in ((left, static, "static layout"), (right, chosen, _title(best))):
         loads_SD = simulation.device_loads(segments, layer)
-        step, mean = _stretches(loads_SD, simulation.stride)
-        for device in range(mean.shape[1]):
-            axes.plot(step, mean[:, device], color=PALETTE[device % len(PALETTE)], linewidth=0.7, alpha=0.8)
-        axes.axhline(1, color="black", linewidth=0.6)
-        state_strip(axes, _spans(simulation.transient_SL[:, layer], simulation.stride))
-        axes.set_xlim(0, len(loads_SD) * simulation.stride)
+        step, mean_N2 = _stretches(np.stack([loads_SD.min(axis=1), loads_SD.max(axis=1)], axis=1), stride)
+        axes.fill_between(first + step, mean_N2[:, 0], mean_N2[:, 1], color=GREY, alpha=0.3, linewidth=0)
+        axes.plot(first + step, mean_N2[:, 1], color="black", linewidth=0.8, label=BUSIEST)
+        axes.axhline(1, color=GREY, linewidth=0.6)
+        if with_states:
+            state_strip(axes, _spans(simulation.transient_SL[:, layer], first, stride))
+        axes.set_xlim(first, first + len(loads_SD) * stride)
         axes.set_title(title, pad=13)
         axes.set_xlabel("training step")
         axes.grid(axis="y")
     right.tick_params(labelleft=False)
-    left.set_ylabel(f"layer {layer}: device load / mean")
+    left.set_ylabel(f"layer {layer_names(trace)[layer]}: device load / mean")
+    band = Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=BAND)
+    return [line(BUSIEST, "black", linewidth=0.8), band, *(state_handles() if with_states else [])]
+
+
+def _most_unbalanced(simulation: Simulation) -> int:
+    """The layer whose static layout has the largest mean of the busiest device's load; those without load aside."""
+    peak_SL = step_imbalance(simulation.static_plan(), simulation.share_SLE, simulation.shape.devices)
+    count_L = np.isfinite(peak_SL).sum(axis=0)
+    return int(np.where(count_L > 0, np.nansum(peak_SL, axis=0) / np.maximum(count_L, 1), -np.inf).argmax())
 
 
 def _title(run: PolicyRun) -> str:
@@ -120,6 +144,7 @@ def _stretches(loads_SD: FloatArray, stride: int) -> tuple[FloatArray, FloatArra
     return np.asarray((starts + size / 2) * stride, dtype=np.float64), mean
 
 
-def _spans(transient_S: Any, stride: int) -> list[tuple[float, float, Any]]:
+def _spans(transient_S: Any, first: int, stride: int) -> list[tuple[float, float, Any]]:
+    """(first step, end, state) of each stretch of equal labels of a trace that begins at step ``first``."""
     labels = StateLabels(StateRule(), stride, transient_S[:, None], np.empty((0, 1)), np.empty((0, 1)))
-    return [(span.start * stride, span.stop * stride, span.state) for span in labels.spans(0)]
+    return [(first + span.start * stride, first + span.stop * stride, span.state) for span in labels.spans(0)]

@@ -66,10 +66,14 @@ def compare_policies(
     """Simulate every policy at every interval, each plan made from what the forecaster says at that step.
 
     ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default. Raises
-    `PlacementError` for a shape or interval that does not fit, `TargetError` or `IsolationError` for a forecaster that
-    cannot be run. A forecast that fails leaves the plan as it is and is listed.
+    `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError` or
+    `IsolationError` for a forecaster that cannot be run. A forecast that fails leaves the plan as it is and is listed.
     """
     shape.check(trace.num_experts)
+    if not trace.load_SLE.any():
+        raise PlacementError(
+            f"{trace.id}: no layer has load in any of {trace.steps} rows, expected load in at least one"
+        )
     intervals = _intervals(trace, every)
     policies, transient_SL, notes = FORECAST_POLICIES, None, []
     try:

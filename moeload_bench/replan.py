@@ -78,15 +78,17 @@ class CostModel:
 class PolicyRun:
     """What one policy cost over the trace; milliseconds are means per step, percentages of the static step time.
 
-    ``gain_percent``: saved before migration; ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan
-    has paid for itself; ``break_even_mb``: the size of an expert up to which the policy gains anything. Both None
-    where the policy gains nothing or moves nothing. ``imbalance`` by state of the layer-step, None where there is none.
+    ``moved_mb``: what all ``replicas_moved`` weigh together. ``gain_percent``: saved before migration;
+    ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan has paid for itself; ``break_even_mb``: the
+    size of an expert up to which the policy gains anything. Both None where the policy gains nothing or
+    moves nothing. ``imbalance`` by state of the layer-step, None where there is none.
     """
 
     policy: Policy
     every: int
     replans: int
     replicas_moved: int
+    moved_mb: float
     step_ms: float
     migration_ms: float
     gain_percent: float
@@ -235,6 +237,7 @@ class Simulation:
             every=every,
             replans=replans,
             replicas_moved=moved,
+            moved_mb=moved * self.cost.expert_mb,
             step_ms=self.cost.step_ms - gain + per_step,
             migration_ms=per_step,
             gain_percent=100 * gain / self.cost.step_ms,

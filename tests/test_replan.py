@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli import app
 from moeload_bench.errors import PlacementError, TargetError
+from moeload_bench.meta import LayerMeta
 from moeload_bench.placement import ClusterShape, plan
 from moeload_bench.placement_cost import replicas_moved, step_imbalance
+from moeload_bench.plots_placement import draw_policies
 from moeload_bench.policies import compare_policies
 from moeload_bench.replan import POLICIES, CostModel, Simulation, settle
 from moeload_bench.store import write_trace
@@ -60,6 +62,15 @@ def test_costs_by_hand():
     assert run.migration_ms == pytest.approx(migration / 80)
     assert run.saved_percent == pytest.approx(gain - migration / 80)
     assert run.break_even_steps == pytest.approx(migration / gain)
+
+
+def test_bytes_moved_are_the_replicas_times_their_size():
+    """`moved_mb`: every replica that a device receives weighs `expert_mb`, hidden behind training or not."""
+    sim = simulation(cost=CostModel(100, 350, 25, overlap=1))
+    run = sim.run("every", 40, sim.true_means(sim.decisions("every", 40)[0], 40))
+    assert run.replicas_moved > 0
+    assert run.moved_mb == 350 * run.replicas_moved
+    assert sim.run("static", 40).moved_mb == 0
 
 
 def test_at_the_break_even_size_a_policy_saves_nothing():
@@ -259,6 +270,13 @@ def test_intervals_that_do_not_fit_are_refused(every):
         compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, every=every, level="none")
 
 
+def test_a_trace_without_any_load_is_refused():
+    """Nothing can be planned or compared where no layer-step has load: the trace is named."""
+    silent = Trace.from_arrays(np.zeros((60, 2, 8), dtype=np.int64), 0, 2, recipe="silent")
+    with pytest.raises(PlacementError, match=r"silent/.*: no layer has load in any of 60 rows, expected"):
+        compare_policies(silent, "sw_avg", SHAPE_8, COST, every=[20], level="none")
+
+
 def test_an_unknown_forecaster_is_refused_by_name():
     """As everywhere."""
     with pytest.raises((TargetError, Exception), match="no_such"):
@@ -285,6 +303,63 @@ def test_the_command_answers_and_draws(tmp_path):
     record = json.loads(plan_command(path, "--json").stdout)
     assert {run["policy"] for run in record["policies"]} == set(POLICIES)
     assert record["best"]["saved_percent"] > 0
+    assert record["best"]["moved_mb"] == 50 * record["best"]["replicas_moved"]
+
+
+def drawn(axes, label):
+    """The points of a line by its label."""
+    (line,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def later_trace():
+    """An unequal run from step 5000 on whose layers are 3 (without load) and 7 of a stack."""
+    load = skewed_trace().load_SLE.copy()
+    load[:, 0] = 0
+    layers = [LayerMeta(index=index, experts=8, top_k=2) for index in (3, 7)]
+    step_S, tokens_SL = 5000 + np.arange(600), load.sum(axis=2) // 2
+    return Trace.from_arrays(load, tokens_SL, 2, step_S=step_S, layers=layers, recipe="later")
+
+
+def test_the_figure_shows_the_busiest_device_of_a_layer_that_has_load():
+    """Lower panels: the mean of the largest device load, at the trace's own steps, of a layer named as in the trace."""
+    pytest.importorskip("matplotlib")
+    trace = later_trace()
+    done = compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[50, 100], level="none")
+    curve, left, right = draw_policies(done, trace).axes
+    assert left.get_ylabel() == "layer 7: device load / mean"
+    assert left.get_xlim() == right.get_xlim() == (5000, 5600)
+    step, peak = drawn(left, "busiest device")
+    largest = done.simulation.device_loads(done.simulation.history("static", 50), 1).max(axis=1)
+    np.testing.assert_allclose(step, 5001 + 2 * np.arange(300))
+    np.testing.assert_allclose(peak, largest.reshape(300, 2).mean(axis=1))
+    strip = [patch for patch in left.patches if str(patch.get_gid()).startswith("state-")]
+    assert strip[0].get_x() == 5000
+    assert curve.get_xlabel().startswith("k: steps")
+
+
+def test_the_figure_names_all_that_it_draws():
+    """The legend has the circle around the best policy, its break-even, the device loads and the states."""
+    pytest.importorskip("matplotlib")
+    trace = skewed_trace()
+    done = compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[50, 100], level="none")
+    figure = draw_policies(done, trace)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    best, low = done.best, figure.axes[0].get_xlim()[0]
+    assert f"best: {best.policy}, k = {best.every:,}" in texts
+    even = f"its break-even: {best.break_even_steps:,.1f} steps"
+    assert drawn(figure.axes[0], even)[0].tolist() == [best.break_even_steps] * 2
+    assert best.break_even_steps > low
+    assert {even, "busiest device", "from the least to the most loaded device", "state: stable"} <= set(texts)
+
+
+def test_a_figure_without_states_shows_none():
+    """Where a trace cannot be labelled, no strip claims a state."""
+    pytest.importorskip("matplotlib")
+    trace = skewed_trace(stride=50)
+    figure = draw_policies(compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[500], level="none"), trace)
+    assert not any(text.get_text().startswith("state") for text in figure.legends[0].get_texts())
+    assert not any(str(patch.get_gid()).startswith("state-") for ax in figure.axes for patch in ax.patches)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +371,7 @@ def test_the_command_answers_and_draws(tmp_path):
         (["--bandwidth", "0"], "bandwidth_gb_s is 0"),
         (["--every", "ten"], "--every is 'ten'"),
         (["--nodes", "2", "--groups", "3"], "multiple of 2"),
+        (["--groups", "0"], "groups is 0"),
     ],
 )
 def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):

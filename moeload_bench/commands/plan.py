@@ -70,7 +70,7 @@ def plan(
         from moeload_bench.plots_style import check_suffix
 
         check_suffix(figure)
-    shape = ClusterShape("plan", devices, slots, nodes, groups or nodes)
+    shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
     cost = CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
     loaded, intervals, isolation = load_trace(trace), _intervals(every), parse_level(level)
     with pair_progress(quiet=as_json, unit="forecasts") as report:
@@ -82,7 +82,7 @@ def plan(
         from moeload_bench.plots_placement import draw_policies
         from moeload_bench.plots_style import save_figure
 
-        save_figure(draw_policies(comparison), figure)
+        save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)
     if comparison.failures:
         raise typer.Exit(1)
@@ -131,6 +131,7 @@ def _print(comparison: Comparison) -> None:
         "k",
         "re-plans",
         "moved",
+        "moved MB",
         "imbalance",
         "transient",
         "stable",
@@ -158,6 +159,7 @@ def _cells(run: PolicyRun, step_ms: float) -> list[str]:
         "-" if run.policy == "static" else f"{run.every:,}",
         f"{run.replans:,}",
         f"{run.replicas_moved:,}",
+        f"{run.moved_mb:,.0f}",
         *(number(value, 3) for value in (run.imbalance, run.imbalance_transient, run.imbalance_stable)),
         number(run.gain_percent, 2),
         number(100 * run.migration_ms / step_ms, 2),
