@@ -61,13 +61,20 @@ class StateRule:
     band: tuple[float, float] = (0.75, 1.25)
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.window % self.block or any(self.block % m for m in self.scales) or not self.scales:
+        whole = bool(self.scales) and min(self.window, self.block, *self.scales) >= 1
+        if not whole or self.window % self.block or any(self.block % m for m in self.scales):
             raise SuiteError(
-                f"a state rule needs scales that divide its block and a block that divides its window, got "
-                f"scales {self.scales}, block {self.block}, window {self.window}"
+                f"a state rule needs scales that divide its block and a block that divides its window, all at least 1, "
+                f"got scales {self.scales}, block {self.block}, window {self.window}"
             )
-        if not 0 < self.low <= self.high:
-            raise SuiteError(f"a state rule needs 0 < low <= high, got {self.low} and {self.high}")
+        if not 0 < self.low <= self.high < float("inf"):
+            raise SuiteError(f"a state rule needs 0 < low <= high, both finite, got {self.low} and {self.high}")
+        if self.hold < 1:
+            raise SuiteError(f"a state rule needs a hold of at least 1 step, got {self.hold}")
+        if not 0 <= self.margin < float("inf"):
+            raise SuiteError(f"a state rule needs a finite margin of at least 0, got {self.margin}")
+        if len(self.band) != 2 or not 0 < self.band[0] <= 1 <= self.band[1] < float("inf"):
+            raise SuiteError(f"a state rule needs a band of two factors around 1, got {self.band}")
 
 
 class Span(NamedTuple):

@@ -303,3 +303,26 @@ def test_rules_that_cannot_work_are_refused():
         StateRule(scales=(3,))
     with pytest.raises(SuiteError, match="0 < low <= high"):
         StateRule(low=0.1, high=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"window": 0}, "all at least 1, got"),
+        ({"scales": (0,)}, "all at least 1, got"),
+        ({"scales": ()}, "all at least 1, got"),
+        ({"block": -10}, "all at least 1, got"),
+        ({"high": float("inf")}, "both finite, got 0.04 and inf"),
+        ({"low": float("nan")}, "both finite, got nan"),
+        ({"hold": 0}, "a hold of at least 1 step, got 0"),
+        ({"margin": -1.0}, "margin of at least 0, got -1.0"),
+        ({"margin": float("nan")}, "a finite margin"),
+        ({"band": (2.0, 3.0)}, "two factors around 1, got"),
+        ({"band": (-0.5, 1.5)}, "two factors around 1, got"),
+        ({"band": (1.0,)}, "two factors around 1, got"),
+    ],
+)
+def test_constants_without_a_meaning_are_refused(changes, words):
+    """Whatever would divide by zero, never hold or not bracket the onset is refused with what was expected."""
+    with pytest.raises(SuiteError, match=words):
+        StateRule(**changes)
