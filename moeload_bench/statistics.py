@@ -22,6 +22,8 @@ Claim = Literal["these recipes, new seeds", "a new recipe"]
 
 CLIP = 20.0
 """Ratios are kept within [1 / CLIP, CLIP]: one task cannot decide a mean."""
+EXACT = 1e-12
+"""Errors below this, and differences of errors up to it, are rounding."""
 MIN_RECIPES = 5
 """With fewer recipes no interval and no test is given."""
 
@@ -61,9 +63,10 @@ class Comparison:
 def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
     """log of error / reference, clipped to +-log CLIP; [T].
 
-    Two errors of 0 are equal (0). NaN where either does not exist.
+    Errors below EXACT count as 0, and two errors of 0 are equal (0). NaN where either does not exist.
     """
-    error, reference = np.asarray(error_T, dtype=np.float64), np.asarray(reference_T, dtype=np.float64)
+    error, reference = (np.asarray(each, dtype=np.float64) for each in (error_T, reference_T))
+    error, reference = (np.where(np.abs(each) < EXACT, 0.0, each) for each in (error, reference))
     ratio = np.full(np.broadcast_shapes(error.shape, reference.shape), np.nan)
     known = np.isfinite(error) & np.isfinite(reference)
     np.divide(error, reference, out=ratio, where=known & (reference > 0))
@@ -82,12 +85,12 @@ def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
 
 
 def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
-    """Fraction of tasks with the smaller error, a tie counting half; NaN without any common task."""
+    """Fraction of tasks with the smaller error, a tie (to within EXACT) counting half; NaN without any common task."""
     known = np.isfinite(error_T) & np.isfinite(other_T)
     if not known.any():
         return float("nan")
-    a, b = np.asarray(error_T)[known], np.asarray(other_T)[known]
-    return float(np.mean((a < b) + 0.5 * (a == b)))
+    gap = np.asarray(error_T)[known] - np.asarray(other_T)[known]
+    return float(np.mean((gap < -EXACT) + 0.5 * (np.abs(gap) <= EXACT)))
 
 
 def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:

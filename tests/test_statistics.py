@@ -139,6 +139,14 @@ def test_ratios_are_clipped_and_zeros_defined():
     assert np.isnan(skill(np.array([np.nan, np.nan]), tasks))
 
 
+def test_rounding_decides_nothing():
+    """Errors below 1e-12 are 0: two exact forecasts tie whatever their last bits, in skill and in wins."""
+    rounding, exact = np.full(4, 3e-16), np.zeros(4)
+    for a, b in ((rounding, exact), (exact, rounding), (rounding, 2 * rounding)):
+        assert skill(log_ratio(a, b), tasks_of(1, 1, 4)) == 0.0
+        assert win_rate(a, b) == 0.5
+
+
 def test_runs_with_fewer_tasks_weigh_alike():
     """A run counts once whatever its number of tasks, and so does a recipe."""
     ratio = np.log([0.5, 0.5, 0.5, 1.0])
