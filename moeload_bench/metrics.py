@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.errors import SuiteError
+
 FloatArray = NDArray[np.float64]
 
 HOT_FRACTION = 4
@@ -64,7 +66,10 @@ def hot_recall(forecast_LE: FloatArray, share_LE: FloatArray, k: int) -> FloatAr
     """Expected fraction of the k truly most loaded experts that are among the forecast's k; [L].
 
     Both are window means. Ties are broken at random and the expectation is taken, so a uniform forecast scores k / E.
+    Raises `SuiteError` for k < 1.
     """
+    if k < 1:
+        raise SuiteError(f"hot_recall needs at least 1 expert to name, got k = {k}")
     both_LE = _in_top(forecast_LE, k) * _in_top(share_LE, k)
     return np.asarray(both_LE.sum(axis=-1) / k)
 

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import mean_absolute_percentage_error, mean_pinball_loss
 
 from moeload_bench import metrics
+from moeload_bench.errors import SuiteError
 
 seeds = st.integers(0, 2**31)
 
@@ -129,6 +130,13 @@ def test_hot_recall_breaks_ties_in_expectation():
     assert metrics.hot_recall(np.full((1, 4), 0.25), share, 1)[0] == 0.25
     assert metrics.hot_recall(np.full((1, 4), 0.25), share, 3)[0] == 0.75
     assert [metrics.hot_k(E) for E in (1, 4, 8, 64)] == [1, 1, 2, 16]
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_hot_recall_of_nobody_is_refused(k):
+    """At least one expert must be named."""
+    with pytest.raises(SuiteError, match=f"at least 1 expert to name, got k = {k}"):
+        metrics.hot_recall(np.full((1, 4), 0.25), np.full((1, 4), 0.25), k)
 
 
 def test_hot_recall_expectation_is_what_random_tie_breaks_give():
