@@ -37,6 +37,11 @@ Mark = Literal["exact", "approximate", "not given"]
 
 FLOOR_METRICS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate")
 FLOOR_NAMES = ("floor_batch", "floor_level", "floor_sampling")
+LABELLED = ("transient", "stable")
+"""States whose floors are means over the rows with that label."""
+
+Windows = Sequence[IntArray]
+"""First rows of windows at each horizon: K arrays [W]."""
 
 MAX_WINDOWS = 400
 """Windows, spread evenly over the rows of a state, that a floor is a mean over."""
@@ -90,20 +95,28 @@ def excess(error: FloatArray, floor: FloatArray) -> FloatArray:
     return np.sqrt(np.where(np.isnan(square), np.nan, np.maximum(square, 0.0)))
 
 
-def trace_floors(trace: Trace, labels: StateLabels, horizons: Sequence[int]) -> Floors:
+def trace_floors(
+    trace: Trace,
+    labels: StateLabels | None,
+    horizons: Sequence[int],
+    *,
+    states: Sequence[str] = LABELLED,
+    given: Mapping[str, Windows] | None = None,
+) -> Floors:
     """Floors of a trace by state of the run at the origin (all layers agree), for horizons in training steps.
 
-    A floor is the mean over windows that start in the state, as the scores are. Raises `SuiteError` for a horizon that
-    the stride does not divide or that is longer than the trace.
+    A floor is the mean over windows that start in the state, as the scores are: one of ``states``, by the labels, or
+    one of the names in ``given``, which holds the windows themselves. Raises `SuiteError` for a horizon that the stride
+    does not divide or that is longer than the trace.
     """
     rows_K = horizon_rows(horizons, trace.meta.stride, trace.steps)
-    names = np.asarray(state_names(labels))
-    states = {}
-    for state in ("transient", "stable"):
-        first_W = window_starts(names == state, rows_K[-1])
-        if first_W.size:
-            states[state] = floors_from(trace, dict.fromkeys(range(trace.num_layers), first_W), rows_K)
-    return Floors(tuple(horizons), states)
+    windows: dict[str, Windows] = {}
+    if labels is not None:
+        names = np.asarray(state_names(labels))
+        windows = {state: [window_starts(names == state, rows_K[-1])] * len(rows_K) for state in states}
+    windows.update(given or {})
+    kept = {name: first_KW for name, first_KW in windows.items() if any(first_W.size for first_W in first_KW)}
+    return Floors(tuple(horizons), _floors(trace, dict.fromkeys(range(trace.num_layers), kept), rows_K))
 
 
 def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
@@ -116,47 +129,66 @@ def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
 
 def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: Sequence[int]) -> dict[str, Floor]:
     """The three floors, of the layers named, averaged over the windows that start at the rows given for each."""
-    batch: list[dict[str, FloatArray]] = []
-    level: list[dict[str, FloatArray]] = []
-    sampling: list[dict[str, FloatArray]] = []
-    for layer, first_W in first_W_by_layer.items():
+    windows = {layer: {"": [first_W] * len(rows_K)} for layer, first_W in first_W_by_layer.items()}
+    return _floors(trace, windows, rows_K)[""]
+
+
+def _floors(
+    trace: Trace, windows_by_layer: Mapping[int, Mapping[str, Windows]], rows_K: Sequence[int]
+) -> dict[str, dict[str, Floor]]:
+    """The three floors by name of the windows, which is the same for every layer."""
+    batch: list[dict[str, dict[str, FloatArray]]] = []
+    level: list[dict[str, dict[str, FloatArray]]] = []
+    sampling: list[dict[str, dict[str, FloatArray]]] = []
+    for layer, windows in windows_by_layer.items():
         load_SE = trace.load_SLE[:, layer]
         share_SE = shares(load_SE)
-        made = _Layer(Running(share_SE), first_W, rows_K)
+        made = _Layer(Running(share_SE), windows, rows_K)
         if "load_half" in trace.columns:
-            batch.append(made.floor(batch_noise(load_SE, trace.columns["load_half"][:, layer])))
-        level.append(made.floor(level_noise(share_SE)))
+            batch.append(made.floors(batch_noise(load_SE, trace.columns["load_half"][:, layer])))
+        level.append(made.floors(level_noise(share_SE)))
         level_SE = made.share.mean(np.arange(trace.steps) - LEVEL_ROWS // 2, LEVEL_ROWS)
         top_k = trace.meta.layers[layer].top_k or 1
-        sampling.append(made.floor(sampling_noise(level_SE, load_SE.sum(axis=1), top_k)))
+        sampling.append(made.floors(sampling_noise(level_SE, load_SE.sum(axis=1), top_k)))
     no_half = "the trace has no half batches"
     return {
-        "floor_batch": Floor("exact", "measured from half batches", _stack(batch))
-        if batch
-        else Floor("not given", no_half, {}),
-        "floor_level": Floor("approximate", "noise around the level; not a lower bound", _stack(level)),
-        "floor_sampling": Floor(*_sampling_mark(trace), _stack(sampling)),
+        name: {
+            "floor_batch": Floor("exact", "measured from half batches", _stack([floors[name] for floors in batch]))
+            if batch
+            else Floor("not given", no_half, {}),
+            "floor_level": Floor(
+                "approximate", "noise around the level; not a lower bound", _stack([floors[name] for floors in level])
+            ),
+            "floor_sampling": Floor(*_sampling_mark(trace), _stack([floors[name] for floors in sampling])),
+        }
+        for name in next(iter(windows_by_layer.values()), {})
     }
 
 
 class _Layer(NamedTuple):
-    """One layer's shares, and the windows that its floors are means over."""
+    """One layer's shares, and by name the windows that its floors are means over."""
 
     share: Running
-    first_W: IntArray
+    windows: Mapping[str, Windows]
     rows_K: Sequence[int]
 
-    def floor(self, noise: Noise) -> dict[str, FloatArray]:
-        """Metric to [K]."""
+    def floors(self, noise: Noise) -> dict[str, dict[str, FloatArray]]:
+        """Name of the windows, metric to [K]."""
         tv = Running(0.5 * noise.size_SE.sum(axis=1, keepdims=True))
         ratio, cells = self.relative(noise)
+        return {name: self.floor(first_KW, noise, tv, ratio, cells) for name, first_KW in self.windows.items()}
+
+    def floor(
+        self, first_KW: Windows, noise: Noise, tv: Running, ratio: Running, cells: Running
+    ) -> dict[str, FloatArray]:
+        """Metric to [K], NaN at a horizon without windows."""
         out: dict[str, list[float]] = {name: [] for name in FLOOR_METRICS}
-        for rows in self.rows_K:
+        for first_W, rows in zip(first_KW, self.rows_K, strict=True):
             over = max(rows, NOISE_ROWS)
-            deviation_WE = np.sqrt(noise.variance_of_mean(self.first_W, rows))
-            per_step = _mean(tv.mean(self.first_W, over))
-            at_W, points = self.first_W // POINT_ROWS, max(1, over // POINT_ROWS)
-            error_WE, seen_WE = relative_noise(_ratio(deviation_WE, self.share.mean(self.first_W, over)))
+            deviation_WE = np.sqrt(noise.variance_of_mean(first_W, rows))
+            per_step = _mean(tv.mean(first_W, over))
+            at_W, points = first_W // POINT_ROWS, max(1, over // POINT_ROWS)
+            error_WE, seen_WE = relative_noise(_ratio(deviation_WE, self.share.mean(first_W, over)))
             out["window_tv"].append(_mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)))
             out["tv"].append(per_step)
             out["error_rate"].append(_mean(_ratio(ratio.mean(at_W, points), cells.mean(at_W, points))))

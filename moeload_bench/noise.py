@@ -54,7 +54,8 @@ def level_noise(share_SE: FloatArray) -> Noise:
 
     g(n) = n * variance of a mean over n rows: g(1) is the variance of rows in blocks of b = BLOCK_ROWS around the
     block's mean, g(b) is b times the mean squared second difference of block means / 6 (a slow drift cancels), and
-    g(n) = g(b) for longer means; between them g is linear in 1 / n, as it is for short-lived autocorrelation.
+    g(n) = g(b) for longer means; between them g is linear in 1 / n, as it is for short-lived autocorrelation. A block
+    is the mean of its c rows with load, and 6 / b, by which b * bend is divided, is 1 / c_0 + 4 / c_1 + 1 / c_2.
     """
     b = BLOCK_ROWS
     S, E = share_SE.shape
@@ -63,12 +64,17 @@ def level_noise(share_SE: FloatArray) -> Noise:
         nothing = np.full((S, E), np.nan)
         return Noise(nothing, lambda first, rows: np.full((len(first), E), np.nan))
     block_NbE = share_SE[: N * b].reshape(N, b, E)
-    mean_NE = block_NbE.mean(axis=1)
+    valid_Nb: BoolArray = np.asarray(np.isfinite(block_NbE).all(axis=2))
+    count_N = valid_Nb.sum(axis=1)
+    count_N1 = np.where(count_N > 0, count_N, np.nan)[:, None]
+    mean_NE = np.where(valid_Nb[..., None], block_NbE, 0.0).sum(axis=1) / count_N1
+    widen_N = np.sqrt(count_N / np.where(count_N > 1, count_N - 1, np.nan))
     deviation_SE = np.full((S, E), np.nan)
-    deviation_SE[: N * b] = ((block_NbE - mean_NE[:, None]) * np.sqrt(b / (b - 1))).reshape(N * b, E)
-    bend_NE = (mean_NE[2:] - 2.0 * mean_NE[1:-1] + mean_NE[:-2]) ** 2 / 6.0
+    deviation_SE[: N * b] = ((block_NbE - mean_NE[:, None]) * widen_N[:, None, None]).reshape(N * b, E)
+    weight_N1 = 1.0 / count_N1[2:] + 4.0 / count_N1[1:-1] + 1.0 / count_N1[:-2]
+    bend_NE = (mean_NE[2:] - 2.0 * mean_NE[1:-1] + mean_NE[:-2]) ** 2 / weight_N1
     long_run = np.full((S, E), np.nan)
-    long_run[b : b + (N - 2) * b] = np.repeat(b * bend_NE, b, axis=0)
+    long_run[b : b + (N - 2) * b] = np.repeat(bend_NE, b, axis=0)
     one, many = Running(deviation_SE**2), Running(long_run)
 
     def variance_of_mean(first: IntArray, rows: int) -> FloatArray:
@@ -81,8 +87,9 @@ def level_noise(share_SE: FloatArray) -> Noise:
 
 
 def sampling_noise(level_SE: FloatArray, total_S: IntArray, top_k: int) -> Noise:
-    """Noise of top-k draws around known shares."""
-    variance_SE = sampling_variance(level_SE, np.maximum(total_S, 1)[:, None], top_k)
+    """Noise of top-k draws around known shares; unknown in rows without load."""
+    total_S1 = np.where(total_S > 0, total_S, np.nan)[:, None]
+    variance_SE = sampling_variance(level_SE, total_S1, top_k)
     running = Running(variance_SE)
     size_SE = MEAN_ABS_NORMAL * np.sqrt(variance_SE)
     return Noise(size_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)

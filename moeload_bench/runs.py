@@ -23,7 +23,7 @@ from moeload_bench.harness import Answer, ForecastDigest, replay
 from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
 from moeload_bench.placement_cost import score_plans
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
-from moeload_bench.scoring import SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states import State
 from moeload_bench.store import read_trace
 from moeload_bench.suite import Suite, SuiteTrace, check_origins
@@ -132,48 +132,53 @@ class _RunScores:
     def __init__(self, pair: Pair, truth: Truth) -> None:
         self.pair, self.truth = pair, truth
         self.states: dict[int, State] = dict(pair.entry.origins())
-        self.tasks: list[TaskResult] = []
+        self.scored: dict[int, tuple[str | None, Scores]] = {}
+        self.quantiles = False
         self.digest = ForecastDigest()
-        self.layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
-        scores = _score(answer, self.truth, self.pair.setting.suite)
+        self.scored[answer.origin] = answer.failure, _score(answer, self.truth, self.pair.setting.suite)
+        self.quantiles |= answer.forecast is not None and answer.forecast.quantile_QKLE is not None
         self.digest.update(answer)
-        state = self.states[answer.origin]
-        for metric, value_KL in scores.items():
-            self.layered[state][metric].append(value_KL)
-        self.tasks.append(
-            TaskResult(
-                origin=answer.origin,
-                state=state,
-                crossing=self.truth.crosses(answer.origin),
-                failure=answer.failure,
-                metrics=rounded_tree({name: mean_over(value_KL, axis=1) for name, value_KL in scores.items()}),
-            )
-        )
 
     def fail_rest(self, reason: str) -> None:
         """Every origin without an answer fails for one reason."""
-        seen = {task.origin for task in self.tasks}
-        for origin in sorted(set(self.states) - seen):
+        for origin in sorted(set(self.states) - set(self.scored)):
             self.add(Answer(origin, -1, None, reason))
 
     def finish(self, host: Host | None) -> RunResult:
-        """The record of the run."""
+        """The record of the run; failed tasks have the metrics of quantiles where the others have them."""
+        tasks: list[TaskResult] = []
+        layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        left_out = set() if self.quantiles else {spec.name for spec in METRICS if spec.needs_quantiles}
+        for origin, (failure, scores) in self.scored.items():
+            kept = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
+            for metric, value_KL in kept.items():
+                layered[self.states[origin]][metric].append(value_KL)
+            tasks.append(
+                TaskResult(
+                    origin=origin,
+                    state=self.states[origin],
+                    crossing=self.truth.crosses(origin),
+                    failure=failure,
+                    metrics=rounded_tree({name: mean_over(value_KL, axis=1) for name, value_KL in kept.items()}),
+                )
+            )
         per_layer = {
             state: {metric: mean_over(np.stack(values), axis=0) for metric, values in metrics.items()}
-            for state, metrics in self.layered.items()
+            for state, metrics in layered.items()
         }
+        floors = self.truth.floors(self.pair.entry.origins())
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,
             layers=self.truth.trace.num_layers,
             experts=self.truth.trace.num_experts,
-            tasks=tuple(self.tasks),
+            tasks=tuple(tasks),
             per_layer=rounded_tree(per_layer),
-            floors=rounded_tree(self.truth.floors.by_state()),
-            floor_marks=self.truth.floors.marks(),
+            floors=rounded_tree(floors.by_state()),
+            floor_marks=floors.marks(),
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),

@@ -13,7 +13,7 @@ from typing import Any
 from moeload_bench.placement_cost import ABOUT
 from moeload_bench.results import RunResult, TaskResult
 from moeload_bench.scoring import METRICS
-from moeload_bench.suite import STATES
+from moeload_bench.suite import CROSSING, STATES
 
 PRIMARY = "window_tv"
 # Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
@@ -93,7 +93,7 @@ def _layers(run: RunResult, names: set[str], K: int) -> Iterator[str]:
 def _floors(run: RunResult, K: int) -> Iterator[str]:
     for state, floors in run.floors.items():
         for floor, metrics in floors.items():
-            named = state in STATES and _FLOOR.fullmatch(floor) and all(map(_known, metrics))
+            named = state in (*STATES, CROSSING) and _FLOOR.fullmatch(floor) and all(map(_known, metrics))
             if not named or not all(_sane(value_K, K) for value_K in metrics.values()):
                 yield f"floors: {state[:20]!r}, {floor[:40]!r}: expected [{K}] sane values of known metrics"
                 return

@@ -17,11 +17,13 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
-from moeload_bench.states import State, StateRule, choose_origins, label_states, origins_every, state_names
+from moeload_bench.states import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
 from moeload_bench.store import data_sha256
 from moeload_bench.trace import Trace
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
+CROSSING = "crossing"
+"""The tasks of any state whose window contains a change of state or a planned switch, reported apart."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -161,7 +163,10 @@ def suite_for_trace(
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
     chosen = choose_origins(labels, trace.step_S, usable[-1], per_state)
     if not any(chosen.values()):
-        raise SuiteError(f"{trace.id}: no origin leaves room for the horizon {usable[-1]}")
+        raise SuiteError(
+            f"{trace.id}: no origin has {FIRST} rows before it and room for the horizon {usable[-1]} after it; "
+            f"expected at least {FIRST + usable[-1] // trace.meta.stride} rows, got {trace.steps}"
+        )
     entry = SuiteTrace(
         id=trace.id,
         data_sha256=data_sha256(trace),

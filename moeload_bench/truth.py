@@ -5,19 +5,23 @@ Kept per process for the last runs only, since all forecasters of a suite need t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.floors import Floors, trace_floors
+from moeload_bench.errors import TraceError
+from moeload_bench.floors import LABELLED, Floors, Windows, trace_floors
 from moeload_bench.harness import row_of, window_rows
 from moeload_bench.placement import headline_shapes
 from moeload_bench.placement_cost import References, reference_plans
 from moeload_bench.scoring import horizon_rows
-from moeload_bench.states import StateLabels, StateRule, crossing, label_states
+from moeload_bench.shifts import planned_shifts
+from moeload_bench.states import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.store import read_trace
+from moeload_bench.suite import CROSSING, STATES
 from moeload_bench.trace import Trace
 
 
@@ -29,18 +33,52 @@ class Truth:
         self.rule = rule
         self.horizons = horizons
         self._references: dict[int, References] = {}
+        self._floors: dict[tuple[tuple[int, State], ...], Floors] = {}
 
     @cached_property
     def share_SLE(self) -> NDArray[np.float64]:
         return self.trace.share_SLE()
 
     @cached_property
-    def labels(self) -> StateLabels:
-        return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
+    def labels(self) -> StateLabels | None:
+        """None for a stride that the rule cannot work with: then states are those that a suite gives its origins."""
+        try:
+            return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
+        except TraceError:
+            return None
 
     @cached_property
-    def floors(self) -> Floors:
-        return trace_floors(self.trace, self.labels, self.horizons)
+    def shift_N(self) -> tuple[int, ...]:
+        """Rows at which the recipe planned a switch of data or a restart of the learning rate."""
+        return tuple(planned_shifts(self.trace))
+
+    def floors(self, origins: Sequence[tuple[int, State]]) -> Floors:
+        """The floors of every state that has origins, and of the windows that cross; made once for all forecasters.
+
+        Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and all
+        of them where the trace has no labels, over the origins themselves.
+        """
+        key = tuple(origins)
+        if key not in self._floors:
+            given = self._own_windows(key)
+            states = [state for state in LABELLED if state not in given and any(state == s for _, s in key)]
+            self._floors[key] = trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
+        return self._floors[key]
+
+    def _own_windows(self, origins: Sequence[tuple[int, State]]) -> dict[str, Windows]:
+        """[K] first rows of the windows of origins that have no label of their own."""
+        crosses_OK = [self.crosses(origin) for origin, _ in origins]
+        row_O = [row_of(self.trace, origin) for origin, _ in origins]
+        windows: dict[str, Windows] = {}
+        for state in STATES:
+            own = [row for row, (_, s) in zip(row_O, origins, strict=True) if s == state]
+            if own and (self.labels is None or state not in LABELLED):
+                windows[state] = [np.array(own, dtype=np.int64)] * len(self.horizons)
+        crossing_KW = [
+            np.array([row for row, crosses_K in zip(row_O, crosses_OK, strict=True) if crosses_K[k]], dtype=np.int64)
+            for k in range(len(self.horizons))
+        ]
+        return {**windows, CROSSING: crossing_KW}
 
     def window(self, origin: int) -> NDArray[np.float64]:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""
@@ -70,10 +108,10 @@ class Truth:
         return tuple(self._crosses(row, horizon) for horizon in self.horizons)
 
     def _crosses(self, row: int, horizon: int) -> bool:
-        stage = self.trace.columns.get("stage")
         rows = window_rows(self.trace, row, horizon)
-        switched = stage is not None and bool((stage[rows] != stage[max(row - 1, 0)]).any())
-        return switched or bool(crossing(self.labels, row, rows.stop - rows.start).any())
+        if any(rows.start <= shift < rows.stop for shift in self.shift_N):
+            return True
+        return self.labels is not None and bool(crossing(self.labels, row, rows.stop - rows.start).any())
 
 
 @lru_cache(maxsize=2)

@@ -217,3 +217,41 @@ def test_excess_recovers_a_forecasts_own_error(tokens):
     error = oracle_errors(trace, off, 1)["window_tv"]
     floor = stable_floor(trace, "floor_batch", (1,))["window_tv"][0]
     assert 0.78 * own < float(excess(error, floor)) < 1.02 * own
+
+
+@pytest.mark.parametrize("name", ["floor_batch", "floor_level", "floor_sampling"])
+def test_rows_without_load_leave_every_floor_where_it_is(name):
+    """Empty rows (one in 50, anywhere) are left out of the noise: each floor stays within 2 %."""
+    p = fixed(3000, 2, 16)
+    load, half = draw(p, 4096)
+    empty = load.copy(), half.copy()
+    at = np.random.default_rng(0).choice(3000, 60, replace=False)
+    for column in empty:
+        column[at] = 0
+    full, holed = (
+        floor_of(Trace.from_arrays(one, top_k=1, columns={"load_half": other}), name)
+        for one, other in ((load, half), empty)
+    )
+    for metric in FLOOR_METRICS:
+        np.testing.assert_allclose(holed[metric], full[metric], rtol=0.02, err_msg=metric)
+
+
+def test_floor_level_survives_an_empty_row_in_every_block():
+    """A block is the mean of its rows with load; fewer rows per block are accounted for, not lost."""
+    load, _ = draw(fixed(3000, 2, 16), 4096)
+    holed = load.copy()
+    holed[3::10] = 0
+    full, without = (floor_of(Trace.from_arrays(one, top_k=1), "floor_level") for one in (load, holed))
+    np.testing.assert_allclose(without["window_tv"], full["window_tv"], rtol=0.04)
+
+
+def test_windows_of_their_own_have_floors_of_their_own():
+    """Floors of given windows, another set at each horizon, are those of `floors_from`; none is NaN, not a warning."""
+    trace = trace_of(fixed(1200, 2, 16))
+    first_KW = [np.array([], dtype=np.int64), np.array([400, 700])]
+    floors = trace_floors(trace, None, (1, 100), given={"crossing": first_KW}).by_state()
+    assert list(floors) == ["crossing"]
+    expected = floors_from(trace, dict.fromkeys(range(2), first_KW[1]), (1, 100))["floor_batch"].values
+    for metric, value_K in floors["crossing"]["floor_batch"].items():
+        assert np.isnan(value_K[0])
+        assert value_K[1] == pytest.approx(expected[metric][1].mean())

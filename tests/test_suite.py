@@ -92,6 +92,12 @@ def test_an_origin_that_leaves_no_room_is_refused(trace: Trace) -> None:
         check_origins(trace, entry, 100)
 
 
+def test_a_trace_that_is_too_short_is_told_why() -> None:
+    """An origin needs 20 rows before it, so five rows serve no horizon: rows needed and rows there are named."""
+    with pytest.raises(SuiteError, match=r"20 rows before it and room for the horizon 1 .* at least 21 rows, got 5"):
+        suite_for_trace(synthetic_trace(5))
+
+
 def test_an_own_trace_gets_the_horizons_it_can_serve() -> None:
     """At most half its length, multiples of its stride; none at all is refused."""
     assert fitting_horizons(synthetic_trace(400)) == (1, 10, 100)

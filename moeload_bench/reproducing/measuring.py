@@ -17,7 +17,7 @@ import numpy as np
 from moeload_bench.drift import FloatArray
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation import Progress, evaluate
-from moeload_bench.floors import FLOOR_NAMES
+from moeload_bench.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.isolate import Level
 from moeload_bench.plots_view import layer_names
 from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
@@ -194,6 +194,7 @@ def floor_rows(result: Result) -> list[FloorRow]:
         )
         for k, horizon in enumerate(result.suite.horizons)
         for state, floors in run.floors.items()
+        if state in LABELLED
         for floor in FLOOR_NAMES
         if (values := floors.get(floor))
     ]
