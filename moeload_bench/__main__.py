@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose is one line on standard error and exit status 2."""
+    """Run the command line; an error raised on purpose or by the system is one line on standard error and status 2."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     from moeload_bench.cli import app
@@ -16,8 +16,13 @@ def main() -> None:
     try:
         app()
     except MoeloadError as error:
-        print(f"moeload-bench: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        text = str(error)
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
+    else:
+        return
+    print(f"moeload-bench: {printable(text)}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if path.is_dir():
+        found = ", ".join(str(file.relative_to(path)) for file in sorted(path.glob("**/*.parquet"))[:20])
+        raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {found or 'none'}")
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     try:

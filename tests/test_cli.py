@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from moeload_bench.__main__ import main
 from moeload_bench.results import load_result
 from moeload_bench.store import write_trace
 from tests.conftest import synthetic_trace
@@ -41,10 +44,64 @@ def own_trace(tmp_path: Path) -> Path:
 )
 def test_what_does_not_exist_is_refused_in_one_line(arguments: list[str], message: str) -> None:
     """Got and what exists instead, exit status 2, no traceback."""
-    done = moeload(*arguments)
+    refused(moeload(*arguments), message)
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """One line on standard error, exit status 2."""
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    own_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out` and the cache are made and tried first: no forecaster has run when they are refused."""
+    file = own_trace.parent / "good.parquet"
+    file.write_bytes(b"")
+    words = ("run", "sw_avg", "--trace", str(own_trace))
+    for out in (file, file / "below"):
+        done = moeload(*words, "--out", str(out))
+        refused(done, f"--out: got {out}, expected a folder that can be written to: ")
+        assert done.stdout == ""
+    monkeypatch.setenv("MOELOAD_CACHE", str(file))
+    refused(moeload(*words), f"the cache ($MOELOAD_CACHE): got {file}, expected a folder")
+
+
+def test_an_error_of_the_system_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be written anywhere else: its name and the system's reason, exit status 2, no traceback."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/seed0.parquet")
+
+    monkeypatch.setattr("moeload_bench.cli.app", full)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "moeload-bench: runs/seed0.parquet: No space left on device\n"
+
+
+def test_a_folder_is_no_trace_and_lists_those_in_it(own_trace: Path) -> None:
+    """`--trace FOLDER` says which traces the folder holds."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace.parent))
+    refused(done, f"{own_trace.parent}: a folder, expected a trace (.parquet); there is in it: own.parquet")
+
+
+def test_a_suite_and_a_trace_exclude_each_other(own_trace: Path) -> None:
+    """What is scored is one of them; neither is ignored in silence."""
+    done = moeload("run", "sw_avg", "--suite", "mini", "--trace", str(own_trace))
+    refused(done, f"got --suite mini and --trace {own_trace}, expected one of them")
+
+
+@pytest.mark.parametrize("option", ["--sliding", "--blocks"])
+def test_steps_between_origins_are_counted_from_one(option: str) -> None:
+    """0 is refused as what it is, not taken for another number."""
+    done = moeload("run", "sw_avg", option, "0")
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
 
 
 def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def run(
             show_default=False,
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help="A suite's name, or a TOML file.")] = "mini",
+    suite: Annotated[str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="mini")] = None,
     trace: Annotated[
         Path | None,
         typer.Option(help="Your own run instead of a suite: a .parquet trace; its origins are chosen by the rule."),
@@ -34,10 +34,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
     metric: Annotated[str, typer.Option(help="The metric of the first table.")] = "window_tv",
     sliding: Annotated[
-        int | None, typer.Option(help="An origin every so many steps (the paper's sliding evaluation).")
+        int | None, typer.Option(min=1, help="An origin every so many steps (the paper's sliding evaluation).")
     ] = None,
     blocks: Annotated[
-        int | None, typer.Option(help="Disjoint blocks of so many steps, each forecast as a whole (the paper's).")
+        int | None,
+        typer.Option(min=1, help="Disjoint blocks of so many steps, each forecast as a whole (the paper's)."),
     ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
     jobs: Annotated[
@@ -58,12 +59,16 @@ def run(
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
+    from moeload_bench.cache import cache_dir
     from moeload_bench.evaluation import evaluate
     from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
 
     task_list, paths, defaults = _task_list(suite, trace)
     task_list = _slid(task_list, paths, sliding, blocks)
+    _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
+    if out is not None:
+        _make_folder(out, "--out")
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
             targets or _installed(defaults or task_list.baselines),
@@ -94,6 +99,19 @@ def file_name(target: str) -> str:
     return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
 
 
+def _make_folder(folder: Path, what: str) -> None:
+    """Make it and write to it now: hours of scoring must not end where nothing can be kept."""
+    from tempfile import TemporaryFile
+
+    from moeload_bench.errors import ResultError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ResultError(f"{what}: got {folder}, expected a folder that can be written to: {error.strerror}") from None
+
+
 def _installed(defaults: Sequence[str]) -> list[str]:
     """The default forecasters whose packages are there; what is left out is said on standard error."""
     from moeload_bench.errors import MissingExtraError
@@ -110,12 +128,15 @@ def _installed(defaults: Sequence[str]) -> list[str]:
     return kept
 
 
-def _task_list(suite: str, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
+def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
+    from moeload_bench.errors import SuiteError
     from moeload_bench.store import read_trace
     from moeload_bench.suite import load_suite, suite_for_trace
 
     if trace is None:
-        return load_suite(suite), {}, None
+        return load_suite(suite or "mini"), {}, None
+    if suite is not None:
+        raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
     own = suite_for_trace(read_trace(trace))
     return own, {own.traces[0].id: trace}, list(OWN_TRACE_BASELINES)
 
@@ -125,14 +146,13 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
     from moeload_bench.store import find_trace, read_trace
     from moeload_bench.suite import slide
 
-    if sliding is None and blocks is None:
-        return suite
     if sliding is not None and blocks is not None:
         raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
+    every = sliding or blocks
+    if every is None:
+        return suite
     traces = {entry.id: read_trace(paths.get(entry.id) or find_trace(entry.id)) for entry in suite.traces}
-    if blocks is not None:
-        return slide(suite, traces, blocks, (blocks,))
-    return slide(suite, traces, sliding or 1, suite.horizons)
+    return slide(suite, traces, every, (blocks,) if blocks else suite.horizons)
 
 
 def _print(results: Results, metric: str, own: bool) -> None:
