@@ -10,9 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moeload_bench.errors import TraceError
 
 FORMAT_VERSION = 1
+RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
+SPLIT_PATTERN = r"\w+"
 
 
 class ColumnSpec(NamedTuple):
@@ -81,10 +85,10 @@ class TraceMeta(_Record):
     """All that a reader needs to tell two traces apart or to make one again."""
 
     format_version: Literal[1] = 1
-    recipe: str
+    recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$")
     recipe_version: int = 1
-    split: str = "test"
-    run: int = Field(default=0, description="the seed's number within its split")
+    split: str = Field(default="test", pattern=f"^{SPLIT_PATTERN}$")
+    run: int = Field(default=0, ge=0, description="the seed's number within its split")
     seed: int | None = None
     stride: int = Field(default=1, ge=1, description="training steps between two rows")
     group: str = Field(default="", description="runs that may be fitted on for one another share it")
@@ -125,3 +129,16 @@ class TraceMeta(_Record):
     def sha256(self) -> str:
         """Hash of the canonical JSON (`meta_sha256`)."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
+    """The record as `TraceMeta`; raises `TraceError` with the first field that is wrong, got and expected."""
+    try:
+        return TraceMeta.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            there = ", ".join(TraceMeta.model_fields)
+            raise TraceError(f"{where}: unknown metadata field {at}; there is: {there}") from None
+        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None

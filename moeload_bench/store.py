@@ -14,20 +14,20 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
+from moeload_bench.meta import RECIPE_PATTERN, SPLIT_PATTERN, checked_meta
 from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
-from moeload_bench.trace import COLUMNS, Array, Trace, TraceMeta, check_trace
+from moeload_bench.trace import COLUMNS, Array, Trace, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TRACES_ENV = "MOELOAD_TRACES"
-_ID = re.compile(r"(?P<recipe>[A-Za-z0-9][\w.-]*)/(?P<split>\w+)/seed(?P<run>\d+)")
+_ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 
 
 class TraceRef(NamedTuple):
@@ -73,10 +73,15 @@ def columns_of(trace: Trace) -> dict[str, Array]:
 
 
 def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Check a trace and write it atomically; raises `TraceError` on a broken invariant or an existing file."""
+    """Check a trace and write it atomically.
+
+    Raises `TraceError` on a broken invariant, an existing file, or a name under which no reader looks for a trace.
+    """
     import pyarrow.parquet as pq
 
     target = Path(path)
+    if target.suffix != ".parquet":
+        raise TraceError(f"{target}: expected a file name that ends in .parquet")
     if target.exists() and not overwrite:
         raise TraceError(f"{target}: a trace is there already; choose another folder or remove it first")
     check_trace(trace, where=str(target))
@@ -136,7 +141,7 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     with open_parquet(Path(path)) as file:
         record = read_record(file, where)
         stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
-        meta = _meta(record, where)
+        meta = checked_meta(record, where)
         arrays = read_columns(file, meta, where)
     run_S = arrays.pop("run")
     if (run_S != meta.run).any():
@@ -151,15 +156,6 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
         if expected_sha256 not in (None, content):
             raise HashMismatchError(f"{where}: data_sha256 is {content}, expected {expected_sha256}: another trace")
     return trace
-
-
-def _meta(record: dict[str, Any], where: str) -> TraceMeta:
-    try:
-        return TraceMeta.model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
 
 
 # ---------------------------------------------------------------- finding
@@ -181,7 +177,12 @@ def trace_folders() -> Iterator[tuple[str, Path]]:
 
 
 def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
-    """Traces found on this machine, or those of one folder; of equal ids the first one found counts."""
+    """Traces found on this machine, or those of one folder; of equal ids the first one found counts.
+
+    Raises `TraceError` for a folder that does not exist.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
     places = [("local", Path(folder))] if folder is not None else list(trace_folders())
     found: dict[str, TraceRef] = {}
     for origin, place in places:

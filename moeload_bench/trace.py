@@ -22,6 +22,7 @@ from moeload_bench.meta import (
     LayerMeta,
     SourceMeta,
     TraceMeta,
+    checked_meta,
 )
 
 __all__ = [
@@ -103,17 +104,21 @@ class Trace:
 
         ``load_SLE`` [S, L, E] whole numbers; ``tokens`` a number, [S] or [S, L] (derived from the loads when
         ``top_k`` is given and it is left out); ``top_k`` None when it varies or is unknown; ``step_S`` [S], else
-        0 .. S-1. Further keywords go into `TraceMeta`. Raises `TraceError` when the numbers break an invariant.
+        0 .. S-1. Further keywords go into `TraceMeta`. Raises `TraceError` for anything that is not so, and when the
+        numbers break an invariant.
         """
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1):
+            raise TraceError(f"top_k is {top_k!r}, expected a whole number from 1, or None where it varies")
+        top_k = None if top_k is None else int(top_k)
         load = _whole("load", load_SLE, ndim=3)
         S, L, E = load.shape
         steps = np.arange(S, dtype=np.int64) if step_S is None else _whole("step", step_S, ndim=1)
         tokens_SL = _tokens(tokens, load, top_k)
-        meta.setdefault("stride", int(steps[1] - steps[0]) if S > 1 and steps[1] > steps[0] else 1)
+        meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
         if "layers" not in meta:
-            meta["layers"] = tuple(LayerMeta(index=i, experts=E, top_k=top_k) for i in range(L))
-        record = TraceMeta(recipe=recipe, split=split, run=run, experts=E, **meta)
+            meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
+        record = checked_meta({"recipe": recipe, "split": split, "run": run, "experts": E, **meta}, "trace")
         optional = {name: _cast(name, value) for name, value in (columns or {}).items()}
         trace = cls(record, steps, tokens_SL, load, optional)
         check_trace(trace, where=trace.id)
@@ -168,6 +173,8 @@ def check_trace(trace: Trace, where: str = "trace") -> None:
 def _check_steps(trace: Trace, where: str) -> None:
     if trace.steps == 0:
         raise TraceError(f"{where}: the trace has no steps")
+    if trace.step_S[0] < 0:
+        raise TraceError(f"{where}: the first step is {trace.step_S[0]}, expected at least 0")
     rise = np.diff(trace.step_S)
     wrong = np.flatnonzero(rise != trace.meta.stride)
     if wrong.size:
@@ -208,16 +215,29 @@ def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:
         raise TraceError(f"{where}: step {trace.step_S[at[0]]}, layer {trace.meta.layers[at[1]].index}: {say(*at)}")
 
 
-def _whole(name: str, value: Any, ndim: int) -> IntArray:
-    array = np.asarray(value)
+def _whole(name: str, value: Any, ndim: int, dtype: str = "int64") -> Array:
+    """The numbers as ``dtype``, unchanged, or `TraceError`."""
+    array = _array(name, value)
     if array.ndim != ndim:
         raise TraceError(f"{name} has shape {array.shape}, expected {ndim} axes")
-    whole = array.dtype.kind in "iu" or (
-        array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.floor(array)).all()
-    )
-    if not whole:
-        raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype} with other values")
-    return np.array(array, dtype=np.int64)
+    if array.dtype.kind not in "iuf":
+        raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype}")
+    limits = np.iinfo(dtype)
+    if array.dtype.kind == "f":  # the largest int64 is no float: the next float is refused
+        good = (array >= limits.min) & (array < float(limits.max) + 1) & (array == np.floor(array))
+    else:
+        good = (array >= limits.min) & (array <= limits.max)
+    if not good.all():
+        at = tuple(int(i) for i in np.argwhere(~good)[0])
+        raise TraceError(f"{name} must hold whole numbers of {dtype}, got {array[at]} at {list(at)}")
+    return np.array(array, dtype=dtype)
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TraceError(f"{name} cannot be read as an array of numbers: {' '.join(str(error).split())}") from None
 
 
 def _tokens(tokens: Any, load: IntArray, top_k: int | None) -> IntArray:
@@ -225,13 +245,20 @@ def _tokens(tokens: Any, load: IntArray, top_k: int | None) -> IntArray:
     if tokens is None:
         total = load.sum(axis=2)
         return np.ascontiguousarray(total // top_k) if top_k else total
-    array = np.asarray(tokens)
-    if array.ndim == 1:
-        array = array[:, None]
-    return _whole("tokens", np.broadcast_to(array, (S, L)), ndim=2)
+    array = _array("tokens", tokens)
+    if array.shape not in ((), (S,), (S, L)):
+        raise TraceError(f"tokens have shape {array.shape}, expected a number, {(S,)} or {(S, L)}")
+    return _whole("tokens", np.broadcast_to(array[:, None] if array.ndim == 1 else array, (S, L)), ndim=2)
 
 
 def _cast(name: str, value: Any) -> Array:
     if name not in OPTIONAL_COLUMNS:
         raise TraceError(f"unknown column {name!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
-    return np.array(value, dtype=OPTIONAL_COLUMNS[name].dtype)
+    spec = OPTIONAL_COLUMNS[name]
+    if spec.dtype.startswith("int"):
+        return _whole(f"column {name}", value, 1 + len(spec.axes), spec.dtype)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(value, dtype=spec.dtype)
+    except (ValueError, TypeError) as error:
+        raise TraceError(f"column {name} cannot be read as {spec.dtype}: {' '.join(str(error).split())}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -204,6 +205,13 @@ def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
     trace = read_trace(out)
     assert trace.id == "mine/test/seed0"
     assert trace.load_SLE.tolist() == [[[3, 1]], [[2, 2]]]
-    again = CliRunner().invoke(app, words)
-    assert isinstance(again.exception, TraceError)
-    assert "a trace is there already" in str(again.exception)
+    for more, says in (
+        ([], "a trace is there already"),
+        (["--name", "a b"], r"metadata field recipe: .*pattern.*, got 'a b'"),
+        (["--split", "a b"], r"metadata field split: .*pattern.*, got 'a b'"),
+        (["--out", str(tmp_path / "noext")], r"noext: expected a file name that ends in \.parquet"),
+    ):
+        again = CliRunner().invoke(app, [*words, *more])
+        assert isinstance(again.exception, TraceError)
+        assert re.search(says, str(again.exception))
+    assert not (tmp_path / "noext").exists()

@@ -198,6 +198,25 @@ def test_a_trace_is_found_by_id_in_local_folders(trace: Trace, tmp_path: Path, m
         load_trace("own/test/seed7")
 
 
+def test_a_name_under_which_nobody_looks_is_refused(trace: Trace, tmp_path: Path) -> None:
+    """Readers and folders know traces by `.parquet`; nothing is written under another name."""
+    with pytest.raises(TraceError, match=r"noext: expected a file name that ends in \.parquet"):
+        write_trace(trace, tmp_path / "noext")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist_holds_no_traces_and_says_so(trace: Trace, tmp_path: Path) -> None:
+    """A missing folder is an error, an empty one is not; a folder given for a trace lists those below it."""
+    with pytest.raises(TraceError, match=r"nowhere: no such folder; expected one that holds RECIPE/SPLIT/seedN"):
+        list_traces(tmp_path / "nowhere")
+    assert list_traces(tmp_path) == []
+    with pytest.raises(TraceError, match=r"a folder, expected a trace .*; there is in it: none"):
+        read_trace(tmp_path)
+    write_trace(trace, tmp_path / "own" / "test" / "seed0.parquet")
+    with pytest.raises(TraceError, match=r"there is in it: own/test/seed0\.parquet"):
+        read_trace(tmp_path)
+
+
 def test_the_bundled_traces_are_valid() -> None:
     """What ships in the wheel obeys every invariant."""
     found = list(validate_path(Path(__file__).parent.parent / "moeload_bench" / "data"))

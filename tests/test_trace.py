@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -32,6 +34,55 @@ def test_fractions_are_not_counts() -> None:
     with pytest.raises(TraceError, match="whole numbers"):
         Trace.from_arrays(load / load.sum(axis=2, keepdims=True))
     assert Trace.from_arrays(load.astype(np.float64)).load_SLE.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"load_SLE": [[[1, 2]], [[3]]]}, "load cannot be read as an array of numbers"),
+        ({"load_SLE": [[1, 2]]}, r"load has shape \(1, 2\), expected 3 axes"),
+        ({"load_SLE": [[["a"]]]}, "load must hold whole numbers, got dtype <U1"),
+        ({"load_SLE": [[[1.0, 0.5]]]}, r"load must hold whole numbers of int64, got 0\.5 at \[0, 0, 1\]"),
+        ({"load_SLE": [[[1.0, 1e300]]]}, r"load must hold whole numbers of int64, got 1e\+300 at \[0, 0, 1\]"),
+        ({"load_SLE": [[[1.0, 2.0**63]]]}, r"got 9\.2\d+e\+18 at"),
+        ({"load_SLE": [[[np.nan, 1]]]}, "got nan at"),
+        ({"load_SLE": np.full((1, 1, 1), 2**63, dtype=np.uint64)}, "got 9223372036854775808 at"),
+        ({"tokens": [1, 2, 3]}, r"tokens have shape \(3,\), expected a number, \(2,\) or \(2, 1\)"),
+        ({"tokens": 1.5}, "tokens must hold whole numbers"),
+        ({"tokens": "many"}, "tokens must hold whole numbers, got dtype"),
+        ({"top_k": 0}, "top_k is 0, expected a whole number from 1, or None"),
+        ({"top_k": 2.0}, r"top_k is 2\.0, expected"),
+        ({"top_k": True}, "top_k is True, expected"),
+        ({"step_S": [-1, 0]}, "the first step is -1, expected at least 0"),
+        ({"step_S": [5]}, r"column step has shape \(1,\), expected \(2,\)"),
+        ({"recipe": ""}, "metadata field recipe: .*pattern.*, got ''"),
+        ({"recipe": "a b"}, "metadata field recipe: .*pattern.*, got 'a b'"),
+        ({"recipe": "a\n"}, "metadata field recipe: .*pattern"),
+        ({"split": "te st"}, "metadata field split: .*pattern.*, got 'te st'"),
+        ({"run": -1}, "metadata field run: .*greater than or equal to 0, got -1"),
+        ({"colour": "red"}, "unknown metadata field colour; there is: .*recipe"),
+        ({"columns": {"lose": [1, 2]}}, "unknown column 'lose'; there is: .*loss"),
+        ({"columns": {"loss": ["a", "b"]}}, "column loss cannot be read as float32"),
+        ({"columns": {"load_half": [[[0.5, 1]], [[1, 1]]]}}, r"column load_half must hold whole numbers .*, got 0\.5"),
+        ({"columns": {"stage": [0, 2**31]}}, r"column stage must hold whole numbers of int32, got 2147483648 at \[1\]"),
+    ],
+)
+def test_what_is_no_trace_is_refused_as_such(changed: dict[str, Any], says: str) -> None:
+    """Whatever is wrong with the numbers or the metadata, it is a `TraceError` that says what was got and expected."""
+    load = [[[1, 1]], [[2, 0]]]
+    with pytest.raises(TraceError, match=says):
+        Trace.from_arrays(**{"load_SLE": load, **changed})
+
+
+def test_whole_numbers_of_any_type_are_taken_as_they_are() -> None:
+    """numpy's integers for top-k, unsigned and small counts, a loss beyond float32 as infinity."""
+    load = np.array([[[1, 1]]], dtype=np.uint8)
+    trace = Trace.from_arrays(load, top_k=np.int64(2), columns={"loss": [1e300], "stage": [3.0]})
+    assert trace.meta.top_k == 2
+    assert trace.load_SLE.tolist() == [[[1, 1]]]
+    assert trace.columns["stage"].dtype == np.int32
+    assert np.isposinf(trace.columns["loss"]).all()
+    assert Trace.from_arrays([[[2**62]]]).load_SLE[0, 0, 0] == 2**62
 
 
 def test_unequal_experts_are_refused_by_name() -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.common import trace_from
-from moeload_bench.trace import LayerMeta, Trace
+from moeload_bench.trace import Trace
 
 MAX_BYTES = 4 * 2**30
 IntArray = NDArray[np.int64]
@@ -57,7 +57,7 @@ def import_csv(
         tokens,
         top_k,
         step_S=cells.step_S,
-        layers=tuple(LayerMeta(index=int(index), experts=E, top_k=top_k) for index in cells.layer_L),
+        layers=[{"index": int(index), "experts": E, "top_k": top_k} for index in cells.layer_L],
         **meta,
     )
 
