@@ -6,6 +6,7 @@ means; states and horizons are never averaged away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from leaderboard.separation import ALPHA, PRIMARY, STATES, Cell, cells
@@ -131,13 +132,18 @@ def win_rate_table(found: Sequence[Cell]) -> str:
     horizons = list(dict.fromkeys(cell.horizon for cell in found))
     at = {(cell.state, cell.horizon): cell.win_rate for cell in found}
     rows = [
-        (state, f"`{name}`", *(f"{at[state, h][name]:.2f}" if (state, h) in at else "-" for h in horizons))
+        (state, f"`{name}`", *(_rate(at.get((state, h), {}).get(name)) for h in horizons))
         for state in STATES
         if any(cell.state == state for cell in found)
         for name in found[0].win_rate
     ]
     words = f"Fraction of tasks with the smaller {PRIMARY}, a tie counting half, mean over the other forecasters."
     return "\n\n".join([table(("state", "forecaster", *(f"h = {h}" for h in horizons)), rows), words])
+
+
+def _rate(value: float | None) -> str:
+    """Two digits; "-" without another forecaster, or without a common task, to win against."""
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 # ---------------------------------------------------------------- metrics and cost

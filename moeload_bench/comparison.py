@@ -18,6 +18,8 @@ from moeload_bench.results import Result, load_result
 from moeload_bench.statistics import Claim, Interval, Tasks
 
 CLAIMS: tuple[Claim, ...] = ("a new recipe", "these recipes, new seeds")
+WINDOWED = "sw_avg"
+"""The baseline whose every entry is a fixed window."""
 FloatArray = NDArray[np.float64]
 
 
@@ -103,3 +105,16 @@ def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[
     ratio_T = statistics.log_ratio(errors.by_forecaster[forecaster], errors.by_forecaster[reference])
     found = [statistics.interval(ratio_T, errors.tasks, claim) for claim in CLAIMS]
     return statistics.skill(ratio_T, errors.tasks), [interval for interval in found if interval is not None]
+
+
+def best_window(results: Sequence[Result], metric: str) -> tuple[str, int] | None:
+    """The fixed window with the least error over all tasks, and of how many it is the best; None without any.
+
+    Windows are the results of the baseline `sw_avg`, whatever its arguments.
+    """
+    windows = [result for result in results if result.forecaster.target.partition("@")[0] == WINDOWED]
+    if not windows:
+        return None
+    errors = errors_of(windows, metric)
+    best = statistics.best_in_hindsight(errors.by_forecaster, errors.tasks)
+    return None if best is None else (best, len(windows))

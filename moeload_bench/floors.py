@@ -105,16 +105,17 @@ def trace_floors(
 ) -> Floors:
     """Floors of a trace by state of the run at the origin (all layers agree), for horizons in training steps.
 
-    A floor is the mean over windows that start in the state, as the scores are: one of ``states``, by the labels, or
-    one of the names in ``given``, which holds the windows themselves. Raises `SuiteError` for a horizon that the stride
-    does not divide or that is longer than the trace.
+    A floor is the mean over windows that start in the state, as the scores are: one of ``states``, by the labels, or,
+    where those give none, one of the names in ``given``, which holds the windows themselves. Raises `SuiteError` for a
+    horizon that the stride does not divide or that is longer than the trace.
     """
     rows_K = horizon_rows(horizons, trace.meta.stride, trace.steps)
-    windows: dict[str, Windows] = {}
-    if labels is not None:
-        names = np.asarray(state_names(labels))
-        windows = {state: [window_starts(names == state, rows_K[-1])] * len(rows_K) for state in states}
-    windows.update(given or {})
+    windows = dict(given or {})
+    names = np.array([] if labels is None else state_names(labels), dtype=np.str_)
+    for state in states:
+        first_W = window_starts(names == state, rows_K[-1])
+        if first_W.size:
+            windows[state] = [first_W] * len(rows_K)
     kept = {name: first_KW for name, first_KW in windows.items() if any(first_W.size for first_W in first_KW)}
     return Floors(tuple(horizons), _floors(trace, dict.fromkeys(range(trace.num_layers), kept), rows_K))
 

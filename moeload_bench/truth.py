@@ -55,30 +55,24 @@ class Truth:
     def floors(self, origins: Sequence[tuple[int, State]]) -> Floors:
         """The floors of every state that has origins, and of the windows that cross; made once for all forecasters.
 
-        Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and all
-        of them where the trace has no labels, over the origins themselves.
+        Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and of
+        states that no label is in, over the origins themselves.
         """
         key = tuple(origins)
         if key not in self._floors:
+            states = [state for state in LABELLED if any(state == s for _, s in key)]
             given = self._own_windows(key)
-            states = [state for state in LABELLED if state not in given and any(state == s for _, s in key)]
             self._floors[key] = trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
         return self._floors[key]
 
     def _own_windows(self, origins: Sequence[tuple[int, State]]) -> dict[str, Windows]:
-        """[K] first rows of the windows of origins that have no label of their own."""
-        crosses_OK = [self.crosses(origin) for origin, _ in origins]
-        row_O = [row_of(self.trace, origin) for origin, _ in origins]
-        windows: dict[str, Windows] = {}
-        for state in STATES:
-            own = [row for row, (_, s) in zip(row_O, origins, strict=True) if s == state]
-            if own and (self.labels is None or state not in LABELLED):
-                windows[state] = [np.array(own, dtype=np.int64)] * len(self.horizons)
-        crossing_KW = [
-            np.array([row for row, crosses_K in zip(row_O, crosses_OK, strict=True) if crosses_K[k]], dtype=np.int64)
-            for k in range(len(self.horizons))
-        ]
-        return {**windows, CROSSING: crossing_KW}
+        """The rows of the origins at each horizon [K], by state, and of those whose windows cross."""
+        K = len(self.horizons)
+        row_O = np.array([row_of(self.trace, origin) for origin, _ in origins], dtype=np.int64)
+        state_O = np.array([state for _, state in origins])
+        crosses_OK = np.array([self.crosses(origin) for origin, _ in origins], dtype=np.bool_).reshape(-1, K)
+        windows: dict[str, Windows] = {state: [row_O[state_O == state]] * K for state in STATES}
+        return {**windows, CROSSING: [row_O[crosses_OK[:, k]] for k in range(K)]}
 
     def window(self, origin: int) -> NDArray[np.float64]:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""

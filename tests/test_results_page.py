@@ -11,7 +11,7 @@ import pytest
 
 from leaderboard import make_tables
 from leaderboard.make_tables import to_markdown
-from leaderboard.results_page import failures, metric_names, suite_page
+from leaderboard.results_page import failures, metric_names, suite_page, win_rate_table
 from leaderboard.separation import cells
 from leaderboard.variation import seeds
 from moeload_bench.commands.run import file_name
@@ -82,6 +82,13 @@ def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
                 assert re.search(rf"\| {state} \| `{result.name}` \|( [^|]+ \|){{5}}", part), (name, state)
     assert "floor_batch" in page
     assert "No task failed" in page
+
+
+def test_a_single_forecaster_has_no_win_rate(mini: list[Result]) -> None:
+    """Nobody to win against: a dash, never nan."""
+    text = win_rate_table(cells(mini[2:], "window_tv"))
+    assert "| transient | `sw_avg` | - | - | - | - | - |" in text
+    assert "nan" not in text
 
 
 def test_few_recipes_are_said_to_tell_nothing(mini: list[Result]) -> None:

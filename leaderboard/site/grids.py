@@ -9,7 +9,7 @@ from leaderboard.site.views import ALL
 from leaderboard.site.words import NONE, figure
 from moeload_bench.results import Result
 from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, FLOOR_ROWS, Grid, Row, marked, result_grid
+from moeload_bench.tables import CROSSING, FLOOR_ROWS, Grid, Row, marked, origins_of, result_grid
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
             if (state, floor) in grid.floors
         ]
         rows = [(row.forecaster, *map(figure, row.value_K)) for row in here]
-        caption = f"{metric}, {state}: mean over {here[0].origins} origins and over layers."
+        caption = f"{metric}, {state}: mean over {origins_of(here)} and over layers."
         heads = ("forecaster", *horizon_heads(grid.horizons))
         tables.append(Table(caption, heads, tuple(rows + floors), quiet=len(floors)))
     return tables

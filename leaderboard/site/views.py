@@ -13,11 +13,12 @@ import numpy as np
 
 from leaderboard.site.inputs import Board, only
 from leaderboard.site.words import lower_is_better
+from moeload_bench import comparison
 from moeload_bench.comparison import Errors, errors_of, skill
 from moeload_bench.floors import excess
 from moeload_bench.placement_cost import HEADLINE
 from moeload_bench.results import Result, RunResult
-from moeload_bench.statistics import MIN_RECIPES, Interval, best_in_hindsight, rank_groups, win_rates
+from moeload_bench.statistics import MIN_RECIPES, Interval, rank_groups, win_rates
 from moeload_bench.suite import STATES
 from moeload_bench.tables import CROSSING, Values, floor_values, has_skill, run_means
 
@@ -126,16 +127,8 @@ def of_training(result: Result) -> float | None:
 
 
 def best_window(board: Board) -> tuple[str, int] | None:
-    """The fixed window with the least error over all tasks, and of how many it is the best; None without any.
-
-    Windows are the entries of the baseline `sw_avg`, whatever their arguments.
-    """
-    windows = [r for r in board.results if r.forecaster.target.partition("@")[0] == "sw_avg"]
-    if not windows:
-        return None
-    errors = errors_of(windows, PRIMARY)
-    best = best_in_hindsight(errors.by_forecaster, errors.tasks)
-    return None if best is None else (best, len(windows))
+    """`comparison.best_window` of a suite's entries, by the primary metric."""
+    return comparison.best_window(board.results, PRIMARY)
 
 
 def _view(
