@@ -11,7 +11,7 @@ from pathlib import Path
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import Result, load_result
 from moeload_bench.scoring import SCORING_VERSION
-from moeload_bench.submission import read_folder
+from moeload_bench.submission import RECORD, Folder, read_folder
 from moeload_bench.suite import Suite, load_suite
 from moeload_bench.targets import Target, parse_target, source_sha256
 
@@ -104,6 +104,11 @@ def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
 
     Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
     """
-    if (submissions / result.name / "submission.toml").is_file():
-        return read_folder(submissions / result.name).target()
-    return parse_target(result.forecaster.target)
+    folder = submission_of(result, submissions)
+    return parse_target(result.forecaster.target) if folder is None else folder.target()
+
+
+def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
+    """The submission that a result is named after, None where there is none."""
+    folder = submissions / result.name
+    return read_folder(folder) if (folder / RECORD).is_file() else None

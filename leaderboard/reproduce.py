@@ -7,12 +7,13 @@ On the machine where a result was made (same processor, versions of Python and o
 floor and forecast must be the same; elsewhere scores must agree within leaderboard/tolerances.toml, which says how far
 and why for each forecaster. Commit, hardware and measured costs are not compared. Nothing is written: finished work
 from the cache is neither used nor replaced. What differs is printed with trace, state, horizon, metric, got and
-committed, and the exit status is 1.
+committed, and the exit status is 1. The code of a submission runs in the sandbox, with the packages that it requires.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -23,15 +24,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard.committed import OTHER_CODE, RESULTS, ROOT, load_all, ordered, problems, target_of
+from leaderboard.committed import (
+    OTHER_CODE,
+    RESULTS,
+    ROOT,
+    SUBMISSIONS,
+    load_all,
+    ordered,
+    problems,
+    submission_of,
+    target_of,
+)
+from moeload_bench._child import is_baseline
 from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation import evaluate
-from moeload_bench.isolate import parse_level
+from moeload_bench.isolate import Level, parse_level
+from moeload_bench.packages import install_packages
 from moeload_bench.progress import pair_progress
 from moeload_bench.results import Environment, Result, RunResult
+from moeload_bench.submission_check import require_level
 from moeload_bench.suite import Suite, load_suite
+from moeload_bench.targets import Target
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}
@@ -93,18 +108,33 @@ def local_changes() -> list[str]:
     return [line[3:] for line in asked.stdout.splitlines()]
 
 
+def prepared(result: Result, submissions: Path = SUBMISSIONS) -> tuple[Target, Level]:
+    """What to run again, and where: a baseline at the level of its result, anybody's code in the sandbox only.
+
+    What a result says of its level is its author's word. Raises `IsolationError` where there is no sandbox, and
+    `SubmissionError` when the packages that a submission requires do not install.
+    """
+    target = target_of(result, submissions)
+    if is_baseline(target):
+        return target, parse_level(result.isolation)
+    require_level("sandbox", f"{result.name} is not a baseline of the package; leave it out with --only")
+    folder = submission_of(result, submissions)
+    packages = install_packages(() if folder is None else folder.requirements)
+    return dataclasses.replace(target, packages=packages), "sandbox"
+
+
 def run_again(results: Sequence[Result], suite: Suite, jobs: int) -> list[Result]:
-    """Every result once more, at its own level of isolation, with a cache of its own that is thrown away."""
+    """Every result once more, with a cache of its own that is thrown away."""
     again: dict[str, Result] = {}
+    ready = {result.name: prepared(result) for result in results}
     with tempfile.TemporaryDirectory(prefix="moeload-reproduce-") as scratch, pair_progress() as progress:
         before = os.environ.get("MOELOAD_CACHE")
         os.environ["MOELOAD_CACHE"] = scratch
         try:
-            for level in sorted({result.isolation for result in results}):
-                group = [result for result in results if result.isolation == level]
-                targets = [target_of(result) for result in group]
-                done = evaluate(targets, suite, level=parse_level(level), jobs=jobs, fresh=True, progress=progress)
-                again |= {result.name: new for result, new in zip(group, done, strict=True)}
+            for level in sorted({level for _, level in ready.values()}):
+                group = {name: target for name, (target, at) in ready.items() if at == level}
+                done = evaluate(list(group.values()), suite, level=level, jobs=jobs, fresh=True, progress=progress)
+                again |= dict(zip(group, done, strict=True))
         finally:
             os.environ.pop("MOELOAD_CACHE") if before is None else os.environ.update(MOELOAD_CACHE=before)
     return [again[result.name] for result in results]

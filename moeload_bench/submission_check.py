@@ -40,11 +40,11 @@ def apart_level(text: str) -> Level:
     return level
 
 
-def require_level(level: Level) -> None:
-    """Raise `IsolationError` where a level cannot be used: that is no fault of a forecaster."""
+def require_level(level: Level, instead: str = "or say --level process") -> None:
+    """Raise `IsolationError` where a level cannot be used, with what to do instead: that is no forecaster's fault."""
     reason = level_available(level)
     if reason is not None:
-        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; or say --level process")
+        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {instead}")
 
 
 def load_claim(path: Path) -> Result:

@@ -14,17 +14,19 @@ from leaderboard import reproduce
 from leaderboard.committed import RESULTS, committed_results, load_all, problems
 from leaderboard.freeze_suite import to_toml
 from leaderboard.make_tables import results_of
-from leaderboard.reproduce import TOLERANCES, compare, report, same_machine, tolerance_of
+from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
 from moeload_bench.agreement import TOLERANCE
 from moeload_bench.comparison import errors_of
-from moeload_bench.errors import ResultError
+from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result, load_result
 from moeload_bench.store import write_trace
+from moeload_bench.submission import read_folder
 from moeload_bench.suite import Suite, load_suite
 from moeload_bench.trace import Trace
 from moeload_bench.truth import open_truth
 from tests.conftest import synthetic_trace
+from tests.submitted import make_world, write_folder
 from tests.test_harness import small_suite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -250,3 +252,36 @@ def test_no_results_and_unknown_names_are_refused(
 def test_problems_of_a_good_result_are_none() -> None:
     """The checks pass what they should pass."""
     assert list(problems(sw_avg(), load_suite("mini"))) == []
+
+
+def submitted(root: Path, target: str = "forecaster.py:Mine", requirements: str | None = None) -> Result:
+    """A committed submission of a stranger below ``root``, and its result, which claims level `process`."""
+    world = make_world(root / "world")
+    folder = read_folder(write_folder(root, world, requirements=requirements))
+    made = {"name": folder.record.name, "target": target, "requirements": folder.requirements}
+    return with_forecaster(sw_avg().model_copy(update={"isolation": "process"}), **made)
+
+
+def test_a_strangers_code_runs_in_the_sandbox_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever level the claim names; where there is no sandbox it is refused by name. A baseline keeps its level."""
+    result = submitted(tmp_path)
+    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: None)
+    target, level = prepared(result, tmp_path / "submissions")
+    assert (target.class_name, target.packages, level) == ("Mine", None, "sandbox")
+    elsewhere = f"{tmp_path / 'submissions' / 'mine' / 'forecaster.py'}:Mine"
+    unnamed = with_forecaster(result, name="other", target=elsewhere)
+    assert prepared(unnamed, tmp_path / "submissions")[1] == "sandbox"
+    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: f"no {level} on this machine")
+    with pytest.raises(IsolationError, match=r"no sandbox on this machine; mine is not a baseline .* --only"):
+        prepared(result, tmp_path / "submissions")
+    assert prepared(sw_avg())[1] == sw_avg().isolation
+
+
+def test_a_strangers_requirements_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the submission's folder, which are pins; what the result says of them is not used."""
+    result = with_forecaster(submitted(tmp_path, requirements="a==1.0\n"), requirements=("https://example.org/evil",))
+    asked: list[object] = []
+    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: None)
+    monkeypatch.setattr(reproduce, "install_packages", lambda names: asked.append(names) or tmp_path)
+    assert prepared(result, tmp_path / "submissions")[0].packages == tmp_path
+    assert asked == [("a==1.0",)]

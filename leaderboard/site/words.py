@@ -93,13 +93,13 @@ def arguments(kwargs: Mapping[str, Any]) -> str:
 
 
 def run_command(result: Result) -> str:
-    """The command that scores the forecaster again on its suite."""
-    base = result.forecaster.target.partition("@")[0]
+    """The command that scores the forecaster again on its suite; a stranger's code in the sandbox, whatever it claims."""
+    base, level = result.forecaster.target.partition("@")[0], result.isolation
     if base.startswith("forecaster.py:"):
-        base = f"leaderboard/submissions/{result.name}/{base}"
+        base, level = f"leaderboard/submissions/{result.name}/{base}", "sandbox"
     given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(result.forecaster.kwargs.items()))
     target = shlex.quote(f"{base}@{given}" if given else base)
-    options = f"--suite {result.suite.name} --seed {result.seed} --level {result.isolation} --fresh"
+    options = f"--suite {result.suite.name} --seed {result.seed} --level {level} --fresh"
     return f"moeload-bench run {target} {options}"
 
 
