@@ -38,6 +38,7 @@ results: $(VENV)/.dev
 tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_tables
 	$(BIN)/python -m leaderboard.make_large_runs
+	$(BIN)/python -m leaderboard.make_decisions
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev

@@ -192,7 +192,7 @@ def balances() -> Iterator[Balance]:
 def balance_table() -> str:
     """The table of docs/placement.md."""
     lines = [
-        "| shape | loads | plans | max load, ours / public | largest ratio | replicas share a device: public, ours | "
+        "| shape | loads | plans | max load, ours / public: mean | largest | replicas share a device: public, ours | "
         "ours / public where the public plan has none |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -33,6 +33,13 @@ ABOUT = {
 }
 
 
+UNITS = {
+    "imbalance": "max / mean device load",
+    "regret": "fraction of the oracle's imbalance",
+    "drop_rate": "fraction of tokens",
+}
+
+
 def describe_metric(name: str) -> str | None:
     """What `METRIC@SHAPE` means, None for another metric's name."""
     metric, _, shape = name.partition("@")

@@ -37,7 +37,9 @@ def dress(ax: Axes, view: View, layer: int) -> None:
     mark_shifts(ax, view)
     ax.set_xlim(*view.span)
     across = columns_of(len(view.layers))
-    ax.xaxis.set_major_locator(MaxNLocator({1: 8, 2: 6, 3: 5}.get(across, 3), steps=[1, 2, 5, 10], integer=True))
+    prune = "upper" if across > 1 else None  # a label at a panel's end would touch that at its neighbour's start
+    count = {1: 8, 2: 6, 3: 5}.get(across, 3)
+    ax.xaxis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=True, prune=prune))
 
 
 def mark_shifts(ax: Axes, view: View) -> None:

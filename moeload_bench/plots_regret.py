@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import ResultError
 from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.plots_results import over
 from moeload_bench.plots_style import MARKERS, PALETTE, legend_above, panels, style
 from moeload_bench.results import Result
 from moeload_bench.suite import STATES
@@ -86,7 +87,7 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
             ax.xaxis.set_minor_formatter(NullFormatter())
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_title(state)
+            ax.set_title(next(over(row) for row in error.rows if row.state == state))
             ax.grid()
         figure.supxlabel("window_tv [fraction of tokens]")
         figure.supylabel(f"regret@{shape} [%]")

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
+from moeload_bench.placement_cost import UNITS
 from moeload_bench.plots_panels import line
 from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results import Result
 from moeload_bench.scoring import METRICS
 from moeload_bench.suite import STATES
-from moeload_bench.tables import Grid, Row, Values, result_grid
+from moeload_bench.tables import Grid, Row, Values, marked, result_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,46 +53,64 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
             ax.grid(axis="y")
         _log_if_positive(axes)
         figure.supxlabel("horizon [training steps]")
-        floors = [line(name, GREY, d) for name, d in FLOOR_LINES.items() if any(name == key[1] for key in grid.floors)]
+        floors = [
+            line(marked(name, grid), GREY, dashes)
+            for name, dashes in FLOOR_LINES.items()
+            if any(name == key[1] for key in grid.floors)
+        ]
         _label(figure, metric)
         legend_above(figure, _title(results), [*_handles(results), *floors])
         return figure
 
 
 def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int | None = None) -> Figure:
-    """A metric at one horizon against the time that a forecast took, observing included; one panel per state.
+    """A metric at one horizon against the CPU time of a forecast, observing included; one panel per state.
 
-    The stepped line joins the forecasters that no other beats in both. Without a horizon it is DEFAULT_HORIZON steps,
-    or the suite's nearest. Raises as `draw_horizon`, and `NotFoundError` for a horizon that the suite has not.
+    CPU and not wall time: at isolation level `process` the way to the other process and back takes most of the latter.
+    The stepped line joins the forecasters that no other beats in both. A forecaster whose CPU time was not measured is
+    named in the legend and not drawn. Without a horizon it is DEFAULT_HORIZON steps, or the suite's nearest. Raises as
+    `draw_horizon`, and `NotFoundError` for a horizon that the suite has not.
     """
     grid = _grid(results, metric)
     k = _horizon_index(grid, horizon)
     with style():
         figure, axes, states = _state_panels(grid)
         look = _look(results)
+        spent = {result.name: ms for result in results if (ms := _cpu_ms(result)) is not None}
         for ax, state in zip(axes, states, strict=True):
-            rows = [row for row in grid.rows if row.state == state and row.value_K and row.value_K[k] is not None]
-            for row in rows:
-                marks = {**look[row.forecaster], "linestyle": "none", "markersize": 6}
+            known = [row for row in grid.rows if row.state == state and row.forecaster in spent]
+            rows = [row for row in known if row.value_K and row.value_K[k] is not None]
+            points = [(spent[row.forecaster], float(row.value_K[k] or 0.0)) for row in rows]
+            for row, (x, y) in zip(rows, points, strict=True):
                 ax.plot(
-                    [max(1e3 * row.per_forecast_s, LEAST_MS)],
-                    _numbers(row.value_K)[k : k + 1],
-                    label=row.forecaster,
-                    **marks,
+                    [x], [y], label=row.forecaster, **{**look[row.forecaster], "linestyle": "none", "markersize": 6}
                 )
-            _front(ax, rows, k, bool(_lower_is_better(metric)))
+            _front(ax, points, bool(_lower_is_better(metric)))
             if (state, "floor_batch") in grid.floors:
                 ax.axhline(_numbers(grid.floors[state, "floor_batch"])[k], color=GREY, linestyle=(0, (5, 1.5)))
             ax.grid()
-        spent = [max(1e3 * row.per_forecast_s, LEAST_MS) for row in grid.rows]
-        log_axis(axes[0].xaxis, min(spent), max(spent))
+        if spent:
+            log_axis(axes[0].xaxis, min(spent.values()), max(spent.values()))
         _log_if_positive(axes)
-        figure.supxlabel("time per forecast, observing included [ms of wall time]")
+        figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = line("not beaten in both", GREY, "-", linewidth=0.8)
-        floors = [line("floor_batch", GREY, (0, (5, 1.5)))] if grid.floors else []
+        floors = [line(marked("floor_batch", grid), GREY, (0, (5, 1.5)))] if grid.floors else []
+        unmeasured = sorted(set(look) - set(spent))
+        note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
         _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
-        legend_above(figure, _title(results), [*_handles(results, dots=True), front, *floors])
+        legend_above(figure, _title(results) + note, [*_handles(results, dots=True), front, *floors])
         return figure
+
+
+def _cpu_ms(result: Result) -> float | None:
+    """CPU milliseconds per answered origin, observing included, as the mean over runs; None where not measured."""
+    spent = []
+    for run in result.runs:
+        observe, forecast = run.cost.observe_cpu_s, run.cost.forecast_cpu_s
+        if observe is None or forecast is None:
+            return None
+        spent.append((observe + forecast) / max(1, run.cost.forecasts))
+    return max(1e3 * float(np.mean(spent)), LEAST_MS)
 
 
 def _grid(results: Sequence[Result], metric: str) -> Grid:
@@ -119,9 +138,13 @@ def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
     states = [state for state in STATES if rows[state]]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
     for ax, state in zip(axes, states, strict=True):
-        row = rows[state][0]
-        ax.set_title(f"{state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}")
+        ax.set_title(over(rows[state][0]))
     return figure, axes, [str(state) for state in states]
+
+
+def over(row: Row) -> str:
+    """The state of a row, and over how many runs and origins its values are means."""
+    return f"{row.state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}"
 
 
 def _count(number: int, what: str) -> str:
@@ -145,12 +168,11 @@ def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
     return handles
 
 
-def _front(ax: Axes, rows: Sequence[Row], k: int, lower_is_better: bool) -> None:
-    """The steps that join the forecasters which none beats in both cost and metric."""
+def _front(ax: Axes, points: Sequence[tuple[float, float]], lower_is_better: bool) -> None:
+    """The steps that join the (cost, value) points which none beats in both."""
     sign = 1.0 if lower_is_better else -1.0
-    points = sorted((max(1e3 * row.per_forecast_s, LEAST_MS), sign * float(row.value_K[k] or 0.0)) for row in rows)
     best: list[tuple[float, float]] = []
-    for cost, value in points:
+    for cost, value in sorted((cost, sign * value) for cost, value in points):
         if not best or value < best[-1][1]:
             best.append((cost, value))
     if len(best) > 1:
@@ -159,8 +181,9 @@ def _front(ax: Axes, rows: Sequence[Row], k: int, lower_is_better: bool) -> None
 
 
 def _label(figure: Figure, metric: str, more: str = "") -> None:
-    unit = next((f"\n[{spec.unit}]" for spec in METRICS if spec.name == metric), "")
-    figure.supylabel(f"{metric}{more}{unit}")
+    units = {spec.name: spec.unit for spec in METRICS} | UNITS
+    unit = units.get(metric.partition("@")[0])
+    figure.supylabel(f"{metric}{more}" + (f"\n[{unit}]" if unit else ""))
 
 
 def _title(results: Sequence[Result]) -> str:

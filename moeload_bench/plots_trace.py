@@ -134,12 +134,23 @@ def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 10
             if (bins.mean_NX > LEAST_VARIATION).any():
                 _expert_lines(ax, bins, _order(share_S1E[view.rows, 0]), band=False)
             else:
-                say(ax, "no variation" if np.isfinite(bins.mean_NX).any() else "no window with load")
+                say(ax, "no variation" if np.isfinite(bins.mean_NX).any() else _no_window(view, window))
             dress(ax, view, layer)
             ax.grid(axis="y")
+        if not any(ax.get_lines() for ax in axes):
+            for ax in axes:
+                ax.tick_params(axis="y", which="both", left=False, labelleft=False)
+                ax.grid(visible=False)
         over = f": {statistic} over windows of {window * view.trace.meta.stride} steps"
         finish(figure, view, unit, _expert_key(figure, axes, view.trace.num_experts), over)
         return figure
+
+
+def _no_window(view: View, window: int) -> str:
+    """Why no row shown has a value of a statistic over the ``window`` rows before it."""
+    if view.trace.steps < window:
+        return f"shorter than the window of {window} rows"
+    return f"no {window} rows before these steps" if view.rows.stop <= window else "no window with load"
 
 
 def _share(view: View, layer: int) -> FloatArray:

@@ -58,5 +58,7 @@ def test_disagreements_are_what_they_say(results):
 
 
 def test_the_figure_is_written(results, tmp_path):
-    """Regret against window_tv, one panel per state that has results."""
+    """Regret against window_tv, one panel per state that has results, which says over how many origins."""
+    titles = [ax.get_title() for ax in draw_regret(list(results)).axes]
+    assert titles == ["transient: mean over 1 run, 6 origins", "stable: mean over 1 run, 6 origins"]
     assert save_figure(draw_regret(list(results)), tmp_path / "regret.svg").stat().st_size > 5_000

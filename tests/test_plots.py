@@ -14,6 +14,7 @@ from moeload_bench import plots
 from moeload_bench.commands import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation import evaluate
+from moeload_bench.placement_cost import UNITS
 from moeload_bench.plots_style import FEW, legend_columns
 from moeload_bench.results import Results
 from moeload_bench.states import sliding_range, sliding_variance
@@ -199,7 +200,29 @@ def test_odd_traces_are_drawn(trace: Trace, tmp_path: Path) -> None:
         assert remarks["variance"] == ["no window with load"]
         assert "layer without load" in legend_texts(figures["heatmap"])
     else:
-        assert remarks["variance"] == ["no variation" if trace.num_experts == 1 else "no window with load"]
+        assert remarks["variance"] == [
+            "no variation" if trace.num_experts == 1 else "shorter than the window of 10 rows"
+        ]
+
+
+def test_a_window_longer_than_the_trace_is_said_and_has_no_scale() -> None:
+    """No made-up axis where nothing is drawn; a stretch of steps without a window before it is told from no load."""
+    figure = plots.draw_sliding(plots.view_trace(own_trace(30)), "variance", 100)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["shorter than the window of 100 rows"]
+    figure.canvas.draw()
+    ticks = [*figure.axes[0].yaxis.get_major_ticks(), *figure.axes[0].yaxis.get_minor_ticks()]
+    assert not any(tick.tick1line.get_visible() or tick.label1.get_visible() for tick in ticks)
+    early = plots.draw_sliding(plots.view_trace(own_trace(300), last=50), "variance", 100)
+    assert [text.get_text() for text in early.axes[0].texts] == ["no 100 rows before these steps"]
+
+
+def test_a_step_label_at_a_panels_end_does_not_meet_the_next_panels_first() -> None:
+    """Side by side, the label at the end of the axis is left out; a panel alone keeps it."""
+    for layers, kept in ((1, True), (2, False)):
+        ax = plots.draw_shares(plots.view_trace(own_trace(1000, layers))).axes[0]
+        ax.figure.canvas.draw()
+        assert ax.get_xlim()[1] == 1000
+        assert (1000 in ax.get_xticks()) == kept
 
 
 def test_a_stride_without_states_is_said() -> None:
@@ -259,14 +282,16 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
 
 
 def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) -> None:
-    """Time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
+    """CPU time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
     figure = plots.draw_cost(own_results, horizon=10)
     for name, result in zip(("uniform", "sw_avg"), own_results, strict=True):
         x, y = drawn(figure.axes[1], name)
         cost = result.runs[0].cost
-        np.testing.assert_allclose(x, 1e3 * (cost.forecast_wall_s + cost.observe_wall_s) / cost.forecasts)
+        assert cost.forecast_cpu_s is not None
+        assert cost.observe_cpu_s is not None
+        np.testing.assert_allclose(x, 1e3 * (cost.forecast_cpu_s + cost.observe_cpu_s) / cost.forecasts)
         np.testing.assert_allclose(y, run_means(result.runs[0], "stable", "window_tv")[1])
-    assert "[ms of wall time]" in figure.get_supxlabel()
+    assert "[ms of CPU time]" in figure.get_supxlabel()
     assert "at a horizon of 10 steps" in figure.get_supylabel()
     with pytest.raises(NotFoundError, match="unknown horizon '7'; there is: 1, 10, 100"):
         plots.draw_cost(own_results, horizon=7)
@@ -274,6 +299,31 @@ def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) 
         plots.draw_horizon(own_results, "mase")
     with pytest.raises(ResultError, match="no result"):
         plots.draw_horizon([])
+
+
+def test_a_forecaster_without_a_measured_cost_is_named_and_not_drawn(own_results: Results) -> None:
+    """No point is made up for it; the others are drawn."""
+    first, second = own_results
+    (run,) = first.runs
+    unknown = run.model_copy(update={"cost": run.cost.model_copy(update={"observe_cpu_s": None})})
+    figure = plots.draw_cost([first.model_copy(update={"runs": (unknown,)}), second], horizon=10)
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert "uniform" not in labels
+    assert "sw_avg" in labels
+    assert "CPU time not measured: uniform" in figure.legends[0].get_title().get_text()
+
+
+def test_metrics_of_plans_have_units(own_results: Results) -> None:
+    """`regret`, `imbalance` and `drop_rate` say what they are fractions of, whatever the shape."""
+    for metric, unit in UNITS.items():
+        figure = plots.draw_horizon(own_results, f"{metric}@half")
+        assert figure.get_supylabel() == f"{metric}@half\n[{unit}]"
+
+
+def test_a_floor_that_is_approximate_says_so_in_the_legend(own_results: Results) -> None:
+    """As in the result table."""
+    texts = legend_texts(plots.draw_horizon(own_results))
+    assert {"floor_batch", "floor_level (approximate)"} <= set(texts)
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
