@@ -197,7 +197,7 @@ def test_a_metric_of_some_forecasters_leaves_the_others_without_numbers(tmp_path
 
 @pytest.mark.parametrize("kwargs", [{}, {"window": 50, "a": 0.5, "b": True}, {"order": [1, 1, 1], "s": "two words"}])
 def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], mini: Board) -> None:
-    """What a shell makes of it is the target with the same arguments, for a baseline and for a submission."""
+    """What a shell makes of it is the target with the same arguments; a submission's code runs in the sandbox."""
     for target, expected in (
         ("sw_avg", "sw_avg"),
         ("forecaster.py:Mine", "leaderboard/submissions/mine/forecaster.py:Mine"),
@@ -209,6 +209,7 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], 
         assert (program, verb, given.partition("@")[0]) == ("moeload-bench", "run", expected)
         assert parse_target("sw_avg" + given.removeprefix(expected)).kwargs == kwargs
         assert options[:4] == ["--suite", "mini", "--seed", "0"]
+        assert options[4:6] == ["--level", mini.results[0].isolation if expected == target else "sandbox"]
 
 
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:

@@ -93,7 +93,7 @@ def arguments(kwargs: Mapping[str, Any]) -> str:
 
 
 def run_command(result: Result) -> str:
-    """The command that scores the forecaster again on its suite; a stranger's code in the sandbox, whatever it claims."""
+    """The command that scores the forecaster again on its suite; a stranger's code in the sandbox."""
     base, level = result.forecaster.target.partition("@")[0], result.isolation
     if base.startswith("forecaster.py:"):
         base, level = f"leaderboard/submissions/{result.name}/{base}", "sandbox"
