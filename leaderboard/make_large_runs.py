@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
-from moeload_bench.card_tables import Run, balancing, make_run, number, onset, table
+from moeload_bench.card_tables import Run, balancing, make_run, number, onset, onset_band, table
 from moeload_bench.reproducing.facts import paper
 from moeload_bench.states import label_states
 from moeload_bench.store import bundled_folder, list_traces, read_trace
@@ -85,9 +85,9 @@ def _mean(values: Iterator[float | None] | Sequence[float | None]) -> float | No
 
 def runs_table(found: Sequence[Statistics]) -> str:
     """One row per run."""
-    head = ("run", "layers x experts, top-k", "balancing", "tokens per expert and step", "onset, steps",
-            "drift from step 300 on", "drift, stable", "imbalance, first 100", "imbalance, last 100",
-            "over-dispersion")  # fmt: skip
+    head = ("run", "layers x experts, top-k", "balancing", "tokens per expert and step",
+            "onset, steps: median (by layer; band)", "drift from step 300 on", "drift, stable", "imbalance, first 100",
+            "imbalance, last 100", "over-dispersion")  # fmt: skip
     rows = [
         (
             f"`{s.run.id}`",
@@ -112,13 +112,14 @@ def beside_table(found: Sequence[Statistics]) -> str:
     setup = next(s for s in facts.setups if s.name == facts.onset.setup)
     cong = f"{facts.url.rsplit('/', 1)[-1]}"
     onsets = [step for s in found for step in s.onsets]
+    band = onset_band([layer for s in found for layer in s.run.layers]) if found else "-"
     never = sum(len(s.run.layers) - len(s.onsets) for s in found)
     rows = [
         (
             "onset of the stable state",
             f"after about {facts.onset.steps:,} iterations in {setup.name} ({setup.moe_layers} MoE layers of "
             f"{setup.experts} experts, {setup.sequences} sequences per step), seen by eye (arXiv {cong})",
-            f"{_range(onsets, ',.0f')} steps by layer; {never} layers never",
+            f"{_range(onsets, ',.0f')} steps by layer, all in the band {band}; {never} layers never",
         ),
         (
             "how routing settles",

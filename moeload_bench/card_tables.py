@@ -6,6 +6,8 @@ Axis letters: S rows, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from moeload_bench.trace import Trace
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
+BAND = re.compile(r"\((\d+|never) to (\d+|never)\)")
+"""The band in `LayerDescription.onset`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ def runs_table(runs: Sequence[Run]) -> str:
 def loads_table(runs: Sequence[Run]) -> str:
     """What the loads of each run did."""
     head = (
-        "Run", "States of the run, in steps", "Onset of stability by layer", f"Imbalance, first {END_STEPS}",
+        "Run", "States of the run, in steps", "Onset of stability: median (by layer; band)",
+        f"Imbalance, first {END_STEPS}",
         f"Imbalance, last {END_STEPS}", "Dead experts", f"Floor, {FLOOR_STEPS}-step mean", "Floor, per step",
         "Over-dispersion",
     )  # fmt: skip
@@ -205,13 +210,24 @@ def spans(found: Sequence[str]) -> str:
 
 
 def onset(layers: Sequence[LayerDescription]) -> str:
-    """Median, least and largest first stable step over the layers that have one."""
+    """Median, least and largest first stable step over the layers that have one, and the band of `onset_band`."""
     found = [layer.onset.split(" ")[0] for layer in layers if layer.onset]
     steps = sorted(int(value) for value in found if value.isdigit())
     if not steps:
         return "never"
     never = f", {len(layers) - len(steps)} never" if len(steps) < len(layers) else ""
-    return f"{median(steps):g} ({steps[0]} to {steps[-1]}{never})"
+    return f"{median(steps):g} (by layer {steps[0]} to {steps[-1]}{never}; band {onset_band(layers)})"
+
+
+def onset_band(layers: Sequence[LayerDescription]) -> str:
+    """The least lower and the largest upper bound of the layers' onsets, "390 to 610"; "never" is the largest step."""
+    bands = [BAND.findall(layer.onset)[0] if layer.onset else ("never", "never") for layer in layers]
+    low, high = zip(*bands, strict=True)
+    return f"{min(low, key=_step)} to {max(high, key=_step)}"
+
+
+def _step(bound: str) -> float:
+    return math.inf if bound == "never" else int(bound)
 
 
 def number(values: Iterable[float | None]) -> str:

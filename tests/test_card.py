@@ -114,8 +114,10 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
     def layer(text: str | None) -> LayerDescription:
         return LayerDescription(0, "", text, None, None, None, None, "floor_batch", None, None)
 
-    assert onset([layer("430 (1 to 2)"), layer("570 (1 to 2)"), layer("460 (1 to 2)")]) == "460 (430 to 570)"
-    assert onset([layer("430 (1 to 2)"), layer("never (1 to 2)"), layer(None)]) == "430 (430 to 430, 2 never)"
+    three = [layer("430 (400 to 450)"), layer("570 (390 to 610)"), layer("460 (450 to 1000)")]
+    assert onset(three) == "460 (by layer 430 to 570; band 390 to 1000)"
+    some = [layer("430 (400 to 450)"), layer("never (380 to never)"), layer(None)]
+    assert onset(some) == "430 (by layer 430 to 430, 2 never; band 380 to never)"
     assert onset([layer(None)]) == "never"
 
 

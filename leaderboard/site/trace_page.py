@@ -135,6 +135,7 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
              "onset by layer", "balancing", "text")  # fmt: skip
     caption = (
         f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
-        "stable state: median over layers (least to largest)."
+        "stable state: median over layers (least to largest by layer; band: from the earliest to the latest onset of "
+        "any layer when the rule's thresholds are a quarter higher or lower)."
     )
     return Table(caption, heads, rows, 2, 10)

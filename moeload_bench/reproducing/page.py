@@ -16,6 +16,7 @@ from moeload_bench.reproducing.study import (
     PARTS,
     PROTOCOLS,
     STATISTICS,
+    LayerStates,
     RunStudy,
     Study,
     Value,
@@ -92,7 +93,8 @@ def _runs(study: Study) -> str:
     ]
     return f"""## The runs
 
-{rule} The last onset is the step at which the last layer becomes stable, with the band of the state rule.
+{rule} The last onset is the step at which the last layer becomes stable, and in parentheses its band: where
+the state rule puts it when its thresholds are a quarter higher or lower.
 
 {_table(heads, rows)}
 
@@ -105,9 +107,13 @@ The paper's, for comparison:
 def _onset_text(run: RunStudy) -> str:
     if run.settled is None:
         return "never"
-    last = next(layer for layer in run.states if layer.onset == run.settled)
-    low, high = ("never" if step is None else f"{step:,}" for step in last.band)
-    return f"{run.settled:,} ({low} to {high})"
+    return _with_band(next(layer for layer in run.states if layer.onset == run.settled))
+
+
+def _with_band(layer: LayerStates) -> str:
+    """An onset, and the band in which thresholds a quarter lower or higher put it."""
+    onset, low, high = ("never" if step is None else f"{step:,}" for step in (layer.onset, *layer.band))
+    return "never" if onset == low == "never" else f"{onset} ({low} to {high})"
 
 
 def _protocol(study: Study) -> str:
@@ -225,7 +231,7 @@ def _error_rows(run: RunStudy, protocol: str, state: str) -> Iterator[list[str]]
 
 def _run_layers(run: RunStudy) -> str:
     names = [f"layer {layer.name}" for layer in run.states]
-    rows = [["onset (step)", *("never" if layer.onset is None else f"{layer.onset:,}" for layer in run.states)]]
+    rows = [["onset (its band), steps", *map(_with_band, run.states)]]
     for statistic, window in STATISTICS:
         for part in PARTS:
             value_L = run.fluctuates(statistic, window, part)
