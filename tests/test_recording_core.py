@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.recording.writer import TraceWriter, finish_parts
-from moeload_bench.store import read_trace
+from moeload_bench.store import read_trace, write_trace
 from moeload_bench.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.recording.recipes import RECIPE, small_recipe, use_small_text
@@ -160,14 +162,17 @@ def test_a_diverged_training_stops(recipe: Recipe, tmp_path: Path) -> None:
     assert parts.next_step >= 1
 
 
-def a_writer(folder: Path, shard_steps: int = 4) -> tuple[TraceWriter, list[dict[str, Any]]]:
+def a_writer(
+    folder: Path, shard_steps: int = 4, *, resume: bool = False, shard_seconds: float | None = None
+) -> tuple[TraceWriter, list[dict[str, Any]]]:
     trace = synthetic_trace(20)
     rows = [
         {"step": s, "tokens": trace.tokens_SL[s], "load": trace.load_SLE[s], "loss": trace.columns["loss"][s]}
         for s in range(20)
     ]
-    writer = TraceWriter(folder / "own/test/seed0.parquet", lambda: trace.meta, shard_steps=shard_steps)
-    writer.parts.start(resume=False)
+    target = folder / "own/test/seed0.parquet"
+    writer = TraceWriter(target, lambda: trace.meta, shard_steps=shard_steps, shard_seconds=shard_seconds)
+    writer.parts.start(resume)
     return writer, rows
 
 
@@ -206,10 +211,94 @@ def test_missing_steps_are_refused(tmp_path: Path) -> None:
 def test_a_column_that_comes_and_goes_is_refused(tmp_path: Path) -> None:
     """All rows hold the same columns."""
     writer, rows = a_writer(tmp_path)
-    writer.add(rows[0])
-    writer.add({key: value for key, value in rows[1].items() if key != "loss"})
-    with pytest.raises(RecordingError, match="step 1 has columns"):
-        writer.flush()
+    for row in rows[:9]:
+        writer.add(row)
+    for row in ({key: value for key, value in rows[9].items() if key != "loss"}, {**rows[9], "lr": 0.1}):
+        with pytest.raises(RecordingError, match="step 9 has columns"):
+            writer.add(row)
+    assert read_trace(writer.finish(complete=True)).steps == 9
+
+
+def test_a_resumed_recording_keeps_its_columns(tmp_path: Path) -> None:
+    """What goes on with a recording measures what was measured before."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:4]:
+        writer.add(row)
+    again, _ = a_writer(tmp_path, resume=True)
+    with pytest.raises(RecordingError, match=r"step 4 has columns \[.*'lr'.*\], the steps before have \[.*\]"):
+        again.add({**rows[4], "lr": 0.1})
+    again.add(rows[4])
+
+
+def test_a_recording_that_was_taken_over_does_not_write(tmp_path: Path) -> None:
+    """Of two recordings at one target, the one that was started last goes on, and the other is told so."""
+    first, rows = a_writer(tmp_path)
+    for row in rows[:6]:
+        first.add(row)
+    second, _ = a_writer(tmp_path, resume=True)
+    with pytest.raises(RecordingError, match="another recording was started there since"):
+        first.flush()
+    for row in rows[4:20]:
+        second.add(row)
+    assert read_trace(second.finish(complete=True)).steps == 20
+    with pytest.raises(RecordingError, match="another recording was started there since"):
+        first.flush()
+
+
+def test_shards_are_closed_by_time_as_well(tmp_path: Path) -> None:
+    """Where steps are long, a shard does not wait for its number of steps."""
+    writer, rows = a_writer(tmp_path, shard_steps=100, shard_seconds=0)
+    for number, row in enumerate(rows[:3]):
+        writer.add(row)
+        assert writer.parts.next_step == number + 1
+    assert read_trace(writer.finish(complete=True)).steps == 3
+
+
+def test_shards_become_the_trace_that_would_be_written_at_once(tmp_path: Path) -> None:
+    """Shards are put together a row group at a time: same values, same hash, same row groups, whatever their sizes."""
+    whole = synthetic_trace(2500)
+    columns = {**whole.columns, "loss": np.where(whole.step_S % 7, whole.columns["loss"], np.float32(np.nan))}
+    whole = Trace(whole.meta, whole.step_S, whole.tokens_SL, whole.load_SLE, columns)
+    parts = Parts(tmp_path / "own/test/seed0.parquet")
+    parts.start(resume=False)
+    edges = [0, 1, 300, 1500, 1501, 2500]
+    for first, after in itertools.pairwise(edges):
+        rows = slice(first, after)
+        shard = {name: column[rows].copy() for name, column in columns.items()}
+        counts = (whole.step_S[rows].copy(), whole.tokens_SL[rows].copy(), whole.load_SLE[rows].copy())
+        parts.append(Trace(whole.meta, *counts, shard))
+    merged = parts.merge(whole.meta)
+    assert_equal(read_trace(merged), whole)
+    at_once = write_trace(whole, tmp_path / "whole.parquet")
+    got, expected = pq.ParquetFile(merged), pq.ParquetFile(at_once)
+    assert got.schema_arrow.equals(expected.schema_arrow, check_metadata=True)
+    assert [got.metadata.row_group(i).num_rows for i in range(got.num_row_groups)] == [1024, 1024, 452]
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_what_was_recorded(tmp_path: Path) -> None:
+    """torch.save says RuntimeError when the disk is full: the shard without checkpoint and its scratch file go."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:4]:
+        writer.add(row)
+
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:820] . PytorchStreamWriter failed writing file")
+
+    for row in rows[4:7]:
+        writer.add(row, full)
+    with pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*PytorchStreamWriter.*before 4 are intact"):
+        writer.add(rows[7], full)
+    assert sorted(path.name for path in writer.parts.folder.iterdir()) == ["0000000000.parquet", "manifest.json"]
+    parts = Parts(writer.parts.target)
+    parts.reopen()
+    assert read_trace(finish_parts(parts, complete=False)).steps == 4
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_the_start() -> None:
+    """No folder can be made there: said before training, with the reason."""
+    with pytest.raises(RecordingError, match=r"/proc/none/own/test/seed0\.parts: cannot be made or written"):
+        Parts(Path("/proc/none/own/test/seed0.parquet")).start(resume=False)
 
 
 def test_a_full_disk_keeps_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,102 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_parts(tmp_path: Path, monkeypa
     recorder.start()
     train(model, 2, lambda step, loss: recorder.step(loss=loss))
     recorder.flush()
-    monkeypatch.setattr("moeload_bench.recording.parts.write_trace", full)
+    monkeypatch.setattr("moeload_bench.recording.parts.merge_shards", full)
     with pytest.warns(RecordingWarning, match="No space left"):
         assert recorder.finish() is None
     assert (tmp_path / "own/test/seed0.parts/0000000000.parquet").is_file()
+
+
+def test_measured_tensors_are_taken_as_they_come(tmp_path: Path) -> None:
+    """A loss that still requires grad, in half precision or of shape [1], is recorded as its number."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, on_error="raise") as r:
+        for given in (torch.tensor(1.5, requires_grad=True), torch.tensor([2.5], dtype=torch.bfloat16), 3.5):
+            model(**tiny_batch()).loss.backward()
+            r.step(loss=given, router_entropy=torch.ones(2, requires_grad=True))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert trace.columns["loss"].tolist() == [1.5, 2.5, 3.5]
+    assert trace.columns["router_entropy"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("measured", "says"),
+    [
+        ({"loss": [1, 2]}, r"column loss: got shape \(2,\), expected one float32"),
+        ({"loss": [[1], [1, 2]]}, r"column loss: got list \[\[1\], \[1, 2\]\], expected one float32"),
+        ({"loss": "low"}, "column loss: got str 'low', expected one float32"),
+        ({"router_entropy": [1, 2, 3]}, r"got shape \(3,\), expected float32 of shape \(2,\)"),
+        ({"speed": 1}, "unknown column 'speed'; there is: load_half"),
+        ({"loss": 1, "lr": 1}, r"step 2 has columns .*'lr'.*, the steps before have"),
+    ],
+)
+def test_a_value_that_does_not_fit_costs_its_own_step_only(tmp_path: Path, measured: Any, says: str) -> None:
+    """What cannot be a cell of its column is named at once, and every step before it is in the trace."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        with pytest.warns(RecordingWarning, match=says):
+            train(model, 1, lambda step, loss: r.step(**measured))
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete) == (2, False)
+
+
+def test_an_error_of_any_kind_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a mistake in the recorder itself: the warning names its type."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+        monkeypatch.setattr(r, "_close_step", lambda step, measured: {}["x"])
+        with pytest.warns(RecordingWarning, match="recording stopped: KeyError: 'x'; training goes on"):
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    assert read_trace(tmp_path / "own/test/seed0.parquet").steps == 1
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"licens": "MIT"}, "unknown metadata field 'licens'; there is: .*licence"),
+        ({"seed": "one"}, "metadata field seed: Input should be a valid integer.*got 'one'"),
+        ({"balancing": {"method": "luck"}}, r"metadata field balancing\.method: .*got 'luck'"),
+        ({"optimizer": {"lr": object()}}, "metadata that JSON does not hold"),
+    ],
+)
+def test_metadata_is_checked_before_training(tmp_path: Path, meta: Any, says: str) -> None:
+    """A field that the metadata does not have, or another type, is refused when recording starts."""
+    with pytest.raises(RecordingError, match=says), record(tiny_model("qwen3_moe"), tmp_path, meta=meta):
+        pass
+
+
+def test_a_recording_that_cannot_start_leaves_no_hook(tmp_path: Path) -> None:
+    """Refused at a target that cannot be written, the model is as it was."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(RecordingError, match="cannot be made or written"), record(model, "/proc/none"):
+        pass
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_unfinished_recording_says_how_to_go_on(tmp_path: Path) -> None:
+    """The way out is named in the words of `record`, not of the command line."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss) if step < 1 else 1 / 0)
+    with pytest.raises(RecordingError, match=r"go on with at_step=N.*choose another out, name or run"):
+        record(model, tmp_path).__enter__()
+    with (
+        pytest.raises(RecordingError, match="goes on at step 9, but only steps before 1"),
+        record(model, tmp_path, at_step=9),
+    ):
+        pass
+
+
+def test_a_recording_may_begin_in_the_middle_of_training(tmp_path: Path) -> None:
+    """`at_step` where nothing was recorded numbers steps as training does, with a warning; a second attempt too."""
+    model = tiny_model("qwen3_moe")
+    for attempt in range(2):
+        recorder = Recorder(model, tmp_path / "own/test/seed0.parquet", shard_steps=2)
+        with pytest.warns(RecordingWarning, match="no unfinished recording to go on with; this one begins at step 7"):
+            recorder.start(at_step=7)
+        train(model, 3 if attempt else 1, lambda step, loss, recorder=recorder: recorder.step(loss=loss))
+    recorder.finish()
+    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [7, 8, 9]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from moeload_bench.recording.counting import Reduce
+from moeload_bench.recording.measured import checked_meta
 from moeload_bench.recording.recorder import Recorder
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
@@ -25,7 +27,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
 
     One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm
     are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
-    the recording of the run before. Arguments: see `moeload_bench.recording.record`.
+    the recording of the run before. When training breaks off, what was recorded goes to disk and the hooks come off as
+    soon as the callback is no longer used. Seed, precision, optimizer and schedule are taken from the Trainer, unless
+    ``meta`` says otherwise. Arguments: see `moeload_bench.recording.record`.
     """
 
     def __init__(
@@ -39,21 +43,33 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         adapters: dict[type, Adapter] | None = None,
         reduce: Reduce | None = None,
         on_error: Literal["warn", "raise"] = "warn",
+        shard_steps: int = 250,
     ) -> None:
         self.target = trace_target(out, name, split, run)
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-        self._options: dict[str, Any] = {"adapters": adapters, "reduce": reduce, "on_error": on_error}
+        self._options: dict[str, Any] = {
+            "adapters": adapters,
+            "reduce": reduce,
+            "on_error": on_error,
+            "shard_steps": shard_steps,
+        }
+        checked_meta(self._given)
         self._recorder: Recorder | None = None
+        self._leave: weakref.finalize[[], LoadRecorder] | None = None
         self._row: dict[str, float] = {}
         self._open_step: int | None = None
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Hook the model; go on with an unfinished recording when training goes on."""
-        self._recorder = Recorder(
-            model, self.target, meta=self._given, writes=state.is_world_process_zero, **self._options
-        )
-        self._recorder.start(state.global_step)
+        if self._leave is not None:
+            self._leave()  # the training before broke off
+        given = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
+        recorder = Recorder(model, self.target, meta=given, writes=state.is_world_process_zero, **self._options)
+        recorder.start(state.global_step, go_on="go on with train(resume_from_checkpoint=...)")
+        # a Trainer tells its callbacks nothing when it breaks off
+        self._leave = weakref.finalize(self, recorder.leave_unfinished)
+        self._recorder = recorder
 
     def on_step_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any) -> None:
         """Close the step before, whose logs have come by now, and note the learning rate of this one."""
@@ -86,8 +102,33 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self._recorder is not None:
             self._recorder.finish(complete=state.global_step >= state.max_steps)
             self._recorder = None
+        if self._leave is not None:
+            self._leave.detach()
+            self._leave = None
 
     def _close(self) -> None:
         if self._open_step is not None and self._recorder is not None:
             self._recorder.step(self._open_step, **self._row)
         self._open_step = None
+
+
+def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str, Any]:
+    """What the Trainer knows of its run, as fields of the metadata."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    known: dict[str, Any] = {
+        "seed": args.seed,
+        "precision": mixed or {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
+        "schedule": {
+            "kind": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            "warmup": args.get_warmup_steps(state.max_steps),
+            "steps": state.max_steps,
+        },
+    }
+    if optimizer is not None:
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        known["optimizer"] = {"name": type(inner).__name__, "lr": args.learning_rate, "clip": args.max_grad_norm}
+        for name in ("betas", "eps", "weight_decay", "momentum"):
+            if name in inner.param_groups[0]:
+                known["optimizer"][name] = inner.param_groups[0][name]
+    return known

@@ -10,15 +10,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeload_bench.errors import RecordingError
+from moeload_bench.recording.merging import merge_shards
 from moeload_bench.store import read_trace, write_trace
 from moeload_bench.trace import Array, Trace, TraceMeta
+
+_EMPTY: dict[str, Any] = {"owner": "", "shards": [], "next_step": 0, "checkpoint": None, "state": {}}
 
 
 class Parts:
@@ -27,7 +30,7 @@ class Parts:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target.with_suffix(".parts")
-        self._manifest: dict[str, Any] = {"shards": [], "next_step": 0, "checkpoint": None, "state": {}}
+        self._manifest: dict[str, Any] = {**_EMPTY}
 
     @property
     def next_step(self) -> int:
@@ -50,21 +53,25 @@ class Parts:
         name = self._manifest["checkpoint"]
         return self.folder / name if name else None
 
-    def start(self, resume: bool) -> None:
-        """Make or reopen the folder.
+    def start(self, resume: bool, *, go_on: str = "go on with --resume", elsewhere: str = "another --out") -> None:
+        """Make or reopen the folder; whoever had it open before cannot write to it any more.
 
-        Raises `RecordingError` when a trace or, without ``resume``, an unfinished recording is there already.
+        Raises `RecordingError` when a trace or, without ``resume``, an unfinished recording is there already, and when
+        nothing can be written there. ``go_on`` and ``elsewhere`` say in the user's words what to do then.
         """
-        if self.target.exists():
-            raise RecordingError(f"{self.target}: a trace is there already; choose another --out or remove it first")
-        path = self.folder / "manifest.json"
-        if path.exists():
-            if not resume:
+        try:
+            if self.target.exists():
+                raise RecordingError(f"{self.target}: a trace is there already; choose {elsewhere} or remove it first")
+            if (self.folder / "manifest.json").exists():
+                self.reopen()
+            if self.has_shards and not resume:
                 raise RecordingError(
-                    f"{self.folder}: an unfinished recording is there; go on with --resume or remove it first"
+                    f"{self.folder}: an unfinished recording is there; {go_on}, choose {elsewhere} or remove it first"
                 )
-            self.reopen()
-        self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_manifest({**self._manifest, "owner": uuid.uuid4().hex})
+        except OSError as error:
+            raise RecordingError(f"{self.folder}: cannot be made or written: {error}") from error
 
     def append(
         self,
@@ -75,29 +82,34 @@ class Parts:
         """Add a shard of consecutive steps, with the checkpoint that goes on after it.
 
         ``save_checkpoint`` writes a file at the path it is given. Raises `RecordingError` for steps that do not
-        follow the last ones and when the disk is full; shards written before stay as they are.
+        follow the last ones, when the disk is full and when somebody else records there since; shards written before
+        stay as they are.
         """
         first, after = int(trace.step_S[0]), int(trace.step_S[-1]) + trace.meta.stride
         if self.has_shards and first != self.next_step:
             raise RecordingError(f"{self.folder}: got step {first}, expected {self.next_step} to follow")
         name = f"{first:010d}.parquet"
         checkpoint = f"{after:010d}.checkpoint" if save_checkpoint else None
+        scratch = self.folder / f".{first:010d}.tmp"
         try:
+            self._check_owner()
             write_trace(trace, self.folder / name, overwrite=True)
             if save_checkpoint is not None and checkpoint is not None:
-                scratch = self.folder / f".{checkpoint}.tmp"
                 save_checkpoint(scratch)
                 _sync(scratch)
                 os.replace(scratch, self.folder / checkpoint)
             self._write_manifest(
                 {
+                    **self._manifest,
                     "shards": [*self._manifest["shards"], name],
                     "next_step": after,
                     "checkpoint": checkpoint,
                     "state": state or {},
                 }
             )
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
+            with suppress(OSError):
+                self._remove_leftovers()
             raise RecordingError(
                 f"{self.folder}: cannot write steps {first} to {after - 1}: {error}; steps before {first} are intact"
             ) from error
@@ -108,10 +120,7 @@ class Parts:
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise RecordingError(f"{self.folder}: no unfinished recording is there")
-        try:
-            self._manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
+        self._manifest = {**_EMPTY, **self._read_manifest()}
         self._remove_leftovers()
 
     def truncate(self, before_step: int) -> None:
@@ -126,12 +135,13 @@ class Parts:
             )
         if before_step == self.next_step:
             return
-        kept, shards = [], list(self._traces())
-        for name, trace in zip(self._manifest["shards"], shards, strict=True):
+        kept = []
+        for name in self._manifest["shards"]:
+            trace = read_trace(self.folder / name)
             count = int((trace.step_S < before_step).sum())
+            if count == 0:
+                break
             if count < trace.steps:
-                if count == 0:
-                    break
                 write_trace(cut(trace, count), self.folder / name, overwrite=True)
             kept.append(name)
         self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})
@@ -139,19 +149,10 @@ class Parts:
 
     def merge(self, meta: TraceMeta) -> Path:
         """Write the whole trace under its final name, with the metadata as it is at the end; the parts stay."""
-        traces = list(self._traces())
-        if not traces:
+        if not self.has_shards:
             raise RecordingError(f"{self.folder}: nothing was recorded")
-        columns = {name: np.concatenate([t.columns[name] for t in traces]) for name in traces[0].columns}
-        whole = Trace(
-            meta,
-            np.concatenate([t.step_S for t in traces]),
-            np.concatenate([t.tokens_SL for t in traces]),
-            np.concatenate([t.load_SLE for t in traces]),
-            columns,
-        )
         try:
-            return write_trace(whole, self.target)
+            return merge_shards([self.folder / name for name in self._manifest["shards"]], self.target, meta)
         except OSError as error:
             raise RecordingError(
                 f"{self.target}: cannot be written: {error}; all steps are intact in {self.folder}"
@@ -161,9 +162,18 @@ class Parts:
         """Remove the folder, once the trace stands under its final name."""
         shutil.rmtree(self.folder)
 
-    def _traces(self) -> Iterator[Trace]:
-        for name in self._manifest["shards"]:
-            yield read_trace(self.folder / name)
+    def _check_owner(self) -> None:
+        """Refuse to write where another recording was started since this one was."""
+        on_disk = self._read_manifest() if (self.folder / "manifest.json").exists() else {}
+        if on_disk.get("owner", "") != self._manifest["owner"]:
+            raise RecordingError(f"{self.folder}: another recording was started there since; this one cannot go on")
+
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.folder / "manifest.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".tmp", delete=False) as file:

@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from moeload_bench.errors import MoeloadError, RecordingError
 from moeload_bench.recording.counting import Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
+from moeload_bench.recording.measured import checked_meta, measured_cells
 from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
 from moeload_bench.recording.routers import Adapter
-from moeload_bench.recording.writer import TraceWriter, trace_target
-from moeload_bench.trace import OPTIONAL_COLUMNS, TraceMeta
+from moeload_bench.recording.writer import RecordingWarning, TraceWriter, trace_target
+from moeload_bench.trace import TraceMeta
 
 if TYPE_CHECKING:
     from torch import nn
 
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
-
-class RecordingWarning(UserWarning):
-    """A recording stopped or is marked; training goes on."""
+SHARD_SECONDS = (
+    60.0  # what a killed process loses at most; shards of recipes come with checkpoints and are closed by steps
+)
 
 
 class Recorder:
@@ -56,28 +57,41 @@ class Recorder:
         shard_steps: int = 250,
         writes: bool | None = None,
     ) -> None:
+        self._given = checked_meta(meta or {})
         reduce = rank_sum(model) if reduce is None else reduce
         self.counter = RouterCounter(model, adapters, reduce=reduce)
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
-        self._given = dict(meta or {})
-        self._writer = TraceWriter(target, self._meta, shard_steps=shard_steps)
+        self._writer = TraceWriter(target, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
+        self._first_step = 0
         self._on_error = on_error
         self._writes = this_rank()[0] == 0 if writes is None else writes
         self._global_tokens = 0
         self._halves = True
         self.stopped: str | None = None
 
-    def start(self, at_step: int = 0) -> None:
+    def start(
+        self, at_step: int = 0, *, go_on: str = "go on with at_step=N, the step that training goes on with"
+    ) -> None:
         """Begin at ``at_step``; above 0 an unfinished recording is continued and cut back to that step.
 
-        Raises `RecordingError` when a trace or an unfinished recording is in the way, or when steps are missing.
+        Where nothing was recorded before, a recording begins at ``at_step``, with a warning: its steps keep the numbers
+        of the training. Raises `RecordingError` when a trace or an unfinished recording is in the way (``go_on`` says
+        how to continue it), when steps are missing, and when the target cannot be written; the hooks are gone then.
         """
+        self._first_step = at_step
         if not self._writes:
             return
-        self._writer.parts.start(resume=at_step > 0)
-        if self._writer.parts.has_shards:
-            self._writer.truncate(at_step)
+        try:
+            self._writer.parts.start(resume=at_step > 0, go_on=go_on, elsewhere="another out, name or run")
+            if self._writer.started:
+                self._writer.truncate(at_step)
+        except MoeloadError:
+            self.counter.close()
+            raise
+        if at_step > 0 and not self._writer.started:
+            nothing = f"{self._writer.parts.folder}: no unfinished recording to go on with"
+            warnings.warn(f"{nothing}; this one begins at step {at_step}", RecordingWarning, stacklevel=3)
 
     def step(self, step: int | None = None, **measured: Any) -> None:
         """Close one optimizer step.
@@ -118,16 +132,19 @@ class Recorder:
         self.counter.close()
 
     def _close_step(self, step: int | None, measured: Mapping[str, Any]) -> None:
-        unknown = [name for name in measured if name not in OPTIONAL_COLUMNS]
-        if unknown:
-            raise RecordingError(f"unknown column {unknown[0]!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
+        try:
+            cells = measured_cells(measured, len(self.counter.routers), self.counter.experts[0] or 0)
+        except RecordingError:
+            self.counter.leave()
+            raise
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
         first = not self._writer.started
         self._halves = split if first else self._halves
-        number = self._writer.next_step if step is None else step
-        row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **measured}
+        following = self._first_step if first else self._writer.next_step
+        number = following if step is None else step
+        row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **cells}
         if self._halves:
             row["load_half"] = counts.load_half_LE
         if counts.dropped_LE is not None:
@@ -138,10 +155,11 @@ class Recorder:
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except MoeloadError as error:
+        except Exception as error:  # whatever it is, it must not end a training that others pay for
             if self._on_error == "raise":
                 raise
-            self.stopped = f"recording stopped: {error}"
+            named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
+            self.stopped = f"recording stopped: {named}"
             warnings.warn(f"{self.stopped}; training goes on", RecordingWarning, stacklevel=3)
 
     def _meta(self) -> TraceMeta:
@@ -182,21 +200,35 @@ def record(
     adapters: dict[type, Adapter] | None = None,
     reduce: Reduce | None = None,
     on_error: Literal["warn", "raise"] = "warn",
+    shard_steps: int = 250,
     writes: bool | None = None,
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`.
 
-    ``at_step`` above 0 goes on with an unfinished recording, from the step that training goes on with. ``meta`` gives
-    further fields of `TraceMeta` (balancing, sources, licence...). ``adapters`` maps router classes to functions that
-    read them. With several processes, all of them run the block and call `step`; loads are summed over the
-    data-parallel ranks by ``reduce`` (`rank_sum` by default) and rank 0 writes, unless ``writes`` says otherwise. When
-    the block ends by an exception, what was recorded stays as an unfinished recording beside the target.
+    ``at_step`` above 0 goes on with an unfinished recording, from the step that training goes on with; where there is
+    none, steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing,
+    sources, licence...). ``adapters`` maps router classes to functions that read them. Steps go to disk every
+    ``shard_steps`` steps, and when the last time is a minute ago.
 
-    Raises `RecordingError` when the model has no MoE layer or the target exists; later errors follow ``on_error``.
+    With several processes, all of them run the block and call `step`; loads are summed over the data-parallel ranks by
+    ``reduce`` (`rank_sum` by default) and rank 0 writes, unless ``writes`` says otherwise. When the block ends by an
+    exception, what was recorded stays as an unfinished recording beside the target.
+
+    Raises `RecordingError` when the model has no MoE layer, when ``meta`` does not fit the metadata, and when the
+    target exists or cannot be written; later errors follow ``on_error``.
     """
     target = trace_target(out, name, split, run)
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-    recorder = Recorder(model, target, meta=given, adapters=adapters, reduce=reduce, on_error=on_error, writes=writes)
+    recorder = Recorder(
+        model,
+        target,
+        meta=given,
+        adapters=adapters,
+        reduce=reduce,
+        on_error=on_error,
+        shard_steps=shard_steps,
+        writes=writes,
+    )
     recorder.start(at_step)
     try:
         yield recorder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
+
+
+class RecordingWarning(UserWarning):
+    """A recording stopped or is marked; training goes on."""
 
 
 def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
@@ -30,16 +35,29 @@ def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
 
 
 class TraceWriter:
-    """Collects one row per optimizer step and appends a shard every ``shard_steps`` rows.
+    """Collects one row per optimizer step and appends a shard every ``shard_steps`` rows, or sooner: when a row comes
+    more than ``shard_seconds`` after the last shard.
 
-    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then. A row holds
-    `step`, `tokens` [L], `load` [L, E] and optional columns of the format; all rows hold the same columns.
+    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then; ``state`` is
+    kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and optional columns of
+    the format; all rows hold the same columns.
     """
 
-    def __init__(self, target: Path, meta: Callable[[], TraceMeta], *, shard_steps: int = 250) -> None:
+    def __init__(
+        self,
+        target: Path,
+        meta: Callable[[], TraceMeta],
+        *,
+        shard_steps: int = 250,
+        shard_seconds: float | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
         self.parts = Parts(target)
         self._meta = meta
         self._shard_steps = shard_steps
+        self._shard_seconds = shard_seconds
+        self._state = dict(state or {})
+        self._last_shard = time.monotonic()
         self._rows: list[Row] = []
 
     @property
@@ -55,21 +73,31 @@ class TraceWriter:
     def add(self, row: Row, save_checkpoint: Callable[[Path], None] | None = None) -> None:
         """Add a step; every so many steps a shard is written, with a checkpoint if one can be saved.
 
-        Raises `RecordingError` when the step does not follow the last one or the shard cannot be written.
+        Raises `RecordingError` when the step does not follow the last one, when its columns are not those of the steps
+        before, or when the shard cannot be written.
         """
-        if self.started and row["step"] != self.next_step:
-            raise RecordingError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
+        if self.started:
+            self._check_follows(row)
         self._rows.append(row)
-        if len(self._rows) >= self._shard_steps:
+        late = self._shard_seconds is not None and time.monotonic() - self._last_shard >= self._shard_seconds
+        if late or len(self._rows) >= self._shard_steps:
             self.flush(save_checkpoint)
+
+    def _check_follows(self, row: Row) -> None:
+        if row["step"] != self.next_step:
+            raise RecordingError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
+        before = sorted(self._rows[-1]) if self._rows else self.parts.state.get("columns")
+        if before not in (None, sorted(row)):
+            raise RecordingError(f"step {row['step']} has columns {sorted(row)}, the steps before have {before}")
 
     def flush(self, save_checkpoint: Callable[[Path], None] | None = None) -> None:
         """Write the collected rows as a shard; does nothing when there is none."""
         if self._rows:
             meta = self._meta()
-            state = {"meta": meta.model_dump(mode="json")}
+            state = {**self._state, "meta": meta.model_dump(mode="json"), "columns": sorted(self._rows[0])}
             self.parts.append(trace_of(self._rows, meta), save_checkpoint, state)
             self._rows = []
+        self._last_shard = time.monotonic()
 
     def truncate(self, before_step: int) -> None:
         """Forget the steps from ``before_step`` on, because training went back."""
@@ -97,11 +125,7 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
 
 
 def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
-    """Rows of consecutive steps as a trace; raises `RecordingError` when rows differ in their columns."""
-    names = set(rows[0])
-    for row in rows:
-        if set(row) != names:
-            raise RecordingError(f"step {row['step']} has columns {sorted(row)}, the steps before have {sorted(names)}")
+    """Rows of consecutive steps with the same columns as a trace."""
     return Trace(
         meta,
         np.array([row["step"] for row in rows], dtype=np.int64),
@@ -110,6 +134,6 @@ def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
         {
             name: np.array([row[name] for row in rows], dtype=spec.dtype)
             for name, spec in OPTIONAL_COLUMNS.items()
-            if name in names
+            if name in rows[0]
         },
     )

@@ -1,0 +1,117 @@
+"""The shards of a recording made one trace, of which no more than a few shards are in memory at once.
+
+Axis letters: S steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet
+from moeload_bench.store import columns_of, read_trace
+from moeload_bench.trace import COLUMNS, Array, TraceMeta, column_shape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
+    """Write whole shards of consecutive steps as the trace ``target``, atomically; returns its file.
+
+    The file is the one that `write_trace` would write. Raises `TraceError` for a damaged shard and `RecordingError` for
+    shards that do not go together or when a trace is at the target already.
+    """
+    import pyarrow.parquet as pq
+
+    if target.exists():
+        raise RecordingError(f"{target}: a trace is there already")
+    names, steps = _checked(shards, meta)
+    hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
+    record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
+    schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        with pq.ParquetWriter(scratch, schema, compression="zstd", compression_level=12, store_schema=True) as writer:
+            for table in _row_groups(shards):
+                writer.write_table(table)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, target)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _checked(shards: Sequence[Path], meta: TraceMeta) -> tuple[list[str], int]:
+    """Names of the columns and the number of steps, once every shard is whole and follows the one before."""
+    names: list[str] = []
+    steps, following = 0, None
+    for path in shards:
+        shard = read_trace(path)
+        if following not in (None, shard.step_S[0]):
+            raise RecordingError(f"{path}: begins with step {shard.step_S[0]}, expected {following} to follow")
+        if shard.meta.layers != meta.layers:
+            raise RecordingError(f"{path}: has other layers than the last shard")
+        columns = list(columns_of(shard))
+        if names not in ([], columns):
+            raise RecordingError(f"{path}: has columns {columns}, the shards before have {names}")
+        names, following = columns, shard.step_S[-1] + meta.stride
+        steps += shard.steps
+    return names, steps
+
+
+def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta: TraceMeta) -> str:
+    """`moeload_bench.store.data_sha256` of the whole; reading the trace checks that it is."""
+    digest = hashlib.sha256()
+    for name in names:
+        shape = column_shape(name, steps, len(meta.layers), meta.experts)
+        header = json.dumps([name, COLUMNS[name].dtype, list(shape)], separators=(",", ":"))
+        digest.update(header.encode() + b"\n")
+        for path in shards:
+            value = _values(_table(path, [name]).column(name))
+            little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+            if little.dtype.kind == "f":
+                little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
+            digest.update(little.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _values(column: Any) -> Array:
+    """The numbers of a column, one after another."""
+    import pyarrow as pa
+
+    flat = column.combine_chunks()
+    while pa.types.is_fixed_size_list(flat.type):
+        flat = flat.flatten()
+    values: Array = flat.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _row_groups(shards: Sequence[Path]) -> Iterator[pa.Table]:
+    """All rows in order, as many at once as `write_trace` puts into one row group."""
+    import pyarrow as pa
+
+    held = None
+    for path in shards:
+        table = _table(path)
+        held = table if held is None else pa.concat_tables([held, table])
+        while held.num_rows >= ROW_GROUP_STEPS:
+            yield held.slice(0, ROW_GROUP_STEPS)
+            held = held.slice(ROW_GROUP_STEPS)
+    if held is not None and held.num_rows:
+        yield held
+
+
+def _table(path: Path, names: list[str] | None = None) -> pa.Table:
+    with open_parquet(path) as file:
+        return file.read(columns=names).replace_schema_metadata(None)
