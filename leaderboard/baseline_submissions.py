@@ -12,11 +12,11 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import SubmissionError
+from moeload_bench.evaluation import as_target
 from moeload_bench.submission import VERIFICATION, Folder, read_folder
 from moeload_bench.submission_check import check_submission, load_claim
 from moeload_bench.submitting import Author, make_draft, result_path
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import parse_target
 
 MAINTAINERS = "The moeload-bench maintainers"
 
@@ -25,7 +25,7 @@ def write(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
     """The folder of one baseline; a verification of another result goes. Raises `SubmissionError`, `ResultError`."""
     result = load_claim(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
-    path = make_draft(parse_target(name), name, who, suite).write(root)
+    path = make_draft(as_target(name, suite), name, who, suite).write(root)
     folder = read_folder(path)
     wrong = check_submission(folder, result, suite)
     if wrong and folder.verification is not None:

@@ -6,6 +6,7 @@ Whatever is made from results (tables, pages, comparisons) is made from what thi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
@@ -105,7 +106,8 @@ def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
     Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
     """
     folder = submission_of(result, submissions)
-    return parse_target(result.forecaster.target) if folder is None else folder.target()
+    target = parse_target(result.forecaster.target) if folder is None else folder.target()
+    return replace(target, name=result.name)
 
 
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:

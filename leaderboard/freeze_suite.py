@@ -16,6 +16,7 @@ fit is listed and left out.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def freeze(
         horizons=HORIZONS,
         quantiles=QUANTILES,
         baselines=plan.baselines,
+        variants=plan.variants,
         rule=plan.rule,
+        hub=plan.hub,
         fit=tuple(fit),
         traces=tuple(scored),
     )
@@ -85,15 +88,21 @@ def _origins(plan: Plan, ref: TraceRef, trace: Trace, per_state: int) -> tuple[d
 
 def to_toml(suite: Suite) -> str:
     """The suite as TOML; `load_suite` reads the same suite back."""
-    content = suite.model_dump(mode="json", exclude={"fit", "traces", "rule", "hub"})
+    content = suite.model_dump(mode="json", exclude={"fit", "traces"})
+    tables = {name: content.pop(name) for name in ("variants", "rule", "hub")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items()]
-    lines += ["", "[rule]"]
-    lines += [f"{key} = {_value(value)}" for key, value in suite.model_dump(mode="json")["rule"].items()]
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{name}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]
     for key, entries in (("fit", suite.fit), ("traces", suite.traces)):
         for entry in entries:
             lines += ["", f"[[{key}]]"]
             lines += [f"{k} = {_value(v)}" for k, v in entry.model_dump(mode="json").items() if v != []]
     return "\n".join(lines) + "\n"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
 
 
 def _value(value: object) -> str:

@@ -21,7 +21,8 @@ from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
 from moeload_bench.states import StateRule
 from moeload_bench.store import TraceRef, list_traces
-from moeload_bench.suite import ORIGINS_PER_STATE
+from moeload_bench.submission import Name
+from moeload_bench.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.trace import Trace
 
 PLANS = Path(__file__).resolve().parent / "plans"
@@ -42,6 +43,8 @@ class Lacking(_Record):
 class Plan(_Record):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
+    ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
+    dataset repository and tag, written once it is known.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one.
     """
@@ -49,16 +52,19 @@ class Plan(_Record):
     name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")
     description: str
     steps: int = Field(ge=1)
-    baselines: tuple[str, ...]
+    baselines: tuple[Name, ...]
+    variants: dict[str, str] = {}
     runs: tuple[RunId, ...]
     beside: tuple[RunId, ...] = ()
     rule: StateRule = StateRule()
+    hub: HubPlace | None = None
     lacking: dict[str, Lacking] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
         if len({*self.runs, *self.beside}) != len(self.runs) + len(self.beside):
             raise ValueError("a run is listed twice")
+        check_variants(self.baselines, self.variants)
         unknown = sorted(self.lacking.keys() - {run for run in self.runs if "/test/" in run})
         if unknown:
             raise ValueError(f"lacking names {unknown[0]}, which is not a test run of the plan")

@@ -10,6 +10,7 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def evaluate(
     """
     tasks = load_suite(suite) if isinstance(suite, str) else suite
     setting = Setting(tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh)
-    targets = [as_target(one) for one in _listed(forecasters, tasks)]
+    targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:
         preflight(target)
     files = _locate(tasks, paths or {})
@@ -76,7 +77,7 @@ def evaluate(
     for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):
         done[i].append(result)
         if progress is not None:
-            progress(count, len(pairs), f"{pair.target.text} on {pair.entry.id}")
+            progress(count, len(pairs), f"{pair.target.label} on {pair.entry.id}")
     return Results([_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)])
 
 
@@ -96,11 +97,16 @@ def _may_learn(target: Target) -> bool:
     return hasattr(load_class(target), "fit")
 
 
-def as_target(forecaster: ForecasterLike) -> Target:
-    """A target from its text, from a class of this process, or as it is."""
+def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
+    """A target from its text, from the name that the suite gives to a variant, from a class of this process, or as it
+    is."""
     if isinstance(forecaster, Target):
         return forecaster
-    return parse_target(forecaster) if isinstance(forecaster, str) else class_target(forecaster)
+    if not isinstance(forecaster, str):
+        return class_target(forecaster)
+    if suite is not None and forecaster in suite.variants:
+        return replace(parse_target(suite.variants[forecaster]), name=forecaster)
+    return parse_target(forecaster)
 
 
 def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite: Suite) -> Sequence[ForecasterLike]:
@@ -122,7 +128,7 @@ def _result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[Run
     return Result(
         suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),
         forecaster=ForecasterRecord(
-            name=target.text,
+            name=target.label,
             target=target.text,
             source_sha256=source_sha256(target),
             kwargs=dict(target.kwargs),

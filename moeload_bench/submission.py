@@ -113,6 +113,16 @@ class Submission(_Record):
     def has_code(self) -> bool:
         return _CODE_TARGET.fullmatch(self.target) is not None
 
+    @property
+    def result_target(self) -> str:
+        """The target as the result names it: a baseline's with its arguments, so that no variant passes for it."""
+        if self.has_code or not self.kwargs:
+            return self.target
+        plain = {
+            key: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for key, value in self.kwargs.items()
+        }
+        return f"{self.target}@{','.join(f'{key}={text}' for key, text in plain.items())}"
+
     def to_toml(self) -> str:
         """The text of submission.toml. JSON's strings, numbers and flat lists are TOML's."""
         fields = self.model_dump(exclude={"kwargs", "suite"}, exclude_none=True)

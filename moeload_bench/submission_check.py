@@ -87,7 +87,7 @@ def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
         "suite horizons": (list(result.suite.horizons), list(suite.horizons)),
         "suite reference": (result.suite.reference, suite.reference),
         "forecaster name": (made.name, record.name),
-        "forecaster target": (made.target, record.target),
+        "forecaster target": (made.target, record.result_target),
         "forecaster kwargs": (made.kwargs, record.kwargs),
         "requirements": (made.requirements, folder.requirements),
         "scoring version": (result.scoring_version, SCORING_VERSION),

@@ -168,5 +168,5 @@ def prepare(
 
 def named(result: Result, folder: Folder) -> Result:
     """The result under the submission's name, with its requirements; paths of this machine are not in it."""
-    made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
+    made = {"name": folder.record.name, "target": folder.record.result_target, "requirements": folder.requirements}
     return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})

@@ -67,7 +67,11 @@ class HubPlace(_Record):
 
 
 class Suite(_Record):
-    """A frozen task list."""
+    """A frozen task list.
+
+    ``baselines`` are names of forecasters in the order of tables; ``variants`` says which target a name stands for
+    where it is not one itself (`sw_avg.w500` = `sw_avg@window=500`).
+    """
 
     schema_version: int = Field(default=1, ge=1, le=1)
     name: str = Field(pattern=r"^[a-z0-9][\w.:/-]*$")
@@ -76,6 +80,7 @@ class Suite(_Record):
     quantiles: tuple[float, ...] = ()
     reference: str = "sw_avg"
     baselines: tuple[str, ...] = ()
+    variants: dict[str, str] = {}
     seed: int = 0
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
@@ -89,6 +94,7 @@ class Suite(_Record):
         ids = [trace.id for trace in (*self.traces, *self.fit)]
         if len(set(ids)) != len(ids):
             raise ValueError("a trace is listed twice")
+        check_variants(self.baselines, self.variants)
         return self
 
     @property
@@ -98,13 +104,20 @@ class Suite(_Record):
 
     def sha256(self) -> str:
         """Hash of the content that decides scores (the description and the Hub's address are left out)."""
-        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines"})
+        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines", "variants"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def group_of(self, trace_id: str) -> int:
         """The opaque number that runs of one recipe share."""
         recipes = sorted({trace.id.split("/")[0] for trace in (*self.traces, *self.fit)})
         return recipes.index(trace_id.split("/")[0])
+
+
+def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
+    """Raise `ValueError` for a variant that is not among the baselines: nobody would run it."""
+    for name in variants:
+        if name not in baselines:
+            raise ValueError(f"variants: got {name!r}, expected one of the baselines: {', '.join(baselines) or 'none'}")
 
 
 def suite_names() -> list[str]:

@@ -33,6 +33,7 @@ class Target:
 
     ``cls`` is set instead for a class that exists in this process only (a notebook). ``packages`` is a folder of
     installed packages that the forecaster's process finds before those of this installation; not used at level `none`.
+    ``name`` is what its results are called where that is not its text.
     """
 
     text: str
@@ -42,6 +43,12 @@ class Target:
     cls: type[Any] | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     packages: Path | None = None
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What its results are called."""
+        return self.name or self.text
 
 
 def parse_target(text: str) -> Target:

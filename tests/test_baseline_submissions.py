@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.baseline_submissions import write
-from leaderboard.committed import ROOT, SUBMISSIONS
+from leaderboard.baseline_submissions import MAINTAINERS, write
+from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
+from leaderboard.suite_plan import load_plan
+from moeload_bench.commands.run import _installed
+from moeload_bench.comparison import reference_of
 from moeload_bench.errors import SubmissionError
+from moeload_bench.evaluation import as_target, evaluate
 from moeload_bench.results import load_result
 from moeload_bench.submission import RECORD, VERIFICATION, read_folder
+from moeload_bench.submission_names import look_of
+from moeload_bench.submitting import Author, make_draft, result_path
 from moeload_bench.suite import load_suite
+from tests.submitted import make_world
 
 BASELINES = sorted(path.name for path in SUBMISSIONS.iterdir() if not read_folder(path).record.has_code)
 
@@ -53,3 +60,33 @@ def test_a_result_of_other_code_makes_no_submission(root: Path) -> None:
     result.model_copy(update={"forecaster": made_by}).save(place)
     with pytest.raises(SubmissionError, match="sw_avg: the code has changed since the result was made"):
         write("sw_avg", suite, root)
+
+
+def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
+    """Each has a name that a submission may have and that looks like no other, in results, tables and folders alike;
+    its target has the arguments, and no variant passes for the reference.
+    """
+    plan = load_plan("v1")
+    world = make_world(tmp_path / "traces")
+    suite = world.suite.model_copy(update={"baselines": plan.baselines, "variants": plan.variants})
+    assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)
+    assert _installed(plan.baselines, suite) == list(plan.baselines)  # what `run --suite` takes without a target
+    results = []
+    for name in plan.baselines:
+        target = as_target(name, suite)
+        assert target.label == name
+        draft = make_draft(target, name, Author([MAINTAINERS], "-", None, False, "-"), suite)
+        assert draft.record.result_target == target.text
+        if name.startswith("sw_avg"):
+            results += evaluate(name, suite, paths=world.paths, level="none")
+    for result in results:
+        claim = result.model_copy(update={"isolation": "process"})
+        claim.save(tmp_path / result_path(suite.name, result.name))
+        assert write(result.name, suite, tmp_path).record.name == result.name
+        assert target_of(claim, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
+        assert target_of(claim, tmp_path / "nowhere").label == result.name
+    names = [result.name for result in ordered(results[::-1], suite)]
+    assert names == [name for name in plan.baselines if name.startswith("sw_avg")]
+    found = reference_of(results)
+    assert found is not None
+    assert found.name == "sw_avg"

@@ -15,7 +15,7 @@ from leaderboard.suite_plan import Lacking, Plan, load_plan
 from moeload_bench.errors import SuiteError
 from moeload_bench.recording.recipe import list_recipes
 from moeload_bench.store import bundled_folder, write_trace
-from moeload_bench.suite import load_suite
+from moeload_bench.suite import HubPlace, load_suite
 from moeload_bench.trace import Trace
 from tests.conftest import synthetic_trace
 
@@ -40,6 +40,19 @@ def test_a_frozen_suite_is_what_its_plan_and_traces_give() -> None:
     suite, wrong = freeze(load_plan("mini"), bundled_folder())
     assert wrong == []
     assert to_toml(suite) == (SUITES / "mini.toml").read_text()
+
+
+def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -> None:
+    """What the plan says of both is in the suite's file, read back equal; the suite's hash rests on neither."""
+    plan = load_plan("mini")
+    hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), {"sw_avg.w10": "sw_avg@window=10"}
+    named = {"baselines": (*plan.baselines, "sw_avg.w10"), "variants": variants, "hub": hub}
+    suite, _ = freeze(plan.model_copy(update=named), bundled_folder())
+    (tmp_path / "pinned.toml").write_text(to_toml(suite))
+    again = load_suite(tmp_path / "pinned.toml")
+    assert again == suite
+    assert (again.hub, again.variants) == (hub, variants)
+    assert again.sha256() == load_suite("mini").sha256()
 
 
 @pytest.mark.slow
@@ -154,6 +167,11 @@ def test_a_plan_lists_recipes_that_exist_and_their_train_runs(name: str) -> None
         ("name = ", "not TOML"),
         ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = ["a/test/seed1", "a/test/seed1"]', "twice"),
         ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = ["a/dev/seed1"]', "runs.0"),
+        ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = ["sw_avg@window=9"]\nruns = []', "baselines.0: .*got"),
+        (
+            'name = "x"\ndescription = ""\nsteps = 1\nbaselines = ["a"]\nruns = []\n[variants]\nb = "sw_avg@window=9"',
+            "got 'b', expected one of the baselines: a",
+        ),
         (
             'name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = []\n'
             '[lacking."a/test/seed1"]\nstate = "stable"\nreason = "r"',

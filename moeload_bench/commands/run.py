@@ -71,7 +71,7 @@ def run(
         _make_folder(out, "--out")
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
-            targets or _installed(defaults or task_list.baselines),
+            targets or _installed(defaults or task_list.baselines, task_list),
             task_list,
             paths=paths,
             level=parse_level(level),
@@ -112,15 +112,16 @@ def _make_folder(folder: Path, what: str) -> None:
         raise ResultError(f"{what}: got {folder}, expected a folder that can be written to: {error.strerror}") from None
 
 
-def _installed(defaults: Sequence[str]) -> list[str]:
+def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """The default forecasters whose packages are there; what is left out is said on standard error."""
     from moeload_bench.errors import MissingExtraError
-    from moeload_bench.targets import parse_target, preflight
+    from moeload_bench.evaluation import as_target
+    from moeload_bench.targets import preflight
 
     kept = []
     for name in defaults:
         try:
-            preflight(parse_target(name))
+            preflight(as_target(name, suite))
         except MissingExtraError as error:
             typer.echo(f"left out: {error}", err=True)
         else:
