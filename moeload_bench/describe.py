@@ -46,6 +46,23 @@ class LayerDescription:
     floor_tv: float | None
 
 
+def about_columns(trace: Trace) -> str:
+    """Over which steps and at which horizon the numbers of a `LayerDescription` are taken, in words."""
+    stride = trace.meta.stride
+    ends, horizon = _rows(trace, END_STEPS) * stride, _rows(trace, FLOOR_STEPS) * stride
+    return (
+        f"imbalance: largest / mean load of the first and of the last {ends} steps. dead_experts: below "
+        f"{DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise over that of top-k "
+        f"draws alone. Floors are of the layer's stable rows (of all, where there are none): floor_window_tv at "
+        f"h = {horizon} steps, floor_tv per step."
+    )
+
+
+def _rows(trace: Trace, steps: int) -> int:
+    """Rows that make so many training steps; one at least, and no more than the trace has."""
+    return max(1, min(steps // trace.meta.stride, trace.steps))
+
+
 def describe_layers(trace: Trace, rule: StateRule | None = None) -> list[LayerDescription]:
     """Describe every layer. A trace whose stride the state rule cannot work with is described without states."""
     try:
@@ -58,7 +75,7 @@ def describe_layers(trace: Trace, rule: StateRule | None = None) -> list[LayerDe
 
 def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str) -> LayerDescription:
     E = trace.num_experts
-    rows = max(1, min(END_STEPS // trace.meta.stride, trace.steps))
+    rows = _rows(trace, END_STEPS)
     first_E, last_E = _mean_share(trace, layer, 0, rows), _mean_share(trace, layer, trace.steps - rows, trace.steps)
     name, window_tv, tv, over = _floors(trace, layer, labels)
     return LayerDescription(
@@ -98,7 +115,7 @@ def _floors(
     trace: Trace, layer: int, labels: StateLabels | None
 ) -> tuple[str, float | None, float | None, float | None]:
     """Name of the floor, its window_tv and tv, and the over-dispersion."""
-    rows = max(1, min(FLOOR_STEPS // trace.meta.stride, trace.steps))
+    rows = _rows(trace, FLOOR_STEPS)
     stable_S = np.ones(trace.steps, dtype=np.bool_) if labels is None else ~labels.transient_SL[:, layer]
     first_W = window_starts(stable_S, rows)
     if not first_W.size:

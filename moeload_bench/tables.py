@@ -300,6 +300,14 @@ def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Counted by the forecaster: {'; '.join(listed)}."
 
 
+def absence(results: Results, metric: str) -> str:
+    """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
+    if any(spec.name == metric and spec.needs_quantiles for spec in METRICS):
+        return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
+    there = sorted({name for r in results for run in r.runs for task in run.tasks for name in task.metrics})
+    return f"no table of {metric}: these results hold {', '.join(there)}"
+
+
 def failure_lines(results: Results) -> Iterator[str]:
     """One line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
     grouped: dict[tuple[str, str, str], list[int]] = {}

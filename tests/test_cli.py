@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moeload_bench.__main__ import main
 from moeload_bench.results import load_result
 from moeload_bench.store import write_trace
+from moeload_bench.trace import Trace
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +37,7 @@ def own_trace(tmp_path: Path) -> Path:
     [
         (["run", "sw_avgg"], "unknown forecaster 'sw_avgg'; there is: "),
         (["run", "sw_avg@windw=3"], "unknown parameter 'windw'; it takes: window"),
+        (["run", "--metric", "windowtv"], "unknown metric 'windowtv'; there is: coverage, drop_rate@experts, "),
         (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
         (["traces", "show", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
         (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
@@ -122,6 +125,36 @@ def test_run_prints_json_for_scripts(own_trace: Path) -> None:
     assert record["forecaster"]["name"] == "uniform"
 
 
+def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path) -> None:
+    """Refused before any work: nothing could be in the table."""
+    done = moeload("run", "uniform", "--trace", str(own_trace), "--metric", "wql")
+    assert done.returncode == 2
+    assert "--metric wql needs quantiles, and suite trace:own/test/seed0 asks for none" in done.stderr
+
+
+def test_uniform_is_a_row_of_every_table(own_trace: Path) -> None:
+    """It is run beside whatever was asked for, once."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json")
+    assert [record["forecaster"]["name"] for record in json.loads(done.stdout)] == ["uniform", "sw_avg"]
+
+
+def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
+    """`nodes` needs 64 experts: the metrics that there are, instead of a missing table."""
+    done = moeload("run", "--trace", str(own_trace), "uniform", "--metric", "regret@nodes")
+    assert done.returncode == 0
+    assert "no table of regret@nodes: these results hold " in done.stdout
+
+
+def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
+    """No warning of numpy and no best forecaster, but that nothing could be scored."""
+    trace = Trace.from_arrays(np.zeros((400, 2, 4), dtype=np.int64), top_k=1)
+    done = moeload("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
+    assert "Warning" not in done.stderr
+    assert "nan" not in done.stdout
+    assert "served best" not in done.stdout
+    assert "transient: nothing could be scored" in done.stdout
+
+
 def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None:
     """The table is printed, the failure is one line with its reason."""
     target = f"{ROOT / 'tests' / 'forecasters.py'}:NotANumber"
@@ -153,7 +186,10 @@ def test_traces_show_describes_each_layer(own_trace: Path) -> None:
     done = moeload("traces", "show", str(own_trace), "--json")
     shown = json.loads(done.stdout)
     assert len(shown["layers"]) == 2
-    assert moeload("traces", "show", str(own_trace)).returncode == 0
+    text = moeload("traces", "show", str(own_trace))
+    assert text.returncode == 0
+    for words in ("first and of the last 100 steps", "below 0.1 / E", "floor_window_tv at h = 100 steps"):
+        assert words in " ".join(text.stdout.split())
 
 
 def test_traces_list_names_the_bundled_suite() -> None:

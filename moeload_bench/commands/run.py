@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from moeload_bench.results import Results
     from moeload_bench.suite import Suite
 
-OWN_TRACE_BASELINES = ("uniform", "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
+UNIFORM = "uniform"
+OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
 
 
 def run(
@@ -21,7 +22,7 @@ def run(
         typer.Argument(
             metavar="[TARGET]...",
             help="A baseline's name, FILE.py:Class or package.module:Class, each with optional @key=value,... "
-            "Without one the suite's baselines run.",
+            "Without one the suite's baselines run. `uniform` is a row of every table: it is always run.",
             show_default=False,
         ),
     ] = None,
@@ -66,12 +67,13 @@ def run(
 
     task_list, paths, defaults = _task_list(suite, trace)
     task_list = _slid(task_list, paths, sliding, blocks)
+    _check_metric(metric, task_list)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
     if out is not None:
         _make_folder(out, "--out")
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
-            targets or _installed(defaults or task_list.baselines, task_list),
+            _with_uniform(targets or _installed(defaults or task_list.baselines, task_list)),
             task_list,
             paths=paths,
             level=parse_level(level),
@@ -97,6 +99,23 @@ def file_name(target: str) -> str:
     """A forecaster's name as a file name: `arima@order=[1,1,1]` becomes `arima_order=1-1-1`."""
     plain = "".join(char for char in target if char not in "[]\"' ").replace(",", "-")
     return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
+
+
+def _with_uniform(targets: Sequence[str]) -> list[str]:
+    """The targets with the even share among them, first where it was not asked for."""
+    return list(targets) if UNIFORM in targets else [UNIFORM, *targets]
+
+
+def _check_metric(metric: str, suite: Suite) -> None:
+    """Refuse before any work a metric that no table can show."""
+    from moeload_bench.errors import SuiteError, not_found
+    from moeload_bench.scoring import METRICS
+    from moeload_bench.tables import metric_names
+
+    if metric not in metric_names():
+        raise not_found("metric", metric, metric_names())
+    if not suite.quantiles and any(spec.name == metric and spec.needs_quantiles for spec in METRICS):
+        raise SuiteError(f"--metric {metric} needs quantiles, and suite {suite.name} asks for none")
 
 
 def _make_folder(folder: Path, what: str) -> None:
@@ -161,13 +180,15 @@ def _print(results: Results, metric: str, own: bool) -> None:
 
     from moeload_bench.placement_cost import HEADLINE
     from moeload_bench.progress import table_width
-    from moeload_bench.tables import best_lines, failure_lines, result_table
+    from moeload_bench.tables import absence, best_lines, failure_lines, result_table
 
     console = Console(width=table_width())
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
         if table is not None:
             console.print(table)
+        elif name == metric:
+            console.print(absence(results, metric), markup=False, highlight=False)
     for line in failure_lines(results):
         console.print(line, style="red", markup=False, highlight=False)
     if own:

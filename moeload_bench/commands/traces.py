@@ -57,19 +57,22 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
-    from moeload_bench.describe import describe_layers
+    from moeload_bench.describe import about_columns, describe_layers
     from moeload_bench.store import data_sha256, load_trace
 
     loaded = load_trace(trace)
     layers = [dataclasses.asdict(layer) for layer in describe_layers(loaded)]
+    about = about_columns(loaded)
     meta = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
     if as_json:
-        typer.echo(json.dumps({"id": loaded.id, "meta": meta, "layers": layers}, indent=1, default=list))
+        typer.echo(
+            json.dumps({"id": loaded.id, "meta": meta, "layers": layers, "about": about}, indent=1, default=list)
+        )
         return
-    _print_trace(loaded.id, meta, layers)
+    _print_trace(loaded.id, meta, layers, about)
 
 
-def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]]) -> None:
+def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]], about: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -84,6 +87,7 @@ def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]]) 
     for layer in layers:
         table.add_row(*(_cell(value) for value in layer.values()))
     console.print(table)
+    console.print(about, markup=False, highlight=False)
 
 
 def _cell(value: Any) -> str:
