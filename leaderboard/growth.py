@@ -20,7 +20,7 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT, SUBMISSIONS
 from leaderboard.memorisers import TARGET, memoriser
-from moeload_bench.agreement import MEAN_TOLERANCE, TOLERANCE
+from moeload_bench.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
 from moeload_bench.evaluation import evaluate
 from moeload_bench.submission import read_folder
 from moeload_bench.submitting import Author, make_draft, named
@@ -97,17 +97,17 @@ def _span(values: list[float]) -> str:
 
 def tolerances() -> str:
     """By how much a re-run may differ, metrics with the same tolerances in one row."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
     for metric in TOLERANCE:
-        cells = _larger(TOLERANCE[metric]), _larger(MEAN_TOLERANCE[metric])
+        cells = (_larger(TOLERANCE[metric]), _larger(MEAN_TOLERANCE[metric]), _larger(OVERALL_TOLERANCE.get(metric)))
         alike.setdefault(cells, []).append(f"`{metric}`" if metric else "all others")
     rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
-    return "\n".join(["| metric | a value | a mean |", "|---|---|---|", *rows])
+    return "\n".join(["| metric | a value | a mean | over all horizons |", "|---|---|---|---|", *rows])
 
 
-def _larger(tolerance: tuple[float, float]) -> str:
-    relative, absolute = tolerance
-    return f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
+def _larger(tolerance: tuple[float, float] | None) -> str:
+    relative, absolute = tolerance or (0.0, 0.0)
+    return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
 
 
 def filled(page: str) -> str:

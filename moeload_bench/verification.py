@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moeload_bench.agreement import MEAN_TOLERANCE, TOLERANCE, Tolerance, differences
+from moeload_bench.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, SuiteError, TargetError, printable
 from moeload_bench.evaluation import Progress
@@ -86,7 +86,7 @@ def verify(request: Request) -> Verification:
         commit=here.commit,
         level=request.level,
         hardware=here.hardware,
-        tolerance=_stated(TOLERANCE) | {f"mean {name}": text for name, text in _stated(MEAN_TOLERANCE).items()},
+        tolerance=_stated(TOLERANCE) | _stated(MEAN_TOLERANCE, "mean ") | _stated(OVERALL_TOLERANCE, "overall "),
         sample=request.sample,
         result_sha256=claim_sha256(request.result),
         reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
@@ -94,8 +94,8 @@ def verify(request: Request) -> Verification:
     )
 
 
-def _stated(tolerance: Tolerance) -> dict[str, str]:
-    return {name or "others": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
+def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
+    return {f"{what}{name or 'others'}": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
 
 
 def locate(suite: Suite) -> dict[str, Path]:

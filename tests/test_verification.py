@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.committed import RESULTS
 from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.agreement import differences
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
-from moeload_bench.results import Result, RunResult
+from moeload_bench.results import Result, RunResult, load_result
 from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, Verification, read_folder
 from moeload_bench.trace import Trace, check_trace
@@ -135,6 +137,39 @@ def test_single_values_may_move_and_means_may_not(world: World, tmp_path: Path) 
     assert list(differences(run, scaled(run, (1.0, 1.008)), horizons)) == []
     assert next(differences(scaled(run, (0.98,)), run, horizons)).startswith("stable, mean window_tv at horizon 1")
     assert "origin 50" in next(differences(scaled(run, (0.9,)), run, horizons))
+
+
+def lowered(run: RunResult, kind: str, less: float) -> RunResult:
+    """The run with every value of a kind of plan metric lower by as much, its sums still right."""
+    tree = run.model_dump(mode="json")
+    trees = [*(task["metrics"] for task in tree["tasks"]), *tree["per_layer"].values()]
+    for metrics in trees:
+        for name in metrics:
+            if name.startswith(kind):
+                metrics[name] = shifted(metrics[name], less)
+    return RunResult.model_validate(tree)
+
+
+def shifted(values: Any, less: float) -> Any:
+    return [shifted(v, less) if isinstance(v, list) else None if v is None else v - less for v in values]
+
+
+@pytest.mark.parametrize(
+    ("kind", "less", "where"),
+    [
+        ("regret@", 0.019, "mean regret@.* at horizon"),
+        ("regret@", 0.002, "mean regret@.* over all horizons"),
+        ("imbalance@", 0.019, "mean imbalance@.* at horizon"),
+        ("drop_rate@", 0.0005, "mean drop_rate@.* over all horizons"),
+        ("error_rate_uniform", 0.004, "mean error_rate_uniform at horizon"),
+    ],
+)
+def test_better_plans_cannot_be_claimed(kind: str, less: float, where: str) -> None:
+    """An honest regret is about 0.01: a claim that is lower everywhere, by what single plans may move, is rejected."""
+    result = load_result(RESULTS / "mini" / "sw_avg.json")
+    run, horizons = result.runs[0], result.suite.horizons
+    assert list(differences(run, run, horizons)) == []
+    assert re.search(where, next(differences(lowered(run, kind, less), run, horizons)))
 
 
 def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:
