@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli import app
-from moeload_bench.errors import NotFoundError, RecordingError
+from moeload_bench.errors import MissingExtraError, NotFoundError, RecordingError
 from moeload_bench.recording.recipe import list_recipes
 from moeload_bench.store import read_trace
 from tests.recording.recipes import use_small_text, write_recipe
@@ -70,3 +71,13 @@ def test_what_is_no_recipe_is_answered_with_what_is() -> None:
         call("corpora", "fetch", "nope")
     with pytest.raises(RecordingError, match="no unfinished recording is there"):
         call("record", "nowhere/seed0.parts")
+
+
+def test_record_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without torch, `record` says what to install; recipes are listed all the same."""
+    for name in [name for name in sys.modules if name.startswith("moeload_bench.recording.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package 'torch'.*moeload-bench\[record\]"):
+        call("record", write_recipe(tmp_path), "--out", tmp_path / "out")
+    assert json.loads(call("recipes", "list", "--json"))

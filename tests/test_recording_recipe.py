@@ -13,6 +13,7 @@ from moeload_bench.errors import NotFoundError, RecipeError, RecordingError
 from moeload_bench.recording import corpora
 from moeload_bench.recording.batches import BatchOrder
 from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
+from moeload_bench.recording.models import _check_keys, build_model
 from moeload_bench.recording.recipe import ScheduleTable, list_recipes, load_recipe
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
@@ -55,6 +56,47 @@ def test_a_bad_recipe_is_refused_with_the_key(tmp_path: Path, old: str, new: str
     path = write_recipe(tmp_path, RECIPE.replace(old, new, 1))
     with pytest.raises(RecipeError, match=says):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("num_experts = 4", "num_expertz = 8", "qwen3_moe has no key 'num_expertz'; there is: .*num_experts"),
+        ("num_experts = 4", "zzzz = 8", "qwen3_moe has no key 'zzzz'; see its configuration class"),
+        (
+            '"qwen3_moe"',
+            '"qwen3_mo"',
+            "unknown model family 'qwen3_mo'; there is: .*qwen3_moe",
+        ),
+        ('"qwen3_moe"', '"llama"', "model.config: llama has no key 'num_experts"),
+        ('"qwen3_moe"', '"vit"', "model.config: vit has no key"),
+        ("num_experts_per_tok = 2", "num_experts_per_tok = 20", "num_experts_per_tok is 20, expected 1 to 4"),
+        ("hidden_size = 16", 'hidden_size = "wide"', "model qwen3_moe: .*hidden_size"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A family, key or value that transformers does not know stops before training, with what is close to it."""
+    recipe = small_recipe(tmp_path, RECIPE.replace(old, new, 1))
+    with pytest.raises(RecipeError, match=rf"recipe small: .*{says}"):
+        build_model(recipe, 0)
+
+
+def test_a_class_of_models_without_a_language_head_is_refused(tmp_path: Path) -> None:
+    """What is no language model is refused in one line."""
+    text = RECIPE.replace('"qwen3_moe"', '"vit"')
+    head, tail = text.split("[model.config]")
+    recipe = small_recipe(
+        tmp_path, f"{head}[model.config]\nhidden_size = 16\n\n[balancing]{tail.split('[balancing]')[1]}"
+    )
+    with pytest.raises(RecipeError, match="recipe small: model vit: ") as caught:
+        build_model(recipe, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_recipe_has_keys_that_its_family_knows() -> None:
+    """No shipped recipe relies on a default that a misspelt key would leave in place."""
+    for name in list_recipes():
+        _check_keys(load_recipe(name))
 
 
 def test_an_unknown_recipe_lists_what_there_is() -> None:

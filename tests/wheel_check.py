@@ -1,7 +1,7 @@
 """Build the wheel, install it without any extra in a clean environment, and use it from another folder, offline.
 
 Run by `make test`. Prints the seconds that `moeload-bench run sw_avg` took there; fails when it needs the network, when
-torch came along, or when `run lstm` does not name the extra to install.
+torch came along, or when `run lstm` or `record` does not name the extra to install.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ def check(scratch: Path) -> int:
     print(lstm.stderr.strip())
     if lstm.returncode == 0 or "moeload-bench[torch]" not in lstm.stderr:
         return fail("run lstm without torch does not name the extra to install")
+    record = sh([*tool, "record", "qwen3moe-tiny-8e"], cwd=elsewhere, env=environment, check=False)
+    print(record.stderr.strip())
+    if record.returncode == 0 or "moeload-bench[record]" not in record.stderr or "Traceback" in record.stderr:
+        return fail("record without torch does not name the extra to install")
     return 0
 
 

@@ -48,10 +48,10 @@ def record(
     Steps are on disk every --shard-steps steps, with a checkpoint. On one machine a resumed recording equals an
     uninterrupted one in every count.
     """
+    from moeload_bench.errors import MissingExtraError
     from moeload_bench.recording.parts import Parts
     from moeload_bench.recording.ranks import torchrun_ranks
     from moeload_bench.recording.recipe import load_recipe
-    from moeload_bench.recording.train import Job, record_recipe
     from moeload_bench.recording.writer import finish_parts
 
     if recipe.endswith(".parts"):
@@ -60,6 +60,10 @@ def record(
         typer.echo(finish_parts(parts, complete=False))
         return
     loaded = load_recipe(recipe)
+    try:
+        from moeload_bench.recording.train import Job, record_recipe
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps)
     with torchrun_ranks() as ranks:
         if ranks.leads:

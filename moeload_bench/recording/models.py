@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import MissingExtraError, RecipeError
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# keys that transformers reads without declaring them in the configuration of each family that has them
+_UNDECLARED = ("attn_implementation", "experts_implementation", "head_dim", "decoder_start_token_id")
 _SIGMOID = ("deepseek_v3", "glm4_moe", "llama4_text")
 
 
@@ -28,17 +32,47 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
     keywords |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **recipe.model.config}
     if recipe.balancing.method == "pooled_aux_loss":
         keywords["router_aux_loss_coef"] = recipe.balancing.coefficient
+    _check_keys(recipe)
     try:
         config = AutoConfig.for_model(recipe.model.family, **keywords)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {error}") from None
-    torch.manual_seed(seed)
-    maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model: Any = maker.from_config(config)
+        _check_top_k(config)
+        torch.manual_seed(seed)
+        maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model: Any = maker.from_config(config)
+    except Exception as error:  # a configuration is checked by any means that its class likes
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {last}") from error
     if recipe.model.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     trained: nn.Module = model.train()
     return trained
+
+
+def _check_keys(recipe: Recipe) -> None:
+    """Refuse a family or key that does not exist: transformers would take its own default in silence."""
+    from transformers import CONFIG_MAPPING
+
+    family = recipe.model.family
+    if family not in CONFIG_MAPPING:
+        raise RecipeError(f"recipe {recipe.name}: unknown model family {family!r}{_close(family, CONFIG_MAPPING)}")
+    default = CONFIG_MAPPING[family]()
+    known = {*default.to_dict(), *default.attribute_map, *_UNDECLARED}
+    for key in recipe.model.config:
+        if key not in known:
+            raise RecipeError(f"recipe {recipe.name}: model.config: {family} has no key {key!r}{_close(key, known)}")
+
+
+def _close(got: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(got, list(known), n=3)
+    return f"; there is: {', '.join(near)}" if near else "; see its configuration class in transformers"
+
+
+def _check_top_k(config: Any) -> None:
+    experts = (getattr(config, name, None) for name in ("n_routed_experts", "num_local_experts", "num_experts"))
+    count = next((number for number in experts if number is not None), None)
+    top_k = getattr(config, "num_experts_per_tok", 1)
+    if count is not None and not 1 <= top_k <= count:
+        raise RecipeError(f"num_experts_per_tok is {top_k}, expected 1 to {count}, the number of experts")
 
 
 def model_inputs(model: nn.Module, token_BN: torch.Tensor) -> dict[str, torch.Tensor]:
