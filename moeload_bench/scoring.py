@@ -16,7 +16,7 @@ from moeload_bench import metrics
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
 
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 """Raised whenever a score can change for the same forecast and truth."""
 
 CELLS_PER_CHUNK = 1 << 17

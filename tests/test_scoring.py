@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from moeload_bench import metrics, scoring
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast, trace_info
+from moeload_bench.placement import headline_shapes
+from moeload_bench.placement_cost import reference_plans, score_plans
 from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.trace import Trace
 
@@ -83,9 +85,25 @@ def test_golden_scores():
         quantiles=(0.1, 0.9),
         last_share_LE=np.array([[0.01, 0.33, 0.33, 0.33], [0.25] * 4]),
     )
-    assert SCORING_VERSION == 1
-    got = {name: np.where(np.isnan(value), None, np.round(value, 8)).tolist() for name, value in scores.items()}
-    assert got == GOLDEN
+    assert SCORING_VERSION == 2
+    assert golden(scores) == GOLDEN
+
+
+def test_golden_scores_of_plans():
+    """Plans of one fixed task, in every shape that 64 experts have: shapes, planner and capacity are code, so a change
+    here is a change of SCORING_VERSION."""
+    H, L, E = 6, 1, 64
+    weight = ((np.arange(H * L * E).reshape(H, L, E) * 7 % 11 + 1) ** 2).astype(float)
+    share = weight / weight.sum(axis=-1, keepdims=True)
+    shapes = headline_shapes(E)
+    references = reference_plans(share, (2, 6), shapes, last_share_LE=share[0])
+    scores = score_plans(np.stack([share[0], share[3]]), share, references)
+    assert [shape.name for shape in shapes] == ["quarter", "half", "plain", "nodes"]
+    assert golden(scores) == GOLDEN_PLANS
+
+
+def golden(scores):
+    return {name: np.where(np.isnan(value), None, np.round(value, 8)).tolist() for name, value in scores.items()}
 
 
 GOLDEN: dict[str, list[list[float | None]]] = {
@@ -100,6 +118,22 @@ GOLDEN: dict[str, list[list[float | None]]] = {
     "revival_recall": [[1.0, None], [1.0, None]],
     "wql": [[0.16142157, 0.07], [0.33430333, 0.18715174]],
     "coverage": [[0.25, 1.0], [0.25, 0.25]],
+}
+
+GOLDEN_PLANS: dict[str, list[list[float]]] = {
+    "imbalance@quarter": [[1.38802043], [1.39940164]],
+    "drop_rate@quarter": [[0.02651452], [0.03433124]],
+    "imbalance@half": [[1.45198376], [1.76563288]],
+    "drop_rate@half": [[0.06292244], [0.10553142]],
+    "imbalance@plain": [[1.31431852], [1.31856875]],
+    "drop_rate@plain": [[0.02234229], [0.01755187]],
+    "imbalance@nodes": [[1.36265328], [1.39796162]],
+    "drop_rate@nodes": [[0.0214244], [0.02871641]],
+    "drop_rate@experts": [[0.28448512], [0.47096299]],
+    "regret@quarter": [[0.02254213], [-0.08834927]],
+    "regret@half": [[-0.08146746], [0.02498763]],
+    "regret@plain": [[-0.17826541], [-0.18593414]],
+    "regret@nodes": [[-0.07776651], [-0.15861745]],
 }
 
 
