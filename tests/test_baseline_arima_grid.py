@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from moeload_bench.baselines import _arima_exact as exact
 from numpy.typing import NDArray
 
-from .conftest import synthetic_load_SLE
+from .conftest import need, synthetic_load_SLE
 from .test_baselines import ask, feed, make
 
-pytest.importorskip("numba", reason="the extra `fast` is not installed")
+need("numba", "pip install -e '.[fast]'")
 
-from moeload_bench.baselines import _arima_batch as batch
-from moeload_bench.baselines import _arima_stream as stream
-from moeload_bench.baselines import _arma as arma
+from moeload_bench.baselines import _arima_batch as batch  # noqa: E402  needs numba, checked above
+from moeload_bench.baselines import _arima_stream as stream  # noqa: E402  needs numba, checked above
+from moeload_bench.baselines import _arma as arma  # noqa: E402  needs numba, checked above
 
 EDGES = (1, 10, 100, 1000)
 

@@ -13,9 +13,9 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, chec
 from moeload_bench.targets import load_class, parse_target
 from moeload_bench.trace import shares
 
-from .conftest import synthetic_load_SLE
+from .conftest import need, synthetic_load_SLE
 
-torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+torch = need("torch", "pip install -e '.[torch]'")
 
 from moeload_bench.baselines import _lstm_net as net  # noqa: E402  needs torch, checked above
 from moeload_bench.baselines import lstm  # noqa: E402

@@ -21,7 +21,7 @@ from moeload_bench.parallel import spread
 from moeload_bench.results import Results
 from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 
 ROOT = Path(__file__).parent.parent
 COUNTED = Path(__file__).parent / "counted.py"
@@ -228,7 +228,7 @@ def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_results_of_one_process(tmp_path: Path) -> None:
     """A scheduler and two worker processes, started for this test."""
-    distributed = pytest.importorskip("distributed", reason="extra `dist`")
+    distributed = need("distributed", "pip install -e '.[dist]'")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
     ) as cluster:
@@ -240,7 +240,7 @@ def test_a_ray_cluster_gives_the_results_of_one_process(tmp_path: Path, monkeypa
     """A head with two workers, started for this test and stopped by its own process id."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray keeps a token in the user's home
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    pytest.importorskip("ray", reason="extra `dist`")
+    need("ray", "pip install -e '.[dist]'")
     with ray_head() as address:
         check_cluster(tmp_path, "ray", address)
 

@@ -29,6 +29,13 @@ def test_the_core_never_imports_baselines() -> None:
         assert not any(name.startswith("moeload_bench.baselines") for name in _imports(path)), path
 
 
+def test_a_missing_component_can_fail_instead_of_being_skipped() -> None:
+    """`.ci/run` sets MOELOAD_REQUIRE_ALL, which only `tests.conftest.need` heeds: nothing else skips an import."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.name != "conftest.py" and path != Path(__file__).resolve():
+            assert "importorskip" not in path.read_text(), path
+
+
 def test_the_command_line_starts_without_heavy_libraries() -> None:
     """`moeload-bench --help` stays fast because nothing heavy is imported before a command runs."""
     code = f"import sys, moeload_bench.cli; print([name for name in {HEAVY} if name in sys.modules])"

@@ -22,9 +22,9 @@ from moeload_bench.store import write_trace
 from moeload_bench.suite import suite_for_trace
 from moeload_bench.tables import floor_values, run_means
 from moeload_bench.trace import Trace
-from tests.conftest import synthetic_load_SLE, synthetic_trace
+from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
-pytest.importorskip("matplotlib")
+need("matplotlib", "pip install -e '.[plot]'")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -19,18 +19,20 @@ COMMITTED = sorted([*bundled_folder().glob("*/test/seed*.parquet"), *Path("trace
 
 
 def reason_to_skip(trace: Trace) -> str | None:
-    """Why this machine cannot be asked for the same bits, None when it can."""
+    """All that this machine lacks to be asked for the same bits, None when it can be."""
+    reasons = []
     for what, here, then in (
         ("processor", hardware(), trace.meta.hardware),
         ("versions", package_versions(), trace.meta.versions),
     ):
         differ = [f"{key} {then.get(key)} -> {here.get(key)}" for key in then if then.get(key) != here.get(key)]
         if differ:
-            return f"recorded elsewhere ({what}: {', '.join(differ)}); floating point may differ in the last place"
+            said = ", ".join(differ)
+            reasons.append(f"recorded elsewhere ({what}: {said}); floating point may differ in the last place")
     missing = [source.name for source in trace.meta.sources if not text_path(find_corpus(source.name)).is_file()]
     if missing:
-        return f"text is not cached and tests fetch nothing: moeload-bench corpora fetch {' '.join(missing)}"
-    return None
+        reasons.append(f"text is not cached and tests fetch nothing: moeload-bench corpora fetch {' '.join(missing)}")
+    return "; and ".join(reasons) or None
 
 
 @pytest.mark.slow

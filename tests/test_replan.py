@@ -21,6 +21,7 @@ from moeload_bench.policies import compare_policies
 from moeload_bench.replan import POLICIES, CostModel, Simulation, settle
 from moeload_bench.store import write_trace
 from moeload_bench.trace import Trace
+from tests.conftest import need
 
 SHAPE = ClusterShape("test", 2, 6)
 COST = CostModel(step_ms=100, expert_mb=50, bandwidth_gb_s=25, expert_fraction=0.5)
@@ -323,7 +324,7 @@ def later_trace():
 
 def test_the_figure_shows_the_busiest_device_of_a_layer_that_has_load():
     """Lower panels: the mean of the largest device load, at the trace's own steps, of a layer named as in the trace."""
-    pytest.importorskip("matplotlib")
+    need("matplotlib", "pip install -e '.[plot]'")
     trace = later_trace()
     done = compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[50, 100], level="none")
     curve, left, right = draw_policies(done, trace).axes
@@ -340,7 +341,7 @@ def test_the_figure_shows_the_busiest_device_of_a_layer_that_has_load():
 
 def test_the_figure_names_all_that_it_draws():
     """The legend has the circle around the best policy, its break-even, the device loads and the states."""
-    pytest.importorskip("matplotlib")
+    need("matplotlib", "pip install -e '.[plot]'")
     trace = skewed_trace()
     done = compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[50, 100], level="none")
     figure = draw_policies(done, trace)
@@ -355,7 +356,7 @@ def test_the_figure_names_all_that_it_draws():
 
 def test_a_figure_without_states_shows_none():
     """Where a trace cannot be labelled, no strip claims a state."""
-    pytest.importorskip("matplotlib")
+    need("matplotlib", "pip install -e '.[plot]'")
     trace = skewed_trace(stride=50)
     figure = draw_policies(compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[500], level="none"), trace)
     assert not any(text.get_text().startswith("state") for text in figure.legends[0].get_texts())

@@ -32,7 +32,7 @@ from moeload_bench.store import write_trace
 from moeload_bench.suite import slide
 from moeload_bench.tables import run_means
 from moeload_bench.trace import Trace
-from tests.conftest import synthetic_load_SLE
+from tests.conftest import need, synthetic_load_SLE
 
 SHORT = Request(every=20, horizons=(20, 40), level="none")
 PLAIN = {"sw_avg": "sw_avg", "uniform": "uniform"}
@@ -220,7 +220,7 @@ def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], t
 
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
     """What is drawn against the origins is each task's error in percent; every panel names its definition."""
-    pytest.importorskip("matplotlib")
+    need("matplotlib", "pip install -e '.[plot]'")
     from moeload_bench.plots_view import view_trace
     from moeload_bench.reproducing.figures import curve, draw_errors
 
@@ -238,7 +238,7 @@ def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> 
 @pytest.mark.slow
 def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
     """One file per figure of the paper that the forecasters at hand allow."""
-    pytest.importorskip("matplotlib")
+    need("matplotlib", "pip install -e '.[plot]'")
     from moeload_bench.reproducing.figures import save_figures
 
     study, results, trace = small
