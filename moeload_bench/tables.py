@@ -20,6 +20,7 @@ from moeload_bench.placement import headline_shapes
 from moeload_bench.placement_cost import ABOUT, describe_metric
 from moeload_bench.results import Result, Results, RunResult, TaskResult
 from moeload_bench.scoring import METRICS
+from moeload_bench.statistics import EXACT
 from moeload_bench.suite import CROSSING as CROSSING
 from moeload_bench.suite import STATES
 
@@ -30,8 +31,6 @@ Values = tuple[float | None, ...]
 FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
 COST_HEADINGS = ("ms", "% train")
 NOTHING = "-"
-TINY = 1e-12
-"""Keeps a ratio of two exact forecasts at 1."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ def origins_of(rows: Sequence[Row]) -> str:
     """`40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
     most_K = np.array([row.origins_K for row in rows]).max(axis=0).tolist()
     if len(set(most_K)) == 1:
-        return f"{most_K[0]} origins"
+        return f"{most_K[0]} origin{'' if most_K[0] == 1 else 's'}"
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
@@ -335,9 +334,10 @@ def best_lines(results: Results, metric: str) -> Iterator[str]:
         if not value_RK.size:
             yield f"{state}: nothing could be scored ({metric} has no value at any horizon)"
             continue
-        ratio_RK = (value_RK + TINY) / (value_RK.min(axis=0) + TINY)
-        best = here[int(ratio_RK.mean(axis=1).argmin())]
-        yield f"{state}: {best.forecaster} served best ({metric}, horizons weighted alike)"
+        value_RK = np.maximum(value_RK, EXACT)
+        ratio_R = (value_RK / value_RK.min(axis=0)).mean(axis=1)
+        best = [row.forecaster for row, ratio in zip(here, ratio_R, strict=True) if ratio == ratio_R.min()]
+        yield f"{state}: {', '.join(best)} served best ({metric}, horizons weighted alike)"
 
 
 def number(value: float | None) -> str:

@@ -151,6 +151,15 @@ def test_the_best_fixed_window_is_named_where_there_are_several(results: Results
     assert "hindsight" not in one.caption
 
 
+def test_rounding_names_no_best_forecaster(results: Results) -> None:
+    """Two exact forecasts served best together, whatever their last bits."""
+    exact = [
+        rescored(result, lambda task, g, error=error: {"metrics": {"window_tv": (error,) * 3}})
+        for result, error in zip(results, (0.0, 3e-16), strict=True)
+    ]
+    assert "stable: uniform, sw_avg served best" in "\n".join(best_lines(Results(exact), "window_tv"))
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_best_of_nothing_is_nobody(results: Results) -> None:
     """Without any value nothing is named, without a warning; horizons without values decide nothing."""
