@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import random
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from moeload_bench.errors import RecordingError, TraceError
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.train import Job, record_recipe
-from moeload_bench.recording.writer import TraceWriter, finish_parts
+from moeload_bench.recording.writer import RecordingWarning, TraceWriter, finish_parts
 from moeload_bench.store import read_trace, write_trace
 from moeload_bench.trace import Trace
 from tests.conftest import synthetic_trace
@@ -138,6 +141,66 @@ def test_another_version_of_the_recipe_does_not_go_on(recipe: Recipe, tmp_path: 
     newer = recipe.model_copy(update={"version": 2})
     with pytest.raises(RecordingError, match="begun with version 1 of recipe small, this is version 2"):
         record_recipe(Job(newer, 0, "test", 9, tmp_path, shard_steps=2), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("lr = 1e-2", "lr = 1e-3", "optimizer.lr was 0.01 when the recording was begun, it is 0.001"),
+        ("coefficient = 0.01", "coefficient = 0.1", "balancing.coefficient was 0.01"),
+        ("num_experts = 4", "num_experts = 8", "model.config.num_experts was 4"),
+        ('sources = ["code"]', 'sources = ["prose"]', "data.stages was "),
+    ],
+)
+def test_an_edited_recipe_does_not_go_on(recipe: Recipe, tmp_path: Path, old: str, new: str, says: str) -> None:
+    """The same name and version with another number is another recipe: the first key that differs is named."""
+    interrupt(Job(recipe, 0, "test", 9, tmp_path / "out", shard_steps=2), at_step=5)
+    edited = small_recipe(tmp_path, RECIPE.replace(old, new, 1))
+    with pytest.raises(RecordingError, match=re.escape(says)):
+        record_recipe(Job(edited, 0, "test", 9, tmp_path / "out", shard_steps=2), resume=True)
+    longer = recipe.model_copy(update={"steps": 20, "about": "another word for it"})
+    assert read_trace(record_recipe(Job(longer, 0, "test", 9, tmp_path / "out"), resume=True)).steps == 9
+
+
+def test_changed_text_does_not_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    """A folder of text that was edited in between is another source, or trains another tokenizer."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("one two three four " * 400, encoding="utf-8")
+    text = RECIPE.replace('sources = ["code"]', f'sources = ["folder:{tmp_path / "text"}"]')
+    job = Job(small_recipe(tmp_path, text), 0, "test", 9, tmp_path / "out", shard_steps=2)
+    interrupt(job, at_step=5)
+    (tmp_path / "text/a.txt").write_text("one two three five " * 400, encoding="utf-8")
+    with pytest.raises(RecordingError, match=r"sha256 of the text: folder:.*/text was '[0-9a-f]{64}' when"):
+        record_recipe(job, resume=True)
+
+
+def edit_manifest(job: Job, change: Callable[[dict[str, Any]], None]) -> None:
+    path = job.target.with_suffix(".parts") / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    change(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_recording_begun_before_recipes_were_kept_goes_on(recipe: Recipe, tmp_path: Path) -> None:
+    """A manifest of an older version names no recipe, text, columns or owner, and is gone on with."""
+
+    def older(manifest: dict[str, Any]) -> None:
+        del manifest["owner"]
+        manifest["state"] = {"meta": manifest["state"]["meta"]}
+
+    job = Job(recipe, 0, "test", 9, tmp_path, shard_steps=2)
+    interrupt(job, at_step=5)
+    edit_manifest(job, older)
+    assert read_trace(record_recipe(job, resume=True)).steps == 9
+
+
+def test_other_versions_of_what_computes_are_a_warning(recipe: Recipe, tmp_path: Path) -> None:
+    """Another torch may round differently: the recording goes on, and says so."""
+    job = Job(recipe, 0, "test", 9, tmp_path, shard_steps=2)
+    interrupt(job, at_step=5)
+    edit_manifest(job, lambda manifest: manifest["state"]["meta"]["versions"].update(torch="1.0"))
+    with pytest.warns(RecordingWarning, match=r"begun with torch 1\.0, this is "):
+        record_recipe(job, resume=True)
 
 
 def test_a_partial_recording_becomes_a_marked_trace(recipe: Recipe, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.ranks import Ranks
+from moeload_bench.recording.resuming import check_same_recipe
 from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.store import read_trace
 from moeload_bench.trace import Trace
@@ -129,8 +129,5 @@ def test_two_killed_processes_go_on(tmp_path: Path) -> None:
 
 def test_processes_must_share_a_step_equally(tmp_path: Path) -> None:
     """Eight sequences cannot be shared by three processes with equal weights."""
-    job = Job(small_recipe(tmp_path), 0, "test", 4, tmp_path / "out")
-    from moeload_bench.recording.train import _check_same_job
-
     with pytest.raises(RecordingError, match="trains 8 sequences per step, which 3 processes cannot share equally"):
-        _check_same_job(job, Parts(job.target), Ranks(0, 3))
+        check_same_recipe(small_recipe(tmp_path), Parts(tmp_path / "seed0.parquet"), 3)

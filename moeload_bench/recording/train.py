@@ -26,6 +26,7 @@ from moeload_bench.recording.models import build_model, build_optimizer, model_i
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.ranks import Ranks
 from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recording.resuming import check_same_recipe, check_same_text, recipe_record
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.writer import TraceWriter, trace_target
@@ -89,6 +90,10 @@ class Run:
         self.tokenizer_sha256 = trained.sha256
         trained_on = dict.fromkeys(name for stage in data.stages for name in stage.sources)
         return {name: token_stream(self.sources[name], trained) for name in trained_on}
+
+    def sha256(self) -> dict[str, str]:
+        """Hashes of what is trained on: the tokenizer and each text."""
+        return {"tokenizer": self.tokenizer_sha256, **{name: source.sha256 for name, source in self.sources.items()}}
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; returns the step's cells of the trace by column."""
@@ -208,9 +213,10 @@ def record_recipe(
     """
     run: Run | None = None
     ranks = ranks or Ranks()
-    writer = TraceWriter(job.target, lambda: _meta(run), shard_steps=job.shard_steps)
+    writer = TraceWriter(job.target, lambda: _begun(run).meta(), shard_steps=job.shard_steps, state=lambda: _state(run))
     first = ranks.led(lambda: _start(job, writer.parts, resume, ranks))
     run = Run(job, ranks)
+    ranks.led(lambda: check_same_text(writer.parts, _begun(run).sha256()))
     checkpoint = ranks.shared_file(writer.parts.checkpoint)
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -226,32 +232,19 @@ def record_recipe(
 def _start(job: Job, parts: Parts, resume: bool, ranks: Ranks) -> int:
     """Open the recording; the step that it goes on with."""
     parts.start(resume)
-    _check_same_job(job, parts, ranks)
+    check_same_recipe(job.recipe, parts, ranks.count)
     return parts.next_step
 
 
-def _meta(run: Run | None) -> TraceMeta:
+def _state(run: Run | None) -> dict[str, Any]:
+    """What a resumed recording is checked against."""
+    return {"recipe": recipe_record(_begun(run).recipe), "sha256": _begun(run).sha256()}
+
+
+def _begun(run: Run | None) -> Run:
     if run is None:
         raise RecordingError("no step was trained yet")
-    return run.meta()
-
-
-def _check_same_job(job: Job, parts: Parts, ranks: Ranks) -> None:
-    """Refuse unequal shares, and to go on with what another version of the recipe or number of processes began."""
-    if job.recipe.data.sequences % ranks.count:
-        raise RecordingError(
-            f"recipe {job.recipe.name} trains {job.recipe.data.sequences} sequences per step, which {ranks.count} "
-            "processes cannot share equally"
-        )
-    before = parts.state.get("meta")
-    if before is not None and before["recipe_version"] != job.recipe.version:
-        raise RecordingError(
-            f"{parts.folder}: begun with version {before['recipe_version']} of recipe {job.recipe.name}, "
-            f"this is version {job.recipe.version}"
-        )
-    processes = ranks.count if before is None else before["parallel"]["processes"]
-    if processes != ranks.count:
-        raise RecordingError(f"{parts.folder}: begun by {processes} processes, these are {ranks.count}")
+    return run
 
 
 def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class TraceWriter:
     """Collects one row per optimizer step and appends a shard every ``shard_steps`` rows, or sooner: when a row comes
     more than ``shard_seconds`` after the last shard.
 
-    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then; ``state`` is
-    kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and optional columns of
-    the format; all rows hold the same columns.
+    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then, and ``state``
+    for what else is kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and
+    optional columns of the format; all rows hold the same columns.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class TraceWriter:
         *,
         shard_steps: int = 250,
         shard_seconds: float | None = None,
-        state: Mapping[str, Any] | None = None,
+        state: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.parts = Parts(target)
         self._meta = meta
         self._shard_steps = shard_steps
         self._shard_seconds = shard_seconds
-        self._state = dict(state or {})
+        self._state = state
         self._last_shard = time.monotonic()
         self._rows: list[Row] = []
 
@@ -94,7 +94,7 @@ class TraceWriter:
         """Write the collected rows as a shard; does nothing when there is none."""
         if self._rows:
             meta = self._meta()
-            state = {**self._state, "meta": meta.model_dump(mode="json"), "columns": sorted(self._rows[0])}
+            state = {**self._state(), "meta": meta.model_dump(mode="json"), "columns": sorted(self._rows[0])}
             self.parts.append(trace_of(self._rows, meta), save_checkpoint, state)
             self._rows = []
         self._last_shard = time.monotonic()
