@@ -19,6 +19,7 @@ from collections.abc import Callable
 from benchmarks.placement import balance_table
 from leaderboard.committed import ROOT, committed_results
 from moeload_bench.card_tables import table
+from moeload_bench.errors import MoeloadError
 from moeload_bench.placement import ClusterShape
 from moeload_bench.placement_cost import HEADLINE
 from moeload_bench.plots_placement import draw_policies
@@ -162,4 +163,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MoeloadError as error:
+        sys.exit(str(error))

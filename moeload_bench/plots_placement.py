@@ -97,6 +97,7 @@ def _curve(axes: Axes, comparison: Comparison) -> None:
 def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> list[Any]:
     """Draws the lower panels and returns their legend entries."""
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     simulation, best = comparison.simulation, comparison.best
     first, stride = int(trace.step_S[0]), simulation.stride
@@ -115,6 +116,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
         axes.set_xlim(first, first + len(loads_SD) * stride)
         axes.set_title(title, pad=13)
         axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, prune="upper"))
         axes.grid(axis="y")
     right.tick_params(labelleft=False)
     left.set_ylabel(f"layer {layer_names(trace)[layer]}: device load / mean")
