@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -90,6 +90,8 @@ def compare_policies(
     for policy in policies:
         runs += [simulation.run(policy, k, _at_decisions(simulation, policy, k, means)) for k in intervals]
     runs += [simulation.run("oracle", k) for k in intervals]
+    if policies is STATELESS:
+        runs = [replace(run, imbalance_transient=None, imbalance_stable=None) for run in runs]
     return Comparison(trace.id, forecaster, simulation, tuple(runs), tuple(failures), tuple(notes), means)
 
 

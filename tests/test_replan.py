@@ -223,10 +223,11 @@ def test_a_forecaster_is_compared_with_truth_on_a_settled_run():
 
 
 def test_a_trace_that_cannot_be_labelled_still_gets_an_answer():
-    """Without states (a stride of 50) the policies by state are left out, with the reason."""
+    """Without states (a stride of 50) the policies by state are left out, with the reason; no imbalance is of a state."""
     done = compare_policies(skewed_trace(stride=50), "sw_avg", SHAPE_8, COST, every=[500], level="none")
     assert {run.policy for run in done.runs} == {"static", "every", "if_pays", "oracle"}
     assert "stride" in done.notes[0]
+    assert {(run.imbalance_transient, run.imbalance_stable) for run in done.runs} == {(None, None)}
 
 
 SHAPE_8 = ClusterShape("x", 2, 10)
