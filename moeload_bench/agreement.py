@@ -57,6 +57,7 @@ MEAN_TOLERANCE: Tolerance = {
     "drop_rate@": (0.002, 1e-3),
     "": (0.01, 0.02),
 }
+FACTS = ("training_step_s", "observed_rows", "forecasts")  # among the costs: what is of the trace, not measured
 OVERALL_TOLERANCE: Tolerance = {"imbalance@": (0.0, 1e-3), "regret@": (0.0, 1e-3), "drop_rate@": (0.0, 3e-4)}
 
 
@@ -78,6 +79,10 @@ def differences(
 def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], tolerance: Tolerance) -> Iterator[str]:
     if (claimed.layers, claimed.experts) != (again.layers, again.experts):
         yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
+    for name in FACTS if not (claimed.failures or again.failures) else ():
+        said, got = getattr(claimed.cost, name), getattr(again.cost, name)
+        if not _near(math.nan if said is None else said, math.nan if got is None else got, (1e-6, 0.0)):
+            yield f"cost.{name}: claimed {said}, got {got}"
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
         if one.crossing != other.crossing:
             yield f"origin {one.origin}: crossing: claimed {list(one.crossing)}, got {list(other.crossing)}"

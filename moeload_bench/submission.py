@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moeload_bench.errors import MoeloadError, SubmissionError
 from moeload_bench.targets import Target, parse_target, source_sha256
@@ -134,8 +134,19 @@ class Submission(_Record):
         return "\n".join(lines) + "\n"
 
 
+VerificationStatus = Literal["verified", "verified (sample)", "failed"]
+
+
+def status_of(verified: bool, sample: float) -> VerificationStatus:
+    """What a verification is called: one that re-ran a part of the runs says so."""
+    return "failed" if not verified else "verified" if sample == 1 else "verified (sample)"
+
+
 class Verification(_Record):
-    """What the maintainers' re-run of one result found; ``result_sha256`` is `claim_sha256` of that result."""
+    """What the maintainers' re-run of one result found; ``result_sha256`` is `claim_sha256` of that result.
+
+    ``ms_per_forecast`` (observing included) and ``peak_memory_bytes`` are what the re-run cost, where it was measured.
+    """
 
     verified: bool
     date: str
@@ -147,7 +158,16 @@ class Verification(_Record):
     result_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     reasons: list[str] = []
     findings: dict[str, float] = Field(default={}, description="growth of the relative loss by memorisation test")
-    status: Literal["verified", "failed"]
+    ms_per_forecast: float | None = None
+    peak_memory_bytes: int | None = None
+    status: VerificationStatus
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Verification:
+        expected = status_of(self.verified, self.sample)
+        if self.status != expected:
+            raise ValueError(f"status: got {self.status!r}, expected {expected!r}, as verified and sample say")
+        return self
 
     def to_json(self) -> str:
         """Canonical text."""

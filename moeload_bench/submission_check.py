@@ -16,7 +16,7 @@ from moeload_bench.isolate import Level, level_available, parse_level
 from moeload_bench.results import Result, RunResult, load_result
 from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
-from moeload_bench.submission_numbers import check_numbers
+from moeload_bench.submission_numbers import check_cost, check_numbers
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import baseline_names
 
@@ -72,7 +72,7 @@ def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
     wrong = [*_identity(folder, result, suite), *_status(folder, result), *_texts(result)]
     if result.suite.sha256 != suite.sha256():
         return wrong  # the rest would only repeat it
-    return [*wrong, *_runs(result, suite)]
+    return [*wrong, *check_cost("fit_wall_s", result.fit_wall_s), *_runs(result, suite)]
 
 
 def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:

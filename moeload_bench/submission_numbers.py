@@ -20,6 +20,8 @@ PRIMARY = "window_tv"
 RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
 SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
 MAX_NUMBER = 1e15  # no score, time or count comes near it; sums of such numbers stay finite
+MAX_SECONDS = 1e8  # three years
+MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
 _PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
 _FLOOR = re.compile(r"floor_[a-z_]{1,40}")
 _REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
@@ -38,10 +40,26 @@ def check_numbers(run: RunResult, K: int) -> Iterator[str]:
 
 
 def _ranges(run: RunResult) -> Iterator[str]:
-    """Nothing negative and nothing beyond all measure, where the harness counts or takes a time."""
+    """Nothing negative and nothing beyond all measure, where the harness counts or takes a time; no work in no time."""
     for name, value in {**run.cost.model_dump(), **run.counts, "layers": run.layers, "experts": run.experts}.items():
-        if value is not None and not 0 <= value <= MAX_NUMBER:
-            yield f"{name[:40]!r}: got {'a negative number' if value < 0 else 'too large a number'}"
+        yield from check_cost(name, value)
+    cost = run.cost
+    if run.failures:
+        return
+    if cost.forecasts != len(run.tasks):
+        yield f"'forecasts': got {cost.forecasts}, expected {len(run.tasks)}, one for each origin"
+    if not (cost.observe_wall_s > 0 and cost.forecast_wall_s > 0 and cost.observed_rows > 0):
+        yield "cost: got 0 s of observing or forecasting, expected what the harness measured"
+    if cost.peak_memory_bytes is not None and cost.peak_memory_bytes < MIN_MEMORY_BYTES:
+        yield f"'peak_memory_bytes': got {cost.peak_memory_bytes}, expected at least {MIN_MEMORY_BYTES}"
+
+
+def check_cost(name: str, value: float | None) -> Iterator[str]:
+    """What is wrong with a time, a size or a count: negative, or larger than any can be."""
+    most = MAX_SECONDS if name.endswith("_s") else MAX_MEMORY_BYTES if name == "peak_memory_bytes" else MAX_NUMBER
+    if value is not None and not 0 <= value <= most:
+        got = "a negative number" if value < 0 else "too large a number"
+        yield f"{name[:40]!r}: got {got}, expected one between 0 and {most:g}"
 
 
 def _names(names: set[str]) -> Iterator[str]:

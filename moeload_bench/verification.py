@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import math
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +26,11 @@ from moeload_bench.harness import row_of
 from moeload_bench.isolate import Level, Limits
 from moeload_bench.memorising import TRACKER, future_altered, permuted_and_shifted, relative_loss
 from moeload_bench.packages import install_packages
+from moeload_bench.parallel import spread
 from moeload_bench.results import Result, RunResult
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.store import data_sha256, find_trace, list_traces, read_trace, write_trace
-from moeload_bench.submission import Folder, Verification
+from moeload_bench.submission import VERIFICATION, Folder, Verification, status_of
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.targets import Target, parse_target, preflight
@@ -54,6 +57,7 @@ class Request:
     traces: Path | None = None
     find_links: Path | None = None
     no_index: bool = False
+    jobs: int = 1
     seed: int | None = None
     progress: Progress = lambda done, total, what: None
 
@@ -67,6 +71,7 @@ def verify(request: Request) -> Verification:
     with contextlib.suppress(TargetError):  # arguments that it does not take: a reason, when it is run
         preflight(request.folder.target())
     findings: dict[str, float] = {}
+    costs: dict[str, Any] = {}
     unverified = replace(request.folder, verification=None)
     reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)
     if not reasons:
@@ -77,11 +82,13 @@ def verify(request: Request) -> Verification:
         except MoeloadError as error:
             reasons = [str(error)]
         else:
-            reasons = _Rerun(request, replace(request.folder.target(), packages=packages)).reasons(findings)
+            rerun = _Rerun(request, replace(request.folder.target(), packages=packages))
+            reasons = rerun.reasons(findings)
+            costs = rerun.costs()
     here = environment()
     return Verification(
         verified=not reasons,
-        status="failed" if reasons else "verified",
+        status=status_of(not reasons, request.sample),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         commit=here.commit,
         level=request.level,
@@ -91,7 +98,14 @@ def verify(request: Request) -> Verification:
         result_sha256=claim_sha256(request.result),
         reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
         findings={name: float(f"{value:.4g}") for name, value in findings.items()},
+        **costs,
     )
+
+
+def keep(made: Verification, folder: Folder, result: Result, place: Path) -> None:
+    """Write what was found: verification.json into the folder, and the status into the result at ``place``."""
+    (folder.path / VERIFICATION).write_text(made.to_json())
+    result.model_copy(update={"status": "verified" if made.verified else "claimed"}).save(place)
 
 
 def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
@@ -102,6 +116,17 @@ def locate(suite: Suite) -> dict[str, Path]:
     """The files of a suite's traces: bundled, local or from the Hub."""
     hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     return {entry.id: find_trace(entry.id, hub=hub) for entry in (*suite.traces, *suite.fit)}
+
+
+@dataclass(frozen=True)
+class _Altered:
+    """A trace on which a test runs, and the runs of the suite (or some origins of one) that it is compared with."""
+
+    test: str
+    before: Sequence[SuiteTrace]
+    origins: Sequence[int] | None
+    entry: SuiteTrace
+    path: Path
 
 
 class _Rerun:
@@ -115,29 +140,35 @@ class _Rerun:
         self.fits: dict[str, Fitted] = {}
         self.references: dict[str, RunResult] = {}
         self.claimed = {run.trace: run for run in request.result.runs}
+        self.again: list[RunResult] = []
         self.done = self.total = 0
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
         """Why it fails, [] when it does not; stops at the first kind of failure."""
         chosen = self._sampled()
         self.total = self._expected(chosen)
-        for entry in chosen:
-            wrong = self._compare(entry)
-            if wrong:
-                return [f"{entry.id}: {line}" for line in wrong]
+        wrong = self._compare(chosen)
+        if wrong:
+            return wrong
         with tempfile.TemporaryDirectory(prefix="moeload-verify-") as scratch:
-            tests = {"permuted_and_shifted": self._permuted, "future_altered": self._altered}
-            for name, test in tests.items():
-                pairs = [pair for entry in chosen for pair in test(entry, Path(scratch))]
-                findings[name] = _growth(pairs)
-            if self.request.traces is not None:
-                findings |= self._fresh(self.request.traces)
+            tests = (self._permuted, self._altered)
+            asked = [altered for test in tests for entry in chosen for altered in test(entry, scratch)]
+            fresh = [] if self.request.traces is None else list(self._fresh(self.request.traces))
+            findings |= self._growths([*asked, *fresh])
         return [
             f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
             f"(at most {100 * MAX_GROWTH[name]:.0f} % is accepted): it knows the suite's traces"
             for name, growth in findings.items()
             if growth > MAX_GROWTH.get(name, math.inf)
         ]
+
+    def costs(self) -> dict[str, Any]:
+        """What it cost here: the claim's costs are its author's word."""
+        if not self.again:
+            return {}
+        per_forecast_s = float(np.mean([run.cost.per_forecast_s for run in self.again]))
+        peaks = [run.cost.peak_memory_bytes for run in self.again if run.cost.peak_memory_bytes is not None]
+        return {"ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"), "peak_memory_bytes": max(peaks, default=None)}
 
     def _sampled(self) -> list[SuiteTrace]:
         entries = self.request.suite.traces
@@ -156,24 +187,64 @@ class _Rerun:
         self.done += 1
         self.request.progress(self.done, max(self.done, self.total), what)
 
-    def _run(self, target: Target, entry: SuiteTrace, path: Path) -> RunResult:
+    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[RunResult, None, None]:
+        """The runs in their order, as they are ready; first what their forecasters learn."""
+        unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
+        fits = [functools.partial(fit, self.setting, self.request.paths, target) for target in unfit.values()]
+        for text, fitted in zip(unfit, spread(fits, jobs=self.request.jobs), strict=True):
+            self.fits[text] = fitted
+            if self.request.suite.fit:
+                self._report(f"the fit of {text}")
+        calls = [functools.partial(run_pair, self._pair(*one)) for one in work]
+        for (target, entry, _), run in zip(work, spread(calls, jobs=self.request.jobs), strict=True):
+            self._report(f"{target.text} on {entry.id}")
+            yield run
+
+    def _pair(self, target: Target, entry: SuiteTrace, path: Path) -> Pair:
         """One run. The suite holds the entry, so that finished work is never taken for that of other origins."""
         suite = self.request.suite
         if entry not in suite.traces:
             others = tuple(other for other in suite.traces if other.id != entry.id)
             suite = suite.model_copy(update={"traces": (*others, entry)})
-        if target.text not in self.fits:
-            self.fits[target.text] = fit(self.setting, self.request.paths, target)
-            if suite.fit:
-                self._report(f"the fit of {target.text}")
-        run = run_pair(Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text]))
-        self._report(f"{target.text} on {entry.id}")
-        return run
+        return Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text])
 
-    def _relative(self, entry: SuiteTrace, wanted: Sequence[int] | None = None) -> float:
+    def _compare(self, chosen: Sequence[SuiteTrace]) -> list[str]:
+        """Differences of the first re-run that differs from the claim; a second one tells chance from other numbers."""
+        work = [(self.target, entry, self.request.paths[entry.id]) for entry in chosen]
+        with contextlib.closing(self._runs(work)) as runs:
+            for one, again in zip(work, runs, strict=True):
+                self.again.append(again)
+                wrong = list(differences(self.claimed[one[1].id], again, self.request.suite.horizons))
+                if wrong:
+                    break
+            else:
+                return []
+        self.fits.pop(self.target.text)
+        (once_more,) = self._runs([one])
+        other = next(differences(again, once_more, self.request.suite.horizons), None)
+        if other is not None:
+            return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
+
+    def _growths(self, asked: Sequence[_Altered]) -> dict[str, float]:
+        """By test, how much larger the relative loss is on the altered traces than on what they are compared with."""
+        known = {entry.id: entry for one in asked for entry in one.before}
+        before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
+        after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
+        runs = self._runs([*before, *after])
+        self.references = {name: next(runs) for name in known}
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for one in asked:
+            mine, theirs = next(runs), next(runs)
+            logs = [math.log(self._relative(entry, one.origins)) for entry in one.before]
+            pairs.setdefault(one.test, []).append(
+                (float(np.exp(np.mean(logs))), relative_loss(mine.tasks, theirs.tasks))
+            )
+        return {name: _growth(found) for name, found in pairs.items()}
+
+    def _relative(self, entry: SuiteTrace, wanted: Sequence[int] | None) -> float:
         """The claim's loss over the reference's on a run of the suite, over all or some origins."""
-        if entry.id not in self.references:
-            self.references[entry.id] = self._run(self.reference, entry, self.request.paths[entry.id])
         kept = set(wanted if wanted is not None else [origin for origin, _ in entry.origins()])
         mine, theirs = (
             [task for task in run.tasks if task.origin in kept]
@@ -181,21 +252,7 @@ class _Rerun:
         )
         return relative_loss(mine, theirs)
 
-    def _compare(self, entry: SuiteTrace) -> list[str]:
-        """Differences of a re-run from the claim; a second re-run tells chance from other numbers."""
-        path, claimed = self.request.paths[entry.id], self.claimed[entry.id]
-        again = self._run(self.target, entry, path)
-        wrong = list(differences(claimed, again, self.request.suite.horizons))
-        if not wrong:
-            return []
-        self.fits.pop(self.target.text)
-        once_more = list(differences(again, self._run(self.target, entry, path), self.request.suite.horizons))
-        if once_more:
-            return [f"not deterministic: two re-runs with one seed differ: {once_more[0]}"]
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        return [f"the claim is not what the code gives here, twice: {wrong[0]}{more}"]
-
-    def _permuted(self, entry: SuiteTrace, scratch: Path) -> Iterator[tuple[float, float]]:
+    def _permuted(self, entry: SuiteTrace, scratch: str) -> Iterator[_Altered]:
         trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
         rows = int(self.rng.integers(MAX_SHIFT_ROWS // 2, MAX_SHIFT_ROWS + 1))
         shift = rows * trace.meta.stride
@@ -203,48 +260,42 @@ class _Rerun:
         kept = [origin for origin, _ in entry.origins() if origin > first]
         moved = _with_origins(entry, kept, -shift)
         other = permuted_and_shifted(trace, rows, self.rng)
-        yield self._relative(entry, kept), self._relative_on(moved, other, scratch)
+        yield _Altered("permuted_and_shifted", [entry], kept, *_written(moved, other, scratch))
 
-    def _altered(self, entry: SuiteTrace, scratch: Path) -> Iterator[tuple[float, float]]:
+    def _altered(self, entry: SuiteTrace, scratch: str) -> Iterator[_Altered]:
         trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
         horizon = self.request.suite.horizon // trace.meta.stride
         for origin in self._splices(entry):
             row = row_of(trace, origin)
             other = future_altered(trace, row, row + horizon)
-            yield self._relative(entry, [origin]), self._relative_on(_with_origins(entry, [origin]), other, scratch)
+            placed = _written(_with_origins(entry, [origin]), other, scratch)
+            yield _Altered("future_altered", [entry], [origin], *placed)
 
     def _splices(self, entry: SuiteTrace) -> list[int]:
         picks = [self.rng.choice(o, size=min(SPLICES_PER_STATE, len(o)), replace=False) for o in _by_state(entry)]
         return sorted(int(origin) for pick in picks for origin in pick)
 
-    def _relative_on(self, entry: SuiteTrace, trace: Trace, scratch: Path) -> float:
-        """The relative loss on a trace made from one of the suite's."""
-        path = write_trace(trace, scratch / f"{secrets.token_hex(8)}.parquet")
-        return self._both(entry.model_copy(update={"data_sha256": data_sha256(trace)}), path)
-
-    def _both(self, entry: SuiteTrace, path: Path) -> float:
-        mine, theirs = (self._run(target, entry, path) for target in (self.target, self.reference))
-        return relative_loss(mine.tasks, theirs.tasks)
-
-    def _fresh(self, folder: Path) -> dict[str, float]:
-        """Growth on the traces of a folder: from the suite's runs of the same recipe, else from all of them.
+    def _fresh(self, folder: Path) -> Iterator[_Altered]:
+        """The traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
 
         How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
         """
         suite, refs = self.request.suite, list_traces(folder)
         if not refs:
             raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
-        pairs: dict[str, list[tuple[float, float]]] = {}
         for ref in refs:
             own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
             if own.horizons != suite.horizons:
                 raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
             entry = own.traces[0]
             alike = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
-            before = float(np.exp(np.mean([math.log(self._relative(one)) for one in alike or suite.traces])))
-            name = "fresh_runs" if alike else "other_recipes"
-            pairs.setdefault(name, []).append((before, self._both(entry, ref.path)))
-        return {name: _growth(found) for name, found in pairs.items()}
+            yield _Altered("fresh_runs" if alike else "other_recipes", alike or suite.traces, None, entry, ref.path)
+
+
+def _written(entry: SuiteTrace, trace: Trace, scratch: str) -> tuple[SuiteTrace, Path]:
+    """A trace made from one of the suite's, as a file, and its entry."""
+    path = write_trace(trace, Path(scratch) / f"{secrets.token_hex(8)}.parquet")
+    return entry.model_copy(update={"data_sha256": data_sha256(trace)}), path
 
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from leaderboard.site.inputs import make_entry
 from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.results import load_result
@@ -15,7 +16,7 @@ from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_names import check_name
 from moeload_bench.submitting import Author, Prepared, make_draft, prepare
 from moeload_bench.targets import parse_target
-from moeload_bench.verification import Request, verify
+from moeload_bench.verification import Request, keep, verify
 from tests.attacks.arena import require_sandbox
 from tests.hub import LocalHub
 from tests.submitted import NAIVE, World, honest, make_world, wheel
@@ -75,7 +76,8 @@ def test_a_name_of_other_authors_is_refused(world: World, tmp_path: Path) -> Non
 def test_a_strangers_file_becomes_a_merged_verified_entry(
     hub: LocalHub, api: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outsider's token opens the pull request; the maintainer merges, verifies, and rejects when it is edited.
+    """An outsider's token opens the pull request; the maintainer verifies, adds what was found, and merges; what
+    the Hub then holds is a verified entry of the site.
 
     The forecaster needs a package of its own, which is not installed here: the sandbox has it, this process has not.
     """
@@ -93,14 +95,26 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     assert prepared.result.isolation == "sandbox"
     number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
 
-    download = {"repo_type": "dataset", "local_dir": tmp_path / "merged"}
-    api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
-    api("maintainer").snapshot_download(REPO, **download)
-    folder = read_folder(tmp_path / "merged" / "submissions" / "mine")
-    result = load_result(tmp_path / "merged" / "results" / "small" / "mine.json")
+    request = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
+    files = ["submissions/mine/*", "results/small/mine.json"]
+    api("maintainer").snapshot_download(REPO, **request, local_dir=tmp_path / "request")
+    folder = read_folder(tmp_path / "request" / "submissions" / "mine")
+    place = tmp_path / "request" / "results" / "small" / "mine.json"
+    result = load_result(place)
     assert check_submission(folder, result, world.suite) == []
     made = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True, sample=0.5))
-    assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
+    assert (made.reasons, made.status, made.level) == ([], "verified (sample)", "sandbox")
+    keep(made, folder, result, place)
+    maintainer = api("maintainer")
+    maintainer.upload_folder(repo_id=REPO, folder_path=tmp_path / "request", allow_patterns=files, **request)
+    maintainer.merge_pull_request(REPO, number, repo_type="dataset")
+
+    maintainer.snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "merged")
+    merged = load_result(tmp_path / "merged" / "results" / "small" / "mine.json")
+    entry = make_entry(merged, tmp_path / "merged" / "submissions" / "mine", world.suite)
+    assert (entry.standing, entry.wrong, merged.status) == ("verified", (), "verified")
+    assert entry.folder is not None
+    assert entry.folder.verification == made
     with pytest.raises(ModuleNotFoundError):
         __import__("moeload_test_helper")
 

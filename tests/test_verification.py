@@ -18,6 +18,7 @@ import pytest
 
 from leaderboard.committed import RESULTS
 from leaderboard.memorisers import TARGET, memoriser
+from moeload_bench import verification
 from moeload_bench.agreement import differences
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
@@ -97,7 +98,57 @@ def test_a_sample_can_be_re_run(world: World, tmp_path: Path) -> None:
     """Half of two runs is one."""
     folder, result = honest(tmp_path, world)
     made = verified(folder, halved(result), world, sample=0.5)
-    assert (made.sample, len(made.reasons)) == (0.5, 1)
+    assert (made.sample, len(made.reasons), made.status) == (0.5, 1, "failed")
+
+
+def test_a_sampled_verification_says_so(world: World, tmp_path: Path) -> None:
+    """In its status, which follows from what it holds: nothing else is read back."""
+    folder, result = honest(tmp_path, world)
+    part, whole = (verified(folder, result, world, sample=sample) for sample in (0.5, 1.0))
+    assert (part.verified, part.status, whole.status) == (True, "verified (sample)", "verified")
+    tree = {**part.model_dump(mode="json"), "status": "verified"}
+    with pytest.raises(ValueError, match=r"status: got 'verified', expected 'verified \(sample\)'"):
+        Verification.model_validate(tree)
+
+
+def test_a_verification_holds_what_the_re_run_cost(world: World, tmp_path: Path) -> None:
+    """The claim's costs are its author's word; facts of the trace among them have to be the trace's."""
+    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
+    made = verified(folder, result, world)
+    assert made.ms_per_forecast is not None
+    assert made.ms_per_forecast > 0
+    run = result.runs[0]
+    dear = run.cost.model_copy(update={"training_step_s": 1e3})
+    assert list(differences(run, run, world.suite.horizons)) == []
+    wrong = next(differences(run.model_copy(update={"cost": dear}), run, world.suite.horizons))
+    assert wrong.startswith("cost.training_step_s: claimed 1000.0, got ")
+
+
+def test_what_is_found_does_not_depend_on_how_it_is_spread(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All runs of a re-run go through the evaluation's parallelism with the same number of jobs."""
+    asked: list[int] = []
+    spread = verification.spread
+
+    def watched(calls: Any, *, jobs: int) -> Any:
+        asked.append(jobs)
+        return spread(calls, jobs=1)
+
+    folder, result = honest(tmp_path, world)
+    alone = verified(folder, result, world)
+    monkeypatch.setattr(verification, "spread", watched)
+    beside = verified(folder, result, world, jobs=2)
+    assert set(asked) == {2}
+    assert (alone.findings, alone.reasons) == (beside.findings, beside.reasons)
+
+
+@pytest.mark.slow
+def test_runs_of_several_processes_are_verified(world: World, tmp_path: Path) -> None:
+    """With two jobs the same is found as with one."""
+    folder, result = honest(tmp_path, world)
+    alone, beside = (verified(folder, result, world, jobs=jobs) for jobs in (1, 2))
+    assert (alone.findings, alone.reasons) == (beside.findings, beside.reasons)
 
 
 def test_what_the_check_refuses_is_not_run(world: World, tmp_path: Path) -> None:

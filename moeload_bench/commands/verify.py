@@ -29,6 +29,7 @@ def verify(
     level: Annotated[
         str, typer.Option(help="Isolation of the re-run: sandbox, or process for code you trust.")
     ] = "sandbox",
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Compare files and hashes only: nothing is executed.")
     ] = False,
@@ -58,10 +59,10 @@ def verify(
     its result cannot be read, or the request cannot be served.
     """
     from moeload_bench.progress import pair_progress
-    from moeload_bench.submission import VERIFICATION, read_folder
+    from moeload_bench.submission import read_folder
     from moeload_bench.submission_check import apart_level, check_submission, load_claim
     from moeload_bench.submitting import result_path
-    from moeload_bench.verification import Request, locate
+    from moeload_bench.verification import Request, keep, locate
     from moeload_bench.verification import verify as run
 
     if (base is not None and not incoming) or (incoming and not check_only):
@@ -88,16 +89,16 @@ def verify(
                 traces=traces,
                 find_links=find_links,
                 no_index=no_index,
+                jobs=jobs,
                 progress=progress,
             )
         )
     if not dry_run:
-        (folder / VERIFICATION).write_text(made.to_json())
-        result.model_copy(update={"status": "verified" if made.verified else "claimed"}).save(place)
+        keep(made, read, result, place)
     if not as_json:
         for name, growth in made.findings.items():
             typer.echo(f"{name}: relative loss {growth:+.1%}")
-    _show(made.model_dump(mode="json"), made.reasons, "verified", as_json)
+    _show(made.model_dump(mode="json"), made.reasons, made.status if made.verified else "verified", as_json)
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:
