@@ -86,8 +86,8 @@ def replicas_moved(before: IntArray, after: IntArray, devices: int) -> IntArray:
 class References:
     """The plans that depend on the trace only; made once per origin and used for every forecaster.
 
-    ``scores`` holds for each of ``oracle`` (from the true window mean), ``uniform`` and ``last`` (from the last
-    observed load) the same metrics as `score_plans`, [K, L].
+    ``scores`` holds for ``oracle`` (from the true window mean) and ``uniform`` the same metrics as `score_plans`,
+    [K, L]. The plan from the last observed load is that of the baseline `last_value`.
     """
 
     shapes: tuple[ClusterShape, ...]
@@ -109,13 +109,11 @@ class References:
         return self.scores["oracle"][f"imbalance@{shape}"]
 
 
-def reference_plans(
-    share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequence[ClusterShape], *, last_share_LE: FloatArray
-) -> References:
-    """Plans from the truth, from uniform loads and from the last observed load, and what they cost.
+def reference_plans(share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequence[ClusterShape]) -> References:
+    """Plans from the truth and from uniform loads, and what they cost.
 
     ``share_HLE`` [rows, L, E]: true shares of the window, NaN throughout where a layer-step has no load (fastest as a
-    view whose rows are contiguous in memory); ``rows_K``: rows of each horizon, rising; ``last_share_LE`` [L, E].
+    view whose rows are contiguous in memory); ``rows_K``: rows of each horizon, rising.
     Raises `PlacementError` for shapes that do not fit E.
     """
     window_LEH, valid_LH = _window(share_HLE, rows_K)
@@ -126,7 +124,6 @@ def reference_plans(
     scores = {
         "oracle": plain_oracle,
         "uniform": _scores(uniform, window_LEH, valid_LH, rows_K, shapes),
-        "last": _scores(last_share_LE[None], window_LEH, valid_LH, rows_K, shapes),
     }
     for name in scores:
         scores[name] = _with_regret(scores[name], plain_oracle)

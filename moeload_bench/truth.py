@@ -92,7 +92,6 @@ class Truth:
                 window_HLE,
                 horizon_rows(self.horizons, self.trace.meta.stride, len(window_HLE)),
                 headline_shapes(self.trace.num_experts),
-                last_share_LE=self.last_share(origin),
             )
         return self._references[origin]
 

@@ -44,25 +44,23 @@ def test_scores_equal_a_plain_loop(seed):
     """Each horizon's plan is charged for exactly the rows of that horizon; regret is against the oracle's plan."""
     share, rng = window(seed), np.random.default_rng(seed + 100)
     hat = rng.dirichlet(np.ones(8), size=(3, 3))
-    references = reference_plans(share, ROWS, SHAPES, last_share_LE=share[0])
+    references = reference_plans(share, ROWS, SHAPES)
     scores = score_plans(hat, share, references)
     for shape in SHAPES:
         for k, rows in enumerate(ROWS):
             for layer in range(3):
                 got = by_hand(plan(hat[k, layer], shape), share[:rows, layer], shape.devices)
                 oracle = by_hand(plan(share[:rows, layer].mean(axis=0), shape), share[:rows, layer], shape.devices)
-                last = by_hand(plan(share[0, layer], shape), share[:rows, layer], shape.devices)
                 at = (k, layer)
                 assert scores[f"imbalance@{shape.name}"][at] == pytest.approx(got[0])
                 assert scores[f"drop_rate@{shape.name}"][at] == pytest.approx(got[1])
                 assert scores[f"regret@{shape.name}"][at] == pytest.approx(got[0] / oracle[0] - 1)
-                assert references.scores["last"][f"regret@{shape.name}"][at] == pytest.approx(last[0] / oracle[0] - 1)
 
 
 def test_a_forecast_of_the_truth_has_no_regret():
     """The true window mean leads to the reference plan itself; the uniform forecast to the uniform plan."""
     share = window()
-    references = reference_plans(share, ROWS, SHAPES, last_share_LE=share[0])
+    references = reference_plans(share, ROWS, SHAPES)
     truth = np.stack([share[:rows].mean(axis=0) for rows in ROWS])
     scores = score_plans(truth, share, references)
     uniform = score_plans(np.full((3, 3, 8), 1 / 8), share, references)
@@ -76,7 +74,7 @@ def test_expert_buffers_drop_what_exceeds_the_forecast():
     """`drop_rate@experts`: tokens over capacity factor x forecast share, by expert and step."""
     share = window()
     hat = np.random.default_rng(5).dirichlet(np.ones(8), size=(3, 3))
-    scores = score_plans(hat, share, reference_plans(share, ROWS, SHAPES, last_share_LE=share[0]))
+    scores = score_plans(hat, share, reference_plans(share, ROWS, SHAPES))
     for k, rows in enumerate(ROWS):
         over = np.maximum(share[:rows] - CAPACITY_FACTOR * hat[k], 0).sum(axis=2).mean(axis=0)
         np.testing.assert_allclose(scores["drop_rate@experts"][k], over)
@@ -88,7 +86,7 @@ def test_steps_without_load_are_not_scored():
     holed = share.copy()
     holed[2, 1] = np.nan
     holed[0, 2] = np.nan
-    references = reference_plans(holed, ROWS, SHAPES, last_share_LE=share[0])
+    references = reference_plans(holed, ROWS, SHAPES)
     hat = np.repeat(share.mean(axis=0)[None], 3, axis=0)
     scores = score_plans(hat, holed, references)
     kept = np.delete(share[:, 1], 2, axis=0)
@@ -101,7 +99,7 @@ def test_steps_without_load_are_not_scored():
 def test_a_failed_task_scores_twice_the_uniform_plan():
     """Without a forecast: twice the imbalance and drop rate of the uniform plan, and the regret that this means."""
     share = window()
-    references = reference_plans(share, ROWS, SHAPES, last_share_LE=share[0])
+    references = reference_plans(share, ROWS, SHAPES)
     failed, uniform = references.failed(), references.scores["uniform"]
     assert failed.keys() == uniform.keys()
     np.testing.assert_allclose(failed["imbalance@spare"], 2 * uniform["imbalance@spare"])
@@ -116,12 +114,12 @@ def test_memory_layout_does_not_change_scores():
     hat = np.repeat(share.mean(axis=0)[None], 3, axis=0)
     for a in (share, view):
         for b in (share, view):
-            scores = score_plans(hat, a, reference_plans(b, ROWS, SHAPES, last_share_LE=share[0]))
+            scores = score_plans(hat, a, reference_plans(b, ROWS, SHAPES))
             np.testing.assert_allclose(scores["imbalance@wide"], by_layout(hat, share)["imbalance@wide"])
 
 
 def by_layout(hat, share):
-    return score_plans(hat, share, reference_plans(share, ROWS, SHAPES, last_share_LE=share[0]))
+    return score_plans(hat, share, reference_plans(share, ROWS, SHAPES))
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,14 +153,14 @@ def test_wrong_plans_and_windows_are_refused():
         replicas_moved(np.zeros((2, 4), dtype=np.int64), np.zeros((2, 6), dtype=np.int64), 2)
     for rows in ((), (4, 1), (0, 4), (10,)):
         with pytest.raises(PlacementError, match="do not fit a window of 9 rows"):
-            reference_plans(window(), rows, SHAPES, last_share_LE=window()[0])
+            reference_plans(window(), rows, SHAPES)
 
 
 def test_with_exactly_e_slots_one_hot_expert_decides_all():
     """Why the headline shape has spare slots: without them, an oracle gains almost nothing over the uniform plan."""
     share = np.full((9, 1, 8), 0.05)
     share[:, :, 5] = 0.65
-    references = reference_plans(share, (9,), headline_shapes(8), last_share_LE=share[0])
+    references = reference_plans(share, (9,), headline_shapes(8))
     uniform = references.scores["uniform"]
     assert uniform["regret@plain"].item() < 0.08
     assert uniform["regret@quarter"].item() > 0.3

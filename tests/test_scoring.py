@@ -96,7 +96,7 @@ def test_golden_scores_of_plans():
     weight = ((np.arange(H * L * E).reshape(H, L, E) * 7 % 11 + 1) ** 2).astype(float)
     share = weight / weight.sum(axis=-1, keepdims=True)
     shapes = headline_shapes(E)
-    references = reference_plans(share, (2, 6), shapes, last_share_LE=share[0])
+    references = reference_plans(share, (2, 6), shapes)
     scores = score_plans(np.stack([share[0], share[3]]), share, references)
     assert [shape.name for shape in shapes] == ["quarter", "half", "plain", "nodes"]
     assert golden(scores) == GOLDEN_PLANS
