@@ -14,6 +14,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from types import ModuleType
 from typing import Any
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
+from moeload_bench.forecaster import TraceInfo
 from moeload_bench.sources import module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 _KEY = re.compile(r"[A-Za-z_]\w*")
+_ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -95,25 +98,46 @@ def load_class(target: Target) -> type[Any]:
     cls = getattr(module, target.class_name, None) if target.class_name else _only_class(module)
     if not inspect.isclass(cls):
         known = ", ".join(_classes(module)) or "none"
-        raise TargetError(f"{target.text!r}: {module.__name__} has no class {target.class_name!r}; there is: {known}")
+        place = target.file or module.__name__
+        raise TargetError(f"{target.text!r}: {place} has no class {target.class_name!r}; there is: {known}")
     return _checked(cls, target)
 
 
 def _checked(cls: type[Any], target: Target) -> type[Any]:
     for method in ("observe", "forecast"):
         if not callable(getattr(cls, method, None)):
-            raise TargetError(f"{target.text!r}: {cls.__name__} has no method {method}(); see the forecaster contract")
+            raise TargetError(
+                f"{target.text!r}: {cls.__name__} has no method {method}(); expected observe(block) and "
+                "forecast(request), as docs/api.md describes them"
+            )
     return cls
 
 
 def preflight(target: Target) -> None:
     """Refuse before any work what can be told without a stranger's code: baselines and classes of this process.
 
-    Raises `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument.
+    Raises `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument and for
+    a value that the baseline's constructor refuses.
     """
-    if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
-        return
-    check_kwargs(target, load_class(target))
+    if target.cls is not None:
+        check_kwargs(target, load_class(target))
+    elif target.file is None and str(target.module).startswith(BASELINES_PACKAGE):
+        cls = load_class(target)
+        check_kwargs(target, cls)
+        if target.kwargs:
+            _try_values(cls, target)
+
+
+def _try_values(cls: type[Any], target: Target) -> None:
+    """Only refusals are of interest here: warnings and other failures belong to the run, which reports them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            cls(_ANY_RUN, 0, **target.kwargs)
+        except (TargetError, MissingExtraError):
+            raise
+        except Exception:
+            return
 
 
 def check_kwargs(target: Target, cls: type[Any]) -> None:
@@ -135,7 +159,10 @@ def source_sha256(target: Target) -> str:
         return hashlib.sha256(target.file.read_bytes()).hexdigest()
     found = module_sha256(str(target.module))
     if found is None:
-        raise TargetError(f"{target.text!r}: cannot find the module {target.module!r}")
+        raise TargetError(
+            f"{target.text!r}: no source file of a module {target.module!r}; expected a baseline's name, "
+            "FILE.py:Class, or package.module:Class of a module that Python finds as a file"
+        )
     return found
 
 

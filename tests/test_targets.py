@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
-from moeload_bench.targets import check_kwargs, load_class, parse_target
+from moeload_bench.targets import check_kwargs, class_target, load_class, parse_target, preflight, source_sha256
+from tests.conftest import need
 
 HERE = Path(__file__).parent / "forecasters.py"
 
@@ -51,3 +52,54 @@ def test_an_unknown_parameter_lists_those_it_takes() -> None:
     target = parse_target("sw_avg@windw=5")
     with pytest.raises(TargetError, match=r"unknown parameter 'windw'; it takes: .*window"):
         check_kwargs(target, load_class(target))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lstm@mode=x", "lstm: unknown mode 'x'; there is: offline, online"),
+        ("arima@order=5", r"arima: order is 5, expected whole numbers \[p, d, q\]"),
+        ("sw_avg@window=0", "sw_avg: window is 0, expected"),
+    ],
+)
+def test_a_value_that_a_baseline_refuses_is_refused_before_any_work(text: str, says: str) -> None:
+    """One line for the request, not a failure of every task."""
+    if text.startswith("lstm"):
+        need("torch", "pip install -e '.[torch]'")
+    with pytest.raises(TargetError, match=says):
+        preflight(parse_target(text))
+
+
+def test_a_stranger_s_code_is_not_run_before_its_turn(tmp_path: Path) -> None:
+    """`preflight` neither imports a file nor constructs a class of this process."""
+    path = tmp_path / "stranger.py"
+    path.write_text("raise SystemExit('imported')\n")
+    preflight(parse_target(f"{path}:Mine@decay=1"))
+
+    class Here:
+        def __init__(self, info: object, seed: int, decay: float = 0.5) -> None:
+            raise SystemExit("constructed")
+
+        def observe(self, block: object) -> None: ...
+
+        def forecast(self, request: object) -> None: ...
+
+    preflight(class_target(Here, decay=1))
+
+
+def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
+    """What is missing in a file is said with the file, not with the name under which it was imported."""
+    path = tmp_path / "mine.py"
+    path.write_text("class Other:\n    def forecast(self, request): ...\n")
+    with pytest.raises(TargetError, match=r"mine\.py has no class 'Nope'; there is: Other") as caught:
+        load_class(parse_target(f"{path}:Nope"))
+    assert "moeload_target" not in str(caught.value)
+    with pytest.raises(TargetError, match=r"no method observe\(\); expected observe\(block\) .*docs/api\.md"):
+        load_class(parse_target(f"{path}:Other"))
+
+
+@pytest.mark.parametrize("text", ["os.path:join", "sys:exit", "no_such_module:Mine"])
+def test_a_module_without_a_source_file_is_no_forecaster(text: str) -> None:
+    """A result holds the hash of the source, so there must be one; the message says what a target looks like."""
+    with pytest.raises(TargetError, match=r"no source file of a module .*; expected a baseline's name, FILE\.py:Class"):
+        source_sha256(parse_target(text))
