@@ -223,7 +223,7 @@ def test_a_forecaster_is_compared_with_truth_on_a_settled_run():
 
 
 def test_a_trace_that_cannot_be_labelled_still_gets_an_answer():
-    """Without states (a stride of 50) the policies by state are left out, with the reason, and no imbalance by state."""
+    """Without states (a stride of 50) the policies by state are left out, with the reason; no imbalance has a state."""
     done = compare_policies(skewed_trace(stride=50), "sw_avg", SHAPE_8, COST, every=[500], level="none")
     assert {run.policy for run in done.runs} == {"static", "every", "if_pays", "oracle"}
     assert "stride" in done.notes[0]
