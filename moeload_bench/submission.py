@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moeload_bench.errors import MoeloadError, SubmissionError
-from moeload_bench.targets import Target, parse_target, source_sha256
+from moeload_bench.targets import Target, baseline_names, parse_target, source_sha256
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
@@ -112,6 +112,13 @@ class Submission(_Record):
     @property
     def has_code(self) -> bool:
         return _CODE_TARGET.fullmatch(self.target) is not None
+
+    @property
+    def wrong_name(self) -> str | None:
+        """Why the name cannot be this forecaster's: a baseline of the package has it; None where it can."""
+        if self.name in baseline_names() and self.target != self.name:
+            return f"the name {self.name!r} belongs to a baseline: choose another"
+        return None
 
     @property
     def result_target(self) -> str:

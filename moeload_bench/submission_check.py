@@ -18,7 +18,6 @@ from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
 from moeload_bench.submission_numbers import check_cost, check_numbers
 from moeload_bench.suite import Suite, SuiteTrace
-from moeload_bench.targets import baseline_names
 
 APART: tuple[Level, ...] = ("process", "sandbox")
 MAX_CLAIM_BYTES = 32 << 20
@@ -77,8 +76,8 @@ def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
 
 def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
     record, made = folder.record, result.forecaster
-    if record.name in baseline_names() and record.target != record.name:
-        yield f"the name {record.name!r} belongs to a baseline: choose another"
+    if record.wrong_name is not None:
+        yield record.wrong_name
     expected = {
         "suite name": (result.suite.name, suite.name),
         "suite hash": (result.suite.sha256, suite.sha256()),

@@ -118,6 +118,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         "suite": {"name": suite.name, "sha256": suite.sha256()},
     }
     record = parse_submission(fields, "submission")
+    if record.wrong_name is not None:
+        raise SubmissionError(record.wrong_name)
     if requirements is not None:
         parse_requirements(requirements)
         texts[REQUIREMENTS] = requirements

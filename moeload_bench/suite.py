@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,12 @@ def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> Non
 def suite_names() -> list[str]:
     """Suites that come with the package."""
     return sorted(path.stem for path in (Path(__file__).parent / "suites").glob("*.toml"))
+
+
+def default_suite() -> str:
+    """The suite that submissions are for: the newest full one (v1, v2, ...), mini while there is none."""
+    full = sorted((int(name[1:]), name) for name in suite_names() if re.fullmatch(r"v\d+", name))
+    return full[-1][1] if full else "mini"
 
 
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from moeload_bench.suite import default_suite
 from tests.attacks.arena import require_sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
         [*git, "diff", "--name-status", "HEAD", "submit-mine"], capture_output=True, text=True, check=True
     )
     assert sent.stdout.split("\n")[:-1] == [
-        "A\tleaderboard/results/mini/mine.json",
+        f"A\tleaderboard/results/{default_suite()}/mine.json",
         "A\tleaderboard/submissions/mine/forecaster.py",
         "A\tleaderboard/submissions/mine/submission.toml",
     ]

@@ -53,6 +53,15 @@ def test_a_requirement_that_is_not_pinned_is_refused(world: World) -> None:
         make_draft(parse_target("sw_avg"), "mine", WHO, world.suite, "requests\n")
 
 
+def test_a_baselines_name_is_refused_before_anything_runs(world: World, tmp_path: Path) -> None:
+    """For anybody's code and for another baseline; the baseline itself has its name."""
+    (tmp_path / "my.py").write_text(NAIVE)
+    for target in (f"{tmp_path / 'my.py'}:Mine", "uniform"):
+        with pytest.raises(SubmissionError, match="the name 'sw_avg' belongs to a baseline: choose another"):
+            make_draft(parse_target(target), "sw_avg", WHO, world.suite)
+    assert make_draft(parse_target("sw_avg"), "sw_avg", WHO, world.suite).record.name == "sw_avg"
+
+
 def test_a_package_is_not_a_submission(world: World) -> None:
     """One file is."""
     with pytest.raises(SubmissionError, match=r"FILE\.py:Class"):

@@ -15,6 +15,7 @@ from moeload_bench.suite import (
     Suite,
     SuiteTrace,
     check_origins,
+    default_suite,
     fitting_horizons,
     load_suite,
     slide,
@@ -115,3 +116,14 @@ def test_blocks_are_disjoint_and_sliding_origins_equally_spaced(trace: Trace) ->
     assert origins == [100, 200, 300]
     sliding = slide(suite, {trace.id: trace}, 50, (10, 100))
     assert [origin for origin, _ in sliding.traces[0].origins()] == [50, 100, 150, 200, 250, 300]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [(["mini"], "mini"), (["mini", "v1"], "v1"), (["mini", "v10", "v2", "v3-trial"], "v10")]
+)
+def test_submissions_are_for_the_newest_full_suite(
+    names: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mini until one is frozen."""
+    monkeypatch.setattr("moeload_bench.suite.suite_names", lambda: names)
+    assert default_suite() == expected

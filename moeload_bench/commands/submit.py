@@ -30,7 +30,12 @@ def submit(
     requirements: Annotated[
         Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
     ] = None,
-    suite: Annotated[str, typer.Option(help="A suite's name, or a TOML file.")] = "mini",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="A suite's name, or a TOML file.", show_default="the newest full suite: v1; mini until that is frozen"
+        ),
+    ] = None,
     beyond: Annotated[
         bool, typer.Option("--fitted-beyond-train", help="It has learned from more than the suite's `train` runs.")
     ] = False,
@@ -59,10 +64,10 @@ def submit(
     from moeload_bench.submission_check import apart_level
     from moeload_bench.submission_names import check_name
     from moeload_bench.submitting import Author, make_draft, prepare
-    from moeload_bench.suite import load_suite
+    from moeload_bench.suite import default_suite, load_suite
     from moeload_bench.targets import parse_target
 
-    tasks = load_suite(suite)
+    tasks = load_suite(suite or default_suite())
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
