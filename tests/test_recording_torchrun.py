@@ -19,19 +19,13 @@ from moeload_bench.recording.resuming import check_same_recipe
 from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.store import read_trace
 from moeload_bench.trace import Trace
-from tests.recording.recipes import RECIPE, small_recipe, write_recipe
+from tests.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
 
 STEPS = 60
 
 
-def text_recipe(folder: Path, text: str = RECIPE) -> str:
-    """The small recipe on folders of text, which other processes find as well."""
-    for name, line in (("prose", "the sun also rises and sets over the sea"), ("code", "def f(x): return x + 1")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        lines = [f"{line} {i * 7919 % 1000}\n" for i in range(4000)]
-        (folder / name / "text.txt").write_text("".join(lines), encoding="utf-8")
-        text = text.replace(f'"{name}"', f'"folder:{folder / name}"')
-    return text.replace("steps = 12", f"steps = {STEPS}")
+def long_recipe(folder: Path, text: str = RECIPE) -> str:
+    return text_recipe(folder, text).replace("steps = 12", f"steps = {STEPS}")
 
 
 def torchrun(recipe: Path, out: Path, *more: str) -> list[str]:
@@ -73,7 +67,7 @@ def assert_same(got: Trace, expected: Trace, steps: int | None = None) -> None:
 @pytest.mark.slow
 def test_two_processes_share_a_recipe(tmp_path: Path) -> None:
     """Two processes train what one trains with twice the micro-batches; rank 0 alone writes and reports."""
-    text = text_recipe(tmp_path)
+    text = long_recipe(tmp_path)
     recipe = write_recipe(tmp_path, text)
     done = run(torchrun(recipe, tmp_path / "two"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -95,7 +89,7 @@ def test_two_processes_share_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_that_learn_nothing_record_the_trace_of_one(tmp_path: Path) -> None:
     """At a learning rate of almost zero every step agrees, whatever the micro-batches."""
-    text = text_recipe(tmp_path, RECIPE.replace("lr = 1e-2", "lr = 1e-30"))
+    text = long_recipe(tmp_path, RECIPE.replace("lr = 1e-2", "lr = 1e-30"))
     done = run(torchrun(write_recipe(tmp_path, text), tmp_path / "two"), tmp_path)
     assert done.returncode == 0, done.stderr
     job = Job(small_recipe(tmp_path, text), 0, "test", STEPS, tmp_path / "one")
@@ -106,7 +100,7 @@ def test_two_processes_that_learn_nothing_record_the_trace_of_one(tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
 def test_two_killed_processes_go_on(tmp_path: Path) -> None:
     """Killed and resumed, the trace is the uninterrupted one; another number of processes may not go on."""
-    recipe = write_recipe(tmp_path, text_recipe(tmp_path))
+    recipe = write_recipe(tmp_path, long_recipe(tmp_path))
     done = run(torchrun(recipe, tmp_path / "whole"), tmp_path)
     assert done.returncode == 0, done.stderr
     target = tmp_path / "killed/small/test/seed0.parquet"

@@ -33,6 +33,9 @@ def record(
         bool, typer.Option("--resume", help="Go on with an unfinished recording; start when there is none.")
     ] = False,
     shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = 250,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: cut model and optimizer over the processes (FSDP2).")
+    ] = False,
     push: Annotated[
         str | None,
         typer.Option(help="A dataset repository ORG/NAME on the Hugging Face Hub: shards go there while it records."),
@@ -64,7 +67,7 @@ def record(
         from moeload_bench.recording.train import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
-    job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps)
+    job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
     with torchrun_ranks() as ranks:
         if ranks.leads:
             with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:

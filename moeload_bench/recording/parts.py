@@ -89,7 +89,7 @@ class Parts:
         if self.has_shards and first != self.next_step:
             raise RecordingError(f"{self.folder}: got step {first}, expected {self.next_step} to follow")
         name = f"{first:010d}.parquet"
-        checkpoint = f"{after:010d}.checkpoint" if save_checkpoint else None
+        checkpoint = checkpoint_name(after) if save_checkpoint else None
         scratch = self.folder / f".{first:010d}.tmp"
         try:
             self._check_owner()
@@ -188,6 +188,11 @@ class Parts:
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in known:
                 path.unlink()
+
+
+def checkpoint_name(step: int) -> str:
+    """The file of the checkpoint that goes on with a step."""
+    return f"{step:010d}.checkpoint"
 
 
 def cut(trace: Trace, count: int) -> Trace:

@@ -79,32 +79,46 @@ class OptimizerTable(_Table):
 
 
 class ScheduleTable(_Table):
-    """Linear warm-up over `warmup` steps, then constant; or cosine from 1 to `floor` over each `period`."""
+    """Linear warm-up over `warmup` steps, then constant; or cosine from 1 to `floor` over each `period`.
+
+    Periods after the first peak at `restart_factor` times the first one's rate. With `restart_from_weights` they begin
+    as a run does that was started again from its weights alone: without warm-up and without the optimizer's moments.
+    """
 
     kind: Literal["constant", "cosine_restarts"] = "constant"
     warmup: int = Field(ge=0)
     period: int | None = Field(default=None, ge=1)
     floor: float = Field(default=0.1, ge=0, le=1)
+    restart_factor: float = Field(default=1.0, gt=0)
+    restart_from_weights: bool = False
 
     @model_validator(mode="after")
     def _period_only_where_used(self) -> ScheduleTable:
         if (self.kind == "constant") != (self.period is None):
             raise ValueError(f"kind {self.kind!r} does not go with period {self.period}")
+        if self.period is None and (self.restart_factor != 1 or self.restart_from_weights):
+            raise ValueError(f"kind {self.kind!r} has no restarts, so no restart_factor and no restart_from_weights")
         return self
+
+    def restarts_at(self, step: int) -> bool:
+        """Whether a period other than the first begins at optimizer step `step`."""
+        return self.period is not None and step > 0 and step % self.period == 0
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate that optimizer step `step` (from 0) uses; pure.
 
-        Each restart goes through the warm-up again. Cosine with warm restarts: Loshchilov and Hutter,
-        arXiv 1608.03983, equation 5.
+        Each restart goes through the warm-up again, unless it is one from weights. Cosine with warm restarts:
+        Loshchilov and Hutter, arXiv 1608.03983, equation 5.
         """
         if self.period is None:
             return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        at = step % self.period
-        if at < self.warmup:
-            return (at + 1) / self.warmup
-        angle = math.pi * (at - self.warmup) / max(1, self.period - self.warmup)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(angle))
+        count, at = divmod(step, self.period)
+        peak = self.restart_factor if count else 1.0
+        warmup = 0 if count and self.restart_from_weights else self.warmup
+        if at < warmup:
+            return peak * (at + 1) / warmup
+        angle = math.pi * (at - warmup) / max(1, self.period - warmup)
+        return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(angle)))
 
 
 class Recipe(_Table):

@@ -20,7 +20,7 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"steps", "about"})
 
 
-def check_same_recipe(recipe: Recipe, parts: Parts, processes: int) -> None:
+def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: bool = False) -> None:
     """Raise `RecordingError` when another recipe or another number of processes began the recording.
 
     Names the first key that differs. Other versions of torch or transformers are a warning: numbers may differ in the
@@ -31,6 +31,8 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int) -> None:
             f"recipe {recipe.name} trains {recipe.data.sequences} sequences per step, which {processes} processes "
             "cannot share equally"
         )
+    if sharded and processes == 1:
+        raise RecordingError("one process has nobody to share the model with: --shard goes with torchrun")
     meta = parts.state.get("meta")
     if meta is None:
         return
@@ -46,6 +48,8 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int) -> None:
         raise RecordingError(
             f"{parts.folder}: begun by {meta['parallel']['processes']} processes, these are {processes}"
         )
+    if ("fsdp" in meta["parallel"]) != sharded:
+        raise RecordingError(f"{parts.folder}: begun {'without' if sharded else 'with'} --shard: go on in the same way")
     here, then = package_versions(), meta["versions"]
     for name in _NUMBERS_DEPEND_ON:
         if here.get(name) != then.get(name):

@@ -23,10 +23,11 @@ from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas, recipe_meta
 from moeload_bench.recording.models import build_model, build_optimizer, model_inputs, score_function
-from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.ranks import Ranks
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.resuming import check_same_recipe, check_same_text, recipe_record
+from moeload_bench.recording.sharding import gathered, load_whole, shard
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.writer import TraceWriter, trace_target
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`."""
+    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`. ``sharded`` cuts the model over several processes."""
 
     recipe: Recipe
     seed: int
@@ -47,6 +48,7 @@ class Job:
     steps: int
     out: Path
     shard_steps: int = 250
+    sharded: bool = False
 
     @property
     def target(self) -> Path:
@@ -71,10 +73,13 @@ class Run:
         self.job, self.recipe, self.ranks = job, job.recipe, ranks
         self.order = BatchOrder(self.recipe, job.seed, ranks.first_alone(self._streams))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(self.recipe, job.seed).to(self.device)
+        self.model = build_model(self.recipe, job.seed)
+        self.model = shard(self.model, self.device) if job.sharded else self.model.to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.counter = RouterCounter(self.model, keep_routing=True, reduce=rank_sum(self.model))
-        self._passing: Any = data_parallel(self.model, self.recipe) if ranks.count > 1 else self.model
+        whole = ranks.count == 1 or job.sharded
+        self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
+        self._saved: dict[str, Any] = {}
         self._score = score_function(self.recipe)
         balancing = self.recipe.balancing
         self._bias: LossFreeBias | None = None
@@ -98,6 +103,7 @@ class Run:
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; returns the step's cells of the trace by column."""
         import torch
+        from torch.distributed.tensor import DTensor
 
         start = time.perf_counter()
         batch = self.order.batch(number)
@@ -120,7 +126,7 @@ class Run:
             "loss": float(loss),
             "aux_loss": float(aux),
             "lr": lr,
-            "grad_norm": float(norm),
+            "grad_norm": float(norm.full_tensor() if isinstance(norm, DTensor) else norm),
             "stage": batch.stage,
             "router_entropy": entropy_L.cpu().numpy(),
             "step_time_s": time.perf_counter() - start,
@@ -139,6 +145,8 @@ class Run:
         if self.ranks.count == 1:
             return [self._backward(part) for part in parts]
         _seed_process(self.job.seed, number, self.ranks.rank)
+        if self.job.sharded:  # gradients are averaged after each pass: to wait, each process would hold all of them
+            return [self._backward(part) for part in parts]
         with self._passing.no_sync():
             passes = [self._backward(part) for part in parts[:-1]]
         return [*passes, self._backward(parts[-1])]
@@ -179,27 +187,40 @@ class Run:
             tokenizer_sha256=self.tokenizer_sha256,
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
-            parallel={"processes": self.ranks.count},
+            parallel={"processes": self.ranks.count, **({"fsdp": self.ranks.count} if self.job.sharded else {})},
         )
+
+    def gather(self) -> None:
+        """Get ready to `save` what is cut over the processes; all of them call it."""
+        if self.job.sharded:
+            self._saved = gathered(self._state(), keep=self.ranks.leads)
 
     def save(self, path: Path) -> None:
         """Write model, optimizer and random state."""
         import torch
 
-        state = {
-            "model": self.model.state_dict(),
+        torch.save(self._saved or self._state(), path)
+        self._saved = {}
+
+    def _state(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
-        torch.save(state, path)
 
     def restore(self, file: Path | BinaryIO) -> None:
         """Go on from a file that `save` wrote."""
         import torch
 
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=self.job.sharded)
+        if self.job.sharded:
+            load_whole(self.model, self.optimizer, state)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
 
 
@@ -217,11 +238,13 @@ def record_recipe(
     first = ranks.led(lambda: _start(job, writer.parts, resume, ranks))
     run = Run(job, ranks)
     ranks.led(lambda: check_same_text(writer.parts, _begun(run).sha256()))
-    checkpoint = ranks.shared_file(writer.parts.checkpoint)
+    checkpoint = _checkpoint(job, writer.parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
     for number in range(first, job.steps):
         row = run.step(number)
+        if (number + 1 - first) % job.shard_steps == 0:
+            run.gather()
         if ranks.leads:
             writer.add(row, run.save)
         if progress is not None:
@@ -232,8 +255,15 @@ def record_recipe(
 def _start(job: Job, parts: Parts, resume: bool, ranks: Ranks) -> int:
     """Open the recording; the step that it goes on with."""
     parts.start(resume)
-    check_same_recipe(job.recipe, parts, ranks.count)
+    check_same_recipe(job.recipe, parts, ranks.count, sharded=job.sharded)
     return parts.next_step
+
+
+def _checkpoint(job: Job, parts: Parts, first: int, ranks: Ranks) -> Path | BinaryIO | None:
+    """What to go on from with step ``first``. A sharded one is read by each process itself: too large to be sent."""
+    if not job.sharded:
+        return ranks.shared_file(parts.checkpoint)
+    return parts.folder / checkpoint_name(first) if first > 0 else None
 
 
 def _state(run: Run | None) -> dict[str, Any]:

@@ -100,3 +100,13 @@ def small_recipe(folder: Path, text: str = RECIPE) -> Recipe:
     from moeload_bench.recording.recipe import load_recipe
 
     return load_recipe(str(write_recipe(folder, text)))
+
+
+def text_recipe(folder: Path, text: str = RECIPE) -> str:
+    """The small recipe on folders of text, which other processes find as well."""
+    for name, line in (("prose", "the sun also rises and sets over the sea"), ("code", "def f(x): return x + 1")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        lines = [f"{line} {i * 7919 % 1000}\n" for i in range(4000)]
+        (folder / name / "text.txt").write_text("".join(lines), encoding="utf-8")
+        text = text.replace(f'"{name}"', f'"folder:{folder / name}"')
+    return text
