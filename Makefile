@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results tables site verify reproduce figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -27,13 +27,20 @@ lint: $(VENV)/.dev
 wheel-check: $(VENV)/.dev
 	$(BIN)/python tests/wheel_check.py
 
-# Score a suite's baselines anew and write what the tables are made from: make results SUITE=v1.
+# Score a suite's baselines anew and write what the tables are made from: make results SUITE=v1. Results name the commit
+# that gave them, so that tracked files have to be as committed.
 SUITE ?= mini
-results: $(VENV)/.dev
+results: committed $(VENV)/.dev
 	$(BIN)/moeload-bench run --suite $(SUITE) --jobs 2 --fresh --out leaderboard/results/$(SUITE)
 	mkdir -p moeload_bench/data/reference
 	cp leaderboard/results/$(SUITE)/sw_avg.json moeload_bench/data/reference/$(SUITE).json
 	$(MAKE) tables
+
+committed:
+	@changed=$$(git status --porcelain --untracked-files=no 2>/dev/null | cut -c4- | head -20 | tr '\n' ' '); \
+	if [ -n "$$changed" ]; then \
+	  echo "results name the commit that gave them, got uncommitted changes in: $$changed; commit first" >&2; exit 1; \
+	fi
 
 tables: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.make_tables
@@ -52,7 +59,7 @@ reproduce: $(VENV)/.bench
 # submissions are those of the suite named: `make verify SUITE=v1`.
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.baseline_submissions $(SUITE)
-	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder || exit 1; done
+	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
 	$(BIN)/python -m leaderboard.growth table
 
 figures: $(VENV)/.dev

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -285,3 +287,21 @@ def test_a_strangers_requirements_are_installed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(reproduce, "install_packages", lambda names: asked.append(names) or tmp_path)
     assert prepared(result, tmp_path / "submissions")[0].packages == tmp_path
     assert asked == [("a==1.0",)]
+
+
+@pytest.mark.skipif(not (shutil.which("git") and shutil.which("make")), reason="needs git and make")
+def test_results_are_made_from_a_commit_only(tmp_path: Path) -> None:
+    """`make results` names the tracked files that differ and stops before any work: results name their commit."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "code.py").write_text("x = 1\n")
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    make = ["make", "-C", str(tmp_path), "committed"]
+    (tmp_path / "untracked").write_text("")
+    assert subprocess.run(make, capture_output=True, check=False).returncode == 0
+    (tmp_path / "code.py").write_text("x = 2\n")
+    done = subprocess.run([*make[:-1], "results"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "got uncommitted changes in: code.py ; commit first" in done.stderr
+    assert "venv" not in done.stdout
