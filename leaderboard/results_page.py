@@ -227,22 +227,28 @@ def decisions(results: Sequence[Result], primary: Sequence[Cell]) -> str:
 
 def separated(primary: Sequence[Cell], plans: Mapping[str, Mapping[tuple[str, int], Cell]]) -> Iterator[str]:
     """Forecasters told from the reference by the error, and by the imbalance of the plans made from them."""
-    rows, more, fewer = [], 0, 0
+    rows, more, fewer, untested = [], 0, 0, False
     for cell in primary:
         texts = []
         for by_place in plans.values():
-            apart = set(by_place[cell.state, cell.horizon].apart)
+            plan = by_place[cell.state, cell.horizon]
+            if not (cell.tested and plan.tested):
+                untested = True
+                texts.append("n/a")
+                continue
+            apart = set(plan.apart)
             more += len(apart - set(cell.apart))
             fewer += len(set(cell.apart) - apart)
             gained = "".join(f" +`{name}`" for name in sorted(apart - set(cell.apart)))
             texts.append(f"{len(apart)}{gained}")
-        rows.append((cell.state, cell.horizon, len(cell.apart), *texts))
+        rows.append((cell.state, cell.horizon, len(cell.apart) if cell.tested else "n/a", *texts))
     yield table(("state", "h", PRIMARY, *(f"imbalance@{shape}" for shape in plans)), rows)
     yield (
         f"How many forecasters differ from the reference (Holm, p < {ALPHA:g}) by {PRIMARY} and by the imbalance of "
         "the plans made from their forecasts (regret is that imbalance over one oracle's, so the test is the same); "
         f"`+` marks those that only the plans tell apart. Over all states, horizons and shapes: {more} are told apart "
         f"by plans and not by {PRIMARY}, {fewer} by {PRIMARY} and not by plans."
+        + (f" Not counted, n/a: cells with fewer than {MIN_RECIPES} recipes that have the metric." if untested else "")
     )
 
 
@@ -251,15 +257,18 @@ def ordered_apart(results: Sequence[Result], shapes: Sequence[str]) -> Iterator[
     counts = {shape: len(disagreements(results, shape)) for shape in shapes}
     if not counts:
         return
+    largest = disagreements(results, HEADLINE)[:MOST_DISAGREEMENTS] if HEADLINE in counts else []
     yield (
         f"Ordered pairs of forecasters in which one has a {PRIMARY} lower by more than 5 % and the other a regret "
         "lower by more than 0.2 points of imbalance (means over runs and origins; no significance is claimed): "
         + ", ".join(f"{count} at `{shape}`" for shape, count in counts.items())
-        + f". The largest at `{HEADLINE}`:"
+        + (f". The largest at `{HEADLINE}`:" if largest else ".")
     )
+    if not largest:
+        return
     rows = [
         (d.state, d.horizon, f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}", f"{100 * d.regret_gap:.2f}")
-        for d in disagreements(results, HEADLINE)[:MOST_DISAGREEMENTS]
+        for d in largest
     ]
     yield table(("state", "h", f"lower {PRIMARY}", "lower regret", f"{PRIMARY} ratio", "regret gap, points"), rows)
 

@@ -11,11 +11,11 @@ import pytest
 
 from leaderboard import make_tables
 from leaderboard.make_tables import to_markdown
-from leaderboard.results_page import failures, metric_names, suite_page, win_rate_table
+from leaderboard.results_page import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
 from leaderboard.separation import cells
 from leaderboard.variation import seeds
 from moeload_bench.commands.run import file_name
-from moeload_bench.results import Result, load_result
+from moeload_bench.results import Result, RunResult, TaskResult, load_result
 from moeload_bench.suite import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +118,44 @@ def test_where_all_tie_it_is_said(mini: list[Result]) -> None:
         r.model_copy(update={"forecaster": twin.forecaster}) for r in many_recipes([mini[2]], 6)
     ], to_markdown)  # fmt: skip
     assert "all tie at 1, 10, 100, 1,000, 2,000" in page
+
+
+def with_shape(results: list[Result], shape: str, recipes: tuple[str, ...]) -> list[Result]:
+    """The results with the plans of `quarter` alone, and again under another shape in some recipes."""
+
+    def metrics_of(recipe: str, task: TaskResult) -> dict[str, tuple[float | None, ...]]:
+        kept = {name: value for name, value in task.metrics.items() if name.partition("@")[2] in ("", "quarter")}
+        more = {name: kept[f"{name}@quarter"] for name in ("imbalance", "regret") if recipe in recipes}
+        return kept | {f"{name}@{shape}": value for name, value in more.items()}
+
+    def changed(run: RunResult) -> RunResult:
+        tasks = [task.model_copy(update={"metrics": metrics_of(run.recipe, task)}) for task in run.tasks]
+        return run.model_copy(update={"tasks": tuple(tasks)})
+
+    return [result.model_copy(update={"runs": tuple(map(changed, result.runs))}) for result in results]
+
+
+def test_plans_that_too_few_recipes_have_are_not_counted_as_ties(mini: list[Result]) -> None:
+    """A shape that exists in two recipes is tested nowhere: n/a, and neither side of the count grows."""
+    results = many_recipes(mini, 6)
+    counted = re.compile(r"(\d+) are told apart by plans and not by window_tv, (\d+) by window_tv and not by plans")
+    texts = {}
+    for recipes in ((), ("r0", "r1")):
+        some = with_shape(results, "nodes", recipes)
+        texts[len(recipes)] = decisions(some, cells(some, "window_tv"))
+    none, two = texts[0], texts[2]
+    assert two.startswith("| state | h | window_tv | imbalance@nodes | imbalance@quarter |")
+    cells_of_nodes = [line.split(" | ")[3] for line in two.splitlines()[2:12]]
+    assert cells_of_nodes == ["n/a"] * 10
+    assert counted.findall(two) == counted.findall(none) != []
+    assert "Not counted, n/a: cells with fewer than 5 recipes that have the metric." in two
+    assert "n/a" not in none
+
+
+def test_no_table_of_disagreements_where_there_are_none(mini: list[Result]) -> None:
+    """One forecaster disagrees with nobody: the counts are said, and no table is announced."""
+    (text,) = ordered_apart(mini[2:], ["quarter"])
+    assert text.endswith("0 at `quarter`.")
 
 
 def test_the_spread_over_seeds_is_given_for_recipes_with_several_runs(mini: list[Result]) -> None:
