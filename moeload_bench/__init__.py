@@ -5,20 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moeload_bench.checks import check_forecaster
+    from moeload_bench.errors import MoeloadError
     from moeload_bench.evaluation import evaluate
-    from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
+    from moeload_bench.forecaster import (
+        FittedForecaster,
+        Forecast,
+        Forecaster,
+        ForecastRequest,
+        StepBlock,
+        TraceInfo,
+        check_forecast,
+        step_block,
+        trace_info,
+    )
     from moeload_bench.results import Result, Results, load_result
     from moeload_bench.store import list_traces, load_trace, write_trace
     from moeload_bench.suite import Suite, load_suite, suite_for_trace
-    from moeload_bench.trace import Trace, TraceMeta
+    from moeload_bench.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
 
 _HOME = {
+    "check_forecaster": "checks",
+    "MoeloadError": "errors",
     "evaluate": "evaluation",
+    "FittedForecaster": "forecaster",
     "Forecast": "forecaster",
     "ForecastRequest": "forecaster",
     "Forecaster": "forecaster",
     "StepBlock": "forecaster",
     "TraceInfo": "forecaster",
+    "check_forecast": "forecaster",
+    "step_block": "forecaster",
+    "trace_info": "forecaster",
     "Result": "results",
     "Results": "results",
     "load_result": "results",
@@ -28,13 +46,19 @@ _HOME = {
     "Suite": "suite",
     "load_suite": "suite",
     "suite_for_trace": "suite",
+    "BalancingMeta": "trace",
+    "LayerMeta": "trace",
     "Trace": "trace",
     "TraceMeta": "trace",
 }
 __all__ = [
+    "BalancingMeta",
+    "FittedForecaster",
     "Forecast",
     "ForecastRequest",
     "Forecaster",
+    "LayerMeta",
+    "MoeloadError",
     "Result",
     "Results",
     "StepBlock",
@@ -42,12 +66,16 @@ __all__ = [
     "Trace",
     "TraceInfo",
     "TraceMeta",
+    "check_forecast",
+    "check_forecaster",
     "evaluate",
     "list_traces",
     "load_result",
     "load_suite",
     "load_trace",
+    "step_block",
     "suite_for_trace",
+    "trace_info",
     "write_trace",
 ]
 

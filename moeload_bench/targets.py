@@ -154,7 +154,10 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 def source_sha256(target: Target) -> str:
     """Hash of the target's source, found without executing it; for a module, with what it imports from its package."""
     if target.cls is not None:
-        return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
+        try:
+            return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
+        except (OSError, TypeError):
+            raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file") from None
     if target.file is not None:
         return hashlib.sha256(target.file.read_bytes()).hexdigest()
     found = module_sha256(str(target.module))

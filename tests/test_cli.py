@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def own_trace(tmp_path: Path) -> Path:
         (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
         (["traces", "show", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
         (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
+        (["traces", "list", "nowhere"], "nowhere: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet"),
         (["validate", "missing.parquet"], "missing.parquet: no such file"),
         (["run", "sw_avg", "--level", "jail"], "unknown isolation level 'jail'; there is: none, process, sandbox"),
     ],
@@ -85,6 +87,12 @@ def test_an_error_of_the_system_is_one_line(
         main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "moeload-bench: runs/seed0.parquet: No space left on device\n"
+
+
+def test_the_version_is_that_of_the_installation() -> None:
+    """`--version` prints it and stops."""
+    done = moeload("--version")
+    assert (done.returncode, done.stdout) == (0, f"{version('moeload-bench')}\n")
 
 
 def test_a_folder_is_no_trace_and_lists_those_in_it(own_trace: Path) -> None:

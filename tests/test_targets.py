@@ -98,6 +98,14 @@ def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
         load_class(parse_target(f"{path}:Other"))
 
 
+def test_a_class_without_source_is_refused() -> None:
+    """Made by `exec`, as in a bare interpreter: there is nothing to hash."""
+    scope: dict[str, type] = {}
+    exec("class Mine:\n    pass", scope)
+    with pytest.raises(TargetError, match="no source of this class; expected it in a file"):
+        source_sha256(class_target(scope["Mine"]))
+
+
 @pytest.mark.parametrize("text", ["os.path:join", "sys:exit", "no_such_module:Mine"])
 def test_a_module_without_a_source_file_is_no_forecaster(text: str) -> None:
     """A result holds the hash of the source, so there must be one; the message says what a target looks like."""
