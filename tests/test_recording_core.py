@@ -96,6 +96,20 @@ def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_pat
     assert_equal(read_trace(record_recipe(job, resume=True)), whole)
 
 
+@pytest.mark.parametrize("at_step", [4, 9])
+def test_a_restart_from_weights_forgets_the_moments(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
+    """The optimizer starts anew at the restart, wherever a recording is broken off; kept moments train differently."""
+    kept = RECIPE.replace("warmup = 3", 'kind = "cosine_restarts"\nwarmup = 3\nperiod = 4\nrestart_factor = 2.0')
+    forgotten = small_recipe(tmp_path, f"{kept}restart_from_weights = true\n")
+    whole = read_trace(record_recipe(Job(forgotten, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
+    job = Job(forgotten, 5, "test", 12, tmp_path / "broken", shard_steps=4)
+    interrupt(job, at_step=at_step)
+    assert_equal(read_trace(record_recipe(job, resume=True)), whole)
+    other = small_recipe(tmp_path, kept.replace("warmup = 3", "warmup = 0"))
+    loss_S = read_trace(record_recipe(Job(other, 5, "test", 12, tmp_path / "kept"))).columns["loss"]
+    assert not np.array_equal(loss_S[5:], whole.columns["loss"][5:])
+
+
 def kill_and_resume(job: Job, kills: int, seed: int) -> Trace:
     """Kill a recording by SIGKILL at random moments, going on each time; then let it finish."""
     rng = random.Random(seed)

@@ -119,6 +119,24 @@ def test_cosine_schedule_restarts() -> None:
     assert schedule.factor(110) == 1.0
 
 
+def test_a_restart_from_weights_has_no_warm_up_and_its_own_peak() -> None:
+    """Later periods begin at once at their own peak; which steps begin one is a function of the step alone."""
+    schedule = ScheduleTable(
+        kind="cosine_restarts", warmup=10, period=100, floor=0.1, restart_factor=4, restart_from_weights=True
+    )
+    assert schedule.factor(0) == 0.1
+    assert schedule.factor(100) == schedule.factor(200) == 4.0
+    assert schedule.factor(199) == pytest.approx(0.4, abs=0.01)
+    assert [step for step in range(301) if schedule.restarts_at(step)] == [100, 200, 300]
+
+
+def test_a_schedule_without_restarts_has_no_settings_of_them() -> None:
+    """A setting that would do nothing is refused."""
+    with pytest.raises(ValueError, match="has no restarts"):
+        ScheduleTable(warmup=10, restart_factor=2)
+    assert not ScheduleTable(warmup=10).restarts_at(10)
+
+
 @pytest.fixture
 def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BatchOrder:
     use_small_text(monkeypatch)

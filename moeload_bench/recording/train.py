@@ -110,6 +110,8 @@ class Run:
         lr = self.recipe.lr_at(number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.recipe.schedule.restart_from_weights and self.recipe.schedule.restarts_at(number):
+            self.optimizer.state.clear()
         passes = self._passes(number, batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
         self.optimizer.step()
