@@ -32,8 +32,10 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     if path.is_dir():
-        found = ", ".join(str(file.relative_to(path)) for file in sorted(path.glob("**/*.parquet"))[:20])
-        raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {found or 'none'}")
+        files = sorted(file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.parquet"))
+        found = ", ".join(str(file.relative_to(path)) for file in files[:20]) or "none"
+        more = f" and {len(files) - 20} more" if len(files) > 20 else ""
+        raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {found}{more}")
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     try:

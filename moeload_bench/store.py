@@ -211,6 +211,8 @@ def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | Non
         fetched = _fetch(text, hub)
         if fetched is not None:
             return fetched
+    if Path(text).is_dir():
+        return Path(text)  # refused by `read_trace`, which lists what is in it
     raise not_found("trace", text, [ref.id for ref in list_traces()])
 
 
