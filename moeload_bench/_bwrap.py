@@ -2,7 +2,8 @@
 
 The new root holds the interpreter, its libraries, the installed packages and the one file or package of the
 forecaster, all read-only, and a small private /tmp. What may hold trace data (the package's ``data`` and ``suites``,
-everything else in a checkout) is not there. Nothing of the environment, the network or the user's files is either.
+everything else in a checkout) is not there. Nothing of the network or the user's files is either, and of the
+environment only what selects the kernels of numerical libraries.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +29,17 @@ from moeload_bench.targets import Target
 FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
 SHM_BYTES = 64 * 2**20
-HIDDEN_IN_PACKAGE = ("data", "suites", "recording")
+HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "reproducing")
 ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "NUMBA_CACHE_DIR": "/tmp/numba"}
+# They select the kernels of numerical libraries: without them the last bits could differ from the other levels'.
+KERNEL_SETTINGS = (
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+    "MKL_CBWR",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ATEN_CPU_CAPABILITY",
+)
+KERNEL_VALUE = re.compile(r"[\w ,+-]{1,100}", re.ASCII)
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 PACKAGE = Path(__file__).resolve().parent
 
@@ -66,10 +77,15 @@ def sandbox_command(target: Target, arguments: Sequence[str], environment: dict[
         "--info-fd",
         str(info_write),
     ]
-    options += ["--clearenv", *_settings(ENVIRONMENT | environment), "--chdir", "/tmp"]
+    options += ["--clearenv", *_settings(kernel_settings(os.environ) | ENVIRONMENT | environment), "--chdir", "/tmp"]
     args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
     argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), sys.executable, *arguments]
     return Command(argv, (*extra_fds, seccomp_fd, info_write, args_fd), info_write), info_read
+
+
+def kernel_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of this process's environment the sandbox gets too."""
+    return {name: environment[name] for name in KERNEL_SETTINGS if KERNEL_VALUE.fullmatch(environment.get(name, ""))}
 
 
 def extra_path(target: Target) -> list[str]:
@@ -186,8 +202,12 @@ def package_folders() -> list[Path]:
 
 
 def hidden_folders() -> list[Path]:
-    """Folders of the package that hold traces, their labels or how they were made."""
-    return [PACKAGE / name for name in HIDDEN_IN_PACKAGE if (PACKAGE / name).is_dir()]
+    """Folders of the package that hold traces, their labels or how they were made, in every copy that is bound."""
+    copies = {PACKAGE}
+    for folder in _interpreter_folders():
+        for pattern in ("", "*-packages/", "python*/*-packages/"):
+            copies.update(copy for copy in folder.glob(f"{pattern}{PACKAGE.name}") if not copy.is_symlink())
+    return [copy / name for copy in sorted(copies) for name in HIDDEN_IN_PACKAGE if (copy / name).is_dir()]
 
 
 def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 import numpy as np
 
+from moeload_bench import _bwrap, _process
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlock, TraceInfo
 
@@ -57,6 +59,14 @@ class Spoiler(Uniform):
             if np.size(base) > array.size:
                 raise RuntimeError("there is more behind the array")
             array[...] = 0
+
+
+class SaysItsEnvironment(Uniform):
+    """Names the variables that the harness does not set in every sandbox."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        usual = {*_bwrap.ENVIRONMENT, *_process.ENVIRONMENT, "PWD"}
+        raise RuntimeError(" ".join(sorted(set(os.environ) - usual)))
 
 
 class Costly(Uniform):

@@ -67,6 +67,23 @@ def test_every_level_gives_the_same_forecast_bit_for_bit(target: str, level: Lev
         np.testing.assert_array_equal(here.quantile_QKLE, there.quantile_QKLE)
 
 
+def test_the_sandbox_gets_the_settings_of_numerical_kernels_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another kernel sums end in other bits; values of another form stay outside too."""
+    require_sandbox()
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512F, AVX2")
+    monkeypatch.setenv("MKL_CBWR", "/home/me/../secret")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default" * 20)
+    monkeypatch.delenv("OPENBLAS_L2_SIZE", raising=False)
+    for name in ("LD_PRELOAD", "PYTHONPATH", "HF_TOKEN"):
+        monkeypatch.setenv(name, "")
+    with (
+        open_host(parse_target(f"{HELPERS}:SaysItsEnvironment"), INFO, seed=0, level="sandbox") as host,
+        pytest.raises(ForecastError, match=r"RuntimeError: NPY_DISABLE_CPU_FEATURES OPENBLAS_CORETYPE$"),
+    ):
+        host.forecast(REQUEST)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_forecaster_cannot_reach_the_future_or_spoil_the_past_through_its_arrays(level: Level) -> None:
     """It owns what it gets: no base array behind a view, and writing into it changes no trace."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import moeload_bench
+from moeload_bench import _bwrap
 from moeload_bench.isolate import MIB, Limits
 from tests.attacks.arena import HERE, LIMITS, attack, attack_beside_honest
 
@@ -33,7 +34,7 @@ def stopped(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: obj
 
 @pytest.mark.parametrize(
     "path",
-    [PACKAGE / "data", PACKAGE / "suites", PACKAGE / "recording", REPOSITORY / "pyproject.toml", REPOSITORY / ".git",
+    [*(PACKAGE / name for name in _bwrap.HIDDEN_IN_PACKAGE), REPOSITORY / "pyproject.toml", REPOSITORY / ".git",
      REPOSITORY / "tests", REPOSITORY / "leaderboard", Path.home() / ".cache", Path("/etc/passwd"), Path("/sys")],
     ids=lambda path: path.name,
 )  # fmt: skip
@@ -49,6 +50,16 @@ def test_the_trace_that_is_replayed_and_a_cached_dataset_cannot_be_read(tmp_path
     cached.write_bytes(b"PAR1")
     assert "FileNotFoundError" in stopped(tmp_path, "ReadsFile", path=cached)
     assert "FileNotFoundError" in stopped(tmp_path, "ReadsFile", path=tmp_path / "run.parquet")
+
+
+def test_a_second_copy_of_the_package_hides_the_same_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that runs beside a regular installation: what is installed holds the traces too."""
+    installed = tmp_path / "lib" / "site-packages" / "moeload_bench" / "data"
+    installed.mkdir(parents=True)
+    (installed / "run.parquet").write_bytes(b"PAR1")
+    before = _bwrap._interpreter_folders()
+    monkeypatch.setattr(_bwrap, "_interpreter_folders", lambda: [*before, tmp_path / "lib"])
+    assert "is empty" in stopped(tmp_path, "ReadsFile", path=installed)
 
 
 @SLOW
