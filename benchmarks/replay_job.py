@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from moeload_bench.forecaster import trace_info
 from moeload_bench.harness import replay, window_rows
@@ -58,8 +59,6 @@ def run(path: Path, windows: int) -> dict[str, float]:
 
 def decode(path: Path) -> dict[str, float]:
     """pyarrow alone, one thread: what of the loading is decoding the file."""
-    import pyarrow.parquet as pq
-
     start = time.process_time()
     pq.read_table(path, use_threads=False)
     return {"decode": time.process_time() - start}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError
+from moeload_bench.parquet import _cells
 from moeload_bench.store import data_sha256, list_traces, load_trace, read_trace, validate_path, write_trace
 from moeload_bench.trace import COLUMNS, Trace
 from tests.conftest import synthetic_trace
@@ -235,3 +238,21 @@ def test_the_datasets_library_reads_the_bundled_folder(split: str, tmp_path: Pat
     ref = next(ref for ref in list_traces(folder) if ref.id.startswith(f"qwen3moe-tiny-8e/{split}/"))
     load_SLE = np.asarray(dataset.with_format("numpy")["load"][:])
     np.testing.assert_array_equal(load_SLE, read_trace(ref.path).load_SLE, strict=True)
+
+
+def test_reading_a_trace_imports_no_pandas(trace: Trace, tmp_path: Path) -> None:
+    """pyarrow imports pandas for `to_numpy`, which costs every worker more than decoding a small trace."""
+    path = write_trace(trace, tmp_path / "t.parquet")
+    script = "import sys; from moeload_bench import load_trace; load_trace(sys.argv[1]); print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("part", [(0, 0), (3, 4), (5, 100)])
+def test_a_slice_of_a_column_gives_its_own_cells(part: tuple[int, int]) -> None:
+    """Cells begin at the offset of what they are cut from, and there may be none; lists may be of fixed size or not."""
+    load = np.arange(10 * 2 * 3).reshape(10, 2, 3)
+    fixed = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(load.reshape(-1)), 3), 2)
+    for column in (fixed, fixed.cast(pa.list_(pa.list_(pa.int64())))):
+        got = _cells("load", column.slice(*part), (2, 3), "here")
+        np.testing.assert_array_equal(got, load[part[0] : sum(part)], strict=True)
