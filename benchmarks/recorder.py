@@ -8,8 +8,8 @@ one step of each; of every two pairs one begins with the first copy and one with
 that drifts of the machine and what a step leaves in the caches hit both. Shards are written to a temporary folder as in
 a real recording. Printed: the ratio of CPU times as the interquartile mean over pairs (a busy machine slows single
 steps by a third), and its 95 % interval from a bootstrap over pairs. Such a mean passes over the one step in 250 that
-writes a shard, so a shard is timed by itself and its share added to every recorded step. The garbage collector is left
-as it is in training.
+writes a shard, so a shard is timed by itself and its share added to every recorded step; shards that are due by time
+(one a minute) are put off meanwhile. The garbage collector is left as it is in training.
 
 ``--parts`` says where the time goes, by the thread's CPU clock around each part in the running loop: alone, with its
 code and data in the caches, a part takes a fraction of that.
@@ -195,7 +195,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     for layers in given.layers:
-        found = (measure_parts if given.parts else measure)(layers, given.pairs, given.sequences)
+        with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
+            found = (measure_parts if given.parts else measure)(layers, given.pairs, given.sequences)
         print(json.dumps(found) if given.json else line(layers, found), flush=True)
 
 
