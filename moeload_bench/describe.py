@@ -13,6 +13,7 @@ from moeload_bench.drift import FloatArray
 from moeload_bench.errors import TraceError
 from moeload_bench.floors import floors_from, window_starts
 from moeload_bench.metrics import DEAD_SHARE
+from moeload_bench.plots_view import layer_names
 from moeload_bench.states import StateLabels, StateRule, label_states
 from moeload_bench.trace import Trace
 
@@ -26,6 +27,7 @@ FLOOR_STEPS = 100
 class LayerDescription:
     """One MoE layer of a trace; None where there is nothing to say.
 
+    ``layer`` is its name, with stack and kind where the index in the stack is not enough.
     ``states`` the spans in training steps; ``onset`` the first stable step, with the band that the rule's thresholds
     give when they are varied by ``StateRule.band``. ``imbalance_first`` and ``_last``: largest over mean share of the
     first and last END_STEPS steps; ``dead_experts``: experts below DEAD_SHARE / E in the last ones.
@@ -34,7 +36,7 @@ class LayerDescription:
     ``floor`` says which floor that is.
     """
 
-    layer: int
+    layer: str
     states: str
     onset: str | None
     imbalance_first: float | None
@@ -79,7 +81,7 @@ def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str
     first_E, last_E = _mean_share(trace, layer, 0, rows), _mean_share(trace, layer, trace.steps - rows, trace.steps)
     name, window_tv, tv, over = _floors(trace, layer, labels)
     return LayerDescription(
-        layer=trace.meta.layers[layer].index,
+        layer=layer_names(trace)[layer],
         states=refusal if labels is None else _spans(trace, labels, layer),
         onset=None if labels is None else _onset(trace, labels, layer),
         imbalance_first=None if first_E is None else float(first_E.max() * E),

@@ -76,7 +76,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
     with style():
         figure, axes, states = _state_panels(grid)
         look = _look(results)
-        spent = {result.name: ms for result in results if (ms := _cpu_ms(result)) is not None}
+        spent = {result.name: ms for result in results if (ms := cpu_ms(result)) is not None}
         for ax, state in zip(axes, states, strict=True):
             known = [row for row in grid.rows if row.state == state and row.forecaster in spent]
             rows = [row for row in known if row.value_K and row.value_K[k] is not None]
@@ -102,7 +102,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         return figure
 
 
-def _cpu_ms(result: Result) -> float | None:
+def cpu_ms(result: Result) -> float | None:
     """CPU milliseconds per answered origin, observing included, as the mean over runs; None where not measured."""
     spent = []
     for run in result.runs:

@@ -15,23 +15,25 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from leaderboard.make_site import MARK, write_site
-from leaderboard.site import payload
+from leaderboard.site import forecaster_page, payload
 from leaderboard.site.docs_pages import doc_html
-from leaderboard.site.inputs import Board, Inputs, read_inputs
+from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
 from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import Result, load_result
+from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.statistics import interval, log_ratio, rank_groups
-from moeload_bench.submission import VERIFICATION, Verification
+from moeload_bench.submission import VERIFICATION, Verification, VerificationStatus, status_of
 from moeload_bench.submission_check import claim_sha256
+from moeload_bench.suite import load_suite
 from moeload_bench.tables import result_grid
 from moeload_bench.targets import parse_target
 from tests.conftest import need
@@ -91,7 +93,7 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                     assert cell(view, at, "value") == figure(row.value_K[k])
                     assert cell(view, at, "excess") == figure(row.excess_K[k] if row.excess_K else None)
                 skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
-                assert skill in (row.skill.split(" ")[0].replace("-", MINUS), figure(None))
+                assert skill == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
                      if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
             assert shown == {key: list(map(figure, values)) for key, values in grid.floors.items()}
@@ -212,6 +214,36 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], 
         assert options[4:6] == ["--level", mini.results[0].isolation if expected == target else "sandbox"]
 
 
+def test_skill_in_what_plans_cost_is_that_of_their_imbalance(mini: Board) -> None:
+    """As in the tables: regret may be 0, so the ratio is of the imbalance of the same plans, and the page says so."""
+    skills = {}
+    for metric in ("regret@quarter", "imbalance@quarter"):
+        data = payload.metric_payload(mini, metric)
+        assert data["skill"]
+        assert (metric == "regret@quarter") is ("ratio of imbalance@quarter to that of sw_avg" in data["skill_note"])
+        skills[metric] = [[cell(view, i, "skill") for i in range(len(mini.entries))] for view in data["views"].values()]
+    assert skills["regret@quarter"] == skills["imbalance@quarter"]
+    assert any(text not in (NONE, "+0.000") for texts in skills["regret@quarter"] for text in texts)
+    assert "No skill: hot_recall" in payload.skill_note(mini, "hot_recall")
+
+
+def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
+    """The way to another process is no cost of the forecaster; who was not measured is named and on no front."""
+    at = [result.name for result in mini.results].index("sw_avg")
+    result = mini.results[at]
+    runs = [run.cost for run in result.runs]
+    expected = fmean(1e3 * (cost.observe_cpu_s + cost.forecast_cpu_s) / cost.forecasts for cost in runs)
+    assert payload.cost_row(result)[2] == figure(expected)
+    runs_without = tuple(
+        run.model_copy(update={"cost": run.cost.model_copy(update={"forecast_cpu_s": None})}) for run in result.runs
+    )
+    entry = replace(mini.entries[at], result=result.model_copy(update={"runs": runs_without}))
+    board = replace(mini, entries=(*mini.entries[:at], entry, *mini.entries[at + 1 :]))
+    assert payload.board_payload(board)["unmeasured"] == "CPU time not measured: sw_avg."
+    assert not any(view.cells[at].front for view in views_of(board, "window_tv"))
+    assert any(view.cells[at].front for view in views_of(mini, "window_tv"))
+
+
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
     view = next(views_of(mini, "window_tv"))
@@ -230,10 +262,12 @@ def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
     assert "the 5 horizons (1 to 2,000 steps)" in texts["all None"]
 
 
-def _verification(root: Path, result: Result, verified: bool, reasons: list[str]) -> None:
+def _verification(
+    root: Path, result: Result, verified: bool, reasons: list[str], sample: float = 1.0, **costs: Any
+) -> None:
     record = Verification(
         verified=verified, date="2026-01-01", commit=None, level="sandbox", hardware="a laptop", tolerance={},
-        sample=1.0, result_sha256=claim_sha256(result), reasons=reasons, status="verified" if verified else "failed",
+        sample=sample, result_sha256=claim_sha256(result), reasons=reasons, status=status_of(verified, sample), **costs,
     )  # fmt: skip
     (root / "leaderboard" / "submissions" / result.name / VERIFICATION).write_text(record.to_json())
 
@@ -243,7 +277,8 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     root = copy_checkout(tmp_path)
     folder = root / "leaderboard" / "results" / "mini"
     names = ("uniform", "last_value", "sw_avg", "arima", "lstm")
-    made = {name: load_result(folder / f"{name}.json").model_copy(update={"status": "claimed"}) for name in names}
+    claimed = {"status": "claimed", "scoring_version": SCORING_VERSION}
+    made = {name: load_result(folder / f"{name}.json").model_copy(update=claimed) for name in names}
     for name in ("last_value", "arima"):
         made[name] = made[name].model_copy(update={"status": "verified"})
     for name, result in made.items():
@@ -253,12 +288,30 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     _verification(root, made["lstm"], False, ["x"])
     found = {entry.name: (entry.standing, entry.wrong) for entry in read_inputs(root).boards[0].entries}
     assert found["uniform"][0] == "claimed"
-    assert "kwargs" in found["uniform"][1][0]
+    assert "other" in " ".join(found["uniform"][1])
     assert found["last_value"][0] == "claimed"
     assert "no verification.json says so" in found["last_value"][1][0]
     assert found["sw_avg"] == ("checked", ())
     assert found["arima"] == ("verified", ())
     assert found["lstm"] == ("failed", ("x",))
+
+
+def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> None:
+    """A sampled verification is called one on the leaderboard and the page; costs of the re-run stand on the page."""
+    root = copy_checkout(tmp_path)
+    result = load_result(root / "leaderboard" / "results" / "mini" / "lstm.json")
+    result = result.model_copy(update={"status": "verified", "scoring_version": SCORING_VERSION})
+    result.save(root / "leaderboard" / "results" / "mini" / "lstm.json")
+    _verification(root, result, True, [], sample=0.5, ms_per_forecast=12.345, peak_memory_bytes=67_000_000)
+    entry = make_entry(result, root / "leaderboard" / "submissions" / "lstm", load_suite("mini"))
+    assert (entry.standing, entry.wrong) == ("verified (sample)", ())
+    assert payload.forecaster_row(entry)["standing"] == "verified (sample)"
+    shown = dict(forecaster_page.verification(entry))
+    assert shown["Part of the runs"] == "50 %"
+    assert shown["ms per forecast in the re-run"] == "12.3"
+    assert shown["Peak memory in the re-run"] == "67 MB"
+    assert entry.standing in forecaster_page.STANDINGS
+    assert set(forecaster_page.STANDINGS) >= set(get_args(VerificationStatus))
 
 
 def test_what_a_stranger_writes_is_never_markup(tmp_path: Path) -> None:

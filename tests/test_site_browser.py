@@ -280,6 +280,25 @@ def test_on_a_phone_no_page_is_wider_than_the_screen(dark: bool, driver: Any, si
     assert complaints(driver) == []
 
 
+def test_the_list_of_traces_fits_a_desktop_and_its_rows_are_not_empty_on_a_phone(driver: Any, site: Path) -> None:
+    """Where its last columns are in view they wrap; where they are not, they do not make rows tall."""
+    open_page(driver, site / "traces/index.html")
+    wider = "const box = document.querySelector('.scroll'); return box.scrollWidth - box.clientWidth"
+    assert driver.execute_script(wider) <= 0
+    open_page(driver, site / "traces/index.html", size=PHONE)
+    tall = "return [...document.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height)"
+    assert max(driver.execute_script(tall)) < 45
+
+
+def test_names_stand_beside_the_marks_of_the_cost_chart_where_there_is_room(driver: Any, site: Path) -> None:
+    """On a phone they would lie on other marks; the legend has them."""
+    names = "return document.querySelectorAll('#cost-chart svg .mark-text.role-mark text').length"
+    open_page(driver, site / "index.html", "#suite=mini")
+    assert driver.execute_script(names) >= 1
+    open_page(driver, site / "index.html", "#suite=mini", size=PHONE)
+    assert driver.execute_script(names) == 0
+
+
 def test_a_missing_browser_is_a_skip_or_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A skip with the reason; a failure with MOELOAD_REQUIRE_ALL."""
     monkeypatch.setattr("shutil.which", lambda name: None)

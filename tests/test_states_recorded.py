@@ -87,6 +87,14 @@ def test_a_recording_is_described(recorded):
         assert 0 < layer.floor_window_tv < layer.floor_tv
 
 
+def test_layers_of_two_stacks_are_told_apart():
+    """Encoder and decoder both have a layer 1: their descriptions are named by stack, kind and index."""
+    load = np.random.default_rng(0).multinomial(4000, [0.4, 0.3, 0.2, 0.1], (60, 2))
+    layers = [{"stack": stack, "index": 1, "experts": 4} for stack in ("encoder", "decoder")]
+    described = describe_layers(Trace.from_arrays(load, layers=layers))
+    assert [layer.layer for layer in described] == ["encoder-mlp-1", "decoder-mlp-1"]
+
+
 def test_a_trace_that_cannot_be_labelled_is_described_without_states():
     """A stride of 1,000 steps has no states; imbalance and floors are still given, and the reason is said."""
     load = np.random.default_rng(0).multinomial(4000, [0.4, 0.3, 0.2, 0.1], (60, 2))

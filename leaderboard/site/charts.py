@@ -2,7 +2,7 @@
 
 Named data of error against horizon: `rows` (forecaster, horizon, value, text, colour, shape) and `floors` (floor,
 horizon, value, text, dash) of one state, `extent` (value) of all panels. Of accuracy against cost: `points`
-(forecaster, ms, ms_text, value, text, front, colour, shape) and `floor` (value, text).
+(forecaster, ms, ms_text: CPU time, value, text, front, colour, shape) and `floor` (value, text).
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, 
 
 
 def cost_chart(metric: str, log: bool) -> dict[str, Any]:
-    """A metric against the time of a forecast; the line joins the forecasters that none beats in both."""
+    """A metric against the CPU time of a forecast; the line joins the forecasters that none beats in both."""
     import altair as alt
 
-    x = alt.X("ms:Q", title="time per forecast, observing included (ms)",
+    x = alt.X("ms:Q", title="time per forecast, observing included (ms of CPU time)",
               scale=alt.Scale(type="log", nice=False, padding=30),
               axis=alt.Axis(grid=False, values=TICKS, format="~g"))  # fmt: skip
     y = _value_axis(metric, log)
     data = alt.NamedData(name="points")
-    tip = ["forecaster:N", alt.Tooltip("ms_text:N", title="ms per forecast"), alt.Tooltip("text:N", title=metric)]
+    tip = ["forecaster:N", alt.Tooltip("ms_text:N", title="CPU ms per forecast"), alt.Tooltip("text:N", title=metric)]
     points = alt.Chart(data).mark_point(filled=True, size=95, opacity=1).encode(
         x=x, y=y, color=_own("Color", "colour"), shape=_own("Shape", "shape"), tooltip=tip
     )  # fmt: skip
@@ -65,7 +65,7 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
     floor = alt.Chart(alt.NamedData(name="floor")).mark_rule(strokeDash=[6, 3]).encode(
         y=y, tooltip=[alt.Tooltip("text:N", title="floor_batch")]
     )  # fmt: skip
-    return _finished(alt.layer(floor, line, points, names), f"{metric} against the time that a forecast takes")
+    return _finished(alt.layer(floor, line, points, names), f"{metric} against the CPU time that a forecast takes")
 
 
 def axis_title(metric: str) -> str:

@@ -22,6 +22,7 @@ STANDINGS = {
     "claimed": "Uploaded; the files do not agree or have not been checked, so the numbers are the submitter's.",
     "checked": "Form, hashes and completeness of the files agree; nobody else has run it yet.",
     "verified": "Run again by the maintainers; the numbers agree within the stated tolerances.",
+    "verified (sample)": "A part of the runs was run again by the maintainers; its numbers agree within tolerances.",
     "failed": "Run again by the maintainers; the re-run did not confirm the claim.",
 }
 
@@ -76,7 +77,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
         standing_text=STANDINGS[entry.standing],
         reasons=entry.wrong,
         headline=headline(entry, default),
-        notes=(skill_note(board), *result.notes),
+        notes=(skill_note(board, PRIMARY), *result.notes),
         tables=tuple(
             by_recipe(
                 [
@@ -153,8 +154,8 @@ def _cost(run: RunResult) -> tuple[str, ...]:
 
 def verification(entry: Entry) -> Facts:
     """What the maintainers' re-run was; empty without one that is about this result."""
-    found = entry.folder.verification if entry.folder else None
-    if found is None or entry.standing not in ("verified", "failed"):
+    found = entry.verification
+    if found is None:
         return []
     return [
         ("Run again on", found.date),
@@ -162,13 +163,15 @@ def verification(entry: Entry) -> Facts:
         ("Level", found.level),
         ("Hardware", found.hardware),
         ("Part of the runs", words.share(found.sample)),
+        ("ms per forecast in the re-run", figure(found.ms_per_forecast)),
+        ("Peak memory in the re-run", megabytes(found.peak_memory_bytes)),
     ]
 
 
 def findings(entry: Entry) -> Table | None:
     """Growth of the relative loss on altered traces, as the verification wrote it."""
-    found = entry.folder.verification if entry.folder else None
-    if found is None or entry.standing not in ("verified", "failed") or not found.findings:
+    found = entry.verification
+    if found is None or not found.findings:
         return None
     grown = {name: f"{100 * growth:+.1f} %".replace("-", MINUS) for name, growth in sorted(found.findings.items())}
     rows = tuple(grown.items())
@@ -177,8 +180,8 @@ def findings(entry: Entry) -> Table | None:
 
 def tolerances(entry: Entry) -> Table | None:
     """By how much a re-run value could differ from the claim."""
-    found = entry.folder.verification if entry.folder else None
-    if found is None or entry.standing not in ("verified", "failed"):
+    found = entry.verification
+    if found is None:
         return None
     return Table("By how much a re-run value could differ from the claim.", ("metric", "tolerance"),
                  tuple(sorted(found.tolerance.items())), 2)  # fmt: skip

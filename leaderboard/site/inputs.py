@@ -13,13 +13,13 @@ from moeload_bench.comparison import reference_of
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results import Result
 from moeload_bench.store import TraceRef, list_traces
-from moeload_bench.submission import Folder, read_folder
+from moeload_bench.submission import Folder, Verification, VerificationStatus, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.suite import Suite, load_suite
 
 UNIFORM = "uniform"
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
-Standing = Literal["claimed", "checked", "verified", "failed"]
+Standing = Literal["claimed", "checked"] | VerificationStatus
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Entry:
     @property
     def name(self) -> str:
         return self.result.name
+
+    @property
+    def verification(self) -> Verification | None:
+        """What the maintainers' re-run found; None without one that is about this result."""
+        return self.folder.verification if self.folder and self.standing not in ("claimed", "checked") else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
     verification = folder.verification
     if verification is None:
         return Entry(result, folder, "checked", ())
-    return Entry(result, folder, "verified" if verification.verified else "failed", tuple(verification.reasons))
+    return Entry(result, folder, verification.status, tuple(verification.reasons))
 
 
 def read_traces(root: Path) -> Iterator[TraceRef]:

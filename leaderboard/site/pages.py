@@ -32,7 +32,12 @@ COLUMNS = (
     ("ms", "ms", "Wall time per answered origin, observing included", True),
     ("training", "% train", "Of the recorded training time", True),
     ("level", "Level", "Isolation that the result was made under", False),
-    ("standing", "Status", "claimed: uploaded; checked: files agree; verified: run again by the maintainers", False),
+    (
+        "standing",
+        "Status",
+        "claimed: uploaded; checked: files agree; verified: run again by the maintainers, or a sample of it",
+        False,
+    ),
 )
 SPACE_CARD = """---
 title: moeload-bench leaderboard

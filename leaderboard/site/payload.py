@@ -24,10 +24,11 @@ from leaderboard.site.views import (
     views_of,
 )
 from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
+from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result
 from moeload_bench.statistics import MIN_RECIPES
 from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, FLOOR_ROWS, has_skill, marked, result_grid
+from moeload_bench.tables import CROSSING, FLOOR_ROWS, marked, ratio_metric, result_grid
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
 """What a row of a view holds, in this order."""
@@ -69,7 +70,7 @@ def board_payload(board: Board) -> Json:
         },
         "hindsight": hindsight(board),
         "claims": claims(board),
-        "skill_note": skill_note(board),
+        "unmeasured": unmeasured(board),
     }
 
 
@@ -95,8 +96,14 @@ def forecaster_row(entry: Entry) -> Json:
 
 
 def cost_row(result: Result) -> list[str]:
-    """Milliseconds per forecast and per cent of the training time."""
-    return [figure(per_forecast_ms(result)), figure(of_training(result))]
+    """Milliseconds per forecast, per cent of the training time, and CPU milliseconds per forecast."""
+    return [figure(per_forecast_ms(result)), figure(of_training(result)), figure(cpu_ms(result))]
+
+
+def unmeasured(board: Board) -> str:
+    """Which forecasters the chart of costs cannot show; empty for none."""
+    names = [result.name for result in board.results if cpu_ms(result) is None]
+    return f"CPU time not measured: {', '.join(names)}." if names else ""
 
 
 def hindsight(board: Board) -> str:
@@ -119,7 +126,8 @@ def metric_payload(board: Board, metric: str) -> Json:
     return {
         "about": words.about(metric),
         "lower": words.lower_is_better(metric),
-        "skill": has_skill(metric),
+        "skill": ratio_metric(metric) is not None,
+        "skill_note": skill_note(board, metric),
         "views": {Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board) for view in views},
         "floors": floors_payload(board, metric),
         "charts": chart_specs(metric, views, board.suite.horizons),
@@ -209,13 +217,17 @@ def claims(board: Board) -> str:
     )
 
 
-def skill_note(board: Board) -> str:
-    """What skill is measured against."""
-    name = board.reference.name if board.reference else board.suite.reference
-    return (
-        f"Skill: 1 - geometric mean over tasks of the ratio of the error to that of {name}, ratios kept within 1/20 "
+def skill_note(board: Board, metric: str) -> str:
+    """What skill is a ratio of and to whom; where there is none, why."""
+    name, ratio = board.reference.name if board.reference else board.suite.reference, ratio_metric(metric)
+    if ratio is None:
+        return f"No skill: {metric} is no positive error of which a ratio could be taken."
+    of = "the error" if ratio == metric else ratio
+    note = (
+        f"Skill: 1 - geometric mean over tasks of the ratio of {of} to that of {name}, ratios kept within 1/20 "
         "and 20; 0 is as good as the reference, more is better."
     )
+    return note if ratio == metric else f"{note} Its intervals and rank groups are of {ratio} as well."
 
 
 def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
@@ -224,7 +236,7 @@ def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
     cost = [cost_row(result) for result in board.results]
     joined = [
         {**forecaster_row(entry), **dict(zip(FIELDS, row, strict=True)), "ms": ms, "training": training}
-        for entry, row, (ms, training) in zip(board.entries, rows, cost, strict=True)
+        for entry, row, (ms, training, _) in zip(board.entries, rows, cost, strict=True)
     ]
     return sorted(joined, key=lambda row: -_sortable(row["skill"]))
 

@@ -85,7 +85,7 @@ def layers(run: Run) -> Table:
              "states, in steps")  # fmt: skip
     rows = tuple(
         (
-            str(layer.layer), layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
+            layer.layer, layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
             plain(layer.dead_experts), figure(layer.floor_window_tv), figure(layer.floor_tv),
             figure(layer.over_dispersion), layer.states,
         )
@@ -120,22 +120,21 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
         for entry in board.suite.traces:
             use.setdefault(entry.id, []).append(f"scored in {board.suite.name}")
         for fit in board.suite.fit:
-            use.setdefault(fit.id, []).append(f"open for fitting in {board.suite.name}")
+            use.setdefault(fit.id, []).append(f"to fit on in {board.suite.name}")
     rows = tuple(
         (
-            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}", str(len(run.meta.layers)),
-            str(run.meta.experts), str(run.meta.top_k or "varies"), f"{run.tokens:,}",
+            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
+            f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", f"{run.tokens:,}",
             figure(mean([one.imbalance_first for one in run.layers])),
-            figure(mean([one.imbalance_last for one in run.layers])), card_tables.onset(run.layers),
+            figure(mean([one.imbalance_last for one in run.layers])), card_tables.onset(run.layers).partition(" ")[0],
             card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
         )
         for run in runs
     )  # fmt: skip
-    heads = ("run", "use", "steps", "layers", "experts", "top-k", "tokens/step", "imbalance, first", "last",
-             "onset by layer", "balancing", "text")  # fmt: skip
+    heads = ("run", "use", "steps", "layers x experts, top\N{NON-BREAKING HYPHEN}k", "tokens per step",
+             "imbalance, first", "last", "onset", "balancing", "text")  # fmt: skip
     caption = (
         f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
-        "stable state: median over layers (least to largest by layer; band: from the earliest to the latest onset of "
-        "any layer when the rule's thresholds are a quarter higher or lower)."
+        "stable state: median over layers; a run's page gives each layer's, with its band."
     )
-    return Table(caption, heads, rows, 2, 10)
+    return Table(caption, heads, rows, 2, 8)

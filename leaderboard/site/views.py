@@ -17,10 +17,11 @@ from moeload_bench import comparison
 from moeload_bench.comparison import Errors, errors_of, skill
 from moeload_bench.floors import excess
 from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
 from moeload_bench.statistics import MIN_RECIPES, Interval, rank_groups, win_rates
 from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, Values, floor_values, has_skill, run_means
+from moeload_bench.tables import CROSSING, Values, floor_values, ratio_metric, run_means
 
 ALL = "all"
 PRIMARY = "window_tv"
@@ -31,8 +32,8 @@ REGRET = f"regret@{HEADLINE}"
 class Cell:
     """One forecaster in one view; None where the view has no such number.
 
-    ``value`` is the metric, ``regret`` the headline regret on the same tasks; ``front``: no other forecaster of the
-    view has both a smaller cost and a better value.
+    ``value`` is the metric, ``regret`` the headline regret on the same tasks; ``skill`` and what rests on it are of
+    `ratio_metric`; ``front``: no other forecaster of the view has both a smaller cost in CPU time and a better value.
     """
 
     forecaster: str
@@ -78,19 +79,23 @@ def states_of(board: Board) -> list[str]:
 
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Every view of a metric: states x recipes x horizons."""
-    states = states_of(board)
+    states, ratio = states_of(board), ratio_metric(metric)
     for recipe in (ALL, *board.recipes):
         chosen = None if recipe == ALL else recipe
         results = only(board.results, recipe=chosen)
-        reference = only([board.reference], recipe=chosen)[0] if board.reference and has_skill(metric) else None
-        errors = errors_of(only(board.compared, recipe=chosen), metric)
+        reference = only([board.reference], recipe=chosen)[0] if board.reference and ratio else None
+        compared = only(board.compared, recipe=chosen)
+        errors = errors_of(compared, metric)
+        ratios = errors if ratio in (None, metric) else errors_of(compared, ratio)
         for state in states:
-            here = _in_state(errors, state)
+            here, of_ratio = _in_state(errors, state), _in_state(ratios, state)
             value_by_name = {result.name: value_k(result, metric, state) for result in results}
             regret_by_name = {result.name: value_k(result, REGRET, state) for result in results}
             for k, horizon in ((None, None), *enumerate(board.suite.horizons)):
                 yield _view(
-                    results, reference, here if horizon is None else here.select(horizon=horizon),
+                    results, reference,
+                    here if horizon is None else here.select(horizon=horizon),
+                    of_ratio if horizon is None else of_ratio.select(horizon=horizon),
                     (metric, state, recipe), (k, horizon),
                     {name: at(value_K, k) for name, value_K in value_by_name.items()},
                     {name: at(value_K, k) for name, value_K in regret_by_name.items()},
@@ -135,6 +140,7 @@ def _view(
     results: Sequence[Result],
     reference: Result | None,
     errors: Errors,
+    ratios: Errors,
     about: tuple[str, str, str],
     horizon: tuple[int | None, int | None],
     value: Mapping[str, float | None],
@@ -147,11 +153,12 @@ def _view(
     listed = {name: errors.by_forecaster[name] for name in names}
     better = lower_is_better(metric)
     wins = {} if better is None else win_rates(listed if better else {name: -error for name, error in listed.items()})
-    groups = _groups(errors, names) if has_skill(metric) else {}
-    front = front_of({r.name: (per_forecast_ms(r), value[r.name]) for r in results}, better is not False)
+    groups = _groups(ratios, names) if ratio_metric(metric) else {}
+    cost = {r.name: ms for r in results if (ms := cpu_ms(r)) is not None}
+    front = front_of({name: (ms, value[name]) for name, ms in cost.items()}, better is not False)
     cells = []
     for name in names:
-        found, intervals = skill(errors, name, reference.name) if reference else (float("nan"), [])
+        found, intervals = skill(ratios, name, reference.name) if reference else (float("nan"), [])
         by_claim = {interval.claim: interval for interval in intervals}
         over = None if floor is None or value[name] is None else float(excess(np.array(value[name]), np.array(floor)))
         cells.append(Cell(

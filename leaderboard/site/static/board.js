@@ -110,6 +110,7 @@
       ...Object.fromEntries(site.fields.map((field, at) => [field, view.rows[i][at]])),
       ms: one.cost[recipe][i][0],
       training: one.cost[recipe][i][1],
+      cpu: one.cost[recipe][i][2],
     }));
   }
 
@@ -191,10 +192,10 @@
     byId("horizon-charts").replaceChildren(...boxes);
     panels.forEach(({ data }, i) => window.moeloadCharts.draw(boxes[i].lastChild, metric.charts.horizon, { ...data, extent }));
     const points = rowsOf(one, view, chosen.recipe).map((row, i) => ({
-      forecaster: row.name, ms: number(row.ms), ms_text: row.ms, value: number(row.value), text: row.value, front: row.front, ...looks(i),
+      forecaster: row.name, ms: number(row.cpu), ms_text: row.cpu, value: number(row.value), text: row.value, front: row.front, ...looks(i),
     }));
     const floor = drawable([{ value: number(view.floor), text: view.floor }]);
-    window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points), floor });
+    window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points).filter((row) => row.ms !== null), floor });
     const names = one.forecasters.map((forecaster) => forecaster.name);
     const floors = Object.keys(window.moeloadCharts.DASHES).filter((name) => panels.some(({ data }) => data.floors.some((row) => row.floor === name)));
     window.moeloadCharts.legend(byId("legend"), names, floors);
@@ -220,9 +221,9 @@
     byId("about-text").textContent = metric.about;
     byId("over").textContent = view.over;
     byId("floor-note").textContent = view.floor === "–" ? "" : ` floor_batch is ${view.floor} here.`;
-    byId("cost-over").textContent = `Values: ${view.over}.`;
+    byId("cost-over").textContent = `Values: ${view.over}. ${one.unmeasured}`;
     byId("claims").textContent = one.claims;
-    byId("skill-note").textContent = one.skill_note;
+    byId("skill-note").textContent = metric.skill_note;
     byId("hindsight").textContent = one.hindsight;
     showTable(one, metric, view, chosen);
     showHorizons(one, metric, chosen);
