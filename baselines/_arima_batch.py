@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from ._arima_exact import Fits, Order
-from ._arma import exact, over_theta, residuals, shrink, solve, usable
+from ._arma import CACHE, exact, over_theta, residuals, shrink, solve, usable
 from ._series import FloatArray, IntArray
 
 CSS_STEPS = 30
@@ -54,7 +54,13 @@ def forecast(recent_SN: FloatArray, fits: Fits, order: Order, edges: tuple[int, 
     return np.ascontiguousarray(out_NB.T) + fits.mean_N
 
 
-@njit(error_model="numpy", fastmath=True)  # type: ignore[untyped-decorator]  # numba ships no types
+def warm_up() -> None:
+    """Compile everything, on nothing that needs computing."""
+    flat_SN = np.zeros((8, 1))
+    forecast(flat_SN, fit(flat_SN, (1, 1, 1), 1), (1, 1, 1), (1, 2))
+
+
+@njit(error_model="numpy", fastmath=True, cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _dot(a_S: FloatArray, b_S: FloatArray) -> float:
     """fastmath lets the sum use vector instructions; everything else here adds in order."""
     total = 0.0
@@ -63,7 +69,7 @@ def _dot(a_S: FloatArray, b_S: FloatArray) -> float:
     return total
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _damped_step(column_PS: FloatArray, error_S: FloatArray, damping: float) -> FloatArray:
     """Solve (C C' + damping diag) step = C error, for the columns C of a regression."""
     m = len(column_PS)
@@ -77,7 +83,7 @@ def _damped_step(column_PS: FloatArray, error_S: FloatArray, damping: float) -> 
     return right_P
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _moved(x_P: FloatArray, step_P: FloatArray) -> FloatArray:
     new_P = np.empty(len(x_P))
     for i in range(len(x_P)):
@@ -85,7 +91,7 @@ def _moved(x_P: FloatArray, step_P: FloatArray) -> FloatArray:
     return new_P
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _conditional(w_S: FloatArray, x_P: FloatArray, p: int) -> FloatArray:
     """Minimise the conditional sum of squares from ``x_P``."""
     n, m = len(w_S), len(x_P)
@@ -113,7 +119,7 @@ def _conditional(w_S: FloatArray, x_P: FloatArray, p: int) -> FloatArray:
     return x_P
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _hannan_rissanen(w_S: FloatArray, p: int, q: int) -> FloatArray:
     """Residuals of a long autoregression stand in for the innovations; one more regression gives the parameters."""
     n = len(w_S)
@@ -139,7 +145,7 @@ def _hannan_rissanen(w_S: FloatArray, p: int, q: int) -> FloatArray:
     return x_P
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _likelihood(w_S: FloatArray, x_P: FloatArray, p: int, maxiter: int, least: float) -> tuple[FloatArray, float, bool]:
     """Minimise the exact sum of squares from ``x_P``; parameters, its value, whether it stopped by itself."""
     n, m = len(w_S), len(x_P)
@@ -168,7 +174,7 @@ def _likelihood(w_S: FloatArray, x_P: FloatArray, p: int, maxiter: int, least: f
     return x_P, cost, False
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _fixed_start(k: int, p: int, q: int) -> FloatArray:
     """A fixed ARMA(5,5) cut or padded with zeros to the order, and made stable."""
     x_P = np.zeros(p + q)
@@ -181,7 +187,7 @@ def _fixed_start(k: int, p: int, q: int) -> FloatArray:
     return x_P
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _fit_all(w_NS: FloatArray, p: int, q: int, maxiter: int) -> tuple[FloatArray, Any]:
     N = w_NS.shape[0]
     param_NP, converged_N = np.full((N, p + q), np.nan), np.zeros(N, dtype=np.bool_)
@@ -202,7 +208,7 @@ def _fit_all(w_NS: FloatArray, p: int, q: int, maxiter: int) -> tuple[FloatArray
     return param_NP, converged_N
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _forecast_all(
     w_NS: FloatArray, last_DN: FloatArray, param_NP: FloatArray, p: int, q: int, edges: IntArray
 ) -> FloatArray:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ._arma import CACHE
 from ._series import FloatArray, IntArray
 
 PANES = 10
@@ -100,7 +101,15 @@ class Stream:
         return np.ascontiguousarray(_paths(self.fit(autoregressive), self.last_N, self.move_N, edges).T)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+def warm_up() -> None:
+    """Compile everything, on nothing that needs computing."""
+    stream = Stream(1, PANES)
+    stream.push(np.zeros((2 * LEAST_ROWS, 1)))
+    for autoregressive in (False, True):
+        stream.forecast(autoregressive, np.array([1, 2]))
+
+
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _advance(
     value_SN: FloatArray,
     z_G: FloatArray,
@@ -134,7 +143,7 @@ def _advance(
                 u[g] = new
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _start(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, phi: float) -> tuple[float, float, float]:
     """u_0 = -R / K, the window's part of R, and K; ``square`` is sum z^(2 (t-1)) over the window and over all rows."""
     pull = z - phi
@@ -143,7 +152,7 @@ def _start(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, ph
     return -(r_window + pull * (early[0] - phi * early[1])) / k, r_window, k
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _criterion(
     sums: FloatArray, early: FloatArray, square: FloatArray, z: float, phi: float, left: int, moves: int
 ) -> float:
@@ -156,7 +165,7 @@ def _criterion(
     return float(rows * np.log((q + 2.0 * u0 * r_window + (u0 * (z - phi)) ** 2 * square[0]) / rows))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _start_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float) -> float:
     """phi by least squares, u_0 and phi in turn: with u_t + u_0 z^t in place of u_t the best phi is B / C."""
     phi = 0.0
@@ -168,7 +177,7 @@ def _start_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float
     return phi
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, left: int, moves: int) -> float:
     """The phi of the least criterion, by parabolas through three points around the least-squares value."""
     phi, width = _start_phi(sums, early, square, z), 0.05
@@ -182,7 +191,7 @@ def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float,
     return float(phi)
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _vertex(low: float, mid: float, high: float) -> float:
     """Where a parabola through (-1, low), (0, mid), (1, high) is least on [-1, 1]."""
     bend = low - 2.0 * mid + high
@@ -190,7 +199,7 @@ def _vertex(low: float, mid: float, high: float) -> float:
     return float(min(max(at, -1.0), 1.0))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _fit(
     sum_NCG: FloatArray,
     early_N2G: FloatArray,
@@ -233,7 +242,7 @@ def _fit(
     return fit_N4
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _paths(fit_N4: FloatArray, last_N: FloatArray, move_N: FloatArray, edges: IntArray) -> FloatArray:
     """[N, B] block means of y_n + sum_{j=1..h} phi^(j-1) s, with s = phi w_n + theta e_n."""
     out_NB = np.full((len(last_N), len(edges)), np.nan)

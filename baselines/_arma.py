@@ -12,16 +12,20 @@ Axis letters: S rows, P parameters, M states.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numba import njit
 
 from ._series import FloatArray
 
 BOUND = 0.9999
+# Compiled code is kept on disk (by pickle) only where a folder for it was named.
+CACHE = "NUMBA_CACHE_DIR" in os.environ
 STEADY = 1e-12
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def stable(coefficient_P: FloatArray, sign: float) -> bool:
     """Whether 1 - s c_1 z - ... - s c_p z^p has no root in the unit circle: all partial correlations are below 1."""
     c = np.empty(len(coefficient_P))
@@ -38,7 +42,7 @@ def stable(coefficient_P: FloatArray, sign: float) -> bool:
     return True
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def shrink(coefficient_P: FloatArray, sign: float) -> None:
     """Pull roots towards zero (c_i r^i), in place, until the polynomial is stable."""
     while not stable(coefficient_P, sign):
@@ -48,7 +52,7 @@ def shrink(coefficient_P: FloatArray, sign: float) -> None:
             coefficient_P[i] *= r
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def residuals(w_S: FloatArray, x_P: FloatArray, p: int, e_S: FloatArray) -> float:
     """Conditional residuals, zero before the first row, into ``e_S``; their sum of squares."""
     q = len(x_P) - p
@@ -64,7 +68,7 @@ def residuals(w_S: FloatArray, x_P: FloatArray, p: int, e_S: FloatArray) -> floa
     return total
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def over_theta(value_S: FloatArray, theta_Q: FloatArray, out_S: FloatArray) -> None:
     """value / theta(B), into ``out_S``."""
     for t in range(len(value_S)):
@@ -74,12 +78,12 @@ def over_theta(value_S: FloatArray, theta_Q: FloatArray, out_S: FloatArray) -> N
         out_S[t] = out
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def usable(x_P: FloatArray, p: int) -> bool:
     return bool(stable(x_P[:p], 1.0) and stable(x_P[p:], -1.0))
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def solve(left_PP: FloatArray, right_P: FloatArray) -> None:
     """Gauss elimination; the solution replaces the right side. (numpy.linalg.solve takes seconds to compile.)"""
     m = len(right_P)
@@ -102,7 +106,7 @@ def solve(left_PP: FloatArray, right_P: FloatArray) -> None:
         right_P[k] /= left_PP[k, k]
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def first_covariances(x_P: FloatArray, p: int) -> FloatArray:
     """[M]: covariance of each state with the first observation, innovation variance 1, stationary start.
 
@@ -138,7 +142,7 @@ def first_covariances(x_P: FloatArray, p: int) -> FloatArray:
     return out
 
 
-@njit(error_model="numpy")  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def exact(w_S: FloatArray, x_P: FloatArray, p: int, r_S: FloatArray, a_M: FloatArray) -> float:
     """Scaled prediction errors r_t into ``r_S``, the state after the last row into ``a_M``; returns sum r_t^2."""
     q = len(x_P) - p

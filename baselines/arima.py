@@ -84,9 +84,14 @@ class Arima:
             warnings.warn("arima: engine 'grid' needs numba (extra 'fast'); using 'statsmodels'", stacklevel=2)
         self._stream: Stream | None = None
         if self._engine == "grid" and self._order in STREAMED:
-            from ._arima_stream import Stream
+            from ._arima_stream import Stream, warm_up
 
+            warm_up()  # compiling is start-up, not observing
             self._stream = Stream(info.num_layers * info.num_experts, self._history)
+        elif self._engine == "grid":
+            from ._arima_batch import warm_up
+
+            warm_up()
 
     def observe(self, block: StepBlock) -> None:
         """Keep the rows that fitting and filtering need."""

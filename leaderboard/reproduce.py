@@ -35,7 +35,6 @@ from leaderboard.committed import (
     submission_of,
     target_of,
 )
-from moeload_bench._child import is_baseline
 from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
@@ -46,7 +45,7 @@ from moeload_bench.progress import pair_progress
 from moeload_bench.results import Environment, Result, RunResult
 from moeload_bench.submission_check import require_level
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import Target
+from moeload_bench.targets import Target, is_baseline
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from moeload_bench import _bwrap, _messages
@@ -22,7 +23,7 @@ from moeload_bench.forecaster import (
     TraceInfo,
     check_forecast,
 )
-from moeload_bench.targets import BASELINES_PACKAGE, Target
+from moeload_bench.targets import Target, is_baseline
 
 NOTHING: Rules = {}
 _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
@@ -31,9 +32,9 @@ _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 class Child:
     """A child process that has loaded a target's class."""
 
-    def __init__(self, target: Target, level: Level, limits: Limits) -> None:
+    def __init__(self, target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._target, self._level, self._limits = target, level, limits
-        self._process = Process(target, level, limits)
+        self._process = Process(target, level, limits, numba_cache)
         self._cpu_seen: float | None = 0.0
         self.meter = Meter()
 
@@ -117,11 +118,17 @@ class ChildHost:
 
 @contextmanager
 def open_child(
-    target: Target, info: TraceInfo, seed: int, fitted: bytes | None, level: Level, limits: Limits
+    target: Target,
+    info: TraceInfo,
+    seed: int,
+    fitted: bytes | None,
+    level: Level,
+    limits: Limits,
+    numba_cache: Path | None,
 ) -> Iterator[ChildHost]:
     """A constructed forecaster in a process that is gone when the context ends."""
     started = time.perf_counter()
-    child = Child(target, level, limits)
+    child = Child(target, level, limits, numba_cache)
     try:
         child.init(seed, info, fitted)
         child.start_charging()
@@ -152,11 +159,6 @@ def fit_child(
         return fitted if fitted is None else (fitted, child.cost())
     finally:
         child.close()
-
-
-def is_baseline(target: Target) -> bool:
-    """Whether the class is one of this project's own."""
-    return target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}.")
 
 
 def _checked_counts(found: Any, before: dict[str, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import secrets
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from moeload_bench._host import Level, Limits
 from moeload_bench._local import one_line
 from moeload_bench._watch import Watch
 from moeload_bench.errors import IsolationError
-from moeload_bench.targets import Target
+from moeload_bench.targets import Target, is_baseline
 
 WORKER = str(Path(__file__).resolve().with_name("_worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
@@ -37,11 +38,11 @@ ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0"}
 class Process:
     """One child process; after the first thing that goes wrong every call raises the same `IsolationError`."""
 
-    def __init__(self, target: Target, level: Level, limits: Limits) -> None:
+    def __init__(self, target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._limits = limits
         self._broken: str | None = None
         self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
-        self._popen, leader = _start(target, level, limits, self._folder)
+        self._popen, leader = _start(target, level, limits, self._folder, numba_cache)
         self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
         self._leader = _Leader(leader) if leader is not None else None
         self.watch = Watch(self._popen.pid if leader is None else leader, leader is not None, limits, self.kill)
@@ -163,7 +164,7 @@ class _Leader:
 
 
 def _start(
-    target: Target, level: Level, limits: Limits, folder: str | None
+    target: Target, level: Level, limits: Limits, folder: str | None, numba_cache: Path | None
 ) -> tuple[subprocess.Popen[bytes], int | None]:
     """The child, and for a sandbox the process id (seen from outside) of its first process."""
     sandboxed = level == "sandbox"
@@ -179,7 +180,7 @@ def _start(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True
     )
     if not sandboxed:
-        environment = {**os.environ, **ENVIRONMENT}
+        environment = {**os.environ, **ENVIRONMENT, **_cache_setting(target, numba_cache)}
         return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **pipes), None
     command, info_fd = _bwrap.sandbox_command(target, arguments, ENVIRONMENT)
     try:
@@ -190,6 +191,20 @@ def _start(
     finally:
         command.close()
     return popen, _read_leader(popen, info_fd)
+
+
+def _cache_setting(target: Target, numba_cache: Path | None) -> dict[str, str]:
+    """Where a baseline at level `process` keeps compiled code: a folder of this user alone, since numba unpickles it.
+
+    The folder was made for one request. On another machine of a cluster it is not there, and each child compiles.
+    """
+    if numba_cache is None or not is_baseline(target):
+        return {}
+    with contextlib.suppress(OSError):
+        found = numba_cache.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+            return {"NUMBA_CACHE_DIR": str(numba_cache)}
+    return {}
 
 
 def _read_leader(popen: subprocess.Popen[bytes], info_fd: int) -> int:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from moeload_bench.environment import environment
@@ -59,26 +60,29 @@ def evaluate(
     is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`) concerns the request.
     """
     tasks = load_suite(suite) if isinstance(suite, str) else suite
-    setting = Setting(tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh)
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:
         preflight(target)
     files = _locate(tasks, paths or {})
     run = functools.partial(spread, jobs=jobs, backend=backend, address=address)
-    learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
-    fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
-    early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
-    outputs: Iterator[Any] = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
-    fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
-    late = [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners]
-    late_outputs: Iterator[Any] = run([functools.partial(run_pair, pair) for _, pair in late])
-    done: dict[int, list[RunResult]] = defaultdict(list)
-    pairs = [*early, *late]
-    for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):
-        done[i].append(result)
-        if progress is not None:
-            progress(count, len(pairs), f"{pair.target.label} on {pair.entry.id}")
-    return Results([_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)])
+    with TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache:
+        setting = Setting(
+            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache)
+        )
+        learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
+        fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
+        early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
+        outputs: Iterator[Any] = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
+        fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
+        late = [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners]
+        late_outputs: Iterator[Any] = run([functools.partial(run_pair, pair) for _, pair in late])
+        done: dict[int, list[RunResult]] = defaultdict(list)
+        pairs = [*early, *late]
+        for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):
+            done[i].append(result)
+            if progress is not None:
+                progress(count, len(pairs), f"{pair.target.label} on {pair.entry.id}")
+        return Results([_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)])
 
 
 def _pairs(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from moeload_bench._host import GIB, LEVELS, MIB, Cost, Host, Level, Limits
 from moeload_bench.errors import IsolationError, TargetError
@@ -44,9 +45,11 @@ def open_host(
     fitted: bytes | None = None,
     level: Level = "process",
     limits: Limits | None = None,
+    numba_cache: Path | None = None,
 ) -> Iterator[Host]:
     """Construct a forecaster at a level of isolation and, at the end, leave nothing of it behind.
 
+    ``numba_cache`` is a private folder in which baselines at level `process` share what numba compiled.
     Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
     constructor raises, `IsolationError` when the level is not available or the process does not come up.
     """
@@ -58,7 +61,7 @@ def open_host(
         return
     from moeload_bench._child import open_child
 
-    with open_child(target, info, seed, fitted, level, limits or Limits()) as host:
+    with open_child(target, info, seed, fitted, level, limits or Limits(), numba_cache) as host:
         yield host
 
 

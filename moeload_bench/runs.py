@@ -42,6 +42,7 @@ class Setting:
     limits: Limits
     seed: int
     fresh: bool
+    numba_cache: Path | None = None  # no part of any key: compiled code changes no forecast
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def _replay_and_score(pair: Pair) -> RunResult:
             fitted=pair.fitted.data,
             level=setting.level,
             limits=setting.limits,
+            numba_cache=setting.numba_cache,
         ) as host:
             origins = [origin for origin, _ in pair.entry.origins()]
             for answer in replay(truth.trace, host, origins, suite.horizons, suite.quantiles):

@@ -85,6 +85,11 @@ def baseline_names() -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
+def is_baseline(target: Target) -> bool:
+    """Whether the class is one of this project's own."""
+    return target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}.")
+
+
 def load_class(target: Target) -> type[Any]:
     """Import the target's class; raises `TargetError`, or `MissingExtraError` when an optional package is missing."""
     if target.cls is not None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench._process import _cache_setting
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
+from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
 from moeload_bench.isolate import (
     LEVELS,
@@ -26,6 +28,8 @@ from moeload_bench.isolate import (
     open_host,
     parse_level,
 )
+from moeload_bench.store import data_sha256, write_trace
+from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import class_target, parse_target
 from tests import forecasters
 from tests.attacks.arena import HERE as ATTACKS
@@ -249,6 +253,51 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{worker}").exists()
+
+
+@pytest.mark.slow
+def test_baselines_of_one_request_share_what_numba_compiled(tmp_path: Path) -> None:
+    """The first child fills the folder, the second adds nothing, and both forecast what level `none` does."""
+    pytest.importorskip("numba")
+    tmp_path.chmod(0o700)
+    target = parse_target("arima@order=[0,1,1]")
+    answers, files = [], []
+    for level in ("none", "process", "process"):
+        with open_host(target, INFO, seed=0, level=level, numba_cache=tmp_path) as host:
+            host.observe(step_block(TRACE, 0, 120))
+            answers.append(host.forecast(REQUEST).share_BLE)
+        files.append(sorted(tmp_path.rglob("*.nb*")))
+    assert not files[0]
+    assert files[1]
+    assert files[1] == files[2]
+    for other in answers[1:]:
+        np.testing.assert_array_equal(answers[0], other)
+
+
+def test_compiled_code_is_shared_by_baselines_in_a_private_folder_only(tmp_path: Path) -> None:
+    """numba unpickles what lies there: no stranger's forecaster gets the folder, and no folder of others is used."""
+    baseline, stranger = parse_target("sw_avg"), parse_target(f"{HELPERS}:Uniform")
+    tmp_path.chmod(0o700)
+    assert _cache_setting(baseline, tmp_path) == {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert _cache_setting(stranger, tmp_path) == {}
+    assert _cache_setting(baseline, None) == {}
+    assert _cache_setting(baseline, tmp_path / "on another machine") == {}
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert _cache_setting(baseline, tmp_path / "link") == {}
+    tmp_path.chmod(0o750)
+    assert _cache_setting(baseline, tmp_path) == {}
+
+
+def test_an_evaluation_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the forecasters' own nor the one in which they share compiled code."""
+    path = write_trace(TRACE, tmp_path / "run.parquet")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    entry = SuiteTrace(id=TRACE.id, data_sha256=data_sha256(TRACE), transient=(20,), stable=(60,))
+    suite = Suite(name="arena", horizons=(1, 10), traces=(entry,))
+    (result,) = evaluate("last_value", suite, paths={TRACE.id: path}, level="process", fresh=True)
+    assert not result.failures
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.slow
