@@ -37,7 +37,7 @@ def spread(
 
 
 def _here(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
-    yield from (call() for call in calls)
+    yield from (_call(call) for call in calls)
 
 
 def _loky(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
@@ -84,4 +84,8 @@ def _ray(calls: Sequence[Callable[[], T]], address: str) -> Iterator[T]:
 
 
 def _call(call: Callable[[], T]) -> T:
-    return call()
+    """On one thread, as far as libraries are loaded: sums must not depend on how many cores a machine has."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return call()

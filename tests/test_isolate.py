@@ -34,6 +34,7 @@ from moeload_bench.targets import class_target, parse_target
 from tests import forecasters
 from tests.attacks.arena import HERE as ATTACKS
 from tests.attacks.arena import assert_nothing_left, require_sandbox
+from tests.conftest import need as need_package
 from tests.conftest import synthetic_trace
 
 TRACE = synthetic_trace(120)
@@ -258,7 +259,7 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
 @pytest.mark.slow
 def test_baselines_of_one_request_share_what_numba_compiled(tmp_path: Path) -> None:
     """The first child fills the folder, the second adds nothing, and both forecast what level `none` does."""
-    pytest.importorskip("numba")
+    need_package("numba")
     tmp_path.chmod(0o700)
     target = parse_target("arima@order=[0,1,1]")
     answers, files = [], []

@@ -1,0 +1,23 @@
+"""The number of a machine's cores changes no forecast."""
+
+from __future__ import annotations
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from moeload_bench.parallel import spread
+
+
+def threads() -> set[int]:
+    """Over all numerical libraries that are loaded."""
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return {int(pool["num_threads"]) for pool in threadpool_info()}
+
+
+def test_work_in_this_process_has_one_thread_and_the_caller_keeps_his() -> None:
+    """`evaluate` in a notebook is pinned as the command line is; afterwards libraries are as they were."""
+    with threadpool_limits(2):
+        before = threads()
+        assert max(before) == 2
+        assert list(spread([threads, threads])) == [{1}, {1}]
+        assert threads() == before
