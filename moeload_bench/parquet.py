@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 META_KEY = b"moeload"
 MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
+CELLS_AT_ONCE = 1 << 18
+"""Small traces are decoded in batches of several row groups: the time per batch is most of theirs."""
 
 
 @contextmanager
@@ -75,7 +77,8 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str,
         raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
     steps, done = file.metadata.num_rows, 0
     arrays = {name: _empty(column_shape(name, steps, len(meta.layers), meta.experts), name, where) for name in names}
-    for batch in file.iter_batches(batch_size=ROW_GROUP_STEPS, use_threads=False):
+    rows = max(ROW_GROUP_STEPS, CELLS_AT_ONCE // max(1, len(meta.layers) * meta.experts))
+    for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
             array[done : done + batch.num_rows] = _cells(name, batch.column(name), array.shape[1:], where)
         done += batch.num_rows

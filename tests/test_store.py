@@ -256,3 +256,14 @@ def test_a_slice_of_a_column_gives_its_own_cells(part: tuple[int, int]) -> None:
     for column in (fixed, fixed.cast(pa.list_(pa.list_(pa.int64())))):
         got = _cells("load", column.slice(*part), (2, 3), "here")
         np.testing.assert_array_equal(got, load[part[0] : sum(part)], strict=True)
+
+
+def test_a_trace_read_in_small_batches_is_the_same(
+    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows are decoded at once, whole row groups or not."""
+    path = write_trace(trace, tmp_path / "t.parquet")
+    monkeypatch.setattr("moeload_bench.parquet.CELLS_AT_ONCE", 1)
+    monkeypatch.setattr("moeload_bench.parquet.ROW_GROUP_STEPS", 7)
+    assert trace.steps % 7
+    assert data_sha256(read_trace(path)) == data_sha256(trace)
