@@ -12,6 +12,8 @@ from moeload_bench import _bwrap, _process
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlock, TraceInfo
 
+COSTLY_CPU_S = 0.2
+
 
 class Uniform:
     """1/E."""
@@ -70,7 +72,7 @@ class SaysItsEnvironment(Uniform):
 
 
 class Costly(Uniform):
-    """Holds 64 MiB, sleeps 0.15 s in each observe, computes 0.2 s of CPU time in forecast."""
+    """Holds 64 MiB, sleeps 0.15 s in each observe, computes `COSTLY_CPU_S` of CPU time in forecast."""
 
     def __init__(self, info: TraceInfo, seed: int) -> None:
         super().__init__(info, seed)
@@ -80,7 +82,7 @@ class Costly(Uniform):
         time.sleep(0.16)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        end = time.process_time() + 0.2
+        end = time.process_time() + COSTLY_CPU_S
         while time.process_time() < end:
             pass
         return super().forecast(request)

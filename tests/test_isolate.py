@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from moeload_bench._process import _cache_setting
+from moeload_bench._watch import TICK_S
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
@@ -36,6 +38,7 @@ from tests.attacks.arena import HERE as ATTACKS
 from tests.attacks.arena import assert_nothing_left, require_sandbox
 from tests.conftest import need as need_package
 from tests.conftest import synthetic_trace
+from tests.isolated import COSTLY_CPU_S
 
 TRACE = synthetic_trace(120)
 INFO = trace_info(TRACE)
@@ -100,7 +103,7 @@ def test_a_forecaster_cannot_reach_the_future_or_spoil_the_past_through_its_arra
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_costs_are_measured_from_outside(level: Level) -> None:
-    """Rows and calls are counted; sleeping is wall time only, computing is CPU time too."""
+    """Rows and calls are counted; sleeping is wall time only, computing at least the CPU time of its own clock."""
     need(level)
     with open_host(parse_target(f"{HELPERS}:Costly"), INFO, seed=0, level=level) as host:
         host.observe(step_block(TRACE, 0, 7))
@@ -110,9 +113,9 @@ def test_costs_are_measured_from_outside(level: Level) -> None:
     assert (cost.observe_rows, cost.forecasts) == (10, 1)
     assert cost.observe_wall_s > 0.3
     assert cost.observe_cpu_s is not None
-    assert cost.observe_cpu_s < 0.25
+    assert cost.observe_cpu_s < cost.observe_wall_s
     assert cost.forecast_cpu_s is not None
-    assert 0.15 < cost.forecast_cpu_s < 3
+    assert cost.forecast_cpu_s > COSTLY_CPU_S - TICK_S
     assert cost.startup_wall_s > 0
     if level == "none":
         assert cost.peak_memory_bytes is None
@@ -259,7 +262,7 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
 @pytest.mark.slow
 def test_baselines_of_one_request_share_what_numba_compiled(tmp_path: Path) -> None:
     """The first child fills the folder, the second adds nothing, and both forecast what level `none` does."""
-    need_package("numba")
+    need_package("numba", "pip install -e '.[fast]'")
     tmp_path.chmod(0o700)
     target = parse_target("arima@order=[0,1,1]")
     answers, files = [], []
@@ -299,6 +302,20 @@ def test_an_evaluation_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
     (result,) = evaluate("last_value", suite, paths={TRACE.id: path}, level="process", fresh=True)
     assert not result.failures
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_missing_numba_is_said_once_by_run_at_level_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child's own warning goes nowhere: the harness says it from the counts."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['numba'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = write_trace(synthetic_trace(1200, recipe="own"), tmp_path / "own.parquet")
+    argv = [sys.executable, "-m", "moeload_bench", "run", "--trace", str(path), "--json"]
+    argv += ["arima@order=[0,1,1],history=60,maxiter=1"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert said.stderr.count("numba") == 1
+    assert "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'" in said.stderr
+    assert json.loads(said.stdout)
 
 
 @pytest.mark.slow

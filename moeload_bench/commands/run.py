@@ -84,6 +84,10 @@ def run(
             fresh=fresh,
             progress=progress,
         )
+    for result in results:
+        if any(run.counts.get("numba_missing") for run in result.runs):
+            text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
+            typer.echo(f"{result.name}: {text}", err=True)
     if out is not None:
         for result in results:
             result.save(out / f"{file_name(result.name)}.json")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
 import signal
 import time
@@ -9,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation import evaluate
-from moeload_bench.forecaster import trace_info
+from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.harness import replay
-from moeload_bench.isolate import Limits, level_available, open_host
+from moeload_bench.isolate import Host, Limits, level_available, open_host
 from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import parse_target
@@ -24,6 +28,7 @@ from tests.conftest import synthetic_trace
 HERE = Path(__file__).parent
 HONEST = f"{HERE.parent / 'forecasters.py'}:LastSeen"
 ORIGINS, HORIZONS = (20, 30, 40), (1, 10)
+REQUEST = ForecastRequest(20, 10, HORIZONS)
 LIMITS = Limits(wall_s_per_call=20, cpu_s=20, processes=48)
 
 
@@ -52,8 +57,12 @@ class Fight:
 
 
 def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
-    """Replay a run, which lies in a file as in real use, to an attacker in the sandbox."""
+    """Replay a run, which lies in a file as in real use, to an attacker in the sandbox.
+
+    Asserts that an honest forecaster, which lives beside all attackers of a test session, still answers the same.
+    """
     require_sandbox()
+    said = _honest().forecast(REQUEST)
     trace = synthetic_trace(60)
     write_trace(trace, tmp_path / "run.parquet", overwrite=True)
     counts: Mapping[str, int] = {}
@@ -63,7 +72,19 @@ def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
             counts = host.counts()
     except ForecastError as error:
         answers = [str(error)] * len(ORIGINS)
+    np.testing.assert_array_equal(_honest().forecast(REQUEST).share_BLE, said.share_BLE)
     return _fight(answers, counts)
+
+
+@functools.lru_cache(maxsize=1)
+def _honest() -> Host:
+    """At level `process`, which protects it least; it ends with the test session."""
+    trace = synthetic_trace(60)
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    host = stack.enter_context(open_host(parse_target(HONEST), trace_info(trace), seed=0, level="process"))
+    host.observe(step_block(trace, 0, REQUEST.origin))
+    return host
 
 
 def attack_beside_honest(tmp_path: Path, *targets: str, limits: Limits = LIMITS) -> list[Fight]:
