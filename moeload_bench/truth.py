@@ -22,7 +22,7 @@ from moeload_bench.shifts import planned_shifts
 from moeload_bench.states import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.store import read_trace
 from moeload_bench.suite import CROSSING, STATES
-from moeload_bench.trace import Trace
+from moeload_bench.trace import Trace, shares
 
 
 class Truth:
@@ -32,12 +32,9 @@ class Truth:
         self.trace = trace
         self.rule = rule
         self.horizons = horizons
+        self._window: tuple[int, NDArray[np.float64]] | None = None
         self._references: dict[int, References] = {}
         self._floors: dict[tuple[tuple[int, State], ...], Floors] = {}
-
-    @cached_property
-    def share_SLE(self) -> NDArray[np.float64]:
-        return self.trace.share_SLE()
 
     @cached_property
     def labels(self) -> StateLabels | None:
@@ -75,14 +72,18 @@ class Truth:
         return {**windows, CROSSING: [row_O[crosses_OK[:, k]] for k in range(K)]}
 
     def window(self, origin: int) -> NDArray[np.float64]:
-        """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]."""
-        return self.share_SLE[window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])]
+        """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]; the last one is kept."""
+        if self._window is None or self._window[0] != origin:
+            rows = window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])
+            self._window = origin, shares(self.trace.load_SLE[rows])
+        return self._window[1]
 
     def last_share(self, origin: int) -> NDArray[np.float64]:
         """The shares of the last step before the origin [L, E]; uniform where there is none."""
         row = row_of(self.trace, origin) - 1
-        share = self.share_SLE[row] if row >= 0 else np.full(self.share_SLE.shape[1:], np.nan)
-        return np.where(np.isnan(share), 1 / self.trace.num_experts, share)
+        L, E = self.trace.num_layers, self.trace.num_experts
+        share = shares(self.trace.load_SLE[row]) if row >= 0 else np.full((L, E), np.nan)
+        return np.where(np.isnan(share), 1 / E, share)
 
     def references(self, origin: int) -> References:
         """The plans that depend on the trace only, and what they cost; made once for all forecasters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,22 @@ def test_failed_tasks_score_quantiles_only_where_the_forecaster_gives_them(
     for task in run.tasks:
         assert ("wql" in task.metrics, "coverage" in task.metrics) == (has, has)
     assert ("wql" in run.per_layer["transient"]) == has
+
+
+def test_a_long_trace_takes_the_memory_of_a_window() -> None:
+    """Shares of all rows are never made: what scoring takes does not grow with the rows."""
+
+    def peak(steps: int) -> int:
+        load = np.ones((steps, 2, 64), dtype=np.int64)
+        truth = Truth(Trace.from_arrays(load, 64, 1), StateRule(), (1, 100))
+        tracemalloc.start()
+        for origin in range(0, steps - 100, steps // 5):
+            np.testing.assert_array_equal(truth.window(origin), 1 / 64)
+            np.testing.assert_array_equal(truth.last_share(origin), 1 / 64)
+            truth.references(origin)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(500)
+    assert peak(5000) < 1.1 * peak(500)
