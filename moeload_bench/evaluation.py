@@ -18,7 +18,7 @@ from typing import Any
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
 from moeload_bench.isolate import Level, Limits
-from moeload_bench.parallel import spread
+from moeload_bench.parallel import workers
 from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring import SCORING_VERSION
@@ -64,18 +64,20 @@ def evaluate(
     for target in targets:
         preflight(target)
     files = _locate(tasks, paths or {})
-    run = functools.partial(spread, jobs=jobs, backend=backend, address=address)
-    with TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache:
+    with (
+        TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
+        workers(jobs=jobs, backend=backend, address=address) as run,
+    ):
         setting = Setting(
             tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache)
         )
         learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
         fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
         early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
-        outputs: Iterator[Any] = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
+        outputs = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
         fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
         late = [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners]
-        late_outputs: Iterator[Any] = run([functools.partial(run_pair, pair) for _, pair in late])
+        late_outputs = run([functools.partial(run_pair, pair) for _, pair in late])  # beside what is left of the others
         done: dict[int, list[RunResult]] = defaultdict(list)
         pairs = [*early, *late]
         for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):

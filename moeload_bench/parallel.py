@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from typing import TypeVar
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 from moeload_bench.errors import MissingExtraError, MoeloadError
 
 T = TypeVar("T")
+Run = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
 
 BACKENDS = ("loky", "dask", "ray")
 
@@ -21,48 +22,77 @@ BACKENDS = ("loky", "dask", "ray")
 def spread(
     calls: Sequence[Callable[[], T]], *, jobs: int = 1, backend: str = "loky", address: str | None = None
 ) -> Iterator[T]:
-    """Make all calls and yield what they return, in order, as soon as it is there.
+    """Make all calls and yield what they return, in order, as soon as it is there; as `workers` does."""
+    with workers(jobs=jobs, backend=backend, address=address) as run:
+        yield from run(calls)
 
-    ``jobs`` is the number of processes on this machine (`loky`); a cluster at ``address`` uses all its workers. An
-    exception of a call is raised here; calls that have not begun are then dropped. Raises `MoeloadError` for an unknown
-    backend or a cluster without an address, `MissingExtraError` when its client is not installed.
+
+@contextmanager
+def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None) -> Iterator[Run]:
+    """``run(calls)``: begins the calls at once, and gives what they return, in order, as soon as it is there.
+
+    ``jobs`` is the number of processes on this machine (`loky`); with one, a call is made when its result is asked for.
+    A cluster at ``address`` uses all its workers. An exception of a call is raised where its result is taken; calls
+    that have not begun when the block is left are dropped. Raises `MoeloadError` for an unknown backend or a cluster
+    without an address, `MissingExtraError` when its client is not installed.
     """
     if backend not in BACKENDS:
         raise MoeloadError(f"unknown backend {backend!r}; there is: {', '.join(BACKENDS)}")
     if backend == "loky":
-        return _here(calls) if jobs == 1 else _loky(calls, jobs)
+        with nullcontext(_here) if jobs == 1 else _loky(jobs) as run:
+            yield run
+        return
     if address is None:
         raise MoeloadError(f"the backend {backend!r} needs the address of a running cluster (--address)")
-    return _dask(calls, address) if backend == "dask" else _ray(calls, address)
+    with _dask(address) if backend == "dask" else _ray(address) as run:
+        yield run
 
 
-def _here(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
-    yield from (_call(call) for call in calls)
+def _here(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    return (_call(call) for call in calls)
 
 
-def _loky(calls: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
+@contextmanager
+def _loky(jobs: int) -> Iterator[Run]:
     import joblib
 
-    # One thread each: the processes are the parallelism, and sums do not depend on the number of cores.
-    with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
-        results = joblib.Parallel(return_as="generator", batch_size=1)(joblib.delayed(_call)(call) for call in calls)
-    with closing(results):
-        yield from results
+    with ExitStack() as begun:
+
+        def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+            # One thread each: the processes are the parallelism, and sums do not depend on the number of cores.
+            with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
+                parallel = joblib.Parallel(return_as="generator", batch_size=1)
+                results: Iterator[Any] = begun.enter_context(
+                    closing(parallel(joblib.delayed(_call)(call) for call in calls))
+                )
+            return results
+
+        yield run
 
 
-def _dask(calls: Sequence[Callable[[], T]], address: str) -> Iterator[T]:
+@contextmanager
+def _dask(address: str) -> Iterator[Run]:
     try:
         from distributed import Client
     except ImportError:
         raise MissingExtraError("distributed", "dist", "the backend 'dask'") from None
     with Client(address, set_as_default=False) as client:
-        # pure=False: two calls with equal arguments are two calls, so that a repetition is one.
-        futures = [client.submit(_call, call, pure=False) for call in calls]
-        for future in futures:
-            yield future.result()
+        begun: list[Any] = []
+
+        def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+            # pure=False: two calls with equal arguments are two calls, so that a repetition is one.
+            futures = [client.submit(_call, call, pure=False) for call in calls]
+            begun.extend(futures)
+            return (future.result() for future in futures)
+
+        try:
+            yield run
+        finally:
+            client.cancel(begun)
 
 
-def _ray(calls: Sequence[Callable[[], T]], address: str) -> Iterator[T]:
+@contextmanager
+def _ray(address: str) -> Iterator[Run]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -71,14 +101,25 @@ def _ray(calls: Sequence[Callable[[], T]], address: str) -> Iterator[T]:
     ours = not ray.is_initialized()
     if ours:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
+    remote = ray.remote(num_cpus=1, max_retries=0)(_call)
+    begun: list[Any] = []
+
+    def result(reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+        references = [remote.remote(call) for call in calls]
+        begun.extend(references)
+        return (result(reference) for reference in references)
+
     try:
-        remote = ray.remote(num_cpus=1, max_retries=0)(_call)
-        for reference in [remote.remote(call) for call in calls]:
-            try:
-                yield ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+        yield run
     finally:
+        for reference in begun:
+            ray.cancel(reference)
         if ours:
             ray.shutdown()
 

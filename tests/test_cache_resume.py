@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moeload_bench import cache, scoring
+from moeload_bench import cache, parallel, scoring
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.parallel import spread
@@ -225,6 +226,38 @@ def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
     assert seen == [(n, 9) for n in range(1, 10)]
 
 
+def wait_for(path: Path) -> bool:
+    """Whether the file came into being within a minute."""
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return path.exists()
+
+
+@pytest.mark.slow
+def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: Path) -> None:
+    """Two processes, one of them busy: the other makes the added call, though no result was taken yet."""
+    with parallel.workers(jobs=2) as run:
+        first = run([partial(wait_for, tmp_path / "made")])
+        second = run([(tmp_path / "made").touch])
+        assert next(first)
+        assert next(second) is None
+
+
+@pytest.mark.slow
+def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
+    """Whoever stops waiting, by an error or Ctrl-C, cancels what has not begun."""
+    distributed = need("distributed", "pip install -e '.[dist]'")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
+    ) as cluster:
+        address, later = cluster.scheduler_address, tmp_path / "later"
+        with parallel.workers(backend="dask", address=address) as run:
+            run([partial(wait_for, tmp_path / "go"), later.touch])
+        (tmp_path / "go").touch()
+        assert list(spread([later.exists], backend="dask", address=address)) == [False]
+
+
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_results_of_one_process(tmp_path: Path) -> None:
     """A scheduler and two worker processes, started for this test."""
@@ -296,7 +329,7 @@ def ray_head() -> Iterator[str]:
 def test_a_backend_that_cannot_be_used_says_why() -> None:
     """Unknown, or without an address."""
     with pytest.raises(MoeloadError, match="there is: loky, dask, ray"):
-        spread([], backend="slurm")
+        list(spread([], backend="slurm"))
     for backend in ("dask", "ray"):
         with pytest.raises(MoeloadError, match="needs the address"):
-            spread([], backend=backend)
+            list(spread([], backend=backend))
