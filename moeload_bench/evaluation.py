@@ -18,6 +18,7 @@ from typing import Any
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
 from moeload_bench.isolate import Level, Limits
+from moeload_bench.memory import check_memory
 from moeload_bench.parallel import workers
 from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
@@ -64,6 +65,8 @@ def evaluate(
     for target in targets:
         preflight(target)
     files = _locate(tasks, paths or {})
+    if backend == "loky":
+        check_memory(files, min(jobs, len(targets) * len(tasks.traces)))
     with (
         TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
         workers(jobs=jobs, backend=backend, address=address) as run,

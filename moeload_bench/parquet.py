@@ -63,6 +63,14 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
     return record
 
 
+def decoded_bytes(path: Path) -> int:
+    """What the columns of a file take as arrays, from its footer."""
+    with open_parquet(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(chunk.num_values * (4 if chunk.physical_type in ("INT32", "FLOAT") else 8) for chunk in chunks)
+
+
 def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str, Array]:
     """Every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
 
