@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError, TraceError
+from moeload_bench.recording.metadata import hardware
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.train import Job, record_recipe
@@ -215,6 +216,22 @@ def test_other_versions_of_what_computes_are_a_warning(recipe: Recipe, tmp_path:
     edit_manifest(job, lambda manifest: manifest["state"]["meta"]["versions"].update(torch="1.0"))
     with pytest.warns(RecordingWarning, match=r"begun with torch 1\.0, this is "):
         record_recipe(job, resume=True)
+
+
+def test_a_recording_that_went_on_elsewhere_names_both_machines(recipe: Recipe, tmp_path: Path) -> None:
+    """The trace belongs to the machine that began it, and a note says what came later."""
+
+    def moved(manifest: dict[str, Any]) -> None:
+        for record in (manifest["state"]["meta"], *manifest["state"]["machines"]):
+            record["hardware"]["cpu"] = "Another"
+
+    job = Job(recipe, 0, "test", 9, tmp_path, shard_steps=2)
+    interrupt(job, at_step=5)
+    edit_manifest(job, moved)
+    meta = read_trace(record_recipe(job, resume=True)).meta
+    assert meta.hardware["cpu"] == "Another"
+    here = hardware()["cpu"]
+    assert meta.notes == (f"from step 6 on recorded elsewhere: cpu Another -> {here}",)
 
 
 def test_a_partial_recording_becomes_a_marked_trace(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
+
+_MACHINE = ("hardware", "versions")
+"""Metadata of the machine, which may change when a recording goes on; the rest belongs to the run."""
 
 
 class RecordingWarning(UserWarning):
@@ -94,7 +98,9 @@ class TraceWriter:
         """Write the collected rows as a shard; does nothing when there is none."""
         if self._rows:
             meta = self._meta()
-            state = {**self._state(), "meta": meta.model_dump(mode="json"), "columns": sorted(self._rows[0])}
+            record = meta.model_dump(mode="json")
+            machines = _machines(self.parts, record, int(self._rows[0]["step"]))
+            state = {**self._state(), "meta": record, "machines": machines, "columns": sorted(self._rows[0])}
             self.parts.append(trace_of(self._rows, meta), save_checkpoint, state)
             self._rows = []
         self._last_shard = time.monotonic()
@@ -119,9 +125,40 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
     if not parts.has_shards:
         raise RecordingError(f"{parts.folder}: nothing was recorded")
     meta = TraceMeta.model_validate(parts.state["meta"])
-    path = parts.merge(meta.model_copy(update={"complete": complete, "notes": meta.notes + notes}))
+    machines = _recorded_on(parts)
+    notes = (*meta.notes, *notes, *itertools.starmap(_moved, itertools.pairwise(machines)))
+    began = {key: machines[0][key] for key in _MACHINE}
+    path = parts.merge(meta.model_copy(update={**began, "complete": complete, "notes": notes}))
     parts.discard()
     return path
+
+
+def _machine(record: dict[str, Any], step: int) -> dict[str, Any]:
+    return {"from_step": step, **{key: record[key] for key in _MACHINE}}
+
+
+def _recorded_on(parts: Parts) -> list[dict[str, Any]]:
+    """The machines of the shards, in order; older manifests know the last one only."""
+    state = parts.state
+    return state.get("machines") or ([_machine(state["meta"], 0)] if "meta" in state else [])
+
+
+def _machines(parts: Parts, record: dict[str, Any], step: int) -> list[dict[str, Any]]:
+    """The machines with this one, where it is another: a recording may go on elsewhere."""
+    before = [machine for machine in _recorded_on(parts) if machine["from_step"] < step]
+    same = before and all(before[-1][key] == record[key] for key in _MACHINE)
+    return before if same else [*before, _machine(record, step)]
+
+
+def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """A note on what is another from a step on: bits may differ there, as between any two machines."""
+    changes = [
+        f"{name} {before[key].get(name)} -> {now[key].get(name)}"
+        for key in _MACHINE
+        for name in sorted(before[key].keys() | now[key].keys())
+        if before[key].get(name) != now[key].get(name)
+    ]
+    return f"from step {now['from_step']} on recorded elsewhere: {', '.join(changes)}"
 
 
 def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
