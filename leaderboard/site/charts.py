@@ -61,11 +61,10 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
     )  # fmt: skip
     on_front = alt.Chart(data).transform_filter("datum.front == 'front'")
     line = on_front.mark_line(interpolate="step-after", strokeWidth=1.2).encode(x=x, y=y, order="ms:Q")
-    names = on_front.mark_text(align="left", dx=9, dy=-7).encode(x=x, y=y, text="forecaster:N")
     floor = alt.Chart(alt.NamedData(name="floor")).mark_rule(strokeDash=[6, 3]).encode(
         y=y, tooltip=[alt.Tooltip("text:N", title="floor_batch")]
     )  # fmt: skip
-    return _finished(alt.layer(floor, line, points, names), f"{metric} against the CPU time that a forecast takes")
+    return _finished(alt.layer(floor, line, points), f"{metric} against the CPU time that a forecast takes")
 
 
 def axis_title(metric: str) -> str:

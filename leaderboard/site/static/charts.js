@@ -48,13 +48,10 @@
     return vega;
   }
 
-  const NARROW = 480; // pixels: names beside marks would lie on other marks, and the legend has them
-
   // Draws one chart into an element. Layers without rows are left out; the promise stays on the element for tests.
   function draw(element, spec, datasets) {
     const full = JSON.parse(JSON.stringify(spec));
-    full.layer = full.layer.filter((layer) => datasets[layer.data.name].length > 0 &&
-      !(layer.mark.type === "text" && element.clientWidth < NARROW));
+    full.layer = full.layer.filter((layer) => datasets[layer.data.name].length > 0);
     full.datasets = datasets;
     element.moeloadDatasets = datasets;
     if (full.layer.length === 0) {
