@@ -1,6 +1,7 @@
 """Fill the generated parts of README.md and docs/ from committed results (`make tables`).
 
-A generated part stands between two comment lines, `<!-- generated: SUITE METRIC -->` and `<!-- end -->`; the one named
+A generated part stands between two comment lines, `<!-- generated: SUITE METRIC -->` and `<!-- end -->`; for the suite
+`headline` it is of the largest suite that has results, which it names. The part named
 `<!-- generated: results page -->` is everything about every suite that has results. With `--check` nothing is written
 and the exit status says whether anything would change. Numbers are never typed by hand: a result of another suite or of
 changed code is refused by name.
@@ -20,7 +21,7 @@ from leaderboard.results_page import suite_page
 from moeload_bench import card
 from moeload_bench.errors import MoeloadError
 from moeload_bench.results import Result
-from moeload_bench.suite import STATES, load_suite
+from moeload_bench.suite import STATES, Suite, load_suite
 from moeload_bench.tables import (
     COST_HEADINGS,
     CROSSING,
@@ -33,6 +34,7 @@ from moeload_bench.tables import (
     result_grid,
 )
 
+HEADLINE_SUITE = "headline"
 PART = re.compile(r"(<!-- generated: (?P<suite>\S+) (?P<metric>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -60,6 +62,11 @@ def to_markdown(grid: Grid, with_cost: bool = True) -> str:
     return "\n".join([*lines, "", caption, ""])
 
 
+def headline_suite(names: Sequence[str]) -> Suite:
+    """The suite with the most test runs: what README.md shows."""
+    return max(map(load_suite, names), key=lambda suite: len(suite.traces))
+
+
 def results_page() -> str:
     """Every suite with results, the latest first."""
     return "\n\n".join(page_of(name, results_of(name)) for name in reversed(suites_with_results())) + "\n"
@@ -76,10 +83,14 @@ def filled(text: str) -> str:
     def part(match: re.Match[str]) -> str:
         if (match["suite"], match["metric"]) == ("results", "page"):
             return f"{match[1]}\n{results_page()}\n{match[4]}"
-        grid = result_grid(results_of(match["suite"]), match["metric"])
+        name, about = match["suite"], ""
+        if name == HEADLINE_SUITE:
+            suite = headline_suite(suites_with_results())
+            name, about = suite.name, f"Suite `{suite.name}`. {suite.description}\n\n"
+        grid = result_grid(results_of(name), match["metric"])
         if grid is None:
-            raise SystemExit(f"no committed result of suite {match['suite']} has the metric {match['metric']}")
-        return f"{match[1]}\n{to_markdown(grid)}\n{match[4]}"
+            raise SystemExit(f"no committed result of suite {name} has the metric {match['metric']}")
+        return f"{match[1]}\n{about}{to_markdown(grid)}\n{match[4]}"
 
     return PART.sub(part, text)
 

@@ -61,6 +61,32 @@ def test_every_suite_with_results_has_its_part() -> None:
         assert f"## Suite `{folder.name}`" in text
 
 
+@pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "results").iterdir()), ids=lambda path: path.name)
+def test_every_baseline_of_a_suite_with_results_has_one(folder: Path) -> None:
+    """Results of some baselines only would be a table with rows left out."""
+    names = {load_result(path).name for path in folder.glob("*.json")}
+    assert set(load_suite(folder.name).baselines) <= names
+
+
+def test_readme_shows_the_largest_suite_with_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says which one that is; a page that names a suite keeps to it."""
+    mini = load_suite("mini")
+    larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
+    suites = {"mini": mini, "larger": larger}
+    monkeypatch.setattr(make_tables, "load_suite", suites.__getitem__)
+    monkeypatch.setattr(make_tables, "suites_with_results", lambda: list(suites))
+    read: list[str] = []
+    folder = ROOT / "leaderboard" / "results" / "mini"
+    monkeypatch.setattr(
+        make_tables, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
+    )
+    text = make_tables.filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n")
+    assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| state |")
+    make_tables.filled("<!-- generated: mini window_tv -->\n<!-- end -->\n")
+    assert read == ["larger", "mini"]
+    assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
+
+
 def test_the_page_of_a_suite_on_trial_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mini: list[Result]
 ) -> None:
