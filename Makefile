@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures clean
+.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -64,6 +64,11 @@ verify: $(VENV)/.dev
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/figures/make.sh
+
+# The founding paper again on the traces of this checkout: docs/paper.md with its tables and figures. Some minutes.
+paper: $(VENV)/.dev
+	rm -rf docs/paper/*/
+	$(BIN)/moeload-bench reproduce paper --out docs --jobs 2
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time

@@ -12,7 +12,7 @@ from moeload_bench.reproducing.choice import choose
 from moeload_bench.reproducing.facts import DATA, paper
 from moeload_bench.reproducing.files import files_of
 from moeload_bench.reproducing.measuring import Request, measure_run
-from moeload_bench.reproducing.page import page
+from moeload_bench.reproducing.page import folder_of, page
 from moeload_bench.reproducing.study import METRICS, Study, load_study
 from moeload_bench.states import sliding_variance
 from moeload_bench.store import bundled_folder, data_sha256, load_trace
@@ -39,6 +39,21 @@ def test_every_figure_of_the_page_exists() -> None:
     links = [part.split(")")[0] for part in text.split("](paper/")[1:]]
     assert links
     assert all((ROOT / "docs" / "paper" / link).is_file() for link in links)
+
+
+def test_the_page_is_of_the_traces_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every committed test run is on the page, chosen or passed over with its reason; a new one makes it stale."""
+    monkeypatch.chdir(ROOT)
+    choice, study = choose(), committed()
+    assert [run.id for run in study.runs] == [run.id for run in choice.runs], "run `make paper`"
+    assert sorted(study.passed_over) == sorted(choice.passed_over), "run `make paper`"
+
+
+def test_no_figures_are_left_of_runs_that_are_no_longer_drawn() -> None:
+    """`make paper` clears their folders first."""
+    study = committed()
+    drawn = {folder_of(run.id) for run in study.runs[: study.drawn]}
+    assert {path.name for path in STUDY.parent.iterdir() if path.is_dir()} == drawn
 
 
 def test_the_committed_runs_are_those_of_the_traces() -> None:
