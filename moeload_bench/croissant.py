@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,29 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
         f"expert of each MoE layer in each step. {summary(runs)}",
         "license": "https://creativecommons.org/licenses/by/4.0/",
         "creator": {"@type": "sc:Organization", "name": "moeload-bench contributors"},
-        "version": "1.0.0",
+        **_release(runs),
         "keywords": ["mixture-of-experts", "expert load", "time series forecasting"],
         "citeAs": "moeload-bench contributors: MoE expert load traces; how to cite: CITATION.cff beside this file.",
         "distribution": [*(_file(root, run) for run in runs), *map(_file_set, recipes)],
         "recordSet": [_record_set(recipe, next(run for run in runs if run.recipe == recipe)) for recipe in recipes],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _release(runs: Sequence[Run]) -> dict[str, str]:
+    """Version and url of the release that a suite pins these runs at; 0.0.0 where none does.
+
+    There is no date: nothing in a trace holds one, and the same traces give the same file.
+    """
+    from moeload_bench.hub_read import suite_pins
+
+    hashes = {run.data_sha256 for run in runs}
+    pins = sorted((pin.revision, pin.repo) for _, pin in suite_pins() if pin.data_sha256 in hashes)
+    if not pins:
+        return {"version": "0.0.0"}
+    tag, repo = pins[-1]
+    numbers = [*re.findall(r"\d+", tag), "0", "0", "0"][:3]
+    return {"version": ".".join(numbers), "url": f"https://huggingface.co/datasets/{repo}"}
 
 
 def _file(root: Path, run: Run) -> dict[str, Any]:

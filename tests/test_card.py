@@ -12,8 +12,11 @@ import pytest
 
 from moeload_bench.card import check_card, front_matter, render_card, written
 from moeload_bench.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
+from moeload_bench.croissant import croissant
 from moeload_bench.describe import LayerDescription
 from moeload_bench.errors import HubError, NotFoundError, TraceError
+from moeload_bench.hub_read import HubPin
+from moeload_bench.recording.recipe import list_recipes
 from moeload_bench.store import bundled_folder, list_traces, read_trace
 from moeload_bench.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
@@ -65,6 +68,14 @@ def test_the_published_card_lists_exactly_the_committed_traces() -> None:
         claimed[f"`{ref.id}`"] = json.loads(pq.read_schema(ref.path).metadata[b"moeload"])["data_sha256"]
     assert {row[0]: row[1].strip("`") for row in rows_of(text, "hashes")} == claimed
     assert (TRACES / "CITATION.cff").read_bytes() == (ROOT / "CITATION.cff").read_bytes()
+
+
+def test_full_size_recipes_are_named_as_recipe_only_until_they_have_runs() -> None:
+    """The card pretends no run of the paper's sizes, and names none as missing that is there."""
+    (line,) = re.findall(r"- \*Recipe only\*:(.*?)\n- ", (ROOT / "datasets_card.md").read_text(), re.DOTALL)
+    recorded = {ref.id.split("/")[0] for ref in list_traces(TRACES)} if HAS_TRACES else set()
+    full_size = {name for name in list_recipes() if name.startswith("gpt3-")}
+    assert set(re.findall(r"`(.*?)`", line)) == full_size - recorded
 
 
 # ---------------------------------------------------------------- what a card holds
@@ -181,8 +192,8 @@ def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path)
         np.testing.assert_array_equal(np.stack([row["load"] for row in stream]), expected)
 
 
-def test_the_hub_validates_the_card_on_upload(hub: LocalHub, api: Any) -> None:
-    """The client sends a README.md to `validate-yaml` before it commits it; ours passes, a broken one does not."""
+def test_the_hub_validates_the_cards_on_upload(hub: LocalHub, api: Any) -> None:
+    """The client sends a README.md to `validate-yaml` before it commits it; ours pass, a broken one does not."""
     api().create_repo("acme/card", repo_type="dataset")
 
     def upload(content: str) -> None:
@@ -190,8 +201,9 @@ def test_the_hub_validates_the_card_on_upload(hub: LocalHub, api: Any) -> None:
             path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id="acme/card", repo_type="dataset"
         )
 
-    upload((bundled_folder() / "README.md").read_text(encoding="utf-8"))
-    assert [seen.status for seen in hub.seen if seen.path == "/api/validate-yaml"] == [200]
+    for folder in FOLDERS:
+        upload((folder / "README.md").read_text(encoding="utf-8"))
+    assert [seen.status for seen in hub.seen if seen.path == "/api/validate-yaml"] == [200] * len(FOLDERS)
     assert api().dataset_info("acme/card").card_data.license == "cc-by-4.0"
     with pytest.raises(ValueError, match="tags"):
         upload("---\ntags: moe\n---\n")
@@ -217,6 +229,23 @@ def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> No
     records = list(dataset.records("tiny-a"))
     expected = [read_trace(folder / f"tiny-a/{split}/seed0.parquet").load_SLE for split in ("test", "train")]
     np.testing.assert_array_equal(np.array([r["tiny-a/load"] for r in records]), np.concatenate(expected))
+
+
+def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tag as version, its page as url; a folder that no suite pins is no release: 0.0.0 and no url."""
+    folder = make_folder(tmp_path / "traces", recipes=("tiny-a",), steps=30)
+    runs = read_runs(folder)
+    unpublished = json.loads(croissant(folder, runs))
+    assert unpublished["version"] == "0.0.0"
+    assert "url" not in unpublished
+    pins = [
+        (runs[0].id, HubPin("acme/traces", tag, sha, "s"))
+        for tag, sha in (("v2.0", "0" * 64), ("v1.0", runs[0].data_sha256))
+    ]
+    monkeypatch.setattr("moeload_bench.hub_read.suite_pins", lambda: iter(pins))
+    published = json.loads(croissant(folder, runs))
+    assert published["version"] == "1.0.0"
+    assert published["url"] == "https://huggingface.co/datasets/acme/traces"
 
 
 @pytest.mark.skipif(not HAS_TRACES, reason="traces/ holds no recording in this checkout")
