@@ -17,7 +17,6 @@ import time
 from collections import defaultdict
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
@@ -40,9 +39,8 @@ def main() -> None:
     levels = [level for level in LEVELS if level_available(level) is None]
     for missing in set(LEVELS) - set(levels):
         print(f"no level {missing}: {level_available(missing)}")
-    with threadpool_limits(1):  # as in a child
-        for layers, experts in SHAPES:
-            print_calls(layers, experts, levels)
+    for layers, experts in SHAPES:
+        print_calls(layers, experts, levels)
     if not arguments.calls_only:
         print_suite(arguments.targets, levels)
 

@@ -55,9 +55,12 @@ def open_host(
     """
     _require(level, target)
     if level == "none":
+        from threadpoolctl import threadpool_limits
+
         from moeload_bench._local import LocalHost
 
-        yield LocalHost(target, info, seed, fitted)
+        with threadpool_limits(1):  # as in a child: another number of threads may change the last bits of a sum
+            yield LocalHost(target, info, seed, fitted)
         return
     from moeload_bench._child import open_child
 
@@ -76,9 +79,12 @@ def fit_target(
     """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
     _require(level, target)
     if level == "none":
+        from threadpoolctl import threadpool_limits
+
         from moeload_bench._local import fit_local
 
-        return fit_local(target, runs, seed)
+        with threadpool_limits(1):
+            return fit_local(target, runs, seed)
     from moeload_bench._child import fit_child
 
     return fit_child(target, runs, seed, level, limits or Limits())
