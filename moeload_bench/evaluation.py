@@ -43,7 +43,7 @@ def evaluate(
     forecasters: ForecasterLike | Sequence[ForecasterLike] | None = None,
     suite: str | Suite = "mini",
     *,
-    paths: Mapping[str, Path] | None = None,
+    paths: Mapping[str, str | Path] | None = None,
     level: Level = "process",
     limits: Limits | None = None,
     seed: int | None = None,
@@ -126,10 +126,10 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
     return [forecasters] if isinstance(forecasters, str | type | Target) else forecasters
 
 
-def _locate(suite: Suite, paths: Mapping[str, Path]) -> dict[str, Path]:
+def _locate(suite: Suite, paths: Mapping[str, str | Path]) -> dict[str, Path]:
     ids = [entry.id for entry in (*suite.traces, *suite.fit)]
     hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
-    return {name: paths[name] if name in paths else find_trace(name, hub=hub) for name in ids}
+    return {name: Path(paths[name]) if name in paths else find_trace(name, hub=hub) for name in ids}
 
 
 def _result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
