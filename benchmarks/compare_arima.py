@@ -5,8 +5,6 @@ Axis letters: S rows, N series, B blocks, O origins.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
 import time
 import warnings
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare_common import HERE, Row, profile, quantiles, run_json, spread, verdict
 from moeload_bench.baselines import _arima_batch as batch
 from moeload_bench.baselines import _arima_exact as exact
 from moeload_bench.baselines._arima_stream import Stream
@@ -25,6 +24,83 @@ from moeload_bench.suite import load_suite
 FloatArray = NDArray[np.float64]
 HORIZONS = (1, 10, 100, 1000, 2000)
 WHOLE = 1_000_000
+TRACES = ("qwen3moe-tiny-8e-aux0/test/seed1", "qwen3moe-tiny-8e/test/seed1")
+CLOSE = 1e-3
+
+
+def rows(peer: Path, quick: bool) -> list[Row]:
+    """The three ARIMA goals, over both bundled test traces."""
+    return [*_simple_rows(peer, quick), _paper_row(quick)]
+
+
+def _simple_rows(peer: Path, quick: bool) -> list[Row]:
+    rounds, fits = (1, 2) if quick else (4, 12)
+    found = [simple_orders(peer, trace, rounds, fits) for trace in TRACES]
+    ours, theirs, others, gain = ([x for part in found for x in part[key]] for key in ("ours", "theirs", "sf", "gain"))
+    off, best = (np.array([x for part in found for x in part[key]]) < CLOSE for key in ("off", "off_best"))
+    ratio, ratio_sf = (float(np.median(side) / np.median(ours)) for side in (theirs, others))
+    failed = sum(part["failed"] for part in found)
+    fast_enough = "" if ratio >= 1000 else "missed in speed; "
+    agreement = (
+        f"{off.mean():.0%} of {len(off)} forecasts are within 0.1 % of the fit that the goal names, {best.mean():.0%} "
+        "within 0.1 % of the exact optimum near our parameters"
+    )
+    lower = f"the default fit's log-likelihood is lower by more than 0.1 for {(np.array(gain) > 0.1).mean():.0%}"
+
+    def why() -> list[str]:
+        name = "log-likelihood of the exact optimum less that of statsmodels' default fit"
+        series, origins = scaled_series(TRACES[0]), [o for o in origins_of(TRACES[0]) if o >= 100]
+        return [*quantiles(name, gain), "", *profile(lambda: stream_all(series, origins))]
+
+    return [
+        Row(
+            "ARIMA(1,1,1), every series and origin of the bundled test traces, against statsmodels' default",
+            "1,000 times; forecasts within 0.1 %",
+            f"{ratio:,.0f} times: {spread(ours, 1e6)} against {spread(theirs, 1e6)} microseconds per series and "
+            f"origin; {lower}",
+            "met" if ratio >= 1000 and off.all() else fast_enough + agreement,
+            why,
+        ),
+        Row(
+            "the same, against statsforecast's ARIMA(1,1,1)",
+            "200 times",
+            f"{ratio_sf:,.0f} times: {spread(others, 1e6)} microseconds per series and origin; {failed} of "
+            f"{rounds * fits * len(TRACES)} fits failed and are left out",
+            verdict(ratio_sf >= 200),
+            why,
+        ),
+    ]
+
+
+def _paper_row(quick: bool) -> Row:
+    rng = np.random.default_rng(1)
+    found = [paper_order(trace, 1 if quick else 6, 2 if quick else None, rng) for trace in TRACES]
+    fast, slow = ([x for part in found for x in part[key]] for key in ("ours", "theirs"))
+    more, tv = (np.array([x for part in found for x in part[key]]) for key in ("gain", "tv"))
+    ratio = float(np.median(slow) / np.median(fast))
+    change = float(tv[:, 0].mean() / tv[:, 1].mean() - 1)
+    worse = float((more < -1).mean())
+    missed = [
+        *(["in speed"] if ratio < 100 else []),
+        *(["in window_tv"] if abs(change) > 0.01 else []),
+        *([f"for {worse:.0%} of series in likelihood"] if worse else []),
+    ]
+
+    def why() -> list[str]:
+        name = "log-likelihood of `grid` less that of statsmodels"
+        past = np.ascontiguousarray(scaled_series(TRACES[0])[:1000, :8])
+        return [*quantiles(name, more), "", *profile(lambda: batch.fit(past, (5, 1, 5), 50))]
+
+    return Row(
+        "ARIMA(5,1,5), history 1,000, against statsmodels with 500 iterations",
+        "100 times; log-likelihood no worse than its less 1; window_tv within 1 %",
+        f"{ratio:,.0f} times: {spread(fast, 1e3)} against {spread(slow, 1e3)} ms per series. Log-likelihood "
+        f"higher by {more.mean():.2f} on average, lower by more than 1 for {worse:.0%} of {len(more)} series "
+        f"(least {more.min():.1f}); window_tv at 1,000 steps {tv[:, 0].mean():.4f} against {tv[:, 1].mean():.4f} "
+        f"({change:+.1%})",
+        "missed " + ", ".join(missed) if missed else "met",
+        why,
+    )
 
 
 def scaled_series(trace_id: str) -> FloatArray:
@@ -52,32 +128,36 @@ def block_means(path_H: Any) -> FloatArray:
     return np.array([np.mean(path_H[a:b]) for a, b in zip((0, *HORIZONS[:-1]), HORIZONS, strict=True)])
 
 
-def simple_orders(trace_id: str, rounds: int, fits: int) -> dict[str, Any]:
-    """(1,1,1): all series and origins by `grid`, a seeded sample of them by statsmodels' default."""
+def simple_orders(peer: Path, trace_id: str, rounds: int, fits: int) -> dict[str, Any]:
+    """(1,1,1): all series and origins by `grid`, then a seeded sample of them by statsmodels' default and by
+    statsforecast, in turns."""
     from statsmodels.tsa.arima.model import ARIMA
 
     series, origins = scaled_series(trace_id), [o for o in origins_of(trace_id) if o >= 100]
     stream_all(series, origins[:1])
     rng = np.random.default_rng(0)
-    ours, theirs, off, off_best, gain = [], [], [], [], []
+    out: dict[str, Any] = {"ours": [], "theirs": [], "sf": [], "off": [], "off_best": [], "gain": [], "failed": 0}
     for _ in range(rounds):
         start = time.process_time()
         forecasts = stream_all(series, origins)
-        ours.append((time.process_time() - start) / (len(origins) * series.shape[1]))
-        start, spent = time.process_time(), 0.0
-        for _ in range(fits):
-            i, n = int(rng.integers(len(origins))), int(rng.integers(series.shape[1]))
-            past = np.ascontiguousarray(series[: origins[i], n])
+        out["ours"].append((time.process_time() - start) / (len(origins) * series.shape[1]))
+        picked = [(int(rng.integers(len(origins))), int(rng.integers(series.shape[1]))) for _ in range(fits)]
+        pasts = [np.ascontiguousarray(series[: origins[i], n]) for i, n in picked]
+        spent = 0.0
+        for (i, n), past in zip(picked, pasts, strict=True):
             start = time.process_time()
             result = ARIMA(past, order=(1, 1, 1)).fit()
             path = result.forecast(HORIZONS[-1])
             spent += time.process_time() - start
-            off.append(np.abs(forecasts[i][:, n] / block_means(path) - 1).max())
             best = _best_exact(past, series[: origins[i]], n)
-            off_best.append(np.abs(forecasts[i][:, n] / block_means(best.forecast(HORIZONS[-1])) - 1).max())
-            gain.append(best.llf - result.llf)
-        theirs.append(spent / fits)
-    return {"ours": ours, "theirs": theirs, "off": off, "off_best": off_best, "gain": gain, "fits": len(origins)}
+            out["off"].append(np.abs(forecasts[i][:, n] / block_means(path) - 1).max())
+            out["off_best"].append(np.abs(forecasts[i][:, n] / block_means(best.forecast(HORIZONS[-1])) - 1).max())
+            out["gain"].append(best.llf - result.llf)
+        out["theirs"].append(spent / fits)
+        there = statsforecast(peer, pasts)
+        out["sf"].append(there["seconds"])
+        out["failed"] += int(there["failed"])
+    return out
 
 
 def _best_exact(past_S: FloatArray, past_SN: FloatArray, n: int) -> Any:
@@ -93,17 +173,18 @@ def _best_exact(past_S: FloatArray, past_SN: FloatArray, n: int) -> Any:
     )
 
 
-def paper_order(trace_id: str, layers: int, rng: np.random.Generator) -> dict[str, Any]:
-    """(5,1,5), history 1,000: whole layers at seeded origins, statsmodels with 500 iterations."""
+def paper_order(trace_id: str, layers: int, experts: int | None, rng: np.random.Generator) -> dict[str, Any]:
+    """(5,1,5), history 1,000: whole layers, or their first experts, at seeded origins, statsmodels with 500
+    iterations."""
     order = (5, 1, 5)
     trace, series = load_trace(trace_id), scaled_series(trace_id)
-    E = trace.num_experts
+    every, E = trace.num_experts, experts or trace.num_experts
     origins = [o for o in origins_of(trace_id) if o >= 400]
     batch.fit(series[:200, :2], order, 5)
     ours, theirs, gain, tv = [], [], [], []
     for _ in range(layers):
         origin, layer = int(rng.choice(origins)), int(rng.integers(trace.num_layers))
-        past = np.ascontiguousarray(series[max(0, origin - 1000) : origin, layer * E : (layer + 1) * E])
+        past = np.ascontiguousarray(series[max(0, origin - 1000) : origin, layer * every : layer * every + E])
         start = time.process_time()
         fast = batch.fit(past, order, 50)
         middle = time.process_time()
@@ -115,32 +196,18 @@ def paper_order(trace_id: str, layers: int, rng: np.random.Generator) -> dict[st
                 exact.log_likelihood(past[:, n], fast.param_NP[n], order)
                 - exact.log_likelihood(past[:, n], slow.param_NP[n], order)
             )
-        truth = series[origin : origin + 1000, layer * E : (layer + 1) * E].mean(axis=0)
+        truth = series[origin : origin + 1000, layer * every : layer * every + E].mean(axis=0)
         means = [exact.forecast(past, fits, order, (1000,))[0] for fits in (fast, slow)]
         tv.append([0.5 * np.abs(mean / mean.sum() - truth / truth.sum()).sum() for mean in means])
     return {"ours": ours, "theirs": theirs, "gain": gain, "tv": tv}
 
 
-def statsforecast(peer: Path, trace_id: str, fits: int) -> float:
-    """Mean seconds of its ARIMA(1,1,1), by the peers' interpreter, on seeded series and origins."""
-    series, origins = scaled_series(trace_id), [o for o in origins_of(trace_id) if o >= 100]
-    rng = np.random.default_rng(0)
-    picked = {f"s{i}": series[: int(rng.choice(origins)), int(rng.integers(series.shape[1]))] for i in range(fits)}
+def statsforecast(peer: Path, pasts: list[FloatArray]) -> dict[str, float]:
+    """Mean seconds of its ARIMA(1,1,1), by the peers' interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "series.npz"
-        np.savez(path, **picked)
-        return float(
-            run_json([str(peer), str(Path(__file__).with_name("peer_jobs.py")), "statsforecast", str(path)])["seconds"]
-        )
-
-
-def run_json(command: list[str]) -> dict[str, float]:
-    """Run a job and read the JSON object on the last line that it prints."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    out: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return out
+        np.savez(path, **{f"s{i}": past for i, past in enumerate(pasts)})
+        return run_json([peer, HERE / "peer_jobs.py", "statsforecast", path])
 
 
 def quiet() -> None:

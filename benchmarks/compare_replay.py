@@ -1,0 +1,77 @@
+"""Reading, replaying and scoring side by side: against fev doing the same job, and against a raw pyarrow read."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import loading
+import replay_job
+from compare_common import HERE, Row, profile, run_json, spread, table, verdict
+
+from moeload_bench.store import list_traces, load_trace
+
+STAGES = ("load", "replay", "score")
+
+
+def replay_row(peer: Path, quick: bool) -> Row:
+    """Replay and score against fev, each in a process of its own, taking turns."""
+    layers, steps, windows = (1, 4000, 2) if quick else (16, 20000, 10)
+    with tempfile.TemporaryDirectory() as folder:
+        trace, data = f"{folder}/trace.parquet", f"{folder}/fev"
+        replay, peers = [sys.executable, HERE / "replay_job.py"], [peer, HERE / "peer_jobs.py"]
+        run_json([*replay, "data", trace, "--layers", layers, "--steps", steps])
+        run_json([*peers, "fev-data", data, "--series", layers * 64, "--steps", steps])
+        ours, theirs, decoding = [], [], []
+        for _ in range(2 if quick else 4):
+            decoding.append(run_json([*replay, "decode", trace])["decode"])
+            ours.append(run_json([*replay, "run", trace, "--windows", windows]))
+            theirs.append(run_json([*peers, "fev", data, "--windows", windows]))
+    ratios = [sum(b[s] for s in STAGES) / sum(a[s] for s in STAGES) for a, b in zip(ours, theirs, strict=True)]
+    peaks = [max(job["peak_mb"] for job in side) / 1024 for side in (ours, theirs)]
+    stages = ", ".join(
+        f"{stage} {median(job[stage] for job in ours):.2f} against {median(job[stage] for job in theirs):.2f} s"
+        for stage in STAGES
+    )
+    return Row(
+        f"replay and score, {layers * 64:,} series x {steps:,} steps x {windows} origins, H = 1,000, naive, "
+        "against fev",
+        "20 times; peak 0.5 GB",
+        f"{spread(ratios)} times ({stages}; of our loading {median(decoding):.2f} s is pyarrow decoding the file); "
+        f"peak {peaks[0]:.2f} GB against {peaks[1]:.2f} GB",
+        verdict(median(ratios) >= 20 and peaks[0] <= 0.5),
+        lambda: _profile(layers, steps, windows),
+    )
+
+
+def _profile(layers: int, steps: int, windows: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.parquet"
+        replay_job.write_data(trace, layers, 64, steps)
+        return profile(lambda: replay_job.run(trace, windows))
+
+
+def loading_row(quick: bool) -> tuple[Row, list[str]]:
+    """`load_trace` against pyarrow for every trace found here: the line of goals, and the table of files."""
+    found = {ref.id: loading.compare(ref.path, 2 if quick else 50) for ref in list_traces()}
+    ratios = [float(str(row["ratio"])) for row in found.values()]
+    rows = [
+        [f"`{name}`", *(str(row[key]) for key in ("megabytes", "raw_ms", "load_trace_ms", "ratio", "ratio_unverified"))]
+        for name, row in found.items()
+    ]
+    head = ["trace", "MB on disk", "pyarrow, ms", "`load_trace`, ms", "ratio", "without hashes and invariants"]
+    worst = max(found, key=lambda name: float(str(found[name]["ratio"])))
+    text = (
+        "CPU time, one thread, the file in the page cache, medians of calls that take turns (`benchmarks/loading.py`). "
+        "`load_trace` also makes an array of every column, checks all invariants and both hashes."
+    )
+    row = Row(
+        "`load_trace` against a raw pyarrow read of the same file",
+        "at most 1.5 times",
+        f"{spread(ratios)} times over {len(ratios)} files",
+        verdict(max(ratios) <= loading.GOAL),
+        lambda: profile(lambda: [load_trace(worst) for _ in range(50)]),
+    )
+    return row, ["## Loading", "", text, "", *table(head, rows), ""]
