@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli import app
-from moeload_bench.errors import MissingExtraError, NotFoundError, RecordingError
+from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recording.recipe import list_recipes
 from moeload_bench.store import read_trace
 from tests.recording.recipes import use_small_text, write_recipe
@@ -73,11 +75,15 @@ def test_what_is_no_recipe_is_answered_with_what_is() -> None:
         call("record", "nowhere/seed0.parts")
 
 
-def test_record_without_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_record_without_torch_names_the_extra(tmp_path: Path) -> None:
     """Without torch, `record` says what to install; recipes are listed all the same."""
-    for name in [name for name in sys.modules if name.startswith("moeload_bench.recording.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'torch'.*moeload-bench\[record\]"):
-        call("record", write_recipe(tmp_path), "--out", tmp_path / "out")
-    assert json.loads(call("recipes", "list", "--json"))
+
+    def without_torch(*words: str) -> subprocess.CompletedProcess[str]:
+        # in a process of its own: modules imported a second time are not those that other tests patch
+        code = "import sys; sys.modules['torch'] = None; from moeload_bench.__main__ import main; main()"
+        return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+
+    refused = without_torch("record", str(write_recipe(tmp_path)), "--out", str(tmp_path / "out"))
+    assert refused.returncode == 2
+    assert re.search(r"needs the package 'torch'.*moeload-bench\[record\]", " ".join(refused.stderr.split()))
+    assert json.loads(without_torch("recipes", "list", "--json").stdout)

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.commands import reproduce
-from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError
+from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.harness import row_of
 from moeload_bench.meta import BalancingMeta
@@ -157,8 +157,11 @@ def test_a_trace_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
         choose(tmp_path, ["own/test/seed0"])
     with pytest.raises(SuiteError, match=r"no trace is close enough.*own/test/seed0 \(too short"):
         choose(tmp_path)
-    with pytest.raises(SuiteError, match="no trace there"):
+    with pytest.raises(TraceError, match="no such folder"):
         choose(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SuiteError, match="no trace there"):
+        choose(tmp_path / "empty")
     with pytest.raises(NotFoundError):
         choose(tmp_path, ["nobody/test/seed0"])
     assert needed_steps() == 4000

@@ -17,7 +17,7 @@ from moeload_bench.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = {ref.id: ref.path for ref in list_traces(ROOT / "moeload_bench" / "data")}
-SHIFTED = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if ref.id.split("/")[0].endswith("-shift")}
+SHIFTED = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if re.search("-(shift|restart)/", ref.id)}
 SHIFT_DELAY = 150  # training steps within which a planned shift is found in every layer
 
 
@@ -37,8 +37,9 @@ def test_recordings_are_transient_first_and_then_stable(recorded):
 
 
 @pytest.mark.parametrize("name", sorted(SHIFTED))
-def test_a_data_switch_is_found_in_every_layer(name):
-    """A recorded switch of data returns every layer to transient in time, once; also with an eighth of the tokens."""
+def test_a_planned_shift_is_found_in_every_layer(name):
+    """A switch of data, or a restart at a higher learning rate, returns every layer to transient in time, also with an
+    eighth of the tokens; before it no layer returns."""
     trace = read_trace(SHIFTED[name])
     planned = planned_shifts(trace)
     assert planned

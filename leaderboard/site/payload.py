@@ -184,7 +184,7 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
         grid = result_grid(only(board.compared, recipe=None if recipe == ALL else recipe), metric)
         if grid is None:
             continue
-        for state in STATES:
+        for state in (*STATES, CROSSING):
             rows = [
                 [floor, marked(floor, grid), list(map(figure, grid.floors[state, floor]))]
                 for floor in FLOOR_ROWS
