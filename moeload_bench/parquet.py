@@ -1,4 +1,4 @@
-"""Trace columns out of parquet: a batch of rows at a time, into arrays of known shape and dtype, without Python objects.
+"""Trace columns out of parquet: a batch of rows at a time, into arrays of known shape and dtype, no Python objects.
 
 Of a file only the arrays and one batch are in memory at once. Axis letters: S steps, L MoE layers, E experts.
 """
