@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 from compare_common import Row, compiling, cpu_s, spread, table, verdict
 
 from moeload_bench import evaluation
@@ -50,7 +51,7 @@ def command_rows(quick: bool) -> list[Row]:
             f"{wall:.0f} s wall, {cpu:.0f} s of CPU", verdict(wall <= 300), lambda: units(targets)),
         Row("two workers against one, the same work on the mini suite, wall time", "1.8 times",
             f"{spread(ratios)} times: {spread(walls[1])} against {spread(walls[0])} s; other work on the machine "
-            "counts here", verdict(min(walls[0]) >= 1.8 * min(walls[1])), lambda: units(targets)),
+            "counts here", verdict(float(np.median(ratios)) >= 1.8), lambda: units(targets)),
     ]  # fmt: skip
 
 
