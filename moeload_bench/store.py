@@ -12,9 +12,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRACES_ENV = "MOELOAD_TRACES"
+WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
+"""How pyarrow writes a trace."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 
 
@@ -48,13 +51,22 @@ def data_sha256(trace: Trace) -> str:
     """
     digest = hashlib.sha256()
     for name, array in columns_of(trace).items():
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        if little.dtype.kind == "f" and np.isnan(little).any():
-            little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
-        header = json.dumps([name, COLUMNS[name].dtype, list(little.shape)], separators=(",", ":"))
-        digest.update(header.encode() + b"\n")
-        digest.update(little.reshape(-1).view(np.uint8).data)
+        digest.update(column_header(name, array.shape))
+        digest.update(column_bytes(array))
     return digest.hexdigest()
+
+
+def column_header(name: str, shape: Sequence[int]) -> bytes:
+    """What `data_sha256` takes of a column before its values."""
+    return json.dumps([name, COLUMNS[name].dtype, list(shape)], separators=(",", ":")).encode() + b"\n"
+
+
+def column_bytes(array: Array) -> memoryview:
+    """What `data_sha256` takes of a column's values; of rows one after another, it is that of the parts in order."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    if little.dtype.kind == "f" and np.isnan(little).any():
+        little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
+    return little.reshape(-1).view(np.uint8).data
 
 
 def columns_of(trace: Trace) -> dict[str, Array]:
@@ -86,23 +98,24 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
         raise TraceError(f"{target}: a trace is there already; choose another folder or remove it first")
     check_trace(trace, where=str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        pq.write_table(
-            _to_table(trace),
-            scratch,
-            compression="zstd",
-            compression_level=12,
-            row_group_size=ROW_GROUP_STEPS,
-            store_schema=True,
-        )
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with replacing(target) as scratch:
+        pq.write_table(_to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **WRITING)
     return target
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file beside ``target`` that takes its place at the end, or is removed on any error."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        scratch.chmod(0o644)
+        scratch.replace(target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def _to_table(trace: Trace) -> pa.Table:

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moeload_bench.errors import RecordingError
 from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet
-from moeload_bench.store import columns_of, read_trace
-from moeload_bench.trace import COLUMNS, Array, TraceMeta, column_shape
+from moeload_bench.store import WRITING, column_bytes, column_header, columns_of, read_trace, replacing
+from moeload_bench.trace import Array, TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,17 +34,9 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
     record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        with pq.ParquetWriter(scratch, schema, compression="zstd", compression_level=12, store_schema=True) as writer:
-            for table in _row_groups(shards):
-                writer.write_table(table)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **WRITING) as writer:
+        for table in _row_groups(shards):
+            writer.write_table(table)
     return target
 
 
@@ -75,14 +63,9 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
     digest = hashlib.sha256()
     for name in names:
         shape = column_shape(name, steps, len(meta.layers), meta.experts)
-        header = json.dumps([name, COLUMNS[name].dtype, list(shape)], separators=(",", ":"))
-        digest.update(header.encode() + b"\n")
+        digest.update(column_header(name, shape))
         for path in shards:
-            value = _values(_table(path, [name]).column(name))
-            little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-            if little.dtype.kind == "f":
-                little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
-            digest.update(little.view(np.uint8).data)
+            digest.update(column_bytes(_values(_table(path, [name]).column(name))))
     return digest.hexdigest()
 
 
