@@ -88,11 +88,11 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str,
     rows = max(ROW_GROUP_STEPS, CELLS_AT_ONCE // max(1, len(meta.layers) * meta.experts))
     for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
-            cells = _cells(name, batch.column(name), array.shape[1:], where)
+            values = cells(name, batch.column(name), array.shape[1:], where)
             if batch.num_rows == steps:
-                arrays[name] = cells  # all there is: not copied
+                arrays[name] = values  # all there is: not copied
             else:
-                array[done : done + batch.num_rows] = cells
+                array[done : done + batch.num_rows] = values
         done += batch.num_rows
     if done != steps:
         raise TraceError(f"{where}: {done} rows, the file's footer says {steps}")
@@ -106,7 +106,7 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
         raise TraceError(f"{where}: column {name} of shape {shape} does not fit in memory: {error}") from None
 
 
-def _cells(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
+def cells(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
     """The rows of one column [rows, *cell_shape]."""
     import pyarrow as pa
 

@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet
+from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
 from moeload_bench.store import WRITING, column_bytes, column_header, columns_of, read_trace, replacing
-from moeload_bench.trace import Array, TraceMeta, column_shape
+from moeload_bench.trace import TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,19 +65,9 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
         shape = column_shape(name, steps, len(meta.layers), meta.experts)
         digest.update(column_header(name, shape))
         for path in shards:
-            digest.update(column_bytes(_values(_table(path, [name]).column(name))))
+            column = _table(path, [name]).column(name).combine_chunks()
+            digest.update(column_bytes(cells(name, column, shape[1:], str(path))))
     return digest.hexdigest()
-
-
-def _values(column: Any) -> Array:
-    """The numbers of a column, one after another."""
-    import pyarrow as pa
-
-    flat = column.combine_chunks()
-    while pa.types.is_fixed_size_list(flat.type):
-        flat = flat.flatten()
-    values: Array = flat.to_numpy(zero_copy_only=False)
-    return values
 
 
 def _row_groups(shards: Sequence[Path]) -> Iterator[pa.Table]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.meta import RECIPE_PATTERN, SPLIT_PATTERN
 from moeload_bench.recording.parts import Parts
 from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
@@ -30,7 +31,7 @@ def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
 
     Raises `RecordingError` for names that would not be found again.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not re.fullmatch(r"\w+", split) or run < 0:
+    if not re.fullmatch(RECIPE_PATTERN, name) or not re.fullmatch(SPLIT_PATTERN, split) or run < 0:
         raise RecordingError(
             f"a trace's id is NAME/SPLIT/seedN, got {name!r}, {split!r}, {run}; expected letters, digits, '_', '.' and "
             "'-' in the name, letters, digits and '_' in the split, and a number from 0"
