@@ -28,7 +28,7 @@ from moeload_bench.plots_style import save_figure
 from moeload_bench.policies import Comparison, compare_policies
 from moeload_bench.replan import CostModel, Policy, PolicyRun
 from moeload_bench.store import load_trace
-from moeload_bench.tables import number
+from moeload_bench.table_rows import number
 
 PART = re.compile(r"(<!-- made by leaderboard/make_decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = [ROOT / "docs" / name for name in ("placement.md", "regret.md")]

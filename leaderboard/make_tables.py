@@ -21,18 +21,9 @@ from leaderboard.results_page import suite_page
 from moeload_bench import card
 from moeload_bench.errors import MoeloadError
 from moeload_bench.results import Result
-from moeload_bench.suite import STATES, Suite, load_suite
-from moeload_bench.tables import (
-    COST_HEADINGS,
-    CROSSING,
-    FLOOR_ROWS,
-    Grid,
-    cells,
-    cost_cells,
-    marked,
-    number,
-    result_grid,
-)
+from moeload_bench.suite import CROSSING, STATES, Suite, load_suite
+from moeload_bench.table_rows import FLOOR_ROWS, number
+from moeload_bench.tables import COST_HEADINGS, Grid, cells, cost_cells, marked, result_grid
 
 HEADLINE_SUITE = "headline"
 PART = re.compile(r"(<!-- generated: (?P<suite>\S+) (?P<metric>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -19,7 +19,9 @@ from moeload_bench.results import Result, Results, RunResult
 from moeload_bench.scoring import METRICS
 from moeload_bench.statistics import CLIP, MIN_RECIPES
 from moeload_bench.suite import Suite
-from moeload_bench.tables import Grid, failure_lines, number, result_grid
+from moeload_bench.summary import failure_lines
+from moeload_bench.table_rows import number
+from moeload_bench.tables import Grid, result_grid
 
 MOST_DISAGREEMENTS = 12
 Draw = Callable[[Grid], str]

@@ -136,9 +136,13 @@ def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     try:
         return TraceMeta.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-            there = ", ".join(TraceMeta.model_fields)
-            raise TraceError(f"{where}: unknown metadata field {at}; there is: {there}") from None
-        raise TraceError(f"{where}: metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
+        raise TraceError(f"{where}: {wrong_field(error)}") from None
+
+
+def wrong_field(error: ValidationError) -> str:
+    """The first field of the metadata that is wrong: which, why, what was got, or what there is instead."""
+    first = error.errors()[0]
+    at = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return f"unknown metadata field {at}; there is: {', '.join(TraceMeta.model_fields)}"
+    return f"metadata field {at}: {first['msg']}, got {first.get('input')!r}"

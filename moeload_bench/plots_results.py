@@ -18,7 +18,8 @@ from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_
 from moeload_bench.results import Result
 from moeload_bench.scoring import METRICS
 from moeload_bench.suite import STATES
-from moeload_bench.tables import Grid, Row, Values, marked, result_grid
+from moeload_bench.table_rows import Row, Values
+from moeload_bench.tables import Grid, marked, result_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,13 +20,13 @@ from moeload_bench.submission import (
     RECORD,
     REQUIREMENTS,
     Folder,
-    Submission,
     check_code,
     parse_requirements,
     parse_submission,
     read_folder,
 )
 from moeload_bench.submission_check import check_submission, require_level
+from moeload_bench.submission_record import Submission
 from moeload_bench.suite import Suite
 from moeload_bench.targets import BASELINES_PACKAGE, Target, preflight
 

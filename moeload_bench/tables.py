@@ -2,55 +2,37 @@
 
 A cell is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
 horizons are never averaged away.
-
-Axis letters: K suite horizons, R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeload_bench.comparison import Errors, best_window, errors_of, reference_of, skill
-from moeload_bench.floors import FLOOR_METRICS, excess
-from moeload_bench.placement import headline_shapes
-from moeload_bench.placement_cost import ABOUT, describe_metric
-from moeload_bench.results import Result, Results, RunResult, TaskResult
-from moeload_bench.scoring import METRICS
-from moeload_bench.statistics import EXACT
-from moeload_bench.suite import CROSSING as CROSSING
-from moeload_bench.suite import STATES
+from moeload_bench.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.floors import excess
+from moeload_bench.results import Result, Results, TaskResult
+from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.table_rows import (
+    FLOOR_ROWS,
+    NOTHING,
+    Row,
+    Values,
+    floor_values,
+    number,
+    present_mean,
+    ratio_metric,
+    run_means,
+)
+from moeload_bench.table_words import caption
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Values = tuple[float | None, ...]
-FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
 COST_HEADINGS = ("ms", "% train")
-NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One forecaster in one state: the metric and its excess over floor_batch at each suite horizon.
-
-    ``origins_K`` how many origins have a value at each horizon, ``origins`` the most of them; ``runs`` with any value.
-    """
-
-    forecaster: str
-    state: str
-    value_K: Values
-    excess_K: Values
-    skill: str
-    runs: int
-    origins: int
-    origins_K: tuple[int, ...]
-    per_forecast_s: float
-    of_training: float | None
-    counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -87,9 +69,8 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
         if here.state_T
     ]
     marks = _marks(results[0])
-    lines = [*_about(rows, metric), *_floor_words(rows, metric, floors, marks), *_skill_words(results, rows, metric)]
-    caption = "\n".join([*lines, *_cost_words(rows)])
-    return Grid(metric, results[0].suite.horizons, tuple(rows), floors, marks, caption)
+    text = caption(results, rows, metric, floors, marks)
+    return Grid(metric, results[0].suite.horizons, tuple(rows), floors, marks, text)
 
 
 def _row(
@@ -100,8 +81,8 @@ def _row(
     floors: dict[tuple[str, str], Values],
     reference: Result | None,
 ) -> Row:
-    means = [mean for run in result.runs if (mean := run_means(run, state, metric))]
-    value_K = tuple(_mean([mean[k] for mean in means]) for k in range(len(result.suite.horizons)))
+    means = [mean_K for run in result.runs if (mean_K := run_means(run, state, metric))]
+    value_K = tuple(present_mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
     floor_K = floors.get((state, "floor_batch"), ())
     origins_K = tuple(
         sum(_has_value(task, state, metric, k) for run in result.runs for task in run.tasks)
@@ -117,59 +98,13 @@ def _row(
         value_K=value_K,
         excess_K=tuple(_excess(value, floor) for value, floor in zip(value_K, floor_K, strict=False)),
         skill=_skill(errors, result, reference),
-        runs=sum(any(value is not None for value in mean) for mean in means),
+        runs=sum(any(value is not None for value in mean_K) for mean_K in means),
         origins=max(origins_K),
         origins_K=origins_K,
         per_forecast_s=float(np.mean([run.cost.per_forecast_s for run in result.runs])),
-        of_training=_mean([run.cost.of_training for run in result.runs]),
+        of_training=present_mean([run.cost.of_training for run in result.runs]),
         counts=counts,
     )
-
-
-def has_skill(metric: str) -> bool:
-    """Skill is a ratio: it needs an error that is positive and smaller when better."""
-    return any(spec.name == metric and spec.lower_is_better for spec in METRICS)
-
-
-def ratio_metric(metric: str) -> str | None:
-    """The metric whose ratio to the reference's is the skill in a table; None where there is none.
-
-    Regret may be 0 or less and a drop rate 0, so tables of plans take the imbalance of the same plans.
-    """
-    name, _, shape = metric.partition("@")
-    if name in ABOUT and shape in _shapes():
-        return f"imbalance@{shape}"
-    return metric if has_skill(metric) else None
-
-
-def metric_names() -> list[str]:
-    """Every metric that a table can be asked for; which shapes of plans there are depends on the number of experts."""
-    plans = [f"{name}@{shape}" for name in ABOUT for shape in _shapes()]
-    return [*(spec.name for spec in METRICS), *plans, "drop_rate@experts"]
-
-
-def _shapes() -> list[str]:
-    """Names of the cluster shapes, all of which exist for 64 experts."""
-    return [shape.name for shape in headline_shapes(64)]
-
-
-def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
-    """[K] the run's mean over its origins in a state (or over the windows that cross); empty when there is none."""
-    tasks = [task for task in run.tasks if _in_state(task.state, task.crossing, state) and metric in task.metrics]
-    if not tasks:
-        return []
-    return [
-        _mean([task.metrics[metric][k] for task in tasks if state != CROSSING or task.crossing[k]])
-        for k in range(len(tasks[0].crossing))
-    ]
-
-
-def floor_values(result: Result, state: str, floor: str, metric: str) -> Values:
-    """[K] the mean over runs of a floor of a metric in a state; empty where no run has it."""
-    found = [
-        run.floors[state][floor][metric] for run in result.runs if metric in run.floors.get(state, {}).get(floor, {})
-    ]
-    return tuple(_mean([values[k] for values in found]) for k in range(len(found[0]))) if found else ()
 
 
 def result_table(results: Results, metric: str) -> Table | None:
@@ -224,127 +159,6 @@ def cost_cells(row: Row) -> list[str]:
     return [number(1e3 * row.per_forecast_s), number(None if row.of_training is None else 100 * row.of_training)]
 
 
-def _about(rows: Sequence[Row], metric: str) -> Iterator[str]:
-    """What the metric is, and over what a cell is a mean."""
-    spec = next((spec for spec in METRICS if spec.name == metric), None)
-    about = f"{spec.description} [{spec.unit}]" if spec else describe_metric(metric) or "a metric of the results"
-    yield f"{metric}: {about}."
-    spans = [span_words([row for row in rows if row.state == state]) for state in dict.fromkeys(r.state for r in rows)]
-    yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
-
-
-def span_words(rows: Sequence[Row]) -> str:
-    """Over how many origins and runs the rows of one state are means."""
-    return f"{rows[0].state} {origins_of(rows)} of {max(row.runs for row in rows)} run(s)"
-
-
-def origins_of(rows: Sequence[Row]) -> str:
-    """`40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
-    most_K = np.array([row.origins_K for row in rows]).max(axis=0).tolist()
-    if len(set(most_K)) == 1:
-        return f"{most_K[0]} origin{'' if most_K[0] == 1 else 's'}"
-    return f"{'/'.join(map(str, most_K))} origins (by horizon)"
-
-
-def _floor_words(
-    rows: Sequence[Row], metric: str, floors: dict[tuple[str, str], Values], marks: dict[str, str]
-) -> Iterator[str]:
-    """What stands in parentheses; where an error has no floor, why."""
-    if any(row.excess_K for row in rows):
-        yield "In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2))."
-    if not has_skill(metric):
-        return
-    lacking = [state for state in dict.fromkeys(row.state for row in rows) if (state, "floor_batch") not in floors]
-    if metric not in FLOOR_METRICS:
-        yield f"No floor is known for {metric}, so there is no excess."
-    elif marks.get("floor_batch") == "not given":
-        yield "floor_batch is not given (no half batches were recorded), so there is no excess."
-    elif lacking:
-        yield f"No floor is given for: {', '.join(lacking)}."
-
-
-def _skill_words(results: Sequence[Result], rows: Sequence[Row], metric: str) -> Iterator[str]:
-    """What skill is a ratio of and to whom; where there is none, why."""
-    ratio = ratio_metric(metric)
-    if ratio is None:
-        yield f"No skill: {metric} is no positive error of which a ratio could be taken."
-        return
-    reference = reference_of(results)
-    if reference is None:
-        target = results[0].suite.reference
-        yield f"No skill: the reference {target} was not run, and the package has no result of it on this suite."
-        return
-    of = "the ratio" if ratio == metric else f"the ratio of {ratio}"
-    yield (
-        f"Skill: 1 - geometric mean over tasks of {of} to {reference.name}, with 95 % intervals by their "
-        "claim; n/a with fewer than 5 recipes."
-    )
-    if reference not in results:
-        yield f"The result of {reference.name} comes with the package; it was not run here."
-    if any(row.skill == NOTHING for row in rows):
-        yield f"Skill is {NOTHING} where {reference.name} or the forecaster has no value of {ratio}."
-    best = best_window(results, ratio)
-    if best is not None and best[1] > 1:
-        yield (
-            f"Best fixed window in hindsight ({ratio}): {best[0]}, of {best[1]} windows; chosen on these very scores, "
-            "so a yardstick and no fair entry."
-        )
-
-
-def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
-    yield "ms: wall time per answered origin, observing included; % train: of the recorded training time."
-    events = {row.forecaster: row.counts for row in rows if row.counts}
-    if events:
-        listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
-        yield f"Counted by the forecaster: {'; '.join(listed)}."
-
-
-def absence(results: Results, metric: str) -> str:
-    """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
-    if any(spec.name == metric and spec.needs_quantiles for spec in METRICS):
-        return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
-    there = sorted({name for r in results for run in r.runs for task in run.tasks for name in task.metrics})
-    return f"no table of {metric}: these results hold {', '.join(there)}"
-
-
-def failure_lines(results: Results) -> Iterator[str]:
-    """One line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
-    grouped: dict[tuple[str, str, str], list[int]] = {}
-    for name, trace, task in results.failures:
-        grouped.setdefault((name, trace, task.failure or ""), []).append(task.origin)
-    for (name, trace, reason), origins in grouped.items():
-        yield f"failed: {name} on {trace}, {len(origins)} task(s) from origin {min(origins)}: {reason}"
-
-
-def best_lines(results: Results, metric: str) -> Iterator[str]:
-    """Which forecaster served best in each state: the least mean over horizons of the ratio to the best one there.
-
-    Horizons at which nothing has a value are left out; a metric of which no ratio can be taken gives way to the first.
-    """
-    metric = metric if has_skill(metric) else METRICS[0].name
-    grid = result_grid(results, metric)
-    for state in STATES:
-        here = [row for row in grid.rows if row.state == state] if grid else []
-        if not here:
-            if state != "mixed":
-                yield f"{state}: no origin of the trace is in this state"
-            continue
-        value_RK = np.array([[np.inf if value is None else value for value in row.value_K] for row in here])
-        value_RK = value_RK[:, np.isfinite(value_RK).any(axis=0)]
-        if not value_RK.size:
-            yield f"{state}: nothing could be scored ({metric} has no value at any horizon)"
-            continue
-        value_RK = np.maximum(value_RK, EXACT)
-        ratio_R = (value_RK / value_RK.min(axis=0)).mean(axis=1)
-        best = [row.forecaster for row, ratio in zip(here, ratio_R, strict=True) if ratio == ratio_R.min()]
-        yield f"{state}: {', '.join(best)} served best ({metric}, horizons weighted alike)"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, "-" for nothing."""
-    return NOTHING if value is None else f"{value:.3g}"
-
-
 def _skill(errors: Errors, result: Result, reference: Result | None) -> str:
     if reference is None:
         return NOTHING
@@ -362,14 +176,5 @@ def _has_value(task: TaskResult, state: str, metric: str, k: int) -> bool:
     return here and metric in task.metrics and task.metrics[metric][k] is not None
 
 
-def _in_state(task_state: str, crossing: tuple[bool, ...], state: str) -> bool:
-    return any(crossing) if state == CROSSING else task_state == state
-
-
 def _excess(value: float | None, floor: float | None) -> float | None:
     return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    kept = [value for value in values if value is not None]
-    return float(np.mean(kept)) if kept else None

@@ -11,7 +11,7 @@ import functools
 import math
 import secrets
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,26 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
+from moeload_bench.altered import Altered, Altering, fresh_runs, splices
 from moeload_bench.environment import environment
-from moeload_bench.errors import MoeloadError, SuiteError, TargetError, printable
+from moeload_bench.errors import MoeloadError, TargetError, printable
 from moeload_bench.evaluation import Progress
-from moeload_bench.harness import row_of
 from moeload_bench.isolate import Level, Limits
-from moeload_bench.memorising import TRACKER, future_altered, permuted_and_shifted, relative_loss
+from moeload_bench.memorising import TRACKER, relative_loss
 from moeload_bench.packages import install_packages
 from moeload_bench.parallel import spread
 from moeload_bench.results import Result, RunResult
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.store import data_sha256, find_trace, list_traces, read_trace, write_trace
-from moeload_bench.submission import VERIFICATION, Folder, Verification, status_of
+from moeload_bench.store import find_trace, list_traces
+from moeload_bench.submission import VERIFICATION, Folder
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
-from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
+from moeload_bench.submission_record import Verification, status_of
+from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import Target, parse_target, preflight
-from moeload_bench.trace import Trace
 
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
 MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}
-MAX_SHIFT_ROWS = 20
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
-SPLICES_PER_STATE = 2
 
 
 @dataclass(frozen=True)
@@ -118,17 +116,6 @@ def locate(suite: Suite) -> dict[str, Path]:
     return {entry.id: find_trace(entry.id, hub=hub) for entry in (*suite.traces, *suite.fit)}
 
 
-@dataclass(frozen=True)
-class _Altered:
-    """A trace on which a test runs, and the runs of the suite (or some origins of one) that it is compared with."""
-
-    test: str
-    before: Sequence[SuiteTrace]
-    origins: Sequence[int] | None
-    entry: SuiteTrace
-    path: Path
-
-
 class _Rerun:
     """One submission being run again."""
 
@@ -151,9 +138,9 @@ class _Rerun:
         if wrong:
             return wrong
         with tempfile.TemporaryDirectory(prefix="moeload-verify-") as scratch:
-            tests = (self._permuted, self._altered)
-            asked = [altered for test in tests for entry in chosen for altered in test(entry, scratch)]
-            fresh = [] if self.request.traces is None else list(self._fresh(self.request.traces))
+            make = Altering(self.request.suite, self.request.paths, self.rng, Path(scratch))
+            asked = [altered for test in (make.permuted, make.futures) for entry in chosen for altered in test(entry)]
+            fresh = [] if self.request.traces is None else fresh_runs(self.request.suite, self.request.traces)
             findings |= self._growths([*asked, *fresh])
         return [
             f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
@@ -177,7 +164,7 @@ class _Rerun:
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
         """How many runs and fits there will be when all goes well: what progress counts to."""
-        both = 2 * sum(2 + sum(min(SPLICES_PER_STATE, len(o)) for o in _by_state(entry)) for entry in chosen)
+        both = 2 * sum(2 + splices(entry) for entry in chosen)
         fits = 2 if self.request.suite.fit else 0
         if self.request.traces is None:
             return both + fits
@@ -227,7 +214,7 @@ class _Rerun:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
 
-    def _growths(self, asked: Sequence[_Altered]) -> dict[str, float]:
+    def _growths(self, asked: Sequence[Altered]) -> dict[str, float]:
         """By test, how much larger the relative loss is on the altered traces than on what they are compared with."""
         known = {entry.id: entry for one in asked for entry in one.before}
         before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
@@ -252,66 +239,7 @@ class _Rerun:
         )
         return relative_loss(mine, theirs)
 
-    def _permuted(self, entry: SuiteTrace, scratch: str) -> Iterator[_Altered]:
-        trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
-        rows = int(self.rng.integers(MAX_SHIFT_ROWS // 2, MAX_SHIFT_ROWS + 1))
-        shift = rows * trace.meta.stride
-        first = int(trace.step_S[0]) + shift
-        kept = [origin for origin, _ in entry.origins() if origin > first]
-        moved = _with_origins(entry, kept, -shift)
-        other = permuted_and_shifted(trace, rows, self.rng)
-        yield _Altered("permuted_and_shifted", [entry], kept, *_written(moved, other, scratch))
-
-    def _altered(self, entry: SuiteTrace, scratch: str) -> Iterator[_Altered]:
-        trace = read_trace(self.request.paths[entry.id], expected_sha256=entry.data_sha256)
-        horizon = self.request.suite.horizon // trace.meta.stride
-        for origin in self._splices(entry):
-            row = row_of(trace, origin)
-            other = future_altered(trace, row, row + horizon)
-            placed = _written(_with_origins(entry, [origin]), other, scratch)
-            yield _Altered("future_altered", [entry], [origin], *placed)
-
-    def _splices(self, entry: SuiteTrace) -> list[int]:
-        picks = [self.rng.choice(o, size=min(SPLICES_PER_STATE, len(o)), replace=False) for o in _by_state(entry)]
-        return sorted(int(origin) for pick in picks for origin in pick)
-
-    def _fresh(self, folder: Path) -> Iterator[_Altered]:
-        """The traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
-
-        How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
-        """
-        suite, refs = self.request.suite, list_traces(folder)
-        if not refs:
-            raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
-        for ref in refs:
-            own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
-            if own.horizons != suite.horizons:
-                raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
-            entry = own.traces[0]
-            alike = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
-            yield _Altered("fresh_runs" if alike else "other_recipes", alike or suite.traces, None, entry, ref.path)
-
-
-def _written(entry: SuiteTrace, trace: Trace, scratch: str) -> tuple[SuiteTrace, Path]:
-    """A trace made from one of the suite's, as a file, and its entry."""
-    path = write_trace(trace, Path(scratch) / f"{secrets.token_hex(8)}.parquet")
-    return entry.model_copy(update={"data_sha256": data_sha256(trace)}), path
-
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
     """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
     return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
-
-
-def _recipe(entry: SuiteTrace) -> str:
-    return entry.id.split("/")[0]
-
-
-def _by_state(entry: SuiteTrace) -> list[tuple[int, ...]]:
-    return [origins for origins in (entry.transient, entry.mixed, entry.stable) if origins]
-
-
-def _with_origins(entry: SuiteTrace, origins: Sequence[int], shift: int = 0) -> SuiteTrace:
-    states = {"transient": entry.transient, "mixed": entry.mixed, "stable": entry.stable}
-    kept = {state: tuple(o + shift for o in old if o in set(origins)) for state, old in states.items()}
-    return entry.model_copy(update=kept)

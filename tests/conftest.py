@@ -7,11 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from moeload_bench.trace import Trace
+
+# the same examples in every run, and no verdict that hangs on how busy the machine is
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def synthetic_load_SLE(

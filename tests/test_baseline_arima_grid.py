@@ -79,7 +79,7 @@ def test_stream_gives_nothing_for_constant_and_short_series() -> None:
     assert np.isnan(fast.forecast(True, np.array(EDGES))).all(axis=0).tolist() == [n == 2 for n in range(6)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-1.5, 1.5), min_size=1, max_size=5))
 def test_stability_is_that_of_the_roots(coefficients: list[float]) -> None:
     """The step-down recursion agrees with the roots of the polynomial, and shrinking gives a stable one."""

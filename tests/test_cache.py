@@ -46,7 +46,7 @@ def test_a_key_depends_on_every_part(part: str) -> None:
     assert cache.task_key(**{**PARTS, part: "other"}) != key
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(min_value=0), st.integers(0, 255))
 def test_a_damaged_entry_is_ignored_with_a_notice(position: int, byte: int) -> None:
     """Whichever byte is changed, the old value or nothing comes back: never another value."""

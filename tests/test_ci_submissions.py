@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.results import load_result
-from moeload_bench.submission import VERIFICATION, Verification
+from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256
+from moeload_bench.submission_record import Verification
 from tests.submitted import World, make_world, place
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -49,7 +49,7 @@ def wide_table(load_SLE: np.ndarray, order: np.ndarray) -> str:
     return "\n".join([",".join(head), *(rows[i] for i in order)]) + "\n"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=st.tuples(*[st.integers(1, 4)] * 3), seed=st.integers(0, 2**16), layout=st.sampled_from(["long", "wide"]))
 def test_tables_give_back_the_counts_in_any_order(
     shape: tuple[int, int, int], seed: int, layout: str, tmp_path_factory: pytest.TempPathFactory

@@ -49,7 +49,7 @@ def frame(header: Any, payload: bytes = b"") -> Stream:
     return Stream(struct.pack("<4sI", b"MLB1", len(text)) + text + payload)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(headers, arrays)
 def test_a_frame_comes_back_as_it_was_sent(header: dict[str, Any], sent: dict[str, Any]) -> None:
     """Header and arrays, whatever their dtype, shape and order in memory; nothing is left over."""

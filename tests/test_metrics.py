@@ -21,7 +21,7 @@ def simplex(seed, *shape, alpha=1.0):
     return np.random.default_rng(seed).dirichlet(np.full(shape[-1], alpha), shape[:-1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds, H=st.integers(1, 20), E=st.integers(1, 9))
 def test_window_tv_and_tv_are_half_cityblock(seed, H, E):
     """window_tv is half the city-block distance of the means; tv the mean of half the distances (scipy)."""
@@ -33,7 +33,7 @@ def test_window_tv_and_tv_are_half_cityblock(seed, H, E):
         assert metrics.tv(forecast, share)[layer] == pytest.approx(steps.mean(), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds, H=st.integers(1, 20), E=st.integers(1, 9))
 def test_relative_errors_match_sklearn(seed, H, E):
     """error_rate is the mean absolute percentage error over cells, window_error_rate that of the means (sklearn)."""
@@ -47,7 +47,7 @@ def test_relative_errors_match_sklearn(seed, H, E):
     assert (covered == 1.0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, H=st.integers(1, 12), E=st.integers(1, 8))
 def test_bounds(seed, H, E):
     """0 <= window_tv <= tv <= 1, error_rate_uniform = 2 tv, and a perfect forecast scores 0."""
@@ -107,7 +107,7 @@ def test_steps_without_load_are_left_out():
     assert np.isnan(metrics.coverage(np.zeros((2, 1, 4)), mean, (0.1, 0.9))).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, E=st.integers(2, 10))
 def test_rank_correlation_is_spearman(seed, E):
     """Spearman's correlation with average ranks for ties (scipy)."""
@@ -161,7 +161,7 @@ def test_revival_recall_counts_tokens_of_experts_that_come_back():
     assert np.isnan(metrics.revival_recall(share, still_dead, last)[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds, E=st.integers(1, 8))
 def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
     """Against sklearn's and scoringrules' pinball loss; shares sum to 1, so the weights do too."""

@@ -13,7 +13,7 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.placement import ClusterShape, expert_capacity, headline_shapes, plan, replicate
 from moeload_bench.placement_cost import device_weights
 
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = settings(max_examples=40)
 
 README_LOAD = np.array(
     [

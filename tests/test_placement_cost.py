@@ -122,7 +122,7 @@ def by_layout(hat, share):
     return score_plans(hat, share, reference_plans(share, ROWS, SHAPES))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from([(2, 10), (4, 12), (4, 8)]))
 def test_moves_equal_a_plain_loop(seed, size):
     """A device receives an expert it did not hold, once; staying and doubling inside a device are free."""

@@ -20,7 +20,7 @@ from moeload_bench.results import Results
 from moeload_bench.states import sliding_range, sliding_variance
 from moeload_bench.store import write_trace
 from moeload_bench.suite import suite_for_trace
-from moeload_bench.tables import floor_values, run_means
+from moeload_bench.table_rows import floor_values, run_means
 from moeload_bench.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 

@@ -88,7 +88,7 @@ def test_what_the_trainer_knows_is_in_the_metadata(tmp_path: Path) -> None:
 
 def test_metadata_is_checked_when_the_callback_is_made(tmp_path: Path) -> None:
     """A misspelt field is refused before the Trainer exists."""
-    with pytest.raises(RecordingError, match="unknown metadata field 'licens'"):
+    with pytest.raises(RecordingError, match="unknown metadata field licens"):
         LoadRecorder(tmp_path, meta={"licens": "MIT"})
 
 

@@ -210,7 +210,7 @@ def test_an_error_of_any_kind_does_not_stop_training(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("meta", "says"),
     [
-        ({"licens": "MIT"}, "unknown metadata field 'licens'; there is: .*licence"),
+        ({"licens": "MIT"}, "unknown metadata field licens; there is: .*licence"),
         ({"seed": "one"}, "metadata field seed: Input should be a valid integer.*got 'one'"),
         ({"balancing": {"method": "luck"}}, r"metadata field balancing\.method: .*got 'luck'"),
         ({"optimizer": {"lr": object()}}, "metadata that JSON does not hold"),

@@ -159,7 +159,7 @@ def test_steps_without_load_are_left_out():
     assert np.isfinite(run.imbalance)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([(4, 12, 1, 1), (4, 8, 2, 4), (6, 18, 3, 6), (2, 12, 1, 1)]))
 def test_settling_never_changes_a_plan_and_never_moves_more(seed, size):
     """Renumbering devices keeps the set of devices and nodes, and moves at most as many replicas."""

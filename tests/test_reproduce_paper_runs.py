@@ -30,7 +30,7 @@ from moeload_bench.scoring import score_forecast
 from moeload_bench.states import sliding_variance
 from moeload_bench.store import write_trace
 from moeload_bench.suite import slide
-from moeload_bench.tables import run_means
+from moeload_bench.table_rows import run_means
 from moeload_bench.trace import Trace
 from tests.conftest import need, synthetic_load_SLE
 

@@ -28,7 +28,7 @@ def expanded(forecast, rows, stride):
     return forecast.share_BLE[at]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 2**31), stride=st.sampled_from([1, 1, 5]))
 def test_every_prefix_matches_the_plain_metrics(data, seed, stride):
     """Whatever the blocks, the horizons, the stride, the holes and the chunks: the plain metrics on each prefix."""

@@ -31,8 +31,9 @@ from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import Result, load_result
 from moeload_bench.scoring import SCORING_VERSION
 from moeload_bench.statistics import interval, log_ratio, rank_groups
-from moeload_bench.submission import VERIFICATION, Verification, VerificationStatus, status_of
+from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256
+from moeload_bench.submission_record import Verification, VerificationStatus, status_of
 from moeload_bench.suite import load_suite
 from moeload_bench.tables import result_grid
 from moeload_bench.targets import parse_target

@@ -18,7 +18,9 @@ from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from leaderboard.site.words import MINUS, NONE, file_name
 from moeload_bench.results import Result, load_result
-from moeload_bench.tables import CROSSING, marked, result_grid, run_means
+from moeload_bench.suite import CROSSING
+from moeload_bench.table_rows import run_means
+from moeload_bench.tables import marked, result_grid
 from tests.conftest import need
 from tests.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
 from tests.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes

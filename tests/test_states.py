@@ -115,7 +115,7 @@ def test_more_tokens_sharpen_the_drift_and_do_not_raise_it():
     assert np.abs(many - 0.05).mean() < np.abs(few - 0.05).mean()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cut=st.integers(1, 899), seed=st.integers(0, 5))
 def test_labels_use_the_past_only(cut, seed):
     """The labels and drifts up to a row are the same whatever comes at that row and later."""

@@ -35,7 +35,7 @@ def traces(draw: st.DrawFn) -> Trace:
     return Trace.from_arrays(load, step_S=start + stride * np.arange(S), stride=stride, columns=columns, run=3)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trace=traces())
 def test_write_then_read_is_the_identity(trace: Trace, tmp_path: Path) -> None:
     """Every array, dtype and metadata field comes back; NaN stays NaN."""
@@ -49,7 +49,7 @@ def test_write_then_read_is_the_identity(trace: Trace, tmp_path: Path) -> None:
     assert data_sha256(back) == data_sha256(trace)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trace=traces(), codec=st.sampled_from(["none", "snappy", "gzip", "brotli"]), rows=st.integers(1, 20))
 def test_hash_survives_recompression_and_row_groups(trace: Trace, codec: str, rows: int, tmp_path: Path) -> None:
     """The hash is over decoded content, never over file bytes."""

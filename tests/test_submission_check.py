@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results import Result, load_result
-from moeload_bench.submission import CODE, Folder, Verification, read_folder
+from moeload_bench.submission import CODE, Folder, read_folder
 from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
+from moeload_bench.submission_record import Verification
 from moeload_bench.suite import load_suite
 from tests.submitted import World, honest, make_world
 
@@ -214,7 +215,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_change_of_a_result_breaks_the_check(
     data: st.DataObject, entry: tuple[Folder, Result], world: World

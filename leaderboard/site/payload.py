@@ -27,8 +27,9 @@ from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result
 from moeload_bench.statistics import MIN_RECIPES
-from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, FLOOR_ROWS, marked, ratio_metric, result_grid
+from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.table_rows import FLOOR_ROWS, ratio_metric
+from moeload_bench.tables import marked, result_grid
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
 """What a row of a view holds, in this order."""

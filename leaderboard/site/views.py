@@ -20,8 +20,8 @@ from moeload_bench.placement_cost import HEADLINE
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
 from moeload_bench.statistics import MIN_RECIPES, Interval, rank_groups, win_rates
-from moeload_bench.suite import STATES
-from moeload_bench.tables import CROSSING, Values, floor_values, ratio_metric, run_means
+from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.table_rows import Values, floor_values, ratio_metric, run_means
 
 ALL = "all"
 PRIMARY = "window_tv"

@@ -114,7 +114,7 @@ def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
     from moeload_bench.errors import SuiteError, not_found
     from moeload_bench.scoring import METRICS
-    from moeload_bench.tables import metric_names
+    from moeload_bench.table_rows import metric_names
 
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
@@ -184,7 +184,8 @@ def _print(results: Results, metric: str, own: bool) -> None:
 
     from moeload_bench.placement_cost import HEADLINE
     from moeload_bench.progress import table_width
-    from moeload_bench.tables import absence, best_lines, failure_lines, result_table
+    from moeload_bench.summary import absence, best_lines, failure_lines
+    from moeload_bench.tables import result_table
 
     console = Console(width=table_width())
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from moeload_bench.submission import Submission
+    from moeload_bench.submission_record import Submission
     from moeload_bench.submitting import Prepared
 
 T = TypeVar("T")

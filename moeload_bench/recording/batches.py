@@ -25,6 +25,11 @@ class Batch:
     half_B: NDArray[np.int64]
     stage: int
 
+    def split(self, count: int) -> list[Batch]:
+        """The sequences in ``count`` parts, in their order."""
+        token, half = np.array_split(self.token_BN, count), np.array_split(self.half_B, count)
+        return [Batch(t, h, self.stage) for t, h in zip(token, half, strict=True)]
+
 
 class BatchOrder:
     """The data order of one run.

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.meta import wrong_field
 from moeload_bench.trace import OPTIONAL_COLUMNS, Array, TraceMeta
 
 
@@ -54,15 +55,10 @@ def checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `RecordingError` for a field that the metadata does not have or that holds something else.
     """
-    unknown = [name for name in given if name not in TraceMeta.model_fields]
-    if unknown:
-        raise RecordingError(f"unknown metadata field {unknown[0]!r}; there is: {', '.join(TraceMeta.model_fields)}")
     try:
         TraceMeta.model_validate({"recipe": "own", "layers": (), "experts": 1, **given}).canonical_json()
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise RecordingError(f"metadata field {at}: {first['msg']}, got {first.get('input')!r}") from None
+        raise RecordingError(wrong_field(error)) from None
     except ValueError as error:
         raise RecordingError(f"metadata that JSON does not hold: {error}") from None
     return dict(given)

@@ -142,8 +142,8 @@ class Run:
 
     def _passes(self, number: int, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Forward and backward of all micro-batches of this process."""
-        share = _micro_batches(batch, self.ranks.count)[self.ranks.rank]
-        parts = _micro_batches(share, self.recipe.data.micro_batches)
+        share = batch.split(self.ranks.count)[self.ranks.rank]
+        parts = share.split(self.recipe.data.micro_batches)
         if self.ranks.count == 1:
             return [self._backward(part) for part in parts]
         _seed_process(self.job.seed, number, self.ranks.rank)
@@ -294,8 +294,3 @@ def _seed_process(seed: int, step: int, rank: int) -> None:
 
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _micro_batches(batch: Batch, count: int) -> list[Batch]:
-    token, half = np.array_split(batch.token_BN, count), np.array_split(batch.half_B, count)
-    return [Batch(t, h, batch.stage) for t, h in zip(token, half, strict=True)]

@@ -24,7 +24,7 @@ from moeload_bench.reproducing.study import (
 from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.scoring import METRICS as SPECS
 from moeload_bench.suite import STATES
-from moeload_bench.tables import number
+from moeload_bench.table_rows import number
 
 FOLDER = "paper"
 """Folder of everything else beside the page."""
