@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -224,6 +225,7 @@ def test_nothing_is_left_when_the_context_ends(level: Level, tmp_path: Path, mon
     need(level)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ask("sw_avg", level)  # imports, and the one-time look for bubblewrap
+    gc.collect()  # what earlier tests left to it would go in between
     before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
     for _ in range(2):
         with pytest.raises(AttributeError), open_host(parse_target("sw_avg"), INFO, seed=0, level=level) as host:

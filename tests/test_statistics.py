@@ -153,7 +153,7 @@ def test_runs_with_fewer_tasks_weigh_alike():
     assert skill(ratio, Tasks(["a"] * 4, ["r0"] * 3 + ["r1"])) == pytest.approx(1 - np.sqrt(0.5))
 
 
-@pytest.mark.parametrize("count", range(1, 13))
+@pytest.mark.parametrize("count", [1, 2, 5, 12])  # statsmodels collects garbage in each call: 0.1 s and more
 def test_holm_matches_statsmodels(count):
     """Holm's correction, in the order given, ties and ones included (statsmodels)."""
     rng = np.random.default_rng(count)
