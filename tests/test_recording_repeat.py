@@ -15,7 +15,9 @@ from moeload_bench.store import bundled_folder, load_trace
 from moeload_bench.trace import Trace
 
 STEPS = 200
-COMMITTED = sorted([*bundled_folder().glob("*/test/seed*.parquet"), *Path("traces").glob("*/test/seed*.parquet")])
+FOLDERS = (bundled_folder(), Path("traces"))
+COMMITTED = [min(test.glob("seed*.parquet")) for folder in FOLDERS for test in sorted(folder.glob("*/test"))]
+"""One run of each recipe: others of it differ in the seed alone."""
 
 
 def reason_to_skip(trace: Trace) -> str | None:
