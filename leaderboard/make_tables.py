@@ -48,7 +48,7 @@ def to_markdown(grid: Grid, with_cost: bool = True) -> str:
             if (state, floor) in grid.floors:
                 floor_K = map(number, grid.floors[state, floor])
                 empty = [""] * (1 + len(cost))
-                lines.append("| " + " | ".join([state, f"*{marked(floor, grid)}*", *floor_K, *empty]) + " |")
+                lines.append("| " + " | ".join([state, f"*{marked(floor, grid.marks)}*", *floor_K, *empty]) + " |")
     caption = grid.caption if with_cost else "\n".join(x for x in grid.caption.split("\n") if not x.startswith("ms:"))
     return "\n".join([*lines, "", caption, ""])
 

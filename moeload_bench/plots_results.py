@@ -55,7 +55,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
         _log_if_positive(axes)
         figure.supxlabel("horizon [training steps]")
         floors = [
-            line(marked(name, grid), GREY, dashes)
+            line(marked(name, grid.marks), GREY, dashes)
             for name, dashes in FLOOR_LINES.items()
             if any(name == key[1] for key in grid.floors)
         ]
@@ -95,7 +95,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         _log_if_positive(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = line("not beaten in both", GREY, "-", linewidth=0.8)
-        floors = [line(marked("floor_batch", grid), GREY, (0, (5, 1.5)))] if grid.floors else []
+        floors = [line(marked("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
         unmeasured = sorted(set(look) - set(spent))
         note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
         _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,13 @@ class Tasks:
 
     recipe_T: Sequence[str]
     run_T: Sequence[str]
+
+    @cached_property
+    def by_run(self) -> tuple[NDArray[np.intp], list[str]]:
+        """Number of each task's run [T], in the order in which runs come, and each run's recipe."""
+        recipes = dict(zip(self.run_T, self.recipe_T, strict=True))
+        number = {run: r for r, run in enumerate(recipes)}
+        return np.array([number[run] for run in self.run_T], dtype=np.intp), list(recipes.values())
 
 
 @dataclass(frozen=True)
@@ -200,11 +208,15 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
 
 def _by_recipe(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
     """Recipe to the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for value, recipe, run in zip(log_ratio_T.tolist(), tasks.recipe_T, tasks.run_T, strict=True):
-        if np.isfinite(value):
-            values.setdefault(recipe, {}).setdefault(run, []).append(value)
-    return {recipe: np.array([np.mean(run) for run in runs.values()]) for recipe, runs in values.items()}
+    number_T, recipe_R = tasks.by_run
+    known = np.isfinite(log_ratio_T)
+    count_R = np.bincount(number_T[known], minlength=len(recipe_R))
+    sum_R = np.bincount(number_T[known], weights=log_ratio_T[known], minlength=len(recipe_R))
+    means: dict[str, list[float]] = {}
+    for recipe, total, count in zip(recipe_R, sum_R.tolist(), count_R.tolist(), strict=True):
+        if count:
+            means.setdefault(recipe, []).append(total / count)
+    return {recipe: np.array(runs) for recipe, runs in means.items()}
 
 
 def _new_recipe(recipes: Sequence[FloatArray]) -> tuple[float, float, int]:

@@ -6,7 +6,7 @@ horizons are never averaged away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,11 +56,10 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     compared = [*results, *([reference] if reference is not None and reference not in results else [])]
     errors = errors_of(compared, ratio or metric)
     by_state = {state: errors.select(state=state) for state in STATES} | {CROSSING: errors.select(crossing=True)}
-    floors: dict[tuple[str, str], Values] = {
-        (state, floor): values
-        for state, here in by_state.items()
-        for floor in FLOOR_ROWS
-        if here.state_T and (values := floor_values(results[0], state, floor, metric))
+    floors = {
+        (state, floor): found
+        for (state, floor), found in floors_of(results[0], metric).items()
+        if by_state[state].state_T
     }
     rows = [
         _row(result, here, state, metric, floors, reference)
@@ -68,9 +67,19 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
         for result in results
         if here.state_T
     ]
-    marks = _marks(results[0])
+    marks = marks_of(results[0])
     text = caption(results, rows, metric, floors, marks)
     return Grid(metric, results[0].suite.horizons, tuple(rows), floors, marks, text)
+
+
+def floors_of(result: Result, metric: str) -> dict[tuple[str, str], Values]:
+    """The floors of a metric by (state, floor), where there are any; [K] each."""
+    return {
+        (state, floor): values
+        for state in (*STATES, CROSSING)
+        for floor in FLOOR_ROWS
+        if (values := floor_values(result, state, floor, metric))
+    }
 
 
 def _row(
@@ -127,18 +136,18 @@ def result_table(results: Results, metric: str) -> Table | None:
             table.add_row(state, row.forecaster, *cells(row), row.skill, *cost_cells(row))
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
-                table.add_row(state, marked(floor, grid), *map(number, grid.floors[state, floor]), style="dim")
+                table.add_row(state, marked(floor, grid.marks), *map(number, grid.floors[state, floor]), style="dim")
         table.add_section()
     return table
 
 
-def marked(floor: str, grid: Grid) -> str:
+def marked(floor: str, marks: Mapping[str, str]) -> str:
     """A floor's name, with how far it can be trusted where it is not exact."""
-    mark = grid.marks.get(floor, "exact")
+    mark = marks.get(floor, "exact")
     return floor if mark == "exact" else f"{floor} ({mark})"
 
 
-def _marks(result: Result) -> dict[str, str]:
+def marks_of(result: Result) -> dict[str, str]:
     """The weakest mark of each floor over the runs."""
     marks: dict[str, str] = {}
     for run in result.runs:

@@ -143,7 +143,7 @@ def test_errors_by_horizon_and_charts_are_those_of_the_tables(board: Any, result
         choose(board, state=state)
         rows = {row[0]: row[1:] for row in grid_of(board, "#horizons")[2:]}
         expected = {row.forecaster: row.value_K for row in grid.rows if row.state == state}
-        expected |= {marked(floor, grid): values for (at, floor), values in grid.floors.items() if at == state}
+        expected |= {marked(floor, grid.marks): values for (at, floor), values in grid.floors.items() if at == state}
         assert rows.keys() == expected.keys()
         for name, value_K in expected.items():
             assert all(text == NONE if value is None else close_to(text, value)

@@ -71,7 +71,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
         if not here:
             continue
         floors = [
-            (marked(floor, grid), *map(figure, grid.floors[state, floor]))
+            (marked(floor, grid.marks), *map(figure, grid.floors[state, floor]))
             for floor in FLOOR_ROWS
             if (state, floor) in grid.floors
         ]

@@ -27,9 +27,9 @@ from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result
 from moeload_bench.statistics import MIN_RECIPES
-from moeload_bench.suite import CROSSING, STATES
-from moeload_bench.table_rows import FLOOR_ROWS, ratio_metric
-from moeload_bench.tables import marked, result_grid
+from moeload_bench.suite import CROSSING
+from moeload_bench.table_rows import ratio_metric
+from moeload_bench.tables import floors_of, marked, marks_of
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
 """What a row of a view holds, in this order."""
@@ -182,17 +182,11 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.recipes):
-        grid = result_grid(only(board.compared, recipe=None if recipe == ALL else recipe), metric)
-        if grid is None:
-            continue
-        for state in (*STATES, CROSSING):
-            rows = [
-                [floor, marked(floor, grid), list(map(figure, grid.floors[state, floor]))]
-                for floor in FLOOR_ROWS
-                if (state, floor) in grid.floors
-            ]
-            if rows:
-                found[f"{state} {recipe}"] = rows
+        (result,) = only(board.results[:1], recipe=None if recipe == ALL else recipe)
+        marks = marks_of(result)
+        for (state, floor), value_K in floors_of(result, metric).items():
+            rows = found.setdefault(f"{state} {recipe}", [])
+            rows.append([floor, marked(floor, marks), list(map(figure, value_K))])
     return found
 
 

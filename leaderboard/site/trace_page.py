@@ -9,11 +9,12 @@ from leaderboard.site import words
 from leaderboard.site.forecaster_page import Facts
 from leaderboard.site.grids import Table, one_run, plain
 from leaderboard.site.inputs import Board, only
-from leaderboard.site.views import PRIMARY, mean
+from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, figure
 from moeload_bench import card_tables
 from moeload_bench.card_tables import Run
 from moeload_bench.describe import END_STEPS, FLOOR_STEPS
+from moeload_bench.table_rows import present_mean
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,9 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
         (
             run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
             f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", f"{run.tokens:,}",
-            figure(mean([one.imbalance_first for one in run.layers])),
-            figure(mean([one.imbalance_last for one in run.layers])), card_tables.onset(run.layers).partition(" ")[0],
+            figure(present_mean([one.imbalance_first for one in run.layers])),
+            figure(present_mean([one.imbalance_last for one in run.layers])),
+            card_tables.onset(run.layers).partition(" ")[0],
             card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
         )
         for run in runs

@@ -21,7 +21,7 @@ from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
 from moeload_bench.statistics import MIN_RECIPES, Interval, rank_groups, win_rates
 from moeload_bench.suite import CROSSING, STATES
-from moeload_bench.table_rows import Values, floor_values, ratio_metric, run_means
+from moeload_bench.table_rows import Values, floor_values, present_mean, ratio_metric, run_means
 
 ALL = "all"
 PRIMARY = "window_tv"
@@ -106,18 +106,12 @@ def value_k(result: Result, metric: str, state: str) -> Values:
     """[K] mean over runs of the run's mean over its origins in the state, as in the tables; `all`: over all origins."""
     of_run = _means_of_all if state == ALL else run_means
     means = [mean_K for run in result.runs if (mean_K := of_run(run, state, metric))]
-    return tuple(mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
+    return tuple(present_mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
 
 
 def at(value_K: Values, k: int | None) -> float | None:
     """The value at one horizon; the mean over horizons for None."""
-    return mean(value_K) if k is None else value_K[k] if value_K else None
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what exists."""
-    kept = [value for value in values if value is not None]
-    return float(np.mean(kept)) if kept else None
+    return present_mean(value_K) if k is None else value_K[k] if value_K else None
 
 
 def per_forecast_ms(result: Result) -> float:
@@ -127,7 +121,7 @@ def per_forecast_ms(result: Result) -> float:
 
 def of_training(result: Result) -> float | None:
     """Per cent of the recorded training time; mean over runs."""
-    found = mean([run.cost.of_training for run in result.runs])
+    found = present_mean([run.cost.of_training for run in result.runs])
     return None if found is None else 100 * found
 
 
@@ -202,7 +196,7 @@ def _in_state(errors: Errors, state: str) -> Errors:
 def _means_of_all(run: RunResult, state: str, metric: str) -> list[float | None]:
     """[K] mean over all origins of the run; the state is not looked at."""
     rows = [task.metrics[metric] for task in run.tasks if metric in task.metrics]
-    return [mean(values) for values in zip(*rows, strict=True)]
+    return [present_mean(values) for values in zip(*rows, strict=True)]
 
 
 def _over(result: Result, state: str, k: int | None) -> tuple[int, int]:
