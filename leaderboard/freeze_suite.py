@@ -5,9 +5,10 @@
     python -m leaderboard.freeze_suite v1 traces --partial /tmp/v1-so-far.toml
 
 The plan of that name (leaderboard/plans/) says which runs it is made of; a missing or an extra run, a run of another
-recipe version, too few steps or no half batches are refused by name. `test` runs are scored, `train` runs are open for
-fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon still fits;
-fewer than 20 in a state are refused unless the plan says so. Deterministic: the same traces give the same file.
+recipe version, too few steps, no half batches or a training that is there under another name are refused by name.
+`test` runs are scored, `train` runs are open for fitting. Origins are spread evenly over the rows where all layers
+agree on the state and the largest horizon still fits; fewer than 20 in a state are refused unless the plan says so.
+Deterministic: the same traces give the same file.
 
 With --partial what is there already makes a suite for trials, of another name and outside the package; what does not
 fit is listed and left out.
@@ -20,12 +21,12 @@ import re
 import sys
 from pathlib import Path
 
-from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems
+from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems, twin
 from moeload_bench.errors import MoeloadError, SuiteError
-from moeload_bench.states import choose_origins, label_states
+from moeload_bench.states import FIRST, choose_origins, label_states
 from moeload_bench.store import TraceRef, data_sha256, read_trace
 from moeload_bench.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
-from moeload_bench.trace import Trace
+from moeload_bench.trace import Array, Trace
 
 SUITES = Path(__file__).resolve().parent.parent / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
@@ -40,13 +41,16 @@ def freeze(
     """
     fit: list[FitTrace] = []
     scored: list[SuiteTrace] = []
+    starts: dict[str, Array] = {}
     refs, wrong = compare_folder(plan, folder)
     for ref in refs:
         trace = read_trace(ref.path)
-        unfit = list(problems(plan, ref, trace))
+        same = twin(ref.id, trace.load_SLE, starts)
+        unfit = [*problems(plan, ref, trace), *([same] if same else [])]
         wrong += unfit
         if unfit:
             continue
+        starts[ref.id] = trace.load_SLE[:FIRST]
         entry = FitTrace(id=ref.id, data_sha256=data_sha256(trace))
         if ref.id.split("/")[1] == "train":
             fit.append(entry)

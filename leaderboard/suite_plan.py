@@ -3,7 +3,7 @@
     python -m leaderboard.suite_plan v1        # "RECIPE SEED SPLIT" for each run, in the order of recording
 
 A plan is one TOML file in leaderboard/plans/. `problems` says in words what stands between a folder of traces and the
-plan: a missing or an extra run, another recipe version, too few steps, no half batches.
+plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training under two names.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
-from moeload_bench.states import StateRule
+from moeload_bench.states import FIRST, StateRule
 from moeload_bench.store import TraceRef, list_traces
 from moeload_bench.submission_record import Name
 from moeload_bench.suite import ORIGINS_PER_STATE, HubPlace, check_variants
-from moeload_bench.trace import Trace
+from moeload_bench.trace import Array, Trace
 
 PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
@@ -107,6 +108,18 @@ def problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
         yield f"{ref.id}: {trace.steps} steps, expected at least {plan.steps} of a recording that was not broken off"
     if "load_half" not in trace.columns:
         yield f"{ref.id}: no column load_half, without which the batch noise is not measured"
+
+
+def twin(run: str, load_SLE: Array, before: Mapping[str, Array]) -> str | None:
+    """Why a run cannot count beside those ``before`` it: one begins as it does, and one of the two is scored.
+
+    Recipes that differ only in what comes later give one training at first when the seed is the same. As two recipes it
+    would be counted twice, and a scored run's start could be open for fitting. Two open runs may be twins.
+    """
+    for other, start_SLE in before.items():
+        if "/test/" in run + other and np.array_equal(load_SLE[:FIRST], start_SLE[:FIRST]):
+            return f"{run}: begins as {other} does, loads of {FIRST} steps are the same: record another seed"
+    return None
 
 
 def lack(plan: Plan, run: str, state: str, origins: int) -> str | None:

@@ -89,6 +89,35 @@ def test_a_folder_that_is_not_the_plan_is_refused_by_name(
         freeze(PLAN, put(tmp_path, *traces))
 
 
+OTHER = "qwen3moe-tiny-8e-aux0"  # as the plan's recipe, a training of its own
+
+
+@pytest.mark.parametrize(
+    ("split", "refused"),
+    [("test", f"begins as {OTHER}/test/seed1 does"), ("train", f"begins as {OTHER}/train/seed1 does")],
+)
+def test_one_training_under_two_names_is_refused(split: str, refused: str, tmp_path: Path) -> None:
+    """Scored twice, or scored and open for fitting: refused by name, however much the runs differ later."""
+    twin = make("test", 1)
+    later = twin.load_SLE.copy()
+    later[20:] = make("test", 5).load_SLE[20:]
+    meta = twin.meta.model_copy(update={"recipe": OTHER, "split": split})
+    twin = dataclasses.replace(twin, meta=meta, load_SLE=later, columns={"load_half": later // 2})
+    plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
+    with pytest.raises(SuiteError, match=refused):
+        freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+
+
+def test_one_training_may_be_open_under_two_names(tmp_path: Path) -> None:
+    """Two runs to fit on that begin alike are both open."""
+    meta = make("train", 0).meta.model_copy(update={"recipe": OTHER})
+    twin = dataclasses.replace(make("train", 0), meta=meta)
+    plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
+    suite, wrong = freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+    assert wrong == []
+    assert {entry.id for entry in suite.fit} == {RUNS[1], twin.id}
+
+
 def test_a_file_that_holds_another_run_is_refused(tmp_path: Path) -> None:
     """A run put under another's name."""
     put(tmp_path, make("train", 0))
