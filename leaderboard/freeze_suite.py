@@ -45,12 +45,13 @@ def freeze(
     refs, wrong = compare_folder(plan, folder)
     for ref in refs:
         trace = read_trace(ref.path)
-        same = twin(ref.id, trace.load_SLE, starts)
+        start_SLE = trace.load_SLE[:FIRST].copy()  # a view would keep every trace in memory
+        same = twin(ref.id, start_SLE, starts)
         unfit = [*problems(plan, ref, trace), *([same] if same else [])]
         wrong += unfit
         if unfit:
             continue
-        starts[ref.id] = trace.load_SLE[:FIRST]
+        starts[ref.id] = start_SLE
         entry = FitTrace(id=ref.id, data_sha256=data_sha256(trace))
         if ref.id.split("/")[1] == "train":
             fit.append(entry)

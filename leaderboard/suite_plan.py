@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
-from moeload_bench.states import FIRST, StateRule
+from moeload_bench.states import StateRule
 from moeload_bench.store import TraceRef, list_traces
 from moeload_bench.submission_record import Name
 from moeload_bench.suite import ORIGINS_PER_STATE, HubPlace, check_variants
@@ -110,15 +110,15 @@ def problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
         yield f"{ref.id}: no column load_half, without which the batch noise is not measured"
 
 
-def twin(run: str, load_SLE: Array, before: Mapping[str, Array]) -> str | None:
-    """Why a run cannot count beside those ``before`` it: one begins as it does, and one of the two is scored.
+def twin(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str | None:
+    """Why a run cannot count beside those ``before`` it: one starts as it does, and one of the two is scored.
 
     Recipes that differ only in what comes later give one training at first when the seed is the same. As two recipes it
     would be counted twice, and a scored run's start could be open for fitting. Two open runs may be twins.
     """
-    for other, start_SLE in before.items():
-        if "/test/" in run + other and np.array_equal(load_SLE[:FIRST], start_SLE[:FIRST]):
-            return f"{run}: begins as {other} does, loads of {FIRST} steps are the same: record another seed"
+    for other, other_SLE in before.items():
+        if "/test/" in run + other and np.array_equal(start_SLE, other_SLE):
+            return f"{run}: begins as {other} does, loads of {len(start_SLE)} steps are the same: record another seed"
     return None
 
 
