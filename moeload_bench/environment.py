@@ -29,7 +29,7 @@ def environment() -> Environment:
     """Where this runs."""
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
-        commit=_commit(),
+        commit=commit_of(Path(__file__).parent.parent),
         python=platform.python_version(),
         versions=package_versions(),
         hardware=f"{platform.machine()} {platform.system()}, {_processor()}, {_cores()} cores",
@@ -51,14 +51,18 @@ def _cores() -> int:
     return int(joblib.cpu_count())
 
 
-def _commit() -> str | None:
-    root = Path(__file__).parent.parent
+def commit_of(root: Path) -> str | None:
+    """A checkout's commit, marked `-dirty` where tracked files differ from it; None outside a checkout.
+
+    What evaluations and verifications write is no change: the first of a series would make the tree of the next dirty.
+    """
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    asked = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or None
+    written = [f":(exclude)leaderboard/{name}" for name in ("results", "submissions")]
+    commit = _git(root, "describe", "--always", "--abbrev=40").stdout.strip()
+    changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", *written).returncode
+    return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
