@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,19 @@ def test_the_errors_of_a_committed_run_are_recomputed_from_its_trace() -> None:
         ([0.8, 0.8, 0.8, 0.8, 1.2], "disagree"),
     ],
 )
-def test_a_verdict_needs_four_runs_in_five(figures: list[float | None], verdict: str) -> None:
+def test_a_verdict_needs_four_recipes_in_five(figures: list[float | None], verdict: str) -> None:
     """Runs without a figure do not count; those between the bounds vote for neither side."""
-    assert claims.judge("x", "y", "z", figures, claims.ABOVE).verdict == verdict
+    recipes = [f"r{i}" for i in range(len(figures))]
+    assert claims.judge("x", "y", "z", recipes, figures, claims.ABOVE).verdict == verdict
+
+
+def test_seeds_of_one_recipe_share_its_vote() -> None:
+    """Three alike do not outvote two other recipes, and where they differ each has a third; without a figure, none."""
+    recipes = ["a", "a", "a", "b", "c"]
+    finding = claims.judge("x", "y", "z", recipes, [1.2, 1.2, 1.2, 1.2, 0.8], claims.ABOVE)
+    assert (finding.voted(True), finding.voted(False), finding.judged, finding.verdict) == (2, 1, 3, "cannot tell")
+    finding = claims.judge("x", "y", "z", recipes, [1.2, 0.8, None, 1.2, 1.0], claims.ABOVE)
+    assert (finding.voted(True), finding.voted(False), finding.voted(None)) == (Fraction(3, 2), Fraction(1, 2), 1)
 
 
 def test_bounds_are_symmetric() -> None:

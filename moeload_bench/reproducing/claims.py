@@ -1,15 +1,18 @@
-"""The paper's claims and the rule that judges them: one figure per run, bounds on it, and a count of runs.
+"""The paper's claims and the rule that judges them: one figure per run, bounds on it, and a count of recipes.
 
 Every claim becomes, for each variant of it and each error definition, a figure per run (a ratio, mostly). Bounds stated
-with the claim turn the figure into a vote: yes, no, or none when it lies between them. The verdict is "agree" when at
-least MAJORITY of the runs that have a figure vote yes, "disagree" when as many vote no, else "cannot tell". Nothing is
-tested for significance: windows of one run are not independent, and the recipes are few.
+with the claim turn the figure into a vote: yes, no, or none when it lies between them. Runs of one recipe share one
+vote, so that more seeds of a recipe do not outvote the others. The verdict is "agree" when at least MAJORITY of the
+recipes that have a figure vote yes, "disagree" when as many vote no, else "cannot tell". Nothing is tested for
+significance: windows of one run are not independent, and the recipes are few.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from moeload_bench.reproducing.facts import paper
@@ -19,7 +22,7 @@ Verdict = Literal["agree", "disagree", "cannot tell"]
 VERDICTS: tuple[Verdict, ...] = ("agree", "disagree", "cannot tell")
 
 MAJORITY = 0.8
-"""Fraction of the runs with a figure that must vote alike."""
+"""Fraction of the recipes with a figure that must vote alike."""
 MARGIN = 1.05
 """Factor by which two numbers must differ to count as different."""
 FACTOR = 2.0
@@ -74,27 +77,42 @@ class Finding(NamedTuple):
     claim: str
     variant: str
     column: str
+    recipes: tuple[str, ...]
     figures: tuple[Value, ...]
     votes: tuple[bool | None, ...]
 
+    def voted(self, vote: bool | None) -> Fraction:
+        """How many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
+        return sum((Fraction(1, self._counted[r]) for r, v in self._cast() if v is vote), Fraction(0))
+
     @property
-    def runs(self) -> int:
-        """How many runs have a figure."""
-        return sum(figure is not None for figure in self.figures)
+    def judged(self) -> int:
+        """How many recipes have a figure."""
+        return len(self._counted)
 
     @property
     def verdict(self) -> Verdict:
-        """What at least MAJORITY of the runs with a figure say."""
-        runs = self.runs
-        if runs and self.votes.count(True) >= MAJORITY * runs:
+        """What at least MAJORITY of the recipes with a figure say."""
+        if self.judged and self.voted(True) >= MAJORITY * self.judged:
             return "agree"
-        return "disagree" if runs and self.votes.count(False) >= MAJORITY * runs else "cannot tell"
+        return "disagree" if self.judged and self.voted(False) >= MAJORITY * self.judged else "cannot tell"
+
+    @property
+    def _counted(self) -> Counter[str]:
+        return Counter(recipe for recipe, _ in self._cast())
+
+    def _cast(self) -> list[tuple[str, bool | None]]:
+        """Recipe and vote of each run with a figure."""
+        three = zip(self.recipes, self.figures, self.votes, strict=True)
+        return [(recipe, vote) for recipe, figure, vote in three if figure is not None]
 
 
-def judge(claim: str, variant: str, column: str, figures: Iterable[Value], bounds: Bounds) -> Finding:
-    """The finding that the runs' figures make."""
+def judge(
+    claim: str, variant: str, column: str, recipes: Sequence[str], figures: Iterable[Value], bounds: Bounds
+) -> Finding:
+    """The finding that the runs' figures make; ``recipes``: that of each run."""
     values = tuple(figures)
-    return Finding(claim, variant, column, values, tuple(bounds.vote(value) for value in values))
+    return Finding(claim, variant, column, tuple(recipes), values, tuple(bounds.vote(value) for value in values))
 
 
 def claims() -> tuple[Claim, ...]:

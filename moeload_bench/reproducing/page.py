@@ -67,8 +67,9 @@ def _summary(study: Study) -> str:
     return f"""## Where our data agrees, and where it does not
 
 Each claim is judged by the rule given with it [below](#the-claims-one-by-one), in every variant and error definition:
-a figure per run, bounds on it, and the verdict that at least {100 * MAJORITY:g} % of the runs with a figure share,
-else "cannot tell". A mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest on
+a figure per run, bounds on it, and the verdict that at least {100 * MAJORITY:g} % of the recipes with a figure share,
+else "cannot tell". Runs of one recipe share its vote, so that one with three seeds counts no more than one with one. A
+mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest on
 {_runs_of(study)}: they say what is so in these runs, and nothing is tested for significance.
 
 {_table(heads, rows)}"""
@@ -152,7 +153,10 @@ What independent draws alone leave of `error_rate` in these setups, if routing i
 
 {_table(("model", "top-k (not stated)", "floor_sampling of `error_rate`, %"), floors)}
 
-## The claims one by one"""
+## The claims one by one
+
+A cell is the verdict, in parentheses how many recipes vote so (of those with a figure), and the figures of the runs; of
+more than {LISTED} the smallest and the largest."""
 
 
 def _reported(one: PaperError) -> str:
@@ -180,9 +184,9 @@ def _verdict(one: Finding) -> str:
     text = (", " if len(known) <= LISTED else " to ").join(map(number, listed))
     if not known:
         return "cannot tell: no figure"
-    yes, no = one.votes.count(True), one.votes.count(False)
-    voted = f"{yes} yes, {no} no" if one.verdict == "cannot tell" else str(yes if one.verdict == "agree" else no)
-    return f"{one.verdict} ({voted} of {one.runs}): {text}"
+    yes, no = (f"{float(one.voted(vote)):.3g}" for vote in (True, False))
+    voted = f"{yes} yes, {no} no" if one.verdict == "cannot tell" else yes if one.verdict == "agree" else no
+    return f"{one.verdict} ({voted} of {one.judged}): {text}"
 
 
 def _errors_note() -> str:

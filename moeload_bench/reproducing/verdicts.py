@@ -92,22 +92,22 @@ def summary(study: Study) -> list[Summary]:
 def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     """A layer that never becomes stable counts as transient throughout."""
     back = [max(1.0 if layer.back is None else layer.back for layer in run.states) for run in runs]
-    yield judge("settles", "state labels", "all layers", back, within(0.0, BACK))
+    yield judge("settles", "state labels", "all layers", _recipes(runs), back, within(0.0, BACK))
     for statistic, window in STATISTICS:
         falls = [
             ratio(_mean(run.fluctuates(statistic, window, "before")), _mean(run.fluctuates(statistic, window, "after")))
             for run in runs
         ]
-        yield judge("calmer", "mean over layers", f"{statistic} w={window}", falls, ABOVE)
+        yield judge("calmer", "mean over layers", f"{statistic} w={window}", _recipes(runs), falls, ABOVE)
     onsets = [ratio(run.settled, paper().onset.steps) for run in runs]
-    yield judge("onset", "state labels", "last layer", onsets, within(1.0 / FACTOR, FACTOR))
+    yield judge("onset", "state labels", "last layer", _recipes(runs), onsets, within(1.0 / FACTOR, FACTOR))
 
 
 def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     for part, name in PART_NAMES.items():
         for statistic, window in STATISTICS:
             leads = [_lead(run.fluctuates(statistic, window, part)) for run in runs]
-            yield judge("first", name, f"{statistic} w={window}", leads, ABOVE)
+            yield judge("first", name, f"{statistic} w={window}", _recipes(runs), leads, ABOVE)
 
 
 def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
             figures = [
                 ratio(of(run, name, metric, horizon, state="transient"), of(run, name, metric, horizon)) for run in runs
             ]
-            yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, figures, ABOVE)
+            yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, _recipes(runs), figures, ABOVE)
 
 
 def _order(
@@ -129,14 +129,14 @@ def _order(
                 for run in runs
             ]
             named = f"{better}, " if "@" in better else ""
-            yield judge(claim, f"{named}{protocol}, h = {horizon:,}", metric, figures, BELOW)
+            yield judge(claim, f"{named}{protocol}, h = {horizon:,}", metric, _recipes(runs), figures, BELOW)
 
 
 def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
     for name in PAPER_FORECASTERS:
         for metric in METRICS:
             figures = [ratio(of(run, name, metric, long), of(run, name, metric, short)) for run in runs]
-            yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, figures, ABOVE)
+            yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, _recipes(runs), figures, ABOVE)
 
 
 def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding
             bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
             for metric in METRICS:
                 figures = [of(run, name, metric, horizon, protocol) for run in runs]
-                yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, figures, bounds)
+                yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, _recipes(runs), figures, bounds)
 
 
 def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
@@ -163,7 +163,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
                 for run in runs
             ]
             variant = f"sw_avg over {floor}, sliding, h = {horizon:,}"
-            yield judge("floor", variant, metric, figures, within(-math.inf, NEAR_FLOOR))
+            yield judge("floor", variant, metric, _recipes(runs), figures, within(-math.inf, NEAR_FLOOR))
 
 
 def of(
@@ -193,6 +193,10 @@ def _lead(value_L: Sequence[Value]) -> Value:
     """The first layer's value over the largest of the others."""
     others = [value for value in value_L[1:] if value is not None]
     return ratio(value_L[0], max(others)) if value_L and others else None
+
+
+def _recipes(runs: Sequence[RunStudy]) -> list[str]:
+    return [run.recipe for run in runs]
 
 
 def _mean(value_L: Sequence[Value]) -> Value:
