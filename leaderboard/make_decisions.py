@@ -2,10 +2,10 @@
 
     python -m leaderboard.make_decisions [--check] [PART ...]
 
-A part stands between `<!-- made by leaderboard/make_decisions.py: PART -->` and `<!-- end -->`. The table of
-disagreements comes from the committed results, the walk-through from policies simulated on two bundled traces, the
-table of peers from `benchmarks/placement.py`. With --check nothing is written, and the exit status is 1 when a page
-would change; the figures are not compared, since another version of matplotlib draws other bytes.
+A part stands between `<!-- made by leaderboard/make_decisions.py: PART -->` and `<!-- end -->`. What plans tell apart
+and the table of disagreements come from the committed results, the walk-through from policies simulated on two bundled
+traces, the table of peers from `benchmarks/placement.py`. With --check nothing is written, and the exit status is 1
+when a page would change; the figures are not compared, since another version of matplotlib draws other bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 from benchmarks.placement import balance_table
 from leaderboard.committed import ROOT, committed_results
+from leaderboard.results_page import separated
+from leaderboard.separation import PRIMARY, cells
 from moeload_bench.card_tables import table
 from moeload_bench.errors import MoeloadError
 from moeload_bench.placement import ClusterShape
@@ -32,7 +34,7 @@ from moeload_bench.table_rows import number
 
 PART = re.compile(r"(<!-- made by leaderboard/make_decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = [ROOT / "docs" / name for name in ("placement.md", "regret.md")]
-SUITE = "mini"
+SUITE = "v1"
 MOST = 8
 """Disagreements that are listed."""
 COST = CostModel(step_ms=100, expert_mb=200, bandwidth_gb_s=25)
@@ -49,6 +51,12 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
     ("if_pays", 50),
 )
 """Policies and k beside the best one."""
+
+
+def separation() -> str:
+    """Which forecasters the error tells from the reference, and which the plans made from them."""
+    results = committed_results(SUITE)
+    return "\n\n".join(separated(results, cells(results, PRIMARY))) + "\n"
 
 
 def regret_table() -> str:
@@ -115,7 +123,12 @@ def _thousands(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-PARTS: dict[str, Callable[[], str]] = {"peers": balance_table, "walk": walk_table, "regret": regret_table}
+PARTS: dict[str, Callable[[], str]] = {
+    "peers": balance_table,
+    "walk": walk_table,
+    "separation": separation,
+    "regret": regret_table,
+}
 
 
 def draw(part: str) -> None:

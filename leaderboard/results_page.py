@@ -7,7 +7,7 @@ means; states and horizons are never averaged away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from leaderboard.separation import ALPHA, PRIMARY, STATES, Cell, cells
 from leaderboard.variation import recipe_tables, seeds
@@ -219,16 +219,21 @@ def _total(
 
 def decisions(results: Sequence[Result], primary: Sequence[Cell]) -> str:
     """Whether plans tell forecasters apart that window_tv does not, and the pairs that they order differently."""
-    shapes = [name.partition("@")[2] for name in metric_names(results) if name.startswith("imbalance@")]
-    plans = {shape: {(c.state, c.horizon): c for c in cells(results, f"imbalance@{shape}")} for shape in shapes}
-    parts = [*separated(primary, plans)] if any(cell.tested for cell in primary) else []
-    if not parts:
-        parts = [f"Too few recipes (fewer than {MIN_RECIPES}) to test what plans tell apart."]
-    return "\n\n".join([*parts, *ordered_apart(results, shapes)])
+    return "\n\n".join([*separated(results, primary), *ordered_apart(results, _shapes(results))])
 
 
-def separated(primary: Sequence[Cell], plans: Mapping[str, Mapping[tuple[str, int], Cell]]) -> Iterator[str]:
+def _shapes(results: Sequence[Result]) -> list[str]:
+    return [name.partition("@")[2] for name in metric_names(results) if name.startswith("imbalance@")]
+
+
+def separated(results: Sequence[Result], primary: Sequence[Cell]) -> Iterator[str]:
     """Forecasters told from the reference by the error, and by the imbalance of the plans made from them."""
+    if not any(cell.tested for cell in primary):
+        yield f"Too few recipes (fewer than {MIN_RECIPES}) to test what plans tell apart."
+        return
+    plans = {
+        shape: {(c.state, c.horizon): c for c in cells(results, f"imbalance@{shape}")} for shape in _shapes(results)
+    }
     rows, more, fewer, untested = [], 0, 0, False
     for cell in primary:
         texts = []

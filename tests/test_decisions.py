@@ -47,4 +47,4 @@ def test_an_unknown_part_is_refused_by_name() -> None:
     command = [sys.executable, "-m", "leaderboard.make_decisions", "--check", "pie"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "unknown part 'pie'; there is: peers, walk, regret" in done.stderr
+    assert "unknown part 'pie'; there is: peers, walk, separation, regret" in done.stderr
