@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.placement import balance_table
-from leaderboard.committed import ROOT, committed_results
+from leaderboard.committed import ROOT
+from leaderboard.make_tables import results_of
 from leaderboard.results_page import separated
 from leaderboard.separation import PRIMARY, cells
 from moeload_bench.card_tables import table
@@ -55,13 +56,13 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
 
 def separation() -> str:
     """Which forecasters the error tells from the reference, and which the plans made from them."""
-    results = committed_results(SUITE)
+    results = results_of(SUITE)
     return "\n\n".join(separated(results, cells(results, PRIMARY))) + "\n"
 
 
 def regret_table() -> str:
     """Pairs of forecasters that error and decision order apart, the largest gap first."""
-    results = committed_results(SUITE)
+    results = results_of(SUITE)
     apart = disagreements(results)
     heads = ("state", "horizon", "lower window_tv", f"lower regret@{HEADLINE}", "window_tv ratio", "regret gap, points")
     rows = [
@@ -137,7 +138,7 @@ def draw(part: str) -> None:
         trace = next(iter(WALK))
         save_figure(draw_policies(comparison(trace), load_trace(trace)), ROOT / "docs" / "plan.svg")
     if part == "regret":
-        save_figure(draw_regret(committed_results(SUITE)), ROOT / "docs" / "regret.svg")
+        save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "regret.svg")
 
 
 def filled(text: str, parts: list[str]) -> str:

@@ -83,12 +83,14 @@ class Finding(NamedTuple):
 
     def voted(self, vote: bool | None) -> Fraction:
         """How many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
-        return sum((Fraction(1, self._counted[r]) for r, v in self._cast() if v is vote), Fraction(0))
+        cast = self._cast()
+        runs = Counter(recipe for recipe, _ in cast)
+        return sum((Fraction(1, runs[recipe]) for recipe, given in cast if given is vote), Fraction(0))
 
     @property
     def judged(self) -> int:
         """How many recipes have a figure."""
-        return len(self._counted)
+        return len({recipe for recipe, _ in self._cast()})
 
     @property
     def verdict(self) -> Verdict:
@@ -96,10 +98,6 @@ class Finding(NamedTuple):
         if self.judged and self.voted(True) >= MAJORITY * self.judged:
             return "agree"
         return "disagree" if self.judged and self.voted(False) >= MAJORITY * self.judged else "cannot tell"
-
-    @property
-    def _counted(self) -> Counter[str]:
-        return Counter(recipe for recipe, _ in self._cast())
 
     def _cast(self) -> list[tuple[str, bool | None]]:
         """Recipe and vote of each run with a figure."""
