@@ -12,19 +12,20 @@ import torch
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.ranks import Ranks
+from moeload_bench.recording.recipe import load_recipe
 from moeload_bench.recording.train import Job, Run, record_recipe
 from moeload_bench.store import read_trace
 from tests.recording.ranks import run_ranks
-from tests.recording.recipes import RECIPE, small_recipe, text_recipe
+from tests.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
 
 torch.set_num_threads(1)
 STEPS = 12
 
 
-def sharded(rank: int, folder: Path, text: str, out: Path, stop_at: int) -> dict[str, np.ndarray]:
+def sharded(rank: int, recipe: Path, out: Path, stop_at: int) -> dict[str, np.ndarray]:
     """Record on two processes, broken off before a step and gone on with; how much of the weights is held here."""
-    os.environ["MOELOAD_CACHE"] = str(folder / "cache")
-    job = Job(small_recipe(folder, text), 0, "test", STEPS, out, shard_steps=3, sharded=True)
+    os.environ["MOELOAD_CACHE"] = str(recipe.parent / "cache")
+    job = Job(load_recipe(str(recipe)), 0, "test", STEPS, out, shard_steps=3, sharded=True)
     ranks, held = Ranks(rank, 2), []
     original = Run.step
 
@@ -44,7 +45,9 @@ def sharded(rank: int, folder: Path, text: str, out: Path, stop_at: int) -> dict
 
 def both(folder: Path, text: str, stop_at: int = STEPS) -> tuple[Any, Any, list[dict[str, np.ndarray]]]:
     """The trace of two processes, that of one with twice the micro-batches, and what each of the two held."""
-    results = run_ranks(2, sharded, folder / "ranks", folder, text, folder / "two", stop_at)
+    # written here and only read by the two: each writing it for itself, one may read what the other has just emptied
+    recipe = write_recipe(folder, text)
+    results = run_ranks(2, sharded, folder / "ranks", recipe, folder / "two", stop_at)
     alone = small_recipe(folder, text.replace("micro_batches = 2", "micro_batches = 4"))
     expected = record_recipe(Job(alone, 0, "test", STEPS, folder / "one"))
     return read_trace(folder / "two/small/test/seed0.parquet"), read_trace(expected), results

@@ -90,6 +90,7 @@ warmup = 3
 
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:
     """The recipe as a file named after it."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "small.toml"
     path.write_text(text, encoding="utf-8")
     return path
