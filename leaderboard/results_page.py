@@ -104,7 +104,7 @@ def rank_lines(found: Sequence[Cell]) -> Iterator[str]:
         if cell.groups is not None
     ]
     if rows:
-        yield "Groups that cannot be told from their first member, best first:"
+        yield "Ranks, in the order of skill: a group (`>` between) ends before one told apart from its first."
         yield table(("state", "h", "groups"), rows)
 
 

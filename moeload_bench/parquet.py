@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 META_KEY = b"moeload"
 MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
-CELLS_AT_ONCE = 1 << 20
-"""A trace of no more loads is decoded at once and not copied: batches and the copy would be a quarter of the time."""
+CELLS_AT_ONCE = 1 << 23
+"""A trace of no more loads is decoded at once and not copied, at no more memory; batches take a fifth longer."""
 
 
 @contextmanager

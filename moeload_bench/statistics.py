@@ -178,9 +178,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def rank_groups(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05) -> list[list[str]] | None:
     """Forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
 
-    The leader of a group is the best of those left (by skill against the first forecaster given); everyone whose
-    difference from it is not significant after Holm's correction joins it. Membership is about the leader: two members
-    may differ from one another.
+    In the order of skill (against the first forecaster given) a group goes from its leader down to the first one whose
+    difference from the leader is significant after Holm's correction; that one leads the next group. So no one ranks
+    above a forecaster of more skill. Membership is about the leader: two members may differ from one another.
     """
     if not errors:
         return []
@@ -188,13 +188,13 @@ def rank_groups(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0
     order = sorted(errors, key=lambda name: -skill(log_ratio(errors[name], base), tasks))
     groups = []
     while order:
-        leader = order[0]
-        results = compare({name: errors[name] for name in order}, leader, tasks)
+        results = compare({name: errors[name] for name in order}, order[0], tasks)
         if any(result.p_holm is None for result in results):
             return None
         apart = {result.forecaster for result in results if result.p_holm is not None and result.p_holm < alpha}
-        groups.append([name for name in order if name not in apart])
-        order = [name for name in order if name in apart]
+        end = next((i for i, name in enumerate(order) if name in apart), len(order))
+        groups.append(order[:end])
+        order = order[end:]
     return groups
 
 

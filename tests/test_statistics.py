@@ -206,6 +206,16 @@ def test_rank_groups_hold_what_cannot_be_told_apart():
     assert rank_groups({}, tasks) == []
 
 
+def test_no_one_ranks_above_a_forecaster_of_more_skill():
+    """One that is worse on average and too scattered for the test is below whoever the test tells from the leader."""
+    tasks = Tasks([f"g{i}" for i in range(6)], [f"r{i}" for i in range(6)])
+    leader = np.full(6, 0.1)
+    errors = {"leader": leader, "worse": leader * 1.2, "wild": leader * np.array([0.5, 15, 0.6, 12, 0.4, 19])}
+    apart = {c.forecaster: c.p_holm < 0.05 for c in compare(errors, "leader", tasks)}
+    assert apart == {"worse": True, "wild": False}
+    assert rank_groups(errors, tasks) == [["leader"], ["worse", "wild"]]
+
+
 def test_identical_forecasters_are_never_told_apart():
     """A difference of exactly 0 has p = 1, a constant one p = 0: no division by a zero variance."""
     errors, tasks = example_errors()

@@ -167,6 +167,8 @@ def over(view: View, board: Board) -> str:
         view.state, f"in the {view.state} state"
     )
     recipes = count(len(board.recipes), "recipe") if view.recipe == ALL else f"recipe {view.recipe}"
+    if not view.origins:
+        return f"no value: in {recipes} the suite has no origin {states}"
     horizons = (
         f"the {len(board.suite.horizons)} horizons ({board.suite.horizons[0]:,} to {board.suite.horizons[-1]:,} steps)"
         if view.horizon is None
@@ -207,8 +209,8 @@ def claims(board: Board) -> str:
         have = count(len(board.recipes), "recipe")
         return f"{text} With {have} there are none and no rank groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
     return (
-        f"{text} Rank: a group cannot be told apart from its leader (Holm-corrected p of at least 0.05; claim: a new "
-        "recipe)."
+        f"{text} Rank: groups in the order of skill; each ends before the first forecaster that can be told apart from "
+        "its leader (Holm-corrected p below 0.05; claim: a new recipe)."
     )
 
 
