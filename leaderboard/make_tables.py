@@ -1,10 +1,9 @@
 """Fill the generated parts of README.md and docs/ from committed results (`make tables`).
 
-A generated part stands between two comment lines, `<!-- generated: SUITE METRIC -->` and `<!-- end -->`; for the suite
-`headline` it is of the largest suite that has results, which it names. The part named
-`<!-- generated: results page -->` is everything about every suite that has results. With `--check` nothing is written
-and the exit status says whether anything would change. Numbers are never typed by hand: a result of another suite or of
-changed code is refused by name.
+A generated part stands between two comment lines, `<!-- generated: headline METRIC -->` and `<!-- end -->`: a short
+table of the largest suite that has results, which it names. The part named `<!-- generated: results page -->` is
+everything about every suite that has results. With `--check` nothing is written and the exit status says whether
+anything would change. Numbers are never typed by hand: a result of another suite or of changed code is refused by name.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard.committed import RESULTS, ROOT, committed_results, suites_with_results
+from leaderboard.headline import headline
 from leaderboard.results_page import suite_page
 from moeload_bench import card
-from moeload_bench.errors import MoeloadError
+from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import Result
 from moeload_bench.suite import CROSSING, STATES, Suite, load_suite
 from moeload_bench.table_rows import FLOOR_ROWS, number
-from moeload_bench.tables import COST_HEADINGS, Grid, cells, cost_cells, marked, result_grid
+from moeload_bench.tables import Grid, cells, marked
 
-HEADLINE_SUITE = "headline"
-PART = re.compile(r"(<!-- generated: (?P<suite>\S+) (?P<metric>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- generated: (?P<part>\S+) (?P<of>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 @functools.cache
@@ -35,21 +34,18 @@ def results_of(suite: str) -> tuple[Result, ...]:
     return tuple(committed_results(suite))
 
 
-def to_markdown(grid: Grid, with_cost: bool = True) -> str:
-    """A result table as Markdown, its caption below."""
-    cost = COST_HEADINGS if with_cost else ()
-    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill", *cost]
+def to_markdown(grid: Grid) -> str:
+    """A result table as Markdown, its caption below; what forecasters cost is in a table of its own."""
+    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 2)]
     for state in (*STATES, CROSSING):
         for row in (row for row in grid.rows if row.state == state):
-            values = [state, f"`{row.forecaster}`", *cells(row), row.skill, *cost_cells(row)[: len(cost)]]
-            lines.append("| " + " | ".join(values) + " |")
+            lines.append("| " + " | ".join([state, f"`{row.forecaster}`", *cells(row), row.skill]) + " |")
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
                 floor_K = map(number, grid.floors[state, floor])
-                empty = [""] * (1 + len(cost))
-                lines.append("| " + " | ".join([state, f"*{marked(floor, grid.marks)}*", *floor_K, *empty]) + " |")
-    caption = grid.caption if with_cost else "\n".join(x for x in grid.caption.split("\n") if not x.startswith("ms:"))
+                lines.append("| " + " | ".join([state, f"*{marked(floor, grid.marks)}*", *floor_K, ""]) + " |")
+    caption = "\n".join(line for line in grid.caption.split("\n") if not line.startswith("ms:"))
     return "\n".join([*lines, "", caption, ""])
 
 
@@ -65,25 +61,21 @@ def results_page() -> str:
 
 def page_of(suite: str, results: Sequence[Result]) -> str:
     """The part of the results page about one suite."""
-    return suite_page(load_suite(suite), results, functools.partial(to_markdown, with_cost=False))
+    return suite_page(load_suite(suite), results, to_markdown)
 
 
 def filled(text: str) -> str:
-    """The text with every generated part made anew."""
+    """The text with every generated part made anew; raises `ResultError` for a part of an unknown name."""
+    return PART.sub(lambda match: f"{match[1]}\n{_part(match['part'], match['of'])}\n{match['end']}", text)
 
-    def part(match: re.Match[str]) -> str:
-        if (match["suite"], match["metric"]) == ("results", "page"):
-            return f"{match[1]}\n{results_page()}\n{match[4]}"
-        name, about = match["suite"], ""
-        if name == HEADLINE_SUITE:
-            suite = headline_suite(suites_with_results())
-            name, about = suite.name, f"Suite `{suite.name}`. {suite.description}\n\n"
-        grid = result_grid(results_of(name), match["metric"])
-        if grid is None:
-            raise SystemExit(f"no committed result of suite {name} has the metric {match['metric']}")
-        return f"{match[1]}\n{about}{to_markdown(grid)}\n{match[4]}"
 
-    return PART.sub(part, text)
+def _part(name: str, of: str) -> str:
+    if (name, of) == ("results", "page"):
+        return results_page()
+    if name != "headline":
+        raise ResultError(f"no generated part is named {name!r}; there is: headline METRIC, results page")
+    suite = headline_suite(suites_with_results())
+    return f"Suite `{suite.name}`. {suite.description}\n\n{headline(results_of(suite.name), of)}"
 
 
 def main() -> int:

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from leaderboard import make_tables
+from leaderboard.headline import headline
 from leaderboard.make_tables import to_markdown
 from leaderboard.results_page import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
 from leaderboard.separation import cells
 from leaderboard.variation import seeds
 from moeload_bench.commands.run import file_name
+from moeload_bench.errors import ResultError
 from moeload_bench.results import Result, RunResult, TaskResult, load_result
 from moeload_bench.suite import load_suite
+from moeload_bench.table_rows import number
+from moeload_bench.tables import result_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,8 +72,8 @@ def test_every_baseline_of_a_suite_with_results_has_one(folder: Path) -> None:
     assert set(load_suite(folder.name).baselines) <= names
 
 
-def test_readme_shows_the_largest_suite_with_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says which one that is; a page that names a suite keeps to it."""
+def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says which one that is."""
     mini = load_suite("mini")
     larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
     suites = {"mini": mini, "larger": larger}
@@ -81,10 +85,60 @@ def test_readme_shows_the_largest_suite_with_results(tmp_path: Path, monkeypatch
         make_tables, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
     )
     text = make_tables.filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n")
-    assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| state |")
-    make_tables.filled("<!-- generated: mini window_tv -->\n<!-- end -->\n")
-    assert read == ["larger", "mini"]
+    assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| transient |")
+    assert read == ["larger"]
     assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
+
+
+def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
+    """A misspelt name would else leave old numbers standing."""
+    with pytest.raises(ResultError, match="no generated part is named 'headlin'; there is: headline METRIC"):
+        make_tables.filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n")
+
+
+def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result]) -> None:
+    """Rows by skill, each with its values; the least of a column bold; n/a without recipes enough; floors below."""
+    lines = [line.strip("| ").split(" | ") for line in headline(mini, "window_tv").splitlines() if line[:1] == "|"]
+    grid = result_grid(mini, "window_tv")
+    assert grid is not None
+    for state in ("transient", "stable"):
+        start = next(i for i, line in enumerate(lines) if line[0] == state)
+        by_name = {line[0].strip("`*"): line for line in lines[start + 2 : start + 2 + len(mini) + 1]}
+        rows = {row.forecaster: row for row in grid.rows if row.state == state}
+        assert [*by_name] == [*sorted(rows, key=lambda name: -float(rows[name].skill.split()[0])), "floor_batch"]
+        for k in range(len(grid.horizons)):
+            shown = {name: by_name[name][k + 1] for name in rows}
+            assert {n: text.strip("*") for n, text in shown.items()} == {
+                n: number(r.value_K[k]) for n, r in rows.items()
+            }
+            best = min(rows, key=lambda name: rows[name].value_K[k])
+            assert [name for name, text in shown.items() if "**" in text] == [best]
+            assert by_name["floor_batch"][k + 1] == number(grid.floors[state, "floor_batch"][k])
+        assert all(line[-2] == "-" for name, line in by_name.items() if name in rows)
+
+
+def test_with_recipes_enough_the_headline_has_intervals_and_ranks(mini: list[Result]) -> None:
+    """The interval is the one for a new recipe; the three, all told apart, have ranks of their own."""
+    text = headline(many_recipes(mini, recipes=6), "window_tv")
+    rows = [line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines()[2:-1]]
+    assert [(row[0], row[-2]) for row in rows] == [("`sw_avg`", "1"), ("`last_value`", "2"), ("`uniform`", "3")]
+    grid = result_grid(many_recipes(mini, recipes=6), "window_tv")
+    assert grid is not None
+    for row in rows:
+        full = next(r.skill for r in grid.rows if r.state == "transient" and r.forecaster == row[0].strip("`"))
+        low, high = re.findall(r"[-+][\d.]+", full.split("a new recipe")[1])[:2]
+        value, shown = row[-3].split(" ", 1)
+        assert value == full.split()[0]
+        for got, expected in zip(re.findall(r"[-+][\d.]+", shown), (low, high), strict=True):
+            assert abs(float(got) - float(expected)) <= 0.006
+
+
+def test_a_headline_needs_the_reference(mini: list[Result]) -> None:
+    """Skill is against it; without it, or without the metric, there is no table."""
+    with pytest.raises(ResultError, match="mini: a headline needs results with wql"):
+        headline(mini, "wql")
+    with pytest.raises(ResultError, match="the reference's among them"):
+        headline([result for result in mini if result.name != "sw_avg"], "window_tv")
 
 
 def test_the_page_of_a_suite_on_trial_is_printed(

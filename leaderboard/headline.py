@@ -1,0 +1,72 @@
+"""README.md's table: one metric of the largest suite, short enough to be read; docs/results.md has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from moeload_bench.card_tables import table
+from moeload_bench.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.errors import ResultError
+from moeload_bench.results import Result
+from moeload_bench.statistics import rank_groups
+from moeload_bench.suite import STATES
+from moeload_bench.table_rows import NOTHING, number
+from moeload_bench.table_words import span_words
+from moeload_bench.tables import Grid, result_grid
+
+CLAIM = "a new recipe"
+FLOOR = "floor_batch"
+
+
+def headline(results: Sequence[Result], metric: str) -> str:
+    """A table per state, best forecasters first, and what its numbers are.
+
+    Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
+    """
+    grid, reference = result_grid(results, metric), reference_of(results)
+    if grid is None or reference is None or reference not in results:
+        raise ResultError(
+            f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
+        )
+    errors = errors_of(results, metric)
+    parts = [_state_table(grid, errors.select(state=state), state, reference.name) for state in _states(grid)]
+    return "\n\n".join([*parts, " ".join(_words(grid, reference.name))]) + "\n"
+
+
+def _states(grid: Grid) -> list[str]:
+    return [state for state in STATES if any(row.state == state for row in grid.rows)]
+
+
+def _state_table(grid: Grid, errors: Errors, state: str, reference: str) -> str:
+    rows = [row for row in grid.rows if row.state == state]
+    groups = rank_groups(errors.by_forecaster, errors.tasks)
+    rank = {name: str(i) for i, group in enumerate(groups or [], start=1) for name in group}
+    found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
+    columns = zip(*(row.value_K for row in rows), strict=True)
+    best_K = [min((value for value in column if value is not None), default=None) for column in columns]
+    lines: list[tuple[str, ...]] = []
+    for row in sorted(rows, key=lambda row: -found[row.forecaster][0]):
+        value, intervals = found[row.forecaster]
+        span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
+        lines.append((
+            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), f"{value:+.3f}{span}",
+            rank.get(row.forecaster, NOTHING), number(1e3 * row.per_forecast_s),
+        ))  # fmt: skip
+    if (state, FLOOR) in grid.floors:
+        lines.append((f"*{FLOOR}*", *map(number, grid.floors[state, FLOOR]), "", "", ""))
+    return table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
+
+
+def _cell(value: float | None, best: float | None) -> str:
+    return f"**{number(value)}**" if value is not None and value == best else number(value)
+
+
+def _words(grid: Grid, reference: str) -> Iterator[str]:
+    spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
+    yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
+    yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/floors.md)."
+    yield (
+        f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`, in brackets its 95 % "
+        f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
+        "(docs/statistics.md). ms: wall time per answered origin, observing included."
+    )
