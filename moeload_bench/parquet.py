@@ -25,6 +25,8 @@ MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
 CELLS_AT_ONCE = 1 << 23
 """A trace of no more loads is decoded at once and not copied, at no more memory; batches take a fifth longer."""
+CELLS_A_BATCH = 1 << 20
+"""Loads in a batch of a larger trace: there, one batch would take twice the memory and longer."""
 
 
 @contextmanager
@@ -85,7 +87,9 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str,
         raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
     steps, done = file.metadata.num_rows, 0
     arrays = {name: _empty(column_shape(name, steps, len(meta.layers), meta.experts), name, where) for name in names}
-    rows = max(ROW_GROUP_STEPS, CELLS_AT_ONCE // max(1, len(meta.layers) * meta.experts))
+    cells_per_step = max(1, len(meta.layers) * meta.experts)
+    at_once = steps * cells_per_step <= CELLS_AT_ONCE
+    rows = max(1, steps) if at_once else max(ROW_GROUP_STEPS, CELLS_A_BATCH // cells_per_step)
     for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
             values = cells(name, batch.column(name), array.shape[1:], where)

@@ -263,7 +263,8 @@ def test_a_trace_read_in_small_batches_is_the_same(
 ) -> None:
     """However many rows are decoded at once, whole row groups or not."""
     path = write_trace(trace, tmp_path / "t.parquet")
-    monkeypatch.setattr("moeload_bench.parquet.CELLS_AT_ONCE", 1)
+    for name in ("CELLS_AT_ONCE", "CELLS_A_BATCH"):
+        monkeypatch.setattr(f"moeload_bench.parquet.{name}", 1)
     monkeypatch.setattr("moeload_bench.parquet.ROW_GROUP_STEPS", 7)
     assert trace.steps % 7
     assert data_sha256(read_trace(path)) == data_sha256(trace)
