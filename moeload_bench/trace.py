@@ -45,6 +45,9 @@ __all__ = [
 Array = NDArray[Any]
 IntArray = NDArray[np.int64]
 
+MAX_COUNT = 1 << 50
+"""More tokens or loads in one step are refused, so that sums over thousands of experts cannot overflow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -125,12 +128,11 @@ class Trace:
         return trace
 
 
-def shares(load_SLE: Array) -> NDArray[np.float64]:
+def shares(load_SLE: IntArray) -> NDArray[np.float64]:
     """[..., E] counts to shares that sum to 1 along E; a layer-step without load becomes NaN throughout."""
-    total = load_SLE.sum(axis=-1, keepdims=True, dtype=np.float64)
-    out = np.full(load_SLE.shape, np.nan)
-    np.divide(load_SLE, total, out=out, where=total > 0)
-    return out
+    # a fifth of the time of `sum` along a short axis; MAX_COUNT keeps it from overflowing
+    total = np.einsum("...e->...", load_SLE, dtype=np.int64)[..., None]
+    return np.asarray(load_SLE / np.where(total > 0, total, np.nan), dtype=np.float64)
 
 
 def column_shape(name: str, steps: int, layers: int, experts: int) -> tuple[int, ...]:
@@ -188,8 +190,8 @@ def _check_steps(trace: Trace, where: str) -> None:
 
 def _check_counts(trace: Trace, where: str) -> None:
     load, tokens = trace.load_SLE, trace.tokens_SL
-    _refuse(trace, load < 0, where, lambda s, m, e: f"expert {e} has load {load[s, m, e]}, expected at least 0")
-    _refuse(trace, tokens < 0, where, lambda s, m: f"tokens are {tokens[s, m]}, expected at least 0")
+    _refuse(trace, _no_count(load), where, lambda s, m, e: f"expert {e} has load {load[s, m, e]}, {_A_COUNT}")
+    _refuse(trace, _no_count(tokens), where, lambda s, m: f"tokens are {tokens[s, m]}, {_A_COUNT}")
     k_L = np.array([layer.top_k or -1 for layer in trace.meta.layers], dtype=np.int64)
     if trace.meta.count_semantics == "pre_drop":
         total_SL = np.einsum("sle->sl", load)  # a quarter of the time of `sum` along a short axis
@@ -207,6 +209,14 @@ def _check_counts(trace: Trace, where: str) -> None:
                     f"expert {e} has {name} {part[s, m, e]}, expected between 0 and its load {load[s, m, e]}"
                 ),
             )  # fmt: skip
+
+
+_A_COUNT = f"expected 0 to {MAX_COUNT:,}"
+
+
+def _no_count(array: IntArray) -> NDArray[np.bool_]:
+    """Where a number is below 0 or above MAX_COUNT: seen as unsigned, negative ones are the largest."""
+    return np.asarray(array.view(np.uint64) > MAX_COUNT)
 
 
 def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:

@@ -47,6 +47,10 @@ def test_fractions_are_not_counts() -> None:
         ({"load_SLE": [[[1.0, 2.0**63]]]}, r"got 9\.2\d+e\+18 at"),
         ({"load_SLE": [[[np.nan, 1]]]}, "got nan at"),
         ({"load_SLE": np.full((1, 1, 1), 2**63, dtype=np.uint64)}, "got 9223372036854775808 at"),
+        ({"load_SLE": [[[1, 1]], [[2, -1]]]}, r"step 1, layer 0: expert 1 has load -1, expected 0 to 1,125,899"),
+        ({"load_SLE": [[[1, 2**50 + 1]]]}, r"step 0, layer 0: expert 1 has load 1125899906842625, expected 0 to 1,1"),
+        ({"tokens": [2, -1]}, r"step 1, layer 0: tokens are -1, expected 0 to 1,1"),
+        ({"tokens": 2**50 + 1}, r"step 0, layer 0: tokens are 1125899906842625, expected 0 to 1,1"),
         ({"tokens": [1, 2, 3]}, r"tokens have shape \(3,\), expected a number, \(2,\) or \(2, 1\)"),
         ({"tokens": 1.5}, "tokens must hold whole numbers"),
         ({"tokens": "many"}, "tokens must hold whole numbers, got dtype"),
@@ -82,7 +86,7 @@ def test_whole_numbers_of_any_type_are_taken_as_they_are() -> None:
     assert trace.load_SLE.tolist() == [[[1, 1]]]
     assert trace.columns["stage"].dtype == np.int32
     assert np.isposinf(trace.columns["loss"]).all()
-    assert Trace.from_arrays([[[2**62]]]).load_SLE[0, 0, 0] == 2**62
+    assert Trace.from_arrays([[[2**50]]]).load_SLE[0, 0, 0] == 2**50
 
 
 def test_unequal_experts_are_refused_by_name() -> None:
