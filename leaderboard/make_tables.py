@@ -1,9 +1,13 @@
 """Fill the generated parts of README.md and docs/ from committed results (`make tables`).
 
-A generated part stands between two comment lines, `<!-- generated: headline METRIC -->` and `<!-- end -->`: a short
-table of the largest suite that has results, which it names. The part named `<!-- generated: results page -->` is
-everything about every suite that has results. With `--check` nothing is written and the exit status says whether
-anything would change. Numbers are never typed by hand: a result of another suite or of changed code is refused by name.
+A generated part stands between two comment lines, `<!-- generated: NAME OF -->` and `<!-- end -->`:
+
+    headline METRIC           a short table of the largest suite that has results, which it names
+    results page              everything about every suite that has results
+    format columns|metadata   what the package reads and writes
+
+With `--check` nothing is written and the exit status says whether anything would change. Numbers are never typed by
+hand: a result of another suite or of changed code is refused by name.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from leaderboard import format_page
 from leaderboard.committed import RESULTS, ROOT, committed_results, suites_with_results
 from leaderboard.headline import headline
 from leaderboard.results_page import suite_page
@@ -72,8 +77,10 @@ def filled(text: str) -> str:
 def _part(name: str, of: str) -> str:
     if (name, of) == ("results", "page"):
         return results_page()
+    if name == "format":
+        return format_page.part(of)
     if name != "headline":
-        raise ResultError(f"no generated part is named {name!r}; there is: headline METRIC, results page")
+        raise ResultError(f"no generated part is named {name!r}; there is: headline METRIC, results page, format PART")
     suite = headline_suite(suites_with_results())
     return f"Suite `{suite.name}`. {suite.description}\n\n{headline(results_of(suite.name), of)}"
 

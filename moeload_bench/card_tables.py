@@ -24,6 +24,8 @@ MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
 BAND = re.compile(r"\((\d+|never) to (\d+|never)\)")
 """The band in `LayerDescription.onset`."""
+SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
+"""What a column holds per step, by its axes."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,10 @@ def columns_table(runs: Sequence[Run]) -> str:
     """The columns of the format, and which runs have them."""
     rows = []
     for name, spec in COLUMNS.items():
-        shape = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}[spec.axes]
         have = sum(name in run.columns for run in runs)
-        rows.append((f"`{name}`", spec.dtype, shape, spec.unit, "all runs" if have == len(runs) else f"{have} runs"))
+        rows.append(
+            (f"`{name}`", spec.dtype, SHAPES[spec.axes], spec.unit, "all runs" if have == len(runs) else f"{have} runs")
+        )
     return table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
 
 

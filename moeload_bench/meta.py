@@ -56,65 +56,73 @@ class LayerMeta(_Record):
     """One MoE layer: where it stands in the model and how many experts it has."""
 
     index: int = Field(ge=0, description="index of the block in its stack")
-    stack: Literal["decoder", "encoder"] = "decoder"
-    kind: Literal["mlp", "attention"] = "mlp"
-    experts: int = Field(ge=1)
-    top_k: int | None = Field(default=None, ge=1, description="None where it varies")
+    stack: Literal["decoder", "encoder"] = Field(default="decoder", description="which stack of blocks it is in")
+    kind: Literal["mlp", "attention"] = Field(default="mlp", description="what its experts are")
+    experts: int = Field(ge=1, description="logical experts, never slots of replicas; the same in every layer")
+    top_k: int | None = Field(default=None, ge=1, description="experts per token; null where it varies")
 
 
 class SourceMeta(_Record):
     """One source of training text."""
 
-    name: str
-    version: str
-    licence: str
-    sha256: str
-    bytes: int = Field(ge=0)
-    stage: int = 0
+    name: str = Field(description="the source's name in the recipe")
+    version: str = Field(description="package and version that it was taken from")
+    licence: str = Field(description="licence of the text, and of the package around it")
+    sha256: str = Field(description="hash of the text")
+    bytes: int = Field(ge=0, description="size of the text")
+    stage: int = Field(default=0, description="the planned data stage that it belongs to")
 
 
 class BalancingMeta(_Record):
     """How the router was kept balanced."""
 
-    method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = "unknown"
-    coefficient: float = 0.0
-    scope: Literal["per_layer", "pooled_over_layers", "none", "unknown"] = "unknown"
+    method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = Field(
+        default="unknown", description="what pushes loads towards equality"
+    )
+    coefficient: float = Field(default=0.0, description="factor of the auxiliary loss, or step of the bias")
+    scope: Literal["per_layer", "pooled_over_layers", "none", "unknown"] = Field(
+        default="unknown", description="over what the auxiliary loss takes its means"
+    )
 
 
 class TraceMeta(_Record):
     """All that a reader needs to tell two traces apart or to make one again."""
 
-    format_version: Literal[1] = 1
-    recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$")
-    recipe_version: int = 1
-    split: str = Field(default="test", pattern=f"^{SPLIT_PATTERN}$")
+    format_version: Literal[1] = Field(default=1, description="version of this format")
+    recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
+    recipe_version: int = Field(default=1, description="rises when a recipe is changed")
+    split: str = Field(
+        default="test", pattern=f"^{SPLIT_PATTERN}$", description="train may be fitted on; test is scored"
+    )
     run: int = Field(default=0, ge=0, description="the seed's number within its split")
-    seed: int | None = None
+    seed: int | None = Field(default=None, description="seed of weights and batches")
     stride: int = Field(default=1, ge=1, description="training steps between two rows")
     group: str = Field(default="", description="runs that may be fitted on for one another share it")
-    layers: tuple[LayerMeta, ...]
-    experts: int = Field(ge=1)
-    count_semantics: Literal["pre_drop", "post_drop", "unknown"] = "unknown"
-    family: str = "unknown"
-    config: dict[str, Any] = Field(default_factory=dict)
-    gate: str = "unknown"
-    score_function: str = "unknown"
-    balancing: BalancingMeta = BalancingMeta()
-    capacity_factor: float | None = None
-    drop_policy: str = "none"
-    sources: tuple[SourceMeta, ...] = ()
-    tokenizer_sha256: str | None = None
-    sequence_length: int | None = None
-    global_batch_tokens: int | None = None
-    optimizer: dict[str, Any] = Field(default_factory=dict)
-    schedule: dict[str, Any] = Field(default_factory=dict)
-    precision: str = "unknown"
-    parallel: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    hardware: dict[str, Any] = Field(default_factory=dict)
-    licence: str = "unknown"
-    complete: bool = Field(default=True, description="False: the run ended before its planned steps")
-    notes: tuple[str, ...] = ()
+    layers: tuple[LayerMeta, ...] = Field(description="the MoE layers, in the order of the arrays")
+    experts: int = Field(ge=1, description="experts of each layer")
+    count_semantics: Literal["pre_drop", "post_drop", "unknown"] = Field(
+        default="unknown", description="whether loads count tokens that were dropped over capacity"
+    )
+    family: str = Field(default="unknown", description="model family")
+    config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
+    gate: str = Field(default="unknown", description="kind of router")
+    score_function: str = Field(default="unknown", description="what turns logits into scores")
+    balancing: BalancingMeta = Field(default=BalancingMeta(), description="how the router was kept balanced")
+    capacity_factor: float | None = Field(default=None, description="capacity over the mean load; null without a limit")
+    drop_policy: str = Field(default="none", description="which tokens are dropped over capacity")
+    sources: tuple[SourceMeta, ...] = Field(default=(), description="texts that the model was trained on")
+    tokenizer_sha256: str | None = Field(default=None, description="hash of the tokenizer")
+    sequence_length: int | None = Field(default=None, description="tokens per sequence")
+    global_batch_tokens: int | None = Field(default=None, description="tokens per optimizer step, over all processes")
+    optimizer: dict[str, Any] = Field(default_factory=dict, description="the optimizer and its arguments")
+    schedule: dict[str, Any] = Field(default_factory=dict, description="the learning rate over steps")
+    precision: str = Field(default="unknown", description="number format of the training")
+    parallel: dict[str, Any] = Field(default_factory=dict, description="processes, and what is cut over them")
+    versions: dict[str, str] = Field(default_factory=dict, description="versions of the framework's packages")
+    hardware: dict[str, Any] = Field(default_factory=dict, description="what it was trained on")
+    licence: str = Field(default="unknown", description="licence of the trace")
+    complete: bool = Field(default=True, description="false: the run ended before its planned steps")
+    notes: tuple[str, ...] = Field(default=(), description="what a reader should know")
 
     @property
     def top_k(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 DOCS: Mapping[str, str] = {
     "leaderboard": "submit.html",
     "statistics": "methods/statistics.html",
+    "format": "methods/format.html",
     "metrics": "methods/metrics.html",
     "floors": "methods/floors.html",
     "states": "methods/states.html",
