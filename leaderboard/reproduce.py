@@ -3,11 +3,12 @@
     python -m leaderboard.reproduce mini
     python -m leaderboard.reproduce v1 --only sw_avg arima --jobs 2
 
-On the machine where a result was made (same processor, versions of Python and of the numerical libraries) every score,
-floor and forecast must be the same; elsewhere scores must agree within leaderboard/tolerances.toml, which says how far
-and why for each forecaster. Commit, hardware and measured costs are not compared. Nothing is written: finished work
-from the cache is neither used nor replaced. What differs is printed with trace, state, horizon, metric, got and
-committed, and the exit status is 1. The code of a submission runs in the sandbox, with the packages that it requires.
+On the machine where a result was made (same processor, same kernels of the numerical libraries, same versions of Python
+and of them) every score, floor and forecast must be the same; elsewhere scores must agree within
+leaderboard/tolerances.toml, which says how far and why for each forecaster. Commit, hardware and measured costs are not
+compared. Nothing is written: finished work from the cache is neither used nor replaced. What differs is printed with
+trace, state, horizon, metric, got and committed, and the exit status is 1. The code of a submission runs in the
+sandbox, with the packages that it requires.
 """
 
 from __future__ import annotations
@@ -151,10 +152,16 @@ def chosen(suite: Suite, folder: Path, only: Sequence[str] | None) -> list[Resul
 
 
 def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, list[str]]:
-    """How a result was compared, and what differs; ``exact`` None: exactly where it was made on such a machine."""
+    """How a result was compared, and what differs; ``exact`` None: exactly where it was made on such a machine.
+
+    A result that does not name the kernels it was made with may come from this machine or from another with a processor
+    of the same name: it is compared exactly if that holds, else within tolerances.
+    """
     elsewhere = same_machine(committed.environment, again.environment)
-    if exact if exact is not None else elsewhere is None:
-        return "exactly", list(compare(committed, again, EXACT))
+    found = list(compare(committed, again, EXACT))
+    maybe_here = exact is None and "blas kernels" not in committed.environment.versions and not found
+    if maybe_here or (exact if exact is not None else elsewhere is None):
+        return "exactly", found
     return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, tolerance_of(committed)))
 
 

@@ -25,20 +25,38 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def kernels() -> dict[str, str]:
+    """What numpy computes with here: the core that its BLAS takes the processor for, the instruction sets it found.
+
+    Between two of them floating point may differ in the last place, and processors of one name have several.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    blas = sorted(
+        f"{one['internal_api']} {one.get('architecture', '')}".strip()
+        for one in threadpool_info()
+        if one["user_api"] == "blas" and "numpy" in one["filepath"]  # scipy and torch bring their own
+    )
+    found = np.show_config(mode="dicts") or {}
+    simd = found.get("SIMD Extensions", {}).get("found", [])
+    return {"blas kernels": ", ".join(blas) or "unknown", "simd": " ".join(simd) or "unknown"}
+
+
 def environment() -> Environment:
     """Where this runs."""
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
         commit=commit_of(Path(__file__).parent.parent),
         python=platform.python_version(),
-        versions=package_versions(),
+        versions={**package_versions(), **kernels()},
         hardware=f"{platform.machine()} {platform.system()}, {_processor()}, {_cores()} cores",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
 def _processor() -> str:
-    """Its name: between two of them floating point may differ in the last place."""
+    """Its name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -19,6 +19,7 @@ from leaderboard.make_tables import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
 from moeload_bench.agreement import TOLERANCE
 from moeload_bench.comparison import errors_of
+from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result, load_result
@@ -133,18 +134,47 @@ def test_what_differs_is_named_in_full() -> None:
     )
 
 
+def made_with(result: Result, **versions: str) -> Result:
+    """The result with other entries among the versions of its environment."""
+    where = result.environment.model_copy(update={"versions": {**result.environment.versions, **versions}})
+    return result.model_copy(update={"environment": where})
+
+
+def last_digit(result: Result) -> Result:
+    """The same but for the last digit of one score."""
+    return with_value(result, (result.runs[0].tasks[0].metrics["window_tv"][1] or 0) * (1 + 1e-8))
+
+
 def test_the_last_digit_counts_on_the_recording_machine_only() -> None:
-    """Exact where hardware, Python and libraries are the same; elsewhere within the tolerance of the forecaster."""
-    good = sw_avg()
-    near = with_value(good, (good.runs[0].tasks[0].metrics["window_tv"][1] or 0) * (1 + 1e-8))
+    """Exact where hardware, kernels, Python and libraries are the same; elsewhere within the forecaster's tolerance."""
+    good = made_with(sw_avg(), **kernels())
+    near = last_digit(good)
     assert same_machine(good.environment, near.environment) is None
     how, found = report(good, near, None)
     assert (how, len(found)) == ("exactly", 1)
     elsewhere = near.model_copy(update={"environment": near.environment.model_copy(update={"python": "3.99"})})
-    how, found = report(good, elsewhere, None)
-    assert "python" in how
+    for other, named in (
+        (elsewhere, "python"),
+        (made_with(near, **{"blas kernels": "openblas Other"}), "blas kernels"),
+    ):
+        how, found = report(good, other, None)
+        assert named in how
+        assert found == []
+        assert report(good, other, True)[1] != []
+
+
+def test_a_result_that_names_no_kernels_is_compared_exactly_only_if_that_holds() -> None:
+    """Its machine may be this one or another with a processor of the same name: nobody can say any more."""
+    old = sw_avg()
+    for name in kernels():
+        old.environment.versions.pop(name, None)
+    here = made_with(old, **kernels())
+    assert report(old, here, None) == ("exactly", [])
+    how, found = report(old, last_digit(here), None)
+    assert how.startswith("within tolerances (blas kernels None -> ")
     assert found == []
-    assert report(good, elsewhere, True)[1] != []
+    assert report(old, with_value(here, 0.5), None)[1] != []
+    assert report(old, last_digit(here), True)[1] != []
 
 
 def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() -> None:
