@@ -42,7 +42,7 @@ def metadata() -> str:
 def _fields(schema: Schema) -> str:
     required = schema.get("required", ())
     rows = [
-        (f"`{name}`", _type(field), "required" if name in required else _default(field), _what(field))
+        (f"`{name}`", _type(field), "required" if name in required else _default(field), field["description"])
         for name, field in schema["properties"].items()
     ]
     return table(("field", "type", "default", "what"), rows)
@@ -53,10 +53,6 @@ def _default(field: Schema) -> str:
     if value is None or isinstance(value, str | int | float):
         return f"`{json.dumps(value)}`"
     return "those of its fields" if value else "empty"
-
-
-def _what(field: Schema) -> str:
-    return str(field.get("description", ""))
 
 
 def _type(field: Schema) -> str:

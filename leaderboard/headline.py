@@ -8,13 +8,13 @@ from moeload_bench.card_tables import table
 from moeload_bench.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.errors import ResultError
 from moeload_bench.results import Result
-from moeload_bench.statistics import rank_groups
+from moeload_bench.statistics import Claim, rank_groups, ranks
 from moeload_bench.suite import STATES
 from moeload_bench.table_rows import NOTHING, number
 from moeload_bench.table_words import span_words
 from moeload_bench.tables import Grid, result_grid
 
-CLAIM = "a new recipe"
+CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
 
 
@@ -39,8 +39,7 @@ def _states(grid: Grid) -> list[str]:
 
 def _state_table(grid: Grid, errors: Errors, state: str, reference: str) -> str:
     rows = [row for row in grid.rows if row.state == state]
-    groups = rank_groups(errors.by_forecaster, errors.tasks)
-    rank = {name: str(i) for i, group in enumerate(groups or [], start=1) for name in group}
+    rank = ranks(rank_groups(errors.by_forecaster, errors.tasks, base_T=errors.by_forecaster[reference]))
     found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
@@ -50,7 +49,7 @@ def _state_table(grid: Grid, errors: Errors, state: str, reference: str) -> str:
         span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
         lines.append((
             f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), f"{value:+.3f}{span}",
-            rank.get(row.forecaster, NOTHING), number(1e3 * row.per_forecast_s),
+            str(rank.get(row.forecaster, NOTHING)), number(1e3 * row.per_forecast_s),
         ))  # fmt: skip
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(number, grid.floors[state, FLOOR]), "", "", ""))

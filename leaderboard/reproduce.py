@@ -37,7 +37,7 @@ from leaderboard.committed import (
     target_of,
 )
 from moeload_bench.agreement import TOLERANCE, differences
-from moeload_bench.environment import environment
+from moeload_bench.environment import BLAS_KERNELS, environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation import evaluate
 from moeload_bench.isolate import Level, parse_level
@@ -158,10 +158,11 @@ def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, l
     of the same name: it is compared exactly if that holds, else within tolerances.
     """
     elsewhere = same_machine(committed.environment, again.environment)
-    found = list(compare(committed, again, EXACT))
-    maybe_here = exact is None and "blas kernels" not in committed.environment.versions and not found
-    if maybe_here or (exact if exact is not None else elsewhere is None):
-        return "exactly", found
+    demanded = elsewhere is None if exact is None else exact
+    if demanded or (exact is None and BLAS_KERNELS not in committed.environment.versions):
+        found = list(compare(committed, again, EXACT))
+        if demanded or not found:
+            return "exactly", found
     return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, tolerance_of(committed)))
 
 

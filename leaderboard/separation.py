@@ -50,7 +50,8 @@ def cells(results: Sequence[Result], metric: str) -> list[Cell]:
             here = errors.select(state=state, horizon=horizon)
             if not here.state_T:
                 continue
-            groups = rank_groups(here.by_forecaster, here.tasks, ALPHA)
+            base_T = here.by_forecaster[reference.name]
+            groups = rank_groups(here.by_forecaster, here.tasks, ALPHA, base_T=base_T)
             found.append(
                 Cell(
                     state,

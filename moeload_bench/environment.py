@@ -12,6 +12,8 @@ from pathlib import Path
 from moeload_bench.results import Environment
 
 TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
+BLAS_KERNELS = "blas kernels"
+"""Among a result's versions; results older than this entry do not have it."""
 
 
 def package_versions() -> dict[str, str]:
@@ -40,7 +42,7 @@ def kernels() -> dict[str, str]:
     )
     found = np.show_config(mode="dicts") or {}
     simd = found.get("SIMD Extensions", {}).get("found", [])
-    return {"blas kernels": ", ".join(blas) or "unknown", "simd": " ".join(simd) or "unknown"}
+    return {BLAS_KERNELS: ", ".join(blas) or "unknown", "simd": " ".join(simd) or "unknown"}
 
 
 def environment() -> Environment:

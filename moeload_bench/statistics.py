@@ -175,17 +175,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def rank_groups(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05) -> list[list[str]] | None:
+def rank_groups(
+    errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05, *, base_T: FloatArray | None = None
+) -> list[list[str]] | None:
     """Forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
 
-    In the order of skill (against the first forecaster given) a group goes from its leader down to the first one whose
+    In the order of skill (against ``base_T``, the reference's errors; without it against the first forecaster given:
+    ratios are clipped, so the order may depend on it) a group goes from its leader down to the first one whose
     difference from the leader is significant after Holm's correction; that one leads the next group. So no one ranks
     above a forecaster of more skill. Membership is about the leader: two members may differ from one another.
     """
     if not errors:
         return []
-    base = next(iter(errors.values()))
-    order = sorted(errors, key=lambda name: -skill(log_ratio(errors[name], base), tasks))
+    base_T = next(iter(errors.values())) if base_T is None else base_T
+    order = sorted(errors, key=lambda name: -skill(log_ratio(errors[name], base_T), tasks))
     groups = []
     while order:
         results = compare({name: errors[name] for name in order}, order[0], tasks)
@@ -196,6 +199,11 @@ def rank_groups(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0
         groups.append(order[:end])
         order = order[end:]
     return groups
+
+
+def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
+    """Each forecaster's number of group, from 1; empty where there are no groups."""
+    return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:

@@ -22,6 +22,7 @@ from moeload_bench.statistics import (
     log_ratio,
     p_value,
     rank_groups,
+    ranks,
     skill,
     win_rate,
     win_rates,
@@ -214,6 +215,16 @@ def test_no_one_ranks_above_a_forecaster_of_more_skill():
     apart = {c.forecaster: c.p_holm < 0.05 for c in compare(errors, "leader", tasks)}
     assert apart == {"worse": True, "wild": False}
     assert rank_groups(errors, tasks) == [["leader"], ["worse", "wild"]]
+
+
+def test_ranks_follow_the_skill_that_is_shown():
+    """Ratios are clipped, so the order is taken against the reference: beside a hopeless entry the others would tie."""
+    tasks = Tasks([f"g{i}" for i in range(6)], [f"r{i}" for i in range(6)])
+    errors = {"hopeless": np.full(6, 1.0), "reference": np.full(6, 1e-3), "better": np.full(6, 5e-4)}
+    found = rank_groups(errors, tasks, base_T=errors["reference"])
+    assert found == [["better"], ["reference"], ["hopeless"]]
+    assert ranks(found) == {"better": 1, "reference": 2, "hopeless": 3}
+    assert ranks(None) == {}
 
 
 def test_identical_forecasters_are_never_told_apart():

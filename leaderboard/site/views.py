@@ -19,7 +19,7 @@ from moeload_bench.floors import excess
 from moeload_bench.placement_cost import HEADLINE
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
-from moeload_bench.statistics import MIN_RECIPES, Interval, rank_groups, win_rates
+from moeload_bench.statistics import Interval, rank_groups, ranks, win_rates
 from moeload_bench.suite import CROSSING, STATES
 from moeload_bench.table_rows import Values, floor_values, present_mean, ratio_metric, run_means
 
@@ -147,7 +147,7 @@ def _view(
     listed = {name: errors.by_forecaster[name] for name in names}
     better = lower_is_better(metric)
     wins = {} if better is None else win_rates(listed if better else {name: -error for name, error in listed.items()})
-    groups = _groups(ratios, names) if ratio_metric(metric) else {}
+    groups = _groups(ratios, names, reference) if ratio_metric(metric) else {}
     cost = {r.name: ms for r in results if (ms := cpu_ms(r)) is not None}
     front = front_of({name: (ms, value[name]) for name, ms in cost.items()}, better is not False)
     cells = []
@@ -179,12 +179,10 @@ def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> s
     }
 
 
-def _groups(errors: Errors, names: Sequence[str]) -> dict[str, int]:
+def _groups(errors: Errors, names: Sequence[str], reference: Result | None) -> dict[str, int]:
     """Rank group of each forecaster, from 1; empty with too few recipes."""
-    if len(set(errors.tasks.recipe_T)) < MIN_RECIPES:
-        return {}
-    groups = rank_groups({name: errors.by_forecaster[name] for name in names}, errors.tasks)
-    return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
+    base_T = errors.by_forecaster[reference.name] if reference else None
+    return ranks(rank_groups({name: errors.by_forecaster[name] for name in names}, errors.tasks, base_T=base_T))
 
 
 def _in_state(errors: Errors, state: str) -> Errors:
