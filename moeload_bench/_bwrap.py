@@ -23,6 +23,7 @@ from pathlib import Path
 
 from moeload_bench import _seccomp
 from moeload_bench.errors import IsolationError
+from moeload_bench.files import PACKAGE
 from moeload_bench.sources import find_module
 from moeload_bench.targets import Target
 
@@ -41,7 +42,6 @@ KERNEL_SETTINGS = (
 )
 KERNEL_VALUE = re.compile(r"[\w ,+-]{1,100}", re.ASCII)
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
-PACKAGE = Path(__file__).resolve().parent
 
 _slots = itertools.count()
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench import statistics
 from moeload_bench.errors import ResultError
+from moeload_bench.files import PACKAGE
 from moeload_bench.results import Result, load_result
 from moeload_bench.statistics import Claim, Interval, Tasks
 
@@ -92,7 +92,7 @@ def reference_of(results: Sequence[Result]) -> Result | None:
     for result in results:
         if result.forecaster.target == suite.reference:
             return result
-    path = Path(__file__).parent / "data" / "reference" / f"{suite.name}.json"
+    path = PACKAGE / "data" / "reference" / f"{suite.name}.json"
     if not path.is_file():
         return None
     bundled = load_result(path)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from moeload_bench.files import PACKAGE
 from moeload_bench.results import Environment
 
 TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
@@ -49,7 +50,7 @@ def environment() -> Environment:
     """Where this runs."""
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
-        commit=commit_of(Path(__file__).parent.parent),
+        commit=commit_of(PACKAGE.parent),
         python=platform.python_version(),
         versions={**package_versions(), **kernels()},
         hardware=f"{platform.machine()} {platform.system()}, {_processor()}, {_cores()} cores",

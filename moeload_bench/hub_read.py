@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from moeload_bench.errors import HashMismatchError, HubError
+from moeload_bench.files import PACKAGE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -67,7 +68,7 @@ def pins_for(trace_id: str, hub: tuple[str, str] | None = None) -> list[HubPin]:
 
 def suite_pins() -> Iterator[tuple[str, HubPin]]:
     """(trace id, place) of every trace of the suites in the package that name a repository."""
-    for path in sorted((Path(__file__).parent / "suites").glob("*.toml")):
+    for path in sorted((PACKAGE / "suites").glob("*.toml")):
         suite: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         if "hub" not in suite:
             continue

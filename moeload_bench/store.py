@@ -11,15 +11,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
+from moeload_bench.files import PACKAGE, replacing
 from moeload_bench.meta import RECIPE_PATTERN, SPLIT_PATTERN, checked_meta
 from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
 from moeload_bench.trace import COLUMNS, Array, Trace, check_trace
@@ -103,21 +102,6 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     return target
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file beside ``target`` that takes its place at the end, or is removed on any error."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        yield scratch
-        scratch.chmod(0o644)
-        scratch.replace(target)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-
-
 def _to_table(trace: Trace) -> pa.Table:
     import pyarrow as pa
 
@@ -176,7 +160,7 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
 
 def bundled_folder() -> Path:
     """The mini suite's traces inside the installed package."""
-    return Path(__file__).parent / "data"
+    return PACKAGE / "data"
 
 
 def trace_folders() -> Iterator[tuple[str, Path]]:

@@ -18,6 +18,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.files import PACKAGE
 from moeload_bench.states import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
 from moeload_bench.store import data_sha256
 from moeload_bench.trace import Trace
@@ -123,7 +124,7 @@ def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> Non
 
 def suite_names() -> list[str]:
     """Suites that come with the package."""
-    return sorted(path.stem for path in (Path(__file__).parent / "suites").glob("*.toml"))
+    return sorted(path.stem for path in (PACKAGE / "suites").glob("*.toml"))
 
 
 def default_suite() -> str:
@@ -135,7 +136,7 @@ def default_suite() -> str:
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """A suite by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
     text = os.fspath(name_or_path)
-    path = Path(text) if text.endswith(".toml") else Path(__file__).parent / "suites" / f"{text}.toml"
+    path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
     if not path.is_file():
         raise not_found("suite", text, [*suite_names(), "FILE.toml"])
     try:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.files import replacing
 from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
-from moeload_bench.store import WRITING, column_bytes, column_header, columns_of, read_trace, replacing
+from moeload_bench.store import WRITING, column_bytes, column_header, columns_of, read_trace
 from moeload_bench.trace import TraceMeta, column_shape
 
 if TYPE_CHECKING:

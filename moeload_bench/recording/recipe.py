@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import RecipeError, not_found
+from moeload_bench.files import PACKAGE
 
-RECIPE_FOLDER = Path(__file__).parent / "recipes"
+RECIPE_FOLDER = PACKAGE / "recording" / "recipes"
 
 
 class _Table(BaseModel):

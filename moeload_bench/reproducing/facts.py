@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-DATA = Path(__file__).with_name("paper.toml")
+from moeload_bench.files import PACKAGE
+
+DATA = PACKAGE / "reproducing" / "paper.toml"
 
 
 class _Record(BaseModel):
