@@ -11,7 +11,7 @@ import numpy as np
 from compare_common import observe_and_forecast, table
 from replay_job import replay_and_score
 
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 STREAMED = "arima@order=[1,1,1]"
 FITTED = "arima@order=[5,1,5]"

@@ -11,7 +11,7 @@ import loading
 import replay_job
 from compare_common import HERE, Row, profile, run_json, spread, table, verdict
 
-from moeload_bench.store import list_traces, load_trace
+from moeload_bench.traces.store import list_traces, load_trace
 
 STAGES = ("load", "replay", "score")
 

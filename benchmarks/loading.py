@@ -19,7 +19,7 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from moeload_bench import load_trace
-from moeload_bench.store import list_traces
+from moeload_bench.traces.store import list_traces
 
 GOAL = 1.5
 

@@ -32,7 +32,7 @@ def run(name: str, sequences: int, length: int, steps: int, width: int | None) -
     from moeload_bench.recording.models import build_model, build_optimizer
     from moeload_bench.recording.recipe import load_recipe
     from moeload_bench.recording.recorder import record
-    from moeload_bench.store import read_trace
+    from moeload_bench.traces.store import read_trace
 
     torch.set_num_threads(1)
     recipe = narrowed(load_recipe(name), width)

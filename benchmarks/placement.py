@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.placement import ClusterShape, plan
 from moeload_bench.placement_cost import device_weights
-from moeload_bench.store import load_trace
+from moeload_bench.traces.store import load_trace
 
 LAYERS, EXPERTS = 58, 256
 SHAPES = (ClusterShape("4 nodes", 32, 288, nodes=4, groups=8), ClusterShape("flat", 32, 288))

@@ -12,7 +12,7 @@ import pytest
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.scoring import score_forecast
 from moeload_bench.targets import load_class, parse_target
-from moeload_bench.trace import shares
+from moeload_bench.traces.trace import shares
 
 HORIZONS = (1, 10, 100, 1000, 2000)
 SHAPES = {"6x8": (6, 8), "12x16": (12, 16), "24x64": (24, 64)}

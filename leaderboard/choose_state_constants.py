@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from moeload_bench.drift import FloatArray, Grid, drift, run_hysteresis, summarise
 from moeload_bench.shifts import WITHIN, planned_shifts, score_shifts
 from moeload_bench.states import StateLabels, StateRule, grid_of
-from moeload_bench.store import list_traces, read_trace
-from moeload_bench.trace import IntArray, Trace, shares
+from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.trace import IntArray, Trace, shares
 
 LOW = (0.02, 0.03, 0.04, 0.05, 0.06)
 RATIO = (1.5, 2.0, 3.0)

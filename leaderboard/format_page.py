@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeload_bench.card_tables import SHAPES, table
 from moeload_bench.errors import ResultError
-from moeload_bench.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
+from moeload_bench.publishing.card_tables import SHAPES, table
+from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 
 Schema = Mapping[str, Any]
 

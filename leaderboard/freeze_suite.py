@@ -24,9 +24,9 @@ from pathlib import Path
 from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems, twin
 from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.states import FIRST, choose_origins, label_states
-from moeload_bench.store import TraceRef, data_sha256, read_trace
 from moeload_bench.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
-from moeload_bench.trace import Array, Trace
+from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
+from moeload_bench.traces.trace import Array, Trace
 
 SUITES = Path(__file__).resolve().parent.parent / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)

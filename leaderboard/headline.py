@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeload_bench.card_tables import table
 from moeload_bench.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.errors import ResultError
+from moeload_bench.publishing.card_tables import table
 from moeload_bench.results import Result
 from moeload_bench.statistics import Claim, rank_groups, ranks
 from moeload_bench.suite import STATES

@@ -21,7 +21,6 @@ from leaderboard.committed import ROOT
 from leaderboard.make_tables import results_of
 from leaderboard.results_page import separated
 from leaderboard.separation import PRIMARY, cells
-from moeload_bench.card_tables import table
 from moeload_bench.errors import MoeloadError
 from moeload_bench.placement import ClusterShape
 from moeload_bench.placement_cost import HEADLINE
@@ -29,9 +28,10 @@ from moeload_bench.plots_placement import draw_policies
 from moeload_bench.plots_regret import disagreements, draw_regret
 from moeload_bench.plots_style import save_figure
 from moeload_bench.policies import Comparison, compare_policies
+from moeload_bench.publishing.card_tables import table
 from moeload_bench.replan import CostModel, Policy, PolicyRun
-from moeload_bench.store import load_trace
 from moeload_bench.table_rows import number
+from moeload_bench.traces.store import load_trace
 
 PART = re.compile(r"(<!-- made by leaderboard/make_decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = [ROOT / "docs" / name for name in ("placement.md", "regret.md")]

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
-from moeload_bench.card_tables import Run, balancing, make_run, number, onset, onset_band, table
+from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band, table
 from moeload_bench.reproducing.facts import paper
 from moeload_bench.states import label_states
-from moeload_bench.store import bundled_folder, list_traces, read_trace
+from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
 PAGE = ROOT / "docs" / "large-runs.md"
 PART = re.compile(r"(<!-- made by leaderboard/make_large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -14,7 +14,7 @@ import numpy as np
 
 from moeload_bench.metrics import error_rate
 from moeload_bench.noise import MEAN_ABS_NORMAL, sampling_variance
-from moeload_bench.trace import shares
+from moeload_bench.traces.trace import shares
 
 NOTE = Path(__file__).resolve().parent.parent / "docs" / "sampling-floor-note.md"
 SEQUENCES = 256

@@ -23,8 +23,8 @@ from leaderboard import format_page
 from leaderboard.committed import RESULTS, ROOT, committed_results, suites_with_results
 from leaderboard.headline import headline
 from leaderboard.results_page import suite_page
-from moeload_bench import card
 from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.publishing import card
 from moeload_bench.results import Result
 from moeload_bench.suite import CROSSING, STATES, Suite, load_suite
 from moeload_bench.table_rows import FLOOR_ROWS, number

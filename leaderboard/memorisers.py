@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 
 HONEST = '''"""The mean of the last steps, in one file."""
 

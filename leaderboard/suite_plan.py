@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
 from moeload_bench.states import StateRule
-from moeload_bench.store import TraceRef, list_traces
 from moeload_bench.submission_record import Name
 from moeload_bench.suite import ORIGINS_PER_STATE, HubPlace, check_variants
-from moeload_bench.trace import Array, Trace
+from moeload_bench.traces.store import TraceRef, list_traces
+from moeload_bench.traces.trace import Array, Trace
 
 PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboard.separation import PRIMARY, STATES
-from moeload_bench.card_tables import table
+from moeload_bench.publishing.card_tables import table
 from moeload_bench.results import Result
 from moeload_bench.table_rows import number, run_means
 

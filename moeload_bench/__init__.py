@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         trace_info,
     )
     from moeload_bench.results import Result, Results, load_result
-    from moeload_bench.store import list_traces, load_trace, write_trace
     from moeload_bench.suite import Suite, load_suite, suite_for_trace
-    from moeload_bench.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
+    from moeload_bench.traces.store import list_traces, load_trace, write_trace
+    from moeload_bench.traces.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
 
 _HOME = {
     "check_forecaster": "checks",
@@ -40,16 +40,16 @@ _HOME = {
     "Result": "results",
     "Results": "results",
     "load_result": "results",
-    "list_traces": "store",
-    "load_trace": "store",
-    "write_trace": "store",
+    "list_traces": "traces.store",
+    "load_trace": "traces.store",
+    "write_trace": "traces.store",
     "Suite": "suite",
     "load_suite": "suite",
     "suite_for_trace": "suite",
-    "BalancingMeta": "trace",
-    "LayerMeta": "trace",
-    "Trace": "trace",
-    "TraceMeta": "trace",
+    "BalancingMeta": "traces.trace",
+    "LayerMeta": "traces.trace",
+    "Trace": "traces.trace",
+    "TraceMeta": "traces.trace",
 }
 __all__ = [
     "BalancingMeta",

@@ -15,9 +15,9 @@ import numpy as np
 from moeload_bench.errors import SuiteError
 from moeload_bench.harness import row_of
 from moeload_bench.memorising import future_altered, permuted_and_shifted
-from moeload_bench.store import data_sha256, list_traces, read_trace, write_trace
 from moeload_bench.suite import Suite, SuiteTrace, suite_for_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import data_sha256, list_traces, read_trace, write_trace
+from moeload_bench.traces.trace import Trace
 
 MAX_SHIFT_ROWS = 20
 SPLICES_PER_STATE = 2

@@ -15,7 +15,7 @@ from moeload_bench.floors import floors_from, window_starts
 from moeload_bench.metrics import DEAD_SHARE
 from moeload_bench.plots_view import layer_names
 from moeload_bench.states import StateLabels, StateRule, label_states
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 END_STEPS = 100
 """Training steps at either end of a trace over which imbalance is taken."""

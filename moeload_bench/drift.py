@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.trace import Array, shares
+from moeload_bench.traces.trace import Array, shares
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -23,7 +23,6 @@ from moeload_bench.parallel import workers
 from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring import SCORING_VERSION
-from moeload_bench.store import find_trace
 from moeload_bench.suite import Suite, load_suite
 from moeload_bench.targets import (
     BASELINES_PACKAGE,
@@ -34,6 +33,7 @@ from moeload_bench.targets import (
     preflight,
     source_sha256,
 )
+from moeload_bench.traces.store import find_trace
 
 ForecasterLike = str | type[Any] | Target
 Progress = Callable[[int, int, str], None]

@@ -31,7 +31,7 @@ from moeload_bench.noise import (
 )
 from moeload_bench.scoring import horizon_rows, mean_over
 from moeload_bench.states import StateLabels, state_names
-from moeload_bench.trace import IntArray, Trace, shares
+from moeload_bench.traces.trace import IntArray, Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError
 
 if TYPE_CHECKING:  # a forecaster's process starts without pydantic, which these need
-    from moeload_bench.trace import Array, IntArray, Trace
+    from moeload_bench.traces.trace import Array, IntArray, Trace
 
 SUM_TOLERANCE = 1e-6
 FORECAST_RULES = ("shape", "finite", "non_negative", "sums", "quantiles")

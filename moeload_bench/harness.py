@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError, IsolationError
 from moeload_bench.forecaster import Forecast, ForecastRequest, step_block
 from moeload_bench.isolate import Host
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 FEED_ROWS = 2048
 T = TypeVar("T", bound=np.generic)

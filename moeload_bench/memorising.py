@@ -16,9 +16,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.meta import COLUMNS
 from moeload_bench.results import TaskResult
-from moeload_bench.trace import Trace
+from moeload_bench.traces.meta import COLUMNS
+from moeload_bench.traces.trace import Trace
 
 LEVEL_ROWS = 50  # to either side of the origin: little noise, and a steady drift cancels
 TRACKER = "sw_avg@window=10"  # what losses are compared with: a short memory, which a shift of the start leaves alone

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.parquet import decoded_bytes
+from moeload_bench.traces.parquet import decoded_bytes
 
 GB = 1e9
 MEMINFO = Path("/proc/meminfo")

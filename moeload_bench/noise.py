@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.drift import BoolArray, FloatArray
-from moeload_bench.trace import Array, IntArray, shares
+from moeload_bench.traces.trace import Array, IntArray, shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""

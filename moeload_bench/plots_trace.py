@@ -15,7 +15,7 @@ from moeload_bench.plots_panels import colour_bar, colour_key, dress, finish, li
 from moeload_bench.plots_style import FEW, GREY, ordered_colours, panels, say, style
 from moeload_bench.plots_view import Binned, View
 from moeload_bench.states import sliding_range, sliding_variance
-from moeload_bench.trace import shares
+from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

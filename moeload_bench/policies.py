@@ -19,7 +19,7 @@ from moeload_bench.placement import ClusterShape, FloatArray
 from moeload_bench.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states import StateRule, label_states
 from moeload_bench.targets import parse_target
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
 FORECAST_POLICIES: tuple[Policy, ...] = ("every", "if_pays", "stable_only", "reserve_allocate", "on_change")

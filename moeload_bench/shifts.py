@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.states import StateLabels
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 WITHIN = 300
 """Training steps after a shift in which a return to transient counts as its detection: three windows."""

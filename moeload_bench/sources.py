@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 # The contract itself: a forecaster's results do not depend on how these are written, and every forecaster imports them.
-CONTRACT = ("moeload_bench", "moeload_bench.errors", "moeload_bench.forecaster", "moeload_bench.trace")
+CONTRACT = ("moeload_bench", "moeload_bench.errors", "moeload_bench.forecaster", "moeload_bench.traces.trace")
 
 
 def find_module(name: str) -> Path | None:

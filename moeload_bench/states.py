@@ -30,7 +30,7 @@ from moeload_bench.drift import (
     summarise_shares,
 )
 from moeload_bench.errors import SuiteError, TraceError
-from moeload_bench.trace import Array, shares
+from moeload_bench.traces.trace import Array, shares
 
 State = Literal["transient", "stable", "mixed"]
 

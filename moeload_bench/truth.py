@@ -20,9 +20,9 @@ from moeload_bench.placement_cost import References, reference_plans
 from moeload_bench.scoring import horizon_rows
 from moeload_bench.shifts import planned_shifts
 from moeload_bench.states import State, StateLabels, StateRule, crossing, label_states
-from moeload_bench.store import read_trace
 from moeload_bench.suite import CROSSING, STATES
-from moeload_bench.trace import Trace, shares
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace, shares
 
 
 class Truth:

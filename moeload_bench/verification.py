@@ -29,12 +29,12 @@ from moeload_bench.packages import install_packages
 from moeload_bench.parallel import spread
 from moeload_bench.results import Result, RunResult
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.store import find_trace, list_traces
 from moeload_bench.submission import VERIFICATION, Folder
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.submission_record import Verification, status_of
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import Target, parse_target, preflight
+from moeload_bench.traces.store import find_trace, list_traces
 
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
 MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}

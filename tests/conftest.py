@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)

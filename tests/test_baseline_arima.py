@@ -9,7 +9,7 @@ import pytest
 from moeload_bench.baselines.arima import fit_due
 from numpy.typing import NDArray
 
-from moeload_bench.trace import shares
+from moeload_bench.traces.trace import shares
 
 from .conftest import synthetic_load_SLE
 from .test_baselines import HORIZONS, ask, feed, make, window_mean

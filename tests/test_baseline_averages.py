@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moeload_bench.trace import shares
+from moeload_bench.traces.trace import shares
 
 from .conftest import synthetic_load_SLE
 from .test_baselines import HORIZONS, ask, feed, make, window_mean

@@ -20,8 +20,8 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.parallel import spread
 from moeload_bench.results import Results
-from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
 
 ROOT = Path(__file__).parent.parent

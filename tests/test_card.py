@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeload_bench.card import check_card, front_matter, render_card, written
-from moeload_bench.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
-from moeload_bench.croissant import croissant
 from moeload_bench.describe import LayerDescription
 from moeload_bench.errors import HubError, NotFoundError, TraceError
-from moeload_bench.hub_read import HubPin
+from moeload_bench.hub.fetch import HubPin
+from moeload_bench.publishing.card import check_card, front_matter, render_card, written
+from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
+from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recording.recipe import list_recipes
-from moeload_bench.store import bundled_folder, list_traces, read_trace
-from moeload_bench.trace import BalancingMeta, SourceMeta
+from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
+from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
 from tests.hub.helpers import make_folder
@@ -243,7 +243,7 @@ def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypat
         (runs[0].id, HubPin("acme/traces", tag, sha, "s"))
         for tag, sha in (("v2.0", "0" * 64), ("v1.0", runs[0].data_sha256))
     ]
-    monkeypatch.setattr("moeload_bench.hub_read.suite_pins", lambda: iter(pins))
+    monkeypatch.setattr("moeload_bench.hub.fetch.suite_pins", lambda: iter(pins))
     published = json.loads(croissant(folder, runs))
     assert published["version"] == "1.0.0"
     assert published["url"] == "https://huggingface.co/datasets/acme/traces"

@@ -15,8 +15,8 @@ import pytest
 
 from moeload_bench.__main__ import main
 from moeload_bench.results import load_result
-from moeload_bench.store import write_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent

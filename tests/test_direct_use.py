@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.store import write_trace
+from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.hub.helpers import write_card
 

@@ -9,7 +9,7 @@ from moeload_bench import metrics
 from moeload_bench.errors import SuiteError
 from moeload_bench.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
 from moeload_bench.states import label_states
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 from tests.synthetic import autocorrelated, draw, even, fixed
 
 HORIZONS = (1, 10, 100, 500)

@@ -13,10 +13,10 @@ import pytest
 
 from leaderboard import format_page
 from moeload_bench.errors import ResultError
-from moeload_bench.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
-from moeload_bench.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STEPS
-from moeload_bench.store import WRITING, bundled_folder, load_trace, write_trace
-from moeload_bench.trace import MAX_COUNT, Trace
+from moeload_bench.traces.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+from moeload_bench.traces.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STEPS
+from moeload_bench.traces.store import WRITING, bundled_folder, load_trace, write_trace
+from moeload_bench.traces.trace import MAX_COUNT, Trace
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
 

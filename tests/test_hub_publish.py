@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.hub import Publication, propose, publish
-from moeload_bench.store import write_trace
+from moeload_bench.publishing.publish import Publication, propose, publish
+from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
 from tests.hub.helpers import folder_bytes, make_folder, run_python, write_card

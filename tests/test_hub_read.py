@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moeload_bench import hub_read
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
-from moeload_bench.hub import publish
-from moeload_bench.hub_read import HubPin, fetch_trace, parse_place, pins_for
-from moeload_bench.store import data_sha256, find_trace, load_trace, read_trace, write_trace
+from moeload_bench.hub import fetch as hub_read
+from moeload_bench.hub.fetch import HubPin, fetch_trace, parse_place, pins_for
+from moeload_bench.publishing.publish import publish
+from moeload_bench.traces.store import data_sha256, find_trace, load_trace, read_trace, write_trace
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
 from tests.hub.helpers import run_python, write_card
@@ -187,7 +187,7 @@ ONLINE = """
 import sys
 import numpy as np
 from datasets import load_dataset
-from moeload_bench.store import load_trace, read_trace
+from moeload_bench.traces.store import load_trace, read_trace
 
 folder, repo, tag = sys.argv[1:]
 for recipe in ("tiny-a", "tiny-b"):
@@ -214,7 +214,7 @@ OFFLINE = """
 import sys
 import numpy as np
 from datasets import load_dataset
-from moeload_bench.store import load_trace, read_trace
+from moeload_bench.traces.store import load_trace, read_trace
 
 folder, repo, tag = sys.argv[1:]
 here = read_trace(f"{folder}/tiny-a/train/seed0.parquet")

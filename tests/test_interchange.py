@@ -17,7 +17,7 @@ from moeload_bench.cli import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.npz import import_npz
 from moeload_bench.interchange.table import import_csv
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 from tests.conftest import synthetic_trace
 
 LONG = "step,layer,expert,load\n"

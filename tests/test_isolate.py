@@ -32,9 +32,9 @@ from moeload_bench.isolate import (
     open_host,
     parse_level,
 )
-from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.targets import class_target, parse_target
+from moeload_bench.traces.store import data_sha256, write_trace
 from tests import forecasters
 from tests.attacks.arena import HERE as ATTACKS
 from tests.attacks.arena import assert_nothing_left, require_sandbox

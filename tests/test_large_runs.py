@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard.make_large_runs import PAGE, PARTS, filled, statistics
-from moeload_bench.store import write_trace
+from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent

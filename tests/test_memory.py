@@ -9,10 +9,10 @@ import pytest
 from moeload_bench import memory
 from moeload_bench.errors import SuiteError
 from moeload_bench.evaluation import evaluate
-from moeload_bench.parquet import decoded_bytes
-from moeload_bench.store import columns_of, data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.parquet import decoded_bytes
+from moeload_bench.traces.store import columns_of, data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
 
 
 def test_the_footer_tells_what_a_trace_takes(trace: Trace, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from moeload_bench.placement_cost import UNITS
 from moeload_bench.plots_style import FEW, legend_columns
 from moeload_bench.results import Results
 from moeload_bench.states import sliding_range, sliding_variance
-from moeload_bench.store import write_trace
 from moeload_bench.suite import suite_for_trace
 from moeload_bench.table_rows import floor_values, run_means
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
 need("matplotlib", "pip install -e '.[plot]'")

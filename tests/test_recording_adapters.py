@@ -15,7 +15,7 @@ from moeload_bench.recording.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 from tests.conftest import need
 from tests.recording.families import EXPERTS, tiny_model
 

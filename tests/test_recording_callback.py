@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.recording.parts import Parts
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 from tests.recording.families import VOCABULARY, tiny_model
 
 torch.set_num_threads(1)

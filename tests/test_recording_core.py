@@ -23,8 +23,8 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.recording.writer import RecordingWarning, TraceWriter, finish_parts
-from moeload_bench.store import read_trace, write_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.recording.recipes import RECIPE, small_recipe, use_small_text
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from moeload_bench.recording.distributed import parallel_layout, rank_sum
-from moeload_bench.store import read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 from tests.recording import loops
 from tests.recording.families import CONFIGS
 from tests.recording.ranks import run_ranks

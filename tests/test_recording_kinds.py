@@ -12,8 +12,8 @@ import torch
 
 from moeload_bench.recording.recipe import Recipe, load_recipe
 from moeload_bench.recording.train import Job, record_recipe
-from moeload_bench.store import read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 from tests.recording.recipes import use_small_text
 
 torch.set_num_threads(1)

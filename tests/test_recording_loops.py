@@ -11,7 +11,7 @@ import torch
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.recorder import Recorder, RecordingWarning, record
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 from tests.recording.families import tiny_batch, tiny_model
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import torch
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import find_routers
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 from tests.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
 
 torch.set_num_threads(1)

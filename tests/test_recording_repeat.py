@@ -11,8 +11,8 @@ from moeload_bench.recording.corpora import find_corpus, text_path
 from moeload_bench.recording.metadata import hardware, package_versions
 from moeload_bench.recording.recipe import load_recipe
 from moeload_bench.recording.train import Job, record_recipe
-from moeload_bench.store import bundled_folder, load_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import bundled_folder, load_trace
+from moeload_bench.traces.trace import Trace
 
 STEPS = 200
 FOLDERS = (bundled_folder(), Path("traces"))

@@ -17,8 +17,8 @@ from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.resuming import check_same_recipe
 from moeload_bench.recording.train import Job, record_recipe
-from moeload_bench.store import read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 from tests.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
 
 STEPS = 60

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli import app
 from moeload_bench.errors import PlacementError, TargetError
-from moeload_bench.meta import LayerMeta
 from moeload_bench.placement import ClusterShape, plan
 from moeload_bench.placement_cost import replicas_moved, step_imbalance
 from moeload_bench.plots_placement import draw_policies
 from moeload_bench.policies import compare_policies
 from moeload_bench.replan import POLICIES, CostModel, Simulation, settle
-from moeload_bench.store import write_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.meta import LayerMeta
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 
 SHAPE = ClusterShape("test", 2, 6)

@@ -16,7 +16,7 @@ from moeload_bench.reproducing.measuring import Request, measure_run
 from moeload_bench.reproducing.page import folder_of, page
 from moeload_bench.reproducing.study import METRICS, Study, load_study
 from moeload_bench.states import sliding_variance
-from moeload_bench.store import bundled_folder, data_sha256, load_trace
+from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "docs" / "paper" / "study.json"

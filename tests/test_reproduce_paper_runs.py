@@ -17,7 +17,6 @@ from moeload_bench.commands import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.harness import row_of
-from moeload_bench.meta import BalancingMeta
 from moeload_bench.reproducing import claims, measuring, verdicts
 from moeload_bench.reproducing.asking import ask, middle_origin
 from moeload_bench.reproducing.choice import Chosen, choose, needed_steps
@@ -28,10 +27,11 @@ from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
 from moeload_bench.reproducing.study import METRICS, Study, load_study
 from moeload_bench.scoring import score_forecast
 from moeload_bench.states import sliding_variance
-from moeload_bench.store import write_trace
 from moeload_bench.suite import slide
 from moeload_bench.table_rows import run_means
-from moeload_bench.trace import Trace
+from moeload_bench.traces.meta import BalancingMeta
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE
 
 SHORT = Request(every=20, horizons=(20, 40), level="none")

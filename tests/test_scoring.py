@@ -15,7 +15,7 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast, 
 from moeload_bench.placement import headline_shapes
 from moeload_bench.placement_cost import reference_plans, score_plans
 from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 
 def random_forecast(rng, H, L, E, blocks):

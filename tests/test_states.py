@@ -21,7 +21,7 @@ from moeload_bench.states import (
     state_at,
     state_names,
 )
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 from tests.synthetic import autocorrelated, draw, drifting, even, fixed, oscillating
 
 FIRST_KNOWN = 200  # two windows

@@ -13,8 +13,8 @@ from moeload_bench.describe import describe_layers
 from moeload_bench.floors import trace_floors
 from moeload_bench.shifts import planned_shifts, score_shifts
 from moeload_bench.states import StateRule, label_states
-from moeload_bench.store import list_traces, read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.trace import Trace
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = {ref.id: ref.path for ref in list_traces(ROOT / "moeload_bench" / "data")}

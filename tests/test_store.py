@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError
-from moeload_bench.parquet import cells
-from moeload_bench.store import data_sha256, list_traces, load_trace, read_trace, validate_path, write_trace
-from moeload_bench.trace import COLUMNS, Trace
+from moeload_bench.traces.parquet import cells
+from moeload_bench.traces.store import data_sha256, list_traces, load_trace, read_trace, validate_path, write_trace
+from moeload_bench.traces.trace import COLUMNS, Trace
 from tests.conftest import synthetic_trace
 
 
@@ -264,7 +264,7 @@ def test_a_trace_read_in_small_batches_is_the_same(
     """However many rows are decoded at once, whole row groups or not."""
     path = write_trace(trace, tmp_path / "t.parquet")
     for name in ("CELLS_AT_ONCE", "CELLS_A_BATCH"):
-        monkeypatch.setattr(f"moeload_bench.parquet.{name}", 1)
-    monkeypatch.setattr("moeload_bench.parquet.ROW_GROUP_STEPS", 7)
+        monkeypatch.setattr(f"moeload_bench.traces.parquet.{name}", 1)
+    monkeypatch.setattr("moeload_bench.traces.parquet.ROW_GROUP_STEPS", 7)
     assert trace.steps % 7
     assert data_sha256(read_trace(path)) == data_sha256(trace)

@@ -9,7 +9,6 @@ import pytest
 from leaderboard.freeze_suite import to_toml
 from leaderboard.suite_plan import load_plan
 from moeload_bench.errors import SuiteError
-from moeload_bench.store import data_sha256, find_trace, read_trace
 from moeload_bench.suite import (
     ORIGINS_PER_STATE,
     Suite,
@@ -22,7 +21,8 @@ from moeload_bench.suite import (
     suite_for_trace,
     suite_names,
 )
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import data_sha256, find_trace, read_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 FROZEN = {

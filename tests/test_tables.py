@@ -17,7 +17,7 @@ from moeload_bench.results import Result, Results, TaskResult, load_result
 from moeload_bench.summary import best_lines
 from moeload_bench.table_rows import metric_names, ratio_metric
 from moeload_bench.tables import result_grid
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 from tests.test_harness import run
 
 ROOT = Path(__file__).resolve().parent.parent

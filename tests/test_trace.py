@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from moeload_bench.errors import TraceError
-from moeload_bench.trace import LayerMeta, Trace, TraceMeta, shares
+from moeload_bench.traces.trace import LayerMeta, Trace, TraceMeta, shares
 from tests.conftest import synthetic_load_SLE
 
 

@@ -12,9 +12,9 @@ from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.results import RunResult
 from moeload_bench.states import StateRule
-from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
 from moeload_bench.truth import Truth
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 from tests.forecasters import LastSeen

@@ -23,10 +23,10 @@ from moeload_bench.agreement import differences
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results import Result, RunResult, load_result
-from moeload_bench.store import write_trace
 from moeload_bench.submission import Folder, read_folder
 from moeload_bench.submission_record import Verification
-from moeload_bench.trace import Trace, check_trace
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace, check_trace
 from moeload_bench.verification import MAX_GROWTH, MAX_REASON, Request, verify
 from tests.conftest import synthetic_trace
 from tests.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder

@@ -12,11 +12,11 @@ from leaderboard.committed import load_all, ordered
 from moeload_bench.comparison import reference_of
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results import Result
-from moeload_bench.store import TraceRef, list_traces
 from moeload_bench.submission import Folder, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_record import Verification, VerificationStatus
 from moeload_bench.suite import Suite, load_suite
+from moeload_bench.traces.store import TraceRef, list_traces
 
 UNIFORM = "uniform"
 TRACE_FOLDERS = ("moeload_bench/data", "traces")

@@ -15,9 +15,9 @@ from leaderboard.site.inputs import Board, Inputs
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
 from leaderboard.site.words import file_name, verify_command, web_link
-from moeload_bench.card_tables import make_run, summary
 from moeload_bench.errors import MoeloadError
-from moeload_bench.store import read_trace
+from moeload_bench.publishing.card_tables import make_run, summary
+from moeload_bench.traces.store import read_trace
 
 COLUMNS = (
     ("name", "Forecaster", "", False),

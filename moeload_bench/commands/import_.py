@@ -88,7 +88,7 @@ def _import(
     counted: str,
     licence: str,
 ) -> None:
-    from moeload_bench.store import write_trace
+    from moeload_bench.traces.store import write_trace
 
     # without top-k nothing can be said about drops, and nothing is checked against the tokens
     semantics = counted if top_k is not None or counted == "post_drop" else "unknown"

@@ -64,7 +64,7 @@ def plan(
     from moeload_bench.policies import compare_policies
     from moeload_bench.progress import pair_progress
     from moeload_bench.replan import CostModel
-    from moeload_bench.store import load_trace
+    from moeload_bench.traces.store import load_trace
 
     if figure is not None:
         from moeload_bench.plots_style import check_suffix

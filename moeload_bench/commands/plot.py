@@ -176,7 +176,7 @@ def cost(
 
 def _view(trace: str, layers: list[str] | None, first: int | None, last: int | None) -> View:
     from moeload_bench.plots import view_trace
-    from moeload_bench.store import load_trace
+    from moeload_bench.traces.store import load_trace
 
     return view_trace(load_trace(trace), layers or (), first, last)
 
@@ -187,8 +187,8 @@ def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> 
     from moeload_bench.isolate import parse_level
     from moeload_bench.progress import pair_progress
     from moeload_bench.results import load_result
-    from moeload_bench.store import read_trace
     from moeload_bench.suite import load_suite, suite_for_trace
+    from moeload_bench.traces.store import read_trace
 
     results = [load_result(source) for source in sources if source.endswith(".json")]
     targets = [source for source in sources if not source.endswith(".json")]

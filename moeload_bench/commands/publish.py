@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from moeload_bench.hub import Publication
+    from moeload_bench.publishing.publish import Publication
 
 
 def publish(
@@ -33,8 +33,8 @@ def publish(
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from moeload_bench import hub
     from moeload_bench.progress import pair_progress
+    from moeload_bench.publishing import publish as hub
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:

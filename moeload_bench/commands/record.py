@@ -96,7 +96,7 @@ def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
     if repo is None:
         yield report
         return
-    from moeload_bench.hub_push import RecordingPush
+    from moeload_bench.publishing.push import RecordingPush
 
     push = RecordingPush(repo, target)
 

@@ -105,7 +105,7 @@ def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
     from moeload_bench.reproducing.asking import ask, middle_origin
     from moeload_bench.reproducing.figures import save_figures
     from moeload_bench.reproducing.page import FOLDER, folder_of
-    from moeload_bench.store import read_trace
+    from moeload_bench.traces.store import read_trace
 
     trace = read_trace(run.path, verify=False)
     origin = middle_origin(results)

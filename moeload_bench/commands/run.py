@@ -154,8 +154,8 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
 
 def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
     from moeload_bench.errors import SuiteError
-    from moeload_bench.store import read_trace
     from moeload_bench.suite import load_suite, suite_for_trace
+    from moeload_bench.traces.store import read_trace
 
     if trace is None:
         return load_suite(suite or "mini"), {}, None
@@ -167,8 +167,8 @@ def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, 
 
 def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
     from moeload_bench.errors import SuiteError
-    from moeload_bench.store import find_trace, read_trace
     from moeload_bench.suite import slide
+    from moeload_bench.traces.store import find_trace, read_trace
 
     if sliding is not None and blocks is not None:
         raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")

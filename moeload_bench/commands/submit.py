@@ -118,7 +118,7 @@ class Elsewhere:
 
     def open_pull_request(self, prepared: Prepared) -> str:
         """One pull request that holds the folder and the result; returns its address."""
-        from moeload_bench.hub import propose
+        from moeload_bench.publishing.publish import propose
 
         record, suite = prepared.draft.record, prepared.result.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
@@ -130,7 +130,7 @@ def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsew
     """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
     from huggingface_hub import HfApi
 
-    from moeload_bench.hub import check_token
+    from moeload_bench.publishing.publish import check_token
 
     api = api or HfApi()
     if write:
@@ -140,7 +140,7 @@ def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsew
 
 def _asked(repo: str, work: Callable[[], T]) -> T:
     from moeload_bench.errors import HubError
-    from moeload_bench.hub_read import explain, request_errors
+    from moeload_bench.hub.fetch import explain, request_errors
 
     try:
         return work()

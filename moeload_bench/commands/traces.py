@@ -23,7 +23,7 @@ def list_(
     from rich.table import Table
 
     from moeload_bench.progress import table_width
-    from moeload_bench.store import list_traces, read_trace
+    from moeload_bench.traces.store import list_traces, read_trace
 
     rows = []
     for ref in list_traces(folder):
@@ -58,7 +58,7 @@ def show(
 ) -> None:
     """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
     from moeload_bench.describe import about_columns, describe_layers
-    from moeload_bench.store import data_sha256, load_trace
+    from moeload_bench.traces.store import data_sha256, load_trace
 
     loaded = load_trace(trace)
     layers = [dataclasses.asdict(layer) for layer in describe_layers(loaded)]

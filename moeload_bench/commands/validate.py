@@ -18,7 +18,7 @@ def validate(
     Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
     """
     from moeload_bench.errors import TraceError
-    from moeload_bench.store import validate_path
+    from moeload_bench.traces.store import validate_path
 
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import TraceError
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 
 def trace_from(path: Path, load_SLE: Any, tokens: Any, given: int | None, top_k: int | None, **more: Any) -> Trace:

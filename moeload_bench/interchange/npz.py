@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.common import trace_from
-from moeload_bench.trace import OPTIONAL_COLUMNS, Trace
+from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
 MAX_BYTES = 8 * 2**30
 _NAMES = ("load", "step", "tokens", *OPTIONAL_COLUMNS)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.common import trace_from
-from moeload_bench.trace import Trace
+from moeload_bench.traces.trace import Trace
 
 MAX_BYTES = 4 * 2**30
 IntArray = NDArray[np.int64]

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.meta import wrong_field
-from moeload_bench.trace import OPTIONAL_COLUMNS, Array, TraceMeta
+from moeload_bench.traces.meta import wrong_field
+from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Array, TraceMeta
 
 
 def measured_cells(measured: Mapping[str, Any], layers: int, experts: int) -> dict[str, Array]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
-from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
-from moeload_bench.store import WRITING, column_bytes, column_header, columns_of, read_trace
-from moeload_bench.trace import TraceMeta, column_shape
+from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
+from moeload_bench.traces.store import WRITING, column_bytes, column_header, columns_of, read_trace
+from moeload_bench.traces.trace import TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def _checked(shards: Sequence[Path], meta: TraceMeta) -> tuple[list[str], int]:
 
 
 def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta: TraceMeta) -> str:
-    """`moeload_bench.store.data_sha256` of the whole; reading the trace checks that it is."""
+    """`moeload_bench.traces.store.data_sha256` of the whole; reading the trace checks that it is."""
     digest = hashlib.sha256()
     for name in names:
         shape = column_shape(name, steps, len(meta.layers), meta.experts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.sources import TextSource
-from moeload_bench.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+from moeload_bench.traces.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 
 if TYPE_CHECKING:
     from moeload_bench.recording.routers import Router

@@ -18,8 +18,8 @@ from typing import Any
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.merging import merge_shards
-from moeload_bench.store import read_trace, write_trace
-from moeload_bench.trace import Array, Trace, TraceMeta
+from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.trace import Array, Trace, TraceMeta
 
 _EMPTY: dict[str, Any] = {"owner": "", "shards": [], "next_step": 0, "checkpoint": None, "state": {}}
 

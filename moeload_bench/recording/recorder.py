@@ -25,7 +25,7 @@ from moeload_bench.recording.measured import checked_meta, measured_cells
 from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import RecordingWarning, TraceWriter, trace_target
-from moeload_bench.trace import TraceMeta
+from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
     from torch import nn

@@ -31,7 +31,7 @@ from moeload_bench.recording.sharding import gathered, load_whole, shard
 from moeload_bench.recording.sources import resolve_source
 from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.writer import TraceWriter, trace_target
-from moeload_bench.trace import TraceMeta
+from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
     import torch

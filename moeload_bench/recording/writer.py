@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.meta import RECIPE_PATTERN, SPLIT_PATTERN
 from moeload_bench.recording.parts import Parts
-from moeload_bench.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
+from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
+from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
 

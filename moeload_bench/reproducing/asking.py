@@ -20,10 +20,10 @@ from moeload_bench.reproducing.measuring import Request, task_list
 from moeload_bench.reproducing.study import PAPER_FORECASTERS
 from moeload_bench.results import Results
 from moeload_bench.runs import Fitted, Setting, fit
-from moeload_bench.store import data_sha256
 from moeload_bench.suite import Suite
 from moeload_bench.targets import Target, parse_target, source_sha256
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.trace import Trace
 
 
 def middle_origin(results: Results) -> int | None:

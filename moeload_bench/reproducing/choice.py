@@ -10,8 +10,8 @@ from pathlib import Path
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.shifts import planned_shifts
-from moeload_bench.store import TraceRef, find_trace, list_traces, read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import TraceRef, find_trace, list_traces, read_trace
+from moeload_bench.traces.trace import Trace
 
 HORIZONS = (1000, 2000)
 """The paper's."""

@@ -33,7 +33,7 @@ from moeload_bench.reproducing.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.reproducing.verdicts import PART_NAMES
 from moeload_bench.results import Result, RunResult
 from moeload_bench.states import state_names
-from moeload_bench.trace import Trace, shares
+from moeload_bench.traces.trace import Trace, shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

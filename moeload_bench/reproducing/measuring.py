@@ -39,11 +39,11 @@ from moeload_bench.reproducing.study import (
 )
 from moeload_bench.results import Result, Results, RunResult
 from moeload_bench.states import StateLabels, label_states, sliding_range, sliding_variance
-from moeload_bench.store import data_sha256, read_trace
 from moeload_bench.suite import FitTrace, Suite, SuiteTrace, slide
 from moeload_bench.table_rows import run_means
 from moeload_bench.targets import parse_target, preflight
-from moeload_bench.trace import Trace, shares
+from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.trace import Trace, shares
 
 EVERY = 100
 DIGITS = 6

@@ -9,8 +9,8 @@ import pytest
 from moeload_bench.evaluation import evaluate
 from moeload_bench.isolate import Level
 from moeload_bench.results import RunResult
-from moeload_bench.store import data_sha256, write_trace
 from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import data_sha256, write_trace
 from tests.attacks.arena import HERE, require_sandbox
 from tests.conftest import synthetic_trace
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.card_tables import Run, summary
-from moeload_bench.meta import COLUMNS
+from moeload_bench.publishing.card_tables import Run, summary
+from moeload_bench.traces.meta import COLUMNS
 
 PARQUET = "application/x-parquet"
 TYPES = {"int32": "cr:Int32", "int64": "cr:Int64", "float32": "cr:Float32"}
@@ -64,7 +64,7 @@ def _release(runs: Sequence[Run]) -> dict[str, str]:
 
     There is no date: nothing in a trace holds one, and the same traces give the same file.
     """
-    from moeload_bench.hub_read import suite_pins
+    from moeload_bench.hub.fetch import suite_pins
 
     hashes = {run.data_sha256 for run in runs}
     pins = sorted((pin.revision, pin.repo) for _, pin in suite_pins() if pin.data_sha256 in hashes)

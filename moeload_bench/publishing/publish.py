@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub_files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
-from moeload_bench.hub_read import cause_of, explain, passes, persist, request_errors
+from moeload_bench.hub.fetch import cause_of, explain, passes, persist, request_errors
+from moeload_bench.publishing.files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -56,7 +56,7 @@ def publish(
     """
     from huggingface_hub import HfApi
 
-    from moeload_bench.card import check_card
+    from moeload_bench.publishing.card import check_card
 
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub import check_token
-from moeload_bench.hub_read import cause_of, explain, persist, request_errors
+from moeload_bench.hub.fetch import cause_of, explain, persist, request_errors
+from moeload_bench.publishing.publish import check_token
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

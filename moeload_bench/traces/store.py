@@ -19,9 +19,9 @@ import numpy as np
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.meta import RECIPE_PATTERN, SPLIT_PATTERN, checked_meta
-from moeload_bench.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
-from moeload_bench.trace import COLUMNS, Array, Trace, check_trace
+from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, checked_meta
+from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
+from moeload_bench.traces.trace import COLUMNS, Array, Trace, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -218,9 +218,9 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
 
     Whether the content keeps that claim is checked by `read_trace`.
     """
-    from moeload_bench import hub_read
+    from moeload_bench.hub import fetch
 
-    found = hub_read.fetch_trace(trace_id, hub)
+    found = fetch.fetch_trace(trace_id, hub)
     if found is None:
         return None
     with open_parquet(found.path) as file:

@@ -1,7 +1,7 @@
 """The dataset card: YAML front matter and tables are generated, the prose between them is written by hand.
 
 A card is Markdown whose generated parts stand between `<!-- begin generated: NAME -->` and `<!-- end generated -->`.
-`make tables` runs `python -m moeload_bench.card`; a test fails when a card is not what its traces say.
+`make tables` runs `python -m moeload_bench.publishing.card`; a test fails when a card is not what its traces say.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.card_tables import TABLES, Run, read_runs
 from moeload_bench.errors import HubError, TraceError, not_found
-from moeload_bench.meta import COLUMNS
+from moeload_bench.publishing.card_tables import TABLES, Run, read_runs
+from moeload_bench.traces.meta import COLUMNS
 
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
@@ -112,7 +112,7 @@ def size_category(rows: int) -> str:
 
 def publication() -> str:
     """Where the data is published, from the suites that pin it."""
-    from moeload_bench.hub_read import suite_pins
+    from moeload_bench.hub.fetch import suite_pins
 
     places = sorted({(pin.repo, pin.revision, pin.suite or "") for _, pin in suite_pins()})
     if not places:
@@ -127,7 +127,7 @@ def check_card(folder: str | Path) -> None:
     from huggingface_hub import DatasetCard
     from yaml import YAMLError
 
-    from moeload_bench.store import list_traces
+    from moeload_bench.traces.store import list_traces
 
     path = Path(folder) / "README.md"
     if not path.is_file():
@@ -149,8 +149,8 @@ def check_card(folder: str | Path) -> None:
 
 def written(root: Path) -> dict[Path, str]:
     """Every generated file of this repository with its content: two cards, the copy that is published, Croissant."""
-    from moeload_bench.croissant import croissant
-    from moeload_bench.store import bundled_folder
+    from moeload_bench.publishing.croissant import croissant
+    from moeload_bench.traces.store import bundled_folder
 
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}

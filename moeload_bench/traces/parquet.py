@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import TraceError
-from moeload_bench.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
+from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.store import read_trace
+from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
 """What a release may hold beside traces."""

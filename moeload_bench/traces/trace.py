@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
-from moeload_bench.meta import (
+from moeload_bench.traces.meta import (
     COLUMNS,
     FORMAT_VERSION,
     OPTIONAL_COLUMNS,
