@@ -37,9 +37,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.drift import FloatArray, Grid, drift, run_hysteresis, summarise
-from moeload_bench.shifts import WITHIN, planned_shifts, score_shifts
-from moeload_bench.states import StateLabels, StateRule, grid_of
+from moeload_bench.states.drift import FloatArray, Grid, drift, run_hysteresis, summarise
+from moeload_bench.states.rule import StateLabels, StateRule, grid_of
+from moeload_bench.states.shifts import WITHIN, planned_shifts, score_shifts
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import IntArray, Trace, shares
 

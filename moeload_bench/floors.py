@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.drift import BoolArray, FloatArray
 from moeload_bench.noise import (
     MEAN_ABS_NORMAL,
     NOISE_ROWS,
@@ -30,7 +29,8 @@ from moeload_bench.noise import (
     sampling_noise,
 )
 from moeload_bench.scoring import horizon_rows, mean_over
-from moeload_bench.states import StateLabels, state_names
+from moeload_bench.states.drift import BoolArray, FloatArray
+from moeload_bench.states.rule import StateLabels, state_names
 from moeload_bench.traces.trace import IntArray, Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.drift import BoolArray, FloatArray
+from moeload_bench.states.drift import BoolArray, FloatArray
 from moeload_bench.traces.trace import Array, IntArray, shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))

@@ -22,7 +22,7 @@ from moeload_bench.plots_style import (
 from moeload_bench.plots_view import layer_names
 from moeload_bench.policies import Comparison
 from moeload_bench.replan import POLICIES, PolicyRun, Simulation
-from moeload_bench.states import StateLabels, StateRule
+from moeload_bench.states.rule import StateLabels, StateRule
 from moeload_bench.traces.trace import Trace
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from moeload_bench.plots_style import (
     style,
 )
 from moeload_bench.plots_view import View
-from moeload_bench.states import StateLabels
+from moeload_bench.states.rule import StateLabels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

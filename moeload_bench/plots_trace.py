@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from moeload_bench.plots_panels import colour_bar, colour_key, dress, finish, line
 from moeload_bench.plots_style import FEW, GREY, ordered_colours, panels, say, style
 from moeload_bench.plots_view import Binned, View
-from moeload_bench.states import sliding_range, sliding_variance
+from moeload_bench.states.rule import sliding_range, sliding_variance
 from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from moeload_bench.plots_panels import dress, finish, line
 from moeload_bench.plots_style import GREY, MARKERS, PALETTE, log_axis, panels, say, style
 from moeload_bench.plots_view import View
 from moeload_bench.scoring import METRICS, horizon_rows, score_forecast
-from moeload_bench.states import StateRule, origins_every
+from moeload_bench.states.rule import StateRule, origins_every
 from moeload_bench.targets import parse_target, preflight
 from moeload_bench.traces.trace import Trace
 from moeload_bench.truth import Truth

@@ -17,7 +17,7 @@ from moeload_bench.harness import FEED_ROWS, make_request
 from moeload_bench.isolate import Host, Level, open_host
 from moeload_bench.placement import ClusterShape, FloatArray
 from moeload_bench.replan import CostModel, Policy, PolicyRun, Simulation, best_run
-from moeload_bench.states import StateRule, label_states
+from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.targets import parse_target
 from moeload_bench.traces.trace import Trace
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
-from moeload_bench.states import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
+from moeload_bench.states.rule import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 

@@ -18,8 +18,8 @@ from moeload_bench.harness import row_of, window_rows
 from moeload_bench.placement import headline_shapes
 from moeload_bench.placement_cost import References, reference_plans
 from moeload_bench.scoring import horizon_rows
-from moeload_bench.shifts import planned_shifts
-from moeload_bench.states import State, StateLabels, StateRule, crossing, label_states
+from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.suite import CROSSING, STATES
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench import drift, floors, forecaster, metrics, noise, scoring, shifts, states, statistics
-from moeload_bench.states import StateRule
+from moeload_bench import floors, forecaster, metrics, noise, scoring, statistics
+from moeload_bench.states import drift, rule, shifts
+from moeload_bench.states.rule import StateRule
 
 ROOT = Path(__file__).parent.parent
-MODULES = (drift, forecaster, metrics, scoring, states, floors, noise, statistics, shifts)
+MODULES = (drift, forecaster, metrics, scoring, rule, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recording" / "recipes").glob("*.toml")}
 OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
@@ -27,12 +28,12 @@ def quoted(page):
 def exists(name):
     if "." in name:
         head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
-        owner = {**vars(states), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
+        owner = {**vars(rule), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
         if owner is None:
             return importlib.util.find_spec(f"moeload_bench.{name.removeprefix('moeload_bench.')}") is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
     listed = {spec.name for spec in scoring.METRICS} | set(floors.FLOOR_NAMES)
-    fields = {field.name for field in dataclasses.fields(states.StateLabels)}
+    fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)
 
 

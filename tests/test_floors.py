@@ -8,7 +8,7 @@ import pytest
 from moeload_bench import metrics
 from moeload_bench.errors import SuiteError
 from moeload_bench.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
-from moeload_bench.states import label_states
+from moeload_bench.states.rule import label_states
 from moeload_bench.traces.trace import Trace
 from tests.synthetic import autocorrelated, draw, even, fixed
 

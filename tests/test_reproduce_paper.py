@@ -15,7 +15,7 @@ from moeload_bench.reproducing.files import files_of
 from moeload_bench.reproducing.measuring import Request, measure_run
 from moeload_bench.reproducing.page import folder_of, page
 from moeload_bench.reproducing.study import METRICS, Study, load_study
-from moeload_bench.states import sliding_variance
+from moeload_bench.states.rule import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import SuiteError, TraceError
-from moeload_bench.shifts import planned_shifts, score_shifts
-from moeload_bench.states import (
+from moeload_bench.states.rule import (
     StateDetector,
     StateRule,
     choose_origins,
@@ -21,6 +20,7 @@ from moeload_bench.states import (
     state_at,
     state_names,
 )
+from moeload_bench.states.shifts import planned_shifts, score_shifts
 from moeload_bench.traces.trace import Trace
 from tests.synthetic import autocorrelated, draw, drifting, even, fixed, oscillating
 

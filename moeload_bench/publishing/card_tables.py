@@ -15,7 +15,7 @@ from statistics import fmean, median
 
 from moeload_bench.describe import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
 from moeload_bench.errors import TraceError
-from moeload_bench.states import StateLabels, label_states, state_names
+from moeload_bench.states.rule import StateLabels, label_states, state_names
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
 from moeload_bench.traces.trace import Trace

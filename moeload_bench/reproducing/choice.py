@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeload_bench.errors import SuiteError, not_found
-from moeload_bench.shifts import planned_shifts
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import TraceRef, find_trace, list_traces, read_trace
 from moeload_bench.traces.trace import Trace
 

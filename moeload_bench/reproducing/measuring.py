@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeload_bench.drift import FloatArray
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation import Progress, evaluate
 from moeload_bench.floors import FLOOR_NAMES, LABELLED
@@ -38,7 +37,8 @@ from moeload_bench.reproducing.study import (
     Value,
 )
 from moeload_bench.results import Result, Results, RunResult
-from moeload_bench.states import StateLabels, label_states, sliding_range, sliding_variance
+from moeload_bench.states.drift import FloatArray
+from moeload_bench.states.rule import StateLabels, label_states, sliding_range, sliding_variance
 from moeload_bench.suite import FitTrace, Suite, SuiteTrace, slide
 from moeload_bench.table_rows import run_means
 from moeload_bench.targets import parse_target, preflight

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.states import StateLabels
+from moeload_bench.states.rule import StateLabels
 from moeload_bench.traces.trace import Trace
 
 WITHIN = 300
