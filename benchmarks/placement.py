@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.placement import ClusterShape, plan
-from moeload_bench.placement_cost import device_weights
+from moeload_bench.placement.cost import device_weights
+from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import load_trace
 
 LAYERS, EXPERTS = 58, 256

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import ResultError
-from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_results import over
 from moeload_bench.plots_style import MARKERS, PALETTE, legend_above, panels, style
 from moeload_bench.results import Result

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
-from moeload_bench.placement_cost import UNITS
+from moeload_bench.placement.cost import UNITS
 from moeload_bench.plots_panels import line
 from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results import Result

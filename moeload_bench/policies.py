@@ -15,8 +15,8 @@ from moeload_bench.errors import ForecastError, IsolationError, PlacementError, 
 from moeload_bench.forecaster import step_block, trace_info
 from moeload_bench.harness import FEED_ROWS, make_request
 from moeload_bench.isolate import Host, Level, open_host
-from moeload_bench.placement import ClusterShape, FloatArray
-from moeload_bench.replan import CostModel, Policy, PolicyRun, Simulation, best_run
+from moeload_bench.placement.plans import ClusterShape, FloatArray
+from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.targets import parse_target
 from moeload_bench.traces.trace import Trace

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moeload_bench.placement_cost import ABOUT
+from moeload_bench.placement.cost import ABOUT
 from moeload_bench.results import RunResult, TaskResult
 from moeload_bench.scoring import METRICS
 from moeload_bench.suite import CROSSING, STATES

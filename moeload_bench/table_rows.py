@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeload_bench.placement import headline_shapes
-from moeload_bench.placement_cost import ABOUT
+from moeload_bench.placement.cost import ABOUT
+from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results import Result, RunResult
 from moeload_bench.scoring import METRICS
 from moeload_bench.suite import CROSSING

@@ -8,7 +8,7 @@ import numpy as np
 
 from moeload_bench.comparison import best_window, reference_of
 from moeload_bench.floors import FLOOR_METRICS
-from moeload_bench.placement_cost import describe_metric
+from moeload_bench.placement.cost import describe_metric
 from moeload_bench.results import Result
 from moeload_bench.scoring import METRICS
 from moeload_bench.table_rows import NOTHING, Row, Values, has_skill, ratio_metric

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.placement import PEER_SHAPES, balance, imbalance, loop_plan, random_loads, recorded_loads
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement import ClusterShape, expert_capacity, headline_shapes, plan, replicate
-from moeload_bench.placement_cost import device_weights
+from moeload_bench.placement.cost import device_weights
+from moeload_bench.placement.plans import ClusterShape, expert_capacity, headline_shapes, plan, replicate
 
 QUICK = settings(max_examples=40)
 

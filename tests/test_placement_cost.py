@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement import ClusterShape, headline_shapes, plan
-from moeload_bench.placement_cost import (
+from moeload_bench.placement.cost import (
     CAPACITY_FACTOR,
     device_weights,
     reference_plans,
@@ -17,6 +16,7 @@ from moeload_bench.placement_cost import (
     score_plans,
     step_imbalance,
 )
+from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
 
 SHAPES = (ClusterShape("spare", 2, 10), ClusterShape("bare", 4, 8), ClusterShape("wide", 4, 12, nodes=2, groups=4))
 ROWS = (1, 4, 9)

@@ -14,7 +14,7 @@ from moeload_bench import plots
 from moeload_bench.commands import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation import evaluate
-from moeload_bench.placement_cost import UNITS
+from moeload_bench.placement.cost import UNITS
 from moeload_bench.plots_style import FEW, legend_columns
 from moeload_bench.results import Results
 from moeload_bench.states.rule import sliding_range, sliding_variance

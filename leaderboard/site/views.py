@@ -16,7 +16,7 @@ from leaderboard.site.words import lower_is_better
 from moeload_bench import comparison
 from moeload_bench.comparison import Errors, errors_of, skill
 from moeload_bench.floors import excess
-from moeload_bench.placement_cost import HEADLINE
+from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
 from moeload_bench.statistics import Interval, rank_groups, ranks, win_rates

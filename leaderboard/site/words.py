@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from moeload_bench.placement_cost import describe_metric
+from moeload_bench.placement.cost import describe_metric
 from moeload_bench.results import Result
 from moeload_bench.scoring import METRICS
 from moeload_bench.statistics import Interval

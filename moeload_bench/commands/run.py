@@ -182,7 +182,7 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
 def _print(results: Results, metric: str, own: bool) -> None:
     from rich.console import Console
 
-    from moeload_bench.placement_cost import HEADLINE
+    from moeload_bench.placement.cost import HEADLINE
     from moeload_bench.progress import table_width
     from moeload_bench.summary import absence, best_lines, failure_lines
     from moeload_bench.tables import result_table

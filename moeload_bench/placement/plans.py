@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench import packing
 from moeload_bench.errors import PlacementError
+from moeload_bench.placement import packing
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement import ClusterShape, FloatArray, IntArray, plan
-from moeload_bench.placement_cost import device_weights, replicas_moved, step_imbalance
+from moeload_bench.placement.cost import device_weights, replicas_moved, step_imbalance
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
 
 Policy = Literal["static", "every", "if_pays", "stable_only", "reserve_allocate", "on_change", "oracle"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement import ClusterShape, FloatArray, IntArray, expert_capacity, plan
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, expert_capacity, plan
 
 CAPACITY_FACTOR = 1.25
 HEADLINE = "quarter"
