@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.scoring import score_forecast
+from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.targets import load_class, parse_target
 from moeload_bench.traces.trace import shares
 

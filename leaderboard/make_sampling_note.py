@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.metrics import error_rate
-from moeload_bench.noise import MEAN_ABS_NORMAL, sampling_variance
+from moeload_bench.scoring.metrics import error_rate
+from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
 from moeload_bench.traces.trace import shares
 
 NOTE = Path(__file__).resolve().parent.parent / "docs" / "sampling-floor-note.md"

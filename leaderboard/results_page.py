@@ -16,7 +16,7 @@ from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_regret import disagreements
 from moeload_bench.publishing.card_tables import table
 from moeload_bench.results import Result, Results, RunResult
-from moeload_bench.scoring import METRICS
+from moeload_bench.scoring.scores import METRICS
 from moeload_bench.statistics import CLIP, MIN_RECIPES
 from moeload_bench.suite import Suite
 from moeload_bench.summary import failure_lines

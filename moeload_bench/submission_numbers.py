@@ -12,7 +12,7 @@ from typing import Any
 
 from moeload_bench.placement.cost import ABOUT
 from moeload_bench.results import RunResult, TaskResult
-from moeload_bench.scoring import METRICS
+from moeload_bench.scoring.scores import METRICS
 from moeload_bench.suite import CROSSING, STATES
 
 PRIMARY = "window_tv"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from moeload_bench.results import Results
-from moeload_bench.scoring import METRICS
+from moeload_bench.scoring.scores import METRICS
 from moeload_bench.statistics import EXACT
 from moeload_bench.suite import STATES
 from moeload_bench.table_rows import has_skill

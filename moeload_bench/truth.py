@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
-from moeload_bench.floors import LABELLED, Floors, Windows, trace_floors
 from moeload_bench.harness import row_of, window_rows
 from moeload_bench.placement.cost import References, reference_plans
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.scoring import horizon_rows
+from moeload_bench.scoring.floors import LABELLED, Floors, Windows, trace_floors
+from moeload_bench.scoring.scores import horizon_rows
 from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.suite import CROSSING, STATES

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from moeload_bench import cache, parallel, scoring
+from moeload_bench import cache, parallel
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.parallel import spread
 from moeload_bench.results import Results
+from moeload_bench.scoring import scores
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
@@ -90,7 +91,7 @@ def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest
     assert ran(seed=7) == everything
     assert ran(level="process") == everything
     with monkeypatch.context() as patched:
-        patched.setattr("moeload_bench.runs.SCORING_VERSION", scoring.SCORING_VERSION + 1)
+        patched.setattr("moeload_bench.runs.SCORING_VERSION", scores.SCORING_VERSION + 1)
         assert ran() == everything
     with monkeypatch.context() as patched:
         patched.setattr("moeload_bench.runs.package_versions", lambda: {"numpy": "99"})

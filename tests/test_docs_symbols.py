@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench import floors, forecaster, metrics, noise, scoring, statistics
+from moeload_bench import forecaster, statistics
+from moeload_bench.scoring import floors, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 
 ROOT = Path(__file__).parent.parent
-MODULES = (drift, forecaster, metrics, scoring, rule, floors, noise, statistics, shifts)
+MODULES = (drift, forecaster, metrics, scores, rule, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recording" / "recipes").glob("*.toml")}
 OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
@@ -32,7 +33,7 @@ def exists(name):
         if owner is None:
             return importlib.util.find_spec(f"moeload_bench.{name.removeprefix('moeload_bench.')}") is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
-    listed = {spec.name for spec in scoring.METRICS} | set(floors.FLOOR_NAMES)
+    listed = {spec.name for spec in scores.METRICS} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)
 

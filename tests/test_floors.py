@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench import metrics
 from moeload_bench.errors import SuiteError
-from moeload_bench.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
+from moeload_bench.scoring import metrics
+from moeload_bench.scoring.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.trace import Trace
 from tests.synthetic import autocorrelated, draw, even, fixed

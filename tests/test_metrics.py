@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.metrics import mean_absolute_percentage_error, mean_pinball_loss
 
-from moeload_bench import metrics
 from moeload_bench.errors import SuiteError
+from moeload_bench.scoring import metrics
 
 seeds = st.integers(0, 2**31)
 

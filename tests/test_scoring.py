@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeload_bench import metrics, scoring
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast, trace_info
 from moeload_bench.placement.cost import reference_plans, score_plans
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.scoring import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring import metrics
+from moeload_bench.scoring import scores as scoring
+from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.traces.trace import Trace
 
 

@@ -29,7 +29,7 @@ from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, 
 from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results import Result, load_result
-from moeload_bench.scoring import SCORING_VERSION
+from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.statistics import interval, log_ratio, rank_groups
 from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256

@@ -11,9 +11,9 @@ from leaderboard.site.grids import Table, one_run, plain
 from leaderboard.site.inputs import Board, only
 from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, figure
-from moeload_bench.describe import END_STEPS, FLOOR_STEPS
 from moeload_bench.publishing import card_tables
 from moeload_bench.publishing.card_tables import Run
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS
 from moeload_bench.table_rows import present_mean
 
 

@@ -15,10 +15,10 @@ from leaderboard.site.inputs import Board, only
 from leaderboard.site.words import lower_is_better
 from moeload_bench import comparison
 from moeload_bench.comparison import Errors, errors_of, skill
-from moeload_bench.floors import excess
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
+from moeload_bench.scoring.floors import excess
 from moeload_bench.statistics import Interval, rank_groups, ranks, win_rates
 from moeload_bench.suite import CROSSING, STATES
 from moeload_bench.table_rows import Values, floor_values, present_mean, ratio_metric, run_means

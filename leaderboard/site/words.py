@@ -12,7 +12,7 @@ from typing import Any
 
 from moeload_bench.placement.cost import describe_metric
 from moeload_bench.results import Result
-from moeload_bench.scoring import METRICS
+from moeload_bench.scoring.scores import METRICS
 from moeload_bench.statistics import Interval
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

@@ -113,7 +113,7 @@ def _with_uniform(targets: Sequence[str]) -> list[str]:
 def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
     from moeload_bench.errors import SuiteError, not_found
-    from moeload_bench.scoring import METRICS
+    from moeload_bench.scoring.scores import METRICS
     from moeload_bench.table_rows import metric_names
 
     if metric not in metric_names():

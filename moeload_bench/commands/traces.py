@@ -57,7 +57,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
-    from moeload_bench.describe import about_columns, describe_layers
+    from moeload_bench.scoring.description import about_columns, describe_layers
     from moeload_bench.traces.store import data_sha256, load_trace
 
     loaded = load_trace(trace)

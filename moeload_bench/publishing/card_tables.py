@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from moeload_bench.describe import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
 from moeload_bench.errors import TraceError
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
 from moeload_bench.states.rule import StateLabels, label_states, state_names
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace

@@ -16,7 +16,6 @@ import numpy as np
 
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation import Progress, evaluate
-from moeload_bench.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.isolate import Level
 from moeload_bench.plots_view import layer_names
 from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
@@ -37,6 +36,7 @@ from moeload_bench.reproducing.study import (
     Value,
 )
 from moeload_bench.results import Result, Results, RunResult
+from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.states.drift import FloatArray
 from moeload_bench.states.rule import StateLabels, label_states, sliding_range, sliding_variance
 from moeload_bench.suite import FitTrace, Suite, SuiteTrace, slide

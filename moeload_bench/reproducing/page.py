@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeload_bench.floors import FLOOR_NAMES
 from moeload_bench.reproducing.choice import ORDER, RULE, needed_steps
 from moeload_bench.reproducing.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.reproducing.facts import PaperError, paper
@@ -22,7 +21,8 @@ from moeload_bench.reproducing.study import (
     Value,
 )
 from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
-from moeload_bench.scoring import METRICS as SPECS
+from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.scoring.scores import METRICS as SPECS
 from moeload_bench.suite import STATES
 from moeload_bench.table_rows import number
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.floors import FLOOR_NAMES, excess
 from moeload_bench.reproducing.claims import Finding
 from moeload_bench.reproducing.study import METRICS, Study, Value
+from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 
 
 def error_sheet(study: Study) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.noise import MEAN_ABS_NORMAL, sampling_variance
 from moeload_bench.reproducing.claims import (
     ABOVE,
     BACK,
@@ -36,6 +35,7 @@ from moeload_bench.reproducing.study import (
     Study,
     Value,
 )
+from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
 
 GPT3_TOKENS = 2048
 """Tokens per sequence of GPT-3; the paper does not state its own."""

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.noise import (
+from moeload_bench.scoring.noise import (
     MEAN_ABS_NORMAL,
     NOISE_ROWS,
     Noise,
@@ -28,7 +28,7 @@ from moeload_bench.noise import (
     relative_noise,
     sampling_noise,
 )
-from moeload_bench.scoring import horizon_rows, mean_over
+from moeload_bench.scoring.scores import horizon_rows, mean_over
 from moeload_bench.states.drift import BoolArray, FloatArray
 from moeload_bench.states.rule import StateLabels, state_names
 from moeload_bench.traces.trace import IntArray, Trace, shares

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench import metrics
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
+from moeload_bench.scoring import metrics
 
 SCORING_VERSION = 2
 """Raised whenever a score can change for the same forecast and truth."""

@@ -4,7 +4,7 @@
 [H, L, E] hold shares that sum to 1 over E. A layer-step without load has share NaN throughout; it is left out of every
 mean, and a layer without any valid step in the window scores NaN. Nothing here averages over layers.
 
-`moeload_bench.scoring` computes the same numbers for many horizons in one pass.
+`moeload_bench.scoring.scores` computes the same numbers for many horizons in one pass.
 
 Axis letters: H horizon rows, L MoE layers, E experts, Q quantiles.
 """
