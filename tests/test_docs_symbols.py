@@ -31,7 +31,7 @@ def exists(name):
         head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
         owner = {**vars(rule), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
         if owner is None:
-            return importlib.util.find_spec(f"moeload_bench.{name.removeprefix('moeload_bench.')}") is not None
+            return name.startswith("moeload_bench.") and importlib.util.find_spec(name) is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
     listed = {spec.name for spec in scores.METRICS} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}

@@ -44,7 +44,7 @@ SLIDING_CHUNK = 256
 class StateRule:
     """The constants of the rule, in training steps and fractions of a layer's tokens.
 
-    Every ``block`` steps each layer gets its drift X (`moeload_bench.states.drift.drift`): how far its shares moved between
+    Every ``block`` steps each layer gets its drift X (`states.drift.drift`): how far its shares moved between
     the last ``window`` steps and as many before, or half of how far they move between neighbouring means of ``scales``
     steps, whichever is more; ``margin`` times what noise explains is taken off first. A layer becomes stable when
     X <= ``low`` at every check of the last ``hold`` steps, and transient again as soon as X > ``high``. ``band``:
