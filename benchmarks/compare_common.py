@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.targets import load_class, parse_target
+from moeload_bench.isolation.targets import load_class, parse_target
 
 HERE = Path(__file__).parent
 TOP = 8

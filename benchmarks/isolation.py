@@ -20,9 +20,9 @@ import numpy as np
 
 from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolate import LEVELS, Level, level_available, open_host
+from moeload_bench.isolation.hosts import LEVELS, Level, level_available, open_host
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suite import load_suite
-from moeload_bench.targets import parse_target
 
 SHAPES = ((6, 8), (128, 128))
 REPETITIONS = 7

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from moeload_bench.forecaster import trace_info
 from moeload_bench.harness import replay, window_rows
-from moeload_bench.isolate import open_host
+from moeload_bench.isolation.hosts import open_host
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.targets import parse_target
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace, shares
 

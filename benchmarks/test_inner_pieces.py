@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.targets import load_class, parse_target
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.targets import load_class, parse_target
 from moeload_bench.traces.trace import shares
 
 HORIZONS = (1, 10, 100, 1000, 2000)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submission import RECORD, Folder, read_folder
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import Target, parse_target, source_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"

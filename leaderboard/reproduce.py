@@ -40,13 +40,13 @@ from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import BLAS_KERNELS, environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation import evaluate
-from moeload_bench.isolate import Level, parse_level
+from moeload_bench.isolation.hosts import Level, parse_level
+from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.packages import install_packages
 from moeload_bench.progress import pair_progress
 from moeload_bench.results import Environment, Result, RunResult
 from moeload_bench.submission_check import require_level
 from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import Target, is_baseline
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
-from moeload_bench.targets import Target
+from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
+from moeload_bench.isolation.targets import Target
 
 FIT_STEPS = 300
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moeload_bench._subject import BASIC, Scenario, Subject, observe, rows
 from moeload_bench.errors import ForecastError, TargetError
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
-from moeload_bench.isolate import Level, Limits
-from moeload_bench.targets import Target, class_target, parse_target
+from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.targets import Target, class_target, parse_target
 
 RELATIVE_TOLERANCE = 1e-9
 ABSOLUTE_TOLERANCE = 1e-12  # shares of dead experts may be 1e-300 in one order of summation and 0 in another

@@ -17,14 +17,8 @@ from typing import Any
 
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
-from moeload_bench.isolate import Level, Limits
-from moeload_bench.memory import check_memory
-from moeload_bench.parallel import workers
-from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
-from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suite import Suite, load_suite
-from moeload_bench.targets import (
+from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,
     Target,
     class_target,
@@ -33,6 +27,12 @@ from moeload_bench.targets import (
     preflight,
     source_sha256,
 )
+from moeload_bench.memory import check_memory
+from moeload_bench.parallel import workers
+from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
+from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace
 
 ForecasterLike = str | type[Any] | Target

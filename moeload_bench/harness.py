@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError, IsolationError
 from moeload_bench.forecaster import Forecast, ForecastRequest, step_block
-from moeload_bench.isolate import Host
+from moeload_bench.isolation.hosts import Host
 from moeload_bench.traces.trace import Trace
 
 FEED_ROWS = 2048

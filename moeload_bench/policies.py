@@ -14,11 +14,11 @@ import numpy as np
 from moeload_bench.errors import ForecastError, IsolationError, PlacementError, TraceError
 from moeload_bench.forecaster import step_block, trace_info
 from moeload_bench.harness import FEED_ROWS, make_request
-from moeload_bench.isolate import Host, Level, open_host
+from moeload_bench.isolation.hosts import Host, Level, open_host
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape, FloatArray
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states.rule import StateRule, label_states
-from moeload_bench.targets import parse_target
 from moeload_bench.traces.trace import Trace
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)

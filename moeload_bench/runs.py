@@ -20,13 +20,13 @@ from moeload_bench.environment import package_versions
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
 from moeload_bench.harness import Answer, ForecastDigest, replay
-from moeload_bench.isolate import Host, Level, Limits, fit_target, open_host
+from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
+from moeload_bench.isolation.targets import Target, source_sha256
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suite import Suite, SuiteTrace, check_origins
-from moeload_bench.targets import Target, source_sha256
 from moeload_bench.traces.store import read_trace
 from moeload_bench.truth import Truth, open_truth
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from moeload_bench.checks import check_forecaster
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation import Progress, evaluate
-from moeload_bench.isolate import Level
+from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
 from moeload_bench.packages import install_packages
 from moeload_bench.results import Result
 from moeload_bench.submission import (
@@ -28,7 +29,6 @@ from moeload_bench.submission import (
 from moeload_bench.submission_check import check_submission, require_level
 from moeload_bench.submission_record import Submission
 from moeload_bench.suite import Suite
-from moeload_bench.targets import BASELINES_PACKAGE, Target, preflight
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from moeload_bench.altered import Altered, Altering, fresh_runs, splices
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
 from moeload_bench.evaluation import Progress
-from moeload_bench.isolate import Level, Limits
+from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.memorising import TRACKER, relative_loss
 from moeload_bench.packages import install_packages
 from moeload_bench.parallel import spread
@@ -33,7 +34,6 @@ from moeload_bench.submission import VERIFICATION, Folder
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.submission_record import Verification, status_of
 from moeload_bench.suite import Suite, SuiteTrace
-from moeload_bench.targets import Target, parse_target, preflight
 from moeload_bench.traces.store import find_trace, list_traces
 
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.

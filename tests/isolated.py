@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench import _bwrap, _process
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation import bubblewrap, process
 
 COSTLY_CPU_S = 0.2
 
@@ -67,7 +67,7 @@ class SaysItsEnvironment(Uniform):
     """Names the variables that the harness does not set in every sandbox."""
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        usual = {*_bwrap.ENVIRONMENT, *_process.ENVIRONMENT, "PWD"}
+        usual = {*bubblewrap.ENVIRONMENT, *process.ENVIRONMENT, "PWD"}
         raise RuntimeError(" ".join(sorted(set(os.environ) - usual)))
 
 

@@ -14,7 +14,7 @@ import pytest
 import moeload_bench
 from moeload_bench import FittedForecaster, Forecaster, write_trace
 from moeload_bench.forecaster import SUM_TOLERANCE
-from moeload_bench.targets import load_class, parse_target
+from moeload_bench.isolation.targets import load_class, parse_target
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent

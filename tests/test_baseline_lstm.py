@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import MissingExtraError, TargetError
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.targets import load_class, parse_target
+from moeload_bench.isolation.targets import load_class, parse_target
 from moeload_bench.traces.trace import shares
 
 from .conftest import need, synthetic_load_SLE

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.targets import load_class, parse_target
+from moeload_bench.isolation.targets import load_class, parse_target
 
 from .conftest import synthetic_load_SLE
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench import cache
-from moeload_bench.sources import module_sha256
-from moeload_bench.targets import parse_target, source_sha256
+from moeload_bench.isolation.sources import module_sha256
+from moeload_bench.isolation.targets import parse_target, source_sha256
 
 PARTS = {
     "suite_sha256": "a",

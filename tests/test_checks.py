@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.checks import REPORTED, RULES, check_forecaster
 from moeload_bench.errors import TargetError
-from moeload_bench.targets import baseline_names
+from moeload_bench.isolation.targets import baseline_names
 from tests import broken
 
 SLOW_BASELINES = ("arima", "lstm")

@@ -16,12 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench._process import _cache_setting
-from moeload_bench._watch import TICK_S
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
-from moeload_bench.isolate import (
+from moeload_bench.isolation.hosts import (
     LEVELS,
     MIB,
     Level,
@@ -32,8 +30,10 @@ from moeload_bench.isolate import (
     open_host,
     parse_level,
 )
+from moeload_bench.isolation.process import _cache_setting
+from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.isolation.watch import TICK_S
 from moeload_bench.suite import Suite, SuiteTrace
-from moeload_bench.targets import class_target, parse_target
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests import forecasters
 from tests.attacks.arena import HERE as ATTACKS
@@ -254,8 +254,8 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
     need(level)
     script = (
         "import sys, time\n"
-        "from moeload_bench.isolate import open_host\n"
-        "from moeload_bench.targets import parse_target\n"
+        "from moeload_bench.isolation.hosts import open_host\n"
+        "from moeload_bench.isolation.targets import parse_target\n"
         "from tests.test_isolate import INFO\n"
         f"with open_host(parse_target('sw_avg'), INFO, seed=0, level={level!r}) as host:\n"
         "    print(host._child._process.watch._find_worker(), flush=True)\n"
@@ -367,7 +367,7 @@ def test_levels_are_known_by_name_and_the_highest_is_one_that_works() -> None:
 def test_without_bubblewrap_the_sandbox_says_how_to_install_it() -> None:
     """And `process` is the highest level."""
     script = (
-        "from moeload_bench.isolate import highest_level, level_available\n"
+        "from moeload_bench.isolation.hosts import highest_level, level_available\n"
         "print(highest_level(), level_available('sandbox'))"
     )
     environment = {**os.environ, "PATH": "/nowhere"}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from moeload_bench._frames import DTYPES, MAX_DEPTH, ArrayRule, encode, parse_header, read_frame
 from moeload_bench.errors import IsolationError
+from moeload_bench.isolation.frames import DTYPES, MAX_DEPTH, ArrayRule, encode, parse_header, read_frame
 
 arrays = st.dictionaries(
     st.text(max_size=8).filter(bool),

@@ -9,8 +9,8 @@ import pytest
 
 from moeload_bench.forecaster import Forecast, step_block, trace_info
 from moeload_bench.harness import replay
-from moeload_bench.isolate import fit_target, open_host
-from moeload_bench.targets import baseline_names, parse_target
+from moeload_bench.isolation.hosts import fit_target, open_host
+from moeload_bench.isolation.targets import baseline_names, parse_target
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_trace
 

@@ -6,9 +6,9 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from moeload_bench.forecaster import trace_info
-from moeload_bench.isolate import open_host
+from moeload_bench.isolation.hosts import open_host
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.parallel import spread
-from moeload_bench.targets import parse_target
 from tests.conftest import synthetic_trace
 
 

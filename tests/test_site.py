@@ -28,6 +28,7 @@ from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
 from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.statistics import interval, log_ratio, rank_groups
@@ -36,7 +37,6 @@ from moeload_bench.submission_check import claim_sha256
 from moeload_bench.submission_record import Verification, VerificationStatus, status_of
 from moeload_bench.suite import load_suite
 from moeload_bench.tables import result_grid
-from moeload_bench.targets import parse_target
 from tests.conftest import need
 from tests.site_world import (
     FEW,

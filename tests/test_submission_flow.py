@@ -10,12 +10,12 @@ import pytest
 from leaderboard.site.inputs import make_entry
 from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results import load_result
 from moeload_bench.submission import VERIFICATION, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_names import check_name
 from moeload_bench.submitting import Author, Prepared, make_draft, prepare
-from moeload_bench.targets import parse_target
 from moeload_bench.verification import Request, keep, verify
 from tests.attacks.arena import require_sandbox
 from tests.hub import LocalHub

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
-from moeload_bench.targets import check_kwargs, class_target, load_class, parse_target, preflight, source_sha256
+from moeload_bench.isolation.targets import (
+    check_kwargs,
+    class_target,
+    load_class,
+    parse_target,
+    preflight,
+    source_sha256,
+)
 from tests.conftest import need
 
 HERE = Path(__file__).parent / "forecasters.py"

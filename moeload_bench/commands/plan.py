@@ -59,7 +59,7 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
-    from moeload_bench.isolate import parse_level
+    from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
     from moeload_bench.policies import compare_policies

@@ -51,7 +51,7 @@ def paper(
 
     Exit status: 0 done, 1 some forecast failed (each is named), 2 no trace can be used.
     """
-    from moeload_bench.isolate import parse_level
+    from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.reproducing.choice import choose
     from moeload_bench.reproducing.measuring import Request
     from moeload_bench.reproducing.study import Study

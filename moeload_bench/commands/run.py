@@ -62,7 +62,7 @@ def run(
     """
     from moeload_bench.cache import cache_dir
     from moeload_bench.evaluation import evaluate
-    from moeload_bench.isolate import parse_level
+    from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.progress import pair_progress
 
     task_list, paths, defaults = _task_list(suite, trace)
@@ -139,7 +139,7 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """The default forecasters whose packages are there; what is left out is said on standard error."""
     from moeload_bench.errors import MissingExtraError
     from moeload_bench.evaluation import as_target
-    from moeload_bench.targets import preflight
+    from moeload_bench.isolation.targets import preflight
 
     kept = []
     for name in defaults:

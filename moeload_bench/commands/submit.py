@@ -60,12 +60,12 @@ def submit(
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
     from moeload_bench.environment import environment
+    from moeload_bench.isolation.targets import parse_target
     from moeload_bench.progress import pair_progress
     from moeload_bench.submission_check import apart_level
     from moeload_bench.submission_names import check_name
     from moeload_bench.submitting import Author, make_draft, prepare
     from moeload_bench.suite import default_suite, load_suite
-    from moeload_bench.targets import parse_target
 
     tasks = load_suite(suite or default_suite())
     who = Author(author, licence, link, beyond, hardware or environment().hardware)

@@ -16,7 +16,8 @@ import numpy as np
 
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation import Progress, evaluate
-from moeload_bench.isolate import Level
+from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.plots_view import layer_names
 from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
 from moeload_bench.reproducing.study import (
@@ -41,7 +42,6 @@ from moeload_bench.states.drift import FloatArray
 from moeload_bench.states.rule import StateLabels, label_states, sliding_range, sliding_variance
 from moeload_bench.suite import FitTrace, Suite, SuiteTrace, slide
 from moeload_bench.table_rows import run_means
-from moeload_bench.targets import parse_target, preflight
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, shares
 

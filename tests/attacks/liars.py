@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench import _frames, _local
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation import frames, local
 
 
 class Liar:
@@ -43,14 +43,14 @@ class Liar:
 
     def listen(self) -> None:
         """Learn the number that an answer must carry."""
-        real = _frames.read_frame
+        real = frames.read_frame
 
         def read_frame(*args: Any, **kwargs: Any) -> Any:
             header, arrays = real(*args, **kwargs)
             self.number = header["seq"]
             return header, arrays
 
-        _frames.read_frame = read_frame
+        frames.read_frame = read_frame
 
     def send(self, specs: list[Any], payload: bytes = b"", **fields: Any) -> None:
         """A frame that names these arrays, whatever follows."""
@@ -216,7 +216,7 @@ class PatchesWorker(Liar):
         import moeload_bench.forecaster as contract
 
         contract.check_forecast = lambda forecast, request, info: forecast
-        _local.guarded = lambda call, what: call()
+        local.guarded = lambda call, what: call()
         time.perf_counter = time.monotonic = time.process_time = lambda: 0.0
 
     def honest(self, request: ForecastRequest) -> Forecast:

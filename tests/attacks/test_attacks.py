@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import moeload_bench
-from moeload_bench import _bwrap
-from moeload_bench.isolate import MIB, Limits
+from moeload_bench.isolation import bubblewrap
+from moeload_bench.isolation.hosts import MIB, Limits
 from tests.attacks.arena import HERE, LIMITS, attack, attack_beside_honest
 
 PACKAGE = Path(moeload_bench.__path__[0])
@@ -34,7 +34,7 @@ def stopped(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: obj
 
 @pytest.mark.parametrize(
     "path",
-    [*(PACKAGE / name for name in _bwrap.HIDDEN_IN_PACKAGE), REPOSITORY / "pyproject.toml", REPOSITORY / ".git",
+    [*(PACKAGE / name for name in bubblewrap.HIDDEN_IN_PACKAGE), REPOSITORY / "pyproject.toml", REPOSITORY / ".git",
      REPOSITORY / "tests", REPOSITORY / "leaderboard", Path.home() / ".cache", Path("/etc/passwd"), Path("/sys")],
     ids=lambda path: path.name,
 )  # fmt: skip
@@ -57,8 +57,8 @@ def test_a_second_copy_of_the_package_hides_the_same_folders(tmp_path: Path, mon
     installed = tmp_path / "lib" / "site-packages" / "moeload_bench" / "data"
     installed.mkdir(parents=True)
     (installed / "run.parquet").write_bytes(b"PAR1")
-    before = _bwrap._interpreter_folders()
-    monkeypatch.setattr(_bwrap, "_interpreter_folders", lambda: [*before, tmp_path / "lib"])
+    before = bubblewrap._interpreter_folders()
+    monkeypatch.setattr(bubblewrap, "_interpreter_folders", lambda: [*before, tmp_path / "lib"])
     assert "is empty" in stopped(tmp_path, "ReadsFile", path=installed)
 
 
@@ -149,8 +149,8 @@ def test_a_fork_bomb_stops_at_its_limit(tmp_path: Path) -> None:
 def test_a_fork_bomb_does_not_hit_its_neighbour(tmp_path: Path) -> None:
     """Two sandboxes do not share a limit on processes: the honest one goes on while the bomb's children sleep."""
     from moeload_bench.forecaster import ForecastRequest, trace_info
-    from moeload_bench.isolate import open_host
-    from moeload_bench.targets import parse_target
+    from moeload_bench.isolation.hosts import open_host
+    from moeload_bench.isolation.targets import parse_target
     from tests.attacks.arena import HONEST, assert_nothing_left, require_sandbox
     from tests.conftest import synthetic_trace
 

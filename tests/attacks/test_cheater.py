@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.evaluation import evaluate
-from moeload_bench.isolate import Level
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.results import RunResult
 from moeload_bench.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.isolate import Limits
+from moeload_bench.isolation.hosts import Limits
 from tests.attacks.arena import HERE, LIMITS, attack
 
 SHORT = Limits(wall_s_per_call=1)

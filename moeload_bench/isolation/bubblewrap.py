@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moeload_bench import _seccomp
 from moeload_bench.errors import IsolationError
 from moeload_bench.files import PACKAGE
-from moeload_bench.sources import find_module
-from moeload_bench.targets import Target
+from moeload_bench.isolation import seccomp
+from moeload_bench.isolation.sources import find_module
+from moeload_bench.isolation.targets import Target
 
 FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
@@ -62,12 +62,12 @@ class Command:
 
 def sandbox_command(target: Target, arguments: Sequence[str], environment: dict[str, str]) -> tuple[Command, int]:
     """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from."""
-    machine = _seccomp.this_machine()
+    machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
         raise IsolationError(f"isolation level 'sandbox' is not available: {unavailable()}")
     mounts, extra_fds = _target_mounts(target)
-    seccomp_fd = _memory_file("seccomp", _seccomp.filter_program(machine))
+    seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine))
     info_read, info_write = os.pipe()
     options = [
         *_namespace_options(),
@@ -101,8 +101,8 @@ def unavailable() -> str | None:
     """None when a sandbox comes up on this machine (tried once per process), else the reason."""
     if sys.platform != "linux":
         return f"bubblewrap is for Linux, this is {sys.platform}"
-    if _seccomp.this_machine() is None:
-        return f"no table of system calls for this processor, there is: {', '.join(_seccomp.MACHINES)}"
+    if seccomp.this_machine() is None:
+        return f"no table of system calls for this processor, there is: {', '.join(seccomp.MACHINES)}"
     if shutil.which("bwrap") is None:
         return f"the program bwrap is not installed; {INSTALL_HINT}"
     command, info_fd = sandbox_command(Target("", None, None, ""), ["-S", "-c", "pass"], {})

@@ -9,11 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moeload_bench import _bwrap, _messages
-from moeload_bench._frames import Array, Header, Rules
-from moeload_bench._host import Cost, Level, Limits, Meter
-from moeload_bench._local import MAX_COUNTS, one_line
-from moeload_bench._process import Process
 from moeload_bench.errors import ForecastError, TargetError
 from moeload_bench.forecaster import (
     FORECAST_RULES,
@@ -23,7 +18,12 @@ from moeload_bench.forecaster import (
     TraceInfo,
     check_forecast,
 )
-from moeload_bench.targets import Target, is_baseline
+from moeload_bench.isolation import bubblewrap, messages
+from moeload_bench.isolation.frames import Array, Header, Rules
+from moeload_bench.isolation.levels import Cost, Level, Limits, Meter
+from moeload_bench.isolation.local import MAX_COUNTS, one_line
+from moeload_bench.isolation.process import Process
+from moeload_bench.isolation.targets import Target, is_baseline
 
 NOTHING: Rules = {}
 _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
@@ -41,14 +41,14 @@ class Child:
     def init(self, seed: int, info: TraceInfo | None, fitted: bytes | None) -> Header:
         """Load the class, and construct the forecaster when ``info`` is given."""
         file = self._target.file
-        shown = None if file is None else _bwrap.FORECASTER_PATH if self._level == "sandbox" else str(file)
+        shown = None if file is None else bubblewrap.FORECASTER_PATH if self._level == "sandbox" else str(file)
         header = {
             "op": "init",
             "seed": seed,
-            "target": _messages.target_header(self._target, shown),
-            "info": None if info is None else _messages.info_header(info),
+            "target": messages.target_header(self._target, shown),
+            "info": None if info is None else messages.info_header(info),
         }
-        return self.call(header, _messages.fitted_array(fitted), NOTHING, self._limits.startup_wall_s)[0]
+        return self.call(header, messages.fitted_array(fitted), NOTHING, self._limits.startup_wall_s)[0]
 
     def call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
@@ -96,18 +96,18 @@ class ChildHost:
         self._counts: dict[str, int] = {}
 
     def observe(self, block: StepBlock) -> None:
-        arrays = _messages.block_arrays(block)
+        arrays = messages.block_arrays(block)
         self._child.timed("observe", lambda: self._child.call({"op": "observe"}, arrays, NOTHING))
         self._child.meter.rows += len(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        header, arrays = _messages.request_frame(request)
-        rules = _messages.forecast_rules(request, self._info)
+        header, arrays = messages.request_frame(request)
+        rules = messages.forecast_rules(request, self._info)
         reply, out = self._child.timed(
             "forecast", lambda: self._child.call({"op": "forecast", **header}, arrays, rules)
         )
         self._counts = _checked_counts(reply.get("counts"), self._counts)
-        return check_forecast(_messages.forecast_from(out), request, self._info)
+        return check_forecast(messages.forecast_from(out), request, self._info)
 
     def counts(self) -> dict[str, int]:
         return dict(self._counts)
@@ -149,13 +149,11 @@ def fit_child(
             return None
         child.meter.startup_wall_s = time.perf_counter() - started
         for info, block in runs:
-            child.call({"op": "run", "info": _messages.info_header(info)}, _messages.block_arrays(block), NOTHING)
+            child.call({"op": "run", "info": messages.info_header(info)}, messages.block_arrays(block), NOTHING)
             child.meter.rows += len(block)
         child.start_charging()
-        _, out = child.timed(
-            "observe", lambda: child.call({"op": "fit"}, {}, _messages.FITTED_RULES, limits.fit_wall_s)
-        )
-        fitted = _messages.fitted_from(out)
+        _, out = child.timed("observe", lambda: child.call({"op": "fit"}, {}, messages.FITTED_RULES, limits.fit_wall_s))
+        fitted = messages.fitted_from(out)
         return fitted if fitted is None else (fitted, child.cost())
     finally:
         child.close()

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moeload_bench._host import Cost, Meter
 from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.targets import Target, check_kwargs, load_class
+from moeload_bench.isolation.levels import Cost, Meter
+from moeload_bench.isolation.targets import Target, check_kwargs, load_class
 
 MAX_TEXT = 300
 MAX_COUNTS = 32

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from moeload_bench._host import MIB, Limits
+from moeload_bench.isolation.levels import MIB, Limits
 
 EVERY_S = 0.1
 LINUX = sys.platform == "linux"

@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moeload_bench import _bwrap, _frames
-from moeload_bench._frames import Array, Header, Rules
-from moeload_bench._host import Level, Limits
-from moeload_bench._local import one_line
-from moeload_bench._watch import Watch
 from moeload_bench.errors import IsolationError
-from moeload_bench.targets import Target, is_baseline
+from moeload_bench.isolation import bubblewrap, frames
+from moeload_bench.isolation.frames import Array, Header, Rules
+from moeload_bench.isolation.levels import Level, Limits
+from moeload_bench.isolation.local import one_line
+from moeload_bench.isolation.targets import Target, is_baseline
+from moeload_bench.isolation.watch import Watch
 
-WORKER = str(Path(__file__).resolve().with_name("_worker.py"))
+WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
 PIPE_BYTES = 2**20
 END_S = 10.0
@@ -57,8 +57,8 @@ class Process:
         deadline = time.monotonic() + allowed
         number = secrets.randbits(53)
         try:
-            self._write(_frames.encode({**header, "seq": number}, arrays), deadline)
-            reply, out = _frames.read_frame(
+            self._write(frames.encode({**header, "seq": number}, arrays), deadline)
+            reply, out = frames.read_frame(
                 lambda view: self._read_into(view, deadline), rules, max_header_bytes=MAX_REPLY_HEADER_BYTES
             )
             if reply.get("seq") != number:
@@ -171,7 +171,7 @@ def _start(
     settings: dict[str, Any] = {
         "path": None if sandboxed else [os.path.abspath(entry) for entry in sys.path],
         "first_path": [] if target.packages is None else [str(target.packages)],
-        "extra_path": _bwrap.extra_path(target) if sandboxed else [],
+        "extra_path": bubblewrap.extra_path(target) if sandboxed else [],
         "limits": _resource_limits(limits, sandboxed),
         "parent": None if sandboxed else os.getpid(),
     }
@@ -182,7 +182,7 @@ def _start(
     if not sandboxed:
         environment = {**os.environ, **ENVIRONMENT, **_cache_setting(target, numba_cache)}
         return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **pipes), None
-    command, info_fd = _bwrap.sandbox_command(target, arguments, ENVIRONMENT)
+    command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT)
     try:
         popen = subprocess.Popen(command.argv, pass_fds=command.fds, env={}, **pipes)
     except BaseException:

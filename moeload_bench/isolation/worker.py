@@ -1,6 +1,6 @@
 """The process that a forecaster lives in: reads frames from standard input, answers on standard output.
 
-Run as a script by `moeload_bench._process`. What the forecaster prints goes nowhere; its limits are set before any of
+Run as a script by `isolation.process`. What the forecaster prints goes nowhere; its limits are set before any of
 its code runs. Nothing here is trusted by the harness.
 """
 
@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeload_bench._frames import Array, Header
+    from moeload_bench.isolation.frames import Array, Header
 
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
@@ -94,10 +94,10 @@ class Worker:
 
     def serve_one(self) -> None:
         """Read a request, do it, answer with the same number."""
-        from moeload_bench import _frames
         from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
+        from moeload_bench.isolation import frames
 
-        header, arrays = _frames.read_frame(self._read_into, None)
+        header, arrays = frames.read_frame(self._read_into, None)
         reply: Header = {"seq": header["seq"]}
         out: dict[str, Array] = {}
         try:
@@ -107,51 +107,51 @@ class Worker:
             reply |= {"status": "forecast_error", "text": str(error), "rule": error.rule}
         except (TargetError, MissingExtraError) as error:
             reply |= {"status": "target_error", "text": str(error)}
-        self._write(_frames.encode(reply, out))
+        self._write(frames.encode(reply, out))
 
     def _do_init(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench import _local, _messages
+        from moeload_bench.isolation import local, messages
 
         os.dup2(0, 2)  # from here on warnings go nowhere: nobody reads them, and a full pipe would hang it
-        target = _messages.target_from(header["target"])
-        self._class = _local.import_class(target)
+        target = messages.target_from(header["target"])
+        self._class = local.import_class(target)
         self._init = header
         if header["info"] is None:
-            return {"has_fit": _local.has_fit(self._class)}, {}
-        info = _messages.info_from(header["info"])
-        fitted = _messages.fitted_from(arrays)
-        self._forecaster = _local.construct(self._class, target, info, header["seed"], fitted)
+            return {"has_fit": local.has_fit(self._class)}, {}
+        info = messages.info_from(header["info"])
+        fitted = messages.fitted_from(arrays)
+        self._forecaster = local.construct(self._class, target, info, header["seed"], fitted)
         return {}, {}
 
     def _do_observe(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench import _local, _messages
+        from moeload_bench.isolation import local, messages
 
-        block = _messages.block_from(arrays)
-        _local.guarded(lambda: self._forecaster.observe(block), "observe")
+        block = messages.block_from(arrays)
+        local.guarded(lambda: self._forecaster.observe(block), "observe")
         return {}, {}
 
     def _do_forecast(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench import _local, _messages
         from moeload_bench.forecaster import check_forecast
+        from moeload_bench.isolation import local, messages
 
-        request = _messages.request_from(header, arrays)
-        answer = _local.guarded(lambda: self._forecaster.forecast(request), "forecast")
-        info = _messages.info_from(self._init["info"])
-        out = _messages.forecast_arrays(check_forecast(answer, request, info))
-        return {"counts": _local.read_counts(self._forecaster)}, out
+        request = messages.request_from(header, arrays)
+        answer = local.guarded(lambda: self._forecaster.forecast(request), "forecast")
+        info = messages.info_from(self._init["info"])
+        out = messages.forecast_arrays(check_forecast(answer, request, info))
+        return {"counts": local.read_counts(self._forecaster)}, out
 
     def _do_run(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench import _messages
+        from moeload_bench.isolation import messages
 
-        self._runs.append((_messages.info_from(header["info"]), _messages.block_from(arrays)))
+        self._runs.append((messages.info_from(header["info"]), messages.block_from(arrays)))
         return {}, {}
 
     def _do_fit(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench import _local, _messages
+        from moeload_bench.isolation import local, messages
 
-        target = _messages.target_from(self._init["target"])
-        fitted = _local.run_fit(self._class, target, self._runs, self._init["seed"])
-        return {}, _messages.fitted_array(fitted)
+        target = messages.target_from(self._init["target"])
+        fitted = local.run_fit(self._class, target, self._runs, self._init["seed"])
+        return {}, messages.fitted_array(fitted)
 
     def _read_into(self, view: memoryview) -> None:
         while len(view):

@@ -23,7 +23,7 @@ from typing import Any
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
-from moeload_bench.sources import module_sha256
+from moeload_bench.isolation.sources import module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 _KEY = re.compile(r"[A-Za-z_]\w*")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench._frames import Array, ArrayRule, Header, Rules
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.targets import Target
+from moeload_bench.isolation.frames import Array, ArrayRule, Header, Rules
+from moeload_bench.isolation.targets import Target
 
 MAX_FITTED_BYTES = 2**28
 FITTED_RULES: Rules = {"fitted": ArrayRule("|u1", ((0, MAX_FITTED_BYTES),))}

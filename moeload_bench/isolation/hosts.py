@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from moeload_bench._host import GIB, LEVELS, MIB, Cost, Host, Level, Limits
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
-from moeload_bench.targets import Target
+from moeload_bench.isolation.levels import GIB, LEVELS, MIB, Cost, Host, Level, Limits
+from moeload_bench.isolation.targets import Target
 
 __all__ = [
     "GIB",
@@ -57,12 +57,12 @@ def open_host(
     if level == "none":
         from threadpoolctl import threadpool_limits
 
-        from moeload_bench._local import LocalHost
+        from moeload_bench.isolation.local import LocalHost
 
         with threadpool_limits(1):  # as in a child: another number of threads may change the last bits of a sum
             yield LocalHost(target, info, seed, fitted)
         return
-    from moeload_bench._child import open_child
+    from moeload_bench.isolation.child import open_child
 
     with open_child(target, info, seed, fitted, level, limits or Limits(), numba_cache) as host:
         yield host
@@ -81,11 +81,11 @@ def fit_target(
     if level == "none":
         from threadpoolctl import threadpool_limits
 
-        from moeload_bench._local import fit_local
+        from moeload_bench.isolation.local import fit_local
 
         with threadpool_limits(1):
             return fit_local(target, runs, seed)
-    from moeload_bench._child import fit_child
+    from moeload_bench.isolation.child import fit_child
 
     return fit_child(target, runs, seed, level, limits or Limits())
 
@@ -108,9 +108,9 @@ def level_available(level: Level) -> str | None:
     if level == "process" and os.name != "posix":
         return f"it needs pipes with deadlines as POSIX systems have them, this is {os.name}"
     if level == "sandbox":
-        from moeload_bench import _bwrap
+        from moeload_bench.isolation import bubblewrap
 
-        return _bwrap.unavailable()
+        return bubblewrap.unavailable()
     return None
 
 
