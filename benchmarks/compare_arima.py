@@ -18,7 +18,7 @@ from moeload_bench.baselines import _arima_exact as exact
 from moeload_bench.baselines._arima_stream import Stream
 from numpy.typing import NDArray
 
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import load_trace
 
 FloatArray = NDArray[np.float64]

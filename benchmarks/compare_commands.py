@@ -14,7 +14,7 @@ import numpy as np
 from compare_common import Row, compiling, cpu_s, spread, table, verdict
 
 from moeload_bench import evaluation
-from moeload_bench.suite import suite_names
+from moeload_bench.suites.suite import suite_names
 
 CLASSICAL = ("sw_avg", "arima", "lstm")
 

@@ -22,7 +22,7 @@ from moeload_bench.evaluation import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import LEVELS, Level, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 
 SHAPES = ((6, 8), (128, 128))
 REPETITIONS = 7

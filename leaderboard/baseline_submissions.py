@@ -16,7 +16,7 @@ from moeload_bench.evaluation import as_target
 from moeload_bench.submission import VERIFICATION, Folder, read_folder
 from moeload_bench.submission_check import check_submission, load_claim
 from moeload_bench.submitting import Author, make_draft, result_path
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 
 MAINTAINERS = "The moeload-bench maintainers"
 

@@ -25,7 +25,7 @@ from moeload_bench.evaluation import evaluate
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.submission import read_folder
 from moeload_bench.submitting import Author, make_draft, named
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.verification import MAX_GROWTH, Request, locate, verify
 
 SUITE = "mini"

@@ -9,7 +9,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import table
 from moeload_bench.results import Result
 from moeload_bench.statistics import Claim, rank_groups, ranks
-from moeload_bench.suite import STATES
+from moeload_bench.suites.suite import STATES
 from moeload_bench.table_rows import NOTHING, number
 from moeload_bench.table_words import span_words
 from moeload_bench.tables import Grid, result_grid

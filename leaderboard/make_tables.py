@@ -26,7 +26,7 @@ from leaderboard.results_page import suite_page
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.publishing import card
 from moeload_bench.results import Result
-from moeload_bench.suite import CROSSING, STATES, Suite, load_suite
+from moeload_bench.suites.suite import CROSSING, STATES, Suite, load_suite
 from moeload_bench.table_rows import FLOOR_ROWS, number
 from moeload_bench.tables import Grid, cells, marked
 

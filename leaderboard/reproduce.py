@@ -46,7 +46,7 @@ from moeload_bench.packages import install_packages
 from moeload_bench.progress import pair_progress
 from moeload_bench.results import Environment, Result, RunResult
 from moeload_bench.submission_check import require_level
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}

@@ -18,7 +18,7 @@ from moeload_bench.publishing.card_tables import table
 from moeload_bench.results import Result, Results, RunResult
 from moeload_bench.scoring.scores import METRICS
 from moeload_bench.statistics import CLIP, MIN_RECIPES
-from moeload_bench.suite import Suite
+from moeload_bench.suites.suite import Suite
 from moeload_bench.summary import failure_lines
 from moeload_bench.table_rows import number
 from moeload_bench.tables import Grid, result_grid

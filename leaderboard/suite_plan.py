@@ -22,7 +22,7 @@ from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recording.recipe import load_recipe
 from moeload_bench.states.rule import StateRule
 from moeload_bench.submission_record import Name
-from moeload_bench.suite import ORIGINS_PER_STATE, HubPlace, check_variants
+from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Array, Trace
 

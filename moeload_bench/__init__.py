@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         trace_info,
     )
     from moeload_bench.results import Result, Results, load_result
-    from moeload_bench.suite import Suite, load_suite, suite_for_trace
+    from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
     from moeload_bench.traces.store import list_traces, load_trace, write_trace
     from moeload_bench.traces.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
 
@@ -43,9 +43,9 @@ _HOME = {
     "list_traces": "traces.store",
     "load_trace": "traces.store",
     "write_trace": "traces.store",
-    "Suite": "suite",
-    "load_suite": "suite",
-    "suite_for_trace": "suite",
+    "Suite": "suites.suite",
+    "load_suite": "suites.suite",
+    "suite_for_trace": "suites.suite",
     "BalancingMeta": "traces.trace",
     "LayerMeta": "traces.trace",
     "Trace": "traces.trace",

@@ -32,7 +32,7 @@ from moeload_bench.parallel import workers
 from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace
 
 ForecasterLike = str | type[Any] | Target

@@ -11,7 +11,7 @@ from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_results import over
 from moeload_bench.plots_style import MARKERS, PALETTE, legend_above, panels, style
 from moeload_bench.results import Result
-from moeload_bench.suite import STATES
+from moeload_bench.suites.suite import STATES
 from moeload_bench.tables import Grid, result_grid
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from moeload_bench.plots_panels import line
 from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results import Result
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.suite import STATES
+from moeload_bench.suites.suite import STATES
 from moeload_bench.table_rows import Row, Values
 from moeload_bench.tables import Grid, marked, result_grid
 

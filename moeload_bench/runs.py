@@ -26,7 +26,7 @@ from moeload_bench.placement.cost import score_plans
 from moeload_bench.results import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
-from moeload_bench.suite import Suite, SuiteTrace, check_origins
+from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import read_trace
 from moeload_bench.truth import Truth, open_truth
 

@@ -17,7 +17,7 @@ from moeload_bench.results import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submission import Folder, text_sha256
 from moeload_bench.submission_numbers import check_cost, check_numbers
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 
 APART: tuple[Level, ...] = ("process", "sandbox")
 MAX_CLAIM_BYTES = 32 << 20

@@ -13,7 +13,7 @@ from typing import Any
 from moeload_bench.placement.cost import ABOUT
 from moeload_bench.results import RunResult, TaskResult
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.suites.suite import CROSSING, STATES
 
 PRIMARY = "window_tv"
 # Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.

@@ -28,7 +28,7 @@ from moeload_bench.submission import (
 )
 from moeload_bench.submission_check import check_submission, require_level
 from moeload_bench.submission_record import Submission
-from moeload_bench.suite import Suite
+from moeload_bench.suites.suite import Suite
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from moeload_bench.results import Results
 from moeload_bench.scoring.scores import METRICS
 from moeload_bench.statistics import EXACT
-from moeload_bench.suite import STATES
+from moeload_bench.suites.suite import STATES
 from moeload_bench.table_rows import has_skill
 from moeload_bench.tables import result_grid
 

@@ -14,7 +14,7 @@ from moeload_bench.placement.cost import ABOUT
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results import Result, RunResult
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.suite import CROSSING
+from moeload_bench.suites.suite import CROSSING
 
 Values = tuple[float | None, ...]
 FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")

@@ -15,7 +15,7 @@ import numpy as np
 from moeload_bench.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results import Result, Results, TaskResult
 from moeload_bench.scoring.floors import excess
-from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.table_rows import (
     FLOOR_ROWS,
     NOTHING,

@@ -20,7 +20,7 @@ from moeload_bench.scoring.floors import LABELLED, Floors, Windows, trace_floors
 from moeload_bench.scoring.scores import horizon_rows
 from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
-from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 

@@ -33,7 +33,7 @@ from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.submission import VERIFICATION, Folder
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level
 from moeload_bench.submission_record import Verification, status_of
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, list_traces
 
 # By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.

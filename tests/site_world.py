@@ -14,7 +14,7 @@ from leaderboard.freeze_suite import to_toml
 from leaderboard.site.payload import FIELDS
 from moeload_bench.results import Result, load_result
 from moeload_bench.submission import RECORD, parse_submission
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")

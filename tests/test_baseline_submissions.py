@@ -18,7 +18,7 @@ from moeload_bench.results import load_result
 from moeload_bench.submission import RECORD, VERIFICATION, read_folder
 from moeload_bench.submission_names import look_of
 from moeload_bench.submitting import Author, make_draft, result_path
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 from tests.submitted import make_world
 
 BASELINES = sorted(path.name for path in SUBMISSIONS.iterdir() if not read_folder(path).record.has_code)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.suite import default_suite
+from moeload_bench.suites.suite import default_suite
 from tests.attacks.arena import require_sandbox
 
 ROOT = Path(__file__).resolve().parent.parent

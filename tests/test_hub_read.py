@@ -202,7 +202,7 @@ np.testing.assert_array_equal(np.array([row["load"] for row in stream]), here.lo
 assert load_trace("tiny-a/train/seed0").load_SLE.tobytes() == here.load_SLE.tobytes()
 
 from moeload_bench.evaluation import evaluate
-from moeload_bench.suite import HubPlace, suite_for_trace
+from moeload_bench.suites.suite import HubPlace, suite_for_trace
 
 here = read_trace(f"{folder}/tiny-b/test/seed0.parquet")
 suite = suite_for_trace(here, horizons=(1, 10)).model_copy(update={"hub": HubPlace(repo=repo, revision=tag)})

@@ -33,7 +33,7 @@ from moeload_bench.isolation.hosts import (
 from moeload_bench.isolation.process import _cache_setting
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.isolation.watch import TICK_S
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests import forecasters
 from tests.attacks.arena import HERE as ATTACKS

@@ -9,7 +9,7 @@ import pytest
 from moeload_bench import memory
 from moeload_bench.errors import SuiteError
 from moeload_bench.evaluation import evaluate
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.parquet import decoded_bytes
 from moeload_bench.traces.store import columns_of, data_sha256, write_trace
 from moeload_bench.traces.trace import Trace

@@ -9,7 +9,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.plots_regret import disagreements, draw_regret
 from moeload_bench.plots_style import save_figure
-from moeload_bench.suite import suite_for_trace
+from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 

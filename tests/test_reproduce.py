@@ -24,7 +24,7 @@ from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.results import Result, load_result
 from moeload_bench.submission import read_folder
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from moeload_bench.truth import open_truth

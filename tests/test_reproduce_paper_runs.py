@@ -27,7 +27,7 @@ from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
 from moeload_bench.reproducing.study import METRICS, Study, load_study
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.rule import sliding_variance
-from moeload_bench.suite import slide
+from moeload_bench.suites.suite import slide
 from moeload_bench.table_rows import run_means
 from moeload_bench.traces.meta import BalancingMeta
 from moeload_bench.traces.store import write_trace

@@ -18,7 +18,7 @@ from leaderboard.variation import seeds
 from moeload_bench.commands.run import file_name
 from moeload_bench.errors import ResultError
 from moeload_bench.results import Result, RunResult, TaskResult, load_result
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.table_rows import number
 from moeload_bench.tables import result_grid
 

@@ -35,7 +35,7 @@ from moeload_bench.statistics import interval, log_ratio, rank_groups
 from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256
 from moeload_bench.submission_record import Verification, VerificationStatus, status_of
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.tables import result_grid
 from tests.conftest import need
 from tests.site_world import (

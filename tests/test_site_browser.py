@@ -18,7 +18,7 @@ from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from leaderboard.site.words import MINUS, NONE, file_name
 from moeload_bench.results import Result, load_result
-from moeload_bench.suite import CROSSING
+from moeload_bench.suites.suite import CROSSING
 from moeload_bench.table_rows import run_means
 from moeload_bench.tables import marked, result_grid
 from tests.conftest import need

@@ -18,7 +18,7 @@ from moeload_bench.results import Result, load_result
 from moeload_bench.submission import CODE, Folder, read_folder
 from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
 from moeload_bench.submission_record import Verification
-from moeload_bench.suite import load_suite
+from moeload_bench.suites.suite import load_suite
 from tests.submitted import World, honest, make_world
 
 

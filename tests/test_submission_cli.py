@@ -55,7 +55,7 @@ def test_every_committed_submission_passes_the_check(name: str) -> None:
     anew: `make verify`, which runs `moeload-bench verify leaderboard/submissions/NAME` for each, and commit.
     """
     from moeload_bench.submission_check import check_submission, load_claim
-    from moeload_bench.suite import load_suite
+    from moeload_bench.suites.suite import load_suite
 
     folder = read_folder(ROOT / "leaderboard" / "submissions" / name)
     suite = load_suite(folder.record.suite.name)

@@ -9,7 +9,7 @@ import pytest
 from leaderboard.freeze_suite import to_toml
 from leaderboard.suite_plan import load_plan
 from moeload_bench.errors import SuiteError
-from moeload_bench.suite import (
+from moeload_bench.suites.suite import (
     ORIGINS_PER_STATE,
     Suite,
     SuiteTrace,
@@ -128,5 +128,5 @@ def test_submissions_are_for_the_newest_full_suite(
     names: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mini until one is frozen."""
-    monkeypatch.setattr("moeload_bench.suite.suite_names", lambda: names)
+    monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: names)
     assert default_suite() == expected

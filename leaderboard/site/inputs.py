@@ -15,7 +15,7 @@ from moeload_bench.results import Result
 from moeload_bench.submission import Folder, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_record import Verification, VerificationStatus
-from moeload_bench.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import TraceRef, list_traces
 
 UNIFORM = "uniform"

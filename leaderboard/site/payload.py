@@ -27,7 +27,7 @@ from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed
 from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result
 from moeload_bench.statistics import MIN_RECIPES
-from moeload_bench.suite import CROSSING
+from moeload_bench.suites.suite import CROSSING
 from moeload_bench.table_rows import ratio_metric
 from moeload_bench.tables import floors_of, marked, marks_of
 

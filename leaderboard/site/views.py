@@ -20,7 +20,7 @@ from moeload_bench.plots_results import cpu_ms
 from moeload_bench.results import Result, RunResult
 from moeload_bench.scoring.floors import excess
 from moeload_bench.statistics import Interval, rank_groups, ranks, win_rates
-from moeload_bench.suite import CROSSING, STATES
+from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.table_rows import Values, floor_values, present_mean, ratio_metric, run_means
 
 ALL = "all"

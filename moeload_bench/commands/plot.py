@@ -187,7 +187,7 @@ def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> 
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.progress import pair_progress
     from moeload_bench.results import load_result
-    from moeload_bench.suite import load_suite, suite_for_trace
+    from moeload_bench.suites.suite import load_suite, suite_for_trace
     from moeload_bench.traces.store import read_trace
 
     results = [load_result(source) for source in sources if source.endswith(".json")]

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from moeload_bench.results import Results
-    from moeload_bench.suite import Suite
+    from moeload_bench.suites.suite import Suite
 
 UNIFORM = "uniform"
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
@@ -154,7 +154,7 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
 
 def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
     from moeload_bench.errors import SuiteError
-    from moeload_bench.suite import load_suite, suite_for_trace
+    from moeload_bench.suites.suite import load_suite, suite_for_trace
     from moeload_bench.traces.store import read_trace
 
     if trace is None:
@@ -167,7 +167,7 @@ def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, 
 
 def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
     from moeload_bench.errors import SuiteError
-    from moeload_bench.suite import slide
+    from moeload_bench.suites.suite import slide
     from moeload_bench.traces.store import find_trace, read_trace
 
     if sliding is not None and blocks is not None:

@@ -65,7 +65,7 @@ def submit(
     from moeload_bench.submission_check import apart_level
     from moeload_bench.submission_names import check_name
     from moeload_bench.submitting import Author, make_draft, prepare
-    from moeload_bench.suite import default_suite, load_suite
+    from moeload_bench.suites.suite import default_suite, load_suite
 
     tasks = load_suite(suite or default_suite())
     who = Author(author, licence, link, beyond, hardware or environment().hardware)

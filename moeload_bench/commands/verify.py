@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from moeload_bench.submission import Folder
-    from moeload_bench.suite import Suite
+    from moeload_bench.suites.suite import Suite
 
 
 def verify(
@@ -104,7 +104,7 @@ def verify(
 def _suite_of(read: Folder, suite: str | None) -> Suite:
     """The suite that the maintainer names, else the submission's; a stranger's word names no file here."""
     from moeload_bench.errors import not_found
-    from moeload_bench.suite import load_suite, suite_names
+    from moeload_bench.suites.suite import load_suite, suite_names
 
     claimed = read.record.suite.name
     if suite is None and claimed not in suite_names():

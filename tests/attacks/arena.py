@@ -21,7 +21,7 @@ from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.harness import replay
 from moeload_bench.isolation.hosts import Host, Limits, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
 
