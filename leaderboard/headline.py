@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeload_bench.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import table
-from moeload_bench.results import Result
-from moeload_bench.statistics import Claim, rank_groups, ranks
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import NOTHING, number
+from moeload_bench.results.statistics import Claim, rank_groups, ranks
+from moeload_bench.results.words import span_words
 from moeload_bench.suites.suite import STATES
-from moeload_bench.table_rows import NOTHING, number
-from moeload_bench.table_words import span_words
-from moeload_bench.tables import Grid, result_grid
 
 CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"

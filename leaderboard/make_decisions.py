@@ -30,7 +30,7 @@ from moeload_bench.plots_regret import disagreements, draw_regret
 from moeload_bench.plots_style import save_figure
 from moeload_bench.policies import Comparison, compare_policies
 from moeload_bench.publishing.card_tables import table
-from moeload_bench.table_rows import number
+from moeload_bench.results.rows import number
 from moeload_bench.traces.store import load_trace
 
 PART = re.compile(r"(<!-- made by leaderboard/make_decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -25,10 +25,10 @@ from leaderboard.headline import headline
 from leaderboard.results_page import suite_page
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.publishing import card
-from moeload_bench.results import Result
+from moeload_bench.results.grid import Grid, cells, marked
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import FLOOR_ROWS, number
 from moeload_bench.suites.suite import CROSSING, STATES, Suite, load_suite
-from moeload_bench.table_rows import FLOOR_ROWS, number
-from moeload_bench.tables import Grid, cells, marked
 
 PART = re.compile(r"(<!-- generated: (?P<part>\S+) (?P<of>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 

@@ -36,7 +36,6 @@ from leaderboard.committed import (
     submission_of,
     target_of,
 )
-from moeload_bench.agreement import TOLERANCE, differences
 from moeload_bench.environment import BLAS_KERNELS, environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation import evaluate
@@ -44,7 +43,8 @@ from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.packages import install_packages
 from moeload_bench.progress import pair_progress
-from moeload_bench.results import Environment, Result, RunResult
+from moeload_bench.results.agreement import TOLERANCE, differences
+from moeload_bench.results.record import Environment, Result, RunResult
 from moeload_bench.submission_check import require_level
 from moeload_bench.suites.suite import Suite, load_suite
 

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from leaderboard.separation import ALPHA, PRIMARY, STATES, Cell, cells
 from leaderboard.variation import recipe_tables, seeds
-from moeload_bench.comparison import reference_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_regret import disagreements
 from moeload_bench.publishing.card_tables import table
-from moeload_bench.results import Result, Results, RunResult
+from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.record import Result, Results, RunResult
+from moeload_bench.results.rows import number
+from moeload_bench.results.statistics import CLIP, MIN_RECIPES
+from moeload_bench.results.summary import failure_lines
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.statistics import CLIP, MIN_RECIPES
 from moeload_bench.suites.suite import Suite
-from moeload_bench.summary import failure_lines
-from moeload_bench.table_rows import number
-from moeload_bench.tables import Grid, result_grid
 
 MOST_DISAGREEMENTS = 12
 Draw = Callable[[Grid], str]

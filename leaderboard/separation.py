@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moeload_bench.comparison import errors_of, reference_of
-from moeload_bench.results import Result
-from moeload_bench.statistics import Comparison, compare, rank_groups, win_rates
+from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import Comparison, compare, rank_groups, win_rates
 
 PRIMARY = "window_tv"
 ALPHA = 0.05

@@ -8,8 +8,8 @@ import numpy as np
 
 from leaderboard.separation import PRIMARY, STATES
 from moeload_bench.publishing.card_tables import table
-from moeload_bench.results import Result
-from moeload_bench.table_rows import number, run_means
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import number, run_means
 
 
 def run_values(result: Result, state: str, metric: str = PRIMARY) -> dict[str, dict[str, list[float | None]]]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         step_block,
         trace_info,
     )
-    from moeload_bench.results import Result, Results, load_result
+    from moeload_bench.results.record import Result, Results, load_result
     from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
     from moeload_bench.traces.store import list_traces, load_trace, write_trace
     from moeload_bench.traces.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
@@ -37,9 +37,9 @@ _HOME = {
     "check_forecast": "forecaster",
     "step_block": "forecaster",
     "trace_info": "forecaster",
-    "Result": "results",
-    "Results": "results",
-    "load_result": "results",
+    "Result": "results.record",
+    "Results": "results.record",
+    "load_result": "results.record",
     "list_traces": "traces.store",
     "load_trace": "traces.store",
     "write_trace": "traces.store",

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from moeload_bench.files import PACKAGE
-from moeload_bench.results import Environment
+from moeload_bench.results.record import Environment
 
 TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
 BLAS_KERNELS = "blas kernels"

@@ -29,7 +29,7 @@ from moeload_bench.isolation.targets import (
 )
 from moeload_bench.memory import check_memory
 from moeload_bench.parallel import workers
-from moeload_bench.results import ForecasterRecord, Result, Results, RunResult, SuiteRecord
+from moeload_bench.results.record import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, load_suite

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.results import TaskResult
+from moeload_bench.results.record import TaskResult
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.trace import Trace
 

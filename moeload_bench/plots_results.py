@@ -1,6 +1,6 @@
 """Figures of results: error against horizon with the floors, accuracy against cost.
 
-What is drawn is `moeload_bench.tables.result_grid`, number for number. Axis letters: K suite horizons.
+What is drawn is `moeload_bench.results.grid.result_grid`, number for number. Axis letters: K suite horizons.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from moeload_bench.errors import ResultError, not_found
 from moeload_bench.placement.cost import UNITS
 from moeload_bench.plots_panels import line
 from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
-from moeload_bench.results import Result
+from moeload_bench.results.grid import Grid, marked, result_grid
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import Row, Values
 from moeload_bench.scoring.scores import METRICS
 from moeload_bench.suites.suite import STATES
-from moeload_bench.table_rows import Row, Values
-from moeload_bench.tables import Grid, marked, result_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moeload_bench.placement.cost import ABOUT
-from moeload_bench.results import RunResult, TaskResult
+from moeload_bench.results.record import RunResult, TaskResult
 from moeload_bench.scoring.scores import METRICS
 from moeload_bench.suites.suite import CROSSING, STATES
 

@@ -14,7 +14,7 @@ from moeload_bench.evaluation import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
 from moeload_bench.packages import install_packages
-from moeload_bench.results import Result
+from moeload_bench.results.record import Result
 from moeload_bench.submission import (
     CODE,
     MAX_BYTES,

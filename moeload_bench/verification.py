@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.altered import Altered, Altering, fresh_runs, splices
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
@@ -28,7 +27,8 @@ from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.memorising import TRACKER, relative_loss
 from moeload_bench.packages import install_packages
 from moeload_bench.parallel import spread
-from moeload_bench.results import Result, RunResult
+from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.submission import VERIFICATION, Folder
 from moeload_bench.submission_check import check_submission, claim_sha256, require_level

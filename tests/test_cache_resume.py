@@ -19,7 +19,7 @@ from moeload_bench import cache, parallel
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation import evaluate
 from moeload_bench.parallel import spread
-from moeload_bench.results import Results
+from moeload_bench.results.record import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.results import load_result
+from moeload_bench.results.record import load_result
 from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256
 from moeload_bench.submission_record import Verification

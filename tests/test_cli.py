@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.__main__ import main
-from moeload_bench.results import load_result
+from moeload_bench.results.record import load_result
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench import forecaster, statistics
+from moeload_bench import forecaster
+from moeload_bench.results import statistics
 from moeload_bench.scoring import floors, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule

@@ -13,7 +13,7 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, trace_info
 from moeload_bench.harness import replay
 from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import class_target, parse_target
-from moeload_bench.results import Results
+from moeload_bench.results.record import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace

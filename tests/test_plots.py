@@ -16,10 +16,10 @@ from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, Re
 from moeload_bench.evaluation import evaluate
 from moeload_bench.placement.cost import UNITS
 from moeload_bench.plots_style import FEW, legend_columns
-from moeload_bench.results import Results
+from moeload_bench.results.record import Results
+from moeload_bench.results.rows import floor_values, run_means
 from moeload_bench.states.rule import sliding_range, sliding_variance
 from moeload_bench.suites.suite import suite_for_trace
-from moeload_bench.table_rows import floor_values, run_means
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace

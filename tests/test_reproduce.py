@@ -17,12 +17,12 @@ from leaderboard.committed import RESULTS, committed_results, load_all, problems
 from leaderboard.freeze_suite import to_toml
 from leaderboard.make_tables import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
-from moeload_bench.agreement import TOLERANCE
-from moeload_bench.comparison import errors_of
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation import evaluate
-from moeload_bench.results import Result, load_result
+from moeload_bench.results.agreement import TOLERANCE
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.record import Result, load_result
 from moeload_bench.submission import read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import write_trace

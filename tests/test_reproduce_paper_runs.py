@@ -25,10 +25,10 @@ from moeload_bench.reproducing.measuring import Request, measure_run
 from moeload_bench.reproducing.page import page
 from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
 from moeload_bench.reproducing.study import METRICS, Study, load_study
+from moeload_bench.results.rows import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.rule import sliding_variance
 from moeload_bench.suites.suite import slide
-from moeload_bench.table_rows import run_means
 from moeload_bench.traces.meta import BalancingMeta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

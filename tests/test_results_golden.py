@@ -11,7 +11,7 @@ import pytest
 
 from leaderboard.committed import target_of
 from moeload_bench.isolation.targets import source_sha256
-from moeload_bench.results import Result, load_result
+from moeload_bench.results.record import Result, load_result
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "results.json").read_text())

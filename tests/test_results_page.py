@@ -17,10 +17,10 @@ from leaderboard.separation import cells
 from leaderboard.variation import seeds
 from moeload_bench.commands.run import file_name
 from moeload_bench.errors import ResultError
-from moeload_bench.results import Result, RunResult, TaskResult, load_result
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
+from moeload_bench.results.rows import number
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.table_rows import number
-from moeload_bench.tables import result_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,17 +26,17 @@ from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
-from moeload_bench.comparison import errors_of
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.results import Result, load_result
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.statistics import interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.statistics import interval, log_ratio, rank_groups
 from moeload_bench.submission import VERIFICATION
 from moeload_bench.submission_check import claim_sha256
 from moeload_bench.submission_record import Verification, VerificationStatus, status_of
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.tables import result_grid
 from tests.conftest import need
 from tests.site_world import (
     FEW,

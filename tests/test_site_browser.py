@@ -17,10 +17,10 @@ from leaderboard.make_site import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from leaderboard.site.words import MINUS, NONE, file_name
-from moeload_bench.results import Result, load_result
+from moeload_bench.results.grid import marked, result_grid
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.rows import run_means
 from moeload_bench.suites.suite import CROSSING
-from moeload_bench.table_rows import run_means
-from moeload_bench.tables import marked, result_grid
 from tests.conftest import need
 from tests.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
 from tests.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes

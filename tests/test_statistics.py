@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from moeload_bench.errors import ResultError
-from moeload_bench.statistics import (
+from moeload_bench.results.statistics import (
     CLIP,
     MIN_RECIPES,
     Tasks,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
-from moeload_bench.results import Result, load_result
+from moeload_bench.results.record import Result, load_result
 from moeload_bench.submission import CODE, Folder, read_folder
 from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
 from moeload_bench.submission_record import Verification

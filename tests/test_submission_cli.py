@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from moeload_bench.isolation.targets import baseline_names
-from moeload_bench.results import load_result
+from moeload_bench.results.record import load_result
 from moeload_bench.submission import CODE, RECORD, VERIFICATION, read_folder
 from moeload_bench.submission_record import Verification
 from moeload_bench.traces.store import write_trace

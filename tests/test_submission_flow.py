@@ -11,7 +11,7 @@ from leaderboard.site.inputs import make_entry
 from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.results import load_result
+from moeload_bench.results.record import load_result
 from moeload_bench.submission import VERIFICATION, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_names import check_name

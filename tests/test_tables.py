@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeload_bench.comparison import errors_of, reference_of
 from moeload_bench.errors import ResultError
-from moeload_bench.results import Result, Results, TaskResult, load_result
-from moeload_bench.summary import best_lines
-from moeload_bench.table_rows import metric_names, ratio_metric
-from moeload_bench.tables import result_grid
+from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result, Results, TaskResult, load_result
+from moeload_bench.results.rows import metric_names, ratio_metric
+from moeload_bench.results.summary import best_lines
 from moeload_bench.traces.trace import Trace
 from tests.test_harness import run
 

@@ -19,10 +19,10 @@ import pytest
 from leaderboard.committed import RESULTS
 from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench import verification
-from moeload_bench.agreement import differences
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.memorising import future_altered, permuted_and_shifted
-from moeload_bench.results import Result, RunResult, load_result
+from moeload_bench.results.agreement import differences
+from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submission import Folder, read_folder
 from moeload_bench.submission_record import Verification
 from moeload_bench.traces.store import write_trace

@@ -11,8 +11,8 @@ from leaderboard.site.inputs import Board, Entry, only
 from leaderboard.site.payload import cell_row, skill_note
 from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_training, per_forecast_ms
 from leaderboard.site.words import MINUS, NONE, arguments, count, figure, megabytes
-from moeload_bench.results import Result, RunResult
-from moeload_bench.tables import Grid, result_grid
+from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.record import Result, RunResult
 
 Facts = list[tuple[str, str]]
 MAX_FAILURES = 50

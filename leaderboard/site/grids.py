@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from leaderboard.site.views import ALL
 from leaderboard.site.words import NONE, figure
-from moeload_bench.results import Result
+from moeload_bench.results.grid import Grid, marked, result_grid
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import FLOOR_ROWS, Row
+from moeload_bench.results.words import origins_of
 from moeload_bench.suites.suite import CROSSING, STATES
-from moeload_bench.table_rows import FLOOR_ROWS, Row
-from moeload_bench.table_words import origins_of
-from moeload_bench.tables import Grid, marked, result_grid
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from leaderboard.committed import load_all, ordered
-from moeload_bench.comparison import reference_of
 from moeload_bench.errors import ResultError, SubmissionError
-from moeload_bench.results import Result
+from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.record import Result
 from moeload_bench.submission import Folder, read_folder
 from moeload_bench.submission_check import check_submission
 from moeload_bench.submission_record import Verification, VerificationStatus

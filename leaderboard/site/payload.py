@@ -25,11 +25,11 @@ from leaderboard.site.views import (
 )
 from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
 from moeload_bench.plots_results import cpu_ms
-from moeload_bench.results import Result
-from moeload_bench.statistics import MIN_RECIPES
+from moeload_bench.results.grid import floors_of, marked, marks_of
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import ratio_metric
+from moeload_bench.results.statistics import MIN_RECIPES
 from moeload_bench.suites.suite import CROSSING
-from moeload_bench.table_rows import ratio_metric
-from moeload_bench.tables import floors_of, marked, marks_of
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
 """What a row of a view holds, in this order."""

@@ -13,8 +13,8 @@ from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, figure
 from moeload_bench.publishing import card_tables
 from moeload_bench.publishing.card_tables import Run
+from moeload_bench.results.rows import present_mean
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS
-from moeload_bench.table_rows import present_mean
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the leaderboard shows for each choice of state, recipe and horizon: computed here, only shown by the pages.
 
-Values are those of `moeload_bench.tables`, conclusions those of `moeload_bench.statistics`. Axis letters: K suite
+Values are those of `moeload_bench.results.grid`, conclusions those of `moeload_bench.results.statistics`. Axis letters: K suite
 horizons.
 """
 
@@ -13,15 +13,15 @@ import numpy as np
 
 from leaderboard.site.inputs import Board, only
 from leaderboard.site.words import lower_is_better
-from moeload_bench import comparison
-from moeload_bench.comparison import Errors, errors_of, skill
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots_results import cpu_ms
-from moeload_bench.results import Result, RunResult
+from moeload_bench.results import comparison
+from moeload_bench.results.comparison import Errors, errors_of, skill
+from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.rows import Values, floor_values, present_mean, ratio_metric, run_means
+from moeload_bench.results.statistics import Interval, rank_groups, ranks, win_rates
 from moeload_bench.scoring.floors import excess
-from moeload_bench.statistics import Interval, rank_groups, ranks, win_rates
 from moeload_bench.suites.suite import CROSSING, STATES
-from moeload_bench.table_rows import Values, floor_values, present_mean, ratio_metric, run_means
 
 ALL = "all"
 PRIMARY = "window_tv"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from moeload_bench.placement.cost import describe_metric
-from moeload_bench.results import Result
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.statistics import Interval
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"

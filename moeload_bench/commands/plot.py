@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from moeload_bench.plots import View
-    from moeload_bench.results import Result
+    from moeload_bench.results.record import Result
 
 
 class Kinds(TyperGroup):
@@ -186,7 +186,7 @@ def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> 
     from moeload_bench.evaluation import evaluate
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.progress import pair_progress
-    from moeload_bench.results import load_result
+    from moeload_bench.results.record import load_result
     from moeload_bench.suites.suite import load_suite, suite_for_trace
     from moeload_bench.traces.store import read_trace
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from moeload_bench.results import Results
+    from moeload_bench.results.record import Results
     from moeload_bench.suites.suite import Suite
 
 UNIFORM = "uniform"
@@ -113,8 +113,8 @@ def _with_uniform(targets: Sequence[str]) -> list[str]:
 def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
     from moeload_bench.errors import SuiteError, not_found
+    from moeload_bench.results.rows import metric_names
     from moeload_bench.scoring.scores import METRICS
-    from moeload_bench.table_rows import metric_names
 
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
@@ -184,8 +184,8 @@ def _print(results: Results, metric: str, own: bool) -> None:
 
     from moeload_bench.placement.cost import HEADLINE
     from moeload_bench.progress import table_width
-    from moeload_bench.summary import absence, best_lines, failure_lines
-    from moeload_bench.tables import result_table
+    from moeload_bench.results.grid import result_table
+    from moeload_bench.results.summary import absence, best_lines, failure_lines
 
     console = Console(width=table_width())
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):

@@ -162,10 +162,10 @@ def _show(prepared: Prepared) -> None:
     from rich.console import Console
 
     from moeload_bench.progress import table_width
-    from moeload_bench.results import Results
+    from moeload_bench.results.grid import result_table
+    from moeload_bench.results.record import Results
     from moeload_bench.submission import RECORD
     from moeload_bench.submission_numbers import PRIMARY
-    from moeload_bench.tables import result_table
 
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:

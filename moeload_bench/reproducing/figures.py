@@ -31,7 +31,7 @@ from moeload_bench.plots_view import View, bin_rows, view_trace
 from moeload_bench.reproducing.measuring import in_blocks
 from moeload_bench.reproducing.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.reproducing.verdicts import PART_NAMES
-from moeload_bench.results import Result, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.states.rule import state_names
 from moeload_bench.traces.trace import Trace, shares
 

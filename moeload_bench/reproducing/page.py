@@ -21,10 +21,10 @@ from moeload_bench.reproducing.study import (
     Value,
 )
 from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
+from moeload_bench.results.rows import number
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.scoring.scores import METRICS as SPECS
 from moeload_bench.suites.suite import STATES
-from moeload_bench.table_rows import number
 
 FOLDER = "paper"
 """Folder of everything else beside the page."""

@@ -8,7 +8,7 @@ import pytest
 
 from moeload_bench.evaluation import evaluate
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.results import RunResult
+from moeload_bench.results.record import RunResult
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.attacks.arena import HERE, require_sandbox

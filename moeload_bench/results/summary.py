@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from moeload_bench.results import Results
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Results
+from moeload_bench.results.rows import has_skill
+from moeload_bench.results.statistics import EXACT
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.statistics import EXACT
 from moeload_bench.suites.suite import STATES
-from moeload_bench.table_rows import has_skill
-from moeload_bench.tables import result_grid
 
 
 def absence(results: Results, metric: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.results import RunResult
+from moeload_bench.results.record import RunResult
 
 Tolerance = Mapping[str, tuple[float, float]]
 # (relative, absolute): a re-run value may differ from the claim by the larger of the two. A name that ends in "@"

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from moeload_bench.comparison import best_window, reference_of
 from moeload_bench.placement.cost import describe_metric
-from moeload_bench.results import Result
+from moeload_bench.results.comparison import best_window, reference_of
+from moeload_bench.results.record import Result
+from moeload_bench.results.rows import NOTHING, Row, Values, has_skill, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.scoring.scores import METRICS
-from moeload_bench.table_rows import NOTHING, Row, Values, has_skill, ratio_metric
 
 Floors = Mapping[tuple[str, str], Values]
 

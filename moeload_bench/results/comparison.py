@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench import statistics
 from moeload_bench.errors import ResultError
 from moeload_bench.files import PACKAGE
-from moeload_bench.results import Result, load_result
-from moeload_bench.statistics import Claim, Interval, Tasks
+from moeload_bench.results import statistics
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.statistics import Claim, Interval, Tasks
 
 CLAIMS: tuple[Claim, ...] = ("a new recipe", "these recipes, new seeds")
 WINDOWED = "sw_avg"

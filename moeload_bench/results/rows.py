@@ -12,7 +12,7 @@ import numpy as np
 
 from moeload_bench.placement.cost import ABOUT
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.results import Result, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.scores import METRICS
 from moeload_bench.suites.suite import CROSSING
 

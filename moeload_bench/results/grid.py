@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeload_bench.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results import Result, Results, TaskResult
-from moeload_bench.scoring.floors import excess
-from moeload_bench.suites.suite import CROSSING, STATES
-from moeload_bench.table_rows import (
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.results.record import Result, Results, TaskResult
+from moeload_bench.results.rows import (
     FLOOR_ROWS,
     NOTHING,
     Row,
@@ -27,7 +25,9 @@ from moeload_bench.table_rows import (
     ratio_metric,
     run_means,
 )
-from moeload_bench.table_words import caption
+from moeload_bench.results.words import caption
+from moeload_bench.scoring.floors import excess
+from moeload_bench.suites.suite import CROSSING, STATES
 
 if TYPE_CHECKING:
     from rich.table import Table
