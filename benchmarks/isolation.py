@@ -18,7 +18,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import LEVELS, Level, level_available, open_host
 from moeload_bench.isolation.targets import parse_target

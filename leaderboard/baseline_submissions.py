@@ -12,7 +12,7 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import SubmissionError
-from moeload_bench.evaluation import as_target
+from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.submission import VERIFICATION, Folder, read_folder
 from moeload_bench.submission_check import check_submission, load_claim
 from moeload_bench.submitting import Author, make_draft, result_path

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT, SUBMISSIONS
 from leaderboard.memorisers import TARGET, memoriser
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
 from moeload_bench.submission import read_folder

@@ -38,7 +38,7 @@ from leaderboard.committed import (
 )
 from moeload_bench.environment import BLAS_KERNELS, environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.packages import install_packages

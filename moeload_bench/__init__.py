@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeload_bench.checks import check_forecaster
     from moeload_bench.errors import MoeloadError
-    from moeload_bench.evaluation import evaluate
+    from moeload_bench.evaluation.conformance import check_forecaster
+    from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.forecaster import (
         FittedForecaster,
         Forecast,
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from moeload_bench.traces.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
 
 _HOME = {
-    "check_forecaster": "checks",
+    "check_forecaster": "evaluation.conformance",
     "MoeloadError": "errors",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluate",
     "FittedForecaster": "forecaster",
     "Forecast": "forecaster",
     "ForecastRequest": "forecaster",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.harness import row_of
+from moeload_bench.evaluation.harness import row_of
 from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace, write_trace

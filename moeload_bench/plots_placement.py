@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.evaluation.replanning import Comparison
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import FloatArray
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
@@ -21,7 +22,6 @@ from moeload_bench.plots_style import (
     style,
 )
 from moeload_bench.plots_view import layer_names
-from moeload_bench.policies import Comparison
 from moeload_bench.states.rule import StateLabels, StateRule
 from moeload_bench.traces.trace import Trace
 

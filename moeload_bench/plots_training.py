@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlotError, not_found
+from moeload_bench.evaluation.harness import replay
+from moeload_bench.evaluation.truth import Truth
 from moeload_bench.forecaster import trace_info
-from moeload_bench.harness import replay
 from moeload_bench.isolation.hosts import Level, open_host
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.plots_panels import dress, finish, line
@@ -27,7 +28,6 @@ from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_star
 from moeload_bench.scoring.scores import METRICS, horizon_rows, score_forecast
 from moeload_bench.states.rule import StateRule, origins_every
 from moeload_bench.traces.trace import Trace
-from moeload_bench.truth import Truth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moeload_bench.checks import check_forecaster
 from moeload_bench.errors import SubmissionError
-from moeload_bench.evaluation import Progress, evaluate
+from moeload_bench.evaluation.conformance import check_forecaster
+from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
 from moeload_bench.packages import install_packages

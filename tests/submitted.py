@@ -9,7 +9,7 @@ from typing import Any
 
 from leaderboard.freeze_suite import to_toml
 from leaderboard.memorisers import HONEST as NAIVE
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result
 from moeload_bench.submission import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace

@@ -12,7 +12,7 @@ from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
 from leaderboard.suite_plan import load_plan
 from moeload_bench.commands.run import _installed
 from moeload_bench.errors import SubmissionError
-from moeload_bench.evaluation import as_target, evaluate
+from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import load_result
 from moeload_bench.submission import RECORD, VERIFICATION, read_folder

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from moeload_bench import cache, parallel
+from moeload_bench import cache
 from moeload_bench.errors import MoeloadError
-from moeload_bench.evaluation import evaluate
-from moeload_bench.parallel import spread
+from moeload_bench.evaluation import workers as parallel
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.workers import spread
 from moeload_bench.results.record import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import Suite, SuiteTrace
@@ -91,10 +92,10 @@ def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest
     assert ran(seed=7) == everything
     assert ran(level="process") == everything
     with monkeypatch.context() as patched:
-        patched.setattr("moeload_bench.runs.SCORING_VERSION", scores.SCORING_VERSION + 1)
+        patched.setattr("moeload_bench.evaluation.pairs.SCORING_VERSION", scores.SCORING_VERSION + 1)
         assert ran() == everything
     with monkeypatch.context() as patched:
-        patched.setattr("moeload_bench.runs.package_versions", lambda: {"numpy": "99"})
+        patched.setattr("moeload_bench.evaluation.pairs.package_versions", lambda: {"numpy": "99"})
         assert ran() == everything
     assert ran() == (0, 0)
 
@@ -135,7 +136,7 @@ def test_a_damaged_entry_is_done_again(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from tests.test_cache_resume import counted, suite_of
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.checks import REPORTED, RULES, check_forecaster
 from moeload_bench.errors import TargetError
+from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecaster
 from moeload_bench.isolation.targets import baseline_names
 from tests import broken
 

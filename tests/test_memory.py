@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench import memory
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation import memory
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.parquet import decoded_bytes
 from moeload_bench.traces.store import columns_of, data_sha256, write_trace

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import ResultError
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.plots_regret import disagreements, draw_regret
 from moeload_bench.plots_style import save_figure
 from moeload_bench.suites.suite import suite_for_trace

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from moeload_bench import plots
 from moeload_bench.commands import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.placement.cost import UNITS
 from moeload_bench.plots_style import FEW, legend_columns
 from moeload_bench.results.record import Results

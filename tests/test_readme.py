@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from moeload_bench import evaluate, list_traces, load_trace, suite_for_trace, write_trace
-from moeload_bench.checks import check_forecaster
+from moeload_bench.evaluation.conformance import check_forecaster
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,8 @@ from leaderboard.make_tables import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.truth import open_truth
 from moeload_bench.results.agreement import TOLERANCE
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, load_result
@@ -27,7 +28,6 @@ from moeload_bench.submission import read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.truth import open_truth
 from tests.conftest import synthetic_trace
 from tests.submitted import make_world, write_folder
 from tests.test_harness import small_suite

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from moeload_bench.commands import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
-from moeload_bench.evaluation import evaluate
-from moeload_bench.harness import row_of
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.harness import row_of
 from moeload_bench.reproducing import claims, measuring, verdicts
 from moeload_bench.reproducing.asking import ask, middle_origin
 from moeload_bench.reproducing.choice import Chosen, choose, needed_steps

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.truth import Truth
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.results.record import RunResult
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.truth import Truth
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 from tests.forecasters import LastSeen
 

@@ -33,7 +33,7 @@ def check(
 
     Exit status 0 when every required rule is kept, else 1.
     """
-    from moeload_bench.checks import check_forecaster
+    from moeload_bench.evaluation.conformance import check_forecaster
     from moeload_bench.isolation.hosts import parse_level
 
     results = check_forecaster(target, level=parse_level(level), seed=seed)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from moeload_bench.evaluation.replanning import Comparison
     from moeload_bench.placement.replan import PolicyRun
-    from moeload_bench.policies import Comparison
 
 
 def plan(
@@ -59,10 +59,10 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
+    from moeload_bench.evaluation.replanning import compare_policies
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
-    from moeload_bench.policies import compare_policies
     from moeload_bench.progress import pair_progress
     from moeload_bench.traces.store import load_trace
 

@@ -183,7 +183,7 @@ def _view(trace: str, layers: list[str] | None, first: int | None, last: int | N
 
 def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:
     """Results from files, then those of forecasters that are run now."""
-    from moeload_bench.evaluation import evaluate
+    from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.progress import pair_progress
     from moeload_bench.results.record import load_result

@@ -61,7 +61,7 @@ def run(
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
     from moeload_bench.cache import cache_dir
-    from moeload_bench.evaluation import evaluate
+    from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.progress import pair_progress
 
@@ -138,7 +138,7 @@ def _make_folder(folder: Path, what: str) -> None:
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """The default forecasters whose packages are there; what is left out is said on standard error."""
     from moeload_bench.errors import MissingExtraError
-    from moeload_bench.evaluation import as_target
+    from moeload_bench.evaluation.evaluate import as_target
     from moeload_bench.isolation.targets import preflight
 
     kept = []

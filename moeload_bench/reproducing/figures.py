@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.evaluation.harness import row_of
 from moeload_bench.forecaster import Forecast
-from moeload_bench.harness import row_of
 from moeload_bench.plots_panels import STEP_LABEL, line, title_of
 from moeload_bench.plots_style import (
     GREY,

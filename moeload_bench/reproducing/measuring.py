@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.errors import MissingExtraError, SuiteError
-from moeload_bench.evaluation import Progress, evaluate
+from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.plots_view import layer_names

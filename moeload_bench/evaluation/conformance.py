@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench._subject import BASIC, Scenario, Subject, observe, rows
 from moeload_bench.errors import ForecastError, TargetError
+from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, observe, rows
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, class_target, parse_target

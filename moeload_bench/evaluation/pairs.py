@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.errors import ForecastError
+from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay
+from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
-from moeload_bench.harness import Answer, ForecastDigest, replay
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
 from moeload_bench.isolation.targets import Target, source_sha256
 from moeload_bench.placement.cost import score_plans
@@ -28,7 +29,6 @@ from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_score
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import read_trace
-from moeload_bench.truth import Truth, open_truth
 
 Scores = Mapping[str, NDArray[np.float64]]
 

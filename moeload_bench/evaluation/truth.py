@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
-from moeload_bench.harness import row_of, window_rows
+from moeload_bench.evaluation.harness import row_of, window_rows
 from moeload_bench.placement.cost import References, reference_plans
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.scoring.floors import LABELLED, Floors, Windows, trace_floors

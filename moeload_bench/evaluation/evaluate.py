@@ -17,6 +17,9 @@ from typing import Any
 
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
+from moeload_bench.evaluation.memory import check_memory
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
+from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,
@@ -27,10 +30,7 @@ from moeload_bench.isolation.targets import (
     preflight,
     source_sha256,
 )
-from moeload_bench.memory import check_memory
-from moeload_bench.parallel import workers
 from moeload_bench.results.record import ForecasterRecord, Result, Results, RunResult, SuiteRecord
-from moeload_bench.runs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace

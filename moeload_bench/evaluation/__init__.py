@@ -1,0 +1,1 @@
+"""Forecasters on runs: replay, truth, one pair, all pairs, conformance, re-planning."""
