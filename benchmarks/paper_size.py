@@ -29,8 +29,8 @@ def run(name: str, sequences: int, length: int, steps: int, width: int | None) -
     """Train and record; raises when a step's counts do not add up."""
     import torch
 
-    from moeload_bench.recording.models import build_model, build_optimizer
-    from moeload_bench.recording.recipe import load_recipe
+    from moeload_bench.recipes.models import build_model, build_optimizer
+    from moeload_bench.recipes.recipe import load_recipe
     from moeload_bench.recording.recorder import record
     from moeload_bench.traces.store import read_trace
 

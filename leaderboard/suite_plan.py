@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
-from moeload_bench.recording.recipe import load_recipe
+from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.states.rule import StateRule
 from moeload_bench.submission_record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants

@@ -15,7 +15,7 @@ from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card, written
 from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
 from moeload_bench.publishing.croissant import croissant
-from moeload_bench.recording.recipe import list_recipes
+from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.scoring.description import LayerDescription
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta

@@ -18,7 +18,7 @@ from moeload_bench.states.rule import StateRule
 ROOT = Path(__file__).parent.parent
 MODULES = (drift, forecaster, metrics, scores, rule, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
-RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recording" / "recipes").glob("*.toml")}
+RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
 OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.balancing import LossFreeBias, router_statistics
+from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli import app
 from moeload_bench.errors import NotFoundError, RecordingError
-from moeload_bench.recording.recipe import list_recipes
+from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.traces.store import read_trace
 from tests.recording.recipes import use_small_text, write_recipe
 

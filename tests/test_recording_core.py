@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError, TraceError
+from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.recipe import Recipe
-from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.recording.writer import RecordingWarning, TraceWriter, finish_parts
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace

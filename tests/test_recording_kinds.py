@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from moeload_bench.recording.recipe import Recipe, load_recipe
-from moeload_bench.recording.train import Job, record_recipe
+from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.recording.recipes import use_small_text

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeload_bench.errors import NotFoundError, RecipeError, RecordingError
-from moeload_bench.recording import corpora
-from moeload_bench.recording.batches import BatchOrder
-from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
-from moeload_bench.recording.models import _check_keys, build_model
-from moeload_bench.recording.recipe import ScheduleTable, list_recipes, load_recipe
-from moeload_bench.recording.sources import resolve_source
-from moeload_bench.recording.tokens import token_stream, train_tokenizer
+from moeload_bench.recipes import corpora
+from moeload_bench.recipes.batches import BatchOrder
+from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus
+from moeload_bench.recipes.models import _check_keys, build_model
+from moeload_bench.recipes.recipe import ScheduleTable, list_recipes, load_recipe
+from moeload_bench.recipes.text import resolve_source
+from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from tests.recording.recipes import RECIPE, small_recipe, use_small_text, write_recipe
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench.recording.corpora import find_corpus, text_path
+from moeload_bench.recipes.corpora import find_corpus, text_path
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, package_versions
-from moeload_bench.recording.recipe import load_recipe
-from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.traces.store import bundled_folder, load_trace
 from moeload_bench.traces.trace import Trace
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.ranks import Ranks
-from moeload_bench.recording.recipe import load_recipe
-from moeload_bench.recording.train import Job, Run, record_recipe
+from moeload_bench.recipes.processes import Ranks
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.recipes.training import Job, Run, record_recipe
 from moeload_bench.traces.store import read_trace
 from tests.recording.ranks import run_ranks
 from tests.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe

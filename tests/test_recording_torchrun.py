@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.recipes.resuming import check_same_recipe
+from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.resuming import check_same_recipe
-from moeload_bench.recording.train import Job, record_recipe
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe

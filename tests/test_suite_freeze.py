@@ -13,7 +13,7 @@ from leaderboard import freeze_suite
 from leaderboard.freeze_suite import SUITES, freeze, target_file, to_toml
 from leaderboard.suite_plan import Lacking, Plan, load_plan
 from moeload_bench.errors import SuiteError
-from moeload_bench.recording.recipe import list_recipes
+from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.suites.suite import HubPlace, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace

@@ -1,7 +1,6 @@
 """What the leaderboard shows for each choice of state, recipe and horizon: computed here, only shown by the pages.
 
-Values are those of `moeload_bench.results.grid`, conclusions those of `moeload_bench.results.statistics`. Axis letters: K suite
-horizons.
+Values are those of `results.grid`, conclusions those of `results.statistics`. Axis letters: K suite horizons.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
     from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.recording.corpora import CORPORA, text_path
+    from moeload_bench.recipes.corpora import CORPORA, text_path
 
     rows = [
         {
@@ -52,7 +52,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Download, check and extract corpora into the cache ($MOELOAD_CACHE, else the user's cache folder)."""
-    from moeload_bench.recording.corpora import CORPORA, fetch_corpus, find_corpus
+    from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus
 
     for corpus in [find_corpus(name) for name in names] if names else CORPORA:
         typer.echo(f"{corpus.name}: {fetch_corpus(corpus)}")

@@ -17,7 +17,7 @@ def list_(as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.recording.recipe import list_recipes, load_recipe
+    from moeload_bench.recipes.recipe import list_recipes, load_recipe
 
     recipes = [load_recipe(name) for name in list_recipes()]
     if as_json:
@@ -38,7 +38,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe as it is read: every key with its value, defaults included."""
-    from moeload_bench.recording.recipe import load_recipe
+    from moeload_bench.recipes.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     if as_json:

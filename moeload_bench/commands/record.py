@@ -52,9 +52,9 @@ def record(
     uninterrupted one in every count.
     """
     from moeload_bench.errors import MissingExtraError
+    from moeload_bench.recipes.processes import torchrun_ranks
+    from moeload_bench.recipes.recipe import load_recipe
     from moeload_bench.recording.parts import Parts
-    from moeload_bench.recording.ranks import torchrun_ranks
-    from moeload_bench.recording.recipe import load_recipe
     from moeload_bench.recording.writer import finish_parts
 
     if recipe.endswith(".parts"):
@@ -64,7 +64,7 @@ def record(
         return
     loaded = load_recipe(recipe)
     try:
-        from moeload_bench.recording.train import Job, record_recipe
+        from moeload_bench.recipes.training import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)

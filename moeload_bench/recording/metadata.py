@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.recording.recipe import Recipe
-from moeload_bench.recording.sources import TextSource
+from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recipes.text import TextSource
 from moeload_bench.traces.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.recording.corpora import cache_folder
-from moeload_bench.recording.sources import TextSource
+from moeload_bench.recipes.corpora import cache_folder
+from moeload_bench.recipes.text import TextSource
 
 _CHUNK_LINES = 2000
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import MissingExtraError, RecipeError
-from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import RecipeError
-from moeload_bench.recording.corpora import cache_folder, fetch_corpus, find_corpus
+from moeload_bench.recipes.corpora import cache_folder, fetch_corpus, find_corpus
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".json", ".html", ".tex")
 _UNKNOWN_LICENCE = "unknown"

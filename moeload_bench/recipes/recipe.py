@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
 
-RECIPE_FOLDER = PACKAGE / "recording" / "recipes"
+RECIPE_FOLDER = PACKAGE / "recipes"
 
 
 class _Table(BaseModel):

@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.balancing import LossFreeBias, router_statistics
-from moeload_bench.recording.batches import Batch, BatchOrder
+from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
+from moeload_bench.recipes.batches import Batch, BatchOrder
+from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
+from moeload_bench.recipes.processes import Ranks
+from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recipes.resuming import check_same_recipe, check_same_text, recipe_record
+from moeload_bench.recipes.sharding import gathered, load_whole, shard
+from moeload_bench.recipes.text import resolve_source
+from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas, recipe_meta
-from moeload_bench.recording.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recording.parts import Parts, checkpoint_name
-from moeload_bench.recording.ranks import Ranks
-from moeload_bench.recording.recipe import Recipe
-from moeload_bench.recording.resuming import check_same_recipe, check_same_text, recipe_record
-from moeload_bench.recording.sharding import gathered, load_whole, shard
-from moeload_bench.recording.sources import resolve_source
-from moeload_bench.recording.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.writer import TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 

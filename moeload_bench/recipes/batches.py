@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecipeError
-from moeload_bench.recording.recipe import Recipe
+from moeload_bench.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

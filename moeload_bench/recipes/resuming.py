@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recording.metadata import package_versions
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.recipe import Recipe
 from moeload_bench.recording.writer import RecordingWarning
 
 _NUMBERS_DEPEND_ON = ("torch", "transformers")

@@ -1,0 +1,1 @@
+"""The project's own trainings: recipes (one TOML file each), pinned text, and the loop that records them."""
