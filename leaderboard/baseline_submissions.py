@@ -13,9 +13,9 @@ from pathlib import Path
 from leaderboard.committed import ROOT
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
-from moeload_bench.submission import VERIFICATION, Folder, read_folder
-from moeload_bench.submission_check import check_submission, load_claim
-from moeload_bench.submitting import Author, make_draft, result_path
+from moeload_bench.submissions.check import check_submission, load_claim
+from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import Suite, load_suite
 
 MAINTAINERS = "The moeload-bench maintainers"

@@ -13,7 +13,7 @@ from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submission import RECORD, Folder, read_folder
+from moeload_bench.submissions.folder import RECORD, Folder, read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent

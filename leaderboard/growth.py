@@ -23,10 +23,10 @@ from leaderboard.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
-from moeload_bench.submission import read_folder
-from moeload_bench.submitting import Author, make_draft, named
+from moeload_bench.submissions.folder import read_folder
+from moeload_bench.submissions.submit import Author, make_draft, named
+from moeload_bench.submissions.verify import MAX_GROWTH, Request, locate, verify
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.verification import MAX_GROWTH, Request, locate, verify
 
 SUITE = "mini"
 MEASURED = Path(__file__).resolve().parent / "growths.json"

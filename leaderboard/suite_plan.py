@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.states.rule import StateRule
-from moeload_bench.submission_record import Name
+from moeload_bench.submissions.record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Array, Trace

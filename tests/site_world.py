@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.freeze_suite import to_toml
 from leaderboard.site.payload import FIELDS
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submission import RECORD, parse_submission
+from moeload_bench.submissions.folder import RECORD, parse_submission
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from leaderboard.freeze_suite import to_toml
 from leaderboard.memorisers import HONEST as NAIVE
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result
-from moeload_bench.submission import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
+from moeload_bench.submissions.folder import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace

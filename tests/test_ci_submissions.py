@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.results.record import load_result
-from moeload_bench.submission import VERIFICATION
-from moeload_bench.submission_check import claim_sha256
-from moeload_bench.submission_record import Verification
+from moeload_bench.submissions.check import claim_sha256
+from moeload_bench.submissions.folder import VERIFICATION
+from moeload_bench.submissions.record import Verification
 from tests.submitted import World, make_world, place
 
 ROOT = Path(__file__).resolve().parent.parent

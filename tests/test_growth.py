@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from leaderboard.growth import MEASURED, MEMORISERS, PAGE, TESTS, filled, verified
-from moeload_bench.verification import MAX_GROWTH
+from moeload_bench.submissions.verify import MAX_GROWTH
 
 
 def test_the_page_says_what_was_measured() -> None:

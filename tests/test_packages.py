@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench import packages
 from moeload_bench.errors import SubmissionError
-from moeload_bench.packages import install_packages
+from moeload_bench.submissions import requirements
+from moeload_bench.submissions.requirements import install_packages
 from tests.submitted import wheel
 
 
@@ -25,22 +25,22 @@ def test_a_wheel_that_writes_elsewhere_is_refused(member: str, tmp_path: Path) -
     """Named by the wheel and the path in it, before anything is unpacked."""
     path = wheel(tmp_path, "evil", "1.0", "", {member: "boo"})
     with pytest.raises(SubmissionError, match=r"evil-1\.0-py3-none-any\.whl: .*outside"):
-        packages._check_wheels([path])
+        requirements._check_wheels([path])
 
 
 def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted from what the archive says it unpacks to: more than that is never written."""
-    monkeypatch.setattr(packages, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(requirements, "MAX_UNPACKED_BYTES", 1 << 20)
     path = wheel(tmp_path, "bomb", "1.0", "", {"zeros": "0" * (2 << 20)})
     with pytest.raises(SubmissionError, match="at most 200000 files of 1048576 bytes"):
-        packages._check_wheels([path])
+        requirements._check_wheels([path])
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     """By its name."""
     (tmp_path / "a-1.0-py3-none-any.whl").write_text("not a zip")
     with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: not a wheel"):
-        packages._check_wheels(tmp_path.iterdir())
+        requirements._check_wheels(tmp_path.iterdir())
 
 
 def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:

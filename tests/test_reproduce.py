@@ -24,7 +24,7 @@ from moeload_bench.evaluation.truth import open_truth
 from moeload_bench.results.agreement import TOLERANCE
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submission import read_folder
+from moeload_bench.submissions.folder import read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -297,13 +297,13 @@ def submitted(root: Path, target: str = "forecaster.py:Mine", requirements: str 
 def test_a_strangers_code_runs_in_the_sandbox_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever level the claim names; where there is no sandbox it is refused by name. A baseline keeps its level."""
     result = submitted(tmp_path)
-    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: None)
+    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: None)
     target, level = prepared(result, tmp_path / "submissions")
     assert (target.class_name, target.packages, level) == ("Mine", None, "sandbox")
     elsewhere = f"{tmp_path / 'submissions' / 'mine' / 'forecaster.py'}:Mine"
     unnamed = with_forecaster(result, name="other", target=elsewhere)
     assert prepared(unnamed, tmp_path / "submissions")[1] == "sandbox"
-    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: f"no {level} on this machine")
+    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: f"no {level} on this machine")
     with pytest.raises(IsolationError, match=r"no sandbox on this machine; mine is not a baseline .* --only"):
         prepared(result, tmp_path / "submissions")
     assert prepared(sw_avg())[1] == sw_avg().isolation
@@ -313,7 +313,7 @@ def test_a_strangers_requirements_are_installed(tmp_path: Path, monkeypatch: pyt
     """Those of the submission's folder, which are pins; what the result says of them is not used."""
     result = with_forecaster(submitted(tmp_path, requirements="a==1.0\n"), requirements=("https://example.org/evil",))
     asked: list[object] = []
-    monkeypatch.setattr("moeload_bench.submission_check.level_available", lambda level: None)
+    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: None)
     monkeypatch.setattr(reproduce, "install_packages", lambda names: asked.append(names) or tmp_path)
     assert prepared(result, tmp_path / "submissions")[0].packages == tmp_path
     assert asked == [("a==1.0",)]

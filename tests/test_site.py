@@ -33,9 +33,9 @@ from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.statistics import interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submission import VERIFICATION
-from moeload_bench.submission_check import claim_sha256
-from moeload_bench.submission_record import Verification, VerificationStatus, status_of
+from moeload_bench.submissions.check import claim_sha256
+from moeload_bench.submissions.folder import VERIFICATION
+from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
 from moeload_bench.suites.suite import load_suite
 from tests.conftest import need
 from tests.site_world import (

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submission import (
+from moeload_bench.submissions.folder import (
     CODE,
     RECORD,
     REQUIREMENTS,

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submission import CODE, Folder, read_folder
-from moeload_bench.submission_check import check_submission, claim_sha256, load_claim
-from moeload_bench.submission_record import Verification
+from moeload_bench.submissions.check import check_submission, claim_sha256, load_claim
+from moeload_bench.submissions.folder import CODE, Folder, read_folder
+from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
 from tests.submitted import World, honest, make_world
 
@@ -166,7 +166,7 @@ def test_a_real_sized_result_recomputes() -> None:
     path = Path(__file__).parent.parent / "leaderboard" / "results" / "mini" / "sw_avg.json"
     if not path.is_file():
         pytest.skip("no committed results yet")
-    from moeload_bench.submission_numbers import _sums
+    from moeload_bench.submissions.numbers import _sums
 
     result, suite = load_result(path), load_suite("mini")
     assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []
@@ -181,7 +181,7 @@ def test_a_result_is_a_file_of_a_sane_size(kind: str, tmp_path: Path, monkeypatc
     elif kind == "device":
         os.mkfifo(path)
     elif kind == "large":
-        monkeypatch.setattr("moeload_bench.submission_check.MAX_CLAIM_BYTES", 3)
+        monkeypatch.setattr("moeload_bench.submissions.check.MAX_CLAIM_BYTES", 3)
         path.write_text("{   }")
     said = {"none": "no result; `moeload-bench submit`", "large": "at most 3 are"}.get(kind, "expected a regular file")
     with pytest.raises(SubmissionError, match=said):

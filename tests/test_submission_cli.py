@@ -13,8 +13,8 @@ import pytest
 
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
-from moeload_bench.submission import CODE, RECORD, VERIFICATION, read_folder
-from moeload_bench.submission_record import Verification
+from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.record import Verification
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.hub import LocalHub
@@ -54,7 +54,7 @@ def test_every_committed_submission_passes_the_check(name: str) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
     anew: `make verify`, which runs `moeload-bench verify leaderboard/submissions/NAME` for each, and commit.
     """
-    from moeload_bench.submission_check import check_submission, load_claim
+    from moeload_bench.submissions.check import check_submission, load_claim
     from moeload_bench.suites.suite import load_suite
 
     folder = read_folder(ROOT / "leaderboard" / "submissions" / name)
@@ -113,7 +113,7 @@ def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(worl
 
 
 def made_up(world: World, folder: Path) -> Verification:
-    from moeload_bench.submission_check import claim_sha256
+    from moeload_bench.submissions.check import claim_sha256
 
     result = load_result(folder.parent.parent / "results" / "small" / "mine.json")
     return Verification(

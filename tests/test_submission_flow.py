@@ -12,11 +12,11 @@ from moeload_bench.commands.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.record import load_result
-from moeload_bench.submission import VERIFICATION, read_folder
-from moeload_bench.submission_check import check_submission
-from moeload_bench.submission_names import check_name
-from moeload_bench.submitting import Author, Prepared, make_draft, prepare
-from moeload_bench.verification import Request, keep, verify
+from moeload_bench.submissions.check import check_submission
+from moeload_bench.submissions.folder import VERIFICATION, read_folder
+from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
+from moeload_bench.submissions.verify import Request, keep, verify
 from tests.attacks.arena import require_sandbox
 from tests.hub import LocalHub
 from tests.submitted import NAIVE, World, honest, make_world, wheel

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submission import RECORD, parse_submission
-from moeload_bench.submission_names import check_name, check_owner, names_in, refuse_lookalike
-from moeload_bench.submission_record import Submission
+from moeload_bench.submissions.folder import RECORD, parse_submission
+from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
+from moeload_bench.submissions.record import Submission
 
 
 def record(name: str, *authors: str) -> Submission:

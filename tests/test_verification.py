@@ -18,16 +18,17 @@ import pytest
 
 from leaderboard.committed import RESULTS
 from leaderboard.memorisers import TARGET, memoriser
-from moeload_bench import verification
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.memorising import future_altered, permuted_and_shifted
 from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result
-from moeload_bench.submission import Folder, read_folder
-from moeload_bench.submission_record import Verification
+from moeload_bench.submissions import verify as verification
+from moeload_bench.submissions.folder import Folder, read_folder
+from moeload_bench.submissions.memorising import future_altered, permuted_and_shifted
+from moeload_bench.submissions.record import Verification
+from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request
+from moeload_bench.submissions.verify import verify as verification
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace, check_trace
-from moeload_bench.verification import MAX_GROWTH, MAX_REASON, Request, verify
 from tests.conftest import synthetic_trace
 from tests.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
 

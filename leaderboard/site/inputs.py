@@ -12,9 +12,9 @@ from leaderboard.committed import load_all, ordered
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import Result
-from moeload_bench.submission import Folder, read_folder
-from moeload_bench.submission_check import check_submission
-from moeload_bench.submission_record import Verification, VerificationStatus
+from moeload_bench.submissions.check import check_submission
+from moeload_bench.submissions.folder import Folder, read_folder
+from moeload_bench.submissions.record import Verification, VerificationStatus
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import TraceRef, list_traces
 

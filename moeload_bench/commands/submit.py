@@ -13,8 +13,8 @@ import typer
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from moeload_bench.submission_record import Submission
-    from moeload_bench.submitting import Prepared
+    from moeload_bench.submissions.record import Submission
+    from moeload_bench.submissions.submit import Prepared
 
 T = TypeVar("T")
 
@@ -62,9 +62,9 @@ def submit(
     from moeload_bench.environment import environment
     from moeload_bench.isolation.targets import parse_target
     from moeload_bench.progress import pair_progress
-    from moeload_bench.submission_check import apart_level
-    from moeload_bench.submission_names import check_name
-    from moeload_bench.submitting import Author, make_draft, prepare
+    from moeload_bench.submissions.check import apart_level
+    from moeload_bench.submissions.names import check_name
+    from moeload_bench.submissions.submit import Author, make_draft, prepare
     from moeload_bench.suites.suite import default_suite, load_suite
 
     tasks = load_suite(suite or default_suite())
@@ -107,8 +107,8 @@ class Elsewhere:
 
     def refuse_taken(self, record: Submission) -> None:
         """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
-        from moeload_bench.submission import RECORD
-        from moeload_bench.submission_names import check_owner, names_in, refuse_lookalike
+        from moeload_bench.submissions.folder import RECORD
+        from moeload_bench.submissions.names import check_owner, names_in, refuse_lookalike
 
         path = f"submissions/{record.name}/{RECORD}"
         refuse_lookalike(record.name, names_in(self.paths))
@@ -164,8 +164,8 @@ def _show(prepared: Prepared) -> None:
     from moeload_bench.progress import table_width
     from moeload_bench.results.grid import result_table
     from moeload_bench.results.record import Results
-    from moeload_bench.submission import RECORD
-    from moeload_bench.submission_numbers import PRIMARY
+    from moeload_bench.submissions.folder import RECORD
+    from moeload_bench.submissions.numbers import PRIMARY
 
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from moeload_bench.submission import Folder
+    from moeload_bench.submissions.folder import Folder
     from moeload_bench.suites.suite import Suite
 
 
@@ -59,11 +59,11 @@ def verify(
     its result cannot be read, or the request cannot be served.
     """
     from moeload_bench.progress import pair_progress
-    from moeload_bench.submission import read_folder
-    from moeload_bench.submission_check import apart_level, check_submission, load_claim
-    from moeload_bench.submitting import result_path
-    from moeload_bench.verification import Request, keep, locate
-    from moeload_bench.verification import verify as run
+    from moeload_bench.submissions.check import apart_level, check_submission, load_claim
+    from moeload_bench.submissions.folder import read_folder
+    from moeload_bench.submissions.submit import result_path
+    from moeload_bench.submissions.verify import Request, keep, locate
+    from moeload_bench.submissions.verify import verify as run
 
     if (base is not None and not incoming) or (incoming and not check_only):
         raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
@@ -115,8 +115,8 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
 def _incoming(read: Folder, base: Path | None) -> list[str]:
     """What is wrong with a folder that comes from outside."""
     from moeload_bench.errors import SubmissionError
-    from moeload_bench.submission import VERIFICATION
-    from moeload_bench.submission_names import check_name
+    from moeload_bench.submissions.folder import VERIFICATION
+    from moeload_bench.submissions.names import check_name
 
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
     try:

@@ -15,8 +15,8 @@ from moeload_bench.errors import IsolationError, SubmissionError
 from moeload_bench.isolation.hosts import Level, level_available, parse_level
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submission import Folder, text_sha256
-from moeload_bench.submission_numbers import check_cost, check_numbers
+from moeload_bench.submissions.folder import Folder, text_sha256
+from moeload_bench.submissions.numbers import check_cost, check_numbers
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
 APART: tuple[Level, ...] = ("process", "sandbox")

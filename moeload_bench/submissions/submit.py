@@ -13,9 +13,9 @@ from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
-from moeload_bench.packages import install_packages
 from moeload_bench.results.record import Result
-from moeload_bench.submission import (
+from moeload_bench.submissions.check import check_submission, require_level
+from moeload_bench.submissions.folder import (
     CODE,
     MAX_BYTES,
     RECORD,
@@ -26,8 +26,8 @@ from moeload_bench.submission import (
     parse_submission,
     read_folder,
 )
-from moeload_bench.submission_check import check_submission, require_level
-from moeload_bench.submission_record import Submission
+from moeload_bench.submissions.record import Submission
+from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
 
 

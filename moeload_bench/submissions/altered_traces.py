@@ -1,6 +1,6 @@
 """The traces on which a verification asks for memory, each with the suite's runs that it is compared with.
 
-They are made from the suite's own traces (`moeload_bench.memorising`), or are recordings that nobody has seen.
+They are made from the suite's own traces (`moeload_bench.submissions.memorising`), or are recordings that nobody has seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from moeload_bench.errors import SuiteError
 from moeload_bench.evaluation.harness import row_of
-from moeload_bench.memorising import future_altered, permuted_and_shifted
+from moeload_bench.submissions.memorising import future_altered, permuted_and_shifted
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace, write_trace
 from moeload_bench.traces.trace import Trace

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import baseline_names
-from moeload_bench.submission import RECORD
-from moeload_bench.submission_record import Submission
+from moeload_bench.submissions.folder import RECORD
+from moeload_bench.submissions.record import Submission
 
 _LOOKS = str.maketrans("015i._", "olsl--")
 

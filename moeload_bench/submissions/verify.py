@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.altered import Altered, Altering, fresh_runs, splices
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
 from moeload_bench.evaluation.evaluate import Progress
@@ -26,13 +25,14 @@ from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.evaluation.workers import spread
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, parse_target, preflight
-from moeload_bench.memorising import TRACKER, relative_loss
-from moeload_bench.packages import install_packages
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.submission import VERIFICATION, Folder
-from moeload_bench.submission_check import check_submission, claim_sha256, require_level
-from moeload_bench.submission_record import Verification, status_of
+from moeload_bench.submissions.altered_traces import Altered, Altering, fresh_runs, splices
+from moeload_bench.submissions.check import check_submission, claim_sha256, require_level
+from moeload_bench.submissions.folder import VERIFICATION, Folder
+from moeload_bench.submissions.memorising import TRACKER, relative_loss
+from moeload_bench.submissions.record import Verification, status_of
+from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, list_traces
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
-from moeload_bench.submission_record import Submission, Verification
+from moeload_bench.submissions.record import Submission, Verification
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
