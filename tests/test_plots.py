@@ -15,7 +15,7 @@ from moeload_bench.commands import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.placement.cost import UNITS
-from moeload_bench.plots_style import FEW, legend_columns
+from moeload_bench.plots.style import FEW, legend_columns
 from moeload_bench.results.record import Results
 from moeload_bench.results.rows import floor_values, run_means
 from moeload_bench.states.rule import sliding_range, sliding_variance

@@ -17,7 +17,7 @@ from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import POLICIES, CostModel, Simulation, settle
-from moeload_bench.plots_placement import draw_policies
+from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.traces.meta import LayerMeta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

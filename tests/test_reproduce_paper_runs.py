@@ -224,7 +224,7 @@ def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], t
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
     """What is drawn against the origins is each task's error in percent; every panel names its definition."""
     need("matplotlib", "pip install -e '.[plot]'")
-    from moeload_bench.plots_view import view_trace
+    from moeload_bench.plots.view import view_trace
     from moeload_bench.reproducing.figures import curve, draw_errors
 
     _, results, trace = small

@@ -24,7 +24,7 @@ from leaderboard.site.views import (
     views_of,
 )
 from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
-from moeload_bench.plots_results import cpu_ms
+from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.grid import floors_of, marked, marks_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.rows import ratio_metric

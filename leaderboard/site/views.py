@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.site.inputs import Board, only
 from leaderboard.site.words import lower_is_better
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots_results import cpu_ms
+from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results import comparison
 from moeload_bench.results.comparison import Errors, errors_of, skill
 from moeload_bench.results.record import Result, RunResult

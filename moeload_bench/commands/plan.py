@@ -67,7 +67,7 @@ def plan(
     from moeload_bench.traces.store import load_trace
 
     if figure is not None:
-        from moeload_bench.plots_style import check_suffix
+        from moeload_bench.plots.style import check_suffix
 
         check_suffix(figure)
     shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
@@ -79,8 +79,8 @@ def plan(
         )
     typer.echo(_json(comparison), nl=True) if as_json else _print(comparison)
     if figure is not None:
-        from moeload_bench.plots_placement import draw_policies
-        from moeload_bench.plots_style import save_figure
+        from moeload_bench.plots.replanning import draw_policies
+        from moeload_bench.plots.style import save_figure
 
         save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)

@@ -81,7 +81,7 @@ def paper(
 
 def _need_matplotlib() -> None:
     """Before any work, not after minutes of it."""
-    from moeload_bench.plots_style import style
+    from moeload_bench.plots.style import style
 
     with style():
         pass

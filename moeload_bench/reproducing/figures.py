@@ -13,8 +13,8 @@ import numpy as np
 
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.forecaster import Forecast
-from moeload_bench.plots_panels import STEP_LABEL, line, title_of
-from moeload_bench.plots_style import (
+from moeload_bench.plots.panels import STEP_LABEL, line, title_of
+from moeload_bench.plots.style import (
     GREY,
     MARKERS,
     PALETTE,
@@ -26,8 +26,8 @@ from moeload_bench.plots_style import (
     state_strip,
     style,
 )
-from moeload_bench.plots_trace import draw_shares, draw_sliding
-from moeload_bench.plots_view import View, bin_rows, view_trace
+from moeload_bench.plots.traces import draw_shares, draw_sliding
+from moeload_bench.plots.view import View, bin_rows, view_trace
 from moeload_bench.reproducing.measuring import in_blocks
 from moeload_bench.reproducing.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.reproducing.verdicts import PART_NAMES

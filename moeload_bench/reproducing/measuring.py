@@ -18,7 +18,7 @@ from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
-from moeload_bench.plots_view import layer_names
+from moeload_bench.plots.view import layer_names
 from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
 from moeload_bench.reproducing.study import (
     FORECASTERS,

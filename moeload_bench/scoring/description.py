@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.errors import TraceError
-from moeload_bench.plots_view import layer_names
+from moeload_bench.plots.view import layer_names
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import FloatArray

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeload_bench.plots_panels import STEP_LABEL, colour_key, line, mark_shifts, title_of, view_handles
-from moeload_bench.plots_style import (
+from moeload_bench.plots.panels import STEP_LABEL, colour_key, line, mark_shifts, title_of, view_handles
+from moeload_bench.plots.style import (
     GREY,
     STATE_COLOURS,
     STATE_HATCHES,
@@ -20,7 +20,7 @@ from moeload_bench.plots_style import (
     say,
     style,
 )
-from moeload_bench.plots_view import View
+from moeload_bench.plots.view import View
 from moeload_bench.states.rule import StateLabels
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeload_bench.plots_style import (
+from moeload_bench.plots.style import (
     FEW,
     PALETTE,
     columns_of,
@@ -16,7 +16,7 @@ from moeload_bench.plots_style import (
     state_handles,
     state_strip,
 )
-from moeload_bench.plots_view import View
+from moeload_bench.plots.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from moeload_bench.evaluation.replanning import Comparison
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import FloatArray
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
-from moeload_bench.plots_panels import line
-from moeload_bench.plots_style import (
+from moeload_bench.plots.panels import line
+from moeload_bench.plots.style import (
     GREY,
     MARKERS,
     PALETTE,
@@ -21,7 +21,7 @@ from moeload_bench.plots_style import (
     state_strip,
     style,
 )
-from moeload_bench.plots_view import layer_names
+from moeload_bench.plots.view import layer_names
 from moeload_bench.states.rule import StateLabels, StateRule
 from moeload_bench.traces.trace import Trace
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlotError, TraceError, not_found
-from moeload_bench.plots_style import columns_of
+from moeload_bench.plots.style import columns_of
 from moeload_bench.states.rule import State, StateLabels, StateRule, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.plots_panels import colour_bar, colour_key, dress, finish, line
-from moeload_bench.plots_style import FEW, GREY, ordered_colours, panels, say, style
-from moeload_bench.plots_view import Binned, View
+from moeload_bench.plots.panels import colour_bar, colour_key, dress, finish, line
+from moeload_bench.plots.style import FEW, GREY, ordered_colours, panels, say, style
+from moeload_bench.plots.view import Binned, View
 from moeload_bench.states.rule import sliding_range, sliding_variance
 from moeload_bench.traces.trace import shares
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
 from moeload_bench.placement.cost import UNITS
-from moeload_bench.plots_panels import line
-from moeload_bench.plots_style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
+from moeload_bench.plots.panels import line
+from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results.grid import Grid, marked, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.rows import Row, Values

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import ResultError
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots_results import over
-from moeload_bench.plots_style import MARKERS, PALETTE, legend_above, panels, style
+from moeload_bench.plots.results import over
+from moeload_bench.plots.style import MARKERS, PALETTE, legend_above, panels, style
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.suites.suite import STATES
