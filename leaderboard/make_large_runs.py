@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from moeload_bench.paper.facts import paper
 from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band, table
-from moeload_bench.reproducing.facts import paper
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 

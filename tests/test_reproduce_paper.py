@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.reproducing import claims, measuring, verdicts
-from moeload_bench.reproducing.choice import choose
-from moeload_bench.reproducing.facts import DATA, paper
-from moeload_bench.reproducing.files import files_of
-from moeload_bench.reproducing.measuring import Request, measure_run
-from moeload_bench.reproducing.page import folder_of, page
-from moeload_bench.reproducing.study import METRICS, Study, load_study
+from moeload_bench.paper import claims, measuring, verdicts
+from moeload_bench.paper.choice import choose
+from moeload_bench.paper.facts import DATA, paper
+from moeload_bench.paper.files import files_of
+from moeload_bench.paper.measuring import Request, measure_run
+from moeload_bench.paper.page import folder_of, page
+from moeload_bench.paper.study import METRICS, Study, load_study
 from moeload_bench.states.rule import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 

@@ -17,14 +17,14 @@ from moeload_bench.commands import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.harness import row_of
-from moeload_bench.reproducing import claims, measuring, verdicts
-from moeload_bench.reproducing.asking import ask, middle_origin
-from moeload_bench.reproducing.choice import Chosen, choose, needed_steps
-from moeload_bench.reproducing.files import files_of
-from moeload_bench.reproducing.measuring import Request, measure_run
-from moeload_bench.reproducing.page import page
-from moeload_bench.reproducing.sheets import error_sheet, over, to_csv
-from moeload_bench.reproducing.study import METRICS, Study, load_study
+from moeload_bench.paper import claims, measuring, verdicts
+from moeload_bench.paper.choice import Chosen, choose, needed_steps
+from moeload_bench.paper.files import files_of
+from moeload_bench.paper.forecasts import ask, middle_origin
+from moeload_bench.paper.measuring import Request, measure_run
+from moeload_bench.paper.page import page
+from moeload_bench.paper.sheets import error_sheet, over, to_csv
+from moeload_bench.paper.study import METRICS, Study, load_study
 from moeload_bench.results.rows import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.rule import sliding_variance
@@ -224,8 +224,8 @@ def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], t
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
     """What is drawn against the origins is each task's error in percent; every panel names its definition."""
     need("matplotlib", "pip install -e '.[plot]'")
+    from moeload_bench.paper.figures import curve, draw_errors
     from moeload_bench.plots.view import view_trace
-    from moeload_bench.reproducing.figures import curve, draw_errors
 
     _, results, trace = small
     origin_O, error_O = curve(results[0].runs[0], "tv", 1)
@@ -242,7 +242,7 @@ def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> 
 def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
     """One file per figure of the paper that the forecasters at hand allow."""
     need("matplotlib", "pip install -e '.[plot]'")
-    from moeload_bench.reproducing.figures import save_figures
+    from moeload_bench.paper.figures import save_figures
 
     study, results, trace = small
     origin = middle_origin(results)

@@ -25,8 +25,7 @@ from moeload_bench.submissions import verify as verification
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.memorising import future_altered, permuted_and_shifted
 from moeload_bench.submissions.record import Verification
-from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request
-from moeload_bench.submissions.verify import verify as verification
+from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace, check_trace
 from tests.conftest import synthetic_trace

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from moeload_bench.reproducing.study import Study
+    from moeload_bench.paper.study import Study
 
 app = typer.Typer(no_args_is_help=True, help="Redo published work on recorded traces.")
 
@@ -52,9 +52,9 @@ def paper(
     Exit status: 0 done, 1 some forecast failed (each is named), 2 no trace can be used.
     """
     from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.reproducing.choice import choose
-    from moeload_bench.reproducing.measuring import Request
-    from moeload_bench.reproducing.study import Study
+    from moeload_bench.paper.choice import choose
+    from moeload_bench.paper.measuring import Request
+    from moeload_bench.paper.study import Study
 
     if figures:
         _need_matplotlib()
@@ -89,8 +89,8 @@ def _need_matplotlib() -> None:
 
 def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
     """The studies; the first ones have their figures drawn as soon as they are there."""
+    from moeload_bench.paper.measuring import measure
     from moeload_bench.progress import pair_progress
-    from moeload_bench.reproducing.measuring import measure
 
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
@@ -102,9 +102,9 @@ def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -
 
 
 def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
-    from moeload_bench.reproducing.asking import ask, middle_origin
-    from moeload_bench.reproducing.figures import save_figures
-    from moeload_bench.reproducing.page import FOLDER, folder_of
+    from moeload_bench.paper.figures import save_figures
+    from moeload_bench.paper.forecasts import ask, middle_origin
+    from moeload_bench.paper.page import FOLDER, folder_of
     from moeload_bench.traces.store import read_trace
 
     trace = read_trace(run.path, verify=False)
@@ -114,7 +114,7 @@ def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
 
 
 def _write(study: Study, out: Path) -> list[Path]:
-    from moeload_bench.reproducing.files import files_of
+    from moeload_bench.paper.files import files_of
 
     written = []
     for name, text in files_of(study).items():
@@ -126,8 +126,8 @@ def _write(study: Study, out: Path) -> list[Path]:
 
 
 def _record(study: Study) -> dict[str, Any]:
-    from moeload_bench.reproducing.sheets import verdict_sheet
-    from moeload_bench.reproducing.verdicts import findings
+    from moeload_bench.paper.sheets import verdict_sheet
+    from moeload_bench.paper.verdicts import findings
 
     return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}
 
@@ -136,8 +136,8 @@ def _print(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.paper.verdicts import summary
     from moeload_bench.progress import table_width
-    from moeload_bench.reproducing.verdicts import summary
 
     table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
     for row in summary(study):

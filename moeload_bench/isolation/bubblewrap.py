@@ -30,7 +30,7 @@ from moeload_bench.isolation.targets import Target
 FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
 SHM_BYTES = 64 * 2**20
-HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "recipes", "reproducing")
+HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "recipes", "paper")
 ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "NUMBA_CACHE_DIR": "/tmp/numba"}
 # They select the kernels of numerical libraries: without them the last bits could differ from the other levels'.
 KERNEL_SETTINGS = (

@@ -1,6 +1,6 @@
 """The traces on which a verification asks for memory, each with the suite's runs that it is compared with.
 
-They are made from the suite's own traces (`moeload_bench.submissions.memorising`), or are recordings that nobody has seen.
+They are made from the suite's own traces (`submissions.memorising`), or are recordings that nobody has seen.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.reproducing.claims import Finding
-from moeload_bench.reproducing.study import METRICS, Study, Value
+from moeload_bench.paper.claims import Finding
+from moeload_bench.paper.study import METRICS, Study, Value
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 
 

@@ -17,9 +17,9 @@ from moeload_bench.evaluation.pairs import Fitted, Setting, fit
 from moeload_bench.forecaster import Forecast, trace_info
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
-from moeload_bench.reproducing.choice import Chosen
-from moeload_bench.reproducing.measuring import Request, task_list
-from moeload_bench.reproducing.study import PAPER_FORECASTERS
+from moeload_bench.paper.choice import Chosen
+from moeload_bench.paper.measuring import Request, task_list
+from moeload_bench.paper.study import PAPER_FORECASTERS
 from moeload_bench.results.record import Results
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeload_bench.reproducing.choice import ORDER, RULE, needed_steps
-from moeload_bench.reproducing.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
-from moeload_bench.reproducing.facts import PaperError, paper
-from moeload_bench.reproducing.sheets import over
-from moeload_bench.reproducing.study import (
+from moeload_bench.paper.choice import ORDER, RULE, needed_steps
+from moeload_bench.paper.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
+from moeload_bench.paper.facts import PaperError, paper
+from moeload_bench.paper.sheets import over
+from moeload_bench.paper.study import (
     LAYER_METRICS,
     METRICS,
     PAPER_FORECASTERS,
@@ -20,7 +20,7 @@ from moeload_bench.reproducing.study import (
     Study,
     Value,
 )
-from moeload_bench.reproducing.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
+from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.results.rows import number
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.scoring.scores import METRICS as SPECS

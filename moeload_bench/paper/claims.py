@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from moeload_bench.reproducing.facts import paper
-from moeload_bench.reproducing.study import Value
+from moeload_bench.paper.facts import paper
+from moeload_bench.paper.study import Value
 
 Verdict = Literal["agree", "disagree", "cannot tell"]
 VERDICTS: tuple[Verdict, ...] = ("agree", "disagree", "cannot tell")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from moeload_bench.reproducing.page import FOLDER, page
-from moeload_bench.reproducing.sheets import error_sheet, to_csv, verdict_sheet
-from moeload_bench.reproducing.study import Study
-from moeload_bench.reproducing.verdicts import findings
+from moeload_bench.paper.page import FOLDER, page
+from moeload_bench.paper.sheets import error_sheet, to_csv, verdict_sheet
+from moeload_bench.paper.study import Study
+from moeload_bench.paper.verdicts import findings
 
 PAGE = "paper.md"
 STUDY = f"{FOLDER}/study.json"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moeload_bench.files import PACKAGE
 
-DATA = PACKAGE / "reproducing" / "paper.toml"
+DATA = PACKAGE / "paper" / "paper.toml"
 
 
 class _Record(BaseModel):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.reproducing.claims import (
+from moeload_bench.paper.claims import (
     ABOVE,
     BACK,
     BELOW,
@@ -22,8 +22,8 @@ from moeload_bench.reproducing.claims import (
     judge,
     within,
 )
-from moeload_bench.reproducing.facts import Setup, paper
-from moeload_bench.reproducing.study import (
+from moeload_bench.paper.facts import Setup, paper
+from moeload_bench.paper.study import (
     METRICS,
     PAPER_FORECASTERS,
     PROTOCOLS,

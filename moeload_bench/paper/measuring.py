@@ -18,9 +18,8 @@ from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
-from moeload_bench.plots.view import layer_names
-from moeload_bench.reproducing.choice import HORIZONS, Choice, Chosen
-from moeload_bench.reproducing.study import (
+from moeload_bench.paper.choice import HORIZONS, Choice, Chosen
+from moeload_bench.paper.study import (
     FORECASTERS,
     LAYER_METRICS,
     METRICS,
@@ -36,6 +35,7 @@ from moeload_bench.reproducing.study import (
     RunStudy,
     Value,
 )
+from moeload_bench.plots.view import layer_names
 from moeload_bench.results.record import Result, Results, RunResult
 from moeload_bench.results.rows import run_means
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
