@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line; an error raised on purpose or by the system is one line on standard error and status 2."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    from moeload_bench.cli import app
+    from moeload_bench.cli.app import app
     from moeload_bench.errors import MoeloadError, printable
 
     try:

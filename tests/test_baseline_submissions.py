@@ -10,7 +10,7 @@ import pytest
 from leaderboard.baseline_submissions import MAINTAINERS, write
 from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
 from leaderboard.suite_plan import load_plan
-from moeload_bench.commands.run import _installed
+from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.results.comparison import reference_of

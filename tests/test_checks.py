@@ -91,7 +91,7 @@ def test_an_argument_that_makes_no_sense_is_an_error_and_no_finding() -> None:
 
 def test_the_command_names_the_rule_and_says_so_by_its_exit_status() -> None:
     """0 for a sound forecaster, 1 for a broken one; --json has one entry per rule."""
-    from moeload_bench.cli import app
+    from moeload_bench.cli.app import app
 
     assert CliRunner().invoke(app, ["check", "tests/broken.py:Sound"]).exit_code == 0
     found = CliRunner().invoke(app, ["check", "tests/broken.py:NeedsTwoSteps", "--json"])

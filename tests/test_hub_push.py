@@ -115,7 +115,7 @@ def test_record_push_sends_shards_while_training_and_the_trace_at_the_end(
     hub: LocalHub, api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `record --push` does, with a recipe of milliseconds: interrupted at step 9 of 12, resumed, finished."""
-    from moeload_bench.commands.record import pushed
+    from moeload_bench.cli.record import pushed
     from moeload_bench.recipes.training import Job, record_recipe
     from tests.recording.recipes import small_recipe, use_small_text
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from moeload_bench.cli import app
+from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.npz import import_npz
 from moeload_bench.interchange.table import import_csv

@@ -38,7 +38,7 @@ def test_a_missing_component_can_fail_instead_of_being_skipped() -> None:
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:
     """`moeload-bench --help` stays fast because nothing heavy is imported before a command runs."""
-    code = f"import sys, moeload_bench.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, moeload_bench.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench import plots
-from moeload_bench.commands import plot
+from moeload_bench.cli import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.placement.cost import UNITS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.cli import app
+from moeload_bench.cli.app import app
 from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.traces.store import read_trace

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from moeload_bench.cli import app
+from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TargetError
 from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.placement.cost import replicas_moved, step_imbalance

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.commands import reproduce
+from moeload_bench.cli import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.harness import row_of

@@ -15,7 +15,7 @@ from leaderboard.make_tables import to_markdown
 from leaderboard.results_page import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
 from leaderboard.separation import cells
 from leaderboard.variation import seeds
-from moeload_bench.commands.run import file_name
+from moeload_bench.cli.run import file_name
 from moeload_bench.errors import ResultError
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result

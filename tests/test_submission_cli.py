@@ -146,7 +146,7 @@ def test_a_request_that_makes_no_sense_is_refused(
 
 def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path) -> None:
     """A submission that names its suite `evil.toml` is not checked against a file that the pull request brings."""
-    from moeload_bench.commands.verify import _suite_of
+    from moeload_bench.cli.verify import _suite_of
     from moeload_bench.errors import NotFoundError
     from tests.submitted import write_folder
 

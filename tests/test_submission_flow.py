@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from leaderboard.site.inputs import make_entry
-from moeload_bench.commands.submit import look_at
+from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.record import load_result

@@ -1,4 +1,4 @@
-"""The command line: assembles the commands; each lives in `moeload_bench.commands` and imports what it needs late."""
+"""The command line: assembles the commands; each lives in `moeload_bench.cli` and imports what it needs late."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.commands import (
+from moeload_bench.cli import (
     check,
     corpora,
     import_,

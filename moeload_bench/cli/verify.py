@@ -58,7 +58,7 @@ def verify(
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder or
     its result cannot be read, or the request cannot be served.
     """
-    from moeload_bench.progress import pair_progress
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.submissions.check import apart_level, check_submission, load_claim
     from moeload_bench.submissions.folder import read_folder
     from moeload_bench.submissions.submit import result_path

@@ -33,7 +33,7 @@ def publish(
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from moeload_bench.progress import pair_progress
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.publishing import publish as hub
 
     disable_progress_bars()

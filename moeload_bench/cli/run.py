@@ -61,9 +61,9 @@ def run(
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
     from moeload_bench.cache import cache_dir
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.progress import pair_progress
 
     task_list, paths, defaults = _task_list(suite, trace)
     task_list = _slid(task_list, paths, sliding, blocks)
@@ -182,8 +182,8 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
 def _print(results: Results, metric: str, own: bool) -> None:
     from rich.console import Console
 
+    from moeload_bench.cli.progress import table_width
     from moeload_bench.placement.cost import HEADLINE
-    from moeload_bench.progress import table_width
     from moeload_bench.results.grid import result_table
     from moeload_bench.results.summary import absence, best_lines, failure_lines
 

@@ -89,8 +89,8 @@ def _need_matplotlib() -> None:
 
 def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
     """The studies; the first ones have their figures drawn as soon as they are there."""
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.paper.measuring import measure
-    from moeload_bench.progress import pair_progress
 
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
@@ -136,8 +136,8 @@ def _print(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.cli.progress import table_width
     from moeload_bench.paper.verdicts import summary
-    from moeload_bench.progress import table_width
 
     table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
     for row in summary(study):

@@ -59,11 +59,11 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.evaluation.replanning import compare_policies
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
-    from moeload_bench.progress import pair_progress
     from moeload_bench.traces.store import load_trace
 
     if figure is not None:
@@ -118,7 +118,7 @@ def _print(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.progress import table_width
+    from moeload_bench.cli.progress import table_width
 
     console = Console(width=table_width())
     cost = comparison.simulation.cost

@@ -116,9 +116,9 @@ def training(
     last: Last = None,
 ) -> None:
     """Error over training, one panel per layer, of forecasters that are run now (the paper's figures 5 to 9)."""
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.plots import check_suffix, draw_training, training_errors
-    from moeload_bench.progress import pair_progress
 
     check_suffix(out)
     view = _view(trace, layer, first, last)
@@ -183,9 +183,9 @@ def _view(trace: str, layers: list[str] | None, first: int | None, last: int | N
 
 def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:
     """Results from files, then those of forecasters that are run now."""
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.progress import pair_progress
     from moeload_bench.results.record import load_result
     from moeload_bench.suites.suite import load_suite, suite_for_trace
     from moeload_bench.traces.store import read_trace

@@ -22,7 +22,7 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.progress import table_width
+    from moeload_bench.cli.progress import table_width
     from moeload_bench.traces.store import list_traces, read_trace
 
     rows = []
@@ -76,7 +76,7 @@ def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]], 
     from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.progress import table_width
+    from moeload_bench.cli.progress import table_width
 
     console = Console(width=table_width())
     console.print(f"[bold]{name}[/bold]")

@@ -59,9 +59,9 @@ def submit(
 
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
+    from moeload_bench.cli.progress import pair_progress
     from moeload_bench.environment import environment
     from moeload_bench.isolation.targets import parse_target
-    from moeload_bench.progress import pair_progress
     from moeload_bench.submissions.check import apart_level
     from moeload_bench.submissions.names import check_name
     from moeload_bench.submissions.submit import Author, make_draft, prepare
@@ -161,7 +161,7 @@ def _show(prepared: Prepared) -> None:
     """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
     from rich.console import Console
 
-    from moeload_bench.progress import table_width
+    from moeload_bench.cli.progress import table_width
     from moeload_bench.results.grid import result_table
     from moeload_bench.results.record import Results
     from moeload_bench.submissions.folder import RECORD

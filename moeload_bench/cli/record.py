@@ -118,7 +118,7 @@ def step_progress(steps: int) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield lambda step, row: _line(step, steps, row)
         return
-    from moeload_bench.progress import terminal_bar
+    from moeload_bench.cli.progress import terminal_bar
 
     with terminal_bar(transient=False) as show:
         yield lambda step, row: show(step + 1, steps, _describe(row))
