@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moeload_bench.evaluation.harness import replay, window_rows
-from moeload_bench.forecaster import trace_info
+from moeload_bench.evaluation.harness import replay, trace_info, window_rows
 from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.scoring.scores import score_forecast

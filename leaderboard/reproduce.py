@@ -37,13 +37,13 @@ from leaderboard.committed import (
     target_of,
 )
 from moeload_bench.cli.progress import pair_progress
-from moeload_bench.environment import BLAS_KERNELS, environment
+from moeload_bench.environment import BLAS_KERNELS, Environment, environment
 from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.results.agreement import TOLERANCE, differences
-from moeload_bench.results.record import Environment, Result, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.submissions.check import require_level
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
 from moeload_bench.submissions.record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
@@ -30,18 +31,14 @@ PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Lacking(_Record):
+class Lacking(Record):
     """A state that a run is not scored in, and why."""
 
     state: Literal["transient", "stable"]
     reason: str = Field(min_length=1)
 
 
-class Plan(_Record):
+class Plan(Record):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
     ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
@@ -82,8 +79,7 @@ def load_plan(name_or_path: str) -> Plan:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SuiteError(f"{path}: {'.'.join(map(str, first['loc'])) or 'plan'}: {first['msg']}") from None
+        raise SuiteError(f"{path}: {first_problem(error, 'plan')}") from None
 
 
 def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]:

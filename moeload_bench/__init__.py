@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from moeload_bench.errors import MoeloadError
     from moeload_bench.evaluation.conformance import check_forecaster
     from moeload_bench.evaluation.evaluate import evaluate
+    from moeload_bench.evaluation.harness import step_block, trace_info
     from moeload_bench.forecaster import (
         FittedForecaster,
         Forecast,
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
         StepBlock,
         TraceInfo,
         check_forecast,
-        step_block,
-        trace_info,
     )
     from moeload_bench.results.record import Result, Results, load_result
     from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
@@ -35,8 +34,8 @@ _HOME = {
     "StepBlock": "forecaster",
     "TraceInfo": "forecaster",
     "check_forecast": "forecaster",
-    "step_block": "forecaster",
-    "trace_info": "forecaster",
+    "step_block": "evaluation.harness",
+    "trace_info": "evaluation.harness",
     "Result": "results.record",
     "Results": "results.record",
     "load_result": "results.record",

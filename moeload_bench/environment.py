@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from moeload_bench.files import PACKAGE
-from moeload_bench.results.record import Environment
+from moeload_bench.schema import Record
 
 TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
 BLAS_KERNELS = "blas kernels"
@@ -87,3 +87,14 @@ def commit_of(root: Path) -> str | None:
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+
+
+class Environment(Record):
+    """Where it ran; never compared between results."""
+
+    package_version: str
+    commit: str | None = None
+    python: str
+    versions: dict[str, str] = {}
+    hardware: str
+    created: str

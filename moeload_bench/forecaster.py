@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError
 
-if TYPE_CHECKING:  # a forecaster's process starts without pydantic, which these need
-    from moeload_bench.traces.trace import Array, IntArray, Trace
-
+Array = NDArray[Any]
+IntArray = NDArray[np.int64]
 SUM_TOLERANCE = 1e-6
 FORECAST_RULES = ("shape", "finite", "non_negative", "sums", "quantiles")
 
@@ -142,29 +141,6 @@ class FittedForecaster(Forecaster, Protocol):
         ...
 
 
-def trace_info(trace: Trace, group: int = 0) -> TraceInfo:
-    """What a forecaster may know of a trace."""
-    meta = trace.meta
-    return TraceInfo(
-        num_layers=trace.num_layers,
-        num_experts=trace.num_experts,
-        top_k=meta.top_k,
-        layer_indices=tuple(layer.index for layer in meta.layers),
-        batch_tokens=meta.global_batch_tokens,
-        stride=meta.stride,
-        balancing=meta.balancing.method,
-        balancing_coefficient=meta.balancing.coefficient,
-        group=group,
-    )
-
-
-def step_block(trace: Trace, start: int, stop: int) -> StepBlock:
-    """Rows start .. stop-1 of a trace as a forecaster sees them (views, not copies)."""
-    rows = slice(start, stop)
-    covariates = {name: column[rows] for name, column in trace.columns.items()}
-    return StepBlock(trace.step_S[rows], trace.load_SLE[rows], trace.tokens_SL[rows], covariates)
-
-
 def check_forecast(forecast: Any, request: ForecastRequest, info: TraceInfo) -> Forecast:
     """Return the forecast, or raise `ForecastError` saying what is wrong and which of `FORECAST_RULES` it broke.
 
@@ -215,3 +191,12 @@ def _check_array(name: str, array: Any, dtype: Any, ndim: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.ndim != ndim:
         got = f"{array.dtype}, {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
         raise ForecastError(f"{name} is {got}, expected a numpy array of {np.dtype(dtype)} with {ndim} axes", "shape")
+
+
+def __getattr__(name: str) -> Any:
+    """`trace_info` and `step_block`, which others import from here, lazily: they know traces, this does not."""
+    if name not in ("trace_info", "step_block"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module("moeload_bench.evaluation.harness"), name)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import replay
-from moeload_bench.forecaster import ForecastRequest, StepBlock, trace_info
+from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.forecaster import ForecastRequest, StepBlock
 from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.results.record import Results

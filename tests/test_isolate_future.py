@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation.harness import replay
-from moeload_bench.forecaster import Forecast, step_block, trace_info
+from moeload_bench.evaluation.harness import replay, step_block, trace_info
+from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import fit_target, open_host
 from moeload_bench.isolation.targets import baseline_names, parse_target
 from moeload_bench.traces.trace import Trace

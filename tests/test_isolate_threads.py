@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from moeload_bench.evaluation.harness import trace_info
 from moeload_bench.evaluation.workers import spread
-from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import parse_target
 from tests.conftest import synthetic_trace

@@ -6,6 +6,13 @@ the answers come out one origin at a time, so that memory stays bounded by one w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from moeload_bench.forecaster import StepBlock, TraceInfo
+
+if TYPE_CHECKING:
+    from moeload_bench.traces.trace import Trace
+
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError, IsolationError
-from moeload_bench.forecaster import Forecast, ForecastRequest, step_block
+from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.isolation.hosts import Host
 from moeload_bench.traces.trace import Trace
 
@@ -120,3 +127,26 @@ class ForecastDigest:
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
+
+
+def trace_info(trace: Trace, group: int = 0) -> TraceInfo:
+    """What a forecaster may know of a trace."""
+    meta = trace.meta
+    return TraceInfo(
+        num_layers=trace.num_layers,
+        num_experts=trace.num_experts,
+        top_k=meta.top_k,
+        layer_indices=tuple(layer.index for layer in meta.layers),
+        batch_tokens=meta.global_batch_tokens,
+        stride=meta.stride,
+        balancing=meta.balancing.method,
+        balancing_coefficient=meta.balancing.coefficient,
+        group=group,
+    )
+
+
+def step_block(trace: Trace, start: int, stop: int) -> StepBlock:
+    """Rows start .. stop-1 of a trace as a forecaster sees them (views, not copies)."""
+    rows = slice(start, stop)
+    covariates = {name: column[rows] for name, column in trace.columns.items()}
+    return StepBlock(trace.step_S[rows], trace.load_SLE[rows], trace.tokens_SL[rows], covariates)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay
+from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay, step_block, trace_info
 from moeload_bench.evaluation.truth import Truth, open_truth
-from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
+from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
 from moeload_bench.isolation.targets import Target, source_sha256
 from moeload_bench.placement.cost import score_plans

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moeload_bench.errors import ForecastError, IsolationError, PlacementError, TraceError
-from moeload_bench.evaluation.harness import FEED_ROWS, make_request
-from moeload_bench.forecaster import step_block, trace_info
+from moeload_bench.evaluation.harness import FEED_ROWS, make_request, step_block, trace_info
 from moeload_bench.isolation.hosts import Host, Level, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape, FloatArray

@@ -6,18 +6,13 @@ import tomllib
 from functools import lru_cache
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from moeload_bench.files import PACKAGE
+from moeload_bench.schema import Record
 
 DATA = PACKAGE / "paper" / "paper.toml"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Setup(_Record):
+class Setup(Record):
     """A model of the paper; ``sequences`` in a step."""
 
     name: str
@@ -27,7 +22,7 @@ class Setup(_Record):
     sequences: int
 
 
-class PaperError(_Record):
+class PaperError(Record):
     """A stable-state error that the paper reports, as a fraction: about a value, or below it."""
 
     setup: str
@@ -38,14 +33,14 @@ class PaperError(_Record):
     note: str = ""
 
 
-class Onset(_Record):
+class Onset(Record):
     """The step after which the paper sees the stable state."""
 
     setup: str
     steps: int
 
 
-class PaperFigure(_Record):
+class PaperFigure(Record):
     """Numbers of the paper's figures, what they show, and the name of the file drawn in their place."""
 
     paper: str
@@ -53,7 +48,7 @@ class PaperFigure(_Record):
     ours: str
 
 
-class Paper(_Record):
+class Paper(Record):
     """Everything quoted from the paper."""
 
     citation: str

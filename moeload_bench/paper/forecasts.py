@@ -12,9 +12,9 @@ import numpy as np
 
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
-from moeload_bench.evaluation.harness import replay
+from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit
-from moeload_bench.forecaster import Forecast, trace_info
+from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.paper.choice import Chosen

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from moeload_bench.errors import ResultError
+from moeload_bench.schema import Record, first_problem
 
 Protocol = Literal["sliding", "blocks"]
 Part = Literal["all", "before", "after"]
@@ -30,11 +31,7 @@ STATISTICS: tuple[tuple[str, int], ...] = (("variance", 10), ("variance", 100), 
 PARTS: tuple[Part, ...] = ("all", "before", "after")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LayerStates(_Record):
+class LayerStates(Record):
     """When a layer settles: steps, None for never. ``back``: fraction of the steps after the onset spent transient."""
 
     name: str
@@ -43,7 +40,7 @@ class LayerStates(_Record):
     back: float | None
 
 
-class Fluctuation(_Record):
+class Fluctuation(Record):
     """A sliding statistic of the shares per layer: mean over experts and over the steps before or after all onsets."""
 
     statistic: str
@@ -52,7 +49,7 @@ class Fluctuation(_Record):
     value_L: tuple[Value, ...]
 
 
-class ErrorRow(_Record):
+class ErrorRow(Record):
     """A forecaster's errors in one state: means over origins and layers; ``per_layer`` [L] of the sliding origins."""
 
     protocol: Protocol
@@ -64,7 +61,7 @@ class ErrorRow(_Record):
     per_layer: dict[str, tuple[Value, ...]] = {}
 
 
-class FloorRow(_Record):
+class FloorRow(Record):
     """A floor of every error in one state: mean over windows and layers."""
 
     horizon: int
@@ -74,7 +71,7 @@ class FloorRow(_Record):
     errors: dict[str, Value]
 
 
-class RunStudy(_Record):
+class RunStudy(Record):
     """One run. ``targets``: what ran under each name; ``counts``: events that a forecaster counted itself."""
 
     id: str
@@ -128,7 +125,7 @@ class RunStudy(_Record):
         return None
 
 
-class Study(_Record):
+class Study(Record):
     """All runs, closest to the paper's first, and (id, reason) of the traces passed over.
 
     ``named``: the runs were named instead of chosen by rule. ``drawn``: how many of them, from the first, have figures.
@@ -154,5 +151,4 @@ def load_study(path: Path) -> Study:
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ResultError(f"{path}: {'.'.join(map(str, first['loc'])) or 'study'}: {first['msg']}") from None
+        raise ResultError(f"{path}: {first_problem(error, 'study')}") from None

@@ -21,9 +21,8 @@ from moeload_bench.plots.style import (
     state_strip,
     style,
 )
-from moeload_bench.plots.view import layer_names
 from moeload_bench.states.rule import StateLabels, StateRule
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlotError, not_found
-from moeload_bench.evaluation.harness import replay
+from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.truth import Truth
-from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.hosts import Level, open_host
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.plots.panels import dress, finish, line

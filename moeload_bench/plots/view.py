@@ -16,7 +16,7 @@ from moeload_bench.errors import PlotError, TraceError, not_found
 from moeload_bench.plots.style import columns_of
 from moeload_bench.states.rule import State, StateLabels, StateRule, label_states
 from moeload_bench.states.shifts import planned_shifts
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import Trace, layer_names
 
 FloatArray = NDArray[np.float64]
 
@@ -109,13 +109,6 @@ def view_trace(
         labels = None
     chosen = tuple(names.index(name) for name in layers) if layers else tuple(range(trace.num_layers))
     return View(trace, chosen, slice(start, stop), labels)
-
-
-def layer_names(trace: Trace) -> list[str]:
-    """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
-    layers = trace.meta.layers
-    short = [str(layer.index) for layer in layers]
-    return short if len(set(short)) == len(short) else [f"{one.stack}-{one.kind}-{one.index}" for one in layers]
 
 
 def bin_rows(step_S: NDArray[np.int64], stride: int, value_SX: FloatArray, rows: int) -> Binned:

@@ -10,19 +10,16 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
+from moeload_bench.schema import Record, first_problem
 
 RECIPE_FOLDER = PACKAGE / "recipes"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelTable(_Table):
+class ModelTable(Record):
     """The architecture: a transformers model type and keyword arguments of its configuration."""
 
     family: str
@@ -30,7 +27,7 @@ class ModelTable(_Table):
     checkpointing: bool = False
 
 
-class BalancingTable(_Table):
+class BalancingTable(Record):
     """How the router is kept balanced; `coefficient` is the loss weight or the bias step."""
 
     method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias"]
@@ -43,14 +40,14 @@ class BalancingTable(_Table):
         return self
 
 
-class StageTable(_Table):
+class StageTable(Record):
     """From `start` on, sequences are taken in turn from `sources` (names of corpora)."""
 
     start: int = Field(ge=0)
     sources: tuple[str, ...] = Field(min_length=1)
 
 
-class DataTable(_Table):
+class DataTable(Record):
     """Text and batches: `sequences` of `sequence_length` tokens per optimizer step, over all ranks."""
 
     sequence_length: int = Field(ge=8)
@@ -68,7 +65,7 @@ class DataTable(_Table):
         return self
 
 
-class OptimizerTable(_Table):
+class OptimizerTable(Record):
     """AdamW with weight decay on matrices only and clipping of the global gradient norm."""
 
     lr: float = Field(gt=0)
@@ -79,7 +76,7 @@ class OptimizerTable(_Table):
     clip: float = 1.0
 
 
-class ScheduleTable(_Table):
+class ScheduleTable(Record):
     """Linear warm-up over `warmup` steps, then constant; or cosine from 1 to `floor` over each `period`.
 
     Periods after the first peak at `restart_factor` times the first one's rate. With `restart_from_weights` they begin
@@ -122,7 +119,7 @@ class ScheduleTable(_Table):
         return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(angle)))
 
 
-class Recipe(_Table):
+class Recipe(Record):
     """One training configuration; `about` says what its traces are for."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
@@ -164,9 +161,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"])) or "recipe"
-        raise RecipeError(f"{path}: {at}: {first['msg']}, got {first.get('input')!r}") from None
+        raise RecipeError(f"{path}: {first_problem(error, 'recipe')}") from None
     if recipe.name != path.stem:
         raise RecipeError(f"{path}: name is {recipe.name!r}, expected {path.stem!r} like the file")
     return recipe

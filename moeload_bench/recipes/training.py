@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
 from moeload_bench.recipes.batches import Batch, BatchOrder
+from moeload_bench.recipes.metadata import recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import Recipe
@@ -28,7 +29,7 @@ from moeload_bench.recipes.text import resolve_source
 from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.distributed import rank_sum
-from moeload_bench.recording.metadata import layer_metas, recipe_meta
+from moeload_bench.recording.metadata import layer_metas
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.writer import TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta

@@ -5,18 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.recipes.recipe import Recipe
-from moeload_bench.recipes.text import TextSource
-from moeload_bench.traces.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+from moeload_bench.traces.trace import LayerMeta
 
 if TYPE_CHECKING:
     from moeload_bench.recording.routers import Router
 
-TRACE_LICENCE = "CC-BY-4.0"
 _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
@@ -25,81 +22,6 @@ def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int |
     return tuple(
         LayerMeta.model_validate({"index": r.block, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k})
         for r, k in zip(routers, top_k_L, strict=True)
-    )
-
-
-def recipe_meta(
-    recipe: Recipe,
-    texts: Mapping[str, TextSource],
-    *,
-    seed: int,
-    split: str,
-    layers: tuple[LayerMeta, ...],
-    experts: int,
-    tokenizer_sha256: str,
-    score_function: str,
-    gate: str,
-    parallel: Mapping[str, Any],
-) -> TraceMeta:
-    """All that is known about a run of a recipe."""
-    return TraceMeta(
-        recipe=recipe.name,
-        recipe_version=recipe.version,
-        split=split,
-        run=seed,
-        seed=seed,
-        group=recipe.name,
-        layers=layers,
-        experts=experts,
-        count_semantics="pre_drop",
-        family=recipe.model.family,
-        config=dict(recipe.model.config),
-        gate=gate,
-        score_function=score_function,
-        balancing=balancing_meta(recipe),
-        capacity_factor=recipe.model.config.get("capacity_factor"),
-        drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
-        sources=source_metas(recipe, texts),
-        tokenizer_sha256=tokenizer_sha256,
-        sequence_length=recipe.data.sequence_length,
-        global_batch_tokens=recipe.data.sequence_length * recipe.data.sequences,
-        optimizer={"name": "AdamW", **recipe.optimizer.model_dump()},
-        schedule=recipe.schedule.model_dump(),
-        precision=recipe.precision,
-        parallel=dict(parallel),
-        versions=package_versions(),
-        hardware=hardware(),
-        licence=TRACE_LICENCE,
-    )
-
-
-def balancing_meta(recipe: Recipe) -> BalancingMeta:
-    """The recipe's balancing in the words of the trace format."""
-    method = recipe.balancing.method
-    known = {
-        "none": ("none", "none"),
-        "aux_loss": ("aux_loss", "per_layer"),
-        "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
-        "loss_free_bias": ("loss_free_bias", "per_layer"),
-    }[method]
-    return BalancingMeta.model_validate(
-        {"method": known[0], "coefficient": recipe.balancing.coefficient, "scope": known[1]}
-    )
-
-
-def source_metas(recipe: Recipe, texts: Mapping[str, TextSource]) -> tuple[SourceMeta, ...]:
-    """Every text of every stage, with its hash and licence; ``texts`` by the names that the recipe uses."""
-    return tuple(
-        SourceMeta(
-            name=texts[name].name,
-            version=texts[name].origin,
-            licence=texts[name].licence,
-            sha256=texts[name].sha256,
-            bytes=texts[name].bytes,
-            stage=number,
-        )
-        for number, stage in enumerate(recipe.data.stages)
-        for name in stage.sources
     )
 
 

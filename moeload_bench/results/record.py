@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
+from moeload_bench.schema import Record, first_problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,11 +28,7 @@ Status = Literal["claimed", "checked", "verified"]
 Value = float | None
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TaskResult(_Record):
+class TaskResult(Record):
     """One origin of one run. ``metrics`` holds, by metric, the mean over layers at each suite horizon [K]."""
 
     origin: int
@@ -40,7 +38,7 @@ class TaskResult(_Record):
     metrics: dict[str, tuple[Value, ...]]
 
 
-class CostResult(_Record):
+class CostResult(Record):
     """What a run cost, measured by the harness. Seconds; bytes; None where it could not be measured."""
 
     observe_wall_s: float = 0.0
@@ -65,7 +63,7 @@ class CostResult(_Record):
         return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
 
 
-class RunResult(_Record):
+class RunResult(Record):
     """One forecaster on one run.
 
     ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors[state][floor][metric]`` is [K],
@@ -94,7 +92,7 @@ class RunResult(_Record):
         return [task for task in self.tasks if task.failure is not None]
 
 
-class ForecasterRecord(_Record):
+class ForecasterRecord(Record):
     """Which forecaster this was."""
 
     name: str
@@ -104,7 +102,7 @@ class ForecasterRecord(_Record):
     requirements: tuple[str, ...] = ()
 
 
-class SuiteRecord(_Record):
+class SuiteRecord(Record):
     """Which task list was run."""
 
     name: str
@@ -113,18 +111,7 @@ class SuiteRecord(_Record):
     reference: str
 
 
-class Environment(_Record):
-    """Where it ran; never compared between results."""
-
-    package_version: str
-    commit: str | None = None
-    python: str
-    versions: dict[str, str] = {}
-    hardware: str
-    created: str
-
-
-class Result(_Record):
+class Result(Record):
     """One forecaster on one suite."""
 
     schema_version: Literal[1] = 1
@@ -222,8 +209,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
     except OSError as error:
         raise ResultError(f"{source}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ResultError(f"{source}: {'.'.join(map(str, first['loc'])) or 'record'}: {first['msg']}") from None
+        raise ResultError(f"{source}: {first_problem(error, 'record')}") from None
 
 
 def rounded(value: float) -> Value:

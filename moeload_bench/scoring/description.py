@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.errors import TraceError
-from moeload_bench.plots.view import layer_names
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import FloatArray
 from moeload_bench.states.rule import StateLabels, StateRule, label_states
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import Trace, layer_names
 
 END_STEPS = 100
 """Training steps at either end of a trace over which imbalance is taken."""

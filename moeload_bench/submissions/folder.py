@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.schema import first_problem
 from moeload_bench.submissions.record import Submission, Verification
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
@@ -102,7 +103,7 @@ def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
     try:
         return Submission.model_validate(dict(fields))
     except ValidationError as error:
-        raise SubmissionError(f"{where}: {_first(error)}") from None
+        raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
 def text_sha256(text: str) -> str:
@@ -133,12 +134,7 @@ def _validated(kind: type[R], text: str | None, where: Path) -> R | None:
     try:
         return None if text is None else kind.model_validate_json(text)
     except ValidationError as error:
-        raise SubmissionError(f"{where}: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))[:80] or 'record'}: {first['msg'].removeprefix('Value error, ')}"
+        raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
 def _read_text(folder: Path, name: str) -> str | None:

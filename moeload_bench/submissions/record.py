@@ -6,9 +6,10 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.schema import Record
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 MAX_NAME = 40
@@ -46,8 +47,10 @@ Name = Annotated[str, AfterValidator(_file_name)]
 Scalar = bool | int | float | str
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+class _Record(Record):
+    """Nothing is converted: what a stranger wrote is what counts."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class SuiteClaim(_Record):

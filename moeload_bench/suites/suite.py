@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
+from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
@@ -31,11 +32,7 @@ ORIGINS_PER_STATE = 20
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FitTrace(_Record):
+class FitTrace(Record):
     """A `train` run, open for fitting."""
 
     id: str
@@ -61,14 +58,14 @@ class SuiteTrace(FitTrace):
         )
 
 
-class HubPlace(_Record):
+class HubPlace(Record):
     """The dataset repository and tag that hold the suite's traces."""
 
     repo: str
     revision: str
 
 
-class Suite(_Record):
+class Suite(Record):
     """A frozen task list.
 
     ``baselines`` are names of forecasters in the order of tables; ``variants`` says which target a name stands for
@@ -144,9 +141,7 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"])) or "suite"
-        raise SuiteError(f"{path}: {at}: {first['msg']}") from None
+        raise SuiteError(f"{path}: {first_problem(error, 'suite')}") from None
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:

@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from moeload_bench.errors import TraceError
+from moeload_bench.schema import Record, first_problem
 
 FORMAT_VERSION = 1
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
@@ -48,11 +49,7 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LayerMeta(_Record):
+class LayerMeta(Record):
     """One MoE layer: where it stands in the model and how many experts it has."""
 
     index: int = Field(ge=0, description="index of the block in its stack")
@@ -62,7 +59,7 @@ class LayerMeta(_Record):
     top_k: int | None = Field(default=None, ge=1, description="experts per token; null where it varies")
 
 
-class SourceMeta(_Record):
+class SourceMeta(Record):
     """One source of training text."""
 
     name: str = Field(description="the source's name in the recipe")
@@ -73,7 +70,7 @@ class SourceMeta(_Record):
     stage: int = Field(default=0, description="the planned data stage that it belongs to")
 
 
-class BalancingMeta(_Record):
+class BalancingMeta(Record):
     """How the router was kept balanced."""
 
     method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = Field(
@@ -85,7 +82,7 @@ class BalancingMeta(_Record):
     )
 
 
-class TraceMeta(_Record):
+class TraceMeta(Record):
     """All that a reader needs to tell two traces apart or to make one again."""
 
     format_version: Literal[1] = Field(default=1, description="version of this format")
@@ -150,7 +147,6 @@ def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
 def wrong_field(error: ValidationError) -> str:
     """The first field of the metadata that is wrong: which, why, what was got, or what there is instead."""
     first = error.errors()[0]
-    at = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return f"unknown metadata field {at}; there is: {', '.join(TraceMeta.model_fields)}"
-    return f"metadata field {at}: {first['msg']}, got {first.get('input')!r}"
+        return f"unknown metadata field {first['loc'][0]}; there is: {', '.join(TraceMeta.model_fields)}"
+    return f"metadata field {first_problem(error, 'record')}"

@@ -272,3 +272,10 @@ def _cast(name: str, value: Any) -> Array:
             return np.array(value, dtype=spec.dtype)
     except (ValueError, TypeError) as error:
         raise TraceError(f"column {name} cannot be read as {spec.dtype}: {' '.join(str(error).split())}") from None
+
+
+def layer_names(trace: Trace) -> list[str]:
+    """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
+    layers = trace.meta.layers
+    short = [str(layer.index) for layer in layers]
+    return short if len(set(short)) == len(short) else [f"{one.stack}-{one.kind}-{one.index}" for one in layers]

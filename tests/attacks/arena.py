@@ -17,8 +17,8 @@ import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import replay
-from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
+from moeload_bench.evaluation.harness import replay, step_block, trace_info
+from moeload_bench.forecaster import ForecastRequest
 from moeload_bench.isolation.hosts import Host, Limits, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace
