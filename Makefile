@@ -43,13 +43,13 @@ committed:
 	fi
 
 tables: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.make_tables
-	$(BIN)/python -m leaderboard.make_large_runs
-	$(BIN)/python -m leaderboard.make_decisions
+	$(BIN)/python -m leaderboard.pages.make
+	$(BIN)/python -m leaderboard.pages.large_runs
+	$(BIN)/python -m leaderboard.pages.decisions
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.make_site
+	$(BIN)/python -m leaderboard.site
 
 # Run the committed results of a suite again and compare; writes nothing.
 reproduce: $(VENV)/.bench
@@ -58,9 +58,9 @@ reproduce: $(VENV)/.bench
 # Run every committed submission again and write what was found; needed when results were made anew. The baselines'
 # submissions are those of the suite named: `make verify SUITE=v1`.
 verify: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.baseline_submissions $(SUITE)
+	$(BIN)/python -m leaderboard.verifying.baselines $(SUITE)
 	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
-	$(BIN)/python -m leaderboard.growth table
+	$(BIN)/python -m leaderboard.verifying.growth table
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/figures/make.sh

@@ -13,9 +13,9 @@ export OUT=$out PYTHON=${PYTHON:-python} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=
 # glibc hands blocks of a few MB back to the system at every step: page faults were a quarter of the CPU time
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
-# "RECIPE SEED SPLIT" for each run of the plan (leaderboard/plans/v1.toml)
+# "RECIPE SEED SPLIT" for each run of the plan (leaderboard/suites/plans/v1.toml)
 jobs() {
-  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard.suite_plan v1
+  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard.suites.plan v1
 }
 
 jobs | xargs -P "$workers" -L 1 bash -c '

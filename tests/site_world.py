@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.freeze_suite import to_toml
 from leaderboard.site.payload import FIELDS
+from leaderboard.suites.freeze import to_toml
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.folder import RECORD, parse_submission
 from moeload_bench.suites.suite import Suite, SuiteTrace

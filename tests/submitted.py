@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from leaderboard.freeze_suite import to_toml
-from leaderboard.memorisers import HONEST as NAIVE
+from leaderboard.suites.freeze import to_toml
+from leaderboard.verifying.memorisers import HONEST as NAIVE
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.folder import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder

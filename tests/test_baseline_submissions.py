@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.baseline_submissions import MAINTAINERS, write
 from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
-from leaderboard.suite_plan import load_plan
+from leaderboard.suites.plan import load_plan
+from leaderboard.verifying.baselines import MAINTAINERS, write
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate

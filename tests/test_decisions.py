@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.make_decisions import PAGES, PART, PARTS, filled
+from leaderboard.pages.decisions import PAGES, PART, PARTS, filled
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def check(*parts: str) -> None:
-    command = [sys.executable, "-m", "leaderboard.make_decisions", "--check", *parts]
+    command = [sys.executable, "-m", "leaderboard.pages.decisions", "--check", *parts]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -25,7 +25,7 @@ def test_the_pages_hold_every_part_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert sorted(found) == sorted(PARTS)
     monkeypatch.setitem(PARTS, "walk", lambda: "| new |")
     text = next(page.read_text() for page in PAGES if ": walk -->" in page.read_text())
-    before, after = text.split("<!-- made by leaderboard/make_decisions.py: walk -->\n")
+    before, after = text.split("<!-- made by leaderboard/pages/decisions.py: walk -->\n")
     made = filled(text, ["walk"])
     assert made.startswith(before)
     assert made.endswith("| new |\n<!-- end -->" + after.partition("<!-- end -->")[2])
@@ -44,7 +44,7 @@ def test_the_walk_through_and_the_peers_agree_with_the_code() -> None:
 
 def test_an_unknown_part_is_refused_by_name() -> None:
     """With those that exist."""
-    command = [sys.executable, "-m", "leaderboard.make_decisions", "--check", "pie"]
+    command = [sys.executable, "-m", "leaderboard.pages.decisions", "--check", "pie"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown part 'pie'; there is: peers, walk, separation, regret" in done.stderr

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from leaderboard import format_page
+from leaderboard.pages import format
 from moeload_bench.errors import ResultError
 from moeload_bench.traces.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 from moeload_bench.traces.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STEPS
@@ -79,7 +79,7 @@ def test_every_column_and_field_is_on_the_page() -> None:
             assert f"| `{name}` |" in PAGE
             assert field.description, f"{record.__name__}.{name}"
     with pytest.raises(ResultError, match="no part 'rows'; there is: columns, metadata"):
-        format_page.part("rows")
+        format.part("rows")
 
 
 def test_the_numbers_in_the_prose_are_the_codes() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from leaderboard.growth import MEASURED, MEMORISERS, PAGE, TESTS, filled, verified
+from leaderboard.verifying.growth import MEASURED, MEMORISERS, PAGE, TESTS, filled, verified
 from moeload_bench.submissions.verify import MAX_GROWTH
 
 
 def test_the_page_says_what_was_measured() -> None:
-    """When this fails: `python -m leaderboard.growth table` (`make verify` runs it last), and commit."""
+    """When this fails: `python -m leaderboard.verifying.growth table` (`make verify` runs it last), and commit."""
     assert filled(PAGE.read_text()) == PAGE.read_text()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.make_large_runs import PAGE, PARTS, filled, statistics
+from leaderboard.pages.large_runs import PAGE, PARTS, filled, statistics
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 
@@ -35,7 +35,7 @@ def test_every_part_of_the_page_is_known(tmp_path: Path) -> None:
     write_trace(trace, tmp_path / f"{trace.id}.parquet")
     text = PAGE.read_text()
     page = filled(text, list(statistics([tmp_path])))
-    assert page.count("<!-- made by leaderboard/make_large_runs.py") == len(PARTS)
+    assert page.count("<!-- made by leaderboard/pages/large_runs.py") == len(PARTS)
     assert "| `r/test/seed0` | 2 x 4, 2 |" in page
     assert page.splitlines()[0] == text.splitlines()[0]
 
@@ -43,6 +43,6 @@ def test_every_part_of_the_page_is_known(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_page_agrees_with_the_traces() -> None:
     """Made by `make tables`; a new trace without it is an error."""
-    command = [sys.executable, "-m", "leaderboard.make_large_runs", "--check"]
+    command = [sys.executable, "-m", "leaderboard.pages.large_runs", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,9 +14,9 @@ import pytest
 
 from leaderboard import reproduce
 from leaderboard.committed import RESULTS, committed_results, load_all, problems
-from leaderboard.freeze_suite import to_toml
-from leaderboard.make_tables import results_of
+from leaderboard.pages.make import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
+from leaderboard.suites.freeze import to_toml
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate

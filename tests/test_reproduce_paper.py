@@ -185,7 +185,7 @@ def test_the_papers_numbers_stand_in_one_file() -> None:
 
 def test_the_sampling_floor_of_the_paper_is_that_of_the_note() -> None:
     """The page and docs/sampling-floor-note.md use one formula."""
-    from leaderboard.make_sampling_note import sampling_error as noted
+    from leaderboard.pages.sampling_note import sampling_error as noted
 
     for setup, top_k in itertools.product(paper().setups, (1, 2)):
         expected = noted(setup.experts, setup.sequences * verdicts.GPT3_TOKENS, top_k)

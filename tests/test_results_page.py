@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard import make_tables
-from leaderboard.headline import headline
-from leaderboard.make_tables import to_markdown
-from leaderboard.results_page import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
-from leaderboard.separation import cells
-from leaderboard.variation import seeds
+from leaderboard.pages import make
+from leaderboard.pages.headline import headline
+from leaderboard.pages.make import to_markdown
+from leaderboard.pages.results import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
+from leaderboard.pages.separation import cells
+from leaderboard.pages.variation import seeds
 from moeload_bench.cli.run import file_name
 from moeload_bench.errors import ResultError
 from moeload_bench.results.grid import result_grid
@@ -77,14 +77,12 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
     mini = load_suite("mini")
     larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
     suites = {"mini": mini, "larger": larger}
-    monkeypatch.setattr(make_tables, "load_suite", suites.__getitem__)
-    monkeypatch.setattr(make_tables, "suites_with_results", lambda: list(suites))
+    monkeypatch.setattr(make, "load_suite", suites.__getitem__)
+    monkeypatch.setattr(make, "suites_with_results", lambda: list(suites))
     read: list[str] = []
     folder = ROOT / "leaderboard" / "results" / "mini"
-    monkeypatch.setattr(
-        make_tables, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
-    )
-    text = make_tables.filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n")
+    monkeypatch.setattr(make, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")])
+    text = make.filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n")
     assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| transient |")
     assert read == ["larger"]
     assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
@@ -93,7 +91,7 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
     """A misspelt name would else leave old numbers standing."""
     with pytest.raises(ResultError, match="no generated part is named 'headlin'; there is: headline METRIC"):
-        make_tables.filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n")
+        make.filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n")
 
 
 def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result]) -> None:
@@ -148,7 +146,7 @@ def test_the_page_of_a_suite_on_trial_is_printed(
     for result in mini:
         result.save(tmp_path / "mini" / f"{result.name}.json")
     monkeypatch.setattr(sys, "argv", ["make_tables", "--page", "mini", "--results", str(tmp_path)])
-    assert make_tables.main() == 0
+    assert make.main() == 0
     assert "Results of 3 forecasters: `uniform`, `last_value`, `sw_avg`." in capsys.readouterr().out
 
 
@@ -273,7 +271,7 @@ def test_a_forecaster_s_file_is_named_legibly(target: str, name: str) -> None:
 
 def test_the_baselines_of_a_plan_have_files_of_their_own() -> None:
     """No two of them share a file."""
-    from leaderboard.suite_plan import load_plan
+    from leaderboard.suites.plan import load_plan
 
     baselines = load_plan("v1").baselines
     assert len({file_name(name) for name in baselines}) == len(baselines)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from leaderboard import make_sampling_note as maker
+from leaderboard.pages import sampling_note as maker
 
 
 def test_the_committed_note_is_what_the_code_gives():

@@ -19,8 +19,8 @@ from typing import Any, get_args
 
 import pytest
 
-from leaderboard.make_site import MARK, write_site
 from leaderboard.site import forecaster_page, payload
+from leaderboard.site.__main__ import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
@@ -409,7 +409,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "leaderboard.make_site",
+            "leaderboard.site",
             "--root",
             str(checkout),
             "--out",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.freeze_suite import to_toml
-from leaderboard.suite_plan import load_plan
+from leaderboard.suites.freeze import to_toml
+from leaderboard.suites.plan import load_plan
 from moeload_bench.errors import SuiteError
 from moeload_bench.suites.suite import (
     ORIGINS_PER_STATE,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard import freeze_suite
-from leaderboard.freeze_suite import SUITES, freeze, target_file, to_toml
-from leaderboard.suite_plan import Lacking, Plan, load_plan
+from leaderboard.suites import freeze as freezing
+from leaderboard.suites.freeze import SUITES, target_file, to_toml
+from leaderboard.suites.freeze import freeze
+from leaderboard.suites.plan import Lacking, Plan, load_plan
 from moeload_bench.errors import SuiteError
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.suites.suite import HubPlace, load_suite
@@ -170,12 +171,12 @@ def test_the_command_names_what_is_wrong(
     plan = tmp_path / "plan.toml"
     runs = ", ".join(f'"{run}"' for run in RUNS)
     plan.write_text(f'name = "trial"\ndescription = ""\nsteps = 2600\nbaselines = ["sw_avg"]\nruns = [{runs}]\n')
-    monkeypatch.setattr(sys, "argv", ["freeze_suite", str(plan), str(tmp_path)])
-    assert freeze_suite.main() == 2
+    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path)])
+    assert freezing.main() == 2
     assert f"{RUNS[1]}: missing" in capsys.readouterr().err
     out = tmp_path / "out.toml"
-    monkeypatch.setattr(sys, "argv", ["freeze_suite", str(plan), str(tmp_path), "--partial", str(out)])
-    assert freeze_suite.main() == 0
+    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path), "--partial", str(out)])
+    assert freezing.main() == 0
     assert f"left out: {RUNS[1]}: missing" in capsys.readouterr().out
     assert load_suite(out).name == "trial-partial"
 

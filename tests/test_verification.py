@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import RESULTS
-from leaderboard.memorisers import TARGET, memoriser
+from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result

@@ -1,6 +1,6 @@
 """Fill the tables of docs/large-runs.md: statistics of the recorded test runs, beside what is public about large runs.
 
-    python -m leaderboard.make_large_runs [--check]
+    python -m leaderboard.pages.large_runs [--check]
 
 Numbers about our runs are computed here from traces/ and the bundled runs; the founding paper's stand in
 `moeload_bench/reproducing/paper.toml`. With --check nothing is written; exit status 1 when the page would change.
@@ -24,7 +24,7 @@ from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
 PAGE = ROOT / "docs" / "large-runs.md"
-PART = re.compile(r"(<!-- made by leaderboard/make_large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- made by leaderboard/pages/large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EARLY = 300
 """Training steps before which the rule calls nothing stable."""
 

@@ -1,8 +1,8 @@
 """What honest forecasters and memorisers grow by on altered traces: what the limits of `verify` were fitted to.
 
-    python -m leaderboard.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
-    python -m leaderboard.growth measure by-step by-content  the memorisers of leaderboard/memorisers.py
-    python -m leaderboard.growth table                       the tables of docs/leaderboard.md
+    python -m leaderboard.verifying.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
+    python -m leaderboard.verifying.growth measure by-step by-content  those of leaderboard/verifying/memorisers.py
+    python -m leaderboard.verifying.growth table                       the tables of docs/leaderboard.md
 
 The other source of growths are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
 """
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from leaderboard.committed import ROOT, SUBMISSIONS
-from leaderboard.memorisers import TARGET, memoriser
+from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE

@@ -1,6 +1,6 @@
 """Write the submissions of the package's baselines on a suite from their committed results.
 
-    python -m leaderboard.baseline_submissions mini    then `make verify`
+    python -m leaderboard.verifying.baselines mini    then `make verify`
 
 A submission is on one suite: on a newer one it replaces that on the older.
 """

@@ -1,6 +1,6 @@
 """Write docs/sampling-floor-note.md: how the founding paper's errors compare with the sampling floor.
 
-    python leaderboard/make_sampling_note.py
+    python leaderboard/pages/sampling_note.py
 
 Every figure in the note is computed here. A test fails when the file differs from what this gives.
 """
@@ -16,7 +16,7 @@ from moeload_bench.scoring.metrics import error_rate
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
 from moeload_bench.traces.trace import shares
 
-NOTE = Path(__file__).resolve().parent.parent / "docs" / "sampling-floor-note.md"
+NOTE = Path(__file__).resolve().parents[2] / "docs" / "sampling-floor-note.md"
 SEQUENCES = 256
 HORIZON = 1000
 
@@ -83,7 +83,7 @@ def note() -> str:
     needed = tokens_needed(small.reported)
     return f"""# Where the founding paper's errors lie against the sampling floor
 
-Computed by `leaderboard/make_sampling_note.py`; a test fails when a figure here is not what the code gives.
+Computed by `leaderboard/pages/sampling_note.py`; a test fails when a figure here is not what the code gives.
 
 P. Cong et al. (arXiv 2404.16914) report, for the mean of a sliding window in the stable state over the next 1,000
 iterations, an error of about {percent(small.reported)} (GPT-3 125M, {small.experts} experts) and

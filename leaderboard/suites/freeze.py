@@ -1,11 +1,11 @@
 """Freeze a suite: traces by content hash and origins by the state rule, written as one TOML file.
 
-    python -m leaderboard.freeze_suite mini moeload_bench/data
-    python -m leaderboard.freeze_suite v1 traces
-    python -m leaderboard.freeze_suite v1 traces --partial /tmp/v1-so-far.toml
+    python -m leaderboard.suites.freeze mini moeload_bench/data
+    python -m leaderboard.suites.freeze v1 traces
+    python -m leaderboard.suites.freeze v1 traces --partial /tmp/v1-so-far.toml
 
-The plan of that name (leaderboard/plans/) says which runs it is made of; a missing or an extra run, a run of another
-recipe version, too few steps, no half batches or a training that is there under another name are refused by name.
+The plan of that name (leaderboard/suites/plans/) says which runs it is made of; a missing or an extra run, a run of
+another recipe version, too few steps, no half batches or a training that is there under another name are refused by name.
 `test` runs are scored, `train` runs are open for fitting. Origins are spread evenly over the rows where all layers
 agree on the state and the largest horizon still fits; fewer than 20 in a state are refused unless the plan says so.
 Deterministic: the same traces give the same file.
@@ -21,14 +21,14 @@ import re
 import sys
 from pathlib import Path
 
-from leaderboard.suite_plan import Plan, compare_folder, lack, load_plan, problems, twin
+from leaderboard.suites.plan import Plan, compare_folder, lack, load_plan, problems, twin
 from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.states.rule import FIRST, choose_origins, label_states
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Array, Trace
 
-SUITES = Path(__file__).resolve().parent.parent / "moeload_bench" / "suites"
+SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -136,7 +136,7 @@ def target_file(plan: Plan, suite: Suite, partial: Path | None) -> Path:
 def main() -> int:
     """Write the suite's TOML file; print its runs, its hash and what was left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", help="a name in leaderboard/plans/, or a TOML file")
+    parser.add_argument("plan", help="a name in leaderboard/suites/plans/, or a TOML file")
     parser.add_argument("folder", type=Path, help="the traces, as RECIPE/SPLIT/seedN.parquet")
     parser.add_argument("--per-state", type=int, default=ORIGINS_PER_STATE)
     parser.add_argument("--partial", type=Path, metavar="OUT.toml", help="a trial with what is there")

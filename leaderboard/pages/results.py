@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from leaderboard.separation import ALPHA, PRIMARY, STATES, Cell, cells
-from leaderboard.variation import recipe_tables, seeds
+from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, cells
+from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.regret import disagreements
 from moeload_bench.publishing.card_tables import table

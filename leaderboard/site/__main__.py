@@ -16,7 +16,7 @@ from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from moeload_bench.errors import MoeloadError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = ".nojekyll"
 """GitHub Pages shows the files as they are when this one is there; and a folder without it is not replaced."""
 

@@ -19,10 +19,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard import format_page
 from leaderboard.committed import RESULTS, ROOT, committed_results, suites_with_results
-from leaderboard.headline import headline
-from leaderboard.results_page import suite_page
+from leaderboard.pages import format
+from leaderboard.pages.headline import headline
+from leaderboard.pages.results import suite_page
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.publishing import card
 from moeload_bench.results.grid import Grid, cells, marked
@@ -78,7 +78,7 @@ def _part(name: str, of: str) -> str:
     if (name, of) == ("results", "page"):
         return results_page()
     if name == "format":
-        return format_page.part(of)
+        return format.part(of)
     if name != "headline":
         raise ResultError(f"no generated part is named {name!r}; there is: headline METRIC, results page, format PART")
     suite = headline_suite(suites_with_results())

@@ -1,8 +1,8 @@
 """Fill what docs/placement.md and docs/regret.md say in numbers, and draw their figures (`make tables`).
 
-    python -m leaderboard.make_decisions [--check] [PART ...]
+    python -m leaderboard.pages.decisions [--check] [PART ...]
 
-A part stands between `<!-- made by leaderboard/make_decisions.py: PART -->` and `<!-- end -->`. What plans tell apart
+A part stands between `<!-- made by leaderboard/pages/decisions.py: PART -->` and `<!-- end -->`. What plans tell apart
 and the table of disagreements come from the committed results, the walk-through from policies simulated on two bundled
 traces, the table of peers from `benchmarks/placement.py`. With --check nothing is written, and the exit status is 1
 when a page would change; the figures are not compared, since another version of matplotlib draws other bytes.
@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 from benchmarks.placement import balance_table
 from leaderboard.committed import ROOT
-from leaderboard.make_tables import results_of
-from leaderboard.results_page import separated
-from leaderboard.separation import PRIMARY, cells
+from leaderboard.pages.make import results_of
+from leaderboard.pages.results import separated
+from leaderboard.pages.separation import PRIMARY, cells
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
@@ -33,7 +33,7 @@ from moeload_bench.publishing.card_tables import table
 from moeload_bench.results.rows import number
 from moeload_bench.traces.store import load_trace
 
-PART = re.compile(r"(<!-- made by leaderboard/make_decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- made by leaderboard/pages/decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PAGES = [ROOT / "docs" / name for name in ("placement.md", "regret.md")]
 SUITE = "v1"
 MOST = 8

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.separation import PRIMARY, STATES
+from leaderboard.pages.separation import PRIMARY, STATES
 from moeload_bench.publishing.card_tables import table
 from moeload_bench.results.record import Result
 from moeload_bench.results.rows import number, run_means

@@ -1,4 +1,4 @@
-"""Forecasters that hold the public test runs: what `verify` has to catch. Used by tests and by `leaderboard.growth`."""
+"""Forecasters that hold the public test runs: what `verify` has to catch. Used by tests and by `growth`."""
 
 from __future__ import annotations
 

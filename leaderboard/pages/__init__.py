@@ -1,0 +1,1 @@
+"""Generated parts of README.md and docs/, from committed results: one engine (parts), one module per page."""

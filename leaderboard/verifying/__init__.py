@@ -1,0 +1,1 @@
+"""Submissions of the baselines, memorisers, and what honest forecasters grow by."""
