@@ -63,12 +63,12 @@ verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.verifying.growth table
 
 figures: $(VENV)/.dev
-	BIN=$(BIN) sh docs/figures/make.sh
+	BIN=$(BIN) sh docs/guide/figures/make.sh
 
-# The founding paper again on the traces of this checkout: docs/paper.md with its tables and figures. Some minutes.
+# The founding paper again on the traces of this checkout: docs/reports/paper.md with its tables and figures. Some minutes.
 paper: $(VENV)/.dev
-	rm -rf docs/paper/*/
-	$(BIN)/moeload-bench reproduce paper --out docs --jobs 2
+	rm -rf docs/reports/paper/*/
+	$(BIN)/moeload-bench reproduce paper --out docs/reports --jobs 2
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time
@@ -88,7 +88,7 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 
 # Side by side with statsmodels, statsforecast and fev (in an environment of its own): about ten minutes.
 bench-compare: $(VENV)/.dev
-	$(BIN)/python benchmarks/compare.py --out docs/performance.md
+	$(BIN)/python benchmarks/compare.py --out docs/reports/performance.md
 
 # DeepSpeed, for the tests of its gate: built without its kernels, against the torch that is installed.
 $(VENV)/.deepspeed: $(VENV)/.dev

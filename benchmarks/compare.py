@@ -1,6 +1,6 @@
-"""Side-by-side speed: writes docs/performance.md.
+"""Side-by-side speed: writes docs/reports/performance.md.
 
-    python benchmarks/compare.py --out docs/performance.md [--cache FOLDER] [--quick]
+    python benchmarks/compare.py --out docs/reports/performance.md [--cache FOLDER] [--quick]
 
 The peers live in an environment of their own under the cache folder (fev pins datasets < 5), made on the first run. All
 times are CPU seconds (`time.process_time`) of one thread, the sides taking turns, so that a busy machine slows both.

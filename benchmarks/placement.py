@@ -9,11 +9,9 @@ machine disturbs little. The loop follows the published description word by word
 layer and origin at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python lists, no numpy
 scalars), to show how much of the difference is numpy's cost per element.
 
-With ``--balance`` nothing is timed: the table of docs/placement.md, the most loaded device under our plans against
-that under the loop's, on random and on recorded loads. The loop stands for the public code: on the loads that the
-public code was run on once, it reaches the same maximum to the digits kept (tests/test_placement.py).
-
-Axis letters: N plans, E experts, R replica slots.
+With ``--balance`` nothing is timed: the table of docs/methods/placement.md, the most loaded device under our plans
+against that under the loop's, on random and on recorded loads. The loop stands for the public code: on the loads that
+the public code was run on once, it reaches the same maximum to the digits kept (tests/test_placement.py).
 """
 
 from __future__ import annotations
@@ -190,7 +188,7 @@ def balances() -> Iterator[Balance]:
 
 
 def balance_table() -> str:
-    """The table of docs/placement.md."""
+    """The table of docs/methods/placement.md."""
     lines = [
         "| shape | loads | plans | max load, ours / public: mean | largest | replicas share a device: public, ours | "
         "ours / public where the public plan has none |",

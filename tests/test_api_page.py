@@ -1,4 +1,4 @@
-"""docs/api.md is what the code says: names, arguments, defaults, fields, and the code blocks run."""
+"""docs/guide/api.md is what the code says: names, arguments, defaults, fields, and the code blocks run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moeload_bench.isolation.targets import load_class, parse_target
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guide" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CALL = re.compile(r"(\w+(?:\.\w+)?)(\(.*\))?")
 

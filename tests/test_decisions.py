@@ -1,4 +1,4 @@
-"""docs/placement.md and docs/regret.md are made from results, traces and the loop of EPLB."""
+"""docs/methods/placement.md and docs/reports/regret.md are made from results, traces and the loop of EPLB."""
 
 from __future__ import annotations
 

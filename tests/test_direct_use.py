@@ -14,7 +14,7 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.hub.helpers import write_card
 
-PAGE = Path(__file__).parents[1] / "docs" / "direct-use.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guide" / "direct-use.md"
 RECIPE = "qwen3moe-16e-aux0"
 CHECKS = {
     "matplotlib": "assert load_SLE.shape == (40, 2, 4) and load_SLE.dtype.name == 'int64', load_SLE.shape",

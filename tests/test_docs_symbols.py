@@ -23,7 +23,7 @@ OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "trai
 
 
 def quoted(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text()
+    text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
@@ -53,7 +53,7 @@ def test_every_name_on_the_page_exists(page):
 
 def test_the_constants_on_the_states_page_are_the_rules():
     """Every `StateRule.x` = value on the page is the package's."""
-    text = (ROOT / "docs" / "states.md").read_text()
+    text = (ROOT / "docs" / "methods" / "states.md").read_text()
     found = dict(re.findall(r"`StateRule\.(\w+)`\s*=\s*(\([^)]*\)|[\d.]*\d)", text))
     assert set(found) == {field.name for field in dataclasses.fields(StateRule)}
     for name, value in found.items():
@@ -64,7 +64,7 @@ def test_the_constants_on_the_states_page_are_the_rules():
 def test_the_other_constants_on_the_pages_are_the_codes():
     """`NAME` = number in any page is that module constant."""
     for page in PAGES:
-        text = (ROOT / "docs" / f"{page}.md").read_text()
+        text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
         for name, value in re.findall(r"`([A-Z_]+)`\s*=\s*(\d+)", text):
             (got,) = {getattr(module, name) for module in MODULES if hasattr(module, name)}
             assert got == float(value), name

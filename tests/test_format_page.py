@@ -1,4 +1,4 @@
-"""docs/format.md says what the package reads and writes."""
+"""docs/methods/format.md says what the package reads and writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moeload_bench.traces.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STE
 from moeload_bench.traces.store import WRITING, bundled_folder, load_trace, write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace
 
-PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "methods" / "format.md").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What docs/leaderboard.md says of the limits is what was measured, and what the code applies."""
+"""What docs/guide/leaderboard.md says of the limits is what was measured, and what the code applies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/large-runs.md is made from the traces."""
+"""docs/reports/large-runs.md is made from the traces."""
 
 from __future__ import annotations
 

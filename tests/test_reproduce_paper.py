@@ -19,7 +19,7 @@ from moeload_bench.states.rule import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ROOT / "docs" / "paper" / "study.json"
+STUDY = ROOT / "docs" / "reports" / "paper" / "study.json"
 MINI = "qwen3moe-tiny-8e/test/seed1"
 PLAIN = {"sw_avg": "sw_avg", "uniform": "uniform"}
 
@@ -29,17 +29,17 @@ def committed() -> Study:
 
 
 def test_the_committed_page_and_tables_are_what_the_study_gives() -> None:
-    """Every text under docs/ follows from docs/paper/study.json: no number was typed."""
+    """Every text under docs/reports follows from docs/reports/paper/study.json: no number was typed."""
     for name, text in files_of(committed()).items():
-        assert (ROOT / "docs" / name).read_text() == text, name
+        assert (ROOT / "docs" / "reports" / name).read_text() == text, name
 
 
 def test_every_figure_of_the_page_exists() -> None:
     """The page links no picture that is not committed."""
-    text = (ROOT / "docs" / "paper.md").read_text()
+    text = (ROOT / "docs" / "reports" / "paper.md").read_text()
     links = [part.split(")")[0] for part in text.split("](paper/")[1:]]
     assert links
-    assert all((ROOT / "docs" / "paper" / link).is_file() for link in links)
+    assert all((ROOT / "docs" / "reports" / "paper" / link).is_file() for link in links)
 
 
 def test_the_page_is_of_the_traces_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_the_papers_numbers_stand_in_one_file() -> None:
 
 
 def test_the_sampling_floor_of_the_paper_is_that_of_the_note() -> None:
-    """The page and docs/sampling-floor-note.md use one formula."""
+    """The page and docs/methods/sampling-floor-note.md use one formula."""
     from leaderboard.pages.sampling_note import sampling_error as noted
 
     for setup, top_k in itertools.product(paper().setups, (1, 2)):

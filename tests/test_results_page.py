@@ -59,8 +59,8 @@ def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Res
 
 
 def test_every_suite_with_results_has_its_part() -> None:
-    """docs/results.md; that its numbers are those of the results is checked with the other generated tables."""
-    text = (ROOT / "docs" / "results.md").read_text()
+    """docs/reports/results.md; that its numbers are those of the results is checked with the other generated tables."""
+    text = (ROOT / "docs" / "reports" / "results.md").read_text()
     for folder in (ROOT / "leaderboard" / "results").iterdir():
         assert f"## Suite `{folder.name}`" in text
 

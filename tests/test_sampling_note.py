@@ -10,7 +10,7 @@ from leaderboard.pages import sampling_note as maker
 
 
 def test_the_committed_note_is_what_the_code_gives():
-    """docs/sampling-floor-note.md is generated: no figure in it was typed."""
+    """docs/methods/sampling-floor-note.md is generated: no figure in it was typed."""
     assert maker.NOTE.read_text() == maker.note()
 
 

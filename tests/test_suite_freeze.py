@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard.suites import freeze as freezing
-from leaderboard.suites.freeze import SUITES, target_file, to_toml
-from leaderboard.suites.freeze import freeze
+from leaderboard.suites.freeze import SUITES, freeze, target_file, to_toml
 from leaderboard.suites.plan import Lacking, Plan, load_plan
 from moeload_bench.errors import SuiteError
 from moeload_bench.recipes.recipe import list_recipes

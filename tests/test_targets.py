@@ -101,7 +101,7 @@ def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"mine\.py has no class 'Nope'; there is: Other") as caught:
         load_class(parse_target(f"{path}:Nope"))
     assert "moeload_target" not in str(caught.value)
-    with pytest.raises(TargetError, match=r"no method observe\(\); expected observe\(block\) .*docs/api\.md"):
+    with pytest.raises(TargetError, match=r"no method observe\(\); expected observe\(block\) .*docs/guide/api\.md"):
         load_class(parse_target(f"{path}:Other"))
 
 

@@ -1,4 +1,4 @@
-"""Fill what docs/placement.md and docs/regret.md say in numbers, and draw their figures (`make tables`).
+"""Fill what methods/placement.md and reports/regret.md in docs/ say in numbers, and draw their figures.
 
     python -m leaderboard.pages.decisions [--check] [PART ...]
 
@@ -34,7 +34,11 @@ from moeload_bench.results.rows import number
 from moeload_bench.traces.store import load_trace
 
 PART = re.compile(r"(<!-- made by leaderboard/pages/decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PAGES = [ROOT / "docs" / name for name in ("placement.md", "regret.md")]
+FIGURES = {
+    "walk": ROOT / "docs" / "methods" / "figures" / "plan.svg",
+    "regret": ROOT / "docs" / "reports" / "regret.svg",
+}
+PAGES = [ROOT / "docs" / "methods" / "placement.md", ROOT / "docs" / "reports" / "regret.md"]
 SUITE = "v1"
 MOST = 8
 """Disagreements that are listed."""
@@ -136,9 +140,9 @@ def draw(part: str) -> None:
     """The figure beside a part, if there is one."""
     if part == "walk":
         trace = next(iter(WALK))
-        save_figure(draw_policies(comparison(trace), load_trace(trace)), ROOT / "docs" / "plan.svg")
+        save_figure(draw_policies(comparison(trace), load_trace(trace)), FIGURES["walk"])
     if part == "regret":
-        save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "regret.svg")
+        save_figure(draw_regret(results_of(SUITE)), FIGURES["regret"])
 
 
 def filled(text: str, parts: list[str]) -> str:

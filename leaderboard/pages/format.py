@@ -1,4 +1,4 @@
-"""The tables of docs/format.md, from the columns and the metadata record that the package reads and writes."""
+"""The tables of docs/methods/format.md, from the columns and the metadata record that the package reads and writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def part(name: str) -> str:
     """The generated part `columns` or `metadata`; raises `ResultError` for another."""
     parts = {"columns": columns, "metadata": metadata}
     if name not in parts:
-        raise ResultError(f"docs/format.md has no part {name!r}; there is: {', '.join(parts)}")
+        raise ResultError(f"docs/methods/format.md has no part {name!r}; there is: {', '.join(parts)}")
     return parts[name]() + "\n"
 
 

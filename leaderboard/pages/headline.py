@@ -1,4 +1,4 @@
-"""README.md's table: one metric of the largest suite, short enough to be read; docs/results.md has the rest."""
+"""README.md's table: one metric of the largest suite, short enough to be read; docs/reports/results.md has the rest."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def _cell(value: float | None, best: float | None) -> str:
 def _words(grid: Grid, reference: str) -> Iterator[str]:
     spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
     yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
-    yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/floors.md)."
+    yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     yield (
         f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`, in brackets its 95 % "
         f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
-        "(docs/statistics.md). ms: wall time per answered origin, observing included."
+        "(docs/methods/statistics.md). ms: wall time per answered origin, observing included."
     )

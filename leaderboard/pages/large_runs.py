@@ -1,4 +1,4 @@
-"""Fill the tables of docs/large-runs.md: statistics of the recorded test runs, beside what is public about large runs.
+"""Fill the tables of docs/reports/large-runs.md: statistics of the recorded test runs, beside those of large runs.
 
     python -m leaderboard.pages.large_runs [--check]
 
@@ -23,7 +23,7 @@ from moeload_bench.publishing.card_tables import Run, balancing, make_run, numbe
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
-PAGE = ROOT / "docs" / "large-runs.md"
+PAGE = ROOT / "docs" / "reports" / "large-runs.md"
 PART = re.compile(r"(<!-- made by leaderboard/pages/large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EARLY = 300
 """Training steps before which the rule calls nothing stable."""

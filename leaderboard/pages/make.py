@@ -90,7 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a file would change")
     parser.add_argument(
-        "--page", metavar="SUITE", help="write nothing; print what docs/results.md would say of a suite"
+        "--page", metavar="SUITE", help="write nothing; print what docs/reports/results.md would say of a suite"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="with --page: the folder with SUITE/NAME.json")
     args = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> int:
         return 0
     check = args.check
     stale = [] if check else card.update(ROOT)
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         old = path.read_text()
         new = filled(old)
         if new != old:

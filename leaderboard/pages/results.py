@@ -1,4 +1,4 @@
-"""docs/results.md: everything that the committed results of a suite say, as Markdown.
+"""docs/reports/results.md: everything that the committed results of a suite say, as Markdown.
 
 Each section is a function of the results; `suite_page` puts them together. Every table says over what its cells are
 means; states and horizons are never averaged away.

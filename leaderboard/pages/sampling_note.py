@@ -1,4 +1,4 @@
-"""Write docs/sampling-floor-note.md: how the founding paper's errors compare with the sampling floor.
+"""Write docs/methods/sampling-floor-note.md: how the founding paper's errors compare with the sampling floor.
 
     python leaderboard/pages/sampling_note.py
 
@@ -16,7 +16,7 @@ from moeload_bench.scoring.metrics import error_rate
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
 from moeload_bench.traces.trace import shares
 
-NOTE = Path(__file__).resolve().parents[2] / "docs" / "sampling-floor-note.md"
+NOTE = Path(__file__).resolve().parents[2] / "docs" / "methods" / "sampling-floor-note.md"
 SEQUENCES = 256
 HORIZON = 1000
 

@@ -1,1 +1,1 @@
-"""The leaderboard's static site, built from committed files only (docs/site.md)."""
+"""The leaderboard's static site, built from committed files only (leaderboard/site/README.md)."""

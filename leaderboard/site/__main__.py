@@ -1,6 +1,6 @@
 """Build the leaderboard's static site from the committed results (`make site`).
 
-The same committed files give the same bytes. See docs/site.md.
+The same committed files give the same bytes. See leaderboard/site/README.md.
 """
 
 from __future__ import annotations

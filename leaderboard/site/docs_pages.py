@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 DOCS: Mapping[str, str] = {
-    "leaderboard": "submit.html",
-    "statistics": "methods/statistics.html",
-    "format": "methods/format.html",
-    "metrics": "methods/metrics.html",
-    "floors": "methods/floors.html",
-    "states": "methods/states.html",
-    "placement": "methods/placement.html",
-    "isolation": "methods/isolation.html",
-    "forecasters": "methods/forecasters.html",
+    "guide/leaderboard": "submit.html",
+    "methods/statistics": "methods/statistics.html",
+    "methods/format": "methods/format.html",
+    "methods/metrics": "methods/metrics.html",
+    "methods/floors": "methods/floors.html",
+    "methods/states": "methods/states.html",
+    "methods/placement": "methods/placement.html",
+    "methods/isolation": "methods/isolation.html",
+    "guide/forecasters": "methods/forecasters.html",
 }
 """docs/NAME.md to its page."""
+_PAGES = {name.rpartition("/")[2]: page for name, page in DOCS.items()}
 BOX = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">'
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_DOC = re.compile(r"(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
+_DOC = re.compile(r"(?:[./a-z]*/)?(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
 
 
 def doc_html(text: str, up: str) -> str:
@@ -72,6 +73,5 @@ def _target(href: str, up: str) -> str | None:
     if re.match(r"https?://", href):
         return href
     found = _DOC.fullmatch(href)
-    if found is None or found["name"] not in DOCS:
-        return None
-    return up + DOCS[found["name"]]
+    page = None if found is None else _PAGES.get(found["name"])
+    return None if page is None else up + page

@@ -164,13 +164,13 @@ def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """Pages of the documentation, how to cite, and what a static Space needs."""
     render = Renderer(inputs)
     docs = doc_files(inputs.root)
-    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if name != "leaderboard"]
+    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if name != "guide/leaderboard"]
     for name, text in docs.items():
         path = DOCS[name]
-        section = path if name == "leaderboard" else "methods/metrics.html"
+        section = path if name == "guide/leaderboard" else "methods/metrics.html"
         yield render.page(
             path, "doc.html", section, title=doc_title(text), html=markup(doc_html(text, "../" * path.count("/"))),
-            others=[] if name == "leaderboard" else [(title, href) for title, href in titles if href != path],
+            others=[] if name == "guide/leaderboard" else [(title, href) for title, href in titles if href != path],
         )  # fmt: skip
     source = inputs.root / "CITATION.cff"
     if not source.is_file():

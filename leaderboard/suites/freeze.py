@@ -5,7 +5,7 @@
     python -m leaderboard.suites.freeze v1 traces --partial /tmp/v1-so-far.toml
 
 The plan of that name (leaderboard/suites/plans/) says which runs it is made of; a missing or an extra run, a run of
-another recipe version, too few steps, no half batches or a training that is there under another name are refused by name.
+another recipe version, too few steps, no half batches or one training under two names are refused by name.
 `test` runs are scored, `train` runs are open for fitting. Origins are spread evenly over the rows where all layers
 agree on the state and the largest horizon still fits; fewer than 20 in a state are refused unless the plan says so.
 Deterministic: the same traces give the same file.

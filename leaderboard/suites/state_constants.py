@@ -1,6 +1,6 @@
 """Choose the constants of the state rule on `train` runs, and say by what.
 
-    python leaderboard/suites/state_constants.py [FOLDER]... [--write docs/state-constants.md]
+    python leaderboard/suites/state_constants.py [FOLDER]... [--write docs/methods/state-constants.md]
 
 For every candidate, over all `train` runs found (in the package and in the folders given):
 

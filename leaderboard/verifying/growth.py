@@ -2,7 +2,7 @@
 
     python -m leaderboard.verifying.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
     python -m leaderboard.verifying.growth measure by-step by-content  those of leaderboard/verifying/memorisers.py
-    python -m leaderboard.verifying.growth table                       the tables of docs/leaderboard.md
+    python -m leaderboard.verifying.growth table                       the tables of docs/guide/leaderboard.md
 
 The other source of growths are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
 """
@@ -30,7 +30,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 
 SUITE = "mini"
 MEASURED = Path(__file__).resolve().parent / "growths.json"
-PAGE = ROOT / "docs" / "leaderboard.md"
+PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
 PART = re.compile(r"(<!-- (growths|tolerances) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEMORISERS = {"by-step": False, "by-content": True}
 MEMORY_EVERY = 16  # steps: what of two runs fits into the size of a submission

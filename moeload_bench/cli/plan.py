@@ -55,7 +55,7 @@ def plan(
     Policies: [bold]every[/bold] k steps; [bold]if_pays[/bold]: the same when the forecast promises more than the
     migration costs; [bold]stable_only[/bold]: never in the transient; [bold]reserve_allocate[/bold]: even spread in the
     transient, forecast in the stable state; [bold]on_change[/bold] of state. [bold]oracle[/bold]: if_pays knowing the
-    loads to come. The cost model, its limits and a walk-through: docs/placement.md.
+    loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md.
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """

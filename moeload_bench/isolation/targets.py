@@ -113,7 +113,7 @@ def _checked(cls: type[Any], target: Target) -> type[Any]:
         if not callable(getattr(cls, method, None)):
             raise TargetError(
                 f"{target.text!r}: {cls.__name__} has no method {method}(); expected observe(block) and "
-                "forecast(request), as docs/api.md describes them"
+                "forecast(request), as docs/guide/api.md describes them"
             )
     return cls
 

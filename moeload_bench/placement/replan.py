@@ -1,4 +1,4 @@
-"""When to re-plan: policies simulated over a whole trace, with the migration charged (docs/placement.md).
+"""When to re-plan: policies simulated over a whole trace, with the migration charged (docs/methods/placement.md).
 
 The cost model, in milliseconds. T is the step time measured in the static layout (the plan for uniform loads), f the
 part of it that waits for the most loaded device, I(t, l) = max / mean device load of layer l in step t:

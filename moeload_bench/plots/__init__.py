@@ -1,4 +1,4 @@
-"""Figures (extra `plot`): each function returns a matplotlib figure, `save_figure` writes it (docs/plots.md).
+"""Figures (extra `plot`): each function returns a matplotlib figure, `save_figure` writes it (docs/guide/plots.md).
 
 view = view_trace(load_trace("qwen3moe-tiny-8e/test/seed1"), layers=["3"])
 save_figure(draw_shares(view), "shares.svg")

@@ -20,7 +20,7 @@ from moeload_bench.errors import RecordingError
 
 HOW_TO = (
     "write an adapter, a function from the router's output to Routing(expert_P, token_P, tokens, experts, top_k), and "
-    "pass it as adapters={RouterClass: adapter}; see docs/recording.md"
+    "pass it as adapters={RouterClass: adapter}; see docs/guide/recording.md"
 )
 
 

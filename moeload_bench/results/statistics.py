@@ -1,4 +1,4 @@
-"""What results allow to conclude: skill, win rate, two intervals, Holm, rank groups (docs/statistics.md).
+"""What results allow to conclude: skill, win rate, two intervals, Holm, rank groups (docs/methods/statistics.md).
 
 Windows, layers and experts of one training run are not independent, and recipes are few, so nothing here resamples
 windows. All of it works on the logarithm of the ratio of a forecaster's error to the reference's on the same task.

@@ -1,4 +1,4 @@
-"""What no forecaster can beat: floors for every error metric, per MoE layer, state and horizon (docs/floors.md).
+"""What no forecaster can beat: floors for each error metric, per MoE layer, state and horizon (docs/methods/floors.md).
 
 ``floor_batch``     the expected error of an oracle that knows the routing probabilities of each step, measured from the
                     two half batches of each step

@@ -1,7 +1,7 @@
 """How far the shares of a layer move, at several time scales, without what batch noise alone would move.
 
-The maths behind the state labels (docs/states.md). Everything is computed from summaries of blocks of a few rows, so
-that the batch function and the online detector run the same code on the same numbers.
+The maths behind the state labels (docs/methods/states.md). Everything is computed from summaries of blocks of a few
+rows, so that the batch function and the online detector run the same code on the same numbers.
 
 Axis letters: S rows, N blocks, M time scales, L MoE layers, E experts, G grid points (one before each block, one after
 the last).

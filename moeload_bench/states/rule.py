@@ -1,4 +1,4 @@
-"""Transient or stable: one rule that uses the past only, per MoE layer (docs/states.md).
+"""Transient or stable: one rule that uses the past only, per MoE layer (docs/methods/states.md).
 
 The founding paper (arXiv 2404.16914) describes the two states in words; `StateRule` turns them into a definition. A
 label at row t depends on the rows before t alone: it is what an engineer could have known at t.

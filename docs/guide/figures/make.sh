@@ -1,9 +1,9 @@
 #!/bin/sh
-# Draw the figures of docs/plots.md. Run from the root of the repository, with the extras torch, fast and plot installed.
+# Draw the figures of docs/guide/plots.md. Run from the root of the repository, with the extras torch, fast and plot installed.
 # The traces lie in the package and in traces/; the results are those of `make results`.
 set -eu
 plot="${BIN:-.venv/bin}/moeload-bench plot"
-out=docs/figures
+out=docs/guide/figures
 bundled=qwen3moe-tiny-8e-aux0/test/seed1
 balanced=qwen3moe-tiny-8e/test/seed1
 switch=qwen3moe-8e-shift/test/seed1
