@@ -11,7 +11,7 @@ scalars), to show how much of the difference is numpy's cost per element.
 
 With ``--balance`` nothing is timed: the table of docs/methods/placement.md, the most loaded device under our plans
 against that under the loop's, on random and on recorded loads. The loop stands for the public code: on the loads that
-the public code was run on once, it reaches the same maximum to the digits kept (tests/test_placement.py).
+the public code was run on once, it reaches the same maximum to the digits kept (tests/placement/test_placement.py).
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def main() -> int:
         parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in ("transient", "stable") if (o := getattr(entry, s))]
         print(f"{entry.id}: origins {', '.join(parts)}")
     if args.partial is None:
-        print(f'tests/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')
+        print(f'tests/suites/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')
     scored, open_ = len(suite.traces), len(suite.fit)
     print(f"{path}: suite {suite.name}, {scored} scored and {open_} open runs, sha256 {suite.sha256()}")
     return 0

@@ -1,0 +1,206 @@
+"""The command line: a thin layer over the API whose refusals are one line and whose exit status says what happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.__main__ import main
+from moeload_bench.results.record import load_result
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def moeload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The real program in a process of its own."""
+    command = [sys.executable, "-m", "moeload_bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+
+
+@pytest.fixture
+def own_trace(tmp_path: Path) -> Path:
+    return write_trace(synthetic_trace(1200, recipe="own"), tmp_path / "own.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "sw_avgg"], "unknown forecaster 'sw_avgg'; there is: "),
+        (["run", "sw_avg@windw=3"], "unknown parameter 'windw'; it takes: window"),
+        (["run", "--metric", "windowtv"], "unknown metric 'windowtv'; there is: coverage, drop_rate@experts, "),
+        (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
+        (["traces", "show", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
+        (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
+        (["traces", "list", "nowhere"], "nowhere: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet"),
+        (["validate", "missing.parquet"], "missing.parquet: no such file"),
+        (["run", "sw_avg", "--level", "jail"], "unknown isolation level 'jail'; there is: none, process, sandbox"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    """Got and what exists instead, exit status 2, no traceback."""
+    refused(moeload(*arguments), message)
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """One line on standard error, exit status 2."""
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    own_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out` and the cache are made and tried first: no forecaster has run when they are refused."""
+    file = own_trace.parent / "good.parquet"
+    file.write_bytes(b"")
+    words = ("run", "sw_avg", "--trace", str(own_trace))
+    for out in (file, file / "below"):
+        done = moeload(*words, "--out", str(out))
+        refused(done, f"--out: got {out}, expected a folder that can be written to: ")
+        assert done.stdout == ""
+    monkeypatch.setenv("MOELOAD_CACHE", str(file))
+    refused(moeload(*words), f"the cache ($MOELOAD_CACHE): got {file}, expected a folder")
+
+
+def test_an_error_of_the_system_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be written anywhere else: its name and the system's reason, exit status 2, no traceback."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/seed0.parquet")
+
+    monkeypatch.setattr("moeload_bench.cli.app", full)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "moeload-bench: runs/seed0.parquet: No space left on device\n"
+
+
+def test_the_version_is_that_of_the_installation() -> None:
+    """`--version` prints it and stops."""
+    done = moeload("--version")
+    assert (done.returncode, done.stdout) == (0, f"{version('moeload-bench')}\n")
+
+
+def test_a_folder_is_no_trace_and_lists_those_in_it(own_trace: Path) -> None:
+    """`--trace FOLDER` says which traces the folder holds."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace.parent))
+    refused(done, f"{own_trace.parent}: a folder, expected a trace (.parquet); there is in it: own.parquet")
+
+
+def test_a_suite_and_a_trace_exclude_each_other(own_trace: Path) -> None:
+    """What is scored is one of them; neither is ignored in silence."""
+    done = moeload("run", "sw_avg", "--suite", "mini", "--trace", str(own_trace))
+    refused(done, f"got --suite mini and --trace {own_trace}, expected one of them")
+
+
+@pytest.mark.parametrize("option", ["--sliding", "--blocks"])
+def test_steps_between_origins_are_counted_from_one(option: str) -> None:
+    """0 is refused as what it is, not taken for another number."""
+    done = moeload("run", "sw_avg", option, "0")
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
+
+
+def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None:
+    """`--trace` chooses origins, prints the table and says which forecaster served best in each state."""
+    done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "window_tv" in done.stdout
+    assert "stable: sw_avg served best" in done.stdout
+    saved = load_result(tmp_path / "out" / "sw_avg.json")
+    assert saved.isolation == "process"
+    assert not saved.failures
+
+
+def test_run_prints_json_for_scripts(own_trace: Path) -> None:
+    """`--json` prints result records and nothing else on standard output."""
+    done = moeload("run", "uniform", "--trace", str(own_trace), "--json")
+    (record,) = json.loads(done.stdout)
+    assert record["forecaster"]["name"] == "uniform"
+
+
+def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path) -> None:
+    """Refused before any work: nothing could be in the table."""
+    done = moeload("run", "uniform", "--trace", str(own_trace), "--metric", "wql")
+    assert done.returncode == 2
+    assert "--metric wql needs quantiles, and suite trace:own/test/seed0 asks for none" in done.stderr
+
+
+def test_uniform_is_a_row_of_every_table(own_trace: Path) -> None:
+    """It is run beside whatever was asked for, once."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json")
+    assert [record["forecaster"]["name"] for record in json.loads(done.stdout)] == ["uniform", "sw_avg"]
+
+
+def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
+    """`nodes` needs 64 experts: the metrics that there are, instead of a missing table."""
+    done = moeload("run", "--trace", str(own_trace), "uniform", "--metric", "regret@nodes")
+    assert done.returncode == 0
+    assert "no table of regret@nodes: these results hold " in done.stdout
+
+
+def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
+    """No warning of numpy and no best forecaster, but that nothing could be scored."""
+    trace = Trace.from_arrays(np.zeros((400, 2, 4), dtype=np.int64), top_k=1)
+    done = moeload("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
+    assert "Warning" not in done.stderr
+    assert "nan" not in done.stdout
+    assert "served best" not in done.stdout
+    assert "transient: nothing could be scored" in done.stdout
+
+
+def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None:
+    """The table is printed, the failure is one line with its reason."""
+    target = f"{ROOT / 'tests' / 'support' / 'forecasters.py'}:NotANumber"
+    done = moeload("run", target, "uniform", "--trace", str(own_trace))
+    assert done.returncode == 1
+    assert "failed: " in done.stdout
+    assert "not finite" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize("option", [["--sliding", "200"], ["--blocks", "100"]])
+def test_the_paper_s_evaluations_run(option: list[str], own_trace: Path) -> None:
+    """Sliding origins and disjoint blocks."""
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), *option)
+    assert done.returncode == 0, done.stderr
+    assert f"every-{option[1]}" in done.stdout
+
+
+def test_validate_says_which_file_is_wrong(own_trace: Path) -> None:
+    """One line per file; exit status 1 when any is refused."""
+    assert moeload("validate", str(own_trace)).returncode == 0
+    (own_trace.parent / "bad.parquet").write_bytes(b"no")
+    done = moeload("validate", str(own_trace.parent), "--json")
+    assert done.returncode == 1
+    assert [entry["ok"] for entry in json.loads(done.stdout)] == [False, True]
+
+
+def test_traces_show_describes_each_layer(own_trace: Path) -> None:
+    """States, imbalance and floors per layer."""
+    done = moeload("traces", "show", str(own_trace), "--json")
+    shown = json.loads(done.stdout)
+    assert len(shown["layers"]) == 2
+    text = moeload("traces", "show", str(own_trace))
+    assert text.returncode == 0
+    for words in ("first and of the last 100 steps", "below 0.1 / E", "floor_window_tv at h = 100 steps"):
+        assert words in " ".join(text.stdout.split())
+
+
+def test_traces_list_names_the_bundled_suite() -> None:
+    """The mini suite is there without any download."""
+    listed = json.loads(moeload("traces", "list", "--json").stdout)
+    assert {"qwen3moe-tiny-8e/test/seed1", "qwen3moe-tiny-8e-aux0/train/seed0"} <= {row["id"] for row in listed}

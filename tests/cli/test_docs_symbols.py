@@ -1,0 +1,70 @@
+"""The symbols of the maths pages are the names in the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from moeload_bench import forecaster
+from moeload_bench.results import statistics
+from moeload_bench.scoring import floors, metrics, noise, scores
+from moeload_bench.states import drift, rule, shifts
+from moeload_bench.states.rule import StateRule
+
+ROOT = Path(__file__).parents[2]
+MODULES = (drift, forecaster, metrics, scores, rule, floors, noise, statistics, shifts)
+PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
+RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
+OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
+
+
+def quoted(page):
+    text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def exists(name):
+    if "." in name:
+        head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
+        owner = {**vars(rule), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
+        if owner is None:
+            return name.startswith("moeload_bench.") and importlib.util.find_spec(name) is not None
+        return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
+    listed = {spec.name for spec in scores.METRICS} | set(floors.FLOOR_NAMES)
+    fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
+    return name in listed | fields or any(hasattr(module, name) for module in MODULES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_name_on_the_page_exists(page):
+    """Each name in code style is a metric, floor, constant, field, recipe, function, module or file that exists."""
+    for name in quoted(page) - OTHER - RECIPES:
+        if (ROOT / "traces" / f"{name}.parquet").exists():
+            continue
+        if "/" in name or name.startswith("moeload-bench "):
+            assert name.startswith("moeload-bench ") or (ROOT / name).exists(), name
+        else:
+            assert exists(name), name
+
+
+def test_the_constants_on_the_states_page_are_the_rules():
+    """Every `StateRule.x` = value on the page is the package's."""
+    text = (ROOT / "docs" / "methods" / "states.md").read_text()
+    found = dict(re.findall(r"`StateRule\.(\w+)`\s*=\s*(\([^)]*\)|[\d.]*\d)", text))
+    assert set(found) == {field.name for field in dataclasses.fields(StateRule)}
+    for name, value in found.items():
+        got = getattr(StateRule(), name)
+        assert value == (str(got) if isinstance(got, tuple) else f"{got:g}"), name
+
+
+def test_the_other_constants_on_the_pages_are_the_codes():
+    """`NAME` = number in any page is that module constant."""
+    for page in PAGES:
+        text = (ROOT / "docs" / "methods" / f"{page}.md").read_text()
+        for name, value in re.findall(r"`([A-Z_]+)`\s*=\s*(\d+)", text):
+            (got,) = {getattr(module, name) for module in MODULES if hasattr(module, name)}
+            assert got == float(value), name

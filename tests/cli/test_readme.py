@@ -1,0 +1,81 @@
+"""What README.md shows works as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moeload_bench import evaluate, list_traces, load_trace, suite_for_trace, write_trace
+from moeload_bench.evaluation.conformance import check_forecaster
+from tests.conftest import synthetic_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(begins: str) -> str:
+    """The code block that begins so."""
+    (found,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if text.startswith(begins)]
+    return str(found)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page's forecaster in the file of the page, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").write_text(block("# my.py"), encoding="utf-8")
+    return "my.py:Mine"
+
+
+def test_the_forecaster_in_the_readme_keeps_every_rule(mine: str) -> None:
+    """Copied from the page into a file, it passes the conformance suite."""
+    assert [result for result in check_forecaster(mine, level="none") if not result.passed] == []
+
+
+def test_the_forecaster_in_the_readme_is_scored(mine: str) -> None:
+    """With and without the argument that the page gives it, beside the reference, no task fails."""
+    trace = synthetic_trace(1200, recipe="own")
+    path = write_trace(trace, "own.parquet")
+    targets = [mine, f"{mine}@decay=0.9", "sw_avg"]
+    for target in targets:
+        assert f"moeload-bench run {target}" in README or target == "sw_avg"
+    results = evaluate(targets, suite_for_trace(trace), paths={trace.id: path})
+    assert results.failures == []
+    assert list(results.to_pandas()["forecaster"].unique()) == targets
+
+
+def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:
+    """Run in the repository's folder without this package: an int64 array of all steps, layers and experts."""
+    check = (
+        "import sys\nassert 'moeload_bench' not in sys.modules\n"
+        "print(type(load_SLE).__name__, load_SLE.dtype, *load_SLE.shape, load_SLE.sum())\n"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    child = subprocess.run(
+        [sys.executable, "-c", block("from datasets import load_dataset") + check],
+        cwd=ROOT,
+        env={**clean, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    (ref,) = [
+        ref for ref in list_traces(ROOT / "moeload_bench" / "data") if ref.id.startswith("qwen3moe-tiny-8e/test/")
+    ]
+    load_SLE = load_trace(ref.path).load_SLE
+    assert child.stdout.split() == ["ndarray", "int64", *map(str, load_SLE.shape), str(load_SLE.sum())]
+
+
+def test_every_page_and_target_that_the_readme_links_exists() -> None:
+    """Relative links and pictures; targets of make."""
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\S+)|`make (\S+)`", README, re.MULTILINE):
+        assert re.search(rf"^{target[0] or target[1]}:", makefile, re.MULTILINE), target

@@ -1,0 +1,337 @@
+"""Work that is done is not done again; where and in what order it is done changes no result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeload_bench import cache
+from moeload_bench.errors import MoeloadError
+from moeload_bench.evaluation import workers as parallel
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.workers import spread
+from moeload_bench.results.record import Results
+from moeload_bench.scoring import scores
+from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import data_sha256, write_trace
+from tests.conftest import need, synthetic_trace
+
+ROOT = Path(__file__).parents[2]
+COUNTED = Path(__file__).parents[1] / "support" / "counted.py"
+TRACES = 3
+
+
+def suite_of(folder: Path) -> tuple[Suite, dict[str, Path]]:
+    """Three short runs, two origins each, as files in a folder."""
+    entries, paths = [], {}
+    for seed in range(TRACES):
+        trace = synthetic_trace(60, seed=seed, run=seed, recipe="resume")
+        paths[trace.id] = write_trace(trace, folder / f"{seed}.parquet", overwrite=True)
+        entries.append(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(20,), stable=(40,)))
+    return Suite(name="resume", horizons=(1, 10), traces=tuple(entries)), paths
+
+
+def counted(log: Path, **arguments: object) -> str:
+    """A target that writes to the log."""
+    extra = "".join(f",{name}={value}" for name, value in arguments.items())
+    return f'{COUNTED}:Counted@log="{log}"{extra}'
+
+
+def made(log: Path) -> int:
+    """How many forecasters were made so far."""
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def outcome(results: Results) -> Any:
+    """All that must not depend on where something ran: everything but timings."""
+    return [
+        (result.name, [(run.trace, run.forecasts_sha256, run.tasks, run.per_layer, run.counts) for run in result.runs])
+        for result in results
+    ]
+
+
+def run(tmp_path: Path, *targets: str, **options: Any) -> Results:
+    suite, paths = suite_of(tmp_path)
+    return evaluate(list(targets), suite, paths=paths, **{"level": "none", **options})
+
+
+def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
+    """The same request makes no forecaster; `fresh` makes them all; the results are equal."""
+    log = tmp_path / "log"
+    first = run(tmp_path, counted(log))
+    assert made(log) == TRACES
+    again = run(tmp_path, counted(log))
+    assert made(log) == TRACES
+    fresh = run(tmp_path, counted(log), fresh=True)
+    assert made(log) == 2 * TRACES
+    assert outcome(first) == outcome(again) == outcome(fresh)
+
+
+def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another argument: that forecaster. Another seed, level, scoring version or library: all of them."""
+    log, other = tmp_path / "log", tmp_path / "other"
+
+    def ran(weight: float = 0.0, **options: Any) -> tuple[int, int]:
+        before = made(log), made(other)
+        run(tmp_path, counted(log, weight=weight), counted(other), **options)
+        return made(log) - before[0], made(other) - before[1]
+
+    everything = (TRACES, TRACES)
+    assert ran() == everything
+    assert ran(weight=0.25) == (TRACES, 0)
+    assert ran(seed=7) == everything
+    assert ran(level="process") == everything
+    with monkeypatch.context() as patched:
+        patched.setattr("moeload_bench.evaluation.pairs.SCORING_VERSION", scores.SCORING_VERSION + 1)
+        assert ran() == everything
+    with monkeypatch.context() as patched:
+        patched.setattr("moeload_bench.evaluation.pairs.package_versions", lambda: {"numpy": "99"})
+        assert ran() == everything
+    assert ran() == (0, 0)
+
+
+def test_a_changed_source_runs_again(tmp_path: Path) -> None:
+    """One byte of the forecaster's file, a comment even; the other forecaster's work is kept."""
+    log, source = tmp_path / "log", tmp_path / "mine.py"
+    source.write_text(COUNTED.read_text())
+    target = f'{source}:Counted@log="{log}"'
+    run(tmp_path, target, "uniform")
+    source.write_text(COUNTED.read_text() + "# changed\n")
+    run(tmp_path, target, "uniform")
+    assert made(log) == 2 * TRACES
+
+
+def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
+    """What made it fail may be gone the next time."""
+    gone = tmp_path / "missing" / "log"
+    assert run(tmp_path, counted(gone))[0].failures
+    gone.parent.mkdir()
+    assert not run(tmp_path, counted(gone))[0].failures
+    assert made(gone) == TRACES
+
+
+def test_a_damaged_entry_is_done_again(tmp_path: Path) -> None:
+    """One of the three is damaged: one forecaster is made, the result is the same."""
+    log = tmp_path / "log"
+    first = run(tmp_path, counted(log))
+    entries = [path for path in cache.cache_dir().rglob("*.json") if "forecasts_sha256" in path.read_text()]
+    assert len(entries) == TRACES
+    entries[0].write_text(entries[0].read_text()[:100])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = run(tmp_path, counted(log))
+    assert made(log) == TRACES + 1
+    assert outcome(first) == outcome(again)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from moeload_bench.evaluation.evaluate import evaluate
+from tests.evaluation.test_cache_resume import counted, suite_of
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    suite, paths = suite_of(folder)
+    try:
+        evaluate([counted(folder / "log", delay=0.2)], suite, paths=paths, level="process", jobs=int(sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@contextmanager
+def harness(folder: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An evaluation in a process group of its own, as from a shell."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, str(script), str(folder), str(jobs)]
+    with subprocess.Popen(argv, env=environment, process_group=0, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished() -> int:
+    """Runs that are in the cache."""
+    return sum("forecasts_sha256" in path.read_text() for path in cache.cache_dir().rglob("*.json"))
+
+
+def workers(folder: Path) -> list[int]:
+    """Processes that were told of the folder or of its cache, and are running."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in told:
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    """Wait, without being busy about it."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, how: signal.Signals, jobs: int) -> None:
+    """Killed or stopped by Ctrl-C half-way: finished runs are in the cache, no process is left, and only what was not
+    finished runs again."""
+    with harness(tmp_path, jobs) as process:
+        wait_until(lambda: finished() >= 1)
+        os.killpg(process.pid, how)
+        process.wait(60)
+    wait_until(lambda: not workers(tmp_path))
+    kept, before = finished(), made(tmp_path / "log")
+    assert 1 <= kept < TRACES
+    results = run(tmp_path, counted(tmp_path / "log", delay=0.2), level="process")
+    assert made(tmp_path / "log") - before == TRACES - kept
+    assert outcome(results) == outcome(run(tmp_path, counted(tmp_path / "log", delay=0.2), level="process", fresh=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["none", "process"])
+def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
+    """Bit for bit: forecasts, metrics, their order; progress is reported as pairs finish."""
+    seen: list[tuple[int, int]] = []
+    targets = ("sw_avg@window=20", "ema", str(counted(tmp_path / "log")))
+    one = run(tmp_path, *targets, level=level, fresh=True)
+    two = run(
+        tmp_path,
+        *targets,
+        level=level,
+        fresh=True,
+        jobs=2,
+        progress=lambda done, total, what: seen.append((done, total)),
+    )
+    assert outcome(one) == outcome(two)
+    assert seen == [(n, 9) for n in range(1, 10)]
+
+
+def wait_for(path: Path) -> bool:
+    """Whether the file came into being within a minute."""
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return path.exists()
+
+
+@pytest.mark.slow
+def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: Path) -> None:
+    """Two processes, one of them busy: the other makes the added call, though no result was taken yet."""
+    with parallel.workers(jobs=2) as run:
+        first = run([partial(wait_for, tmp_path / "made")])
+        second = run([(tmp_path / "made").touch])
+        assert next(first)
+        assert next(second) is None
+
+
+@pytest.mark.slow
+def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
+    """Whoever stops waiting, by an error or Ctrl-C, cancels what has not begun."""
+    distributed = need("distributed", "pip install -e '.[dist]'")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
+    ) as cluster:
+        address, later = cluster.scheduler_address, tmp_path / "later"
+        with parallel.workers(backend="dask", address=address) as run:
+            run([partial(wait_for, tmp_path / "go"), later.touch])
+        (tmp_path / "go").touch()
+        assert list(spread([later.exists], backend="dask", address=address)) == [False]
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_results_of_one_process(tmp_path: Path) -> None:
+    """A scheduler and two worker processes, started for this test."""
+    distributed = need("distributed", "pip install -e '.[dist]'")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
+    ) as cluster:
+        check_cluster(tmp_path, "dask", cluster.scheduler_address)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_results_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head with two workers, started for this test and stopped by its own process id."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray keeps a token in the user's home
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    need("ray", "pip install -e '.[dist]'")
+    with ray_head() as address:
+        check_cluster(tmp_path, "ray", address)
+
+
+def check_cluster(tmp_path: Path, backend: str, address: str) -> None:
+    """Equal results, failures by name included, and errors of the request come through as what they are."""
+    targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
+    seen: list[int] = []
+    one = run(tmp_path, *targets, level="process", fresh=True)
+    there = run(
+        tmp_path,
+        *targets,
+        level="process",
+        fresh=True,
+        backend=backend,
+        address=address,
+        progress=lambda done, total, what: seen.append(done),
+    )
+    assert outcome(one) == outcome(there)
+    assert one[2].failures
+    assert seen == list(range(1, 10))
+    with pytest.raises(MoeloadError, match="window is 0"):
+        run(tmp_path, "sw_avg@window=0", level="process", backend=backend, address=address)
+
+
+@contextmanager
+def ray_head() -> Iterator[str]:
+    """A Ray head in a process of its own, so that this process is a client as on a real cluster."""
+    script = (
+        "import ray, sys\n"
+        "context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)\n"
+        "print(context.address_info['gcs_address'], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    ) as head:
+        assert head.stdout is not None
+        try:
+            yield head.stdout.readline().strip()
+        finally:
+            assert head.stdin is not None
+            head.stdin.close()
+            head.wait(60)
+
+
+def test_a_backend_that_cannot_be_used_says_why() -> None:
+    """Unknown, or without an address."""
+    with pytest.raises(MoeloadError, match="there is: loky, dask, ray"):
+        list(spread([], backend="slurm"))
+    for backend in ("dask", "ray"):
+        with pytest.raises(MoeloadError, match="needs the address"):
+            list(spread([], backend=backend))

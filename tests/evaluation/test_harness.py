@@ -1,0 +1,164 @@
+"""The replay loop: no off-by-one, no look ahead, failures by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.forecaster import ForecastRequest, StepBlock
+from moeload_bench.isolation.hosts import open_host
+from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.results.record import Results
+from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
+from tests.support import forecasters
+
+HERE = Path(__file__).parents[1] / "support" / "forecasters.py"
+HORIZONS = (1, 10, 100)
+
+
+def small_suite(trace: Trace, **changes: object) -> Suite:
+    """Four origins on one trace, two in each state."""
+    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(50, 100), stable=(200, 250))
+    return Suite(name="small", horizons=HORIZONS, traces=(entry,), **changes)
+
+
+def run(trace: Trace, tmp_path: Path, *targets: object, level: str = "none", **options: object) -> Results:
+    """Evaluate on the small suite, the trace in a file as in real use."""
+    path = write_trace(trace, tmp_path / "t.parquet", overwrite=True)
+    return evaluate(list(targets), small_suite(trace), paths={trace.id: path}, level=level, **options)
+
+
+def ramp_trace(steps: int = 400) -> Trace:
+    """Counts that follow the ramp exactly: 1e5 tokens make a slope of 1e-5 one token per step."""
+    share = forecasters.ramp_share_SLE(steps)
+    return Trace.from_arrays((share * 1e5).round().astype(np.int64), 100_000, 1)
+
+
+def test_exact_on_a_ramp_scores_zero_and_last_value_what_arithmetic_says(tmp_path: Path) -> None:
+    """Observed up to o - 1, the forecast at o covers o .. o + h - 1: last_value is off by slope * (h + 1) / 2."""
+    exact, last = run(ramp_trace(), tmp_path, forecasters.ExactOnRamp, "last_value")
+    for task in exact.runs[0].tasks:
+        assert max(task.metrics["window_tv"]) < 1e-9
+        assert max(task.metrics["tv"]) < 1e-9
+    for task in last.runs[0].tasks:
+        expected = [forecasters.SLOPE * (h + 1) / 2 for h in HORIZONS]
+        np.testing.assert_allclose(task.metrics["window_tv"], expected, rtol=1e-6)
+
+
+class Spy:
+    """Keeps what it was shown."""
+
+    def __init__(self, info: object, seed: int) -> None:
+        self.seen: list[int] = []
+        self.asked: list[tuple[int, int]] = []
+        Spy.last = self
+
+    def observe(self, block: StepBlock) -> None:
+        self.seen.extend(block.step_S.tolist())
+
+    def forecast(self, request: ForecastRequest) -> object:
+        self.asked.append((request.origin, len(self.seen)))
+        return forecasters.Forecast.constant(np.full((2, 4), 0.25), request.horizon)
+
+
+def test_before_an_origin_exactly_the_steps_before_it_are_shown(trace: Trace) -> None:
+    """Each step once, in order, none at or after the origin."""
+    with open_host(class_target(Spy), trace_info(trace), seed=0, level="none") as host:
+        for answer in replay(trace, host, [50, 100, 300], HORIZONS):
+            assert answer.failure is None
+            assert Spy.last.seen == list(range(answer.origin))
+    assert Spy.last.asked == [(50, 50), (100, 100), (300, 300)]
+
+
+def test_the_plan_is_the_recipe_s_and_nothing_measured(trace: Trace) -> None:
+    """The request holds planned learning rate for the horizon; no loss, no load."""
+    asked: list[ForecastRequest] = []
+
+    class Keeps(Spy):
+        def forecast(self, request: ForecastRequest) -> object:
+            asked.append(request)
+            return super().forecast(request)
+
+    with open_host(class_target(Keeps), trace_info(trace), seed=0, level="none") as host:
+        list(replay(trace, host, [50], HORIZONS))
+    assert asked[0].lr_H is not None
+    assert asked[0].lr_H.shape == (100,)
+    names = {field.name for field in dataclasses.fields(asked[0])}
+    assert names == {"origin", "horizon", "horizons", "quantiles", "lr_H", "stage_H"}
+
+
+def test_permuting_experts_leaves_every_score_unchanged(tmp_path: Path) -> None:
+    """Scores treat experts alike."""
+    trace = synthetic_trace()
+    order = [2, 0, 3, 1]
+    columns = {**trace.columns, "load_half": trace.columns["load_half"][:, :, order]}
+    permuted = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE[:, :, order].copy(), columns)
+    (a,), (b,) = run(trace, tmp_path, "sw_avg"), run(permuted, tmp_path, "sw_avg")
+    for one, other in zip(a.runs[0].tasks, b.runs[0].tasks, strict=True):
+        for metric, values in one.metrics.items():
+            same = np.array(other.metrics[metric], dtype=float)
+            np.testing.assert_allclose(np.array(values, dtype=float), same, rtol=1e-8, err_msg=metric)
+
+
+def test_a_dead_expert_costs_what_was_planned_for_it(tmp_path: Path) -> None:
+    """All tokens on one expert: the uniform plan gives the three dead ones 3/4 of them, and window_tv is 3/4."""
+    load = np.zeros((400, 2, 4), dtype=np.int64)
+    load[:, :, 1] = 1000
+    (result,) = run(Trace.from_arrays(load, 1000, 1), tmp_path, "uniform")
+    for task in result.runs[0].tasks:
+        np.testing.assert_allclose(task.metrics["window_tv"], 0.75)
+
+
+FAILURES = {
+    "RaisesOnce": "ValueError: not at 200",
+    "NotANumber": "not finite",
+    "WrongShape": "shape",
+    "Negative": "negative shares",
+    "NotNormalised": "sum to 1",
+    "RaisesInObserve": "no observing today",
+}
+
+
+@pytest.mark.parametrize("level", ["none", "process"])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_broken_forecaster_fails_its_tasks_by_name_and_the_others_are_scored(
+    name: str, level: str, trace: Trace, tmp_path: Path
+) -> None:
+    """Failed tasks carry the reason and the stated scores; the forecaster beside it is scored as always."""
+    broken, honest = run(trace, tmp_path, f"{HERE}:{name}", "sw_avg", level=level)
+    assert not honest.failures
+    failed = {task.origin for _, task in broken.failures}
+    assert failed == ({200} if name == "RaisesOnce" else {50, 100, 200, 250})
+    for _, task in broken.failures:
+        assert FAILURES[name] in (task.failure or "")
+        assert set(task.metrics["window_tv"]) == {1.0}
+
+
+def test_the_same_request_gives_the_same_result(trace: Trace, tmp_path: Path) -> None:
+    """Forecasts and metrics are equal from run to run; only timings differ."""
+    (a,), (b,) = run(trace, tmp_path, "sw_avg"), run(trace, tmp_path, "sw_avg", fresh=True)
+    assert a.runs[0].forecasts_sha256 == b.runs[0].forecasts_sha256
+    assert a.runs[0].tasks == b.runs[0].tasks
+
+
+def test_a_trace_that_is_not_the_suite_s_is_refused(trace: Trace, tmp_path: Path) -> None:
+    """Scoring refuses content that the suite was not frozen with."""
+    path = write_trace(synthetic_trace(seed=9), tmp_path / "other.parquet")
+    with pytest.raises(Exception, match="another trace"):
+        evaluate("uniform", small_suite(trace), paths={trace.id: path}, level="none")
+
+
+def test_targets_with_arguments_reach_the_forecaster(trace: Trace, tmp_path: Path) -> None:
+    """`sw_avg@window=1` is last_value."""
+    window, last = run(trace, tmp_path, "sw_avg@window=1", "last_value")
+    assert parse_target("sw_avg@window=1").kwargs == {"window": 1}
+    for a, b in zip(window.runs[0].tasks, last.runs[0].tasks, strict=True):
+        np.testing.assert_allclose(a.metrics["window_tv"], b.metrics["window_tv"], rtol=1e-9)

@@ -1,0 +1,139 @@
+"""What the harness knows of a run: which windows cross, which floors belong to which row, runs without labels."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.truth import Truth
+from moeload_bench.forecaster import Forecast, ForecastRequest
+from moeload_bench.results.record import RunResult
+from moeload_bench.states.rule import StateRule
+from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_load_SLE, synthetic_trace
+from tests.support.forecasters import LastSeen
+
+LEVELS = (0.1, 0.9)
+
+
+def run_of(trace: Trace, folder: Path, forecaster: object, *, origins: dict[str, tuple[int, ...]],
+           horizons: tuple[int, ...] = (1, 10), quantiles: tuple[float, ...] = ()) -> RunResult:  # fmt: skip
+    path = write_trace(trace, folder / "t.parquet", overwrite=True)
+    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins)
+    suite = Suite(name="small", horizons=horizons, quantiles=quantiles, traces=(entry,))
+    (result,) = evaluate([forecaster], suite, paths={trace.id: path}, level="none")
+    return result.runs[0]
+
+
+def restarting(steps: int = 600, at: int = 500, stage: bool = False) -> Trace:
+    """Steady loads whose learning rate falls and starts again, or whose data stage changes, at a row."""
+    load = synthetic_load_SLE(1)[:, :, :].repeat(steps, axis=0)
+    planned = {"lr": np.where(np.arange(steps) < at, 1e-4, 1e-3)}
+    if stage:
+        planned = {"stage": (np.arange(steps) >= at).astype(np.int64)}
+    return Trace.from_arrays(load, 512, 2, columns=planned)
+
+
+@pytest.mark.parametrize("stage", [False, True], ids=["lr", "stage"])
+def test_a_window_with_a_planned_switch_crosses(stage: bool) -> None:
+    """A restart of the learning rate counts as a change of data does, whether or not any label changes."""
+    truth = Truth(restarting(stage=stage), StateRule(), (1, 50))
+    assert truth.labels is not None
+    assert not truth.labels.transient_SL[400:].any()
+    assert truth.crosses(400) == (False, False)
+    assert truth.crosses(450) == (False, False)
+    assert truth.crosses(451) == (False, True)
+    assert truth.crosses(500) == (True, True)
+    assert truth.crosses(501) == (False, False)
+
+
+def test_every_row_of_a_table_has_floors(tmp_path: Path) -> None:
+    """Mixed and crossing rows too, from their own windows; a state without origins has none."""
+    run = run_of(restarting(at=500), tmp_path, "uniform", origins={"mixed": (200,), "stable": (450, 495)})
+    assert [task.crossing for task in run.tasks] == [(False, False), (False, False), (False, True)]
+    assert set(run.floors) == {"mixed", "stable", "crossing"}
+    assert [value is None for value in run.floors["crossing"]["floor_level"]["window_tv"]] == [True, False]
+
+
+def test_floors_of_mixed_rows_are_means_over_their_windows() -> None:
+    """The noise around these origins, not that of other rows: loads without noise have a floor of 0."""
+    load = synthetic_load_SLE(800, tokens=4096)
+    load[300:] = load[300]
+    truth = Truth(Trace.from_arrays(load, 4096, 2), StateRule(), (10,))
+    for origin, is_zero in ((50, False), (600, True)):
+        floor = truth.floors([(origin, "mixed")]).by_state()["mixed"]["floor_level"]["window_tv"][0]
+        assert (floor == pytest.approx(0, abs=1e-12)) == is_zero
+
+
+def test_a_stride_without_labels_is_scored_on_given_origins(tmp_path: Path) -> None:
+    """Rows 1,000 steps apart: states are the suite's, nothing crosses, floors are those of the origins."""
+    trace = Trace.from_arrays(synthetic_load_SLE(60), 512, 2, step_S=range(0, 60_000, 1000))
+    origins = {"transient": (20_000, 25_000), "stable": (40_000,)}
+    run = run_of(trace, tmp_path, "last_value", origins=origins, horizons=(1000, 10_000))
+    assert [task.state for task in run.tasks] == ["transient", "transient", "stable"]
+    assert not any(any(task.crossing) for task in run.tasks)
+    assert not run.failures
+    assert set(run.floors) == {"transient", "stable"}
+
+
+class Quantiled(LastSeen):
+    """Gives quantiles, and fails at one origin."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        if request.origin == 100:
+            raise ValueError("not at 100")
+        share = np.broadcast_to(self.share_LE, (len(LEVELS), len(request.horizons), *self.share_LE.shape))
+        return Forecast(self.share_LE[None], np.array([request.horizon]), np.ascontiguousarray(share))
+
+
+class Pointed(LastSeen):
+    """Gives none, and fails at one origin."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        if request.origin == 100:
+            raise ValueError("not at 100")
+        return super().forecast(request)
+
+
+class Broken(LastSeen):
+    """Fails at every origin."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        raise ValueError("never")
+
+
+@pytest.mark.parametrize(("forecaster", "has"), [(Quantiled, True), (Pointed, False), (Broken, False)])
+def test_failed_tasks_score_quantiles_only_where_the_forecaster_gives_them(
+    forecaster: type, has: bool, tmp_path: Path
+) -> None:
+    """A point forecaster that fails once has no `wql` of its failures alone; all tasks have the same metrics."""
+    run = run_of(synthetic_trace(400), tmp_path, forecaster, origins={"transient": (50, 100)}, quantiles=LEVELS)
+    assert len(run.failures) == (2 if forecaster is Broken else 1)
+    for task in run.tasks:
+        assert ("wql" in task.metrics, "coverage" in task.metrics) == (has, has)
+    assert ("wql" in run.per_layer["transient"]) == has
+
+
+def test_a_long_trace_takes_the_memory_of_a_window() -> None:
+    """Shares of all rows are never made: what scoring takes does not grow with the rows."""
+
+    def peak(steps: int) -> int:
+        load = np.ones((steps, 2, 64), dtype=np.int64)
+        truth = Truth(Trace.from_arrays(load, 64, 1), StateRule(), (1, 100))
+        tracemalloc.start()
+        for origin in range(0, steps - 100, steps // 5):
+            np.testing.assert_array_equal(truth.window(origin), 1 / 64)
+            np.testing.assert_array_equal(truth.last_share(origin), 1 / 64)
+            truth.references(origin)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(500)
+    assert peak(5000) < 1.1 * peak(500)

@@ -1,0 +1,120 @@
+"""Forecaster targets: what parses, and what is refused with what exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
+from moeload_bench.isolation.targets import (
+    check_kwargs,
+    class_target,
+    load_class,
+    parse_target,
+    preflight,
+    source_sha256,
+)
+from tests.conftest import need
+
+HERE = Path(__file__).parents[1] / "support" / "forecasters.py"
+
+
+def test_arguments_are_toml_literals() -> None:
+    """Numbers, lists, strings and bare words."""
+    target = parse_target('arima@order=[5,1,5],engine="grid",maxiter=50,mode=online')
+    assert target.kwargs == {"order": [5, 1, 5], "engine": "grid", "maxiter": 50, "mode": "online"}
+
+
+def test_a_file_and_a_module_are_loaded_alike() -> None:
+    """`file.py:Class` and `package.module:Class`."""
+    assert load_class(parse_target(f"{HERE}:LastSeen")).__name__ == "LastSeen"
+    assert load_class(parse_target("tests.support.forecasters:LastSeen")).__name__ == "LastSeen"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("swavg", NotFoundError, "unknown forecaster 'swavg'; there is: .*sw_avg"),
+        ("sw_avg@window", TargetError, "cannot read 'window', expected key=value"),
+        ("sw_avg@window=1 2", TargetError, "not a TOML literal"),
+        ("missing.py:Mine", TargetError, "no file 'missing.py'"),
+        (f"{HERE}", TargetError, "name the class"),
+    ],
+)
+def test_what_cannot_be_parsed_is_refused(text: str, kind: type[MoeloadError], message: str) -> None:
+    """One line that says what was got and what exists."""
+    with pytest.raises(kind, match=message):
+        parse_target(text)
+
+
+def test_a_missing_class_lists_those_that_exist() -> None:
+    """A typo in the class name."""
+    with pytest.raises(TargetError, match=r"no class 'LastSen'; there is: .*LastSeen"):
+        load_class(parse_target(f"{HERE}:LastSen"))
+
+
+def test_an_unknown_parameter_lists_those_it_takes() -> None:
+    """A typo in a parameter."""
+    target = parse_target("sw_avg@windw=5")
+    with pytest.raises(TargetError, match=r"unknown parameter 'windw'; it takes: .*window"):
+        check_kwargs(target, load_class(target))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lstm@mode=x", "lstm: unknown mode 'x'; there is: offline, online"),
+        ("arima@order=5", r"arima: order is 5, expected whole numbers \[p, d, q\]"),
+        ("sw_avg@window=0", "sw_avg: window is 0, expected"),
+    ],
+)
+def test_a_value_that_a_baseline_refuses_is_refused_before_any_work(text: str, says: str) -> None:
+    """One line for the request, not a failure of every task."""
+    if text.startswith("lstm"):
+        need("torch", "pip install -e '.[torch]'")
+    with pytest.raises(TargetError, match=says):
+        preflight(parse_target(text))
+
+
+def test_a_stranger_s_code_is_not_run_before_its_turn(tmp_path: Path) -> None:
+    """`preflight` neither imports a file nor constructs a class of this process."""
+    path = tmp_path / "stranger.py"
+    path.write_text("raise SystemExit('imported')\n")
+    preflight(parse_target(f"{path}:Mine@decay=1"))
+
+    class Here:
+        def __init__(self, info: object, seed: int, decay: float = 0.5) -> None:
+            raise SystemExit("constructed")
+
+        def observe(self, block: object) -> None: ...
+
+        def forecast(self, request: object) -> None: ...
+
+    preflight(class_target(Here, decay=1))
+
+
+def test_a_file_is_called_by_its_name(tmp_path: Path) -> None:
+    """What is missing in a file is said with the file, not with the name under which it was imported."""
+    path = tmp_path / "mine.py"
+    path.write_text("class Other:\n    def forecast(self, request): ...\n")
+    with pytest.raises(TargetError, match=r"mine\.py has no class 'Nope'; there is: Other") as caught:
+        load_class(parse_target(f"{path}:Nope"))
+    assert "moeload_target" not in str(caught.value)
+    with pytest.raises(TargetError, match=r"no method observe\(\); expected observe\(block\) .*docs/guide/api\.md"):
+        load_class(parse_target(f"{path}:Other"))
+
+
+def test_a_class_without_source_is_refused() -> None:
+    """Made by `exec`, as in a bare interpreter: there is nothing to hash."""
+    scope: dict[str, type] = {}
+    exec("class Mine:\n    pass", scope)
+    with pytest.raises(TargetError, match="no source of this class; expected it in a file"):
+        source_sha256(class_target(scope["Mine"]))
+
+
+@pytest.mark.parametrize("text", ["os.path:join", "sys:exit", "no_such_module:Mine"])
+def test_a_module_without_a_source_file_is_no_forecaster(text: str) -> None:
+    """A result holds the hash of the source, so there must be one; the message says what a target looks like."""
+    with pytest.raises(TargetError, match=r"no source file of a module .*; expected a baseline's name, FILE\.py:Class"):
+        source_sha256(parse_target(text))

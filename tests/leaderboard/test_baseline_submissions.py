@@ -1,0 +1,92 @@
+"""The baselines' submissions are written from their results, never by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
+from leaderboard.suites.plan import load_plan
+from leaderboard.verifying.baselines import MAINTAINERS, write
+from moeload_bench.cli.run import _installed
+from moeload_bench.errors import SubmissionError
+from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.names import look_of
+from moeload_bench.submissions.submit import Author, make_draft, result_path
+from moeload_bench.suites.suite import load_suite
+from tests.support.submitted import make_world
+
+BASELINES = sorted(path.name for path in SUBMISSIONS.iterdir() if not read_folder(path).record.has_code)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A copy of the leaderboard's submissions and results."""
+    for name in ("submissions", "results"):
+        shutil.copytree(ROOT / "leaderboard" / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_committed_baselines_are_what_their_results_say(name: str, root: Path) -> None:
+    """Byte for byte; a verification that fits stays. When this fails: `make verify`, and commit."""
+    before = {path.name: path.read_bytes() for path in (SUBMISSIONS / name).iterdir()}
+    folder = write(name, load_suite(read_folder(SUBMISSIONS / name).record.suite.name), root)
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+def test_a_verification_of_another_result_goes(root: Path) -> None:
+    """And the status that it gave."""
+    suite = load_suite(read_folder(SUBMISSIONS / "sw_avg").record.suite.name)
+    place = root / "results" / suite.name / "sw_avg.json"
+    load_result(place).model_copy(update={"notes": ("made anew",), "status": "verified"}).save(place)
+    (root / "submissions" / "sw_avg" / RECORD).unlink()
+    folder = write("sw_avg", suite, root)
+    assert not (folder.path / VERIFICATION).exists()
+    assert load_result(place).status == "claimed"
+
+
+def test_a_result_of_other_code_makes_no_submission(root: Path) -> None:
+    """It is refused by name."""
+    suite = load_suite(read_folder(SUBMISSIONS / "sw_avg").record.suite.name)
+    place = root / "results" / suite.name / "sw_avg.json"
+    result = load_result(place)
+    made_by = result.forecaster.model_copy(update={"source_sha256": "0" * 64})
+    result.model_copy(update={"forecaster": made_by}).save(place)
+    with pytest.raises(SubmissionError, match="sw_avg: the code has changed since the result was made"):
+        write("sw_avg", suite, root)
+
+
+def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
+    """Each has a name that a submission may have and that looks like no other, in results, tables and folders alike;
+    its target has the arguments, and no variant passes for the reference.
+    """
+    plan = load_plan("v1")
+    world = make_world(tmp_path / "traces")
+    suite = world.suite.model_copy(update={"baselines": plan.baselines, "variants": plan.variants})
+    assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)
+    assert _installed(plan.baselines, suite) == list(plan.baselines)  # what `run --suite` takes without a target
+    results = []
+    for name in plan.baselines:
+        target = as_target(name, suite)
+        assert target.label == name
+        draft = make_draft(target, name, Author([MAINTAINERS], "-", None, False, "-"), suite)
+        assert draft.record.result_target == target.text
+        if name.startswith("sw_avg"):
+            results += evaluate(name, suite, paths=world.paths, level="none")
+    for result in results:
+        claim = result.model_copy(update={"isolation": "process"})
+        claim.save(tmp_path / result_path(suite.name, result.name))
+        assert write(result.name, suite, tmp_path).record.name == result.name
+        assert target_of(claim, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
+        assert target_of(claim, tmp_path / "nowhere").label == result.name
+    names = [result.name for result in ordered(results[::-1], suite)]
+    assert names == [name for name in plan.baselines if name.startswith("sw_avg")]
+    found = reference_of(results)
+    assert found is not None
+    assert found.name == "sw_avg"

@@ -1,0 +1,48 @@
+"""docs/reports/large-runs.md is made from the traces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leaderboard.pages.large_runs import PAGE, PARTS, filled, statistics
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_statistics_are_of_test_runs_and_known_where_the_truth_is(tmp_path: Path) -> None:
+    """512 tokens, top-2 of 4 experts: 256 each. Independent draws: no over-dispersion, and next to no drift later."""
+    for split in ("test", "train"):
+        trace = synthetic_trace(2000, recipe="r", split=split)
+        write_trace(trace, tmp_path / f"{trace.id}.parquet")
+    (found,) = statistics([tmp_path])
+    assert found.run.id == "r/test/seed0"
+    assert found.tokens_per_expert == 256
+    assert found.drift is not None
+    assert found.drift < 0.01
+    assert len(found.onsets) == 2
+    assert found.over_dispersion == pytest.approx(2**0.5, rel=0.05)  # multinomial draws: top-2 without replacement
+
+
+def test_every_part_of_the_page_is_known(tmp_path: Path) -> None:
+    """The page names parts that exist, and nothing else changes."""
+    trace = synthetic_trace(2000, recipe="r")
+    write_trace(trace, tmp_path / f"{trace.id}.parquet")
+    text = PAGE.read_text()
+    page = filled(text, list(statistics([tmp_path])))
+    assert page.count("<!-- made by leaderboard/pages/large_runs.py") == len(PARTS)
+    assert "| `r/test/seed0` | 2 x 4, 2 |" in page
+    assert page.splitlines()[0] == text.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_the_page_agrees_with_the_traces() -> None:
+    """Made by `make tables`; a new trace without it is an error."""
+    command = [sys.executable, "-m", "leaderboard.pages.large_runs", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

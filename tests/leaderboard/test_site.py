@@ -1,0 +1,423 @@
+"""The site says what the results say, shows strangers' text as text, and is the same each time it is built.
+
+What needs a browser is in test_site_browser.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, get_args
+
+import pytest
+
+from leaderboard.site import forecaster_page, payload
+from leaderboard.site.__main__ import MARK, write_site
+from leaderboard.site.docs_pages import doc_html
+from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
+from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
+from leaderboard.site.views import ALL, metrics_of, views_of
+from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
+from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.isolation.targets import parse_target
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.statistics import interval, log_ratio, rank_groups
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.submissions.check import claim_sha256
+from moeload_bench.submissions.folder import VERIFICATION
+from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
+from moeload_bench.suites.suite import load_suite
+from tests.conftest import need
+from tests.support.site_world import (
+    FEW,
+    HOSTILE,
+    ROOT,
+    TRACE,
+    add_hostile,
+    cell,
+    copy_checkout,
+    many_recipes,
+    shown_metric,
+    tables_of,
+    write_submission,
+)
+
+need("jinja2", "pip install -e '.[site]'")
+need("altair", "pip install -e '.[site]'")
+
+
+@pytest.fixture(scope="module", params=["mini", pytest.param("others", marks=pytest.mark.slow)])
+def committed(request: pytest.FixtureRequest) -> Inputs:
+    """The committed results: of the mini suite, and of all others."""
+    inputs = read_inputs(ROOT)
+    boards = tuple(board for board in inputs.boards if (board.suite.name == "mini") is (request.param == "mini"))
+    if not boards:
+        pytest.skip("no other suite has committed results")
+    return replace(inputs, boards=boards)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Board:
+    return next(board for board in read_inputs(ROOT).boards if board.suite.name == "mini")
+
+
+@pytest.fixture(scope="module")
+def pages(committed: Inputs) -> dict[str, bytes]:
+    """The pages of the committed results that hold numbers, without those of traces."""
+    return {**dict(board_files(committed)), **dict(forecaster_files(committed))}
+
+
+def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """Value, excess, skill and floors of every row, state, horizon and metric are those of `result_grid`."""
+    for board in committed.boards:
+        for metric in metrics_of(board):
+            grid = result_grid(board.compared, metric)
+            assert grid is not None
+            data = shown_metric(pages, board.suite.name, metric)
+            names = [entry.name for entry in board.entries]
+            rows = [row for row in grid.rows if row.forecaster in names]
+            assert {row.forecaster for row in rows} == set(names)
+            for row in rows:
+                for k, horizon in enumerate(grid.horizons):
+                    view = data["views"][f"{row.state} {ALL} {horizon}"]
+                    at = names.index(row.forecaster)
+                    assert cell(view, at, "value") == figure(row.value_K[k])
+                    assert cell(view, at, "excess") == figure(row.excess_K[k] if row.excess_K else None)
+                skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
+                assert skill == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
+            shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
+                     if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
+            assert shown == {key: list(map(figure, values)) for key, values in grid.floors.items()}
+
+
+def test_numbers_can_be_computed_from_the_files_by_hand(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """With nothing but json and means: by recipe, state and horizon. A dash, and why, where no run has the state."""
+    suite = committed.boards[-1].suite
+    data = shown_metric(pages, suite.name, "window_tv")
+    files = (ROOT / "leaderboard" / "results" / suite.name).glob("*.json")
+    raw = {record["forecaster"]["name"]: record for record in (json.loads(path.read_text()) for path in files)}
+    for i, entry in enumerate(committed.boards[-1].entries):
+        runs = raw[entry.name]["runs"]
+        for recipe in {run["trace"].split("/")[0] for run in runs}:
+            for k, horizon in enumerate(suite.horizons):
+                by_run = [[task["metrics"]["window_tv"][k] for task in run["tasks"] if task["state"] == "stable"]
+                          for run in runs if run["trace"].startswith(f"{recipe}/")]  # fmt: skip
+                view = data["views"][f"stable {recipe} {horizon}"]
+                shown = cell(view, i, "value")
+                if not any(by_run):
+                    assert shown == "\u2013"
+                    assert view["over"] == f"no value: in recipe {recipe} the suite has no origin in the stable state"
+                    continue
+                expected = fmean([fmean(values) for values in by_run if values])
+                assert math.isclose(float(shown), expected, rel_tol=5.1e-3)
+
+
+def test_the_pages_of_forecasters_hold_the_same_numbers(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """The first table of a page: window_tv by recipe and state."""
+    for board in committed.boards:
+        grid = result_grid(board.compared, "window_tv")
+        assert grid is not None
+        for entry in board.entries:
+            rows = [row for table in tables_of(pages[forecaster_path(entry.name)]) for row in table]
+            for row in (row for row in grid.rows if row.forecaster == entry.name):
+                shown = next(
+                    cells for cells in rows
+                    if cells[:2] == ["all recipes", row.state] and cells[-2:] == [str(row.runs), str(row.origins)]
+                    and cells[2].split()[0] == figure(row.value_K[0])
+                )  # fmt: skip
+                assert [text.split()[0] for text in shown[2:-2]] == list(map(figure, row.value_K))
+
+
+def test_uniform_is_a_row_of_every_view(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """Of the plain page, and of the data that the switches show."""
+    assert [row[0] for row in tables_of(pages["index.html"])[0] if "uniform" in row[0]] == ["uniform"]
+    for board in committed.boards:
+        at = [entry.name for entry in board.entries].index("uniform")
+        views = shown_metric(pages, board.suite.name, "window_tv")["views"]
+        assert all(len(view["rows"]) > at for view in views.values())
+
+
+def test_results_without_uniform_are_refused(tmp_path: Path) -> None:
+    """And the message says what writes them."""
+    root = copy_checkout(tmp_path, metrics=FEW)
+    (root / "leaderboard" / "results" / "mini" / "uniform.json").unlink()
+    with pytest.raises(ResultError, match=r"no result of uniform.*make results"):
+        read_inputs(root)
+
+
+def test_a_changed_number_changes_the_site(tmp_path: Path) -> None:
+    """One error of one task: the leaderboard, its data and the forecaster's page are others."""
+    root = copy_checkout(tmp_path, metrics=FEW)
+    path = root / "leaderboard" / "results" / "mini" / "sw_avg.json"
+    before = {**dict(board_files(read_inputs(root))), **dict(forecaster_files(read_inputs(root)))}
+    raw = json.loads(path.read_text())
+    raw["runs"][0]["tasks"][0]["metrics"]["window_tv"][2] += 0.05
+    path.write_text(json.dumps(raw))
+    after = {**dict(board_files(read_inputs(root))), **dict(forecaster_files(read_inputs(root)))}
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"index.html", "data/mini.window_tv.js", "forecasters/sw_avg.html"} <= changed
+    shown = [cell(shown_metric(files, "mini", "window_tv")["views"][f"transient {ALL} 100"], 2, "value")
+             for files in (before, after)]  # fmt: skip
+    assert shown[0] != shown[1]
+
+
+def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None:
+    """Six recipes with two runs each: both claims, each under its own name, and the groups; n/a for a single recipe."""
+    board = read_inputs(many_recipes(tmp_path)).boards[0]
+    errors = errors_of(board.results, "window_tv")
+    groups = rank_groups(errors.by_forecaster, errors.tasks) or []
+    views = payload.metric_payload(board, "window_tv")["views"]
+    for i, entry in enumerate(board.entries):
+        ratio_T = log_ratio(errors.by_forecaster[entry.name], errors.by_forecaster["sw_avg"])
+        for field, claim in (("new_recipe", "a new recipe"), ("new_seeds", "these recipes, new seeds")):
+            found = interval(ratio_T, errors.tasks, claim)  # type: ignore[arg-type]  # one of the two claims
+            assert found is not None
+            assert cell(views["all all all"], i, field) == span(found)
+        assert cell(views["all all all"], i, "skill") == signed(1 - math.exp(fmean(ratio_T)))
+        rank = next(n for n, group in enumerate(groups, start=1) if entry.name in group)
+        assert cell(views["all all all"], i, "group") == str(rank)
+        assert cell(views["all recipe0 all"], i, "new_recipe") == figure(None)
+    assert "a new recipe" in payload.claims(board)
+    assert "these recipes, new seeds" in payload.claims(board)
+    assert "sw_avg.w50, of 2 windows" in payload.hindsight(board)
+
+
+def test_a_metric_of_some_forecasters_leaves_the_others_without_numbers(tmp_path: Path) -> None:
+    """`wql` needs quantiles: a dash for those that give none, and no number is made up for them."""
+    board = read_inputs(many_recipes(tmp_path)).boards[0]
+    assert "wql" in metrics_of(board)
+    data = payload.metric_payload(board, "wql")
+    for i, entry in enumerate(board.entries):
+        cells = [cell(data["views"]["transient all 10"], i, field) for field in ("value", "skill", "win_rate")]
+        assert (cells[0] == NONE) is (entry.name != "other0")
+        assert cells[1:] == [NONE, NONE]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"window": 50, "a": 0.5, "b": True}, {"order": [1, 1, 1], "s": "two words"}])
+def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], mini: Board) -> None:
+    """What a shell makes of it is the target with the same arguments; a submission's code runs in the sandbox."""
+    for target, expected in (
+        ("sw_avg", "sw_avg"),
+        ("forecaster.py:Mine", "leaderboard/submissions/mine/forecaster.py:Mine"),
+    ):
+        made = mini.results[0].forecaster.model_copy(update={"name": "mine", "target": target, "kwargs": kwargs})
+        program, verb, given, *options = shlex.split(
+            run_command(mini.results[0].model_copy(update={"forecaster": made}))
+        )
+        assert (program, verb, given.partition("@")[0]) == ("moeload-bench", "run", expected)
+        assert parse_target("sw_avg" + given.removeprefix(expected)).kwargs == kwargs
+        assert options[:4] == ["--suite", "mini", "--seed", "0"]
+        assert options[4:6] == ["--level", mini.results[0].isolation if expected == target else "sandbox"]
+
+
+def test_skill_in_what_plans_cost_is_that_of_their_imbalance(mini: Board) -> None:
+    """As in the tables: regret may be 0, so the ratio is of the imbalance of the same plans, and the page says so."""
+    skills = {}
+    for metric in ("regret@quarter", "imbalance@quarter"):
+        data = payload.metric_payload(mini, metric)
+        assert data["skill"]
+        assert (metric == "regret@quarter") is ("ratio of imbalance@quarter to that of sw_avg" in data["skill_note"])
+        skills[metric] = [[cell(view, i, "skill") for i in range(len(mini.entries))] for view in data["views"].values()]
+    assert skills["regret@quarter"] == skills["imbalance@quarter"]
+    assert any(text not in (NONE, "+0.000") for texts in skills["regret@quarter"] for text in texts)
+    assert "No skill: hot_recall" in payload.skill_note(mini, "hot_recall")
+
+
+def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
+    """The way to another process is no cost of the forecaster; who was not measured is named and on no front."""
+    at = [result.name for result in mini.results].index("sw_avg")
+    result = mini.results[at]
+    runs = [run.cost for run in result.runs]
+    expected = fmean(1e3 * (cost.observe_cpu_s + cost.forecast_cpu_s) / cost.forecasts for cost in runs)
+    assert payload.cost_row(result)[2] == figure(expected)
+    runs_without = tuple(
+        run.model_copy(update={"cost": run.cost.model_copy(update={"forecast_cpu_s": None})}) for run in result.runs
+    )
+    entry = replace(mini.entries[at], result=result.model_copy(update={"runs": runs_without}))
+    board = replace(mini, entries=(*mini.entries[:at], entry, *mini.entries[at + 1 :]))
+    assert payload.board_payload(board)["unmeasured"] == "CPU time not measured: sw_avg."
+    assert not any(view.cells[at].front for view in views_of(board, "window_tv"))
+    assert any(view.cells[at].front for view in views_of(mini, "window_tv"))
+
+
+def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
+    """The mini suite has two."""
+    view = next(views_of(mini, "window_tv"))
+    assert all(one.new_recipe is None and one.group is None for one in view.cells)
+    assert "With 2 recipes there are none" in payload.claims(mini)
+
+
+def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
+    """Runs, recipes, origins, state, horizons."""
+    texts = {f"{view.state} {view.horizon}": payload.over(view, mini) for view in views_of(mini, "window_tv")
+             if view.recipe == ALL}  # fmt: skip
+    assert "2 runs of 2 recipes" in texts["stable 100"]
+    assert "40 origins in the stable state" in texts["stable 100"]
+    assert "at horizon 100" in texts["stable 100"]
+    assert "80 origins whatever the state" in texts["all None"]
+    assert "the 5 horizons (1 to 2,000 steps)" in texts["all None"]
+
+
+def _verification(
+    root: Path, result: Result, verified: bool, reasons: list[str], sample: float = 1.0, **costs: Any
+) -> None:
+    record = Verification(
+        verified=verified, date="2026-01-01", commit=None, level="sandbox", hardware="a laptop", tolerance={},
+        sample=sample, result_sha256=claim_sha256(result), reasons=reasons, status=status_of(verified, sample), **costs,
+    )  # fmt: skip
+    (root / "leaderboard" / "submissions" / result.name / VERIFICATION).write_text(record.to_json())
+
+
+def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) -> None:
+    """No submission, other code, no verification, a verification of another result, one that failed."""
+    root = copy_checkout(tmp_path)
+    folder = root / "leaderboard" / "results" / "mini"
+    names = ("uniform", "last_value", "sw_avg", "arima", "lstm")
+    claimed = {"status": "claimed", "scoring_version": SCORING_VERSION}
+    made = {name: load_result(folder / f"{name}.json").model_copy(update=claimed) for name in names}
+    for name in ("last_value", "arima"):
+        made[name] = made[name].model_copy(update={"status": "verified"})
+    for name, result in made.items():
+        result.save(folder / f"{name}.json")
+    write_submission(root, made["uniform"], kwargs={"other": "value"})
+    _verification(root, made["arima"], True, [])
+    _verification(root, made["lstm"], False, ["x"])
+    found = {entry.name: (entry.standing, entry.wrong) for entry in read_inputs(root).boards[0].entries}
+    assert found["uniform"][0] == "claimed"
+    assert "other" in " ".join(found["uniform"][1])
+    assert found["last_value"][0] == "claimed"
+    assert "no verification.json says so" in found["last_value"][1][0]
+    assert found["sw_avg"] == ("checked", ())
+    assert found["arima"] == ("verified", ())
+    assert found["lstm"] == ("failed", ("x",))
+
+
+def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> None:
+    """A sampled verification is called one on the leaderboard and the page; costs of the re-run stand on the page."""
+    root = copy_checkout(tmp_path)
+    result = load_result(root / "leaderboard" / "results" / "mini" / "lstm.json")
+    result = result.model_copy(update={"status": "verified", "scoring_version": SCORING_VERSION})
+    result.save(root / "leaderboard" / "results" / "mini" / "lstm.json")
+    _verification(root, result, True, [], sample=0.5, ms_per_forecast=12.345, peak_memory_bytes=67_000_000)
+    entry = make_entry(result, root / "leaderboard" / "submissions" / "lstm", load_suite("mini"))
+    assert (entry.standing, entry.wrong) == ("verified (sample)", ())
+    assert payload.forecaster_row(entry)["standing"] == "verified (sample)"
+    shown = dict(forecaster_page.verification(entry))
+    assert shown["Part of the runs"] == "50 %"
+    assert shown["ms per forecast in the re-run"] == "12.3"
+    assert shown["Peak memory in the re-run"] == "67 MB"
+    assert entry.standing in forecaster_page.STANDINGS
+    assert set(forecaster_page.STANDINGS) >= set(get_args(VerificationStatus))
+
+
+def test_what_a_stranger_writes_is_never_markup(tmp_path: Path) -> None:
+    """Names, authors, notes, arguments, reasons, hardware: no page and no script holds a tag of theirs."""
+    root = copy_checkout(tmp_path, metrics=FEW)
+    add_hostile(root)
+    inputs = read_inputs(root)
+    files = {**dict(board_files(inputs)), **dict(forecaster_files(inputs))}
+    for name, content in files.items():
+        assert b"<script>window.hacked" not in content, name
+        assert b"<img src=x" not in content, name
+        assert content.lower().count(b"</script") == content.lower().count(b"<script"), name
+    page = files[f"forecasters/{file_name(HOSTILE)}.html"].decode()
+    assert page.count("&lt;script&gt;window.hacked=1") >= 6
+    assert json.loads(re.search(r'id="site-data">(.*?)</script>', files["index.html"].decode(), re.DOTALL)[1])  # type: ignore[index]  # it is there
+
+
+def test_only_web_addresses_become_links() -> None:
+    """Everything else is text."""
+    assert web_link("https://example.org/a?b=1&c=2") == "https://example.org/a?b=1&c=2"
+    for other in (
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "https://a\"onload='x",
+        "//example.org",
+        "ftp://a",
+        "",
+        None,
+    ):
+        assert web_link(other) is None
+
+
+def test_file_names_stay_in_their_folder() -> None:
+    """Whatever the name: one plain part, distinct for distinct names."""
+    names = ["../../x", "a/b", "index", "A", "a", "sw_avg@window=50", HOSTILE, "x" * 300, "", "a b", "a-b"]
+    files = [file_name(name) for name in names]
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", one) and ".." not in one for one in files)
+    assert len(set(files)) == len(names)
+
+
+def test_documentation_shows_raw_html_as_text_and_has_no_dead_links() -> None:
+    """Links go to the web or to the site's own pages."""
+    html = doc_html(
+        "# A\n<script>x</script>\n[s](statistics.md#a) [p](performance.md) [w](https://a.org) ![i](i.svg)", "../"
+    )
+    assert "<script>" not in html
+    assert 'href="../methods/statistics.html"' in html
+    assert "performance.md" not in html
+    assert "<img" not in html
+
+
+def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """Every relative link of pages without traces; those to traces are followed in the browser."""
+    files = {**pages, **dict(text_files(committed))}
+    known = {
+        *files,
+        "traces/index.html",
+        "assets/site.css",
+        "assets/board.js",
+        "assets/charts.js",
+        "assets/datatables.js",
+    }
+    for name, content in files.items():
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', content.decode()) if name.endswith(".html") else ():
+            if not link.startswith(("https://", "http://", "data:")):
+                assert os.path.normpath(Path(name).parent / link) in known, (name, link)
+
+
+def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
+    """Only an earlier site is."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(MoeloadError, match="something else"):
+        write_site([("index.html", b"")], out)
+    assert (out / "thesis.tex").read_text() == "years of work"
+    write_site([("index.html", b"1"), ("old.html", b"")], tmp_path / "site")
+    write_site([("index.html", b"2")], tmp_path / "site")
+    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [MARK, "index.html"]
+
+
+@pytest.mark.slow
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    """Two processes with different hash seeds, in different folders."""
+    root = copy_checkout(tmp_path / "a", (TRACE,), FEW)
+    other = copy_checkout(tmp_path / "elsewhere" / "b", (TRACE,), FEW)
+    built = []
+    for seed, checkout in (("1", root), ("2", other)):
+        command = [
+            sys.executable,
+            "-m",
+            "leaderboard.site",
+            "--root",
+            str(checkout),
+            "--out",
+            str(tmp_path / seed),
+        ]
+        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        built.append({str(p.relative_to(tmp_path / seed)): p.read_bytes() for p in sorted((tmp_path / seed).rglob("*"))
+                      if p.is_file()})  # fmt: skip
+    assert built[0].keys() == built[1].keys()
+    assert [name for name in built[0] if built[0][name] != built[1][name]] == []
+    assert len(built[0]) > 20

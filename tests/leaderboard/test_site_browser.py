@@ -1,0 +1,319 @@
+"""The built site in a browser: opened from disk, without a network.
+
+Numbers are compared with what `moeload_bench` computes from the same result files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaderboard.site.__main__ import write_site
+from leaderboard.site.inputs import read_inputs
+from leaderboard.site.pages import site_files
+from leaderboard.site.words import MINUS, NONE, file_name
+from moeload_bench.results.grid import marked, result_grid
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.rows import run_means
+from moeload_bench.suites.suite import CROSSING
+from tests.conftest import need
+from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
+from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes
+
+for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "markdown_it", "yaml"):
+    need(_package, "pip install -e '.[site]'")
+
+TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
+HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
+PAGES = ("index.html", "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE, "methods/metrics.html",
+         "submit.html", "cite.html")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed mini results, a suite of six recipes, one trace, and two entries full of markup."""
+    root = copy_checkout(many_recipes(tmp_path_factory.mktemp("checkout")), (TRACE,), FEW)
+    add_hostile(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "site"
+    write_site(site_files(read_inputs(checkout)), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with browser() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def results(checkout: Path) -> dict[str, Result]:
+    """The mini suite's results by name."""
+    found = map(load_result, sorted((checkout / "leaderboard" / "results" / "mini").glob("*.json")))
+    return {result.name: result for result in found}
+
+
+@pytest.fixture
+def board(driver: Any, site: Path) -> Any:
+    """The leaderboard at the mini suite."""
+    open_page(driver, site / "index.html", "#suite=mini")
+    return driver
+
+
+def choose(driver: Any, **choice: str) -> None:
+    """Set switches as a user does, and wait until the page shows the choice."""
+    from selenium.webdriver.support.select import Select
+
+    for name, value in choice.items():
+        Select(driver.find_element("id", name)).select_by_value(value)
+    wait_drawn(driver)
+
+
+def grid_of(driver: Any, table: str) -> list[list[str]]:
+    """Rows of texts of a table, heads first; what a screen reader would read, without the sorting marks."""
+    rows: list[list[str]] = driver.execute_script(
+        """return [...document.querySelectorAll(arguments[0] + " tr")].map((row) =>
+             [...row.children].map((one) => (one.querySelector(".dt-column-title, a") || one).textContent.trim()))""",
+        table,
+    )
+    return rows
+
+
+def column(driver: Any, head: str) -> dict[str, str]:
+    """Forecaster to the text of the column that is headed so, from top to bottom."""
+    heads, *rows = grid_of(driver, "#board")
+    return {row[0]: row[heads.index(head)] for row in rows}
+
+
+def close_to(text: str, value: float) -> bool:
+    """Equal to the three digits that are shown."""
+    return math.isclose(float(text.replace(MINUS, "-")), value, rel_tol=5.1e-3, abs_tol=1e-12)
+
+
+def test_the_switches_show_the_numbers_of_the_results(board: Any, results: dict[str, Result]) -> None:
+    """State, horizon, recipe and metric: each changes the column, always to the mean of the result files."""
+    seen = []
+    for state, horizon, recipe, metric in (
+        ("transient", "100", "all", "window_tv"), ("stable", "100", "all", "window_tv"),
+        ("stable", "2000", "all", "window_tv"), ("stable", "2000", "qwen3moe-tiny-8e", "window_tv"),
+        ("stable", "2000", "qwen3moe-tiny-8e", "regret@quarter"), ("crossing", "1000", "all", "tv"),
+    ):  # fmt: skip
+        choose(board, state=state, horizon=horizon, recipe=recipe, metric=metric)
+        shown = column(board, metric)
+        assert shown.keys() == results.keys()
+        for name, result in results.items():
+            k = result.suite.horizons.index(int(horizon))
+            runs = [run for run in result.runs if recipe in ("all", run.recipe)]
+            values = [value for run in runs if (value := run_means(run, state, metric)[k]) is not None]
+            assert close_to(shown[name], sum(values) / len(values)), (name, state, horizon, recipe, metric)
+        seen.append(shown)
+    assert all(one != other for one, other in itertools.pairwise(seen))
+    assert "regret@quarter" not in board.find_element("id", "about-text").text
+    assert complaints(board) == []
+
+
+def test_the_suite_is_switched(board: Any) -> None:
+    """Other forecasters, recipes and horizons; intervals where there are recipes enough, each under its claim."""
+    assert set(column(board, "95 %, a new recipe").values()) == {"n/a"}
+    choose(board, suite="many")
+    assert set(column(board, "Skill")) == {"uniform", "sw_avg", "sw_avg.w50", "other0", "other1", "other2"}
+    assert all(" to " in text for text in column(board, "95 %, a new recipe").values())
+    assert all(" to " in text for text in column(board, "95 %, new seeds").values())
+    assert column(board, "Rank")["other0"] == "1"
+    assert "sw_avg.w50, of 2 windows" in board.find_element("id", "hindsight").text
+    options = board.find_elements("css selector", "#recipe option")
+    assert [option.get_attribute("value") for option in options] == ["all", *(f"recipe{r}" for r in range(6))]
+    assert complaints(board) == []
+
+
+def test_errors_by_horizon_and_charts_are_those_of_the_tables(board: Any, results: dict[str, Result]) -> None:
+    """`result_grid`, floors included, in the table below the charts; the charts hold the very same texts."""
+    grid = result_grid(list(results.values()), "window_tv")
+    assert grid is not None
+    for state in ("transient", "stable", CROSSING):
+        choose(board, state=state)
+        rows = {row[0]: row[1:] for row in grid_of(board, "#horizons")[2:]}
+        expected = {row.forecaster: row.value_K for row in grid.rows if row.state == state}
+        expected |= {marked(floor, grid.marks): values for (at, floor), values in grid.floors.items() if at == state}
+        assert rows.keys() == expected.keys()
+        for name, value_K in expected.items():
+            assert all(text == NONE if value is None else close_to(text, value)
+                       for text, value in zip(rows[name], value_K, strict=True))  # fmt: skip
+        data = board.execute_script("return document.querySelector('#horizon-charts .chart > div').moeloadDatasets")
+        drawn = {(row["forecaster"], row["horizon"]): row["text"] for row in data["rows"]}
+        assert drawn == {(name, h): text for name in results for h, text in zip(grid.horizons, rows[name], strict=True)
+                         if text != NONE}  # fmt: skip
+        marks = board.find_elements("css selector", "#horizon-charts svg path, #cost-chart svg path")
+        assert len(marks) > len(results)
+
+
+def test_columns_sort_by_mouse_and_by_key(board: Any) -> None:
+    """By number, not by text; either way round; what has no number comes last."""
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def order() -> list[float]:
+        return [float(text.replace(MINUS, "-")) for text in column(board, "window_tv").values()]
+
+    def becomes(expected: list[float]) -> bool:  # DataTables sorts after the event
+        return bool(WebDriverWait(board, WAIT_S).until(lambda _: order() == expected))
+
+    assert column(board, "Skill") == dict(
+        sorted(column(board, "Skill").items(), key=lambda item: -float(item[1].replace(MINUS, "-")))
+    )
+    heads = board.find_elements("css selector", "#board thead th")
+    head = next(th for th in heads if "window_tv" in th.text)
+    head.click()
+    assert becomes(sorted(order()))
+    head.find_element("css selector", ".dt-column-order").send_keys(Keys.ENTER)
+    assert becomes(sorted(order(), reverse=True))
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_the_search_keeps_the_rows_that_match(board: Any) -> None:
+    """By name, and back."""
+    box = board.find_element("css selector", ".dt-search input")
+    before = column(board, "Skill")
+    box.send_keys("lst")
+    assert set(column(board, "Skill")) == {"lstm"}
+    box.clear()
+    box.send_keys("process")
+    assert set(column(board, "Skill")) == set(before) - {HOSTILE, "evil"}
+    box.clear()
+    box.send_keys(" ")
+    assert column(board, "Skill") == before
+
+
+def test_a_link_holds_the_choice(driver: Any, site: Path) -> None:
+    """The address of a choice opens that choice; what it does not know is left alone."""
+    open_page(driver, site / "index.html", "#suite=mini&state=stable&horizon=10&metric=tv&recipe=nowhere")
+    names = ("state", "horizon", "metric", "recipe")
+    chosen = [driver.find_element("id", name).get_property("value") for name in names]
+    assert chosen == ["stable", "10", "tv", "all"]
+    choose(driver, horizon="1000")
+    assert "horizon=1000" in driver.current_url
+
+
+def test_links_lead_to_forecasters_and_traces(board: Any, results: dict[str, Result]) -> None:
+    """From the leaderboard to a forecaster, from there to the traces, to one trace with its figures, and back."""
+    board.find_element("link text", "lstm").click()
+    assert board.find_element("tag name", "h1").text == "lstm"
+    grid = result_grid(list(results.values()), "window_tv")
+    assert grid is not None
+    (row,) = [row.value_K for row in grid.rows if (row.forecaster, row.state) == ("lstm", "stable")]
+    first = next(cells for cells in grid_of(board, "table.data") if cells[:2] == ["all recipes", "stable"])
+    assert all(close_to(text.split()[0], value or 0) for text, value in zip(first[2:-2], row, strict=True))
+    assert "moeload-bench run lstm --suite mini" in board.find_element("css selector", "pre").text
+    board.find_element("link text", "Traces").click()
+    board.find_element("link text", "qwen3moe-tiny-8e/test/seed1").click()
+    sizes = board.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
+    assert len(sizes) == 2
+    assert min(sizes) > 500
+    run = next(run for run in results["lstm"].runs if run.trace == "qwen3moe-tiny-8e/test/seed1")
+    first = next(cells for cells in grid_of(board, "section table.data") if cells[0] == "lstm")
+    assert all(
+        close_to(text, value or 0)
+        for text, value in zip(first[1:], run_means(run, "transient", "window_tv"), strict=True)
+    )
+    board.find_element("link text", "lstm").click()
+    assert board.find_element("tag name", "h1").text == "lstm"
+    assert complaints(board) == []
+
+
+def test_a_strangers_markup_is_shown_as_text_and_nothing_runs(driver: Any, site: Path) -> None:
+    """On the leaderboard and on both pages; and it is the escaping that keeps it out, for nothing was ever refused."""
+    for page, where in (
+        ("index.html", "#board"), (HOSTILE_PAGE, "main"), ("forecasters/evil.html", "main"),
+    ):  # fmt: skip
+        open_page(driver, site / page, "#suite=mini" if page == "index.html" else "")
+        assert HOSTILE in driver.find_element("css selector", where).get_property("textContent"), page
+        assert driver.execute_script("return window.hacked") is None
+        assert driver.execute_script("return document.querySelectorAll('img[src=x], main script').length") == 0
+        assert complaints(driver) == []
+    link = driver.find_element("css selector", "main a[rel]")
+    assert link.get_attribute("href") == "https://example.org/?a=1&b=2"
+
+
+def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
+    """Tab reaches the skip link first, then navigation, switches, search, sorting, links, boxes; all are seen."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    look = """const one = document.activeElement, left = one.getBoundingClientRect().left;
+              const name = one.id || one.className || one.textContent.trim();
+              return [one.tagName, name, getComputedStyle(one).outlineStyle, left >= 0]"""
+    walked: list[list[Any]] = []
+    while len(walked) < 80 and (len(walked) < 3 or walked[-1][0] != "BODY"):
+        ActionChains(board).send_keys(Keys.TAB).perform()
+        walked.append(board.execute_script(look))
+    reached = [one for one in walked if one[0] not in ("BODY", "HTML")]
+    assert reached[0][1] == "skip"
+    assert all(outline != "none" and seen for _, _, outline, seen in reached)
+    names = [name for _, name, _, _ in reached]
+    assert {"suite", "state", "horizon", "recipe", "metric", "Traces", "lstm"} <= set(names)
+    assert sum("dt-column-order" in name for name in names) >= 11
+    assert sum("scroll" in name for name in names) == 2
+    board.find_element("id", "state").send_keys(Keys.ARROW_DOWN)
+    wait_drawn(board)
+    assert board.find_element("id", "state").get_property("value") == "transient"
+    labels = "return [...document.querySelectorAll('select, input')].map((one) => one.labels.length)"
+    assert board.execute_script(labels) == [1] * 6
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_on_a_phone_no_page_is_wider_than_the_screen(dark: bool, driver: Any, site: Path) -> None:
+    """Only tables and figures scroll, in their own boxes; the text stands out from the page, light and dark."""
+    requested(driver)
+    for page in PAGES:
+        open_page(driver, site / page, size=PHONE, dark=dark)
+        assert overflow(driver) <= 0, page
+        paper, *inks = driver.execute_script(
+            """return ["--paper", "--ink", "--soft", "--accent", "--bad", "--good", "--wait"].map((name) =>
+                 getComputedStyle(document.documentElement).getPropertyValue(name).trim())"""
+        )
+        assert (_luminance(paper) < 0.1) is dark
+        assert all(_contrast(ink, paper) >= 4.5 for ink in inks)
+    assert [url for url in requested(driver) if not url.startswith(("file:", "data:", "about:"))] == []
+    assert complaints(driver) == []
+
+
+def test_the_list_of_traces_fits_a_desktop_and_its_rows_are_not_empty_on_a_phone(driver: Any, site: Path) -> None:
+    """Where its last columns are in view they wrap; where they are not, they do not make rows tall."""
+    open_page(driver, site / "traces/index.html")
+    wider = "const box = document.querySelector('.scroll'); return box.scrollWidth - box.clientWidth"
+    assert driver.execute_script(wider) <= 0
+    open_page(driver, site / "traces/index.html", size=PHONE)
+    tall = "return [...document.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height)"
+    assert max(driver.execute_script(tall)) < 65  # two lines of a name
+
+
+def test_a_missing_browser_is_a_skip_or_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skip with the reason; a failure with MOELOAD_REQUIRE_ALL."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("MOELOAD_REQUIRE_ALL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"), browser():
+        pass
+    monkeypatch.setenv("MOELOAD_REQUIRE_ALL", "1")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"), browser():
+        pass
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2)."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    low, high = sorted([_luminance(one), _luminance(other)])
+    return (high + 0.05) / (low + 0.05)

@@ -1,0 +1,216 @@
+"""Freezing: the plan's runs and no others, refused by name when one is not what the plan says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from leaderboard.suites import freeze as freezing
+from leaderboard.suites.freeze import SUITES, freeze, target_file, to_toml
+from leaderboard.suites.plan import Lacking, Plan, load_plan
+from moeload_bench.errors import SuiteError
+from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.suites.suite import HubPlace, load_suite
+from moeload_bench.traces.store import bundled_folder, write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
+
+RECIPE = "qwen3moe-tiny-8e"
+RUNS = (f"{RECIPE}/test/seed1", f"{RECIPE}/train/seed0")
+PLAN = Plan(name="trial", description="", steps=2600, baselines=("sw_avg",), runs=RUNS)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(split: str, run: int, steps: int = 2600, **meta: object) -> Trace:
+    return synthetic_trace(steps, seed=run, **{"recipe": RECIPE, "split": split, "run": run, **meta})
+
+
+def put(folder: Path, *traces: Trace) -> Path:
+    for trace in traces:
+        write_trace(trace, folder / f"{trace.id}.parquet")
+    return folder
+
+
+def test_a_frozen_suite_is_what_its_plan_and_traces_give() -> None:
+    """Freezing the bundled traces again writes the committed file, to the byte."""
+    suite, wrong = freeze(load_plan("mini"), bundled_folder())
+    assert wrong == []
+    assert to_toml(suite) == (SUITES / "mini.toml").read_text()
+
+
+def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -> None:
+    """What the plan says of both is in the suite's file, read back equal; the suite's hash rests on neither."""
+    plan = load_plan("mini")
+    hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), {"sw_avg.w10": "sw_avg@window=10"}
+    named = {"baselines": (*plan.baselines, "sw_avg.w10"), "variants": variants, "hub": hub}
+    suite, _ = freeze(plan.model_copy(update=named), bundled_folder())
+    (tmp_path / "pinned.toml").write_text(to_toml(suite))
+    again = load_suite(tmp_path / "pinned.toml")
+    assert again == suite
+    assert (again.hub, again.variants) == (hub, variants)
+    assert again.sha256() == load_suite("mini").sha256()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SUITES / "v1.toml").is_file(), reason="suite v1 is not frozen yet")
+def test_suite_v1_is_what_its_plan_and_the_published_traces_give() -> None:
+    """The same for traces/."""
+    assert to_toml(freeze(load_plan("v1"), ROOT / "traces")[0]) == (SUITES / "v1.toml").read_text()
+
+
+def test_every_run_of_the_plan_is_taken_and_nothing_is_wrong(tmp_path: Path) -> None:
+    """`test` runs are scored, `train` runs are open."""
+    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0)))
+    assert wrong == []
+    assert [entry.id for entry in suite.traces] == [RUNS[0]]
+    assert [entry.id for entry in suite.fit] == [RUNS[1]]
+
+
+@pytest.mark.parametrize(
+    ("traces", "message"),
+    [
+        ((make("test", 1),), f"{RUNS[1]}: missing from"),
+        ((make("test", 1), make("train", 0), make("test", 2)), f"{RECIPE}/test/seed2: in .*not in the plan"),
+        ((make("test", 1, recipe_version=7), make("train", 0)), f"{RUNS[0]}: recorded with version 7 of its recipe"),
+        ((make("test", 1), make("train", 0, steps=2500)), f"{RUNS[1]}: 2500 steps, expected at least 2600"),
+        ((make("test", 1), make("train", 0, complete=False)), f"{RUNS[1]}: 2600 steps, .* not broken off"),
+        ((dataclasses.replace(make("test", 1), columns={}), make("train", 0)), f"{RUNS[0]}: no column load_half"),
+    ],
+)
+def test_a_folder_that_is_not_the_plan_is_refused_by_name(
+    traces: tuple[Trace, ...], message: str, tmp_path: Path
+) -> None:
+    """Missing, extra, another recipe version, too short, broken off, no half batches."""
+    with pytest.raises(SuiteError, match=message):
+        freeze(PLAN, put(tmp_path, *traces))
+
+
+OTHER = "qwen3moe-tiny-8e-aux0"  # as the plan's recipe, a training of its own
+
+
+@pytest.mark.parametrize(
+    ("split", "refused"),
+    [("test", f"begins as {OTHER}/test/seed1 does"), ("train", f"begins as {OTHER}/train/seed1 does")],
+)
+def test_one_training_under_two_names_is_refused(split: str, refused: str, tmp_path: Path) -> None:
+    """Scored twice, or scored and open for fitting: refused by name, however much the runs differ later."""
+    twin = make("test", 1)
+    later = twin.load_SLE.copy()
+    later[20:] = make("test", 5).load_SLE[20:]
+    meta = twin.meta.model_copy(update={"recipe": OTHER, "split": split})
+    twin = dataclasses.replace(twin, meta=meta, load_SLE=later, columns={"load_half": later // 2})
+    plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
+    with pytest.raises(SuiteError, match=refused):
+        freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+
+
+def test_one_training_may_be_open_under_two_names(tmp_path: Path) -> None:
+    """Two runs to fit on that begin alike are both open."""
+    meta = make("train", 0).meta.model_copy(update={"recipe": OTHER})
+    twin = dataclasses.replace(make("train", 0), meta=meta)
+    plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
+    suite, wrong = freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+    assert wrong == []
+    assert {entry.id for entry in suite.fit} == {RUNS[1], twin.id}
+
+
+def test_a_file_that_holds_another_run_is_refused(tmp_path: Path) -> None:
+    """A run put under another's name."""
+    put(tmp_path, make("train", 0))
+    write_trace(make("test", 3), tmp_path / f"{RUNS[0]}.parquet")
+    with pytest.raises(SuiteError, match=f"{RUNS[0]}: the file holds {RECIPE}/test/seed3"):
+        freeze(PLAN, tmp_path)
+
+
+def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    """Refused by name; listed in the plan with its reason, the run is scored in its other state; listed wrongly,
+    refused again."""
+    plan = PLAN.model_copy(update={"steps": 2200})
+    put(tmp_path, make("test", 1, steps=2200), make("train", 0))
+    with pytest.raises(SuiteError, match=rf"{RUNS[0]}: 0 origins are stable.*lacking\."):
+        freeze(plan, tmp_path)
+    lacking = {RUNS[0]: Lacking(state="stable", reason="too short")}
+    suite, _ = freeze(plan.model_copy(update={"lacking": lacking}), tmp_path)
+    assert suite.traces[0].stable == ()
+    assert len(suite.traces[0].transient) == 20
+    lacking = {RUNS[0]: Lacking(state="transient", reason="wrong")}
+    with pytest.raises(SuiteError, match="says that it lacks the transient state, but it has 20"):
+        freeze(plan.model_copy(update={"lacking": lacking}), tmp_path)
+
+
+def test_a_partial_suite_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    """It has another name, and what is wrong is said instead of refused."""
+    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0, steps=300)), partial=True)
+    assert suite.name == "trial-partial"
+    assert suite.fit == ()
+    assert re.search("300 steps, expected", "\n".join(wrong))
+
+
+def test_a_partial_suite_is_never_written_into_the_package(tmp_path: Path) -> None:
+    """Nor is a frozen suite replaced by another one of its name."""
+    suite = load_suite("mini")
+    plan = load_plan("mini")
+    with pytest.raises(SuiteError, match="outside"):
+        target_file(plan, suite, SUITES / "x.toml")
+    assert target_file(plan, suite, tmp_path / "x.toml") == tmp_path / "x.toml"
+    assert target_file(plan, suite, None) == SUITES / "mini.toml"
+    with pytest.raises(SuiteError, match="is frozen with"):
+        target_file(plan, suite.model_copy(update={"horizons": (1,)}), None)
+
+
+def test_the_command_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2 and no file; with --partial the file and what was left out."""
+    put(tmp_path, make("test", 1))
+    plan = tmp_path / "plan.toml"
+    runs = ", ".join(f'"{run}"' for run in RUNS)
+    plan.write_text(f'name = "trial"\ndescription = ""\nsteps = 2600\nbaselines = ["sw_avg"]\nruns = [{runs}]\n')
+    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path)])
+    assert freezing.main() == 2
+    assert f"{RUNS[1]}: missing" in capsys.readouterr().err
+    out = tmp_path / "out.toml"
+    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path), "--partial", str(out)])
+    assert freezing.main() == 0
+    assert f"left out: {RUNS[1]}: missing" in capsys.readouterr().out
+    assert load_suite(out).name == "trial-partial"
+
+
+@pytest.mark.parametrize("name", ["mini", "v1"])
+def test_a_plan_lists_recipes_that_exist_and_their_train_runs(name: str) -> None:
+    """Every recipe is one of the package's and has a run to fit on."""
+    plan = load_plan(name)
+    recipes = {run.split("/")[0] for run in plan.runs}
+    assert recipes <= set(list_recipes())
+    assert recipes == {run.split("/")[0] for run in plan.runs if "/train/" in run}
+    assert "sw_avg" in plan.baselines
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not TOML"),
+        ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = ["a/test/seed1", "a/test/seed1"]', "twice"),
+        ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = ["a/dev/seed1"]', "runs.0"),
+        ('name = "x"\ndescription = ""\nsteps = 1\nbaselines = ["sw_avg@window=9"]\nruns = []', "baselines.0: .*got"),
+        (
+            'name = "x"\ndescription = ""\nsteps = 1\nbaselines = ["a"]\nruns = []\n[variants]\nb = "sw_avg@window=9"',
+            "got 'b', expected one of the baselines: a",
+        ),
+        (
+            'name = "x"\ndescription = ""\nsteps = 1\nbaselines = []\nruns = []\n'
+            '[lacking."a/test/seed1"]\nstate = "stable"\nreason = "r"',
+            "not a test run",
+        ),
+    ],
+)
+def test_a_broken_plan_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    """The message names file and field."""
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(SuiteError, match=message):
+        load_plan(str(path))

@@ -1,0 +1,273 @@
+"""Cards say what the traces are; the Hub's and datasets' own parsers, Croissant and CFF validators accept them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moeload_bench.errors import HubError, NotFoundError, TraceError
+from moeload_bench.hub.fetch import HubPin
+from moeload_bench.publishing.card import check_card, front_matter, render_card, written
+from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
+from moeload_bench.publishing.croissant import croissant
+from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.scoring.description import LayerDescription
+from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
+from moeload_bench.traces.trace import BalancingMeta, SourceMeta
+from tests.conftest import synthetic_trace
+from tests.support.hub import LocalHub
+from tests.support.hub.helpers import make_folder
+
+pytest_plugins = ("tests.support.hub.fixtures",)
+
+ROOT = Path(__file__).parents[2]
+TRACES = ROOT / "traces"
+HAS_TRACES = any(TRACES.glob("*/*/*.parquet"))
+
+
+def rows_of(markdown: str, begin: str) -> list[list[str]]:
+    """The cells of the generated table with this name."""
+    block = re.search(rf"begin generated: {begin} -->\n(.*?)<!-- end", markdown, re.DOTALL)
+    assert block is not None
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in block[1].splitlines()[2:]]
+
+
+# ---------------------------------------------------------------- committed cards
+
+
+def test_the_bundled_card_is_what_its_traces_say() -> None:
+    """`make tables` leaves the mini suite's card as it is."""
+    path = bundled_folder() / "README.md"
+    text = path.read_text(encoding="utf-8")
+    assert render_card(text, read_runs(path.parent)) == text, "run `make tables`"
+    check_card(path.parent)
+
+
+@pytest.mark.slow
+def test_every_generated_file_is_what_the_traces_say() -> None:
+    """`make tables` changes nothing, byte for byte."""
+    for path, content in written(ROOT).items():
+        assert path.read_text(encoding="utf-8") == content, f"{path}: run `make tables`"
+
+
+@pytest.mark.skipif(not HAS_TRACES, reason="traces/ holds no recording in this checkout")
+def test_the_published_card_lists_exactly_the_committed_traces() -> None:
+    """Cheap part of the above: ids, hashes, sizes, checksums and configs of every run."""
+    text = (TRACES / "README.md").read_text(encoding="utf-8")
+    assert text == (ROOT / "datasets_card.md").read_text(encoding="utf-8")
+    check_card(TRACES)
+    import pyarrow.parquet as pq
+
+    claimed = {}
+    for ref in list_traces(TRACES):
+        claimed[f"`{ref.id}`"] = json.loads(pq.read_schema(ref.path).metadata[b"moeload"])["data_sha256"]
+    assert {row[0]: row[1].strip("`") for row in rows_of(text, "hashes")} == claimed
+    assert (TRACES / "CITATION.cff").read_bytes() == (ROOT / "CITATION.cff").read_bytes()
+
+
+def test_full_size_recipes_are_named_as_recipe_only_until_they_have_runs() -> None:
+    """The card pretends no run of the paper's sizes, and names none as missing that is there."""
+    (line,) = re.findall(r"- \*Recipe only\*:(.*?)\n- ", (ROOT / "datasets_card.md").read_text(), re.DOTALL)
+    recorded = {ref.id.split("/")[0] for ref in list_traces(TRACES)} if HAS_TRACES else set()
+    full_size = {name for name in list_recipes() if name.startswith("gpt3-")}
+    assert set(re.findall(r"`(.*?)`", line)) == full_size - recorded
+
+
+# ---------------------------------------------------------------- what a card holds
+
+
+def test_a_card_is_made_of_front_matter_prose_and_generated_parts(release: Path) -> None:
+    """Prose stays, parts are replaced, a second time nothing changes."""
+    runs = read_runs(release)
+    parts = "".join(f"<!-- begin generated: {name} -->\nold\n<!-- end generated -->\n" for name in TABLES)
+    card = render_card(f"# Title\n\nProse | with a bar.\n{parts}", runs)
+    assert "Prose | with a bar." in card
+    assert "old" not in card
+    assert render_card(card, runs) == card
+    assert len(rows_of(card, "runs")) == len(rows_of(card, "loads")) == len(rows_of(card, "hashes")) == 4
+    with pytest.raises(NotFoundError, match=r"generated part of a card 'tabel'; there is: .*hashes"):
+        render_card("<!-- begin generated: tabel -->\n<!-- end generated -->", runs)
+
+
+def test_tables_say_how_a_run_was_made() -> None:
+    """Layers, experts, top-k, tokens, balancing, texts by stage, seed, size, hash, licences."""
+    sources = tuple(
+        SourceMeta(name=name, version="1", licence="MIT | CC0", sha256=name * 16, bytes=2_000_000, stage=stage)
+        for name, stage in (("kjv", 0), ("facts", 0), ("code", 1))
+    )
+    balancing = BalancingMeta(method="aux_loss", coefficient=0.01, scope="per_layer")
+    trace = synthetic_trace(300, recipe="r", seed=3, sources=sources, balancing=balancing)
+    run = make_run(trace, size=1_234_567)
+    line = rows_of(f"begin generated: x -->\n{TABLES['runs']([run])}<!-- end", "x")[0]
+    assert line == [
+        "`r/test/seed0`", "300", "2", "4", "2", "512", "aux loss 0.01, per layer", "kjv + facts, then code", "-",
+        "1.23 MB",
+    ]  # fmt: skip
+    assert "MIT \\| CC0" in TABLES["sources"]([run])
+    assert run.data_sha256 in TABLES["hashes"]([run])
+
+
+def test_spans_tell_when_layers_agree_and_are_cut_when_they_flap() -> None:
+    """Training steps, not rows; the count of what is left out."""
+    assert run_spans(synthetic_trace(300)) == ("transient 0-299",)
+    assert spans(list("abcdefgh")) == "a; b; c; d; e; f; g; h"
+    assert spans(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+
+
+def test_onset_counts_layers_that_never_become_stable() -> None:
+    """Median, least, largest over those that do."""
+
+    def layer(text: str | None) -> LayerDescription:
+        return LayerDescription("0", "", text, None, None, None, None, "floor_batch", None, None)
+
+    three = [layer("430 (400 to 450)"), layer("570 (390 to 610)"), layer("460 (450 to 1000)")]
+    assert onset(three) == "460 (by layer 430 to 570; band 390 to 1000)"
+    some = [layer("430 (400 to 450)"), layer("never (380 to never)"), layer(None)]
+    assert onset(some) == "430 (by layer 430 to 430, 2 never; band 380 to never)"
+    assert onset([layer(None)]) == "never"
+
+
+def test_a_table_without_rows_says_so() -> None:
+    """Before anything is recorded."""
+    assert table(("a",), []) == "None yet."
+    assert "holds no run yet" in TABLES["summary"]([])
+
+
+def test_runs_of_a_recipe_must_share_shape_and_columns() -> None:
+    """They become one table: the run that does not fit is named, with what both have."""
+    runs = [make_run(synthetic_trace(100, recipe="r", run=number), 1) for number in (0, 1)]
+    plain = synthetic_trace(100, recipe="r", run=2)
+    bare = make_run(type(plain)(plain.meta, plain.step_S, plain.tokens_SL, plain.load_SLE), 1)
+    front_matter(runs)
+    with pytest.raises(TraceError, match=r"r/test/seed2: 2 layers, 4 experts and columns .*; r/test/seed0 has"):
+        front_matter([*runs, bare])
+
+
+# ---------------------------------------------------------------- other people's parsers
+
+
+FOLDERS = [bundled_folder(), TRACES] if HAS_TRACES else [bundled_folder()]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> None:
+    """Configs, splits and features through the libraries' own classes."""
+    from datasets import Array2D
+    from datasets.info import DatasetInfosDict
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    data = DatasetCard((folder / "README.md").read_text(encoding="utf-8")).data
+    assert data.license == "cc-by-4.0"
+    assert data.task_categories == ["time-series-forecasting"]
+    configs = MetadataConfigs.from_dataset_card_data(data)
+    infos = DatasetInfosDict.from_dataset_card_data(data)
+    assert set(configs) == set(infos) == {ref.id.split("/")[0] for ref in list_traces(folder)}
+    for ref in list_traces(folder):
+        recipe, split, _ = ref.id.split("/")
+        assert {"split": split, "path": f"{recipe}/{split}/*.parquet"} in configs[recipe]["data_files"]
+        trace = read_trace(ref.path, verify=False)
+        assert infos[recipe].features["load"] == Array2D(trace.load_SLE.shape[1:], "int64")
+        assert {"run", "step", "tokens", "load", *trace.columns} == set(infos[recipe].features)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path) -> None:
+    """Plain and streaming: the runs of a split one after the other, as `Array2D`."""
+    from datasets import Array2D, load_dataset
+
+    for recipe, split in sorted({tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}):
+        refs = [ref for ref in list_traces(folder) if ref.id.startswith(f"{recipe}/{split}/")]
+        expected = np.concatenate([read_trace(ref.path).load_SLE for ref in sorted(refs, key=lambda ref: ref.path)])
+        data = load_dataset(str(folder), recipe, split=split, cache_dir=str(tmp_path))
+        assert data.features["load"] == Array2D(expected.shape[1:], "int64")
+        np.testing.assert_array_equal(data.with_format("numpy")["load"][:], expected)
+        stream = load_dataset(str(folder), recipe, split=split, streaming=True).with_format("numpy")
+        parts = [batch["load"] for batch in stream.iter(batch_size=1000)]  # row by row: 70 times the CPU time
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_the_hub_validates_the_cards_on_upload(hub: LocalHub, api: Any) -> None:
+    """The client sends a README.md to `validate-yaml` before it commits it; ours pass, a broken one does not."""
+    api().create_repo("acme/card", repo_type="dataset")
+
+    def upload(content: str) -> None:
+        api().upload_file(
+            path_or_fileobj=content.encode(), path_in_repo="README.md", repo_id="acme/card", repo_type="dataset"
+        )
+
+    for folder in FOLDERS:
+        upload((folder / "README.md").read_text(encoding="utf-8"))
+    assert [seen.status for seen in hub.seen if seen.path == "/api/validate-yaml"] == [200] * len(FOLDERS)
+    assert api().dataset_info("acme/card").card_data.license == "cc-by-4.0"
+    with pytest.raises(ValueError, match="tags"):
+        upload("---\ntags: moe\n---\n")
+
+
+@pytest.mark.parametrize("damage", ["configs:", "license: cc-by-4.0", "- split: test"])
+def test_a_card_that_does_not_fit_is_refused(release: Path, damage: str) -> None:
+    """Unreadable front matter, or configs that are not the folder's."""
+    path = release / "README.md"
+    path.write_text(path.read_text().replace(damage, "x: [", 1))
+    with pytest.raises(HubError, match=r"front matter cannot be read|configs and folder differ"):
+        check_card(release)
+
+
+def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> None:
+    """mlcroissant reads the JSON-LD, finds no error, and yields what is in the parquet files."""
+    import mlcroissant
+
+    folder = make_folder(tmp_path / "traces", recipes=("tiny-a",), steps=30)
+    dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
+    assert dataset.metadata.issues.errors == set()
+    assert all("datePublished" in warning for warning in dataset.metadata.issues.warnings)  # nothing is published
+    records = list(dataset.records("tiny-a"))
+    expected = [read_trace(folder / f"tiny-a/{split}/seed0.parquet").load_SLE for split in ("test", "train")]
+    np.testing.assert_array_equal(np.array([r["tiny-a/load"] for r in records]), np.concatenate(expected))
+
+
+def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tag as version, its page as url; a folder that no suite pins is no release: 0.0.0 and no url."""
+    folder = make_folder(tmp_path / "traces", recipes=("tiny-a",), steps=30)
+    runs = read_runs(folder)
+    unpublished = json.loads(croissant(folder, runs))
+    assert unpublished["version"] == "0.0.0"
+    assert "url" not in unpublished
+    pins = [
+        (runs[0].id, HubPin("acme/traces", tag, sha, "s"))
+        for tag, sha in (("v2.0", "0" * 64), ("v1.0", runs[0].data_sha256))
+    ]
+    monkeypatch.setattr("moeload_bench.hub.fetch.suite_pins", lambda: iter(pins))
+    published = json.loads(croissant(folder, runs))
+    assert published["version"] == "1.0.0"
+    assert published["url"] == "https://huggingface.co/datasets/acme/traces"
+
+
+@pytest.mark.skipif(not HAS_TRACES, reason="traces/ holds no recording in this checkout")
+def test_the_published_croissant_validates_with_true_checksums() -> None:
+    """Every file of traces/ is named with its SHA-256."""
+    import hashlib
+
+    import mlcroissant
+
+    dataset = mlcroissant.Dataset(str(TRACES / "croissant.json"))
+    assert dataset.metadata.issues.errors == set()
+    named = {item.name: item.sha256 for item in dataset.metadata.distribution if getattr(item, "sha256", None)}
+    files = {f"{ref.id}.parquet": ref.path for ref in list_traces(TRACES)}
+    assert named == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def test_citation_is_valid_cff() -> None:
+    """cffconvert validates it against the schema that it names, offline."""
+    from cffconvert import Citation
+
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    citation = Citation(text)
+    citation.validate()
+    assert "moeload-bench" in citation.as_bibtex()

@@ -1,0 +1,153 @@
+"""Routers that keep no common contract, and the balancing methods that transformers does not supply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
+from moeload_bench.recording.counting import RouterCounter
+from moeload_bench.recording.recorder import record
+from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
+from moeload_bench.traces.store import read_trace
+from tests.conftest import need
+from tests.support.recording.families import EXPERTS, tiny_model
+
+torch.set_num_threads(1)
+
+
+class OwnRouter(nn.Module):
+    """A router that keeps no contract: it returns a mapping."""
+
+    def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"chosen": hidden.argmax(-1)}
+
+
+def own_adapter(module: Any, args: Any, output: Any) -> Routing:
+    chosen = output["chosen"]
+    return Routing(expert_P=chosen, token_P=None, tokens=len(chosen), experts=4, top_k=1)
+
+
+def test_an_unknown_router_is_read_by_an_adapter_of_ones_own() -> None:
+    """`adapters` names routers that transformers does not declare; ten lines are enough."""
+    model = nn.Sequential(nn.Linear(3, 4), OwnRouter())
+    counter = RouterCounter(model, {OwnRouter: own_adapter})
+    model(torch.randn(5, 3))
+    assert counter.take().load_LE.sum() == 5
+
+
+class OwnTensor(torch.Tensor):
+    """As parallel layouts return: numpy is not asked to read it."""
+
+
+def test_indices_of_another_tensor_class_are_counted() -> None:
+    """Tensors that are not plain CPU tensors stay tensors until the step is closed, and give the same counts."""
+
+    def adapter(module: Any, args: Any, output: Any) -> Routing:
+        return own_adapter(module, args, output)._replace(expert_P=output["chosen"].as_subclass(OwnTensor))
+
+    counts = []
+    for read in (own_adapter, adapter):
+        model = nn.ModuleList([OwnRouter(), OwnRouter()])
+        counter = RouterCounter(model, {OwnRouter: read})
+        torch.manual_seed(0)
+        for router in [*model, *model]:
+            router(torch.randn(50, 4))
+        counts.append(counter.take().load_LE)
+    np.testing.assert_array_equal(*counts)
+    assert counts[0].sum() == 200
+
+
+@pytest.mark.parametrize("index", [-1, 4, 9])
+def test_an_index_that_is_no_experts_is_refused(index: int) -> None:
+    """As engines mark experts of other ranks or dropped pairs: it is never counted for another expert."""
+
+    def adapter(module: Any, args: Any, output: Any) -> Routing:
+        return Routing(torch.tensor([0, index, 1]), None, 3, 4, 1)
+
+    router = OwnRouter()
+    counter = RouterCounter(router, {OwnRouter: adapter})
+    router(torch.randn(3, 4))
+    with pytest.raises(RecordingError, match=r"the adapter of .* failed with (Index|Value)Error"):
+        counter.take()
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_deepspeed_gates_are_counted_before_and_after_drops(k: int) -> None:
+    """The real `TopKGate` on CPU: pre-drop counts are conserved, kept pairs are those of its dispatch mask."""
+    sharded = need("deepspeed.moe.sharded_moe", "make .venv/.deepspeed")
+    torch.manual_seed(0)
+    gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2).train()
+    masks: list[np.ndarray] = []
+    gate.register_forward_hook(lambda m, args, output: masks.append(output[2].sum(dim=(0, 2)).numpy()))
+    counter = RouterCounter(gate, {sharded.TopKGate: deepspeed_routing})
+    gate(torch.randn(64, 16))
+    counts = counter.take()
+    assert counts.load_LE.sum() == 64 * k
+    assert counts.dropped_LE is not None
+    np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, masks)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_deepspeed_layers_are_recorded(k: int, tmp_path: Path) -> None:
+    """The real `MOELayer` asks its gate for sparse routes: counted as well, without halves, which nobody can tell."""
+    sharded = need("deepspeed.moe.sharded_moe", "make .venv/.deepspeed")
+    from deepspeed.moe.experts import Experts
+
+    torch.manual_seed(0)
+    gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2)
+    layer = sharded.MOELayer(gate, Experts(nn.Linear(16, 16), EXPERTS), "one", 1, EXPERTS)
+    kept: list[np.ndarray] = []
+    gate.register_forward_hook(
+        lambda m, args, output: kept.append(np.bincount(output[3][output[3] >= 0], minlength=EXPERTS))
+    )
+    with record(layer, tmp_path, adapters={sharded.TopKGate: deepspeed_routing}, on_error="raise") as r:
+        for _ in range(2):
+            layer(torch.randn(4, 16, 16, requires_grad=True), None).sum().backward()
+            r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.load_SLE.sum(axis=2) == 64 * k).all()
+    assert "load_half" not in trace.columns
+    np.testing.assert_array_equal((trace.load_SLE - trace.columns["dropped"])[:, 0], np.stack(kept))
+
+
+def test_an_output_that_is_not_understood_is_refused() -> None:
+    """A declared router with another output is refused, with what it returned and what to do."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    router = counter.routers[0]
+    with pytest.raises(RecordingError, match=r"Qwen3MoeTopKRouter returned \(Tensor\[4, 8\], int\), expected"):
+        router.adapter(router.module, (), (torch.zeros(4, 8), 3))
+
+
+def test_bias_moves_against_the_load_by_the_sign_rule() -> None:
+    """Loss-free balancing: the bias of an expert above the mean falls by the rate, below it rises."""
+    model = tiny_model("deepseek_v3")
+    routers = find_routers(model)
+    bias = LossFreeBias(routers, rate=0.25)
+    bias.update(np.array([[4, 0, 2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0, 0, 16]]))
+    np.testing.assert_array_equal(
+        bias.value_LE(),
+        [[-0.25, 0.25, 0, 0, 0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, -0.25]],
+    )
+
+
+def test_bias_needs_a_router_that_adds_it() -> None:
+    """Loss-free balancing of a router without the buffer is refused."""
+    with pytest.raises(RecordingError, match="e_score_correction_bias"):
+        LossFreeBias(find_routers(tiny_model("qwen3_moe")), rate=0.1)
+
+
+def test_auxiliary_loss_is_one_when_balanced_and_e_when_collapsed() -> None:
+    """E sum f P: 1 for uniform routing, E when one expert gets all; entropy log E and 0."""
+    balanced = Routing(torch.arange(4), None, 4, 4, 1, logits_TE=torch.zeros(4, 4))
+    collapsed = Routing(torch.zeros(4, dtype=torch.int64), None, 4, 4, 1, logits_TE=100 * torch.eye(4)[:1].repeat(4, 1))
+    found = router_statistics([balanced, collapsed], "softmax")
+    torch.testing.assert_close(found.aux_L, torch.tensor([1.0, 4.0]))
+    torch.testing.assert_close(found.entropy_L, torch.tensor([np.log(4.0), 0.0], dtype=torch.float32))

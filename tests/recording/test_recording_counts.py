@@ -1,0 +1,274 @@
+"""Counts are exact for every family of routers, under every way of training that its class supports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.counting import RouterCounter, StepCounts, bincount_on_device
+from moeload_bench.recording.routers import find_routers
+from tests.support.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
+
+torch.set_num_threads(1)
+
+TOP_K = {
+    "qwen3_moe": 2,
+    "olmoe": 4,
+    "mixtral": 2,
+    "deepseek_v2": 2,
+    "deepseek_v3": 2,
+    "gpt_oss": 2,
+    "granitemoe": 3,
+    "jetmoe": 2,
+    "llama4_text": 1,
+    "switch_transformers": 1,
+}
+MODES = ("plain", "accumulation", "checkpointing", "reentrant checkpointing")
+UNSUPPORTED = {("jetmoe", "checkpointing"), ("jetmoe", "reentrant checkpointing")}
+COMMON_CONTRACT = [family for family in CONFIGS if family not in ("jetmoe", "llama4_text", "switch_transformers")]
+
+
+def checkpointed(model: nn.Module, reentrant: bool) -> nn.Module:
+    enable: Any = model.activation_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    return model
+
+
+def one_step(model: nn.Module, passes: int = 1) -> StepCounts:
+    counter = RouterCounter(model)
+    for number in range(passes):
+        model(**tiny_batch(seed=number)).loss.backward()
+    counts = counter.take()
+    counter.close()
+    return counts
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_loads_sum_to_tokens_times_top_k(family: str, mode: str) -> None:
+    """Conservation holds in every layer; a class that refuses a mode is in the table of refusals, and no other is."""
+    passes = 3 if mode == "accumulation" else 1
+    model = tiny_model(family)
+    if "checkpointing" in mode:
+        if (family, mode) in UNSUPPORTED:
+            with pytest.raises(ValueError, match="does not support activation checkpointing"):
+                checkpointed(model, reentrant=mode.startswith("reentrant"))
+            return
+        checkpointed(model, reentrant=mode.startswith("reentrant"))
+    counts = one_step(model, passes)
+    assert (counts.tokens_L == 64 * passes).all()
+    assert (counts.load_LE.sum(axis=1) == 64 * passes * TOP_K[family]).all()
+    assert (counts.load_half_LE.sum(axis=1) == 32 * passes * TOP_K[family]).all()
+    assert counts.load_LE.dtype == np.int64
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_checkpointing_changes_no_count(family: str) -> None:
+    """A recomputed forward is not a second pass: both kinds of checkpointing give the plain counts."""
+    if (family, "checkpointing") in UNSUPPORTED:
+        pytest.skip("the class refuses checkpointing, which the table of refusals asserts")
+    plain = one_step(tiny_model(family), passes=2)
+    for reentrant in (False, True):
+        again = one_step(checkpointed(tiny_model(family), reentrant), passes=2)
+        np.testing.assert_array_equal(plain.load_LE, again.load_LE)
+        np.testing.assert_array_equal(plain.load_half_LE, again.load_half_LE)
+
+
+@pytest.mark.parametrize("family", COMMON_CONTRACT)
+def test_counts_are_what_the_experts_received(family: str) -> None:
+    """The indices handed to the experts, seen by an independent hook, give the recorded counts."""
+    model = tiny_model(family)
+    received: list[torch.Tensor] = []
+    for name, module in model.named_modules():
+        if name.endswith(".experts"):
+            module.register_forward_pre_hook(lambda m, args: received.append(args[1].detach().reshape(-1)))
+    counts = one_step(model)
+    expected = np.stack([torch.bincount(index, minlength=EXPERTS).numpy() for index in received])
+    np.testing.assert_array_equal(counts.load_LE, expected)
+
+
+def test_switch_counts_before_and_after_drops() -> None:
+    """Load is counted before drops; load minus dropped is the dispatch mask that the experts received."""
+    model = tiny_model("switch_transformers")
+    kept: list[np.ndarray] = []
+    for router in find_routers(model):
+        router.module.register_forward_hook(
+            lambda m, args, output: kept.append(output[0].reshape(-1, EXPERTS).sum(0).numpy())
+        )
+    counts = one_step(model)
+    assert counts.dropped_LE is not None
+    assert counts.dropped_LE.sum() > 0
+    np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, np.stack(kept))
+
+
+def test_jetmoe_counts_both_routers_of_a_layer() -> None:
+    """JetMoe routes attention and MLP: each layer gives two rows, and sizes equal those the router returned."""
+    model = tiny_model("jetmoe")
+    sizes: list[list[int]] = []
+    routers = find_routers(model)
+    for router in routers:
+        router.module.register_forward_hook(lambda m, args, output: sizes.append(output[3]))
+    counts = one_step(model)
+    assert [router.kind for router in routers] == ["mlp", "attention", "mlp", "attention"]
+    assert [router.block for router in routers] == [0, 0, 1, 1]
+    # modules are listed as they were made (MLP first), hooks fire as they run (attention first)
+    np.testing.assert_array_equal(counts.load_LE, np.array(sizes)[[1, 0, 3, 2]])
+
+
+def test_llama4_counts_the_scores_that_are_not_zero() -> None:
+    """Llama 4 zeroes the scores of experts that were not chosen: what is left is what was counted."""
+    model = tiny_model("llama4_text")
+    chosen: list[np.ndarray] = []
+    for router in find_routers(model):
+        router.module.register_forward_hook(lambda m, args, output: chosen.append((output[0] > 0).sum(0).numpy()))
+    np.testing.assert_array_equal(one_step(model).load_LE, np.stack(chosen))
+
+
+@pytest.mark.parametrize("how", ["eval", "no_grad"])
+def test_evaluation_passes_do_not_count(how: str) -> None:
+    """Neither eval mode nor a pass without gradients adds to a step, wherever it falls between micro-batches."""
+    model = tiny_model("qwen3_moe")
+    alone = one_step(model, passes=2)
+    counter = RouterCounter(model)
+    for number in range(2):
+        model(**tiny_batch(seed=number)).loss.backward()
+        with torch.no_grad():
+            (model.eval() if how == "eval" else model)(**tiny_batch(seed=9))
+        model.train()
+    np.testing.assert_array_equal(counter.take().load_LE, alone.load_LE)
+
+
+def test_halves_alternate_over_the_passes_of_a_step() -> None:
+    """Single-sequence passes are split too: every second one belongs to the second half."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    by_pass = []
+    for number in range(4):
+        model(**tiny_batch(sequences=1, seed=number)).loss.backward()
+        by_pass.append(one_step_of(model, number))
+    counts = counter.take()
+    np.testing.assert_array_equal(counts.load_half_LE, by_pass[1] + by_pass[3])
+    np.testing.assert_array_equal(counts.load_LE, sum(by_pass))
+
+
+def one_step_of(model: nn.Module, seed: int) -> np.ndarray:
+    """Counts of one sequence, taken by eye: the arg-top-2 that the router returns in evaluation mode."""
+    seen: list[np.ndarray] = []
+    handles = [
+        router.module.register_forward_hook(
+            lambda m, args, output: seen.append(torch.bincount(output[2].reshape(-1), minlength=EXPERTS).numpy())
+        )
+        for router in find_routers(model)
+    ]
+    with torch.no_grad():
+        model(**tiny_batch(sequences=1, seed=seed))
+    for handle in handles:
+        handle.remove()
+    return np.stack(seen)
+
+
+def test_halves_can_be_named() -> None:
+    """A loop that knows its sources names the halves itself."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    counter.halves.set(torch.tensor([1, 1, 1, 0]))
+    model(**tiny_batch()).loss.backward()
+    assert (counter.take().load_half_LE.sum(axis=1) == 3 * 16 * 2).all()
+
+
+def test_mixed_precision_changes_no_sum() -> None:
+    """Under bfloat16 autocast counts stay whole and conserved."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(**tiny_batch()).loss
+    loss.backward()
+    assert (counter.take().load_LE.sum(axis=1) == 128).all()
+
+
+def test_a_step_without_a_training_pass_is_refused() -> None:
+    """Closing a step in which nothing was trained names the first silent router."""
+    counter = RouterCounter(tiny_model("qwen3_moe"))
+    with pytest.raises(RecordingError, match=r"no training pass went through 2 of 2 routers.*layers\.0\.mlp\.gate"):
+        counter.take()
+
+
+def test_an_empty_batch_counts_nothing() -> None:
+    """A pass without tokens adds zero to every expert and still closes."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    for router in counter.routers:
+        router.module(torch.zeros(0, 16))
+    counts = counter.take()
+    assert counts.tokens_L.tolist() == [0, 0]
+    assert counts.load_LE.sum() == 0
+
+
+def test_many_tokens_are_counted_before_the_step_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be counted is bounded: counting in the middle of passes gives the same counts."""
+    for family in ("qwen3_moe", "switch_transformers"):
+        at_the_close = one_step(tiny_model(family), passes=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("moeload_bench.recording.counting._MOST_PENDING", 100)
+            in_between = one_step(tiny_model(family), passes=3)
+        np.testing.assert_array_equal(in_between.load_LE, at_the_close.load_LE)
+        np.testing.assert_array_equal(in_between.load_half_LE, at_the_close.load_half_LE)
+        np.testing.assert_array_equal(in_between.dropped_LE, at_the_close.dropped_LE)
+
+
+def test_indices_that_an_engine_changes_in_place_are_counted_as_returned() -> None:
+    """What happens to a router's output after the router has run changes no count."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    returned = []
+    for router in counter.routers:
+        output = router.module(torch.randn(10, 16))
+        returned.append(np.bincount(output[2].flatten(), minlength=EXPERTS))
+        output[2].fill_(0)
+    np.testing.assert_array_equal(counter.take().load_LE, returned)
+
+
+def test_devices_count_like_the_cpu() -> None:
+    """The count that no device has to be waited for equals numpy's; what is outside is left out, not counted."""
+    cell_P = torch.randint(0, 16, (1000,), generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(bincount_on_device(cell_P, 16), np.bincount(cell_P, minlength=16))
+    assert bincount_on_device(torch.tensor([-7, -1, 0, 2, 3, 99]), 3).tolist() == [1, 0, 1]
+
+
+def test_a_model_without_experts_is_refused() -> None:
+    """A dense model is refused with the way out."""
+    with pytest.raises(RecordingError, match=r"no MoE layer found in Linear.*write an adapter"):
+        RouterCounter(nn.Linear(2, 2))
+
+
+def test_experts_or_top_k_that_change_are_refused() -> None:
+    """A trace holds one shape: another top-k in mid-run stops the recording."""
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model)
+    model(**tiny_batch()).loss.backward()
+    counter.routers[0].module.top_k = 3
+    model(**tiny_batch())
+    with pytest.raises(RecordingError, match=r"changed from \(8, 2\) to \(8, 3\)"):
+        counter.take()
+
+
+def test_counts_are_summed_by_one_call_per_step() -> None:
+    """`reduce` sees one int64 vector per step, and what it returns is recorded: two equal ranks double the counts."""
+    calls: list[int] = []
+
+    def two_equal_ranks(vector: np.ndarray) -> np.ndarray:
+        calls.append(len(vector))
+        return vector * 2
+
+    model = tiny_model("qwen3_moe")
+    counter = RouterCounter(model, reduce=two_equal_ranks)
+    model(**tiny_batch()).loss.backward()
+    counts = counter.take()
+    assert calls == [2 + 2 * 2 * EXPERTS]
+    assert (counts.load_LE.sum(axis=1) == 256).all()
+    assert (counts.tokens_L == 128).all()

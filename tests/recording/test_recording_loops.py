@@ -1,0 +1,256 @@
+"""Any PyTorch loop is recorded by a context manager, and recording never costs a training run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.recorder import Recorder, RecordingWarning, record
+from moeload_bench.traces.store import read_trace
+from tests.support.recording.families import tiny_batch, tiny_model
+
+torch.set_num_threads(1)
+
+
+def train(model: torch.nn.Module, steps: int, each: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(steps):
+        loss = model(**tiny_batch(seed=step)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        each(step, loss.item())
+
+
+def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
+    """One `with` and one call per step give a valid trace with what was measured."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, name="mine", meta={"licence": "CC0-1.0"}) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss, lr=0.1))
+    trace = read_trace(tmp_path / "mine/test/seed0.parquet")
+    assert trace.steps == 5
+    assert trace.meta.licence == "CC0-1.0"
+    assert trace.meta.family == "qwen3_moe"
+    assert set(trace.columns) == {"loss", "lr", "load_half"}
+    model(**tiny_batch())  # the hooks are gone: nothing is counted any more
+
+
+def test_an_exception_in_the_loop_leaves_an_unfinished_recording(tmp_path: Path) -> None:
+    """A crash of the training loop keeps every closed step; the recording can go on from there."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 5, lambda step, loss: r.step(loss=loss) if step < 3 else 1 / 0)
+    with record(model, tmp_path, at_step=3) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_recording_does_not_stop_training(tmp_path: Path) -> None:
+    """By default the first error is a warning, training goes on, and the trace says that it was cut short."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        with pytest.warns(RecordingWarning, match="no training pass went through"):
+            r.step(loss=0.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert trace.steps == 2
+    assert not trace.meta.complete
+    assert "no training pass" in trace.meta.notes[0]
+
+
+def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
+    """`on_error="raise"` stops at once; an unknown column is named."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(RecordingError, match="unknown column 'speed'"), record(model, tmp_path, on_error="raise") as r:
+        r.step(speed=3)
+
+
+def test_padding_is_marked(tmp_path: Path) -> None:
+    """Padding tokens are routed and counted; the trace says so."""
+    model = tiny_model("qwen3_moe")
+    batch = tiny_batch()
+    mask = torch.ones_like(batch["input_ids"])
+    mask[0, 8:] = 0
+    with record(model, tmp_path) as r:
+        model(**batch, attention_mask=mask).loss.backward()
+        r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert "padding" in trace.meta.notes[0]
+    assert trace.tokens_SL[0, 0] == 64
+
+
+def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
+    """`discard` forgets passes that belong to no optimizer step."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        model(**tiny_batch()).loss.backward()
+        r.discard()
+        model(**tiny_batch(sequences=2)).loss.backward()
+        r.step()
+    assert read_trace(tmp_path / "own/test/seed0.parquet").tokens_SL.tolist() == [[32, 32]]
+
+
+def test_a_trace_at_the_target_is_refused_before_training(tmp_path: Path) -> None:
+    """An existing trace stops the recording at once, before a step is lost."""
+    model = tiny_model("qwen3_moe")
+    for _ in range(1):
+        with record(model, tmp_path) as r:
+            train(model, 1, lambda step, loss: r.step())
+    with pytest.raises(RecordingError, match="a trace is there already"), record(model, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("name", "split"), [("../up", "test"), ("mine", "my split"), ("", "test")])
+def test_a_name_that_would_not_be_found_again_is_refused(tmp_path: Path, name: str, split: str) -> None:
+    """Traces lie where `load_trace` looks: other names are refused before training."""
+    with (
+        pytest.raises(RecordingError, match="a trace's id is"),
+        record(tiny_model("qwen3_moe"), tmp_path, name=name, split=split),
+    ):
+        pass
+
+
+def test_a_router_that_changes_does_not_stop_training(tmp_path: Path) -> None:
+    """Top-k that changes in mid-run ends the recording at the step's close, never in the forward pass."""
+    model = tiny_model("qwen3_moe")
+    routers = [module for name, module in model.named_modules() if name.endswith("mlp.gate")]
+
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        for router in routers:
+            router.top_k = 3
+        with pytest.warns(RecordingWarning, match=r"changed from \(8, 2\) to \(8, 3\)"):
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete) == (2, False)
+
+
+def test_an_adapter_that_fails_does_not_stop_training(tmp_path: Path) -> None:
+    """An error in anybody's adapter is named at the step's close."""
+    model = tiny_model("qwen3_moe")
+    gate = type(next(module for name, module in model.named_modules() if name.endswith("mlp.gate")))
+    with (
+        pytest.raises(RecordingError, match=r"the adapter of model\.layers\.0\.mlp\.gate failed with KeyError"),
+        record(model, tmp_path, adapters={gate: lambda module, args, output: {}["x"]}, on_error="raise") as r,
+    ):
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the trace cannot be put together, training still ends well and the steps stay on disk."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = tiny_model("qwen3_moe")
+    recorder = Recorder(model, tmp_path / "own/test/seed0.parquet")
+    recorder.start()
+    train(model, 2, lambda step, loss: recorder.step(loss=loss))
+    recorder.flush()
+    monkeypatch.setattr("moeload_bench.recording.parts.merge_shards", full)
+    with pytest.warns(RecordingWarning, match="No space left"):
+        assert recorder.finish() is None
+    assert (tmp_path / "own/test/seed0.parts/0000000000.parquet").is_file()
+
+
+def test_measured_tensors_are_taken_as_they_come(tmp_path: Path) -> None:
+    """A loss that still requires grad, in half precision or of shape [1], is recorded as its number."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, on_error="raise") as r:
+        for given in (torch.tensor(1.5, requires_grad=True), torch.tensor([2.5], dtype=torch.bfloat16), 3.5):
+            model(**tiny_batch()).loss.backward()
+            r.step(loss=given, router_entropy=torch.ones(2, requires_grad=True))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert trace.columns["loss"].tolist() == [1.5, 2.5, 3.5]
+    assert trace.columns["router_entropy"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("measured", "says"),
+    [
+        ({"loss": [1, 2]}, r"column loss: got shape \(2,\), expected one float32"),
+        ({"loss": [[1], [1, 2]]}, r"column loss: got list \[\[1\], \[1, 2\]\], expected one float32"),
+        ({"loss": "low"}, "column loss: got str 'low', expected one float32"),
+        ({"router_entropy": [1, 2, 3]}, r"got shape \(3,\), expected float32 of shape \(2,\)"),
+        ({"speed": 1}, "unknown column 'speed'; there is: load_half"),
+        ({"loss": 1, "lr": 1}, r"step 2 has columns .*'lr'.*, the steps before have"),
+    ],
+)
+def test_a_value_that_does_not_fit_costs_its_own_step_only(tmp_path: Path, measured: Any, says: str) -> None:
+    """What cannot be a cell of its column is named at once, and every step before it is in the trace."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss))
+        with pytest.warns(RecordingWarning, match=says):
+            train(model, 1, lambda step, loss: r.step(**measured))
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete) == (2, False)
+
+
+def test_an_error_of_any_kind_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even a mistake in the recorder itself: the warning names its type."""
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path) as r:
+        train(model, 1, lambda step, loss: r.step(loss=loss))
+        monkeypatch.setattr(r, "_close_step", lambda step, measured: {}["x"])
+        with pytest.warns(RecordingWarning, match="recording stopped: KeyError: 'x'; training goes on"):
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+    assert read_trace(tmp_path / "own/test/seed0.parquet").steps == 1
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"licens": "MIT"}, "unknown metadata field licens; there is: .*licence"),
+        ({"seed": "one"}, "metadata field seed: Input should be a valid integer.*got 'one'"),
+        ({"balancing": {"method": "luck"}}, r"metadata field balancing\.method: .*got 'luck'"),
+        ({"optimizer": {"lr": object()}}, "metadata that JSON does not hold"),
+    ],
+)
+def test_metadata_is_checked_before_training(tmp_path: Path, meta: Any, says: str) -> None:
+    """A field that the metadata does not have, or another type, is refused when recording starts."""
+    with pytest.raises(RecordingError, match=says), record(tiny_model("qwen3_moe"), tmp_path, meta=meta):
+        pass
+
+
+def test_a_recording_that_cannot_start_leaves_no_hook(tmp_path: Path) -> None:
+    """Refused at a target that cannot be written, the model is as it was."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(RecordingError, match="cannot be made or written"), record(model, "/proc/none"):
+        pass
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_unfinished_recording_says_how_to_go_on(tmp_path: Path) -> None:
+    """The way out is named in the words of `record`, not of the command line."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss) if step < 1 else 1 / 0)
+    with pytest.raises(RecordingError, match=r"go on with at_step=N.*choose another out, name or run"):
+        record(model, tmp_path).__enter__()
+    with (
+        pytest.raises(RecordingError, match="goes on at step 9, but only steps before 1"),
+        record(model, tmp_path, at_step=9),
+    ):
+        pass
+
+
+def test_a_recording_may_begin_in_the_middle_of_training(tmp_path: Path) -> None:
+    """`at_step` where nothing was recorded numbers steps as training does, with a warning; a second attempt too."""
+    model = tiny_model("qwen3_moe")
+    for attempt in range(2):
+        recorder = Recorder(model, tmp_path / "own/test/seed0.parquet", shard_steps=2)
+        with pytest.warns(RecordingWarning, match="no unfinished recording to go on with; this one begins at step 7"):
+            recorder.start(at_step=7)
+        train(model, 3 if attempt else 1, lambda step, loss, recorder=recorder: recorder.step(loss=loss))
+    recorder.finish()
+    assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [7, 8, 9]

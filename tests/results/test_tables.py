@@ -1,0 +1,237 @@
+"""Tables say what the results say, and over what each cell is a mean."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moeload_bench.errors import ResultError
+from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result, Results, TaskResult, load_result
+from moeload_bench.results.rows import metric_names, ratio_metric
+from moeload_bench.results.summary import best_lines
+from moeload_bench.traces.trace import Trace
+from tests.evaluation.test_harness import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def results(trace: Trace, tmp_path: Path) -> Results:
+    return run(trace, tmp_path, "uniform", "sw_avg")
+
+
+def test_a_cell_is_the_mean_over_the_origins_of_its_state(results: Results) -> None:
+    """Recomputed from the flat rows."""
+    frame = results.to_pandas()
+    grid = result_grid(results, "window_tv")
+    assert grid is not None
+    for row in grid.rows:
+        if row.state == "crossing":
+            continue
+        mine = frame[(frame.forecaster == row.forecaster) & (frame.state == row.state)]
+        expected = mine.groupby("horizon").window_tv.mean()
+        np.testing.assert_allclose(row.value_K, expected.to_numpy(), rtol=1e-9)
+    assert "mean over runs of means over origins and layers" in grid.caption
+
+
+def test_skill_of_the_reference_is_zero_and_few_recipes_print_no_interval(results: Results) -> None:
+    """One recipe: n/a instead of an interval."""
+    grid = result_grid(results, "window_tv")
+    assert grid is not None
+    assert {row.skill for row in grid.rows if row.forecaster == "sw_avg" and row.state != "crossing"} == {
+        "+0.000 (n/a)"
+    }
+
+
+def rescored(result: Result, change: Callable[[TaskResult, int], dict[str, Any]], recipes: int = 1) -> Result:
+    """The result on so many recipes, two runs each; ``change(task, recipe)`` are the new fields of a task."""
+    run = result.runs[0]
+    runs = tuple(
+        run.model_copy(
+            update={
+                "trace": f"r{g}/test/seed{s}",
+                "tasks": tuple(task.model_copy(update=change(task, g)) for task in run.tasks),
+            }
+        )
+        for g in range(recipes)
+        for s in range(2 if recipes > 1 else 1)
+    )
+    return result.model_copy(update={"runs": runs})
+
+
+@pytest.mark.parametrize("name", ["regret", "imbalance", "drop_rate"])
+def test_tables_of_plans_have_the_skill_of_imbalance_with_intervals(results: Results, name: str) -> None:
+    """Regret may be 0 or less: the ratio is that of the imbalance of the same plans, and the caption says so."""
+    metric, shape = f"{name}@half", "imbalance@half"
+    rng = np.random.default_rng(0)
+
+    def around(factor: float) -> Callable[[TaskResult, int], dict[str, Any]]:
+        return lambda task, g: {
+            "metrics": {**task.metrics, shape: tuple(factor * np.exp(0.01 * rng.standard_normal(3)))}
+        }
+
+    twice = [rescored(results[0], around(1.5), recipes=6), rescored(results[1], around(1.2), recipes=6)]
+    grid = result_grid(twice, metric)
+    assert grid is not None
+    (row,) = (row for row in grid.rows if (row.forecaster, row.state) == ("uniform", "stable"))
+    assert row.skill.startswith("-0.2")
+    assert "a new recipe [-0.2" in row.skill
+    assert "these recipes, new seeds [-0.2" in row.skill
+    assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in grid.caption
+
+
+def test_counts_are_of_the_values_at_each_horizon(results: Results) -> None:
+    """A cell counts the origins that have a value there: crossing windows, layers without load, failed quantiles."""
+
+    def holes(task: TaskResult, g: int) -> dict[str, Any]:
+        wql = {"wql": (None, 0.1, 0.1)} if task.origin == 250 else {}
+        return {"crossing": (False, task.origin < 100, True), "metrics": {**task.metrics, **wql}}
+
+    changed = [rescored(result, holes) for result in results]
+    grid = result_grid(changed, "window_tv")
+    assert grid is not None
+    counts = {row.state: row.origins_K for row in grid.rows}
+    assert counts == {"transient": (2, 2, 2), "stable": (2, 2, 2), "crossing": (0, 1, 4)}
+    assert "transient 2 origins of 1 run(s)" in grid.caption
+    assert "crossing 0/1/4 origins (by horizon) of 1 run(s)" in grid.caption
+    given = result_grid([changed[0], results[1].model_copy(update={"runs": rescored(results[1], lambda t, g: {
+        "crossing": (False, t.origin < 100, True)}).runs})], "wql")  # fmt: skip
+    assert given is not None
+    assert "stable 0/1/1 origins (by horizon) of 1 run(s)" in given.caption
+    assert "No floor is known for wql" in given.caption
+
+
+def test_rows_carry_the_floors_of_their_own_state_only(results: Results) -> None:
+    """A state without a row has no floors; a row whose state has none is named; without half batches that is said."""
+    stable = [rescored(result, lambda task, g: {"state": "stable", "crossing": (True,) * 3}) for result in results]
+    grid = result_grid(stable, "window_tv")
+    assert grid is not None
+    assert {state for state, _ in grid.floors} == {"stable"}
+    assert "No floor is given for: crossing." in grid.caption
+    bare = [
+        result.model_copy(
+            update={"runs": (run.model_copy(update={"floors": {}, "floor_marks": {"floor_batch": "not given"}}),)}
+        )
+        for result in stable
+        for run in result.runs
+    ]
+    without = result_grid(bare, "window_tv")
+    assert without is not None
+    assert "no half batches were recorded" in without.caption
+
+
+def test_where_there_is_no_skill_the_reason_is_given(results: Results) -> None:
+    """No reference, a metric without ratios, or a reference from the package: each is said."""
+    alone = result_grid(results[:1], "window_tv")
+    assert alone is not None
+    assert {row.skill for row in alone.rows} == {"-"}
+    assert "No skill: the reference sw_avg was not run, and the package has no result of it" in alone.caption
+    recall = result_grid(results, "hot_recall")
+    assert recall is not None
+    assert "No skill: hot_recall is no positive error" in recall.caption
+
+
+def test_the_best_fixed_window_is_named_where_there_are_several(results: Results) -> None:
+    """Among the entries of sw_avg only, and said to be chosen in hindsight."""
+    better = rescored(results[1], lambda task, g: {"metrics": {"window_tv": (1e-3,) * 3}}).model_copy(
+        update={"forecaster": results[1].forecaster.model_copy(update={"name": "w9", "target": "sw_avg@window=9"})}
+    )
+    back = better.model_copy(update={"runs": (better.runs[0].model_copy(update={"trace": results[1].runs[0].trace}),)})
+    grid = result_grid([*results, back], "window_tv")
+    assert grid is not None
+    assert "Best fixed window in hindsight (window_tv): w9, of 2 windows" in grid.caption
+    one = result_grid(results, "window_tv")
+    assert one is not None
+    assert "hindsight" not in one.caption
+
+
+def test_rounding_names_no_best_forecaster(results: Results) -> None:
+    """Two exact forecasts served best together, whatever their last bits."""
+    exact = [
+        rescored(result, lambda task, g, error=error: {"metrics": {"window_tv": (error,) * 3}})
+        for result, error in zip(results, (0.0, 3e-16), strict=True)
+    ]
+    assert "stable: uniform, sw_avg served best" in "\n".join(best_lines(Results(exact), "window_tv"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_best_of_nothing_is_nobody(results: Results) -> None:
+    """Without any value nothing is named, without a warning; horizons without values decide nothing."""
+    none = [rescored(r, lambda task, g: {"metrics": {"window_tv": (None,) * 3}}) for r in results]
+    assert list(best_lines(Results(none), "window_tv")) == [
+        f"{state}: nothing could be scored (window_tv has no value at any horizon)" for state in ("transient", "stable")
+    ]
+    some = [
+        rescored(r, lambda task, g: {"metrics": {"window_tv": (None, *task.metrics["window_tv"][1:])}}) for r in results
+    ]
+    assert "stable: sw_avg served best (window_tv, horizons weighted alike)" in list(
+        best_lines(Results(some), "hot_recall")
+    )
+
+
+def test_every_metric_of_results_can_be_asked_for(results: Results) -> None:
+    """What `--metric` accepts covers what results hold, and each has a description."""
+    assert {name for task in results[0].runs[0].tasks for name in task.metrics} <= set(metric_names())
+    assert ratio_metric("regret@half") == "imbalance@half"
+    assert ratio_metric("drop_rate@experts") is None
+    assert ratio_metric("window_tv") == "window_tv"
+
+
+def test_no_table_says_error_rate_without_saying_which(results: Results) -> None:
+    """Each definition is spelled out in the caption."""
+    for metric, words in (("error_rate", "per-step"), ("window_error_rate", "window-mean")):
+        grid = result_grid(results, metric)
+        assert grid is not None
+        assert words in grid.caption
+
+
+def test_an_unknown_metric_has_no_table(results: Results) -> None:
+    """None instead of an empty table."""
+    assert result_grid(results, "no_such_metric") is None
+
+
+def test_results_of_different_tasks_are_not_compared(results: Results) -> None:
+    """Another suite hash is refused by name."""
+    a, b = results
+    other = b.model_copy(update={"suite": b.suite.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(ResultError, match="was scored on suite"):
+        errors_of([a, other], "window_tv")
+
+
+def test_the_best_forecaster_of_each_state_is_named(results: Results) -> None:
+    """uniform cannot win on unequal loads."""
+    assert "stable: sw_avg served best" in "\n".join(best_lines(results, "window_tv"))
+
+
+def test_a_result_survives_its_file(results: Results, tmp_path: Path) -> None:
+    """Save and load is the identity; a truncated record is refused with its name."""
+    path = results[0].save(tmp_path / "r.json")
+    assert load_result(path) == results[0]
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ResultError, match=r"r\.json"):
+        load_result(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "leaderboard" / "results").glob("*/sw_avg.json")), ids=str)
+def test_the_reference_in_the_wheel_is_the_committed_result(path: Path) -> None:
+    """Skill of a single forecaster on a suite is against these numbers; a verification changes the status alone."""
+    committed = load_result(path)
+    other = committed.forecaster.model_copy(update={"target": "other", "name": "other"})
+    bundled = reference_of([committed.model_copy(update={"forecaster": other})])
+    assert bundled is not None
+    assert bundled.model_copy(update={"status": committed.status}) == committed
+
+
+def test_generated_tables_agree_with_the_committed_results() -> None:
+    """README and docs are made by `make tables`; nobody's numbers are typed by hand."""
+    command = [sys.executable, "-m", "leaderboard.pages.make", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

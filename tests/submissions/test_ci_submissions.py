@@ -1,0 +1,112 @@
+"""`.ci/check-submissions`: what a pull request changes below leaderboard/ is checked with the code of its base."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.check import claim_sha256
+from moeload_bench.submissions.folder import VERIFICATION
+from moeload_bench.submissions.record import Verification
+from tests.support.submitted import World, make_world, place
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def git(repo: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", "-C", str(repo), *who, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def commit(repo: Path, message: str) -> None:
+    git(repo, "add", "-A")
+    git(repo, "commit", "-q", "-m", message)
+
+
+@pytest.fixture
+def repo(tmp_path: Path, world: World) -> Path:
+    """A repository with the package's code, a small suite and one entry on `main`; a pull request is checked out."""
+    repo = tmp_path / "repo"
+    for name in ("moeload_bench", "baselines"):
+        shutil.copytree(ROOT / name, repo / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    shutil.copy(world.suite_file, repo / "moeload_bench" / "suites" / "small.toml")
+    place(repo / "leaderboard", world, name="theirs")
+    git(tmp_path, "init", "-q", "-b", "main", str(repo))
+    commit(repo, "base")
+    git(repo, "switch", "-q", "-c", "request")
+    return repo
+
+
+def checked(repo: Path) -> subprocess.CompletedProcess[str]:
+    """The script on the commit that is checked out; it leaves no worktree behind."""
+    command = ["bash", str(ROOT / ".ci" / "check-submissions"), "main"]
+    env = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert len(git(repo, "worktree", "list").splitlines()) == 1
+    return done
+
+
+def forge(repo: Path, name: str) -> None:
+    """A verification.json of another entry's form, bound to this result."""
+    result = load_result(repo / "leaderboard" / "results" / "small" / f"{name}.json")
+    made = Verification(
+        verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
+        result_sha256=claim_sha256(result), status="verified",
+    )  # fmt: skip
+    (repo / "leaderboard" / "submissions" / name / VERIFICATION).write_text(made.to_json())
+    result.model_copy(update={"status": "verified"}).save(repo / "leaderboard" / "results" / "small" / f"{name}.json")
+
+
+def test_an_honest_submission_is_accepted_and_a_forged_verification_is_not(repo: Path, world: World) -> None:
+    """Also when the pull request brings a checker of its own: the code of the base decides."""
+    place(repo / "leaderboard", world)
+    commit(repo, "Submission mine")
+    done = checked(repo)
+    assert (done.returncode, done.stdout) == (0, "checked\naccepted: mine\n"), done.stderr
+    forge(repo, "mine")
+    (repo / "moeload_bench" / "commands" / "verify.py").write_text("def verify() -> None:\n    pass\n")
+    (repo / "baselines" / "__init__.py").write_text("raise SystemExit(0)\n")
+    commit(repo, "verified by myself")
+    done = checked(repo)
+    assert done.returncode == 1
+    assert "submissions/mine/verification.json: the maintainers' file: remove it" in done.stderr
+    assert "not checked: verification.json is the maintainers' file" in done.stderr
+
+
+def test_another_s_entry_is_neither_verified_nor_removed_nor_given_other_numbers(repo: Path) -> None:
+    """A forged verification of an entry that was there, a result without its submission, an entry that goes."""
+    forge(repo, "theirs")
+    results = repo / "leaderboard" / "results" / "small"
+    shutil.copy(results / "theirs.json", results / "lone.json")
+    commit(repo, "more")
+    done = checked(repo)
+    assert done.returncode == 1
+    assert "submissions/theirs/verification.json: the maintainers' file" in done.stderr
+    assert "lone: a result without its submission" in done.stderr
+    git(repo, "reset", "-q", "--hard", "main")
+    shutil.rmtree(repo / "leaderboard")
+    commit(repo, "nobody else")
+    done = checked(repo)
+    assert done.returncode == 1
+    assert "theirs: a result without its submission, or an entry that is removed" in done.stderr
+
+
+def test_a_request_that_changes_no_submission_passes(repo: Path) -> None:
+    """Nothing is checked; a base that is not there is refused by git's own words."""
+    (repo / "more.md").write_text("more\n")
+    commit(repo, "a page")
+    assert checked(repo).returncode == 0
+    git(repo, "branch", "-q", "-D", "main")
+    assert "main" in checked(repo).stderr

@@ -1,0 +1,101 @@
+"""A submission's requirements: wheels only, looked at before they are unpacked, and nothing of them runs here."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.errors import SubmissionError
+from moeload_bench.submissions import requirements
+from moeload_bench.submissions.requirements import install_packages
+from tests.support.submitted import wheel
+
+
+def test_no_requirements_need_no_folder() -> None:
+    """And no pip."""
+    assert install_packages(()) is None
+
+
+@pytest.mark.parametrize(
+    "member", ["../outside.py", "/tmp/outside.py", "a/../../outside.py", "..\\\\outside.py", "c:/outside"]
+)
+def test_a_wheel_that_writes_elsewhere_is_refused(member: str, tmp_path: Path) -> None:
+    """Named by the wheel and the path in it, before anything is unpacked."""
+    path = wheel(tmp_path, "evil", "1.0", "", {member: "boo"})
+    with pytest.raises(SubmissionError, match=r"evil-1\.0-py3-none-any\.whl: .*outside"):
+        requirements._check_wheels([path])
+
+
+def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from what the archive says it unpacks to: more than that is never written."""
+    monkeypatch.setattr(requirements, "MAX_UNPACKED_BYTES", 1 << 20)
+    path = wheel(tmp_path, "bomb", "1.0", "", {"zeros": "0" * (2 << 20)})
+    with pytest.raises(SubmissionError, match="at most 200000 files of 1048576 bytes"):
+        requirements._check_wheels([path])
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    """By its name."""
+    (tmp_path / "a-1.0-py3-none-any.whl").write_text("not a zip")
+    with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: not a wheel"):
+        requirements._check_wheels(tmp_path.iterdir())
+
+
+def test_a_folder_of_wheels_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Instead of pip's words about an index."""
+    with pytest.raises(SubmissionError, match="missing: no such folder of wheels"):
+        install_packages(("a==1.0",), find_links=tmp_path / "missing", no_index=True)
+
+
+def source(root: Path, mark: Path) -> Path:
+    """A source archive whose setup.py leaves a mark where it runs; it asks for nothing to be built with."""
+    folder = root / "evil-1.0"
+    folder.mkdir()
+    (folder / "setup.py").write_text(f"open({str(mark)!r}, 'w')\nfrom setuptools import setup\nsetup()\n")
+    (folder / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'setup'\nbackend-path = ['.']\n"
+    )
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    path = root / "evil-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, "evil-1.0")
+    return path
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that `uv venv` makes."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SubmissionError, match="python -m ensurepip"):
+        install_packages(("a==1.0",))
+
+
+@pytest.mark.slow
+def test_sources_are_never_built(tmp_path: Path) -> None:
+    """Neither those of a requirement nor those that a wheel's metadata names by their address."""
+    mark, wheels = tmp_path / "mark", tmp_path / "wheels"
+    wheels.mkdir()
+    archive = source(tmp_path, mark)
+    wheel(wheels, "a", "1.0", "", needs=f"evil @ {archive.as_uri()}")
+    assert install_packages(("a==1.0",), find_links=wheels, no_index=True) is not None
+    (wheels / archive.name).write_bytes(archive.read_bytes())
+    with pytest.raises(SubmissionError, match="do not install"):
+        install_packages(("evil==1.0",), find_links=wheels, no_index=True)
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_a_changed_wheel_is_installed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One folder per content of the wheelhouse; the working folder's own `pip.py` is not what runs."""
+    (tmp_path / "pip.py").write_text("raise SystemExit('the wrong pip')")
+    monkeypatch.chdir(tmp_path)
+    wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n")
+    first = install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    assert first == install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    wheel(tmp_path / "wheels", "a", "1.0", "X = 2  # changed\n")
+    second = install_packages(("a==1.0",), find_links=Path("wheels"), no_index=True)
+    assert first is not None
+    assert second is not None
+    assert first != second
+    assert [(one / "a.py").read_text()[:5] for one in (first, second)] == ["X = 1", "X = 2"]

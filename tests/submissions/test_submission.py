@@ -1,0 +1,233 @@
+"""Submission folders: what is read, what is refused and in which words; nothing of them is executed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeload_bench.errors import SubmissionError
+from moeload_bench.submissions.folder import (
+    CODE,
+    RECORD,
+    REQUIREMENTS,
+    VERIFICATION,
+    parse_requirements,
+    parse_submission,
+    read_folder,
+)
+from tests.support.submitted import World, fields_of, make_world, write_folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_folder_is_read_without_executing_it(tmp_path: Path, world: World) -> None:
+    """Code that would leave a mark leaves none; the record, requirements and hash come back."""
+    mark = tmp_path / "mark"
+    code = f"open({str(mark)!r}, 'w')\nclass Mine: pass\n"
+    folder = read_folder(write_folder(tmp_path, world, code, "numpy==2.0.1 # why\n\n", kwargs={"window": 5}))
+    assert folder.record.kwargs == {"window": 5}
+    assert folder.requirements == ("numpy==2.0.1",)
+    assert folder.target().class_name == "Mine"
+    assert not mark.exists()
+
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+scalars = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), text)
+
+
+@settings(max_examples=30)
+@given(
+    authors=st.lists(text, min_size=1, max_size=3),
+    kwargs=st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), scalars | st.lists(scalars, max_size=3)),
+)
+def test_a_record_survives_its_toml(authors: list[str], kwargs: dict[str, Any]) -> None:
+    """Written and read again it is the same record, whatever the names and values hold."""
+    import tomllib
+
+    suite = {"name": "v1", "sha256": "0" * 64}
+    fields = {"name": "mine", "authors": authors, "licence": "MIT", "target": "sw_avg", "kwargs": kwargs}
+    record = parse_submission({**fields, "fitted_beyond_train": True, "hardware": "x", "suite": suite}, "test")
+    assert parse_submission(tomllib.loads(record.to_toml()), "test") == record
+
+
+BAD_FIELDS = [
+    ({"name": "../evil"}, "name"),
+    ({"name": "a/b"}, "name"),
+    ({"name": ".."}, "name"),
+    ({"name": "Mine"}, "name"),
+    ({"name": "a" * 41}, "name"),
+    ({"name": "con"}, "name"),
+    ({"name": "aux.net"}, "name"),
+    ({"name": "mine\n"}, "name"),
+    ({"name": "\u043cine"}, "name"),
+    ({"authors": []}, "authors"),
+    ({"authors": ["two\nlines"]}, "authors"),
+    ({"licence": "x" * 201}, "licence"),
+    ({"link": "javascript:alert(1)"}, "link"),
+    ({"link": "https://a\"onload='x"}, "link"),
+    ({"target": "other.py:Mine"}, "target"),
+    ({"target": "os:system"}, "target"),
+    ({"kwargs": {"a b": 1}}, "kwargs"),
+    ({"kwargs": {"a": float("nan")}}, "kwargs"),
+    ({"kwargs": {"a": {"b": 1}}}, "kwargs"),
+    ({"kwargs": {"a": 2**63}}, "kwargs"),
+    ({"kwargs": {"a": [1, 10**5000]}}, "kwargs"),
+    ({"kwargs": {"a": "x" * 201}}, "kwargs"),
+    ({"kwargs": {"a": [1] * 1001}}, "kwargs"),
+    ({"fitted_beyond_train": "no"}, "fitted_beyond_train"),
+    ({"suite": {"name": "../v1", "sha256": "0" * 64}}, "suite.name"),
+    ({"suite": {"name": "v1", "sha256": "0"}}, "suite.sha256"),
+    ({"extra": 1}, "extra"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), BAD_FIELDS)
+def test_a_bad_field_is_named(changes: dict[str, Any], field: str, world: World) -> None:
+    """One line that names the field."""
+    with pytest.raises(SubmissionError, match=f"test: {field}"):
+        parse_submission(fields_of(world, **changes), "test")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy", "numpy>=2", "numpy==2.*", "numpy==2.0,<3", "numpy[all]==2.0", "numpy @ https://example.org/numpy.whl",
+        "https://example.org/numpy.whl", "git+https://example.org/a.git", "-e .", "./wheel.whl", "-r other.txt",
+        "--index-url=https://example.org", "numpy==2.0 --hash=sha256:0", "numpy==2.0; python_version > '3'",
+        "moeload_bench==0.1.0", "numpy==1.0\nNumPy==2.0",
+    ],
+)  # fmt: skip
+def test_only_pinned_requirements_are_accepted(line: str) -> None:
+    """Everything that pip would accept besides `name==version` is refused, with its line number."""
+    with pytest.raises(SubmissionError, match=r"requirements.txt: line \d"):
+        parse_requirements(line)
+
+
+def test_too_many_requirements_are_refused() -> None:
+    """A hundred are enough."""
+    with pytest.raises(SubmissionError, match="at most 100"):
+        parse_requirements("\n".join(f"a{i}==1" for i in range(101)))
+
+
+def _binary(folder: Path) -> None:
+    (folder / CODE).write_bytes(b"\xff\xfe")
+
+
+def _nul(folder: Path) -> None:
+    (folder / CODE).write_bytes(b"a = 1\0")
+
+
+def _large(folder: Path) -> None:
+    (folder / CODE).write_text("#" * (300 << 10))
+
+
+def _link(folder: Path) -> None:
+    (folder / CODE).unlink()
+    (folder / CODE).symlink_to("/etc/hostname")
+
+
+def _stranger(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"0")
+
+
+def _no_code(folder: Path) -> None:
+    (folder / CODE).unlink()
+
+
+def _no_record(folder: Path) -> None:
+    (folder / RECORD).unlink()
+
+
+def _not_toml(folder: Path) -> None:
+    (folder / RECORD).write_text("name = ")
+
+
+def _digits(folder: Path) -> None:
+    (folder / RECORD).write_text("name = " + "9" * 5000)
+
+
+def _brackets(folder: Path) -> None:
+    (folder / RECORD).write_text("name = " + "[" * 8000)
+
+
+def _dots(folder: Path) -> None:
+    (folder / RECORD).write_text("name" + ".a" * 7000 + " = 1")
+
+
+def _huge_hex(folder: Path) -> None:
+    (folder / RECORD).write_text((folder / RECORD).read_text().replace("[kwargs]", "[kwargs]\na = 0x" + "f" * 8000))
+
+
+def _other_case(folder: Path) -> None:
+    (folder / RECORD.upper()).write_text("on some file systems this is submission.toml")
+
+
+def _device(folder: Path) -> None:
+    (folder / CODE).unlink()
+    os.mkfifo(folder / CODE)
+
+
+def _other_name(folder: Path) -> None:
+    (folder / RECORD).write_text((folder / RECORD).read_text().replace('"mine"', '"yours"'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_binary, "not text"), (_nul, "not text"), (_large, "at most 262144"), (_link, "regular file"),
+        (_stranger, "unexpected 'weights.bin'"), (_no_code, "there is no forecaster.py"),
+        (_digits, "not TOML"), (_brackets, "not TOML"), (_dots, "submission.toml: name"), (_huge_hex, "kwargs"),
+        (_other_case, "unexpected 'SUBMISSION.TOML'"), (_device, "regular file"),
+        (_no_record, "no submission.toml"), (_not_toml, "not TOML"), (_other_name, "must be named 'yours'"),
+    ],
+)  # fmt: skip
+def test_a_spoiled_folder_is_refused_with_the_reason(spoil: Any, message: str, tmp_path: Path, world: World) -> None:
+    """Binary, oversized, linked, missing, unexpected and misnamed files."""
+    folder = write_folder(tmp_path, world)
+    spoil(folder)
+    with pytest.raises(SubmissionError, match=message):
+        read_folder(folder)
+
+
+def test_a_linked_folder_is_refused(tmp_path: Path, world: World) -> None:
+    """A folder elsewhere cannot pose as one of the leaderboard."""
+    (tmp_path / "link").symlink_to(write_folder(tmp_path, world))
+    with pytest.raises(SubmissionError, match="expected a folder"):
+        read_folder(tmp_path / "link")
+
+
+def test_the_target_is_the_file_in_the_folder_wherever_that_is(tmp_path: Path, world: World) -> None:
+    """Also below a path that holds the characters of a target's text."""
+    folder = read_folder(write_folder(tmp_path / "me@home:py", world, kwargs={"window": 5}))
+    target = folder.target()
+    assert (target.file, target.class_name, target.kwargs) == (folder.path / CODE, "Mine", {"window": 5})
+
+
+def test_a_checkout_changes_no_byte_of_a_submission() -> None:
+    """Its code is bound to its result by a hash, on Windows too."""
+    path = "leaderboard/submissions/mine/forecaster.py"
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "check-attr", "text", path], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path}: text: unset\n"
+
+
+@settings(max_examples=60)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_content_of_a_folder_breaks_its_reading(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever submission.toml, requirements.txt and verification.json hold, the refusal is a `SubmissionError`."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name in (RECORD, REQUIREMENTS, VERIFICATION):
+        (folder / name).write_bytes(content)
+    with pytest.raises(SubmissionError):
+        read_folder(folder)

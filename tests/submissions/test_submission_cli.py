@@ -1,0 +1,254 @@
+"""`submit` and `verify` as programs: what they print, write and send, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.record import Verification
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
+from tests.support.hub import LocalHub
+from tests.support.submitted import NAIVE, World, make_world, place
+
+pytest_plugins = ("tests.support.hub.fixtures",)
+ROOT = Path(__file__).resolve().parents[2]
+SUBMISSIONS = sorted(path.name for path in (ROOT / "leaderboard" / "submissions").iterdir() if path.is_dir())
+REPO = "acme/results"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def checked_in(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A leaderboard with one entry; tests leave it as it is."""
+    root = tmp_path_factory.mktemp("leaderboard")
+    place(root, world)
+    return root
+
+
+def moeload(world: World, *arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real program in a process of its own, with the traces and the suite of the test."""
+    command = [sys.executable, "-m", "moeload_bench", *arguments]
+    if "--suite" not in arguments:
+        command += ["--suite", world.suite_file]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "MOELOAD_TRACES": str(world.root), "PYTHONPATH": path, **variables}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_every_committed_submission_passes_the_check(name: str) -> None:
+    """Folder, result and, where there is one, verification belong together. When this fails after results were made
+    anew: `make verify`, which runs `moeload-bench verify leaderboard/submissions/NAME` for each, and commit.
+    """
+    from moeload_bench.submissions.check import check_submission, load_claim
+    from moeload_bench.suites.suite import load_suite
+
+    folder = read_folder(ROOT / "leaderboard" / "submissions" / name)
+    suite = load_suite(folder.record.suite.name)
+    result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{name}.json")
+    assert check_submission(folder, result, suite) == [], "run `make verify` and commit what it writes"
+
+
+RESULTS = sorted((ROOT / "leaderboard" / "results").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_committed_result_has_its_submission(path: Path) -> None:
+    """A pull request cannot add numbers without the code that gives them: a result belongs to the submission of its
+    name on its suite, or to a baseline of this package.
+    """
+    result = load_result(path)
+    folder = ROOT / "leaderboard" / "submissions" / path.stem
+    if folder.is_dir() and read_folder(folder).record.suite.name == path.parent.name:
+        assert (result.name, result.suite.name) == (path.stem, path.parent.name)
+    else:
+        assert result.forecaster.target.partition("@")[0] in baseline_names()
+
+
+def test_check_only_says_yes_or_why_not(world: World, tmp_path: Path) -> None:
+    """In words with exit status 0 or 1, or as JSON for scripts; nothing is written."""
+    folder = place(tmp_path, world)
+    before = sorted(path.name for path in folder.iterdir())
+    good = moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path)
+    assert (good.returncode, good.stdout, good.stderr) == (0, "checked\n", "")
+    (folder / CODE).write_text(NAIVE + "# changed\n")
+    bad = moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "not checked: the code has changed since the result was made" in bad.stderr
+    told = moeload(world, "verify", str(folder), "--check-only", "--json", cwd=tmp_path)
+    assert (told.returncode, told.stderr) == (1, "")
+    assert json.loads(told.stdout)["checked"] is False
+    assert "code has changed" in json.loads(told.stdout)["reasons"][0]
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(world: World, tmp_path: Path) -> None:
+    """`--incoming` refuses the maintainers' file, and with `--base` a name that others have before the pull request."""
+    folder = place(tmp_path / "new", world)
+    base = tmp_path / "old"
+    arguments = ("verify", str(folder), "--check-only", "--incoming", "--base", str(base))
+    assert moeload(world, *arguments, cwd=tmp_path).returncode == 0
+    theirs = base / "submissions" / "mine"
+    theirs.mkdir(parents=True)
+    (theirs / RECORD).write_text('authors = ["Somebody Else"]\n')
+    (folder / VERIFICATION).write_text(made_up(world, folder).to_json())
+    done = moeload(world, *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "verification.json is the maintainers' file: remove it" in done.stderr
+    assert "the name 'mine' is taken by other authors" in done.stderr
+
+
+def made_up(world: World, folder: Path) -> Verification:
+    from moeload_bench.submissions.check import claim_sha256
+
+    result = load_result(folder.parent.parent / "results" / "small" / "mine.json")
+    return Verification(
+        verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
+        result_sha256=claim_sha256(result), status="verified",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--level", "none"], 2, "expected process or sandbox"),
+        (["--incoming"], 2, "--incoming to --check-only"),
+        (["--check-only", "--suite", "mini"], 1, "suite name: the result says 'small', expected 'mini'"),
+        (["--check-only", "--suite", "v99"], 2, "unknown suite 'v99'"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(
+    arguments: list[str], status: int, message: str, world: World, checked_in: Path
+) -> None:
+    """Before anything runs, in words that say what to give instead."""
+    if "mini" in arguments:
+        source = checked_in / "results" / "small" / "mine.json"
+        (checked_in / "results" / "mini").mkdir(exist_ok=True)
+        (checked_in / "results" / "mini" / "mine.json").write_bytes(source.read_bytes())
+    done = moeload(world, "verify", str(checked_in / "submissions" / "mine"), *arguments, cwd=checked_in)
+    assert done.returncode == status
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path) -> None:
+    """A submission that names its suite `evil.toml` is not checked against a file that the pull request brings."""
+    from moeload_bench.cli.verify import _suite_of
+    from moeload_bench.errors import NotFoundError
+    from tests.support.submitted import write_folder
+
+    suite = {"name": "evil.toml", "sha256": "0" * 64}
+    folder = read_folder(write_folder(tmp_path, world, suite=suite))
+    with pytest.raises(NotFoundError, match=r"unknown suite 'evil\.toml'; there is: .*FILE\.toml by --suite"):
+        _suite_of(folder, None)
+
+
+@pytest.mark.parametrize("command", ["verify", "submit"])
+def test_a_machine_without_a_sandbox_is_no_fault_of_a_submission(command: str, world: World, tmp_path: Path) -> None:
+    """It is said at once, with what to do; no verification is written that says failed."""
+    folder = place(tmp_path, world)
+    arguments = {"verify": [str(folder)], "submit": ["sw_avg", "--name", "other", "--author", "A"]}[command]
+    done = moeload(world, command, *arguments, cwd=tmp_path, PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bwrap is not installed" in done.stderr
+    assert "or say --level process" in done.stderr
+    assert not (folder / VERIFICATION).exists()
+
+
+SUBMIT = ("submit", "my.py:Mine@window=50", "--name", "mine", "--author", "A. Stranger", "--level", "process")
+
+
+@pytest.mark.slow
+def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Path) -> None:
+    """A dry run writes nothing and says what it would; the second call takes finished work from the cache, writes, and
+    names the git steps; the check and a sampled verification, on fresh runs too, accept what was written.
+    """
+    (tmp_path / "my.py").write_text(NAIVE)
+    dry = moeload(world, *SUBMIT, "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    assert "checking the contract" in dry.stderr
+    assert 'name = "mine"' in dry.stdout
+    assert "window_tv, suite small" in dry.stdout
+    assert "dry run: nothing written, nothing sent" in dry.stdout
+    assert not (tmp_path / "leaderboard").exists()
+
+    done = moeload(world, *SUBMIT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder, result = Path("leaderboard/submissions/mine"), Path("leaderboard/results/small/mine.json")
+    assert f"git add {folder} {result}" in done.stdout
+    assert (tmp_path / folder / CODE).read_text() == NAIVE
+    assert load_result(tmp_path / result).status == "claimed"
+    checked = moeload(world, "verify", str(folder), "--check-only", "--incoming", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+
+    fresh = synthetic_trace(seed=77, recipe="one", split="test", run=9)
+    write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
+    options = ("--level", "process", "--sample", "0.5", "--traces", "fresh")
+    told = moeload(world, "verify", str(folder), *options, "--json", "--dry-run", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    made = Verification.model_validate_json(told.stdout)
+    assert (made.verified, made.sample, made.level) == (True, 0.5, "process")
+    assert set(made.findings) == {"permuted_and_shifted", "future_altered", "fresh_runs"}
+    assert not (tmp_path / folder / VERIFICATION).exists()
+
+    kept = moeload(world, "verify", str(folder), "--level", "process", "--sample", "0.5", cwd=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    assert "future_altered: relative loss" in kept.stdout
+    assert "runs, about" in kept.stderr
+    assert load_result(tmp_path / result).status == "verified"
+    assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.slow
+def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
+    hub: LocalHub, api: Any, world: World, tmp_path: Path
+) -> None:
+    """One pull request by an outsider; merged, its author submits again without requirements: the old file goes. A
+    rival, a look-alike and a submitter without token are refused before anything runs.
+    """
+    api().create_repo(REPO, repo_type="dataset")
+    (tmp_path / "my.py").write_text(NAIVE)
+    outsider = hub.environment(tmp_path / "hf", "hf_outsider")
+    there = (*SUBMIT, "--repo", REPO)
+    old = {f"submissions/mine/{RECORD}": b'authors = ["A. Stranger"]', "submissions/mine/requirements.txt": b"a==1\n"}
+    for path, content in old.items():
+        api().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=REPO, repo_type="dataset")
+
+    done = moeload(world, *there, cwd=tmp_path, **outsider)
+    assert done.returncode == 0, done.stderr
+    assert f"opened {hub.endpoint}/datasets/{REPO}/discussions/" in done.stdout
+    number = int(done.stdout.rsplit("/", 1)[1])
+    for revision in ("main", f"refs/pr/{number}"):
+        api(False).snapshot_download(REPO, repo_type="dataset", revision=revision, local_dir=tmp_path / revision)
+    request = ("verify", f"refs/pr/{number}/submissions/mine", "--check-only", "--incoming", "--base", "main")
+    checked = moeload(world, *request, cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
+    paths = [path for path in api().list_repo_files(REPO, repo_type="dataset") if "/" in path]
+    assert paths == ["results/small/mine.json", f"submissions/mine/{CODE}", f"submissions/mine/{RECORD}"]
+    assert not (tmp_path / "leaderboard").exists()
+
+    for change, message in {
+        ("A. Stranger", "B. Rival"): "taken by other authors",
+        ("mine", "m1ne"): "'m1ne' is too like 'mine'",
+    }.items():
+        refused = moeload(world, *(change[1] if one == change[0] else one for one in there), cwd=tmp_path, **outsider)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert message in refused.stderr
+    nobody = hub.environment(tmp_path / "hf-nobody", None)
+    refused = moeload(world, *there, cwd=tmp_path, **nobody)
+    assert refused.returncode == 2
+    assert "no token: set HF_TOKEN" in refused.stderr

@@ -1,0 +1,143 @@
+"""The way of a stranger's file: submit in the sandbox, one pull request, merge, verified entry. And its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaderboard.site.inputs import make_entry
+from moeload_bench.cli.submit import look_at
+from moeload_bench.errors import SubmissionError
+from moeload_bench.isolation.targets import parse_target
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.check import check_submission
+from moeload_bench.submissions.folder import VERIFICATION, read_folder
+from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
+from moeload_bench.submissions.verify import Request, keep, verify
+from tests.isolation.attacks.arena import require_sandbox
+from tests.support.hub import LocalHub
+from tests.support.submitted import NAIVE, World, honest, make_world, wheel
+
+pytest_plugins = ("tests.support.hub.fixtures",)
+REPO = "acme/results"
+WHO = Author(["A. Stranger"], "MIT", None, False, "a laptop")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_draft_is_read_back_as_it_was_meant(world: World, tmp_path: Path) -> None:
+    """File, class, arguments and requirements."""
+    (tmp_path / "my.py").write_text(NAIVE)
+    target = parse_target(f"{tmp_path / 'my.py'}:Mine@window=50")
+    folder = read_folder(make_draft(target, "mine", WHO, world.suite, "numpy==2.0.1\n").write(tmp_path))
+    assert (folder.record.target, folder.record.kwargs) == ("forecaster.py:Mine", {"window": 50})
+    assert folder.requirements == ("numpy==2.0.1",)
+
+
+@pytest.mark.parametrize("name", ["../mine", "Mine", "a/b", ""])
+def test_a_name_that_is_no_name_is_refused(name: str, world: World) -> None:
+    """Before anything runs."""
+    with pytest.raises(SubmissionError, match=r"submission: name: got .*, expected small letters and digits"):
+        make_draft(parse_target("sw_avg"), name, WHO, world.suite)
+
+
+def test_a_requirement_that_is_not_pinned_is_refused(world: World) -> None:
+    """Before anything runs."""
+    with pytest.raises(SubmissionError, match=r"requirements\.txt: line 1: got 'requests', expected name==version"):
+        make_draft(parse_target("sw_avg"), "mine", WHO, world.suite, "requests\n")
+
+
+def test_a_baselines_name_is_refused_before_anything_runs(world: World, tmp_path: Path) -> None:
+    """For anybody's code and for another baseline; the baseline itself has its name."""
+    (tmp_path / "my.py").write_text(NAIVE)
+    for target in (f"{tmp_path / 'my.py'}:Mine", "uniform"):
+        with pytest.raises(SubmissionError, match="the name 'sw_avg' belongs to a baseline: choose another"):
+            make_draft(parse_target(target), "sw_avg", WHO, world.suite)
+    assert make_draft(parse_target("sw_avg"), "sw_avg", WHO, world.suite).record.name == "sw_avg"
+
+
+def test_a_package_is_not_a_submission(world: World) -> None:
+    """One file is."""
+    with pytest.raises(SubmissionError, match=r"FILE\.py:Class"):
+        make_draft(parse_target("json:JSONDecoder"), "mine", WHO, world.suite)
+
+
+def test_a_name_of_other_authors_is_refused(world: World, tmp_path: Path) -> None:
+    """The same authors may submit again, and an earlier verification goes."""
+    folder, result = honest(tmp_path, world, authors=["A. Stranger"])
+    (folder.path / VERIFICATION).write_text("{}")
+    draft = make_draft(folder.target(), "mine", WHO, world.suite)
+    check_name(draft.record, tmp_path)
+    Prepared(draft, result).write(tmp_path)
+    assert check_submission(read_folder(folder.path), result, world.suite) == []
+    other = make_draft(folder.target(), "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
+    with pytest.raises(SubmissionError, match="taken by other authors"):
+        check_name(other.record, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_strangers_file_becomes_a_merged_verified_entry(
+    hub: LocalHub, api: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outsider's token opens the pull request; the maintainer verifies, adds what was found, and merges; what
+    the Hub then holds is a verified entry of the site.
+
+    The forecaster needs a package of its own, which is not installed here: the sandbox has it, this process has not.
+    """
+    require_sandbox()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    api().create_repo(REPO, repo_type="dataset")
+    wheels = tmp_path / "wheels"
+    wheel(wheels, "moeload_test_helper", "1.0", "WINDOW = 30\n")
+    (tmp_path / "my.py").write_text(NAIVE.replace("import numpy", "import moeload_test_helper\nimport numpy"))
+    target = parse_target(f"{tmp_path / 'my.py'}:Mine")
+    draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
+    there = look_at(REPO, api("outsider"))
+    there.refuse_taken(draft.record)
+    prepared = prepare(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
+    assert prepared.result.isolation == "sandbox"
+    number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
+
+    request = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
+    files = ["submissions/mine/*", "results/small/mine.json"]
+    api("maintainer").snapshot_download(REPO, **request, local_dir=tmp_path / "request")
+    folder = read_folder(tmp_path / "request" / "submissions" / "mine")
+    place = tmp_path / "request" / "results" / "small" / "mine.json"
+    result = load_result(place)
+    assert check_submission(folder, result, world.suite) == []
+    made = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True))
+    assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
+    keep(made, folder, result, place)
+    maintainer = api("maintainer")
+    maintainer.upload_folder(repo_id=REPO, folder_path=tmp_path / "request", allow_patterns=files, **request)
+    maintainer.merge_pull_request(REPO, number, repo_type="dataset")
+
+    maintainer.snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "merged")
+    merged = load_result(tmp_path / "merged" / "results" / "small" / "mine.json")
+    entry = make_entry(merged, tmp_path / "merged" / "submissions" / "mine", world.suite)
+    assert (entry.standing, entry.wrong, merged.status) == ("verified", (), "verified")
+    assert entry.folder is not None
+    assert entry.folder.verification == made
+    with pytest.raises(ModuleNotFoundError):
+        __import__("moeload_test_helper")
+
+    rival = make_draft(target, "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
+    with pytest.raises(SubmissionError, match="taken by other authors"):
+        look_at(REPO, api("outsider")).refuse_taken(rival.record)
+
+
+@pytest.mark.slow
+def test_conformance_comes_first(world: World, tmp_path: Path) -> None:
+    """A forecaster that breaks the contract is told which rule, and its suite run does not start."""
+    (tmp_path / "my.py").write_text(
+        NAIVE.replace("self.share_SLE.mean(axis=0), req", "self.share_SLE.sum(axis=0), req")
+    )
+    draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
+    with pytest.raises(SubmissionError, match="conformance: "):
+        prepare(draft, world.suite, paths=world.paths, level="process")
