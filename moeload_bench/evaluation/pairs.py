@@ -19,6 +19,7 @@ from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay, step_block, trace_info
+from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
@@ -106,6 +107,9 @@ def _replay_and_score(pair: Pair) -> RunResult:
     setting, suite = pair.setting, pair.setting.suite
     truth = open_truth(pair.path, pair.entry.data_sha256, suite.rule, suite.horizons)
     check_origins(truth.trace, pair.entry, suite.horizon)
+    if not truth.known_references:
+        truth.known_references.update(load_references(suite, pair.entry))
+    known = len(truth.known_references)
     scores = _RunScores(pair, truth)
     try:
         if pair.fitted.failure is not None:
@@ -122,6 +126,8 @@ def _replay_and_score(pair: Pair) -> RunResult:
             origins = [origin for origin, _ in pair.entry.origins()]
             for answer in replay(truth.trace, host, origins, suite.horizons, suite.quantiles):
                 scores.add(answer)
+            if len(truth.known_references) > known:
+                save_references(suite, pair.entry, truth.known_references)
             return scores.finish(host)
     except ForecastError as error:
         scores.fail_rest(str(error))
@@ -133,6 +139,7 @@ class _RunScores:
 
     def __init__(self, pair: Pair, truth: Truth) -> None:
         self.pair, self.truth = pair, truth
+        self.facts = trace_facts(pair.setting.suite, pair.entry, truth)
         self.states: dict[int, State] = dict(pair.entry.origins())
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
@@ -162,7 +169,7 @@ class _RunScores:
                 TaskResult(
                     origin=origin,
                     state=self.states[origin],
-                    crossing=self.truth.crosses(origin),
+                    crossing=self.facts.crossing[origin],
                     failure=failure,
                     metrics=rounded_tree({name: mean_over(value_KL, axis=1) for name, value_KL in kept.items()}),
                 )
@@ -171,7 +178,6 @@ class _RunScores:
             state: {metric: mean_over(np.stack(values), axis=0) for metric, values in metrics.items()}
             for state, metrics in layered.items()
         }
-        floors = self.truth.floors(self.pair.entry.origins())
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,
@@ -179,8 +185,8 @@ class _RunScores:
             experts=self.truth.trace.num_experts,
             tasks=tuple(tasks),
             per_layer=rounded_tree(per_layer),
-            floors=rounded_tree(floors.by_state()),
-            floor_marks=floors.marks(),
+            floors=self.facts.floors,
+            floor_marks=self.facts.floor_marks,
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),

@@ -16,12 +16,14 @@ from moeload_bench.errors import TraceError
 from moeload_bench.evaluation.harness import row_of, window_rows
 from moeload_bench.placement.cost import References, reference_plans
 from moeload_bench.placement.plans import headline_shapes
+from moeload_bench.results.facts import TraceFacts
+from moeload_bench.results.record import rounded_tree
 from moeload_bench.scoring.floors import LABELLED, Floors, Windows, trace_floors
 from moeload_bench.scoring.scores import horizon_rows
 from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.suites.suite import CROSSING, STATES
-from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, shares
 
 
@@ -33,8 +35,7 @@ class Truth:
         self.rule = rule
         self.horizons = horizons
         self._window: tuple[int, NDArray[np.float64]] | None = None
-        self._references: dict[int, References] = {}
-        self._floors: dict[tuple[tuple[int, State], ...], Floors] = {}
+        self.known_references: dict[int, References] = {}
 
     @cached_property
     def labels(self) -> StateLabels | None:
@@ -49,18 +50,25 @@ class Truth:
         """Rows at which the recipe planned a switch of data or a restart of the learning rate."""
         return tuple(planned_shifts(self.trace))
 
+    def facts(self, origins: Sequence[tuple[int, State]]) -> TraceFacts:
+        """What belongs to the trace and not to a forecaster, for a suite's origins."""
+        floors = self.floors(origins)
+        return TraceFacts(
+            data_sha256=data_sha256(self.trace),
+            crossing={origin: self.crosses(origin) for origin, _ in origins},
+            floors=rounded_tree(floors.by_state()),
+            floor_marks=floors.marks(),
+        )
+
     def floors(self, origins: Sequence[tuple[int, State]]) -> Floors:
-        """The floors of every state that has origins, and of the windows that cross; made once for all forecasters.
+        """The floors of every state that has origins, and of the windows that cross.
 
         Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and of
         states that no label is in, over the origins themselves.
         """
-        key = tuple(origins)
-        if key not in self._floors:
-            states = [state for state in LABELLED if any(state == s for _, s in key)]
-            given = self._own_windows(key)
-            self._floors[key] = trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
-        return self._floors[key]
+        states = [state for state in LABELLED if any(state == s for _, s in origins)]
+        given = self._own_windows(origins)
+        return trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
 
     def _own_windows(self, origins: Sequence[tuple[int, State]]) -> dict[str, Windows]:
         """The rows of the origins at each horizon [K], by state, and of those whose windows cross."""
@@ -87,14 +95,14 @@ class Truth:
 
     def references(self, origin: int) -> References:
         """The plans that depend on the trace only, and what they cost; made once for all forecasters."""
-        if origin not in self._references:
+        if origin not in self.known_references:
             window_HLE = self.window(origin)
-            self._references[origin] = reference_plans(
+            self.known_references[origin] = reference_plans(
                 window_HLE,
                 horizon_rows(self.horizons, self.trace.meta.stride, len(window_HLE)),
                 headline_shapes(self.trace.num_experts),
             )
-        return self._references[origin]
+        return self.known_references[origin]
 
     def crosses(self, origin: int) -> tuple[bool, ...]:
         """[K] whether a layer changes its state, or a planned switch happens, within each horizon."""

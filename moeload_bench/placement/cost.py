@@ -12,7 +12,8 @@ Axis letters: H rows of the window, K suite horizons, L MoE layers, E experts, R
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +105,20 @@ class References:
             else:
                 out[name] = 2 * value
         return out
+
+    def to_tree(self) -> dict[str, Any]:
+        """The record as JSON holds it."""
+        scores = {plan: {name: value.tolist() for name, value in found.items()} for plan, found in self.scores.items()}
+        return {"shapes": [asdict(shape) for shape in self.shapes], "rows_K": list(self.rows_K), "scores": scores}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> References:
+        """The record from `to_tree`."""
+        scores = {
+            plan: {name: np.array(value, dtype=np.float64) for name, value in found.items()}
+            for plan, found in tree["scores"].items()
+        }
+        return cls(tuple(ClusterShape(**shape) for shape in tree["shapes"]), tuple(tree["rows_K"]), scores)
 
     def _oracle(self, shape: str) -> FloatArray:
         return self.scores["oracle"][f"imbalance@{shape}"]

@@ -1,5 +1,8 @@
 """The result record: what one forecaster scored on one suite, and all that is needed to obtain it again.
 
+In its file, a run's tasks are rows of numbers in the order of its `metrics`, and what belongs to the traces of a suite
+of this package is left out: it is joined from `results.facts` on reading.
+
 Axis letters: O origins, K suite horizons, L MoE layers. Numbers are kept to nine significant digits; a value that
 does not exist (a layer without load) is null.
 """
@@ -17,6 +20,9 @@ from pydantic import Field, ValidationError
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
+from moeload_bench.files import replacing
+from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
+from moeload_bench.results.text import compact, content_sha256, readable
 from moeload_bench.schema import Record, first_problem
 
 if TYPE_CHECKING:
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
 MAX_RESULT_BYTES = 64 << 20
 
 Status = Literal["claimed", "checked", "verified"]
-Value = float | None
 
 
 class TaskResult(Record):
@@ -66,8 +71,8 @@ class CostResult(Record):
 class RunResult(Record):
     """One forecaster on one run.
 
-    ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors[state][floor][metric]`` is [K],
-    ``floor_marks[floor]`` says how far a floor can be trusted.
+    ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
+    task's ``crossing`` are the trace's (`results.facts.TraceFacts`).
     ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`).
     """
 
@@ -77,8 +82,8 @@ class RunResult(Record):
     experts: int
     tasks: tuple[TaskResult, ...]
     per_layer: dict[str, dict[str, tuple[tuple[Value, ...], ...]]] = {}
-    floors: dict[str, dict[str, dict[str, tuple[Value, ...]]]] = {}
-    floor_marks: dict[str, Literal["exact", "approximate", "not given"]] = {}
+    floors: Floors = {}
+    floor_marks: FloorMarks = {}
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str
@@ -90,6 +95,16 @@ class RunResult(Record):
     @property
     def failures(self) -> list[TaskResult]:
         return [task for task in self.tasks if task.failure is not None]
+
+    @property
+    def facts(self) -> TraceFacts:
+        """What of this record belongs to the trace."""
+        return TraceFacts(
+            data_sha256=self.data_sha256,
+            crossing={task.origin: task.crossing for task in self.tasks},
+            floors=self.floors,
+            floor_marks=self.floor_marks,
+        )
 
 
 class ForecasterRecord(Record):
@@ -114,7 +129,7 @@ class SuiteRecord(Record):
 class Result(Record):
     """One forecaster on one suite."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Status = "claimed"
     suite: SuiteRecord
     forecaster: ForecasterRecord
@@ -135,17 +150,22 @@ class Result(Record):
         """(trace, task) of every failed task."""
         return [(run.trace, task) for run in self.runs for task in run.failures]
 
+    @property
+    def content_sha256(self) -> str:
+        """The hash of what the forecaster did, whatever the status and however the file is laid out."""
+        return content_sha256(_packed(self.model_copy(update={"status": "claimed"}), own=False))
+
     def to_json(self) -> str:
-        """Canonical text: sorted keys, one space of indent, a final newline."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        """Canonical text, one line a task; without what the package keeps of the suite's traces."""
+        kept = suite_facts(self.suite.name, self.suite.sha256)
+        return readable(_packed(self, own=not kept)) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record, replacing what was there in one move."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.tmp")
-        scratch.write_text(self.to_json())
-        os.replace(scratch, target)
+        with replacing(target) as scratch:
+            scratch.write_text(self.to_json())
         return target
 
 
@@ -194,22 +214,120 @@ class Results(Sequence[Result]):
         return pd.DataFrame(self.rows())
 
     def to_json(self) -> str:
-        """A JSON list of the results."""
-        return "[" + ",\n".join(result.to_json().rstrip() for result in self) + "]\n"
+        """A JSON list of the results, each with what belongs to its traces."""
+        return "[" + ",\n".join(readable(_packed(result, own=True)) for result in self) + "]\n"
 
 
 def load_result(path: str | os.PathLike[str]) -> Result:
-    """Read a result record; raises `ResultError` naming the file and field."""
+    """Read a result record; raises `ResultError` naming the file and field.
+
+    Files of schema version 1, which hold all fields of every task, are read too. What a file says of its suite's traces
+    must be what this package keeps of them.
+    """
     source = Path(path)
     try:
         size = source.stat().st_size
         if size > MAX_RESULT_BYTES:
             raise ResultError(f"{source}: {size} bytes, at most {MAX_RESULT_BYTES} are read")
-        return Result.model_validate_json(source.read_bytes())
+        return parse_result(source.read_bytes(), str(source))
     except OSError as error:
         raise ResultError(f"{source}: {error.strerror}") from None
+
+
+def parse_result(text: bytes, where: str) -> Result:
+    """The record in a file's bytes; see `load_result`."""
+    try:
+        tree = json.loads(text)
+        if not isinstance(tree, dict) or not isinstance(tree.get("runs"), list):
+            raise ResultError(f"{where}: expected a result record with a list of runs")
+        version = tree.get("schema_version", 1)
+        if version not in (1, 2):
+            raise ResultError(f"{where}: schema_version is {version!r}, this version reads 1 and 2")
+        suite = SuiteRecord.model_validate(tree.get("suite"))
+        facts = suite_facts(suite.name, suite.sha256)
+        runs = tree["runs"] if version == 1 else [_unpacked(run, facts) for run in tree["runs"]]
+        result = Result.model_validate_json(compact({**tree, "schema_version": 2, "runs": runs}))
     except ValidationError as error:
-        raise ResultError(f"{source}: {first_problem(error, 'record')}") from None
+        raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{where}: not a result record: {error}") from None
+    _check_facts(result, facts, where)
+    return result
+
+
+def _check_facts(result: Result, facts: Mapping[str, TraceFacts], where: str) -> None:
+    for run in result.runs:
+        known = facts.get(run.trace)
+        if known is None or known.data_sha256 != run.data_sha256:
+            continue  # said by the checks of a submission, which know the suite
+        if run.floor_marks != known.floor_marks or not same_numbers(run.floors, known.floors):
+            raise ResultError(f"{where}: {run.trace}: the floors are not those of suite {result.suite.name}")
+        for task in run.tasks:
+            if known.crossing.get(task.origin, task.crossing) != task.crossing:
+                raise ResultError(
+                    f"{where}: {run.trace}: origin {task.origin}: crossing is {list(task.crossing)}, in suite "
+                    f"{result.suite.name} it is {list(known.crossing[task.origin])}"
+                )
+
+
+def same_numbers(one: Any, other: Any) -> bool:
+    """Whether two trees are equal, numbers as far as two processors agree."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_numbers(one[key], other[key]) for key in one)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same_numbers, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return bool(one == other)
+
+
+def _packed(result: Result, own: bool) -> dict[str, Any]:
+    """The record as its file holds it; with ``own``, including what belongs to the traces."""
+    tree = result.model_dump(mode="json")
+    tree["runs"] = [_packed_run(run, own) for run in tree["runs"]]
+    return tree
+
+
+def _packed_run(run: dict[str, Any], own: bool) -> dict[str, Any]:
+    tasks = run["tasks"]
+    metrics = sorted({name for task in tasks for name in task["metrics"]})
+    facts = {
+        "crossing": {str(task["origin"]): task["crossing"] for task in tasks},
+        "floors": run.pop("floors"),
+        "floor_marks": run.pop("floor_marks"),
+    }
+    rows = [
+        [task["origin"], task["state"], task["failure"], [task["metrics"].get(name) for name in metrics]]
+        for task in tasks
+    ]
+    return {**run, "metrics": metrics, "tasks": rows, **({"own": facts} if own else {})}
+
+
+def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts]) -> dict[str, Any]:
+    """A run as `RunResult` has it; raises `ValueError` where nobody says what belongs to its trace."""
+    fields = dict(run)
+    metrics, rows, own = fields.pop("metrics"), fields.pop("tasks"), fields.pop("own", None)
+    if own is None:
+        known = kept.get(str(run.get("trace")))
+        if known is None:
+            raise ValueError(
+                f"run {str(run.get('trace'))[:80]!r} holds neither floors nor which windows cross, and it is not of a "
+                "suite that this version of the package knows"
+            )
+        own = known.model_dump(mode="json", include={"crossing", "floors", "floor_marks"})
+    tasks = []
+    for origin, state, failure, values in rows:
+        scores = dict(zip(metrics, values, strict=True))
+        tasks.append(
+            {
+                "origin": origin,
+                "state": state,
+                "failure": failure,
+                "crossing": own["crossing"].get(str(origin), own["crossing"].get(origin, ())),
+                "metrics": {name: value for name, value in scores.items() if value is not None},
+            }
+        )
+    return {**fields, "tasks": tasks, "floors": own["floors"], "floor_marks": own["floor_marks"]}
 
 
 def rounded(value: float) -> Value:

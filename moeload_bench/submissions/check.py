@@ -15,7 +15,7 @@ from moeload_bench.errors import IsolationError, SubmissionError
 from moeload_bench.isolation.hosts import Level, level_available, parse_level
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.folder import Folder, text_sha256
+from moeload_bench.submissions.folder import Folder
 from moeload_bench.submissions.numbers import check_cost, check_numbers
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
@@ -61,11 +61,6 @@ def load_claim(path: Path) -> Result:
     return load_result(path)
 
 
-def claim_sha256(result: Result) -> str:
-    """Hash of a result whatever its status: what a verification is bound to."""
-    return text_sha256(result.model_copy(update={"status": "claimed"}).to_json())
-
-
 def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
     """Everything wrong with a submission and its result, in words that say what to do; [] when all is well."""
     wrong = [*_identity(folder, result, suite), *_status(folder, result), *_texts(result)]
@@ -109,7 +104,7 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
     if verification is None:
         if result.status == "verified":
             yield "the result says verified, but no verification.json says so: leave status at claimed"
-    elif verification.result_sha256 != claim_sha256(result):
+    elif verification.result_sha256 != result.content_sha256:
         yield "verification.json is about another result: remove it; the maintainers verify again"
     elif (result.status == "verified") != verification.verified:
         yield f"the result says {result.status}, verification.json says verified = {verification.verified}"

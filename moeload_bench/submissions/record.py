@@ -132,7 +132,8 @@ def status_of(verified: bool, sample: float) -> VerificationStatus:
 
 
 class Verification(_Record):
-    """What the maintainers' re-run of one result found; ``result_sha256`` is `claim_sha256` of that result.
+    """What the maintainers' re-run of one result found; ``result_sha256`` is that result's
+    `content_sha256`.
 
     ``ms_per_forecast`` (observing included) and ``peak_memory_bytes`` are what the re-run cost, where it was measured.
     """

@@ -28,7 +28,7 @@ from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.submissions.altered_traces import Altered, Altering, fresh_runs, splices
-from moeload_bench.submissions.check import check_submission, claim_sha256, require_level
+from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import VERIFICATION, Folder
 from moeload_bench.submissions.memorising import TRACKER, relative_loss
 from moeload_bench.submissions.record import Verification, status_of
@@ -93,7 +93,7 @@ def verify(request: Request) -> Verification:
         hardware=here.hardware,
         tolerance=_stated(TOLERANCE) | _stated(MEAN_TOLERANCE, "mean ") | _stated(OVERALL_TOLERANCE, "overall "),
         sample=request.sample,
-        result_sha256=claim_sha256(request.result),
+        result_sha256=request.result.content_sha256,
         reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
         findings={name: float(f"{value:.4g}") for name, value in findings.items()},
         **costs,

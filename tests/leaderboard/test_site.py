@@ -33,7 +33,6 @@ from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.statistics import interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.check import claim_sha256
 from moeload_bench.submissions.folder import VERIFICATION
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
 from moeload_bench.suites.suite import load_suite
@@ -273,7 +272,8 @@ def _verification(
 ) -> None:
     record = Verification(
         verified=verified, date="2026-01-01", commit=None, level="sandbox", hardware="a laptop", tolerance={},
-        sample=sample, result_sha256=claim_sha256(result), reasons=reasons, status=status_of(verified, sample), **costs,
+        sample=sample, result_sha256=result.content_sha256, reasons=reasons, status=status_of(verified, sample),
+        **costs,
     )  # fmt: skip
     (root / "leaderboard" / "submissions" / result.name / VERIFICATION).write_text(record.to_json())
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.results.record import load_result
-from moeload_bench.submissions.check import claim_sha256
 from moeload_bench.submissions.folder import VERIFICATION
 from moeload_bench.submissions.record import Verification
 from tests.support.submitted import World, make_world, place
@@ -63,7 +62,7 @@ def forge(repo: Path, name: str) -> None:
     result = load_result(repo / "leaderboard" / "results" / "small" / f"{name}.json")
     made = Verification(
         verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
-        result_sha256=claim_sha256(result), status="verified",
+        result_sha256=result.content_sha256, status="verified",
     )  # fmt: skip
     (repo / "leaderboard" / "submissions" / name / VERIFICATION).write_text(made.to_json())
     result.model_copy(update={"status": "verified"}).save(repo / "leaderboard" / "results" / "small" / f"{name}.json")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submissions.check import check_submission, claim_sha256, load_claim
+from moeload_bench.submissions.check import check_submission, load_claim
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
@@ -151,7 +151,7 @@ def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Result], wor
     folder, result = entry
     verification = Verification(
         verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
-        result_sha256=claim_sha256(result), status="verified",
+        result_sha256=result.content_sha256, status="verified",
     )  # fmt: skip
     verified: Callable[..., Result] = result.model_copy
     folder = replace(folder, verification=verification)

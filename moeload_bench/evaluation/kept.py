@@ -1,0 +1,60 @@
+"""What belongs to a trace and to no forecaster, computed once and kept by hash: floors, crossings, reference plans.
+
+The facts of the package's own suites come with it; everything else is in the cache, under the hash of the trace and of
+all that it was computed from. It depends on no forecaster, so that asking for fresh work does not compute it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moeload_bench import cache
+from moeload_bench.environment import package_versions
+from moeload_bench.evaluation.truth import Truth
+from moeload_bench.placement.cost import References
+from moeload_bench.results.facts import TraceFacts, suite_facts
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.suites.suite import Suite, SuiteTrace
+
+
+def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
+    """Floors, and which windows cross a change of state or a planned switch."""
+    known = suite_facts(suite.name, suite.sha256()).get(entry.id)
+    if known is not None and known.data_sha256 == entry.data_sha256:
+        return known
+    key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule))
+    stored = cache.load(key)
+    if stored is not None:
+        return TraceFacts.model_validate_json(json.dumps(stored))
+    found = truth.facts(entry.origins())
+    cache.save(key, found.model_dump(mode="json"))
+    return found
+
+
+def load_references(suite: Suite, entry: SuiteTrace) -> dict[int, References]:
+    """The reference plans of every origin, empty where they are not in the cache."""
+    stored = cache.load(_key("references", suite, entry))
+    return {} if stored is None else {int(origin): References.from_tree(tree) for origin, tree in stored.items()}
+
+
+def save_references(suite: Suite, entry: SuiteTrace, references: Mapping[int, References]) -> None:
+    """Keep the reference plans of a run that was asked at every origin."""
+    if references.keys() >= {origin for origin, _ in entry.origins()}:
+        cache.save(_key("references", suite, entry), {str(o): one.to_tree() for o, one in references.items()})
+
+
+def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:
+    return cache.task_key(
+        kind=kind,
+        trace_sha256=entry.data_sha256,
+        horizons=suite.horizons,
+        origins=entry.origins(),
+        scoring_version=SCORING_VERSION,
+        versions={**package_versions(), "numpy": np.__version__},
+        **more,
+    )

@@ -1,0 +1,57 @@
+"""What belongs to a trace is computed once, and is the same whether it was computed, kept or shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moeload_bench.evaluation import kept
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.truth import Truth, open_truth
+from moeload_bench.results.facts import suite_facts
+from moeload_bench.results.record import same_numbers
+from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
+from moeload_bench.traces.store import load_trace, write_trace
+from tests.conftest import synthetic_trace
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> tuple[Suite, dict[str, Path]]:
+    """A suite over one short trace."""
+    trace = synthetic_trace(700)
+    suite = suite_for_trace(trace, horizons=(1, 10), per_state=3)
+    return suite, {trace.id: write_trace(trace, tmp_path / "mine.parquet")}
+
+
+def test_what_comes_with_the_package_is_what_the_traces_give() -> None:
+    """The floors and crossings of suite mini, computed here."""
+    suite = load_suite("mini")
+    shipped = suite_facts(suite.name, suite.sha256())
+    for entry in suite.traces:
+        found = Truth(load_trace(entry.id), suite.rule, suite.horizons).facts(entry.origins())
+        assert same_numbers(found.model_dump(), shipped[entry.id].model_dump())
+
+
+def test_a_second_forecaster_is_scored_with_what_the_first_left(
+    mine: tuple[Suite, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by another process, also with fresh work asked for: the same record, and nothing computed again."""
+    suite, paths = mine
+    first = evaluate("last_value", suite, paths=paths, level="none", fresh=True)[0]
+    open_truth.cache_clear()
+    monkeypatch.setattr(Truth, "facts", None)
+    monkeypatch.setattr("moeload_bench.evaluation.truth.reference_plans", None)
+    again = evaluate("last_value", suite, paths=paths, level="none", fresh=True)[0]
+    assert again.runs[0].model_dump(exclude={"cost"}) == first.runs[0].model_dump(exclude={"cost"})
+
+
+def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite, dict[str, Path]]) -> None:
+    """The key holds the trace's hash, the origins and the horizons."""
+    suite, paths = mine
+    evaluate("last_value", suite, paths=paths, level="none")
+    (entry,) = suite.traces
+    assert kept.load_references(suite, entry)
+    assert not kept.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}))
+    assert not kept.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}))
+    assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry)
