@@ -26,10 +26,11 @@ from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
-from moeload_bench.plots.regret import disagreements, draw_regret
 from moeload_bench.plots.replanning import draw_policies
+from moeload_bench.plots.results import draw_regret
 from moeload_bench.plots.style import save_figure
 from moeload_bench.publishing.card_tables import table
+from moeload_bench.results.disagreement import disagreements
 from moeload_bench.results.rows import number
 from moeload_bench.traces.store import load_trace
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots.regret import disagreements
 from moeload_bench.publishing.card_tables import table
 from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.disagreement import disagreements
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, Results, RunResult
 from moeload_bench.results.rows import number

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from moeload_bench.paper.choice import ORDER, RULE, needed_steps
 from moeload_bench.paper.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.paper.facts import PaperError, paper
-from moeload_bench.paper.sheets import over
 from moeload_bench.paper.study import (
     LAYER_METRICS,
     METRICS,
@@ -19,6 +18,7 @@ from moeload_bench.paper.study import (
     RunStudy,
     Study,
     Value,
+    over,
 )
 from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
 from moeload_bench.results.rows import number

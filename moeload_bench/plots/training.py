@@ -20,9 +20,8 @@ from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.isolation.hosts import Level, open_host
 from moeload_bench.isolation.targets import parse_target, preflight
-from moeload_bench.plots.panels import dress, finish, line
+from moeload_bench.plots.panels import View, dress, finish, line
 from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, say, style
-from moeload_bench.plots.view import View
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
 from moeload_bench.scoring.scores import METRICS, horizon_rows, score_forecast
 from moeload_bench.states.rule import StateRule, origins_every
