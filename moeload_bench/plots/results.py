@@ -227,7 +227,9 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
         for ax, state in zip(axes, states, strict=True):
             names = [row.forecaster for row in error.rows if row.state == state]
             for i, name in enumerate(names):
-                pairs = [[value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))]
+                pairs = [
+                    [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
+                ]
                 points = [(x, y) for x, y in pairs if x is not None and y is not None]
                 look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
                 (line,) = ax.plot(
