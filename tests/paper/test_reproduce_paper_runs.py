@@ -24,7 +24,7 @@ from moeload_bench.paper.forecasts import ask, middle_origin
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import page
 from moeload_bench.paper.study import METRICS, Study, load_study, over
-from moeload_bench.results.rows import run_means
+from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.rule import sliding_variance
 from moeload_bench.suites.suite import slide
