@@ -26,11 +26,11 @@ from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
-from moeload_bench.plots.regret import disagreements, draw_regret
 from moeload_bench.plots.replanning import draw_policies
+from moeload_bench.plots.results import draw_regret
 from moeload_bench.plots.style import save_figure
-from moeload_bench.publishing.card_tables import table
-from moeload_bench.results.rows import number
+from moeload_bench.results.disagreement import disagreements
+from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.traces.store import load_trace
 
 PART = re.compile(r"(<!-- made by leaderboard/pages/decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -76,7 +76,7 @@ def regret_table() -> str:
     ]  # fmt: skip
     return (
         f"Suite `{SUITE}`, {len(results)} forecasters; {len(apart)} ordered pairs disagree, the "
-        f"{min(MOST, len(apart))} largest:\n\n{table(heads, rows)}"
+        f"{min(MOST, len(apart))} largest:\n\n{markdown_table(heads, rows)}"
     )
 
 
@@ -94,7 +94,7 @@ def walk_table() -> str:
         "imbalance of the static layout": lambda one: f"{one.simulation.static_imbalance:.3f}",
         "best policy": lambda one: f"`{one.best.policy}`, k = {one.best.every:,}",
         "saved by it, % of the step time": lambda one: _saved(one.best),
-        "its break-even, steps": lambda one: number(one.best.break_even_steps),
+        "its break-even, steps": lambda one: three_digits(one.best.break_even_steps),
         "its break-even, MB per expert": lambda one: _thousands(one.best.break_even_mb),
         "moved by it, MB": lambda one: _thousands(one.best.moved_mb),
         "moved by `every` at the same k, MB": lambda one: _thousands(_run(one, "every", one.best.every).moved_mb),
@@ -107,7 +107,7 @@ def walk_table() -> str:
         ),
     }
     rows = [(name, *(make(one) for one in found)) for name, make in lines.items()]
-    return table(("", *(f"`{one.trace}`" for one in found)), rows)
+    return markdown_table(("", *(f"`{one.trace}`" for one in found)), rows)
 
 
 def _run(one: Comparison, policy: Policy, every: int) -> PolicyRun:

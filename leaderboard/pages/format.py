@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeload_bench.errors import ResultError
-from moeload_bench.publishing.card_tables import SHAPES, table
+from moeload_bench.publishing.card_tables import SHAPES
+from moeload_bench.results.render import markdown_table
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 
 Schema = Mapping[str, Any]
@@ -27,7 +28,7 @@ def columns() -> str:
         (f"`{name}`", spec.dtype, SHAPES[spec.axes], "yes" if name in REQUIRED_COLUMNS else "", spec.unit)
         for name, spec in COLUMNS.items()
     ]
-    return table(("column", "type", "per step", "required", "what"), rows)
+    return markdown_table(("column", "type", "per step", "required", "what"), rows)
 
 
 def metadata() -> str:
@@ -45,7 +46,7 @@ def _fields(schema: Schema) -> str:
         (f"`{name}`", _type(field), "required" if name in required else _default(field), field["description"])
         for name, field in schema["properties"].items()
     ]
-    return table(("field", "type", "default", "what"), rows)
+    return markdown_table(("field", "type", "default", "what"), rows)
 
 
 def _default(field: Schema) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from moeload_bench.paper.facts import paper
-from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band, table
+from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band
+from moeload_bench.results.render import markdown_table
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
@@ -103,7 +104,7 @@ def runs_table(found: Sequence[Statistics]) -> str:
         )
         for s in found
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def beside_table(found: Sequence[Statistics]) -> str:
@@ -145,7 +146,7 @@ def beside_table(found: Sequence[Statistics]) -> str:
             f"{_range([s.tokens_per_expert for s in found], ',.0f')} tokens per expert and step",
         ),
     ]
-    return table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
+    return markdown_table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
 
 
 PARTS: dict[str, Callable[[Sequence[Statistics]], str]] = {"runs": runs_table, "beside": beside_table}

@@ -25,10 +25,9 @@ from leaderboard.pages.headline import headline
 from leaderboard.pages.results import suite_page
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.publishing import card
-from moeload_bench.results.grid import Grid, cells, marked
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import FLOOR_ROWS, number
-from moeload_bench.suites.suite import CROSSING, STATES, Suite, load_suite
+from moeload_bench.results.render import to_markdown
+from moeload_bench.suites.suite import Suite, load_suite
 
 PART = re.compile(r"(<!-- generated: (?P<part>\S+) (?P<of>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
@@ -37,21 +36,6 @@ PART = re.compile(r"(<!-- generated: (?P<part>\S+) (?P<of>\S+) -->\n).*?(?P<end>
 def results_of(suite: str) -> tuple[Result, ...]:
     """The committed results of a suite, read once."""
     return tuple(committed_results(suite))
-
-
-def to_markdown(grid: Grid) -> str:
-    """A result table as Markdown, its caption below; what forecasters cost is in a table of its own."""
-    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 2)]
-    for state in (*STATES, CROSSING):
-        for row in (row for row in grid.rows if row.state == state):
-            lines.append("| " + " | ".join([state, f"`{row.forecaster}`", *cells(row), row.skill]) + " |")
-        for floor in FLOOR_ROWS:
-            if (state, floor) in grid.floors:
-                floor_K = map(number, grid.floors[state, floor])
-                lines.append("| " + " | ".join([state, f"*{marked(floor, grid.marks)}*", *floor_K, ""]) + " |")
-    caption = "\n".join(line for line in grid.caption.split("\n") if not line.startswith("ms:"))
-    return "\n".join([*lines, "", caption, ""])
 
 
 def headline_suite(names: Sequence[str]) -> Suite:

@@ -126,7 +126,7 @@ def _write(study: Study, out: Path) -> list[Path]:
 
 
 def _record(study: Study) -> dict[str, Any]:
-    from moeload_bench.paper.sheets import verdict_sheet
+    from moeload_bench.paper.files import verdict_sheet
     from moeload_bench.paper.verdicts import findings
 
     return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}

@@ -113,12 +113,11 @@ def _with_uniform(targets: Sequence[str]) -> list[str]:
 def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
     from moeload_bench.errors import SuiteError, not_found
-    from moeload_bench.results.rows import metric_names
-    from moeload_bench.scoring.scores import METRICS
+    from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
-    if not suite.quantiles and any(spec.name == metric and spec.needs_quantiles for spec in METRICS):
+    if not suite.quantiles and needs_quantiles(metric):
         raise SuiteError(f"--metric {metric} needs quantiles, and suite {suite.name} asks for none")
 
 
@@ -184,8 +183,8 @@ def _print(results: Results, metric: str, own: bool) -> None:
 
     from moeload_bench.cli.progress import table_width
     from moeload_bench.placement.cost import HEADLINE
-    from moeload_bench.results.grid import result_table
-    from moeload_bench.results.summary import absence, best_lines, failure_lines
+    from moeload_bench.results.render import result_table
+    from moeload_bench.results.words import absence, best_lines, failure_lines
 
     console = Console(width=table_width())
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):

@@ -162,8 +162,8 @@ def _show(prepared: Prepared) -> None:
     from rich.console import Console
 
     from moeload_bench.cli.progress import table_width
-    from moeload_bench.results.grid import result_table
     from moeload_bench.results.record import Results
+    from moeload_bench.results.render import result_table
     from moeload_bench.submissions.folder import RECORD
     from moeload_bench.submissions.numbers import PRIMARY
 

@@ -17,9 +17,8 @@ from typing import Any
 
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.memory import check_memory
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.evaluation.workers import workers
+from moeload_bench.evaluation.workers import check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,

@@ -26,7 +26,8 @@ from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_
 from moeload_bench.isolation.targets import Target, source_sha256
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
-from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import read_trace

@@ -35,8 +35,8 @@ from moeload_bench.paper.study import (
     RunStudy,
     Value,
 )
+from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, Results, RunResult
-from moeload_bench.results.rows import run_means
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.states.drift import FloatArray
 from moeload_bench.states.rule import StateLabels, label_states, sliding_range, sliding_variance

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from moeload_bench.errors import TraceError
+from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
 from moeload_bench.states.rule import StateLabels, label_states, state_names
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
@@ -108,7 +109,7 @@ def runs_table(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def loads_table(runs: Sequence[Run]) -> str:
@@ -133,12 +134,12 @@ def loads_table(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def hashes_table(runs: Sequence[Run]) -> str:
     """The content of each run, independent of compression."""
-    return table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
+    return markdown_table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
 
 
 def sources_table(runs: Sequence[Run]) -> str:
@@ -152,7 +153,7 @@ def sources_table(runs: Sequence[Run]) -> str:
         (name, version, licence, f"{size / 1e6:.1f} MB", f"`{sha[:16]}`", ", ".join(f"`{r}`" for r in sorted(recipes)))
         for (name, version, licence, sha, size), recipes in sorted(users.items())
     ]
-    return table(("Source", "Version", "Licence", "Size", "SHA-256 begins", "Recipes"), rows)
+    return markdown_table(("Source", "Version", "Licence", "Size", "SHA-256 begins", "Recipes"), rows)
 
 
 def columns_table(runs: Sequence[Run]) -> str:
@@ -163,7 +164,7 @@ def columns_table(runs: Sequence[Run]) -> str:
         rows.append(
             (f"`{name}`", spec.dtype, SHAPES[spec.axes], spec.unit, "all runs" if have == len(runs) else f"{have} runs")
         )
-    return table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
+    return markdown_table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
 
 
 def summary(runs: Sequence[Run]) -> str:
@@ -237,11 +238,3 @@ def number(values: Iterable[float | None]) -> str:
     """The mean over layers with three significant digits; "-" where no layer has a value."""
     known = [value for value in values if value is not None]
     return f"{fmean(known):.3g}" if known else "-"
-
-
-def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    if not rows:
-        return "None yet."
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -21,10 +21,9 @@ from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
 from moeload_bench.recipes.batches import Batch, BatchOrder
 from moeload_bench.recipes.metadata import recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
-from moeload_bench.recipes.processes import Ranks
+from moeload_bench.recipes.processes import Ranks, gathered, load_whole, shard
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.resuming import check_same_recipe, check_same_text, recipe_record
-from moeload_bench.recipes.sharding import gathered, load_whole, shard
 from moeload_bench.recipes.text import resolve_source
 from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from moeload_bench.recording.counting import Reduce
-from moeload_bench.recording.measured import checked_meta
+from moeload_bench.recording.metadata import checked_meta
 from moeload_bench.recording.recorder import Recorder
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from moeload_bench.errors import MoeloadError, RecordingError
 from moeload_bench.recording.counting import Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
-from moeload_bench.recording.measured import checked_meta, measured_cells
-from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
+from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, package_versions
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import RecordingWarning, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moeload_bench.placement.cost import ABOUT
 from moeload_bench.results.record import RunResult, TaskResult
-from moeload_bench.scoring.scores import METRICS
+from moeload_bench.scoring.catalogue import METRICS, PLAN_METRICS
 from moeload_bench.suites.suite import CROSSING, STATES
 
 PRIMARY = "window_tv"
@@ -22,7 +21,7 @@ SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
 MAX_NUMBER = 1e15  # no score, time or count comes near it; sums of such numbers stay finite
 MAX_SECONDS = 1e8  # three years
 MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
-_PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
+_PLAN_METRIC = re.compile(rf"({'|'.join(spec.name for spec in PLAN_METRICS)})@[a-z][a-z0-9_-]{{0,39}}")
 _FLOOR = re.compile(r"floor_[a-z_]{1,40}")
 _REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
 _OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)

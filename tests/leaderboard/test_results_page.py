@@ -11,7 +11,6 @@ import pytest
 
 from leaderboard.pages import make
 from leaderboard.pages.headline import headline
-from leaderboard.pages.make import to_markdown
 from leaderboard.pages.results import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
 from leaderboard.pages.separation import cells
 from leaderboard.pages.variation import seeds
@@ -19,7 +18,7 @@ from moeload_bench.cli.run import file_name
 from moeload_bench.errors import ResultError
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
-from moeload_bench.results.rows import number
+from moeload_bench.results.render import three_digits, to_markdown
 from moeload_bench.suites.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,11 +106,11 @@ def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result])
         for k in range(len(grid.horizons)):
             shown = {name: by_name[name][k + 1] for name in rows}
             assert {n: text.strip("*") for n, text in shown.items()} == {
-                n: number(r.value_K[k]) for n, r in rows.items()
+                n: three_digits(r.value_K[k]) for n, r in rows.items()
             }
             best = min(rows, key=lambda name: rows[name].value_K[k])
             assert [name for name, text in shown.items() if "**" in text] == [best]
-            assert by_name["floor_batch"][k + 1] == number(grid.floors[state, "floor_batch"][k])
+            assert by_name["floor_batch"][k + 1] == three_digits(grid.floors[state, "floor_batch"][k])
         assert all(line[-2] == "-" for name, line in by_name.items() if name in rows)
 
 

@@ -13,9 +13,10 @@ import pytest
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card, written
-from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
+from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import LayerDescription
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
@@ -134,7 +135,7 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
 
 def test_a_table_without_rows_says_so() -> None:
     """Before anything is recorded."""
-    assert table(("a",), []) == "None yet."
+    assert markdown_table(("a",), []) == "None yet."
     assert "holds no run yet" in TABLES["summary"]([])
 
 
