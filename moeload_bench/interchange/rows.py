@@ -114,11 +114,14 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
 
 
 def _wanted(rows: Iterator[Row], options: Options) -> Iterator[Row]:
+    last = options.last_step
     for row in rows:
-        if options.last_step is not None and row.step > options.last_step:
+        if last is not None and row.step > last:
             return
         if options.first_step is None or row.step >= options.first_step:
             yield row
+        if row.step == last:
+            return  # what follows may be damaged
 
 
 def _in_order(rows: Iterator[Row], where: str) -> Iterator[Row]:

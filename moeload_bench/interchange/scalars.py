@@ -71,7 +71,7 @@ def _complete(pattern: str, found: dict[str, tuple[int, int]], where: str) -> Na
         for expert in range(experts):
             if (layer, expert) not in by_place:
                 raise TraceError(
-                    f"{where}: expert {expert} of layer {layer} is missing, expected {experts} in each layer ({pattern})"
+                    f"{where}: expert {expert} of layer {layer} is missing, expected {experts} experts ({pattern})"
                 )
     row = {layer: m for m, layer in enumerate(layers)}
     return Names(pattern, layers, experts, {name: (row[layer], expert) for name, (layer, expert) in found.items()})

@@ -10,6 +10,7 @@ object, `{"arrays": [...]}` or `{"error": "..."}`. Imports nothing of this packa
 from __future__ import annotations
 
 import json
+import pickle
 import resource
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ def main(file: str, folder: str, max_bytes: int, seconds: int) -> None:
     # torch itself takes some 4 GiB of address space, the file is held twice at most
     room = 2 * max_bytes + (6 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    data = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its own message advises to unpickle without limits
+        raise ValueError("holds an object that is no tensor, number, string or container") from None
     if not isinstance(data, dict):
         raise ValueError(f"holds a {type(data).__name__}, expected a dict")
     if "logical_count" in data:
