@@ -9,6 +9,7 @@ import typer
 from moeload_bench.cli import (
     check,
     corpora,
+    export,
     import_,
     plan,
     plot,
@@ -63,4 +64,5 @@ app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.add_typer(import_.app, name="import")
+app.add_typer(export.app, name="export")
 app.add_typer(reproduce.app, name="reproduce")
