@@ -38,7 +38,7 @@ def sampled() -> Trace:
 
 @pytest.fixture(scope="module")
 def ahead() -> Ahead:
-    return forecast_ahead(sampled(), "sw_avg@window=100", 200, level="none")
+    return forecast_ahead(sampled(), "last_value", 200, level="none")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def placed(ahead: Ahead) -> Placement:
 def test_the_forecast_is_made_from_the_whole_trace(ahead: Ahead) -> None:
     """Every step is observed, the window begins after the last one; weights are tokens of a step, and say whence."""
     trace = sampled()
-    share_LE = trace.share_SLE().mean(axis=0)  # the window holds all 60 rows
+    share_LE = trace.share_SLE()[-1]
     np.testing.assert_allclose(ahead.share_LE, share_LE, atol=1e-12)
     np.testing.assert_allclose(ahead.weight_LE, share_LE * 1024, atol=1e-9)
     assert (ahead.about["first_step"], ahead.about["horizon"]) == (620, 200)
@@ -84,7 +84,7 @@ def test_every_format_holds_the_plan(kind: str, placed: Placement, ahead: Ahead,
         json.loads(path.read_text())["about"] if kind == "json" else json.loads(Path(f"{path}.about.json").read_text())
     )
     assert beside["shape"] == {"devices": 2, "slots": 6, "nodes": 1, "groups": 1}
-    assert beside["forecaster"] == "sw_avg@window=100"
+    assert beside["forecaster"] == "last_value"
 
 
 def test_eplb_maps_agree_with_one_another(placed: Placement, tmp_path: Path) -> None:
