@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.cli import app
+from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, TraceError
 from moeload_bench.interchange import placements
 from moeload_bench.interchange.forecasts import Ahead, forecast_ahead, write_forecast
 from moeload_bench.interchange.placements import Placement, place, write_placement
 from moeload_bench.interchange.series import FORMATS, write_series
 from moeload_bench.interchange.table import import_csv
-from moeload_bench.placement import ClusterShape, plan
-from moeload_bench.store import data_sha256, write_trace
-from moeload_bench.trace import Trace
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
 SHAPE = ClusterShape("test", 2, 6)
@@ -123,7 +123,7 @@ def test_megatron_holds_each_expert_once(ahead: Ahead, placed: Placement, tmp_pa
     """Without spare slots the experts of each rank are listed; with them the format says what it cannot hold."""
     plain = place(ahead, ClusterShape("plain", 2, 4))
     record = json.loads(write_placement(plain, tmp_path / "p.json", "megatron").read_text())
-    assert sorted(sum(record["experts_of_rank"]["3"], [])) == [0, 1, 2, 3]
+    assert sorted(e for rank in record["experts_of_rank"]["3"] for e in rank) == [0, 1, 2, 3]
     with pytest.raises(PlacementError, match="got 6 slots for 4 experts; expected --slots 4"):
         write_placement(placed, tmp_path / "q.json", "megatron")
     with pytest.raises(NotFoundError, match="unknown placement format 'x'; there is: eplb, json"):

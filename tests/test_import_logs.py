@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.cli import app
+from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange import flame_moe, megatron, rows, text
 from moeload_bench.interchange.formats import FORMATS
@@ -27,8 +26,8 @@ from moeload_bench.interchange.smartmoe import read_smartmoe
 from moeload_bench.interchange.tensorboard import read_tensorboard
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
-from moeload_bench.store import data_sha256, read_trace
-from moeload_bench.trace import Trace
+from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 from tests.foreign import logs
 
@@ -285,7 +284,7 @@ def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
     folder = made("smartmoe", tmp_path)
     for name, (_, read) in READERS.items():
         if name != "smartmoe":
-            with pytest.raises(TraceError, match="no file .* in this folder"):
+            with pytest.raises(TraceError, match=r"no file .* in this folder"):
                 read(folder)
 
 
@@ -408,10 +407,10 @@ def test_the_command_reads_a_glob_and_shows_what_it_left_out(tmp_path: Path) -> 
     assert "expected --stage-layers" in str(missing.exception)
 
 
-def test_real_writers_are_read(tmp_path: Path) -> None:
-    """safetensors and TensorBoard's own writer, where they are installed, give files that are read alike."""
+def test_a_real_safetensors_file_is_read(tmp_path: Path) -> None:
+    """What the library itself writes, as TensorRT-LLM does, is read alike."""
     torch = need("torch", "pip install '.[torch]'")
-    saving = pytest.importorskip("safetensors.torch")
+    saving = need("safetensors.torch", "pip install '.[record]'")
     folder = made("tensorrt-llm", tmp_path)
     load = logs.load_of(CHOSEN)
     for rank in range(4):
@@ -431,6 +430,5 @@ def test_json_of_any_kind_is_no_traceback(tmp_path: Path) -> None:
         for value in wrong:
             path = tmp_path / "a.jsonl"
             path.write_text(json.dumps({**good, name: value}) + "\n")
-            with pytest.raises(TraceError, match="a.jsonl"), warnings.catch_warnings():
-                warnings.simplefilter("error")
+            with pytest.raises(TraceError, match=r"a\.jsonl"):
                 list(read_jsonl([path]).rows)

@@ -32,8 +32,8 @@ def forecast(
     [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
     """
     from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
-    from moeload_bench.isolate import parse_level
-    from moeload_bench.store import load_trace
+    from moeload_bench.isolation.hosts import parse_level
+    from moeload_bench.traces.store import load_trace
 
     ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
     write_forecast(ahead, out, kind)
@@ -56,7 +56,7 @@ def trace(
     [bold]moeload-bench export trace run.parquet --format nixtla --out run.csv[/bold]
     """
     from moeload_bench.interchange.series import write_series
-    from moeload_bench.store import load_trace
+    from moeload_bench.traces.store import load_trace
 
     loaded = load_trace(trace)
     write_series(loaded, out, kind, values)

@@ -86,7 +86,7 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
 
 
 def _run(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
-    from moeload_bench.progress import pair_progress
+    from moeload_bench.cli.progress import pair_progress
 
     with pair_progress(unit="bytes") as report:
         _write(read, {**own, "report": report}, given)
@@ -94,7 +94,7 @@ def _run(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -
 
 def _write(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
     from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
-    from moeload_bench.store import write_trace
+    from moeload_bench.traces.store import write_trace
 
     out, name = given["out"], given["name"]
     meta = {"recipe": name, "split": given["split"], "run": given["run"], "group": name, "licence": given["licence"]}
@@ -132,8 +132,8 @@ def formats() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.cli.progress import table_width
     from moeload_bench.interchange.formats import FORMATS
-    from moeload_bench.progress import table_width
 
     table = Table("format", "files", "written by", "counts")
     for one in FORMATS:

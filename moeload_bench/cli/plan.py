@@ -121,7 +121,7 @@ def _cost(
 ) -> CostModel | None:
     """The cost model; None where no constant was given and none is needed."""
     from moeload_bench.errors import PlacementError
-    from moeload_bench.replan import CostModel
+    from moeload_bench.placement.replan import CostModel
 
     given = {"--step-ms": step_ms, "--expert-mb": expert_mb, "--bandwidth": bandwidth}
     missing = [name for name, value in given.items() if value is None]

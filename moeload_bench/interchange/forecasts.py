@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
-from moeload_bench.harness import FEED_ROWS
-from moeload_bench.isolate import Level, open_host
-from moeload_bench.store import data_sha256, replacing
-from moeload_bench.targets import parse_target
-from moeload_bench.trace import Trace
+from moeload_bench.evaluation.harness import FEED_ROWS, step_block, trace_info
+from moeload_bench.files import replacing
+from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.isolation.hosts import open_host
+from moeload_bench.isolation.levels import Level
+from moeload_bench.isolation.targets import parse_target
+from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.trace import Trace
 
 FloatArray = NDArray[np.float64]
 LEVEL_ROWS = 100

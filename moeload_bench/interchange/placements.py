@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
 from moeload_bench.interchange.forecasts import Ahead, check_sglang_name, put_about, put_file
-from moeload_bench.placement import ClusterShape, plan
+from moeload_bench.placement.plans import ClusterShape, plan
 
 IntArray = NDArray[np.int64]
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
-from moeload_bench.meta import checked_meta
 from moeload_bench.recording.merging import merge_shards
-from moeload_bench.store import write_trace
-from moeload_bench.trace import Trace, TraceMeta, check_trace
+from moeload_bench.traces.meta import checked_meta
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace, TraceMeta, check_trace
 
 IntArray = NDArray[np.int64]
 Semantics = Literal["pre_drop", "post_drop", "unknown"]

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError, not_found
-from moeload_bench.plots_view import layer_names
-from moeload_bench.store import replacing
-from moeload_bench.trace import Trace
+from moeload_bench.files import replacing
+from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,7 +13,7 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Report
-from moeload_bench.trace import MAX_COUNT
+from moeload_bench.traces.trace import MAX_COUNT
 
 MAX_FILES = 20_000
 MAX_LINE = 256 << 20

@@ -20,7 +20,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.interchange.text import find_files
-from moeload_bench.trace import MAX_COUNT
+from moeload_bench.traces.trace import MAX_COUNT
 
 STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
 

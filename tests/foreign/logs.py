@@ -39,7 +39,7 @@ def truth(chosen: IntArray) -> IntArray:
 def megatron_tokens(folder: Path, chosen: IntArray, expert: int = 4, pipeline: int = 2, copies: int = 1) -> Path:
     """`tokens_per_expert/rank*.jsonl`, two micro-batches each; ``copies`` data-parallel groups of expert ranks."""
     S, W, L, _, _ = chosen.shape
-    assert W == expert * copies
+    assert expert * copies == W
     folder.mkdir(parents=True)
     first, second = (load_of(half) for half in np.array_split(chosen, 2, axis=3))
     stage, local = L // pipeline, first.shape[-1] // expert
