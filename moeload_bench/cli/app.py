@@ -11,6 +11,7 @@ from moeload_bench.cli import (
     corpora,
     export,
     import_,
+    merge,
     plan,
     plot,
     publish,
@@ -65,4 +66,5 @@ app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.add_typer(import_.app, name="import")
 app.add_typer(export.app, name="export")
+app.command("merge")(merge.merge)
 app.add_typer(reproduce.app, name="reproduce")
