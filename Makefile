@@ -98,7 +98,8 @@ $(VENV)/.deepspeed: $(VENV)/.dev
 
 # Routers of other engines, for the tests of their adapters: without what they need only on GPUs.
 $(VENV)/.engines: $(VENV)/.dev
-	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0'
+	$(BIN)/python -m pip install -q boto3 google-cloud-storage dataclass-extensions bettermap
+	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0' 'ai2-olmo-core==3.0.0' cached_path
 	touch $@
 
 # Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
