@@ -34,7 +34,8 @@ def megatron_routing(module: Any, args: Any, output: Any, *, after_drops: bool =
         )
     token_P, expert_P = map_TE.nonzero(as_tuple=True)
     tokens, experts = map_TE.shape
-    return Routing(expert_P, token_P, tokens, experts, module.topk if capacity is None else None)
+    # tokens come position by position, so their sequences cannot be told from their order
+    return Routing(expert_P, token_P, tokens, experts, module.topk if capacity is None else None, tokens_known=False)
 
 
 def nemo_automodel_routing(module: Any, args: Any, output: Any) -> Routing:

@@ -16,8 +16,8 @@ from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE
-from tests.recording.families import EXPERTS, tiny_batch, tiny_model
-from tests.recording.pipelines import ADAPTERS, TinyModel, batch
+from tests.support.recording.families import EXPERTS, tiny_batch, tiny_model
+from tests.support.recording.pipelines import ADAPTERS, TinyModel, batch
 
 torch.set_num_threads(1)
 LENGTHS = (16, 10, 7, 13)

@@ -17,8 +17,8 @@ from moeload_bench.recording.stages import Stage, merge_stages, merge_when_compl
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
-from tests.recording.pipelines import ADAPTERS, LAYERS, TinyModel, batch, staged, whole
-from tests.recording.ranks import run_ranks
+from tests.support.recording.pipelines import ADAPTERS, LAYERS, TinyModel, batch, staged, whole
+from tests.support.recording.ranks import run_ranks
 
 torch.set_num_threads(1)
 NAME = "own/test/seed0.parquet"

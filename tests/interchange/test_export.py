@@ -164,7 +164,7 @@ def test_peers_read_the_same_numbers(tool: str, kind: str, name: str, tmp_path: 
     """Written here, read by the tool's own reader in an environment of its own: every series, every value."""
     trace = sampled()
     path = write_series(trace, tmp_path / name, kind)
-    reader = Path(__file__).parent / "foreign" / "peer_readers.py"
+    reader = Path(__file__).parents[1] / "support" / "foreign" / "peer_readers.py"
     done = subprocess.run([peers(), reader, tool, path, tmp_path / "o.npz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     got = dict(np.load(tmp_path / "o.npz"))

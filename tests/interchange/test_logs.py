@@ -29,7 +29,7 @@ from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need
-from tests.foreign import logs
+from tests.support.foreign import logs
 
 CHOSEN = logs.choices()
 LAYOUT = megatron.Layout(expert=4, pipeline=2, stage_layers=2)
