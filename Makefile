@@ -96,5 +96,17 @@ $(VENV)/.deepspeed: $(VENV)/.dev
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --no-deps --no-build-isolation 'deepspeed==0.19.8'
 	touch $@
 
+# Routers of other engines, for the tests of their adapters: without what they need only on GPUs.
+$(VENV)/.engines: $(VENV)/.dev
+	$(BIN)/python -m pip install -q boto3 google-cloud-storage dataclass-extensions bettermap
+	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0' 'ai2-olmo-core==3.0.0' cached_path
+	touch $@
+
+# Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
+$(VENV)/.peers: $(VENV)/.venv
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install -q 'fev==0.10.0' 'statsforecast==2.1.1' 'gluonts==0.17.0'
+	touch $@
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache

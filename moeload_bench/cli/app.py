@@ -9,7 +9,9 @@ import typer
 from moeload_bench.cli import (
     check,
     corpora,
+    export,
     import_,
+    merge,
     plan,
     plot,
     publish,
@@ -63,4 +65,6 @@ app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.add_typer(import_.app, name="import")
+app.add_typer(export.app, name="export")
+app.command("merge")(merge.merge)
 app.add_typer(reproduce.app, name="reproduce")

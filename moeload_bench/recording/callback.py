@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import TrainerCallback
 
-from moeload_bench.recording.counting import Reduce
+from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import checked_meta
 from moeload_bench.recording.recorder import Recorder
 from moeload_bench.recording.routers import Adapter
@@ -44,6 +44,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         reduce: Reduce | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         shard_steps: int = 250,
+        count: Counted = "all",
+        layers: Sequence[int] | None = None,
+        imbalance_rank: bool = False,
     ) -> None:
         self.target = trace_target(out, name, split, run)
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
@@ -52,6 +55,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             "reduce": reduce,
             "on_error": on_error,
             "shard_steps": shard_steps,
+            "count": count,
+            "layers": layers,
+            "imbalance_rank": imbalance_rank,
         }
         checked_meta(self._given)
         self._recorder: Recorder | None = None

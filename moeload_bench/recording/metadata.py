@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
-def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None]) -> tuple[LayerMeta, ...]:
-    """One record per router."""
+def layer_metas(
+    routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None], offset: int = 0
+) -> tuple[LayerMeta, ...]:
+    """One record per router; ``offset`` is added to the numbers of their blocks."""
     return tuple(
-        LayerMeta.model_validate({"index": r.block, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k})
+        LayerMeta.model_validate(
+            {"index": r.block + offset, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k}
+        )
         for r, k in zip(routers, top_k_L, strict=True)
     )
 

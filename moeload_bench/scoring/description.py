@@ -29,7 +29,8 @@ class LayerDescription:
     ``layer`` is its name, with stack and kind where the index in the stack is not enough.
     ``states`` the spans in training steps; ``onset`` the first stable step, with the band that the rule's thresholds
     give when they are varied by ``StateRule.band``. ``imbalance_first`` and ``_last``: largest over mean share of the
-    first and last END_STEPS steps; ``dead_experts``: experts below DEAD_SHARE / E in the last ones.
+    first and last END_STEPS steps, ``max_vio`` (MaxVio) the last one less 1; ``dead_experts``: experts below
+    DEAD_SHARE / E in the last ones.
     ``over_dispersion``: size of the per-step noise over that of top-k draws alone. ``floor_window_tv`` at a horizon of
     FLOOR_STEPS steps and ``floor_tv`` per step, both in the layer's stable rows (in all, if there are none);
     ``floor`` says which floor that is.
@@ -40,6 +41,7 @@ class LayerDescription:
     onset: str | None
     imbalance_first: float | None
     imbalance_last: float | None
+    max_vio: float | None
     dead_experts: int | None
     over_dispersion: float | None
     floor: str
@@ -52,9 +54,9 @@ def about_columns(trace: Trace) -> str:
     stride = trace.meta.stride
     ends, horizon = _rows(trace, END_STEPS) * stride, _rows(trace, FLOOR_STEPS) * stride
     return (
-        f"imbalance: largest / mean load of the first and of the last {ends} steps. dead_experts: below "
-        f"{DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise over that of top-k "
-        f"draws alone. Floors are of the layer's stable rows (of all, where there are none): floor_window_tv at "
+        f"imbalance: largest / mean load of the first and of the last {ends} steps; max_vio (MaxVio): the last less 1. "
+        f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise over "
+        f"that of top-k draws alone. Floors are of the layer's stable rows (of all, where there are none): floor_window_tv at "
         f"h = {horizon} steps, floor_tv per step."
     )
 
@@ -85,6 +87,7 @@ def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str
         onset=None if labels is None else _onset(trace, labels, layer),
         imbalance_first=None if first_E is None else float(first_E.max() * E),
         imbalance_last=None if last_E is None else float(last_E.max() * E),
+        max_vio=None if last_E is None else float(last_E.max() * E - 1),
         dead_experts=None if last_E is None else int((last_E < DEAD_SHARE / E).sum()),
         over_dispersion=over,
         floor=name,
