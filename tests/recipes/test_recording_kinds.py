@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.recording.recipes import use_small_text
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.balancing import add_noise_to_gates, router_statistics, router_z_loss, sequence_aux_loss
@@ -19,6 +18,7 @@ from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.routers import Routing, find_routers
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
+from tests.support.recording.recipes import use_small_text
 
 torch.set_num_threads(1)
 STEPS = 8
