@@ -18,6 +18,7 @@ from moeload_bench.cli import (
     recipes,
     record,
     reproduce,
+    rescore,
     run,
     submit,
     traces,
@@ -56,6 +57,7 @@ app.add_typer(traces.app, name="traces")
 app.command("validate")(validate.validate)
 app.command("check")(check.check)
 app.command("run")(run.run)
+app.command("rescore")(rescore.rescore)
 app.command("publish")(publish.publish)
 app.command("submit")(submit.submit)
 app.command("verify")(verify.verify)

@@ -51,6 +51,10 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here, for `rescore`."),
+    ] = None,
 ) -> None:
     """Score forecasters on a suite, or on your own trace.
 
@@ -69,8 +73,9 @@ def run(
     task_list = _slid(task_list, paths, sliding, blocks)
     _check_metric(metric, task_list)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-    if out is not None:
-        _make_folder(out, "--out")
+    for folder, option in ((out, "--out"), (keep, "--keep-forecasts")):
+        if folder is not None:
+            _make_folder(folder, option)
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
             _with_uniform(targets or _installed(defaults or task_list.baselines, task_list)),
@@ -83,14 +88,15 @@ def run(
             seed=seed,
             fresh=fresh,
             progress=progress,
+            keep=keep,
         )
     for result in results:
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             typer.echo(f"{result.name}: {text}", err=True)
-    if out is not None:
+    for folder in {out, keep} - {None}:
         for result in results:
-            result.save(out / f"{file_name(result.name)}.json")
+            result.save(Path(folder) / f"{file_name(result.name)}.json")
     if as_json:
         typer.echo(results.to_json(), nl=False)
     else:

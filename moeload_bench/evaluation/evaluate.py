@@ -51,12 +51,15 @@ def evaluate(
     address: str | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> Results:
     """Score forecasters on a suite.
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
     None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
-    finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. A forecaster's failure
+    finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. ``keep``: a folder for the
+    forecasts' window means, from which `rescore` makes other metrics; what is not there yet runs again. A forecaster's
+    failure
     is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`) concerns the request.
     """
     tasks = load_suite(suite) if isinstance(suite, str) else suite
@@ -71,7 +74,7 @@ def evaluate(
         workers(jobs=jobs, backend=backend, address=address) as run,
     ):
         setting = Setting(
-            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache)
+            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
         learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
         fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
-from moeload_bench.traces.store import WRITING, column_bytes, column_header, columns_of, read_trace, write_trace
+from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writing
 from moeload_bench.traces.trace import Array, Trace, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
     record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
-    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **WRITING) as writer:
+    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writing(names)) as writer:
         for table in _row_groups(shards):
             writer.write_table(table)
     return target

@@ -58,6 +58,20 @@ def test_hash_survives_recompression_and_row_groups(trace: Trace, codec: str, ro
     assert data_sha256(read_trace(path)) == data_sha256(trace)
 
 
+def test_only_measured_floats_are_stored_byte_by_byte(tmp_path: Path) -> None:
+    """Whole numbers keep the encodings that every reader knows; what takes few values keeps its dictionary."""
+    trace = synthetic_trace(40)
+    columns = {**trace.columns, "lr": np.full(40, 1e-3, dtype=np.float32)}
+    columns["expert_bias"] = np.zeros(trace.load_SLE.shape, dtype=np.float32)
+    columns["router_entropy"] = np.ones(trace.tokens_SL.shape, dtype=np.float32)
+    whole = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
+    group = pq.ParquetFile(write_trace(whole, tmp_path / "own/test/seed0.parquet")).metadata.row_group(0)
+    stored = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
+    split = {path.split(".")[0] for path, encodings in stored.items() if "BYTE_STREAM_SPLIT" in encodings}
+    assert split == {"loss", "router_entropy", "step_time_s"}
+    assert all("RLE_DICTIONARY" in e for path, e in stored.items() if path.split(".")[0] not in split)
+
+
 def test_hash_depends_on_every_column(trace: Trace) -> None:
     """Changing one cell of any column changes the hash."""
     before = data_sha256(trace)

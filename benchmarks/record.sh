@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Record the runs of suite v1, one process per core, whole recipes (test and train) first.
+# Record the runs of a plan (leaderboard/suites/plans/), one process per core, in the order of the plan.
 #
-#   benchmarks/record_v1.sh OUT [WORKERS]
+#   benchmarks/record.sh PLAN OUT [WORKERS]
 #
 # May be stopped and started again at any time: finished traces are skipped, unfinished ones go on from their last
-# checkpoint. Roughly 40 minutes of one core per run. PYTHON names the interpreter.
+# checkpoint. Roughly 40 minutes of one core per run of v1. PYTHON names the interpreter.
 set -euo pipefail
 
-out=${1:?usage: record_v1.sh OUT [WORKERS]}
-workers=${2:-1}
+plan=${1:?usage: record.sh PLAN OUT [WORKERS]}
+out=${2:?usage: record.sh PLAN OUT [WORKERS]}
+workers=${3:-1}
 export OUT=$out PYTHON=${PYTHON:-python} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # glibc hands blocks of a few MB back to the system at every step: page faults were a quarter of the CPU time
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
-# "RECIPE SEED SPLIT" for each run of the plan (leaderboard/suites/plans/v1.toml)
+# "RECIPE SEED SPLIT" for each run of the plan
 jobs() {
-  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard.suites.plan v1
+  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard.suites.plan "$plan"
 }
 
 jobs | xargs -P "$workers" -L 1 bash -c '
