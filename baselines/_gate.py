@@ -2,13 +2,13 @@
 
 One hidden layer of tanh, the same for every layer and expert. Per anchor (a number of steps after the origin) it gives
 
-- softmax weights of the window means and of the decays towards 1/E: a convex mixture,
-- bounded weights of the last moves (trends), which sum to 0 over the experts, and, under loss-free balancing only, weights of
-  what the controller did; then shares are cut at 0 and divided by their sum,
-- the weight of the even share of the living experts (1/E where all are), exactly 0 until the network asks for `LEAST_EVEN`.
+- softmax weights of the window means, of decays towards 1/E and of a mixture chosen by back-tests: convex,
+- bounded weights of the last moves (trends), which sum to 0 over the experts, and, under loss-free balancing only,
+  weights of what the controller did; then shares are cut at 0 and divided by their sum,
+- the weight of the even share of the living experts (1/E where all are), exactly 0 until the network asks for
+  `LEAST_EVEN`.
 
-Between two anchors the forecast is interpolated in the logarithm of the step, so any horizon has one and the shares of a
-shorter horizon are those of the longer one; before the first and after the last anchor it is constant.
+Between two anchors the forecast is interpolated (`_path`).
 
 Axis letters: L MoE layers, E experts, A anchors, C entries of the context, U hidden units, M weights, B blocks.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import TargetError
 
-from ._measures import ANCHORS, DECAYS, TRENDS, WINDOWS, Measures, context_names
+from ._measures import ANCHORS, CANDIDATES, DECAYS, TRENDS, WINDOWS, Measures, context_names
 from ._series import FloatArray
 
 VERSION = 1
@@ -37,7 +36,7 @@ SHIPPED = Path(__file__).with_suffix(".npz")
 """Fitted on the `train` runs of suite v1 by `python -m leaderboard.fit_gated`."""
 SHIPPED_SHA256 = ""
 
-MIXED = len(WINDOWS) + 2 * len(DECAYS)
+MIXED = len(WINDOWS) + CANDIDATES
 ADDED = 2 * len(TRENDS)
 WEIGHTS = MIXED + ADDED + 1
 """Weights per anchor: of the mixture, of trends and controller, of 1/E."""
@@ -64,8 +63,10 @@ class Gate:
         """[A, L, E] shares at the anchors; every [a, l] sums to 1."""
         raw_ALM = self._raw(seen.context_LC)
         mix_ALM = _softmax(raw_ALM[..., :MIXED])
-        share_ALE = np.matmul(mix_ALM[..., : len(WINDOWS)].swapaxes(0, 1), seen.window_WLE.swapaxes(0, 1)).swapaxes(0, 1)
-        share_ALE = share_ALE + np.einsum("ald,adle->ale", mix_ALM[..., len(WINDOWS) :], seen.decay_ADLE)
+        share_ALE = np.matmul(mix_ALM[..., : len(WINDOWS)].swapaxes(0, 1), seen.window_WLE.swapaxes(0, 1)).swapaxes(
+            0, 1
+        )
+        share_ALE = share_ALE + np.einsum("ald,adle->ale", mix_ALM[..., len(WINDOWS) :], seen.candidate_ADLE)
         trend_ALM = TREND_BOUND * np.tanh(raw_ALM[..., MIXED : MIXED + len(TRENDS)])
         share_ALE += np.matmul(trend_ALM.swapaxes(0, 1), seen.trend_TLE.swapaxes(0, 1)).swapaxes(0, 1)
         if seen.control_GLE.any():
@@ -95,7 +96,8 @@ class Gate:
 def read_gate(data: bytes, origin: str) -> Gate:
     """The weights from an archive that `Gate.to_bytes` wrote; ``origin`` says in an error where it comes from.
 
-    Raises `TargetError` for anything else: too large, no archive, pickled, of another version, of another shape, not finite.
+    Raises `TargetError` for anything else: too large, no archive, pickled, of another version, of another shape, not
+    finite.
     """
     if len(data) > MAX_BYTES:
         raise TargetError(f"gated: {origin} has {len(data)} bytes, expected at most {MAX_BYTES}")
@@ -106,7 +108,9 @@ def read_gate(data: bytes, origin: str) -> Gate:
         raise TargetError(f"gated: {origin} is no archive of weights: {type(error).__name__}") from None
     signature = arrays.pop("signature", np.zeros(0, dtype=np.uint8))
     if not np.array_equal(signature, _signature()):
-        raise TargetError(f"gated: {origin} holds weights of another version, expected version {VERSION}: fit them again")
+        raise TargetError(
+            f"gated: {origin} holds weights of another version, expected version {VERSION}: fit them again"
+        )
     gate_C, units = len(context_names()), arrays.get("inner_U", np.zeros(0)).shape
     outer = len(ANCHORS) * WEIGHTS
     shapes = {"mean_C": (gate_C,), "scale_C": (gate_C,), "inner_CU": (gate_C, *units), "inner_U": units}
@@ -128,25 +132,6 @@ def shipped_gate() -> Gate:
     if found != SHIPPED_SHA256:
         raise TargetError(f"gated: {SHIPPED.name} has the hash {found[:12]}, expected {SHIPPED_SHA256[:12]}")
     return read_gate(data, SHIPPED.name)
-
-
-@lru_cache(maxsize=256)
-def anchor_weights(edges_B: tuple[int, ...]) -> FloatArray:
-    """[B, A]: how much each anchor counts in the mean over a block; ``edges_B`` are ends in steps after the origin."""
-    log_anchor = np.log(np.array(ANCHORS, dtype=np.float64))
-    steps = min(edges_B[-1], ANCHORS[-1])
-    hats = [np.interp(np.log(np.arange(1, steps + 1)), log_anchor, one) for one in np.eye(len(ANCHORS))]
-    total_SA = np.concatenate([np.zeros((1, len(ANCHORS))), np.cumsum(np.stack(hats, axis=1), axis=0)])
-    beyond = np.eye(len(ANCHORS))[-1]
-    ends = [total_SA[min(e, steps)] + max(0, e - steps) * beyond for e in (0, *edges_B)]
-    length_B = np.diff((0, *edges_B))
-    return np.asarray(np.diff(np.stack(ends), axis=0) / length_B[:, None])
-
-
-def block_edges(horizons: Sequence[int], horizon: int) -> tuple[int, ...]:
-    """Powers of two and every horizon asked for: ends of blocks in steps, the last one the horizon."""
-    doubling = {1 << n for n in range(horizon.bit_length())}
-    return tuple(sorted({e for e in doubling | set(horizons) if e < horizon} | {horizon}))
 
 
 def _softmax(raw: FloatArray) -> FloatArray:

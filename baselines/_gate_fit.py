@@ -1,18 +1,19 @@
 """How the network of `gated` learns: what it is shown, and the descent. The only module of `gated` that imports torch.
 
 Every run is followed as a forecaster follows it, and measured at origins spread evenly over the run and, as many again,
-evenly over the logarithm of the step (early steps differ most). What is to be forecast are the true mean shares over 1 to
-5,000 steps. Beside each run stand twins of it:
+evenly over the logarithm of the step (early steps differ most). What is to be forecast are the true mean shares over 1
+to 5,000 steps. Beside each run stand twins of it:
 
 - sampled: every tenth row, as sparse traces come;
-- controlled: the same loads under a simulated loss-free controller (arXiv 2408.15664): each expert's share times exp(bias),
-  the bias moved by a constant times sign(1/E - share) in every step, the constant drawn between 0.005 and 0.04. Such a
-  controller takes away any steady unevenness, which a network that never saw one cannot know.
+- controlled: the same loads under a simulated loss-free controller (arXiv 2408.15664): each expert's share times
+  exp(bias), the bias moved by a constant times sign(1/E - share) in every step, the constant drawn between 0.005 and
+  0.04. Such a controller takes away any steady unevenness, which a network that never saw one cannot know.
 
-The loss is the logarithm of `window_tv` averaged over layers, the metric's own; context is blurred by Gaussian noise, since
-recipes are few. AdamW, one cycle of the learning rate.
+The loss is the logarithm of `window_tv` averaged over layers, the metric's own; context is blurred by Gaussian noise,
+since recipes are few. AdamW, one cycle of the learning rate.
 
-Axis letters: S steps, O origins, L MoE layers, E experts, K horizons, N rows of a batch, A anchors, M weights, C context.
+Axis letters: S steps, O origins, L MoE layers, E experts, K horizons, N rows of a batch, A anchors, M weights, C
+context.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from moeload_bench.forecaster import FitRuns, StepBlock, TraceInfo
 from . import _gate as gate
 from ._lstm_net import one_thread
 from ._measures import ANCHORS, TRENDS, WINDOWS, Measures, Memory, context_names, measure
+from ._path import hat_weights
 from ._series import FloatArray, ShareStream
 
 HORIZONS = (1, 3, 10, 30, 100, 300, 1000, 2000, 5000)
@@ -40,15 +42,17 @@ SAMPLED_STRIDE = 10
 CONTROL_RATES = (0.005, 0.04)
 CONTROL_FLOOR = 0.02
 LEAST_ERROR = 2e-4
+LEAST_SHELF = 32
+"""Runs of up to that many experts are worked on together, those of more by powers of two."""
 
 
 @dataclass(frozen=True)
 class Learning:
     """``ignored``: beginnings of names of the context that the network shall not see (everything: ("",))."""
 
-    updates: int = 600
+    updates: int = 250
     units: int = 32
-    rate: float = 5e-3
+    rate: float = 1e-2
     decay: float = 1e-2
     blur: float = 0.4
     ignored: tuple[str, ...] = ()
@@ -64,9 +68,9 @@ class Kind:
     controlled: bool = False
 
 
-ITSELF = Kind(120, 6)
-SAMPLED = Kind(40, 2, stride=SAMPLED_STRIDE)
-CONTROLLED = Kind(80, 4, controlled=True)
+ITSELF = Kind(120, 8)
+SAMPLED = Kind(40, 3, stride=SAMPLED_STRIDE)
+CONTROLLED = Kind(80, 6, controlled=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ def _sample(number: int, kind: Kind, info: TraceInfo, block: StepBlock, rng: np.
 
 
 def origins(rows: int, kind: Kind, stride: int = 1) -> list[int]:
-    """Rows at which a run is measured: half of them spread evenly, half evenly in the logarithm, each ``kind.stride``'s."""
+    """Rows at which a run is measured: half spread evenly, half evenly in the logarithm; multiples of the stride."""
     first, last = FIRST * kind.stride, rows - -(-LAST // stride)
     if last < first:
         return []
@@ -153,15 +157,16 @@ def _window_means(sum_SLE: FloatArray, origin: int, stride: int) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _Shelf:
-    """All samples of runs of one shape, as tensors with the origins first."""
+    """All samples of runs of about one size, padded to the largest with empty layers and experts; origins first."""
 
     window_OLWE: Tensor
-    decay_OLADE: Tensor
+    candidate_OLADE: Tensor
     added_OLTE: Tensor
     even_OLE: Tensor
     control_O: Tensor
     context_OLC: Tensor
     truth_OKLE: Tensor
+    layers_O: Tensor
     picks: list[tuple[NDArray[np.int64], int]]
 
 
@@ -181,7 +186,7 @@ def train(samples: Sequence[Samples], seed: int, learning: Learning) -> gate.Gat
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, learning.rate, total_steps=learning.updates, pct_start=0.1, final_div_factor=100
         )
-        horizon_KA = torch.as_tensor(np.stack([gate.anchor_weights((h,))[0] for h in HORIZONS]), dtype=torch.float32)
+        horizon_KA = torch.as_tensor(np.stack([hat_weights(ANCHORS, (h,))[0] for h in HORIZONS]), dtype=torch.float32)
         for _ in range(learning.updates):
             losses = [_loss(shelf, inner, outer, horizon_KA, learning.blur, rng) for shelf in shelves]
             total = torch.stack([loss for loss, _ in losses]).sum() / sum(weight for _, weight in losses)
@@ -210,33 +215,43 @@ def _contexts(samples: Samples) -> FloatArray:
 
 
 def _shelves(samples: Sequence[Samples], mean_C: gate.Float32, scale_C: gate.Float32) -> list[_Shelf]:
-    shapes: dict[tuple[int, ...], list[Samples]] = {}
+    sizes: dict[int, list[Samples]] = {}
     for each in samples:
-        shapes.setdefault(each.measured_O[0].even_LE.shape, []).append(each)
-    return [_shelf(group, mean_C, scale_C) for group in shapes.values()]
+        experts = each.measured_O[0].even_LE.shape[1]
+        sizes.setdefault(max(LEAST_SHELF, 1 << (experts - 1).bit_length()), []).append(each)
+    return [_shelf(group, mean_C, scale_C) for group in sizes.values()]
 
 
 def _shelf(group: Sequence[Samples], mean_C: gate.Float32, scale_C: gate.Float32) -> _Shelf:
     measured = [m for samples in group for m in samples.measured_O]
+    shapes = np.array([m.even_LE.shape for m in measured])
+    L, E = shapes.max(axis=0)
     start, picks = 0, []
     for samples in group:
         count = len(samples.measured_O)
         picks.append((np.arange(start, start + count), samples.kind.batch))
         start += count
 
-    def tensor(values: Sequence[FloatArray]) -> Tensor:
-        return torch.as_tensor(np.stack(values).astype(np.float32))
+    def tensor(values: Sequence[FloatArray], layer: int) -> Tensor:
+        """Stacked, the axis of layers padded, and the last one where it is that of experts."""
+        first = values[0]
+        shape = [len(values), *first.shape[:-1], first.shape[-1] if first.shape[-1] == len(mean_C) else E]
+        shape[1 + layer] = L
+        out = np.zeros(shape, dtype=np.float32)
+        for o, value in enumerate(values):
+            out[(o, *(slice(n) for n in value.shape))] = value
+        return torch.as_tensor(out)
 
-    context = np.stack([m.context_LC for m in measured])
-    clipped = np.clip((context - mean_C) / scale_C, -gate.CONTEXT_CLIP, gate.CONTEXT_CLIP)
+    context = [(m.context_LC - mean_C) / scale_C for m in measured]
     return _Shelf(
-        window_OLWE=tensor([m.window_WLE.swapaxes(0, 1) for m in measured]),
-        decay_OLADE=tensor([m.decay_ADLE.transpose(2, 0, 1, 3) for m in measured]),
-        added_OLTE=tensor([np.concatenate([m.trend_TLE, m.control_GLE]).swapaxes(0, 1) for m in measured]),
-        even_OLE=tensor([m.even_LE for m in measured]),
+        window_OLWE=tensor([m.window_WLE.swapaxes(0, 1) for m in measured], 0),
+        candidate_OLADE=tensor([m.candidate_ADLE.transpose(2, 0, 1, 3) for m in measured], 0),
+        added_OLTE=tensor([np.concatenate([m.trend_TLE, m.control_GLE]).swapaxes(0, 1) for m in measured], 0),
+        even_OLE=tensor([m.even_LE for m in measured], 0),
         control_O=torch.as_tensor(np.array([float(m.control_GLE.any()) for m in measured], dtype=np.float32)),
-        context_OLC=torch.as_tensor(clipped.astype(np.float32)),
-        truth_OKLE=torch.as_tensor(np.concatenate([samples.truth_OKLE for samples in group])),
+        context_OLC=tensor([np.clip(c, -gate.CONTEXT_CLIP, gate.CONTEXT_CLIP) for c in context], 0),
+        truth_OKLE=tensor([truth_KLE for samples in group for truth_KLE in samples.truth_OKLE], 1),
+        layers_O=torch.as_tensor(shapes[:, :1].astype(np.float32)),
         picks=picks,
     )
 
@@ -252,7 +267,7 @@ def _loss(
     mean_NKLE = torch.einsum("ka,nlae->nkle", horizon_KA, share_NLAE)
     truth_NKLE = shelf.truth_OKLE[at]
     known_NK = ~truth_NKLE.isnan().any(dim=3).any(dim=2)
-    error_NK = 0.5 * (mean_NKLE - torch.nan_to_num(truth_NKLE)).abs().sum(dim=3).mean(dim=2)
+    error_NK = 0.5 * (mean_NKLE - torch.nan_to_num(truth_NKLE)).abs().sum(dim=(2, 3)) / shelf.layers_O[at]
     weight_NK = known_NK * torch.tensor(HORIZON_WEIGHTS)
     return (torch.log(error_NK + LEAST_ERROR) * weight_NK).sum(), float(weight_NK.sum())
 
@@ -262,9 +277,11 @@ def shares(raw: Tensor, shelf: _Shelf, at: Tensor) -> Tensor:
     raw_NLAM = raw.reshape(*raw.shape[:2], len(ANCHORS), gate.WEIGHTS)
     mix_NLAM = torch.softmax(raw_NLAM[..., : gate.MIXED], dim=3)
     share = mix_NLAM[..., : len(WINDOWS)] @ shelf.window_OLWE[at]
-    share = share + (mix_NLAM[..., None, len(WINDOWS) :] @ shelf.decay_OLADE[at])[..., 0, :]
+    share = share + (mix_NLAM[..., None, len(WINDOWS) :] @ shelf.candidate_OLADE[at])[..., 0, :]
     trend = gate.TREND_BOUND * torch.tanh(raw_NLAM[..., gate.MIXED : gate.MIXED + len(TRENDS)])
-    control = raw_NLAM[..., gate.MIXED + len(TRENDS) : gate.MIXED + gate.ADDED] * shelf.control_O[at][:, None, None, None]
+    control = (
+        raw_NLAM[..., gate.MIXED + len(TRENDS) : gate.MIXED + gate.ADDED] * shelf.control_O[at][:, None, None, None]
+    )
     share = torch.relu(share + torch.cat([trend, control], dim=3) @ shelf.added_OLTE[at])
     share = share / share.sum(dim=3, keepdim=True).clamp_min(1e-9)
     asked = torch.sigmoid(raw_NLAM[..., -1:] - gate.EVEN_START)

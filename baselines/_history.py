@@ -1,9 +1,9 @@
 """Bounded memory of a stream of rows from which the sum of any recent stretch can be had.
 
-The newest rows are kept one by one, older ones as sums of 16 rows: 3,072 rows of 60 layers x 256 experts would take
-377 MB, this takes a tenth. A stretch that ends further back than the single rows reach begins at a border of blocks,
-so it may be up to 8 rows longer or shorter than asked for; borders are multiples of 16 of the row number, so that they do
-not depend on how the rows came in.
+The newest rows are kept one by one, older ones as sums of 16 rows: 3,072 rows of 60 layers x 256 experts would take 377
+MB, this takes a tenth. A stretch that ends further back than the single rows reach begins at a border of blocks, so it
+may be up to 8 rows longer or shorter than asked for; borders are multiples of 16 of the row number, so that they do not
+depend on how the rows came in.
 
 Axis letters: S rows, L MoE layers, E experts, N stretches.
 """

@@ -1,25 +1,24 @@
 """What `gated` and `adaptive` remember of a run, and what they measure in it when asked.
 
-A run is followed with bounded memory (`_history`). At an origin the newest rows give, per layer: the mean shares of a bank of
-windows, how far the shares moved between neighbouring windows, how fast unevenness has been going away, how well each
-window would have forecast targets that are complete by now, and, under loss-free balancing (arXiv 2408.15664), the mean of
-sign(1/E - share): what the controller has lately done to each expert's bias. Everything is the same under another numbering
-of the experts and for any number of layers and experts.
+A run is followed with bounded memory (`_history`). At an origin the newest rows give, per layer: the mean shares of a
+bank of windows, how far the shares moved between neighbouring windows, how fast unevenness has been going away, how
+well each window would have forecast targets that are complete by now, and, under loss-free balancing (arXiv
+2408.15664), the mean of sign(1/E - share): what the controller has lately done to each expert's bias. Everything is the
+same under another numbering of the experts and for any number of layers and experts.
 
 Windows count training steps; on a trace sampled every ``stride`` steps they hold as many rows as that is, at least one.
 Where fewer rows have been seen, a window is what there is, two neighbouring windows are halves of it, three are thirds.
 
-Axis letters: S rows, L MoE layers, E experts, W windows, T trends, G windows of the controller, A anchors, D decays,
-N stretches, C entries of the context.
+Axis letters: S rows, L MoE layers, E experts, W windows, T trends, G windows of the controller, A anchors, D decays, N
+stretches, C entries of the context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.forecaster import StepBlock, TraceInfo
 
@@ -38,6 +37,13 @@ BACK_TESTS = {1: (1, 4, 16, 64), 16: (1, 4, 16, 64, 256), 128: (16, 64, 256, 102
 BACK_ORIGINS = {1: 8, 16: 3, 128: 3, 1024: 2}
 BASE_WINDOW = 64
 NOISE_ROWS = 32
+SHARPNESS = 8.0
+"""How sharply errors of back-tests decide between windows; chosen on the `train` runs of suite v1."""
+TESTED_AT = tuple(max(1, k // 2) for k in BACK_TESTS)
+"""Where the mixture for a horizon stands: at half of it, in steps after the origin."""
+CANDIDATES = 2 * len(DECAYS) + 1
+"""Per anchor: decays towards 1/E, and the mixture of windows that back-tests choose."""
+_HATS = np.stack([np.interp(np.log(ANCHORS), np.log(TESTED_AT), one) for one in np.eye(len(TESTED_AT))], axis=1)
 LEAST_TV, LEAST_NOISE = 1e-5, 1e-4
 STARVED = 0.1
 """An expert that got less than this part of 1/E in every one of `LIVE_WINDOWS` counts as alive by that much less."""
@@ -77,7 +83,7 @@ class Measures:
     window_WLE: FloatArray
     even_LE: FloatArray
     trend_TLE: FloatArray
-    decay_ADLE: FloatArray
+    candidate_ADLE: FloatArray
     control_GLE: FloatArray
     context_LC: FloatArray
 
@@ -146,17 +152,20 @@ def measure(memory: Memory) -> Measures:
     moved = now - before
     three = means.neighbours(third, 3)
     window_WLE = means.of([(0, w) for w in window])
-    target_LE = even if memory.controlled else _even_of_the_living(window_WLE)
+    target_LE = _even(memory, window_WLE)
     fade = [n for n, w in enumerate(TRENDS) if w in DECAYS]
     decay, speed = _decays([m[fade] for m in three], [third[n] * info.stride for n in fade], target_LE)
     control, busy = _control(memory)
+    error = back_test(memory, means, tests, target_LE)
+    tested_KLE = mixtures(window_WLE, target_LE, error, SHARPNESS)
+    tested_ALE = np.tensordot(_HATS, tested_KLE, axes=1)
     parts = [
         [np.log(noise_L)],
         _drift(moved, drift, noise_L),
         list(np.log(np.maximum(tv(window_WLE[[WINDOWS.index(w) for w in LEVELS]], even), LEAST_TV) / noise_L)),
         _momentum(three),
         speed,
-        _back_errors(memory, means, tests, noise_L, even),
+        _back_errors(error, noise_L),
         busy,
         [np.full(info.num_layers, float(info.balancing == name)) for name in BALANCING],
     ]
@@ -164,7 +173,8 @@ def measure(memory: Memory) -> Measures:
     spread = sum(map(len, parts[:4]))
     layers_LC = np.broadcast_to(own_LC[:, :spread].mean(axis=0), (info.num_layers, spread))
     trend = moved[[DRIFTS.index(w) for w in TRENDS]]
-    return Measures(window_WLE, target_LE, trend, decay, control, np.concatenate([own_LC, layers_LC], axis=1))
+    candidate_ADLE = np.concatenate([decay, tested_ALE[:, None]], axis=1)
+    return Measures(window_WLE, target_LE, trend, candidate_ADLE, control, np.concatenate([own_LC, layers_LC], axis=1))
 
 
 BALANCING = ("loss_free_bias", "aux_loss", "none")
@@ -172,21 +182,32 @@ BALANCING = ("loss_free_bias", "aux_loss", "none")
 
 def context_names() -> list[str]:
     """What the entries of a context are, in their order."""
-    own = ["noise", *(f"drift.{w}" for w in DRIFTS), *(f"uneven.{w}" for w in LEVELS), *(f"momentum.{w}" for w in TRENDS)]
+    own = [
+        "noise",
+        *(f"drift.{w}" for w in DRIFTS),
+        *(f"uneven.{w}" for w in LEVELS),
+        *(f"momentum.{w}" for w in TRENDS),
+    ]
     layers = [f"layers.{name}" for name in own]
     own += [f"{kind}.{w}" for w in DECAYS for kind in ("fade", "close")]
     for k, windows in BACK_TESTS.items():
-        own += [f"back.{k}", *(f"back.{k}.{w}" for w in windows if w != BASE_WINDOW), *([f"back.{k}.even"] if k > 1 else [])]
+        own += [
+            f"back.{k}",
+            *(f"back.{k}.{w}" for w in windows if w != BASE_WINDOW),
+            *([f"back.{k}.even"] if k > 1 else []),
+        ]
     own += [f"control.{w}" for w in TRENDS] + [f"balancing.{name}" for name in BALANCING]
     return own + layers
 
 
-def _even_of_the_living(window_WLE: FloatArray) -> FloatArray:
+def _even(memory: Memory, window_WLE: FloatArray) -> FloatArray:
     """[L, E]: equal shares for all experts that are alive, less for starved ones, 0 for those without a token.
 
     A little of 1/E for an expert that stays starved is right in tokens and wrong by a factor of a hundred in its share.
     Under loss-free balancing the controller wakes every expert up, so there 1/E is meant as it stands.
     """
+    if memory.controlled:
+        return uniform(memory.info)
     most_LE = window_WLE[[WINDOWS.index(w) for w in LIVE_WINDOWS]].max(axis=0)
     alive_LE = np.minimum(most_LE * (most_LE.shape[1] / STARVED), 1.0)
     return np.asarray(alive_LE / alive_LE.sum(axis=1, keepdims=True))
@@ -265,12 +286,9 @@ def _back_tests(seen: int, stride: int) -> list[tuple[int, int, Stretch, Stretch
     return tests
 
 
-def _back_errors(
-    memory: Memory, means: _Means, tests: Sequence[tuple[int, int, Stretch, Stretch]], noise_L: FloatArray, even: FloatArray
-) -> list[FloatArray]:
+def _back_errors(error: Mapping[tuple[int, int], FloatArray], noise_L: FloatArray) -> list[FloatArray]:
     """The error of the base window on targets that are complete, over the noise, and of the others over its."""
-    error = back_test(memory, means, tests, even)
-    zero = np.zeros(memory.info.num_layers)
+    zero = np.zeros_like(noise_L)
     out = []
     for k, windows in BACK_TESTS.items():
         base = error.get((k, BASE_WINDOW))
@@ -281,10 +299,43 @@ def _back_errors(
     return out
 
 
+def tested_mixtures(memory: Memory, sharpness: float) -> FloatArray:
+    """[K, L, E]: `mixtures` of a run so far; at least one row must have been seen."""
+    seen, stride = memory.share.reach, memory.info.stride
+    tests = _back_tests(seen, stride)
+    window = {w: min(rows_of(w, stride), seen) for w in WINDOWS}
+    means = _Means(memory.share, [(0, rows) for rows in window.values()] + [s for _, _, *pair in tests for s in pair])
+    window_WLE = means.of([(0, rows) for rows in window.values()])
+    even_LE = _even(memory, window_WLE)
+    return mixtures(window_WLE, even_LE, back_test(memory, means, tests, even_LE), sharpness)
+
+
+def mixtures(
+    window_WLE: FloatArray, even_LE: FloatArray, error: Mapping[tuple[int, int], FloatArray], sharpness: float
+) -> FloatArray:
+    """[K, L, E]: for each horizon of `BACK_TESTS` the windows and 1/E, weighted by their errors to the -``sharpness``.
+
+    An error is the geometric mean of the layer's own and of the mean over layers: a layer alone has few targets. A
+    horizon without a complete target takes the mixture of the one before.
+    """
+    out: list[FloatArray] = []
+    for k, windows in BACK_TESTS.items():
+        known = [w for w in (*windows, 0) if (k, w) in error]
+        if not known:
+            out.append(out[-1] if out else window_WLE[WINDOWS.index(BASE_WINDOW)])
+            continue
+        tried_WLE = np.stack([even_LE if w == 0 else window_WLE[WINDOWS.index(w)] for w in known])
+        log_WL = np.log([error[k, w] for w in known])
+        log_WL = 0.5 * (log_WL + np.log(np.mean([error[k, w] for w in known], axis=1))[:, None])
+        weight_WL = np.exp(-sharpness * (log_WL - log_WL.min(axis=0)))
+        out.append(np.einsum("wl,wle->le", weight_WL / weight_WL.sum(axis=0), tried_WLE))
+    return np.stack(out)
+
+
 def back_test(
     memory: Memory, means: _Means, tests: Sequence[tuple[int, int, Stretch, Stretch]], even: FloatArray
 ) -> dict[tuple[int, int], FloatArray]:
-    """(horizon, window) to the mean error [L] on complete targets; window 0 is 1/E. Missing where there is no target."""
+    """(horizon, window) to the mean error [L] on complete targets; window 0 is 1/E. Missing without a target."""
     error = _one_step_errors(memory)
     known = [test for test in tests if means.rows(test[2]) > 0 and means.rows(test[3]) > 0]
     if known:
@@ -306,14 +357,9 @@ def _one_step_errors(memory: Memory) -> dict[tuple[int, int], FloatArray]:
     tried = range(max(1, last - BACK_ORIGINS[1]), last)
     if not len(tried):
         return {}
-    sum_SLE = np.concatenate([np.zeros((1, *rows_SLE.shape[1:])), np.cumsum(rows_SLE, axis=0)])
-    at = np.array(tried)
     out = {}
     for w in BACK_TESTS[1]:
-        length = np.minimum(rows_of(w, memory.info.stride), at)
-        mean = (sum_SLE[at] - sum_SLE[at - length]) / length[:, None, None]
-        out[1, w] = np.maximum(tv(rows_SLE[at], mean).mean(axis=0), LEAST_TV)
+        length = rows_of(w, memory.info.stride)
+        mean = np.stack([rows_SLE[max(0, at - length) : at].mean(axis=0) for at in tried])
+        out[1, w] = np.maximum(tv(rows_SLE[tried.start :], mean).mean(axis=0), LEAST_TV)
     return out
-
-
-IntArray = NDArray[np.int64]

@@ -1,9 +1,9 @@
 """`recent_sum`: the sum of the newest steps' loads, held over the whole horizon.
 
-Used in the field: LAER-MoE (arXiv 2602.11686) plans from the sum of the last five iterations. Unlike `sw_avg` nothing is
-rolled forward. Left open there: what happens before five iterations are seen, and with a layer without load. Chosen: the
-sum of what there is, before any observation 1/E; a step without load repeats the layer's last valid shares; every step
-counts alike (shares are summed, which is the sum of loads where each step routes as many tokens). ``steps`` counts
+Used in the field: LAER-MoE (arXiv 2602.11686) plans from the sum of the last five iterations. Unlike `sw_avg` nothing
+is rolled forward. Left open there: what happens before five iterations are seen, and with a layer without load. Chosen:
+the sum of what there is, before any observation 1/E; a step without load repeats the layer's last valid shares; every
+step counts alike (shares are summed, which is the sum of loads where each step routes as many tokens). ``steps`` counts
 training steps: on a trace sampled every ``stride`` steps it holds steps / stride rows, at least one.
 """
 

@@ -3,11 +3,11 @@
 Used in the field: SmartMoE (ATC'23) places experts by the mean load since it last moved them; with ``whole_blocks`` the
 mean of the last whole block, as the EPLB task of ADRS scores plans (the last 100 steps decide the next 100).
 
-A forecaster is not told when plans are made. Chosen: every ``every`` training steps, counted from the first step seen (100
-by default; SmartMoE decides by its own cost model). In the step in which a plan falls, and with ``whole_blocks`` always, the
-mean is that of the block before; before the first plan, of what there is; before any observation 1/E. On a trace sampled
-every ``stride`` steps a block holds every / stride rows, at least one. A step without load repeats the layer's last valid
-shares.
+A forecaster is not told when plans are made. Chosen: every ``every`` training steps, counted from the first step seen
+(100 by default; SmartMoE decides by its own cost model). In the step in which a plan falls, and with ``whole_blocks``
+always, the mean is that of the block before; before the first plan, of what there is; before any observation 1/E. On a
+trace sampled every ``stride`` steps a block holds every / stride rows, at least one. A step without load repeats the
+layer's last valid shares.
 """
 
 from __future__ import annotations
