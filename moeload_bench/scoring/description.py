@@ -55,9 +55,9 @@ def about_columns(trace: Trace) -> str:
     ends, horizon = _rows(trace, END_STEPS) * stride, _rows(trace, FLOOR_STEPS) * stride
     return (
         f"imbalance: largest / mean load of the first and of the last {ends} steps; max_vio (MaxVio): the last less 1. "
-        f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise over that of top-k "
-        f"draws alone. Floors are of the layer's stable rows (of all, where there are none): floor_window_tv at "
-        f"h = {horizon} steps, floor_tv per step."
+        f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise "
+        f"over that of top-k draws alone. Floors are of the layer's stable rows (of all, where there are none): "
+        f"floor_window_tv at h = {horizon} steps, floor_tv per step."
     )
 
 
