@@ -22,8 +22,8 @@ from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import Result, Results, RunResult, load_result, rounded_tree
-from moeload_bench.results.rows import metric_names
 from moeload_bench.scoring import metrics
+from moeload_bench.scoring.catalogue import metric_names
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.archives import read_arrays
