@@ -184,12 +184,12 @@ def _json(comparison: Comparison) -> str:
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
+    from moeload_bench.errors import printable
 
-    console = Console(width=table_width())
+    console = plain_console()
     cost = comparison.simulation.cost
     table = Table(
         title=f"{comparison.trace}, {comparison.forecaster}: against the static layout of {cost.step_ms:g} ms per step",
@@ -213,10 +213,10 @@ def _print(comparison: Comparison) -> None:
         table.add_row(*_cells(run, cost.step_ms), style="bold" if run is comparison.best else None)
     console.print(table)
     for note in (*comparison.notes, *comparison.failures[:5]):
-        console.print(note, style="red", markup=False, highlight=False)
+        console.print(printable(note), style="red")
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
-    console.print(_answer(comparison), markup=False, highlight=False)
+    console.print(_answer(comparison))
 
 
 def _cells(run: PolicyRun, step_ms: float) -> list[str]:

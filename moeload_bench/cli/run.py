@@ -185,22 +185,21 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
 
 
 def _print(results: Results, metric: str, own: bool) -> None:
-    from rich.console import Console
-
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
+    from moeload_bench.errors import printable
     from moeload_bench.placement.cost import HEADLINE
     from moeload_bench.results.render import result_table
     from moeload_bench.results.words import absence, best_lines, failure_lines
 
-    console = Console(width=table_width())
+    console = plain_console()
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
         if table is not None:
             console.print(table)
         elif name == metric:
-            console.print(absence(results, metric), markup=False, highlight=False)
+            console.print(absence(results, metric))
     for line in failure_lines(results):
-        console.print(line, style="red", markup=False, highlight=False)
+        console.print(printable(line), style="red")
     if own:
         for line in best_lines(results, metric):
-            console.print(line, markup=False)
+            console.print(line)

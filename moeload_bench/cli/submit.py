@@ -159,9 +159,7 @@ def _text(path: Path) -> str:
 
 def _show(prepared: Prepared) -> None:
     """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
-    from rich.console import Console
-
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.results.record import Results
     from moeload_bench.results.render import result_table
     from moeload_bench.submissions.folder import RECORD
@@ -169,7 +167,7 @@ def _show(prepared: Prepared) -> None:
 
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:
-        Console(width=table_width()).print(table)
+        plain_console().print(table)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():
         typer.echo(f"{len(content):10} bytes  {name}")

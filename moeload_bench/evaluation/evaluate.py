@@ -19,7 +19,7 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
 from moeload_bench.evaluation.workers import check_memory, workers
-from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,
     Target,
@@ -59,9 +59,10 @@ def evaluate(
     None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
     finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. ``keep``: a folder for the
     forecasts' window means, from which `rescore` makes other metrics; what is not there yet runs again. A forecaster's
-    failure
-    is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`) concerns the request.
+    failure is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError`
+    for an unknown level) concerns the request.
     """
+    parse_level(level)
     tasks = load_suite(suite) if isinstance(suite, str) else suite
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:

@@ -201,6 +201,7 @@ class _RunScores:
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),
+            accounting=host.cost().accounting if host else None,
         )
 
 

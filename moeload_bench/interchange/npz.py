@@ -17,18 +17,17 @@ from moeload_bench.interchange.common import trace_from
 from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
-MAX_BYTES = 8 * 2**30
 _NAMES = ("load", "step", "tokens", *OPTIONAL_COLUMNS)
 
 
 def import_npz(
-    path: Path, top_k: int | None = None, tokens: int | None = None, *, max_bytes: int = MAX_BYTES, **meta: Any
+    path: Path, top_k: int | None = None, tokens: int | None = None, *, max_bytes: int | None = None, **meta: Any
 ) -> Trace:
     """The trace in an archive; ``meta`` goes into `TraceMeta`.
 
     ``tokens`` is the number per step and layer where the archive has none. Sizes are checked before anything is
-    unpacked (``max_bytes`` over all arrays), and object arrays are refused: nothing is unpickled. Raises `TraceError`
-    that names file, array, what was got and what was expected.
+    unpacked (``max_bytes`` over all arrays; else in proportion to the archive, see `moeload_bench.bounds`), and object
+    arrays are refused: nothing is unpickled. Raises `TraceError` that names file, array, what was got and expected.
     """
     arrays = read_arrays(path, _NAMES, max_bytes)
     if "load" not in arrays:

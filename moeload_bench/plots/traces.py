@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.errors import not_found
 from moeload_bench.plots.panels import (
     STEP_LABEL,
     Binned,
@@ -149,8 +150,11 @@ def draw_shares(view: View) -> Figure:
 def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 100) -> Figure:
     """The founding paper's sliding variance or range of each expert's share over the ``window`` rows before each row.
 
-    Logarithmic; values that are zero are not drawn. Raises `TraceError` for a window below 1 row.
+    Logarithmic; values that are zero are not drawn. Raises `TraceError` for a window below 1 row,
+    `NotFoundError` for another statistic.
     """
+    if statistic not in SLIDING:
+        raise not_found("statistic", statistic, SLIDING)
     compute, unit = SLIDING[statistic]
     with style():
         figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.6)

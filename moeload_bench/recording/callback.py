@@ -11,13 +11,13 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import TrainerCallback
 
 from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import checked_meta
-from moeload_bench.recording.recorder import Recorder
+from moeload_bench.recording.recorder import OnError, Recorder, check_on_error
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
@@ -42,7 +42,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         meta: Mapping[str, Any] | None = None,
         adapters: dict[type, Adapter] | None = None,
         reduce: Reduce | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         shard_steps: int = 250,
         count: Counted = "all",
         layers: Sequence[int] | None = None,
@@ -59,6 +59,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             "layers": layers,
             "imbalance_rank": imbalance_rank,
         }
+        check_on_error(on_error)
         checked_meta(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[[], LoadRecorder] | None = None

@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from moeload_bench.errors import MoeloadError, RecordingError
+from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, package_versions
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+OnError = Literal["warn", "raise"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
 SHARD_SECONDS = (
@@ -54,7 +55,7 @@ class Recorder:
         meta: Mapping[str, Any] | None = None,
         adapters: dict[type, Adapter] | None = None,
         reduce: Reduce | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         shard_steps: int = 250,
         writes: bool | None = None,
         count: Counted = "all",
@@ -62,6 +63,7 @@ class Recorder:
         imbalance_rank: bool = False,
         stage: Stage | None = None,
     ) -> None:
+        check_on_error(on_error)
         self._given = checked_meta(meta or {})
         self._stage, self._whole = stage, target
         if stage is None:
@@ -255,7 +257,7 @@ def record(
     meta: Mapping[str, Any] | None = None,
     adapters: dict[type, Adapter] | None = None,
     reduce: Reduce | None = None,
-    on_error: Literal["warn", "raise"] = "warn",
+    on_error: OnError = "warn",
     shard_steps: int = 250,
     writes: bool | None = None,
     count: Counted = "all",
@@ -304,3 +306,9 @@ def record(
         recorder.leave_unfinished()
         raise
     recorder.finish()
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise `NotFoundError` for another word: a mistyped "raise" would pass errors over."""
+    if on_error not in get_args(OnError):
+        raise not_found("on_error", on_error, get_args(OnError))

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
@@ -73,7 +73,8 @@ class RunResult(Record):
 
     ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
     task's ``crossing`` are the trace's (`results.facts.TraceFacts`).
-    ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`).
+    ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`). ``accounting``: how memory
+    and CPU time of its processes were counted and limited (docs/methods/isolation.md); left out where it is not known.
     """
 
     trace: str
@@ -87,6 +88,14 @@ class RunResult(Record):
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str
+    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.accounting is None:
+            fields.pop("accounting", None)  # results made before it existed keep their text, and their hash
+        return fields
 
     @property
     def recipe(self) -> str:

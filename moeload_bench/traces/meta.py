@@ -161,9 +161,13 @@ class TraceMeta(Record):
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     """The record as `TraceMeta`; raises `TraceError` with the first field that is wrong, got and expected."""
     try:
-        return TraceMeta.model_validate(record)
+        meta = TraceMeta.model_validate(record)
+        meta.canonical_json()  # its hash is taken over it
+        return meta
     except ValidationError as error:
         raise TraceError(f"{where}: {wrong_field(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{where}: metadata that JSON does not hold: {error}") from None
 
 
 def wrong_field(error: ValidationError) -> str:

@@ -49,6 +49,9 @@ IntArray = NDArray[np.int64]
 MAX_COUNT = 1 << 50
 """More tokens or loads in one step are refused, so that sums over thousands of experts cannot overflow."""
 
+MAX_LAYERS = 1 << 16
+"""Each has a record in the metadata."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -116,6 +119,8 @@ class Trace:
         top_k = None if top_k is None else int(top_k)
         load = _whole("load", load_SLE, ndim=3)
         S, L, E = load.shape
+        if not 1 <= L <= MAX_LAYERS:
+            raise TraceError(f"load has {L} layers (its second axis), expected 1 to {MAX_LAYERS}")
         steps = np.arange(S, dtype=np.int64) if step_S is None else _whole("step", step_S, ndim=1)
         tokens_SL = _tokens(tokens, load, top_k)
         meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)

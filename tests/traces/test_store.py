@@ -159,7 +159,11 @@ DAMAGE: dict[str, tuple[Callable[[Path, Trace], object], str]] = {
     "no rows": (lambda p, t: _rewrite(p, lambda x: x.slice(0, 0)), "no steps"),
     "edited covariate": (lambda p, t: _rewrite(p, _set("loss", t.columns["loss"] + 1)), "data_sha256 .*edited"),
     "edited metadata": (lambda p, t: _edit_meta(p, seed=77), "meta_sha256 .*edited"),
-    "absurd metadata": (lambda p, t: _edit_meta(p, experts=10**30), "does not fit in memory"),
+    "absurd metadata": (
+        lambda p, t: _edit_meta(p, experts=10**15),
+        r"take \d+ bytes decoded, expected at most 268435456",
+    ),
+    "metadata beyond 64 bits": (lambda p, t: _edit_meta(p, seed=10**30), "holds 10+, which is beyond a 64-bit integer"),
     "unknown metadata field": (lambda p, t: _edit_meta(p, color="red"), "metadata field color"),
     "no metadata": (
         lambda p, t: pq.write_table(pq.read_table(p).replace_schema_metadata({}), p),
