@@ -19,8 +19,9 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from moeload_bench.paper.facts import paper
-from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band
+from moeload_bench.publishing.card_tables import balancing, number, onset, onset_band
 from moeload_bench.results.render import markdown_table
+from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 

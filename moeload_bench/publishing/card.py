@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import HubError, TraceError, not_found
-from moeload_bench.publishing.card_tables import TABLES, Run, read_runs
+from moeload_bench.publishing.card_tables import TABLES
+from moeload_bench.scoring.description import Run, read_runs
 from moeload_bench.traces.meta import COLUMNS
 
 LICENCE = "cc-by-4.0"

@@ -13,11 +13,11 @@ import pytest
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card, written
-from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans
+from moeload_bench.publishing.card_tables import TABLES, onset, spans
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.render import markdown_table
-from moeload_bench.scoring.description import LayerDescription
+from moeload_bench.scoring.description import LayerDescription, make_run, read_runs, run_spans
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
