@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.pages import cards
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
-from moeload_bench.publishing.card import check_card, front_matter, render_card, written
+from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, onset, spans
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
@@ -52,7 +53,7 @@ def test_the_bundled_card_is_what_its_traces_say() -> None:
 @pytest.mark.slow
 def test_every_generated_file_is_what_the_traces_say() -> None:
     """`make tables` changes nothing, byte for byte."""
-    for path, content in written(ROOT).items():
+    for path, content in cards.made(ROOT).items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make tables`"
 
 
