@@ -43,9 +43,7 @@ committed:
 	fi
 
 tables: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.pages.make
-	$(BIN)/python -m leaderboard.pages.large_runs
-	$(BIN)/python -m leaderboard.pages.decisions
+	$(BIN)/python -m leaderboard.pages
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev
@@ -60,7 +58,7 @@ reproduce: $(VENV)/.bench
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.verifying.baselines $(SUITE)
 	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
-	$(BIN)/python -m leaderboard.verifying.growth table
+	$(BIN)/python -m leaderboard.pages docs/guide/leaderboard.md
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/guide/figures/make.sh

@@ -1,27 +1,19 @@
-"""Fill what methods/placement.md and reports/regret.md in docs/ say in numbers, and draw their figures.
+"""What docs/methods/placement.md and docs/reports/regret.md say in numbers, and their figures.
 
-    python -m leaderboard.pages.decisions [--check] [PART ...]
-
-A part stands between `<!-- made by leaderboard/pages/decisions.py: PART -->` and `<!-- end -->`. What plans tell apart
-and the table of disagreements come from the committed results, the walk-through from policies simulated on two bundled
-traces, the table of peers from `benchmarks/placement.py`. With --check nothing is written, and the exit status is 1
-when a page would change; the figures are not compared, since another version of matplotlib draws other bytes.
+What plans tell apart and the table of disagreements come from the committed results, the walk-through from policies
+simulated on two bundled traces, the table of peers from `leaderboard.pages.peers`.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from benchmarks.placement import balance_table
 from leaderboard.committed import ROOT
-from leaderboard.pages.make import results_of
-from leaderboard.pages.results import separated
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.peers import balance_table
+from leaderboard.pages.results import results_of, separated
 from leaderboard.pages.separation import PRIMARY, cells
-from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
@@ -33,12 +25,6 @@ from moeload_bench.results.disagreement import disagreements
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.traces.store import load_trace
 
-PART = re.compile(r"(<!-- made by leaderboard/pages/decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FIGURES = {
-    "walk": ROOT / "docs" / "methods" / "figures" / "plan.svg",
-    "regret": ROOT / "docs" / "reports" / "regret.svg",
-}
-PAGES = [ROOT / "docs" / "methods" / "placement.md", ROOT / "docs" / "reports" / "regret.md"]
 SUITE = "v1"
 MOST = 8
 """Disagreements that are listed."""
@@ -128,60 +114,16 @@ def _thousands(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "peers": balance_table,
-    "walk": walk_table,
-    "separation": separation,
-    "regret": regret_table,
-}
+PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
+REGRET_PARTS: Mapping[str, Maker] = {"separation": lambda _: separation(), "regret": lambda _: regret_table()}
 
 
-def draw(part: str) -> None:
-    """The figure beside a part, if there is one."""
-    if part == "walk":
-        trace = next(iter(WALK))
-        save_figure(draw_policies(comparison(trace), load_trace(trace)), FIGURES["walk"])
-    if part == "regret":
-        save_figure(draw_regret(results_of(SUITE)), FIGURES["regret"])
+def draw_walk() -> None:
+    """The figure of docs/methods/placement.md."""
+    trace = next(iter(WALK))
+    save_figure(draw_policies(comparison(trace), load_trace(trace)), ROOT / "docs" / "methods" / "figures" / "plan.svg")
 
 
-def filled(text: str, parts: list[str]) -> str:
-    """The text with these parts made anew."""
-
-    def made(match: re.Match[str]) -> str:
-        return f"{match[1]}{PARTS[match['name']]()}\n{match[3]}" if match["name"] in parts else match[0]
-
-    return PART.sub(made, text)
-
-
-def main() -> int:
-    """Write the pages and figures, or compare the pages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a page would change")
-    args = parser.parse_args()
-    unknown = [part for part in args.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"unknown part {unknown[0]!r}; there is: {', '.join(PARTS)}")
-    parts = args.parts or list(PARTS)
-    stale = []
-    for path in PAGES:
-        old = path.read_text()
-        new = filled(old, parts)
-        if new != old:
-            stale.append(path)
-            if not args.check:
-                path.write_text(new)
-    for path in stale:
-        print(f"{'stale' if args.check else 'written'}: {path.relative_to(ROOT)}")
-    if not args.check:
-        for part in parts:
-            draw(part)
-    return 1 if args.check and stale else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MoeloadError as error:
-        sys.exit(str(error))
+def draw_regret_page() -> None:
+    """The figure of docs/reports/regret.md."""
+    save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "reports" / "regret.svg")

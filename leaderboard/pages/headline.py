@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from leaderboard.committed import suites_with_results
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Grid, result_grid
@@ -11,7 +14,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.statistics import Claim, rank_groups, ranks
 from moeload_bench.results.words import span_words
-from moeload_bench.suites.suite import STATES
+from moeload_bench.suites.suite import STATES, Suite, load_suite
 
 CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
@@ -68,3 +71,17 @@ def _words(grid: Grid, reference: str) -> Iterator[str]:
         f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
         "(docs/methods/statistics.md). ms: wall time per answered origin, observing included."
     )
+
+
+def headline_suite(names: Sequence[str]) -> Suite:
+    """The suite with the most test runs: what README.md shows."""
+    return max(map(load_suite, names), key=lambda suite: len(suite.traces))
+
+
+def headline_part(metric: str) -> str:
+    """The largest suite that has results, named, and its headline."""
+    suite = headline_suite(suites_with_results())
+    return f"Suite `{suite.name}`. {suite.description}\n\n{headline(results_of(suite.name), metric)}"
+
+
+PARTS: Mapping[str, Maker] = {"headline": headline_part}

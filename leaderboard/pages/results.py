@@ -1,39 +1,58 @@
 """docs/reports/results.md: everything that the committed results of a suite say, as Markdown.
 
+    python -m leaderboard.pages.results SUITE [FOLDER]   print it for the results FOLDER/SUITE/*.json, write nothing
+
 Each section is a function of the results; `suite_page` puts them together. Every table says over what its cells are
 means; states and horizons are never averaged away.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from leaderboard.committed import RESULTS, committed_results, suites_with_results
+from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, cells
 from leaderboard.pages.variation import recipe_tables, seeds
+from moeload_bench.errors import MoeloadError
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.disagreement import disagreements
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, Results, RunResult
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.render import markdown_table, three_digits, to_markdown
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import METRICS
-from moeload_bench.suites.suite import Suite
+from moeload_bench.suites.suite import Suite, load_suite
 
 MOST_DISAGREEMENTS = 12
-Draw = Callable[[Grid], str]
 
 
-def suite_page(suite: Suite, results: Sequence[Result], draw: Draw) -> str:
-    """All sections of one suite; ``draw`` makes Markdown of a result table."""
+@functools.cache
+def results_of(suite: str) -> tuple[Result, ...]:
+    """The committed results of a suite, read once."""
+    return tuple(committed_results(suite))
+
+
+def results_page() -> str:
+    """Every suite with results, the latest first."""
+    return "\n\n".join(suite_page(load_suite(name), results_of(name)) for name in reversed(suites_with_results()))
+
+
+def suite_page(suite: Suite, results: Sequence[Result]) -> str:
+    """All sections of one suite."""
     primary = cells(results, PRIMARY)
     sections = [
         f"## Suite `{suite.name}`\n\n{about(suite, results)}",
         f"### Which differences can be told\n\n{told_apart(results, primary)}",
         f"### Win rate\n\n{win_rate_table(primary)}",
-        f"### Every metric\n\n{metric_tables(results, draw)}",
+        f"### Every metric\n\n{metric_tables(results)}",
         f"### Cost\n\n{cost_table(results)}",
         f"### Error and decision\n\n{decisions(results, primary)}",
         f"### By recipe\n\n{recipe_tables(results)}",
@@ -157,14 +176,14 @@ def metric_names(results: Sequence[Result]) -> list[str]:
     return [*listed, *sorted(there - set(listed))]
 
 
-def metric_tables(results: Sequence[Result], draw: Draw) -> str:
+def metric_tables(results: Sequence[Result]) -> str:
     """One table per metric; forecasters without the metric are left out of its table."""
     parts = []
     for name in metric_names(results):
         have = [result for result in results if any(name in task.metrics for run in result.runs for task in run.tasks)]
         grid = result_grid(have, name)
         if grid is not None:
-            parts.append(f"#### {name}\n\n{draw(grid).strip()}")
+            parts.append(f"#### {name}\n\n{to_markdown(grid).strip()}")
     return "\n\n".join(parts)
 
 
@@ -285,3 +304,23 @@ def failures(results: Sequence[Result]) -> str:
     """Every failed task, grouped; what forecasters counted themselves stands under the tables."""
     lines = [f"- {line}" for line in failure_lines(Results(results))]
     return "\n".join(lines) or "No task failed."
+
+
+PARTS: Mapping[str, Maker] = {"results": lambda _: results_page()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what the page would say of one suite, from results in any folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", metavar="SUITE")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=RESULTS)
+    given = parser.parse_args(arguments)
+    print(suite_page(load_suite(given.suite), committed_results(given.suite, given.folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MoeloadError as error:
+        sys.exit(str(error))

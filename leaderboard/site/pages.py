@@ -21,7 +21,8 @@ from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
 from leaderboard.site.words import file_name, verify_command, web_link
 from moeload_bench.errors import MoeloadError
-from moeload_bench.publishing.card_tables import Run, make_run, summary
+from moeload_bench.publishing.card_tables import summary
+from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.traces.store import read_trace
 
 COLUMNS = (

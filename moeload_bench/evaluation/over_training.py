@@ -20,7 +20,8 @@ from moeload_bench.isolation.hosts import Level, open_host
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.states.rule import StateRule, origins_every
+from moeload_bench.states.origins import origins_every
+from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.trace import Trace
 
 

@@ -37,7 +37,8 @@ from moeload_bench.plots.style import (
     say,
     style,
 )
-from moeload_bench.states.rule import StateLabels, sliding_range, sliding_variance
+from moeload_bench.states.drift import sliding_range, sliding_variance
+from moeload_bench.states.rule import StateLabels
 from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:

@@ -5,21 +5,14 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
 
-from moeload_bench.errors import TraceError
 from moeload_bench.results.render import markdown_table
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
-from moeload_bench.states.rule import StateLabels, label_states, state_names
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
-from moeload_bench.traces.store import data_sha256, list_traces, read_trace
-from moeload_bench.traces.trace import Trace
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
@@ -27,65 +20,6 @@ BAND = re.compile(r"\((\d+|never) to (\d+|never)\)")
 """The band in `LayerDescription.onset`."""
 SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 """What a column holds per step, by its axes."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the tables say about one trace."""
-
-    id: str
-    meta: TraceMeta
-    steps: int
-    tokens: int
-    columns: tuple[str, ...]
-    bytes: int
-    data_sha256: str
-    spans: tuple[str, ...]
-    layers: tuple[LayerDescription, ...]
-
-    @property
-    def recipe(self) -> str:
-        return self.id.split("/")[0]
-
-    @property
-    def split(self) -> str:
-        return self.id.split("/")[1]
-
-
-def read_runs(folder: str | Path) -> list[Run]:
-    """All traces of a folder, verified, in the order of recipe, split and number."""
-    runs = [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(folder)]
-    return sorted(runs, key=lambda run: (run.recipe, run.split, run.meta.run))
-
-
-def make_run(trace: Trace, size: int) -> Run:
-    """The record of one trace; ``size`` is that of its file in bytes."""
-    return Run(
-        id=trace.id,
-        meta=trace.meta,
-        steps=trace.steps,
-        tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
-        columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
-        bytes=size,
-        data_sha256=data_sha256(trace),
-        spans=run_spans(trace),
-        layers=tuple(describe_layers(trace)),
-    )
-
-
-def run_spans(trace: Trace) -> tuple[str, ...]:
-    """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
-    try:
-        labels: StateLabels = label_states(trace.load_SLE, stride=trace.meta.stride)
-    except TraceError as error:
-        return (f"not defined: {error}",)
-    spans, row = [], 0
-    for state, group in itertools.groupby(state_names(labels)):
-        count = len(list(group))
-        last = int(trace.step_S[row + count - 1]) + trace.meta.stride - 1
-        spans.append(f"{state} {trace.step_S[row]}-{last}")
-        row += count
-    return tuple(spans)
 
 
 # ---------------------------------------------------------------- tables

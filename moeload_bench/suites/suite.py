@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record, first_problem
-from moeload_bench.states.rule import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
+from moeload_bench.states.origins import FIRST, choose_origins, origins_every
+from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 

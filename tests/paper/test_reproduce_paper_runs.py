@@ -26,7 +26,7 @@ from moeload_bench.paper.page import page
 from moeload_bench.paper.study import METRICS, Study, load_study, over
 from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.states.rule import sliding_variance
+from moeload_bench.states.drift import sliding_variance
 from moeload_bench.suites.suite import slide
 from moeload_bench.traces.meta import BalancingMeta
 from moeload_bench.traces.store import write_trace

@@ -18,7 +18,7 @@ from moeload_bench.plots.style import FEW, legend_columns
 from moeload_bench.results.grid import floor_values, run_means
 from moeload_bench.results.record import Results
 from moeload_bench.scoring.catalogue import PLAN_METRICS
-from moeload_bench.states.rule import sliding_range, sliding_variance
+from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

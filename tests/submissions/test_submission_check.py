@@ -228,7 +228,7 @@ def test_a_real_sized_result_recomputes() -> None:
     path = Path(__file__).parents[2] / "leaderboard" / "results" / "mini" / "sw_avg.json"
     if not path.is_file():
         pytest.skip("no committed results yet")
-    from moeload_bench.submissions.numbers import _sums
+    from moeload_bench.submissions.check import _sums
 
     result, suite = load_result(path), load_suite("mini")
     assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []

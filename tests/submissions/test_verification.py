@@ -21,8 +21,8 @@ from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submissions import verify as verification
+from moeload_bench.submissions.altered_traces import future_altered, permuted_and_shifted
 from moeload_bench.submissions.folder import Folder, read_folder
-from moeload_bench.submissions.memorising import future_altered, permuted_and_shifted
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.traces.store import write_trace
