@@ -12,6 +12,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.rows import NOTHING, Row, Values, has_skill, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.scoring.scores import METRICS
+from moeload_bench.suites.suite import near_twins_of
 
 Floors = Mapping[tuple[str, str], Values]
 
@@ -77,6 +78,11 @@ def _skill_words(results: Sequence[Result], rows: Sequence[Row], metric: str) ->
         f"Skill: 1 - geometric mean over tasks of {of} to {reference.name}, with 95 % intervals by their "
         "claim; n/a with fewer than 5 recipes."
     )
+    groups: dict[str, list[str]] = {}
+    for recipe, group in near_twins_of(results[0].suite.name, results[0].suite.sha256).items():
+        groups.setdefault(group, []).append(recipe)
+    for group in groups.values():
+        yield f"Near twins count as one recipe: {', '.join(group)}."
     if reference not in results:
         yield f"The result of {reference.name} comes with the package; it was not run here."
     if any(row.skill == NOTHING for row in rows):
