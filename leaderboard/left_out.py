@@ -33,7 +33,8 @@ from leaderboard.committed import ROOT
 from moeload_bench.evaluation.harness import make_request, step_block, trace_info
 from moeload_bench.results.statistics import log_ratio
 from moeload_bench.scoring.metrics import relative_error, total_variation
-from moeload_bench.states.rule import choose_origins, label_states
+from moeload_bench.states.origins import choose_origins
+from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares

@@ -19,7 +19,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.left_out import CLUSTERS, OUT, SUITE
-from moeload_bench.publishing.card_tables import table
+from moeload_bench.results.render import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
     for ref in inputs.traces:
-        drawn = dict(kept("trace", file_sha256(ref.path), lambda path=ref.path: run_files(path)))
+        drawn = dict(kept("trace", file_sha256(ref.path), partial(run_files, ref.path)))
         run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)
         stem = trace_page.page_path(run.id).removesuffix(".html")

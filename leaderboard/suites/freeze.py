@@ -21,7 +21,7 @@ import re
 import sys
 from pathlib import Path
 
-from leaderboard.suites.plan import Plan, compare_folder, lack, load_plan, problems, twin
+from leaderboard.suites.plan import Plan, compare_folder, lack, load_plan, near_twins, problems, twin
 from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import label_states
@@ -74,6 +74,7 @@ def freeze(
         variants=plan.variants,
         rule=plan.rule,
         hub=plan.hub,
+        near_twins=near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
         fit=tuple(fit),
         traces=tuple(scored),
     )
@@ -96,7 +97,7 @@ def to_toml(suite: Suite) -> str:
     """The suite as TOML; `load_suite` reads the same suite back."""
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
     tables = {name: content.pop(name) for name in ("variants", "rule", "hub")}
-    lines = [f"{key} = {_value(value)}" for key, value in content.items()]
+    lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]
     for name, table in tables.items():
         if table:
             lines += ["", f"[{name}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +44,7 @@ class Plan(Record):
 
     ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
     dataset repository and tag, written once it is known.
+    ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one.
     """
@@ -58,6 +59,7 @@ class Plan(Record):
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
     lacking: dict[str, Lacking] = {}
+    near_twins: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
@@ -121,6 +123,16 @@ def twin(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str | None:
         if "/test/" in run + other and np.array_equal(start_SLE, other_SLE):
             return f"{run}: begins as {other} does, loads of {len(start_SLE)} steps are the same: record another seed"
     return None
+
+
+def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of recipes that train one model with one balancing on one text at first, and part only later."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(recipes)):
+        recipe = load_recipe(name)
+        first = (recipe.model, recipe.balancing, recipe.data.stages[0].sources, recipe.data.pretraining)
+        groups.setdefault(repr(first), []).append(name)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 def lack(plan: Plan, run: str, state: str, origins: int) -> str | None:

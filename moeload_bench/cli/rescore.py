@@ -34,7 +34,7 @@ def rescore(
     from moeload_bench.cli.progress import table_width
     from moeload_bench.evaluation.stored import rescore as score_again
     from moeload_bench.isolation.targets import load_function
-    from moeload_bench.results.grid import result_table
+    from moeload_bench.results.render import result_table
     from moeload_bench.results.words import absence, failure_lines
 
     tasks, paths = _task_list(folder, suite, trace)

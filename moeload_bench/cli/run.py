@@ -94,9 +94,9 @@ def run(
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             typer.echo(f"{result.name}: {text}", err=True)
-    for folder in {out, keep} - {None}:
+    for folder in dict.fromkeys(folder for folder in (out, keep) if folder is not None):
         for result in results:
-            result.save(Path(folder) / f"{file_name(result.name)}.json")
+            result.save(folder / f"{file_name(result.name)}.json")
     if as_json:
         typer.echo(results.to_json(), nl=False)
     else:

@@ -162,8 +162,8 @@ def _show(prepared: Prepared) -> None:
     from moeload_bench.cli.progress import plain_console
     from moeload_bench.results.record import Results
     from moeload_bench.results.render import result_table
-    from moeload_bench.submissions.check import PRIMARY
     from moeload_bench.submissions.folder import RECORD
+    from moeload_bench.submissions.numbers import PRIMARY
 
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:

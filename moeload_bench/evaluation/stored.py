@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,10 @@ class KeptForecast(NamedTuple):
 
 def save_kept(path: Path, kept: Sequence[KeptForecast]) -> None:
     """Write the forecasts of one run as an archive, whole or not at all."""
-    arrays = {"origin_O": np.array([one.origin for one in kept]), "mean_OKLE": np.stack([one.mean_KLE for one in kept])}
+    arrays: dict[str, Any] = {
+        "origin_O": np.array([one.origin for one in kept]),
+        "mean_OKLE": np.stack([one.mean_KLE for one in kept]),
+    }
     given = next((one.quantile_QKLE for one in kept if one.quantile_QKLE is not None), None)
     if given is not None:
         nothing_QKLE = np.full(given.shape, np.nan)

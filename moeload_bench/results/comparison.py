@@ -17,6 +17,7 @@ from moeload_bench.files import PACKAGE
 from moeload_bench.results import statistics
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.statistics import Claim, Interval, Tasks
+from moeload_bench.suites.suite import near_twins_of
 
 CLAIMS: tuple[Claim, ...] = ("a new recipe", "these recipes, new seeds")
 WINDOWED = "sw_avg"
@@ -45,7 +46,7 @@ class Errors:
             keep &= self.crossing_T == crossing
         at = np.flatnonzero(keep).tolist()
         return Errors(
-            Tasks([self.tasks.recipe_T[i] for i in at], [self.tasks.run_T[i] for i in at]),
+            Tasks([self.tasks.recipe_T[i] for i in at], [self.tasks.run_T[i] for i in at], self.tasks.twins),
             self.horizon_T[at],
             tuple(self.state_T[i] for i in at),
             self.crossing_T[at],
@@ -69,7 +70,11 @@ def errors_of(results: Sequence[Result], metric: str) -> Errors:
     K = len(first.suite.horizons)
     tasks = [(run, task) for run in first.runs for task in run.tasks]
     return Errors(
-        Tasks([run.recipe for run, _ in tasks for _ in range(K)], [run.trace for run, _ in tasks for _ in range(K)]),
+        Tasks(
+            [run.recipe for run, _ in tasks for _ in range(K)],
+            [run.trace for run, _ in tasks for _ in range(K)],
+            near_twins_of(first.suite.name, first.suite.sha256),
+        ),
         np.tile(np.array(first.suite.horizons, dtype=np.int64), len(tasks)),
         tuple(task.state for _, task in tasks for _ in range(K)),
         np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_),

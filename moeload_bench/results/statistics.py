@@ -9,7 +9,7 @@ Axis letters: T tasks, F forecasters, G recipes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -31,7 +31,7 @@ MIN_RECIPES = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A t interval on skill. ``recipes`` and ``runs`` say on how much it rests."""
+    """A t interval on skill. ``recipes`` (near twins are one) and ``runs`` say on how much it rests."""
 
     claim: Claim
     skill: float
@@ -44,10 +44,14 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Tasks:
-    """Which run and which recipe each task belongs to; ``run_T`` is unique over recipes (a trace's id)."""
+    """Which run and which recipe each task belongs to; ``run_T`` is unique over recipes (a trace's id).
+
+    ``twins``: recipes that are near twins have the same name there, and one vote together.
+    """
 
     recipe_T: Sequence[str]
     run_T: Sequence[str]
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_run(self) -> tuple[NDArray[np.intp], list[str]]:
@@ -84,12 +88,12 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
 
 
 def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
-    """1 - geometric mean of the error ratios: over tasks, then runs, then recipes; NaN without any task.
+    """1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
 
-    With as many tasks per run and runs per recipe, as in every frozen suite, this is the mean over tasks.
+    With as many tasks per run and runs per recipe, and without near twins, this is the mean over tasks.
     """
-    recipes = _by_recipe(log_ratio_T, tasks)
-    return _skill(float(np.mean([runs.mean() for runs in recipes.values()]))) if recipes else float("nan")
+    groups = _by_group(log_ratio_T, tasks)
+    return _skill(float(_group_means(groups).mean())) if groups else float("nan")
 
 
 def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
@@ -112,7 +116,8 @@ def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
 
 
 def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
-    """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes.
+    """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes, near
+    twins counted as one.
 
     ``these recipes, new seeds``: the standard error comes from the pooled variance of runs within recipes; also None
     when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raises `NotFoundError` for
@@ -120,10 +125,10 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     """
     if claim not in get_args(Claim):
         raise not_found("claim", claim, get_args(Claim))
-    recipes = list(_by_recipe(log_ratio_T, tasks).values())
-    if len(recipes) < MIN_RECIPES:
+    groups = _by_group(log_ratio_T, tasks)
+    if len(groups) < MIN_RECIPES:
         return None
-    center, error, freedom = _new_recipe(recipes) if claim == "a new recipe" else _new_seeds(recipes)
+    center, error, freedom = _new_recipe(groups) if claim == "a new recipe" else _new_seeds(groups)
     if freedom < 1:
         return None
     half = _t_quantile(freedom, confidence) * error
@@ -133,8 +138,8 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
         low=_skill(center + half),
         high=_skill(center - half),
         confidence=confidence,
-        recipes=len(recipes),
-        runs=sum(len(runs) for runs in recipes),
+        recipes=len(groups),
+        runs=sum(len(runs) for group in groups for runs in group),
     )
 
 
@@ -157,10 +162,10 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
 
 def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
     """Two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than MIN_RECIPES."""
-    recipes = list(_by_recipe(log_ratio_T, tasks).values())
-    if len(recipes) < MIN_RECIPES:
+    groups = _by_group(log_ratio_T, tasks)
+    if len(groups) < MIN_RECIPES:
         return None
-    center, error, freedom = _new_recipe(recipes)
+    center, error, freedom = _new_recipe(groups)
     if error == 0.0:
         return 1.0 if center == 0.0 else 0.0
     from scipy.special import stdtr
@@ -217,33 +222,42 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
     return max(errors, key=lambda name: skill(log_ratio(errors[name], base), tasks))
 
 
-def _by_recipe(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
-    """Recipe to the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
+def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
+    """The means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group.
+
+    Tasks without a ratio are left out, and so are runs without tasks.
+    """
     number_T, recipe_R = tasks.by_run
     known = np.isfinite(log_ratio_T)
     count_R = np.bincount(number_T[known], minlength=len(recipe_R))
     sum_R = np.bincount(number_T[known], weights=log_ratio_T[known], minlength=len(recipe_R))
-    means: dict[str, list[float]] = {}
+    means: dict[str, dict[str, list[float]]] = {}
     for recipe, total, count in zip(recipe_R, sum_R.tolist(), count_R.tolist(), strict=True):
         if count:
-            means.setdefault(recipe, []).append(total / count)
-    return {recipe: np.array(runs) for recipe, runs in means.items()}
+            means.setdefault(tasks.twins.get(recipe, recipe), {}).setdefault(recipe, []).append(total / count)
+    return [[np.array(runs) for runs in group.values()] for group in means.values()]
 
 
-def _new_recipe(recipes: Sequence[FloatArray]) -> tuple[float, float, int]:
+def _group_means(groups: Sequence[Sequence[FloatArray]]) -> FloatArray:
+    """The mean of each group over its recipes, of each recipe over its runs."""
+    return np.array([np.mean([runs.mean() for runs in group]) for group in groups])
+
+
+def _new_recipe(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
     """Mean, standard error and degrees of freedom for a recipe not seen."""
-    mean_G = np.array([runs.mean() for runs in recipes])
+    mean_G = _group_means(groups)
     return float(mean_G.mean()), float(mean_G.std(ddof=1) / np.sqrt(len(mean_G))), len(mean_G) - 1
 
 
-def _new_seeds(recipes: Sequence[FloatArray]) -> tuple[float, float, int]:
+def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
     """Mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are fixed."""
-    freedom = sum(len(runs) - 1 for runs in recipes)
-    center = float(np.mean([runs.mean() for runs in recipes]))
+    recipes = [(runs, 1.0 / (len(groups) * len(group))) for group in groups for runs in group]
+    freedom = sum(len(runs) - 1 for runs, _ in recipes)
+    center = float(_group_means(groups).mean())
     if freedom < 1:
         return center, float("nan"), 0
-    pooled = sum(((runs - runs.mean()) ** 2).sum() for runs in recipes) / freedom
-    return center, float(np.sqrt(pooled * sum(1.0 / len(runs) for runs in recipes)) / len(recipes)), freedom
+    pooled = sum(((runs - runs.mean()) ** 2).sum() for runs, _ in recipes) / freedom
+    return center, float(np.sqrt(pooled * sum(weight**2 / len(runs) for runs, weight in recipes))), freedom
 
 
 def _t_quantile(freedom: int, confidence: float) -> float:

@@ -15,7 +15,7 @@ from moeload_bench.results.record import Results
 from moeload_bench.results.statistics import EXACT
 from moeload_bench.scoring.catalogue import METRICS, describe_metric, has_skill, needs_quantiles, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_METRICS
-from moeload_bench.suites.suite import STATES
+from moeload_bench.suites.suite import STATES, near_twins_of
 
 
 def caption(grid: Grid) -> str:
@@ -78,6 +78,11 @@ def _skill_words(grid: Grid) -> Iterator[str]:
         f"Skill: 1 - geometric mean over tasks of {of} to {reference.name}, with 95 % intervals by their "
         "claim; n/a with fewer than 5 recipes."
     )
+    twins: dict[str, list[str]] = {}
+    for recipe, group in near_twins_of(results[0].suite.name, results[0].suite.sha256).items():
+        twins.setdefault(group, []).append(recipe)
+    for together in twins.values():
+        yield f"Near twins count as one recipe: {', '.join(together)}."
     if reference not in results:
         yield f"The result of {reference.name} comes with the package; it was not run here."
     if any(row.skill == NOTHING for row in rows):

@@ -63,7 +63,7 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Ite
     for task in run.tasks:
         yield from _task(task, names, run.experts, K)
     wrong = [*_layers(run, names, K), *_floors(run, K)]
-    yield from wrong or [*_sums(run, K), *(() if known is None else _same_floors(run, known))]
+    yield from wrong or [*_sums(run, K), *(() if known is None else _same_layers(run, known))]
 
 
 def _ranges(run: RunResult) -> Iterator[str]:
@@ -221,29 +221,12 @@ def _floors(run: RunResult, K: int) -> Iterator[str]:
                 return
 
 
-def _same_floors(run: RunResult, known: RunResult) -> Iterator[str]:
-    """Floors are the trace's, and so is which layers had no load: every forecaster's result has the same."""
+def _same_layers(run: RunResult, known: RunResult) -> Iterator[str]:
+    """Which layers had no load is the trace's: every forecaster's result has its nulls in the same places."""
     for state, metrics in known.per_layer.items():
         got_KL = run.per_layer.get(state, {}).get(PRIMARY, ())
         if PRIMARY in metrics and _empty_layers(got_KL) != _empty_layers(metrics[PRIMARY]):
             yield f"per_layer.{state}: nulls where the reference's result has numbers"
-    if run.floor_marks != known.floor_marks:
-        yield "floor_marks: not those of the trace, as the reference's result has them"
-    for state, floors in known.floors.items():
-        for floor, metrics in floors.items():
-            for metric, value_K in metrics.items():
-                got_K = run.floors.get(state, {}).get(floor, {}).get(metric, ())
-                if len(got_K) != len(value_K) or not all(map(_alike, got_K, value_K)):
-                    yield (
-                        f"floors: {state!r}, {floor!r}, {metric!r}: got {list(got_K)}, the trace's are {list(value_K)}"
-                    )
-                    return
-
-
-def _alike(got: float | None, expected: float | None) -> bool:
-    if got is None or expected is None:
-        return got is expected
-    return math.isclose(got, expected, rel_tol=FLOOR_TOLERANCE, abs_tol=1e-9)
 
 
 def _sums(run: RunResult, K: int) -> Iterator[str]:

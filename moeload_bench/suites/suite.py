@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,8 @@ class Suite(Record):
     """A frozen task list.
 
     ``baselines`` are names of forecasters in the order of tables; ``variants`` says which target a name stands for
-    where it is not one itself (`sw_avg.w500` = `sw_avg@window=500`).
+    where it is not one itself (`sw_avg.w500` = `sw_avg@window=500`). ``near_twins`` are groups of recipes that are one
+    training at first and part only later: statistics give each group one vote.
     """
 
     schema_version: int = Field(default=1, ge=1, le=1)
@@ -89,6 +91,7 @@ class Suite(Record):
     seed: int = Field(default=0, ge=0, lt=2**64)
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
+    near_twins: tuple[tuple[str, ...], ...] = ()
     fit: tuple[FitTrace, ...] = ()
     traces: tuple[SuiteTrace, ...]
 
@@ -104,6 +107,11 @@ class Suite(Record):
         if ".." in self.name:
             raise ValueError(f"name: got {self.name!r}, expected no '..' in it")
         check_variants(self.baselines, self.variants)
+        grouped = [recipe for group in self.near_twins for recipe in group]
+        unknown = sorted(set(grouped) - {name.split("/")[0] for name in ids})
+        if unknown or len(set(grouped)) != len(grouped):
+            wrong = f"{unknown[0]!r}, of which the suite has no run" if unknown else "a recipe in two groups"
+            raise ValueError(f"near_twins: got {wrong}")
         return self
 
     @property
@@ -112,14 +120,22 @@ class Suite(Record):
         return self.horizons[-1]
 
     def sha256(self) -> str:
-        """Hash of the content that decides scores (the description and the Hub's address are left out)."""
-        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines", "variants"})
+        """Hash of the content that decides scores (description, Hub's address and near twins are left out)."""
+        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines", "variants", "near_twins"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def group_of(self, trace_id: str) -> int:
         """The opaque number that runs of one recipe share."""
         recipes = sorted({trace.id.split("/")[0] for trace in (*self.traces, *self.fit)})
         return recipes.index(trace_id.split("/")[0])
+
+
+@lru_cache(maxsize=8)
+def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
+    """Recipe to the first of its group of near twins, in the package's suite of that name and hash; else empty."""
+    if name not in suite_names() or load_suite(name).sha256() != sha256:
+        return {}
+    return {recipe: group[0] for group in load_suite(name).near_twins for recipe in group}
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from leaderboard.suites import freeze as freezing
 from leaderboard.suites.freeze import SUITES, freeze, target_file, to_toml
-from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan
+from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
 from moeload_bench.errors import SuiteError
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
-from moeload_bench.suites.suite import HubPlace, load_suite
+from moeload_bench.suites.suite import HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -197,6 +197,38 @@ def test_every_run_after_v1_has_a_seed_of_its_own() -> None:
     assert len(set(seeds)) == len(seeds) > 30
     assert not set(seeds) & {run.split("/seed")[1] for run in v1}
     assert v1 <= {*load_plan("v2").runs, *load_plan("v2").beside}
+
+
+def test_near_twins_are_found_in_the_recipes() -> None:
+    """One model, balancing and first text: what parts only later is one group; v1 keeps the statistics it has."""
+    recipes = [run.split("/")[0] for run in load_plan("v2").runs]
+    alike = ("aux0", "drift", "restart", "shift", "wsd")
+    assert near_twins(recipes) == (tuple(f"qwen3moe-16e-{name}" for name in alike),)
+    assert near_twins(run.split("/")[0] for run in load_plan("ladder").runs) == ()
+    assert (load_plan("v1").near_twins, load_plan("v2").near_twins) == (False, True)
+    assert load_suite("v1").near_twins == ()
+
+
+def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Path) -> None:
+    """Grouped where the plan asks for it, read back equal, and no part of what decides a score."""
+    names = ("qwen3moe-16e-aux0", "qwen3moe-16e-shift", RECIPE)
+    runs = [(name, split, 2 * n + i) for n, name in enumerate(names) for i, split in enumerate(("test", "train"))]
+    ids = tuple(f"{name}/{split}/seed{n}" for name, split, n in runs)
+    version = {name: load_recipe(name).version for name in names}
+    put(tmp_path, *(make(split, n, recipe=name, recipe_version=version[name]) for name, split, n in runs))
+    plan = PLAN.model_copy(update={"runs": ids})
+    grouped, _ = freeze(plan.model_copy(update={"near_twins": True}), tmp_path)
+    alone, _ = freeze(plan, tmp_path)
+    assert grouped.near_twins == (names[:2],)
+    assert (alone.near_twins, alone.sha256()) == ((), grouped.sha256())
+    (tmp_path / "trial.toml").write_text(to_toml(grouped))
+    assert load_suite(tmp_path / "trial.toml") == grouped
+    for wrong, says in (
+        (((names[0], "other"),), "'other', of which the suite has no run"),
+        ((names[:2], names[:1]), "two groups"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Suite.model_validate({**grouped.model_dump(), "near_twins": wrong})
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "ladder"])

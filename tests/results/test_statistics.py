@@ -57,6 +57,40 @@ def coverage(claim, G, R, W, sims, fixed_recipes, seed=0):
     return hits / sims
 
 
+def test_near_twins_have_one_vote_together():
+    """Two recipes that are one training at first weigh as one: in the mean, in both intervals and in the number."""
+    tasks = tasks_of(6, 3, 4)
+    ratio = simulate(np.random.default_rng(5), 6, 3, 4)
+    mean_GR = ratio.reshape(6, 3, 4).mean(axis=2)
+    twins = {"recipe0": "recipe0", "recipe5": "recipe0"}
+    together = Tasks(tasks.recipe_T, tasks.run_T, twins)
+    group_G = np.array([mean_GR[[0, 5]].mean(), *mean_GR[1:5].mean(axis=1)])
+    assert skill(ratio, together) == pytest.approx(1 - np.exp(group_G.mean()))
+    new = interval(ratio, together, "a new recipe")
+    half = stats.t.ppf(0.975, 4) * stats.sem(group_G)
+    assert (new.recipes, new.runs) == (5, 18)
+    assert (new.low, new.high) == pytest.approx(tuple(1 - np.exp(group_G.mean() + s * half) for s in (1, -1)))
+    assert p_value(ratio, together) == pytest.approx(stats.ttest_1samp(group_G, 0.0).pvalue)
+    seeds = interval(ratio, together, "these recipes, new seeds")
+    weight_G = np.array([0.5, 1, 1, 1, 1, 0.5]) / 5
+    error = np.sqrt(mean_GR.var(axis=1, ddof=1).mean() * (weight_G**2 / 3).sum())
+    assert np.log(1 - seeds.low) - np.log(1 - seeds.skill) == pytest.approx(stats.t.ppf(0.975, 12) * error)
+    assert interval(ratio, Tasks(tasks.recipe_T, tasks.run_T, {**twins, "recipe1": "recipe0"}), "a new recipe") is None
+
+
+def test_a_copy_of_a_recipe_makes_nothing_surer():
+    """Recording a recipe a second time under another name narrows no interval once the two are near twins."""
+    tasks, ratio = tasks_of(6, 2, 5), simulate(np.random.default_rng(7), 6, 2, 5)
+    copied = Tasks(
+        [*tasks.recipe_T, *["copy"] * 10], [*tasks.run_T, *[f"copy/test/seed{r}" for r in (0, 1) for _ in range(5)]]
+    )
+    both = np.concatenate([ratio, ratio[:10]])
+    alone = interval(ratio, tasks, "a new recipe")
+    grouped = interval(both, Tasks(copied.recipe_T, copied.run_T, {"recipe0": "a", "copy": "a"}), "a new recipe")
+    assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high))
+    assert interval(both, copied, "a new recipe").recipes == 7
+
+
 @pytest.mark.parametrize("recipes", [5, 8])
 @pytest.mark.parametrize(
     ("claim", "fixed_recipes"), [("these recipes, new seeds", True), ("a new recipe", False)], ids=["seeds", "recipe"]
