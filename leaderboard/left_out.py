@@ -41,8 +41,6 @@ from moeload_bench.traces.trace import Trace, shares
 OUT = ROOT / "leaderboard" / "left_out.json"
 SUITE = "v1"
 PER_STATE = 20
-SHORT = 250
-"""Updates of the comparisons among themselves; the headline is fitted as `gated` is."""
 CLUSTERS = (
     ("qwen3moe-16e-aux0", "qwen3moe-16e-aux", "qwen3moe-16e-shift", "qwen3moe-16e-restart"),
     ("deepseekv3-16e-shift", "deepseekv3-32e-lossfree"),
@@ -206,8 +204,8 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         headline.extend([] if headline else study.gates(Learning()))
         return headline
 
-    def short(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
-        return study.scored(study.gates(Learning(updates=SHORT, ignored=ignored), **how), study.tasks)
+    def changed(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
+        return study.scored(study.gates(Learning(ignored=ignored), **how), study.tasks)
 
     return {
         "gated": lambda: study.scored(full(), study.tasks),
@@ -215,15 +213,14 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         "control.swapped": lambda: study.scored(full(), study.tasks, swapped=True),
         "control.tuned": lambda: tuned(study),
         "yardstick.window": lambda: tuned(study, hindsight=True),
-        "short": short,
-        "control.constant": lambda: short(("",)),
-        "without.controlled": lambda: short(keep=lambda s: s.kind != CONTROLLED),
-        "without.back": lambda: short(("back",)),
-        "without.layers": lambda: short(("layers.",)),
-        "learn.2": lambda: short(most=2),
-        "learn.4": lambda: short(most=4),
-        "without.momentum": lambda: short(("momentum", "fade", "close")),
-        "without.sampled": lambda: short(keep=lambda s: s.kind != SAMPLED),
+        "control.constant": lambda: changed(("",)),
+        "without.controlled": lambda: changed(keep=lambda s: s.kind != CONTROLLED),
+        "without.back": lambda: changed(("back",)),
+        "without.layers": lambda: changed(("layers.",)),
+        "learn.2": lambda: changed(most=2),
+        "learn.4": lambda: changed(most=4),
+        "without.momentum": lambda: changed(("momentum", "fade", "close")),
+        "without.sampled": lambda: changed(keep=lambda s: s.kind != SAMPLED),
     }
 
 

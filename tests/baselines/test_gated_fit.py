@@ -47,7 +47,7 @@ def test_a_controlled_twin_ends_even() -> None:
 
 
 def test_every_run_has_its_twins(samples: list[fit.Samples]) -> None:
-    """Itself, sampled, controlled; a run under a real controller has no controlled twin, a sampled one no sampled twin."""
+    """Itself, sampled, controlled; no controlled twin under a real controller, no sampled twin of a sampled run."""
     assert [(s.run, s.kind) for s in samples] == [
         (run, kind) for run in (0, 1) for kind in (fit.ITSELF, fit.SAMPLED, fit.CONTROLLED)
     ]
