@@ -5,6 +5,7 @@ evenly over the logarithm of the step (early steps differ most). What is to be f
 to 5,000 steps. Beside each run stand twins of it:
 
 - sampled: every tenth row, as sparse traces come;
+- late: seen from somewhere between a quarter and three quarters of it on, as a resumed run is;
 - controlled: the same loads under a simulated loss-free controller (arXiv 2408.15664): each expert's share times
   exp(bias), the bias moved by a constant times sign(1/E - share) in every step, the constant drawn between 0.005 and
   0.04. Such a controller takes away any steady unevenness, which a network that never saw one cannot know.
@@ -66,11 +67,15 @@ class Kind:
     batch: int
     stride: int = 1
     controlled: bool = False
+    late: bool = False
 
 
 ITSELF = Kind(120, 8)
 SAMPLED = Kind(40, 3, stride=SAMPLED_STRIDE)
 CONTROLLED = Kind(80, 6, controlled=True)
+LATE = Kind(30, 3, late=True)
+LATE_ROWS = 500
+"""Rows after a late start within which a run is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ def samples_of(runs: FitRuns, seed: int) -> list[Samples]:
     """Every run and its twins; a run that is too short for a single origin gives none."""
     out = []
     for number, (info, block) in enumerate(runs):
-        kinds = [ITSELF] + ([SAMPLED] if info.stride == 1 else [])
+        kinds = [ITSELF, LATE] + ([SAMPLED] if info.stride == 1 else [])
         kinds += [] if info.balancing == "loss_free_bias" else [CONTROLLED]
         out += [_sample(number, kind, info, block, np.random.default_rng([seed, number])) for kind in kinds]
     return [samples for samples in out if samples.measured_O]
@@ -117,6 +122,8 @@ def controlled(load_SLE: NDArray[np.int64], rng: np.random.Generator) -> NDArray
 
 def _sample(number: int, kind: Kind, info: TraceInfo, block: StepBlock, rng: np.random.Generator) -> Samples:
     load_SLE = controlled(block.load_SLE, rng) if kind.controlled else block.load_SLE
+    if kind.late:
+        load_SLE = load_SLE[rng.integers(len(load_SLE) // 4, 3 * len(load_SLE) // 4 + 1) :]
     share_SLE = np.concatenate(list(ShareStream(info).chunks(load_SLE)))
     sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
     if kind.controlled:
@@ -125,7 +132,7 @@ def _sample(number: int, kind: Kind, info: TraceInfo, block: StepBlock, rng: np.
     measured, truth, fed = [], [], 0
     for origin in origins(len(load_SLE), kind, info.stride):
         rows = slice(fed, origin, kind.stride)
-        seen.observe(StepBlock(block.step_S[rows], load_SLE[rows], block.tokens_SL[rows]))
+        seen.observe(StepBlock(block.step_S[rows], load_SLE[rows], load_SLE[rows].sum(axis=2)))
         fed = origin
         measured.append(measure(seen))
         truth.append(_window_means(sum_SLE, origin, info.stride))
@@ -137,6 +144,8 @@ def origins(rows: int, kind: Kind, stride: int = 1) -> list[int]:
     first, last = FIRST * kind.stride, rows - -(-LAST // stride)
     if last < first:
         return []
+    if kind.late:
+        return sorted({int(row) for row in np.geomspace(first, min(last, LATE_ROWS), kind.origins)})
     even = np.linspace(first, last, kind.origins // 2)
     log = np.geomspace(first, last, kind.origins - kind.origins // 2)
     return sorted({int(row) // kind.stride * kind.stride for row in np.concatenate([even, log])})

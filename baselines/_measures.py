@@ -48,9 +48,12 @@ LEAST_TV, LEAST_NOISE = 1e-5, 1e-4
 STARVED = 0.1
 """An expert that got less than this part of 1/E in every one of `LIVE_WINDOWS` counts as alive by that much less."""
 LIVE_WINDOWS = (16, 256, 2048)
+BALANCING = ("loss_free_bias", "aux_loss", "none")
 
 Stretch = tuple[int, int]
 """From (exclusive) and to (inclusive) how many rows back."""
+BackTest = tuple[int, int, Stretch, Stretch]
+"""Horizon, window, the target, and what it is forecast from."""
 
 
 class Memory:
@@ -139,45 +142,31 @@ class _Means:
 def measure(memory: Memory) -> Measures:
     """Everything that a forecast is made from; at least one row must have been seen."""
     info, seen = memory.info, memory.share.reach
-    window = [min(rows_of(w, info.stride), seen) for w in WINDOWS]
-    drift = [min(rows_of(w, info.stride), max(1, seen // 2)) for w in DRIFTS]
-    third = [min(rows_of(w, info.stride), max(1, seen // 3)) for w in TRENDS]
+    window, drift, third = _lengths(seen, info.stride)
     tests = _back_tests(seen, info.stride)
-    wanted = [(0, w) for w in window] + [(w, 2 * w) for w in drift] + [(0, w) for w in third]
-    wanted += [(n * w, (n + 1) * w) for n in (1, 2) for w in third] + [s for _, _, *pair in tests for s in pair]
-    means = _Means(memory.share, wanted)
-    even = uniform(info)
-    noise_L = _noise(memory)
+    means = _Means(memory.share, _stretches(window, drift, third, tests))
+    window_WLE = means.of([(0, w) for w in window])
+    even_LE = _even(memory, window_WLE)
     now, before = means.neighbours(drift, 2)
     moved = now - before
     three = means.neighbours(third, 3)
-    window_WLE = means.of([(0, w) for w in window])
-    target_LE = _even(memory, window_WLE)
     fade = [n for n, w in enumerate(TRENDS) if w in DECAYS]
-    decay, speed = _decays([m[fade] for m in three], [third[n] * info.stride for n in fade], target_LE)
+    decay, speed = _decays([m[fade] for m in three], [third[n] * info.stride for n in fade], even_LE)
+    error = back_test(memory, means, tests, even_LE)
+    tested_ALE = np.tensordot(_HATS, mixtures(window_WLE, even_LE, error, SHARPNESS), axes=1)
     control, busy = _control(memory)
-    error = back_test(memory, means, tests, target_LE)
-    tested_KLE = mixtures(window_WLE, target_LE, error, SHARPNESS)
-    tested_ALE = np.tensordot(_HATS, tested_KLE, axes=1)
-    parts = [
-        [np.log(noise_L)],
-        _drift(moved, drift, noise_L),
-        list(np.log(np.maximum(tv(window_WLE[[WINDOWS.index(w) for w in LEVELS]], even), LEAST_TV) / noise_L)),
-        _momentum(three),
-        speed,
-        _back_errors(error, noise_L),
-        busy,
-        [np.full(info.num_layers, float(info.balancing == name)) for name in BALANCING],
-    ]
-    own_LC = np.stack([value for part in parts for value in part], axis=1)
-    spread = sum(map(len, parts[:4]))
-    layers_LC = np.broadcast_to(own_LC[:, :spread].mean(axis=0), (info.num_layers, spread))
-    trend = moved[[DRIFTS.index(w) for w in TRENDS]]
-    candidate_ADLE = np.concatenate([decay, tested_ALE[:, None]], axis=1)
-    return Measures(window_WLE, target_LE, trend, candidate_ADLE, control, np.concatenate([own_LC, layers_LC], axis=1))
-
-
-BALANCING = ("loss_free_bias", "aux_loss", "none")
+    noise_L = _noise(memory)
+    spread = [np.log(noise_L), *_drift(moved, drift, noise_L), *_unevenness(window_WLE, noise_L), *_momentum(three)]
+    kind = [np.full(info.num_layers, float(info.balancing == name)) for name in BALANCING]
+    layers = [np.full(info.num_layers, value_L.mean()) for value_L in spread]
+    return Measures(
+        window_WLE,
+        even_LE,
+        moved[[DRIFTS.index(w) for w in TRENDS]],
+        np.concatenate([decay, tested_ALE[:, None]], axis=1),
+        control,
+        np.stack([*spread, *speed, *_back_errors(error, noise_L), *busy, *kind, *layers], axis=1),
+    )
 
 
 def context_names() -> list[str]:
@@ -200,6 +189,23 @@ def context_names() -> list[str]:
     return own + layers
 
 
+def _lengths(seen: int, stride: int) -> tuple[list[int], list[int], list[int]]:
+    """Rows of the windows, of the halves of what is compared with its neighbour, and of the thirds."""
+    return (
+        [min(rows_of(w, stride), seen) for w in WINDOWS],
+        [min(rows_of(w, stride), max(1, seen // 2)) for w in DRIFTS],
+        [min(rows_of(w, stride), max(1, seen // 3)) for w in TRENDS],
+    )
+
+
+def _stretches(window: list[int], drift: list[int], third: list[int], tests: Sequence[BackTest]) -> list[Stretch]:
+    """Every stretch whose mean is needed."""
+    neighbours = [
+        (n * w, (n + 1) * w) for lengths, many in ((drift, 2), (third, 3)) for n in range(many) for w in lengths
+    ]
+    return [*((0, w) for w in window), *neighbours, *(stretch for test in tests for stretch in test[2:])]
+
+
 def _even(memory: Memory, window_WLE: FloatArray) -> FloatArray:
     """[L, E]: equal shares for all experts that are alive, less for starved ones, 0 for those without a token.
 
@@ -219,6 +225,13 @@ def _noise(memory: Memory) -> FloatArray:
     if len(rows_SLE) < 2:
         return np.full(rows_SLE.shape[1], 0.05)
     return np.maximum(tv(rows_SLE[1:], rows_SLE[:-1]).mean(axis=0) / np.sqrt(2), LEAST_NOISE)
+
+
+def _unevenness(window_WLE: FloatArray, noise_L: FloatArray) -> list[FloatArray]:
+    """How far windows of several lengths are from 1/E, over the noise."""
+    level_WLE = window_WLE[[WINDOWS.index(w) for w in LEVELS]]
+    far_WL = tv(level_WLE, np.full_like(level_WLE[0], 1.0 / level_WLE.shape[2]))
+    return list(np.log(np.maximum(far_WL, LEAST_TV) / noise_L))
 
 
 def _drift(moved_WLE: FloatArray, rows: Sequence[int], noise_L: FloatArray) -> list[FloatArray]:
@@ -271,7 +284,7 @@ def _control(memory: Memory) -> tuple[FloatArray, list[FloatArray]]:
     return (sign_GLE - sign_GLE.mean(axis=2, keepdims=True)) / info.num_experts, busy
 
 
-def _back_tests(seen: int, stride: int) -> list[tuple[int, int, Stretch, Stretch]]:
+def _back_tests(seen: int, stride: int) -> list[BackTest]:
     """(horizon, window, target, what it is forecast from) for every back-test beyond one step that the rows allow."""
     tests = []
     for k, windows in BACK_TESTS.items():
@@ -303,9 +316,9 @@ def tested_mixtures(memory: Memory, sharpness: float) -> FloatArray:
     """[K, L, E]: `mixtures` of a run so far; at least one row must have been seen."""
     seen, stride = memory.share.reach, memory.info.stride
     tests = _back_tests(seen, stride)
-    window = {w: min(rows_of(w, stride), seen) for w in WINDOWS}
-    means = _Means(memory.share, [(0, rows) for rows in window.values()] + [s for _, _, *pair in tests for s in pair])
-    window_WLE = means.of([(0, rows) for rows in window.values()])
+    window = _lengths(seen, stride)[0]
+    means = _Means(memory.share, _stretches(window, [], [], tests))
+    window_WLE = means.of([(0, w) for w in window])
     even_LE = _even(memory, window_WLE)
     return mixtures(window_WLE, even_LE, back_test(memory, means, tests, even_LE), sharpness)
 
@@ -333,7 +346,7 @@ def mixtures(
 
 
 def back_test(
-    memory: Memory, means: _Means, tests: Sequence[tuple[int, int, Stretch, Stretch]], even: FloatArray
+    memory: Memory, means: _Means, tests: Sequence[BackTest], even: FloatArray
 ) -> dict[tuple[int, int], FloatArray]:
     """(horizon, window) to the mean error [L] on complete targets; window 0 is 1/E. Missing without a target."""
     error = _one_step_errors(memory)

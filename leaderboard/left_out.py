@@ -34,7 +34,7 @@ from moeload_bench.evaluation.harness import make_request, step_block, trace_inf
 from moeload_bench.results.statistics import log_ratio
 from moeload_bench.scoring.metrics import relative_error, total_variation
 from moeload_bench.states.origins import choose_origins
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import label_states, state_names
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
@@ -42,8 +42,7 @@ from moeload_bench.traces.trace import Trace, shares
 OUT = ROOT / "leaderboard" / "left_out.json"
 SUITE = "v1"
 PER_STATE = 20
-SHORT = 250
-"""Updates of the comparisons among themselves; the headline is fitted as `gated` is."""
+LATE_STARTS = (1000, 3000, 6000)
 CLUSTERS = (
     ("qwen3moe-16e-aux0", "qwen3moe-16e-aux", "qwen3moe-16e-shift", "qwen3moe-16e-restart"),
     ("deepseekv3-16e-shift", "deepseekv3-32e-lossfree"),
@@ -73,16 +72,24 @@ class Task:
     window_WK: FloatArray
 
 
-def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1) -> list[Task]:
-    """The tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it."""
+def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int = 0) -> list[Task]:
+    """The tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it.
+
+    With a ``start`` nothing before it is seen, and the origins lie 10 to 400 steps after it.
+    """
     info = trace_info(trace)
     seen, mean = _followers(info, stride)
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
-    chosen = choose_origins(label_states(trace.load_SLE, rule=suite.rule), trace.step_S, suite.horizon, PER_STATE)
-    found, fed = [], 0
+    labels = label_states(trace.load_SLE, rule=suite.rule)
+    chosen = choose_origins(labels, trace.step_S, suite.horizon, PER_STATE)
+    if start:
+        names = state_names(labels)
+        after = [start + int(n) for n in np.geomspace(10, 400, PER_STATE // 2)]
+        chosen = {state: [o for o in after if names[o] == state] for state in chosen}
+    found, fed = [], start
     for origin, state in sorted({(o // stride * stride, state) for state, steps in chosen.items() for o in steps}):
-        if origin < MIN_ROWS * stride:
+        if origin - start < MIN_ROWS * stride:
             continue
         block = step_block(trace, fed, origin)
         rows = type(block)(block.step_S[::stride], block.load_SLE[::stride], block.tokens_SL[::stride])
@@ -126,6 +133,9 @@ class Study:
         self.recipe = [i.split("/")[0] for i in ids]
         self.samples = samples_of([(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)], 0)
         self.tasks = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite)]
+        self.late = [
+            task for n, t in enumerate(traces) for s in LATE_STARTS for task in tasks_of(t, n, self.suite, start=s)
+        ]
         self.sampled = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite, stride=10)]
 
     def folds(self) -> list[tuple[list[int], list[int]]]:
@@ -163,7 +173,7 @@ class Study:
 def record(
     tasks: Sequence[Task], error_TK: Sequence[FloatArray], relative_TK: Sequence[FloatArray] = ()
 ) -> dict[str, Any]:
-    """Skill by recipe and horizon, and mean errors, of each state."""
+    """Skill by recipe and horizon, and mean errors, of each state that occurs."""
     out: dict[str, Any] = {}
     for state in ("transient", "stable"):
         here = [n for n, task in enumerate(tasks) if task.state == state]
@@ -207,24 +217,24 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         headline.extend([] if headline else study.gates(Learning()))
         return headline
 
-    def short(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
-        return study.scored(study.gates(Learning(updates=SHORT, ignored=ignored), **how), study.tasks)
+    def changed(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
+        return study.scored(study.gates(Learning(ignored=ignored), **how), study.tasks)
 
     return {
         "gated": lambda: study.scored(full(), study.tasks),
         "sampled": lambda: study.scored(full(), study.sampled),
+        "late": lambda: study.scored(full(), study.late),
         "control.swapped": lambda: study.scored(full(), study.tasks, swapped=True),
         "control.tuned": lambda: tuned(study),
         "yardstick.window": lambda: tuned(study, hindsight=True),
-        "short": short,
-        "control.constant": lambda: short(("",)),
-        "without.controlled": lambda: short(keep=lambda s: s.kind != CONTROLLED),
-        "without.back": lambda: short(("back",)),
-        "without.layers": lambda: short(("layers.",)),
-        "learn.2": lambda: short(most=2),
-        "learn.4": lambda: short(most=4),
-        "without.momentum": lambda: short(("momentum", "fade", "close")),
-        "without.sampled": lambda: short(keep=lambda s: s.kind != SAMPLED),
+        "control.constant": lambda: changed(("",)),
+        "without.controlled": lambda: changed(keep=lambda s: s.kind != CONTROLLED),
+        "without.back": lambda: changed(("back",)),
+        "without.layers": lambda: changed(("layers.",)),
+        "learn.2": lambda: changed(most=2),
+        "learn.4": lambda: changed(most=4),
+        "without.momentum": lambda: changed(("momentum", "fade", "close")),
+        "without.sampled": lambda: changed(keep=lambda s: s.kind != SAMPLED),
     }
 
 

@@ -66,8 +66,8 @@ def headline(known: Mapping[str, Record]) -> str:
     """Skill and error by horizon; the same runs sampled every tenth step below."""
     horizons = load_suite(SUITE).horizons
     rows = []
-    for name, what in (("gated", "every step"), ("sampled", "every tenth step")):
-        for state in STATES:
+    for name, what in (("gated", "every step"), ("sampled", "every tenth step"), ("late", "from mid-run on")):
+        for state in STATES[1:] if name == "late" else STATES:
             record, own = known[name][state], by_recipe(known[name], state)
             by_horizon = 1 - np.exp(np.mean(list(record["log_ratio"].values()), axis=0))
             error = np.mean(list(record["window_tv"].values()), axis=0)

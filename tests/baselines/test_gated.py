@@ -20,7 +20,7 @@ from moeload_bench.errors import TargetError
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
 from moeload_bench.traces.trace import shares
-from tests.support.synthetic import synthetic_load_SLE
+from tests.conftest import synthetic_load_SLE
 
 HORIZONS = (5, 50, 500, 5000)
 INFO = TraceInfo(2, 4, 2, (0, 1), 512, 1, "none", 0.0, 0)

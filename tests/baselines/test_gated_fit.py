@@ -47,13 +47,13 @@ def test_a_controlled_twin_ends_even() -> None:
 
 
 def test_every_run_has_its_twins(samples: list[fit.Samples]) -> None:
-    """Itself, sampled, controlled; one under a real controller has no controlled twin, a sampled one no sampled."""
+    """Itself, sampled, controlled; no controlled twin under a real controller, no sampled twin of a sampled run."""
     assert [(s.run, s.kind) for s in samples] == [
-        (run, kind) for run in (0, 1) for kind in (fit.ITSELF, fit.SAMPLED, fit.CONTROLLED)
+        (run, kind) for run in (0, 1) for kind in (fit.ITSELF, fit.LATE, fit.SAMPLED, fit.CONTROLLED)
     ]
     ((info, block),) = runs((4,), 300)
     other = fit.samples_of([(replace(info, balancing="loss_free_bias", stride=10), block)], 0)
-    assert [s.kind for s in other] == [fit.ITSELF]
+    assert [s.kind for s in other] == [fit.ITSELF, fit.LATE]
     assert fit.samples_of([(info, StepBlock(block.step_S[:50], block.load_SLE[:50], block.tokens_SL[:50]))], 0) == []
 
 
