@@ -50,7 +50,7 @@ def run(
         str | None, typer.Option("--address", "--scheduler", help="The cluster's address, for dask and ray.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache, `uniform` apart.")] = False,
     keep: Annotated[
         Path | None,
         typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here, for `rescore`."),
@@ -86,7 +86,7 @@ def run(
             backend=backend,
             address=address,
             seed=seed,
-            fresh=fresh,
+            fresh=frozenset(targets) if fresh and targets else fresh,
             progress=progress,
             keep=keep,
         )

@@ -49,7 +49,7 @@ def evaluate(
     jobs: int = 1,
     backend: str = "loky",
     address: str | None = None,
-    fresh: bool = False,
+    fresh: bool | frozenset[str] = False,
     progress: Progress | None = None,
     keep: Path | None = None,
 ) -> Results:
@@ -57,9 +57,9 @@ def evaluate(
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
     None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
-    finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. ``keep``: a folder for the
-    forecasts' window means, from which `rescore` makes other metrics; what is not there yet runs again. A forecaster's
-    failure is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError`
+    finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
+    finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
+    there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError`
     for an unknown level) concerns the request.
     """
     parse_level(level)

@@ -44,9 +44,13 @@ class Setting:
     level: Level
     limits: Limits
     seed: int
-    fresh: bool
+    fresh: bool | frozenset[str]
     numba_cache: Path | None = None  # no part of any key: compiled code changes no forecast
     keep: Path | None = None  # no part of any key either: where forecasts are kept
+
+    def is_fresh(self, target: Target) -> bool:
+        """Whether this forecaster's finished work is ignored."""
+        return self.fresh if isinstance(self.fresh, bool) else target.label in self.fresh
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def fit(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
     if not setting.suite.fit:
         return Fitted()
     key = cache.task_key(kind="fit", **_key_parts(setting, target))
-    stored = None if setting.fresh else cache.load(key)
+    stored = None if setting.is_fresh(target) else cache.load(key)
     if stored is not None:
         data = stored["data"]
         return Fitted(None if data is None else bytes.fromhex(data), stored["wall_s"])
@@ -97,7 +101,7 @@ def run_pair(pair: Pair) -> RunResult:
     A run with failures is not kept: what made it fail may be gone the next time.
     """
     key, keep = _pair_key(pair), pair.setting.keep
-    stored = None if pair.setting.fresh else cache.load(key)
+    stored = None if pair.setting.is_fresh(pair.target) else cache.load(key)
     if stored is not None:
         known = RunResult.model_validate(stored)
         if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256).is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.evaluation import kept
+from moeload_bench.evaluation import kept, pairs
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.results.facts import suite_facts
@@ -55,3 +55,17 @@ def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite,
     assert not kept.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}))
     assert not kept.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}))
     assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry)
+
+
+def test_fresh_work_can_be_asked_of_some_forecasters(
+    mine: tuple[Suite, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' finished work is used: `uniform`, the row of every table, says nothing new of a trace."""
+    suite, paths = mine
+    evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
+    replayed = []
+    monkeypatch.setattr(pairs, "_replay_and_score", lambda pair: replayed.append(pair.target.label) or first[1].runs[0])
+    first = evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
+    assert replayed == []
+    evaluate(["uniform", "last_value"], suite, paths=paths, level="none", fresh=frozenset(["last_value"]))
+    assert replayed == ["last_value"]
