@@ -59,8 +59,8 @@ def evaluate(
     None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
     finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
     finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
-    there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError`
-    for an unknown level) concerns the request.
+    there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`,
+    `SuiteError`, `TraceError`, `IsolationError` for an unknown level) concerns the request.
     """
     parse_level(level)
     tasks = load_suite(suite) if isinstance(suite, str) else suite
