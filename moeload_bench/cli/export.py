@@ -7,6 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
+from moeload_bench.interchange.series import write_series
+from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.traces.store import load_trace
+
 app = typer.Typer(no_args_is_help=True, help="Write forecasts and traces in the forms that other tools read.")
 
 TraceName = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")]
@@ -31,10 +36,6 @@ def forecast(
 
     [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
     """
-    from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
-    from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.traces.store import load_trace
-
     ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
     write_forecast(ahead, out, kind)
     first = ahead.about["first_step"]
@@ -55,9 +56,6 @@ def trace(
 
     [bold]moeload-bench export trace run.parquet --format nixtla --out run.csv[/bold]
     """
-    from moeload_bench.interchange.series import write_series
-    from moeload_bench.traces.store import load_trace
-
     loaded = load_trace(trace)
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts

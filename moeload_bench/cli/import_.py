@@ -9,6 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from moeload_bench.cli.progress import pair_progress, table_width
+from moeload_bench.interchange.flame_moe import read_flame_moe
+from moeload_bench.interchange.formats import FORMATS
+from moeload_bench.interchange.jsonlines import read_jsonl
+from moeload_bench.interchange.laer_moe import read_laer_moe
+from moeload_bench.interchange.megatron import Layout, read_tokens, read_trace
+from moeload_bench.interchange.npz import import_npz
+from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
+from moeload_bench.interchange.sglang import read_sglang
+from moeload_bench.interchange.smartmoe import read_smartmoe
+from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.tensorboard import read_tensorboard
+from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
+from moeload_bench.interchange.wandb import read_wandb
+from moeload_bench.traces.store import write_trace
 
 app = typer.Typer(
     no_args_is_help=True, help="Turn counts that somebody has already into a trace: logs of engines, arrays, tables."
@@ -86,16 +104,11 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
 
 
 def _run(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
-    from moeload_bench.cli.progress import pair_progress
-
     with pair_progress(unit="bytes") as report:
         _write(read, {**own, "report": report}, given)
 
 
 def _write(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
-    from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
-    from moeload_bench.traces.store import write_trace
-
     out, name = given["out"], given["name"]
     meta = {"recipe": name, "split": given["split"], "run": given["run"], "group": name, "licence": given["licence"]}
     options = Options(
@@ -129,12 +142,6 @@ def _meta(options: Any) -> dict[str, Any]:
 @app.command("formats")
 def formats() -> None:
     """List the formats, what writes each, and what its counts are. Details: docs/interchange.md."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import table_width
-    from moeload_bench.interchange.formats import FORMATS
-
     table = Table("format", "files", "written by", "counts")
     for one in FORMATS:
         table.add_row(*one)
@@ -150,8 +157,6 @@ def from_npz(path: Source, *, options: Any, report: Any) -> Any:
 
     [bold]moeload-bench import npz counts.npz --top-k 2 --tokens 4096 --out my-run.parquet[/bold]
     """
-    from moeload_bench.interchange.npz import import_npz
-
     return import_npz(path, options.top_k, options.tokens, **_meta(options))
 
 
@@ -164,8 +169,6 @@ def from_csv(path: Source, *, options: Any, report: Any) -> Any:
 
     [bold]moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet[/bold]
     """
-    from moeload_bench.interchange.table import import_csv
-
     return import_csv(path, options.top_k, options.tokens, **_meta(options))
 
 
@@ -177,8 +180,6 @@ def from_jsonl(paths: Sources, *, report: Any) -> Any:
 
     [bold]moeload-bench import jsonl 'loads/rank*.jsonl' --top-k 2 --out my-run.parquet[/bold]
     """
-    from moeload_bench.interchange.jsonlines import read_jsonl
-
     return read_jsonl(paths, report)
 
 
@@ -199,8 +200,6 @@ def from_megatron_tokens(
     [bold]moeload-bench import megatron-tokens tokens_per_expert --expert-parallel 4 --pipeline-parallel 2
     --stage-layers 12 --top-k 8 --out my-run.parquet[/bold]
     """
-    from moeload_bench.interchange.megatron import Layout, read_tokens
-
     return read_tokens(paths, Layout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel), report)
 
 
@@ -214,16 +213,12 @@ def from_megatron_routing(
     report: Any,
 ) -> Any:
     """Import Megatron-LM's routing trace (--moe-routing-trace-path): router_trace_rank*.jsonl of all ranks."""
-    from moeload_bench.interchange.megatron import Layout, read_trace
-
     return read_trace(paths, experts, Layout(1, pipeline_parallel, stage_layers), report)
 
 
 @_command("sglang")
 def from_sglang(paths: Sources, *, report: Any) -> Any:
     """Import sglang's expert distribution: one .pt of mode stat, or those of all ranks of mode per_pass."""
-    from moeload_bench.interchange.sglang import read_sglang
-
     return read_sglang(paths, report)
 
 
@@ -235,16 +230,12 @@ def from_tensorrt_llm(
     report: Any,
 ) -> Any:
     """Import TensorRT-LLM's expert statistics: a folder with meta_info.json and rank*.safetensors."""
-    from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
-
     return read_tensorrt_llm(paths, replicated=replicated, report=report)
 
 
 @_command("smartmoe")
 def from_smartmoe(paths: Sources, *, report: Any) -> Any:
     """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
-    from moeload_bench.interchange.smartmoe import read_smartmoe
-
     return read_smartmoe(paths, report)
 
 
@@ -258,8 +249,6 @@ def from_laer_moe(
     report: Any,
 ) -> Any:
     """Import LAER-MoE-AE's tokens per device, if --device-loads says so: it holds no loads of experts."""
-    from moeload_bench.interchange.laer_moe import read_laer_moe
-
     return read_laer_moe(paths, device_loads=device_loads, method=method, model=model, report=report)
 
 
@@ -272,8 +261,6 @@ def from_flame_moe(
     report: Any,
 ) -> Any:
     """Import FLAME-MoE's choices of tokens at checkpoints: parquet files by checkpoint and layer."""
-    from moeload_bench.interchange.flame_moe import read_flame_moe
-
     return read_flame_moe(paths, experts, column=column, report=report)
 
 
@@ -286,14 +273,10 @@ def from_wandb(
     report: Any,
 ) -> Any:
     """Import a table with one row per step and one column per layer and expert: a W&B history, or any such CSV."""
-    from moeload_bench.interchange.wandb import read_wandb
-
     return read_wandb(paths, pattern=pattern, step_column=step_column, report=report)
 
 
 @_command("tensorboard")
 def from_tensorboard(paths: Sources, pattern: Pattern = None, *, report: Any) -> Any:
     """Import scalars of TensorBoard's event files, one per layer and expert."""
-    from moeload_bench.interchange.tensorboard import read_tensorboard
-
     return read_tensorboard(paths, pattern=pattern, report=report)

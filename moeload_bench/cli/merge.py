@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.recording.stages import merge_stages
+from moeload_bench.traces.store import read_trace
+
 
 def merge(
     paths: Annotated[list[Path], typer.Argument(help="The stages: .parquet, or .parts of an unfinished recording.")],
@@ -16,8 +19,5 @@ def merge(
 
     [bold]moeload-bench merge runs/my-run/test/seed0.stage*.parquet --out runs/my-run/test/seed0.parquet[/bold]
     """
-    from moeload_bench.recording.stages import merge_stages
-    from moeload_bench.traces.store import read_trace
-
     trace = read_trace(merge_stages(paths, out), verify=False)
     typer.echo(f"{out}: {trace.steps} steps, {trace.num_layers} layers, {trace.num_experts} experts")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from moeload_bench.evaluation.replanning import Comparison
-    from moeload_bench.isolation.levels import Level
-    from moeload_bench.placement.plans import ClusterShape
-    from moeload_bench.placement.replan import CostModel, PolicyRun
-    from moeload_bench.traces.trace import Trace
+from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.errors import PlacementError, printable
+from moeload_bench.evaluation.replanning import Comparison, compare_policies
+from moeload_bench.interchange.forecasts import forecast_ahead
+from moeload_bench.interchange.placements import place, write_placement
+from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.levels import Level
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.replan import CostModel, PolicyRun
+from moeload_bench.plots.replanning import draw_policies
+from moeload_bench.plots.style import check_suffix, save_figure
+from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.trace import Trace
 
 
 def plan(
@@ -78,15 +86,7 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.evaluation.replanning import compare_policies
-    from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.placement.plans import ClusterShape
-    from moeload_bench.traces.store import load_trace
-
     if figure is not None:
-        from moeload_bench.plots.style import check_suffix
-
         check_suffix(figure)
     shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
     cost = _cost(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms, needed=write is None)
@@ -101,9 +101,6 @@ def plan(
         )
     typer.echo(_json(comparison), nl=True) if as_json else _print(comparison)
     if figure is not None:
-        from moeload_bench.plots.replanning import draw_policies
-        from moeload_bench.plots.style import save_figure
-
         save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)
     if comparison.failures:
@@ -120,9 +117,6 @@ def _cost(
     needed: bool,
 ) -> CostModel | None:
     """The cost model; None where no constant was given and none is needed."""
-    from moeload_bench.errors import PlacementError
-    from moeload_bench.placement.replan import CostModel
-
     given = {"--step-ms": step_ms, "--expert-mb": expert_mb, "--bandwidth": bandwidth}
     missing = [name for name, value in given.items() if value is None]
     if step_ms is None or expert_mb is None or bandwidth is None:
@@ -143,9 +137,6 @@ def _write(
     level: Level,
     seed: int,
 ) -> None:
-    from moeload_bench.interchange.forecasts import forecast_ahead
-    from moeload_bench.interchange.placements import place, write_placement
-
     shape.check(trace.num_experts)
     ahead = forecast_ahead(trace, forecaster, horizon, level=level, seed=seed)
     write_placement(place(ahead, shape, model_layers), path, kind)
@@ -158,8 +149,6 @@ def _write(
 
 
 def _intervals(text: str | None) -> list[int] | None:
-    from moeload_bench.errors import PlacementError
-
     if text is None:
         return None
     try:
@@ -184,11 +173,6 @@ def _json(comparison: Comparison) -> str:
 
 
 def _print(comparison: Comparison) -> None:
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.errors import printable
-
     console = plain_console()
     cost = comparison.simulation.cost
     table = Table(

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from moeload_bench.errors import printable
-
-if TYPE_CHECKING:
-    from moeload_bench.plots import View
-    from moeload_bench.results.record import Result
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.errors import not_found, printable
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.plots import (
+    View,
+    check_suffix,
+    draw_cost,
+    draw_heatmap,
+    draw_horizon,
+    draw_shares,
+    draw_sliding,
+    draw_states,
+    draw_training,
+    save_figure,
+    training_errors,
+    view_trace,
+)
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.traces.store import load_trace, read_trace
 
 
 class Kinds(TyperGroup):
@@ -20,7 +36,6 @@ class Kinds(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of a kind; raises `NotFoundError`."""
-        from moeload_bench.errors import not_found
 
         found = super().get_command(ctx, cmd_name)
         if found is None:
@@ -55,8 +70,6 @@ Level = Annotated[str, typer.Option(help="Forecasters given: isolation, none, pr
 @app.command("heatmap")
 def heatmap(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
     """The load of every expert over training, one panel per layer."""
-    from moeload_bench.plots import check_suffix, draw_heatmap
-
     check_suffix(out)
     _save(draw_heatmap(_view(trace, layer, first, last)), out)
 
@@ -64,8 +77,6 @@ def heatmap(trace: TraceArgument, out: Out, layer: Layers = None, first: First =
 @app.command("shares")
 def shares(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
     """Each expert's share of a layer over training, under a strip with the layer's state (the paper's figure 1)."""
-    from moeload_bench.plots import check_suffix, draw_shares
-
     check_suffix(out)
     _save(draw_shares(_view(trace, layer, first, last)), out)
 
@@ -73,8 +84,6 @@ def shares(trace: TraceArgument, out: Out, layer: Layers = None, first: First = 
 @app.command("states")
 def states(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
     """How far the loads drift, with the thresholds of the state rule, and the state of every layer."""
-    from moeload_bench.plots import check_suffix, draw_states
-
     check_suffix(out)
     _save(draw_states(_view(trace, layer, first, last)), out)
 
@@ -87,8 +96,6 @@ def variance(
     trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
 ) -> None:
     """Sliding variance of each expert's share (the paper's figures 2 to 4, windows of 10 and 100)."""
-    from moeload_bench.plots import check_suffix, draw_sliding
-
     check_suffix(out)
     _save(draw_sliding(_view(trace, layer, first, last), "variance", window), out)
 
@@ -98,8 +105,6 @@ def range_(
     trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
 ) -> None:
     """Sliding range, largest minus smallest, of each expert's share (the paper's figures 10 and 11)."""
-    from moeload_bench.plots import check_suffix, draw_sliding
-
     check_suffix(out)
     _save(draw_sliding(_view(trace, layer, first, last), "range", window), out)
 
@@ -118,10 +123,6 @@ def training(
     last: Last = None,
 ) -> None:
     """Error over training, one panel per layer, of forecasters that are run now (the paper's figures 5 to 9)."""
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.plots import check_suffix, draw_training, training_errors
-
     check_suffix(out)
     view = _view(trace, layer, first, last)
     errors = []
@@ -151,8 +152,6 @@ def horizon(
     level: Level = "process",
 ) -> None:
     """Error against the horizon with the floors drawn in, one panel per state."""
-    from moeload_bench.plots import check_suffix, draw_horizon
-
     check_suffix(out)
     _save(draw_horizon(_results(sources, suite, trace, level), metric), out)
 
@@ -170,28 +169,16 @@ def cost(
     level: Level = "process",
 ) -> None:
     """Accuracy against cost: error at one horizon over the time of a forecast, one panel per state."""
-    from moeload_bench.plots import check_suffix, draw_cost
-
     check_suffix(out)
     _save(draw_cost(_results(sources, suite, trace, level), metric, horizon), out)
 
 
 def _view(trace: str, layers: list[str] | None, first: int | None, last: int | None) -> View:
-    from moeload_bench.plots import view_trace
-    from moeload_bench.traces.store import load_trace
-
     return view_trace(load_trace(trace), layers or (), first, last)
 
 
 def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:
     """Results from files, then those of forecasters that are run now."""
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.results.record import load_result
-    from moeload_bench.suites.suite import load_suite, suite_for_trace
-    from moeload_bench.traces.store import read_trace
-
     results = [load_result(source) for source in sources if source.endswith(".json")]
     targets = [source for source in sources if not source.endswith(".json")]
     if targets:
@@ -203,6 +190,4 @@ def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> 
 
 
 def _save(figure: Any, out: Path) -> None:
-    from moeload_bench.plots import save_figure
-
     typer.echo(save_figure(figure, out))

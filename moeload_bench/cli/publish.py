@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from moeload_bench.publishing.publish import Publication
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.publishing import publish as hub
+from moeload_bench.publishing.publish import Publication
 
 
 def publish(
@@ -32,9 +33,6 @@ def publish(
     """
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
-
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.publishing import publish as hub
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:

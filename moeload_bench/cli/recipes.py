@@ -6,6 +6,11 @@ import json
 from typing import Annotated
 
 import typer
+from rich.table import Table
+
+from moeload_bench.cli.progress import plain_console
+from moeload_bench.errors import printable
+from moeload_bench.recipes.recipe import list_recipes, load_recipe
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
@@ -14,11 +19,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the recipes and what each is for."""
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.recipes.recipe import list_recipes, load_recipe
-
     recipes = [load_recipe(name) for name in list_recipes()]
     if as_json:
         typer.echo(json.dumps([{"name": r.name, "version": r.version, "about": r.about} for r in recipes], indent=1))
@@ -38,14 +38,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe as it is read: every key with its value, defaults included."""
-    from moeload_bench.recipes.recipe import load_recipe
-
     loaded = load_recipe(recipe)
     if as_json:
         typer.echo(loaded.model_dump_json(indent=1))
         return
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.errors import printable
 
     console = plain_console()
     for key, value in loaded.model_dump().items():

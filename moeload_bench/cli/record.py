@@ -11,6 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from moeload_bench.cli.progress import terminal_bar
+from moeload_bench.errors import MissingExtraError
+from moeload_bench.publishing.push import RecordingPush
+from moeload_bench.recipes.processes import torchrun_ranks
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import finish_parts
+
 LINE_EVERY_STEPS = 100
 Report = Callable[[int, dict[str, Any]], None]
 
@@ -51,12 +59,6 @@ def record(
     Steps are on disk every --shard-steps steps, with a checkpoint. On one machine a resumed recording equals an
     uninterrupted one in every count.
     """
-    from moeload_bench.errors import MissingExtraError
-    from moeload_bench.recipes.processes import torchrun_ranks
-    from moeload_bench.recipes.recipe import load_recipe
-    from moeload_bench.recording.parts import Parts
-    from moeload_bench.recording.writer import finish_parts
-
     if recipe.endswith(".parts"):
         parts = Parts(Path(recipe).with_suffix(".parquet"))
         parts.reopen()
@@ -98,7 +100,6 @@ def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
     if repo is None:
         yield report
         return
-    from moeload_bench.publishing.push import RecordingPush
 
     push = RecordingPush(repo, target)
 
@@ -120,7 +121,6 @@ def step_progress(steps: int) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield lambda step, row: _line(step, steps, row)
         return
-    from moeload_bench.cli.progress import terminal_bar
 
     with terminal_bar(transient=False) as show:
         yield lambda step, row: show(step + 1, steps, _describe(row))

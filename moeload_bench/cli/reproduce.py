@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
+from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.errors import printable
-
-if TYPE_CHECKING:
-    from moeload_bench.paper.study import Study
+from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.paper.choice import choose
+from moeload_bench.paper.figures import save_figures
+from moeload_bench.paper.files import files_of, verdict_sheet
+from moeload_bench.paper.forecasts import ask, middle_origin
+from moeload_bench.paper.measuring import Request, measure
+from moeload_bench.paper.page import FOLDER, folder_of
+from moeload_bench.paper.study import Study
+from moeload_bench.paper.verdicts import findings, summary
+from moeload_bench.plots.style import style
+from moeload_bench.traces.store import read_trace
 
 app = typer.Typer(no_args_is_help=True, help="Redo published work on recorded traces.")
 
@@ -53,11 +63,6 @@ def paper(
 
     Exit status: 0 done, 1 some forecast failed (each is named), 2 no trace can be used.
     """
-    from moeload_bench.isolation.hosts import parse_level
-    from moeload_bench.paper.choice import choose
-    from moeload_bench.paper.measuring import Request
-    from moeload_bench.paper.study import Study
-
     if figures:
         _need_matplotlib()
     choice = choose(traces, trace or ())
@@ -83,17 +88,12 @@ def paper(
 
 def _need_matplotlib() -> None:
     """Before any work, not after minutes of it."""
-    from moeload_bench.plots.style import style
-
     with style():
         pass
 
 
 def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
     """The studies; the first ones have their figures drawn as soon as they are there."""
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.paper.measuring import measure
-
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
         for run, (study, results) in zip(choice.runs, measure(choice, request, report), strict=True):
@@ -104,11 +104,6 @@ def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -
 
 
 def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
-    from moeload_bench.paper.figures import save_figures
-    from moeload_bench.paper.forecasts import ask, middle_origin
-    from moeload_bench.paper.page import FOLDER, folder_of
-    from moeload_bench.traces.store import read_trace
-
     trace = read_trace(run.path, verify=False)
     origin = middle_origin(results)
     forecasts = {} if origin is None else ask(run, trace, study.targets, origin, request)
@@ -116,8 +111,6 @@ def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
 
 
 def _write(study: Study, out: Path) -> list[Path]:
-    from moeload_bench.paper.files import files_of
-
     written = []
     for name, text in files_of(study).items():
         path = out / name
@@ -128,18 +121,10 @@ def _write(study: Study, out: Path) -> list[Path]:
 
 
 def _record(study: Study) -> dict[str, Any]:
-    from moeload_bench.paper.files import verdict_sheet
-    from moeload_bench.paper.verdicts import findings
-
     return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}
 
 
 def _print(study: Study) -> None:
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.paper.verdicts import summary
-
     table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
     for row in summary(study):
         table.add_row(row.claim.statement, row.variant, row.verdict, row.counts)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from moeload_bench.suites.suite import Suite
+from moeload_bench.cli.progress import table_width
+from moeload_bench.errors import ResultError, SuiteError
+from moeload_bench.evaluation.stored import rescore as score_again
+from moeload_bench.isolation.targets import load_function
+from moeload_bench.results.record import load_result
+from moeload_bench.results.render import result_table
+from moeload_bench.results.words import absence, failure_lines
+from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
+from moeload_bench.traces.store import find_trace, read_trace
 
 
 def rescore(
@@ -29,14 +37,6 @@ def rescore(
     The function gets the mean shares over a window, forecast and true, [layers, experts] each, and returns one value
     per layer. Metrics of single steps (tv, error_rate) need the forecasters themselves: `run` has them.
     """
-    from rich.console import Console
-
-    from moeload_bench.cli.progress import table_width
-    from moeload_bench.evaluation.stored import rescore as score_again
-    from moeload_bench.isolation.targets import load_function
-    from moeload_bench.results.render import result_table
-    from moeload_bench.results.words import absence, failure_lines
-
     tasks, paths = _task_list(folder, suite, trace)
     own = ".py:" in metric
     name = metric.rpartition(":")[2] if own else metric
@@ -52,11 +52,6 @@ def rescore(
 
 def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path]]:
     """The suite that the results are of, and the file of each of its runs."""
-    from moeload_bench.errors import ResultError, SuiteError
-    from moeload_bench.results.record import load_result
-    from moeload_bench.suites.suite import load_suite, suite_for_trace
-    from moeload_bench.traces.store import find_trace, read_trace
-
     if suite is not None and trace is not None:
         raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
     if trace is not None:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryFile
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from moeload_bench.results.record import Results
-    from moeload_bench.suites.suite import Suite
+from moeload_bench.cache import cache_dir
+from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
+from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.targets import preflight
+from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.record import Results
+from moeload_bench.results.render import result_table
+from moeload_bench.results.words import absence, best_lines, failure_lines
+from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
+from moeload_bench.suites.suite import Suite, load_suite, slide, suite_for_trace
+from moeload_bench.traces.store import find_trace, read_trace
 
 UNIFORM = "uniform"
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
@@ -64,11 +75,6 @@ def run(
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
-    from moeload_bench.cache import cache_dir
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.isolation.hosts import parse_level
-
     task_list, paths, defaults = _task_list(suite, trace)
     task_list = _slid(task_list, paths, sliding, blocks)
     _check_metric(metric, task_list)
@@ -118,9 +124,6 @@ def _with_uniform(targets: Sequence[str]) -> list[str]:
 
 def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
-    from moeload_bench.errors import SuiteError, not_found
-    from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
     if not suite.quantiles and needs_quantiles(metric):
@@ -129,10 +132,6 @@ def _check_metric(metric: str, suite: Suite) -> None:
 
 def _make_folder(folder: Path, what: str) -> None:
     """Make it and write to it now: hours of scoring must not end where nothing can be kept."""
-    from tempfile import TemporaryFile
-
-    from moeload_bench.errors import ResultError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -142,10 +141,6 @@ def _make_folder(folder: Path, what: str) -> None:
 
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """The default forecasters whose packages are there; what is left out is said on standard error."""
-    from moeload_bench.errors import MissingExtraError
-    from moeload_bench.evaluation.evaluate import as_target
-    from moeload_bench.isolation.targets import preflight
-
     kept = []
     for name in defaults:
         try:
@@ -158,10 +153,6 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
 
 
 def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
-    from moeload_bench.errors import SuiteError
-    from moeload_bench.suites.suite import load_suite, suite_for_trace
-    from moeload_bench.traces.store import read_trace
-
     if trace is None:
         return load_suite(suite or "mini"), {}, None
     if suite is not None:
@@ -171,10 +162,6 @@ def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, 
 
 
 def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
-    from moeload_bench.errors import SuiteError
-    from moeload_bench.suites.suite import slide
-    from moeload_bench.traces.store import find_trace, read_trace
-
     if sliding is not None and blocks is not None:
         raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
     every = sliding or blocks
@@ -185,12 +172,6 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
 
 
 def _print(results: Results, metric: str, own: bool) -> None:
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.errors import printable
-    from moeload_bench.placement.cost import HEADLINE
-    from moeload_bench.results.render import result_table
-    from moeload_bench.results.words import absence, best_lines, failure_lines
-
     console = plain_console()
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)

@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.environment import environment
+from moeload_bench.errors import HubError, SubmissionError
+from moeload_bench.hub.client import check_token, explain, propose, request_errors
+from moeload_bench.isolation.targets import parse_target
+from moeload_bench.results.record import Results
+from moeload_bench.results.render import result_table
+from moeload_bench.submissions.check import apart_level
+from moeload_bench.submissions.folder import RECORD
+from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
+from moeload_bench.submissions.numbers import PRIMARY
+from moeload_bench.submissions.record import Submission
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
+from moeload_bench.suites.suite import default_suite, load_suite
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-    from moeload_bench.submissions.record import Submission
-    from moeload_bench.submissions.submit import Prepared
 
 T = TypeVar("T")
 
@@ -59,14 +71,6 @@ def submit(
 
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.environment import environment
-    from moeload_bench.isolation.targets import parse_target
-    from moeload_bench.submissions.check import apart_level
-    from moeload_bench.submissions.names import check_name
-    from moeload_bench.submissions.submit import Author, make_draft, prepare
-    from moeload_bench.suites.suite import default_suite, load_suite
-
     tasks = load_suite(suite or default_suite())
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     pinned = None if requirements is None else _text(requirements)
@@ -107,8 +111,6 @@ class Elsewhere:
 
     def refuse_taken(self, record: Submission) -> None:
         """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
-        from moeload_bench.submissions.folder import RECORD
-        from moeload_bench.submissions.names import check_owner, names_in, refuse_lookalike
 
         path = f"submissions/{record.name}/{RECORD}"
         refuse_lookalike(record.name, names_in(self.paths))
@@ -118,7 +120,6 @@ class Elsewhere:
 
     def open_pull_request(self, prepared: Prepared) -> str:
         """One pull request that holds the folder and the result; returns its address."""
-        from moeload_bench.hub.client import propose
 
         record, suite = prepared.draft.record, prepared.result.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
@@ -128,9 +129,8 @@ class Elsewhere:
 
 def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsewhere:
     """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
-    from huggingface_hub import HfApi
 
-    from moeload_bench.hub.client import check_token
+    from huggingface_hub import HfApi
 
     api = api or HfApi()
     if write:
@@ -139,9 +139,6 @@ def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsew
 
 
 def _asked(repo: str, work: Callable[[], T]) -> T:
-    from moeload_bench.errors import HubError
-    from moeload_bench.hub.client import explain, request_errors
-
     try:
         return work()
     except request_errors(ValueError) as error:
@@ -149,8 +146,6 @@ def _asked(repo: str, work: Callable[[], T]) -> T:
 
 
 def _text(path: Path) -> str:
-    from moeload_bench.errors import SubmissionError
-
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -159,12 +154,6 @@ def _text(path: Path) -> str:
 
 def _show(prepared: Prepared) -> None:
     """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.results.record import Results
-    from moeload_bench.results.render import result_table
-    from moeload_bench.submissions.folder import RECORD
-    from moeload_bench.submissions.numbers import PRIMARY
-
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:
         plain_console().print(table)

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
+from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import printable
+from moeload_bench.scoring.description import about_columns, describe_layers
+from moeload_bench.traces.store import data_sha256, list_traces, load_trace, read_trace
 
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -21,11 +25,6 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces."""
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-    from moeload_bench.traces.store import list_traces, read_trace
-
     rows = []
     for ref in list_traces(folder):
         trace = read_trace(ref.path, verify=False)
@@ -58,9 +57,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
-    from moeload_bench.scoring.description import about_columns, describe_layers
-    from moeload_bench.traces.store import data_sha256, load_trace
-
     loaded = load_trace(trace)
     layers = [dataclasses.asdict(layer) for layer in describe_layers(loaded)]
     about = about_columns(loaded)
@@ -74,10 +70,6 @@ def show(
 
 
 def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]], about: str) -> None:
-    from rich.table import Table
-
-    from moeload_bench.cli.progress import plain_console
-
     console = plain_console()
     console.print(name, style="bold")
     for key, value in meta.items():

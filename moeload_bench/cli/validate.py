@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.traces.store import validate_path
+
 
 def validate(
     path: Annotated[Path, typer.Argument(help="A trace (.parquet) or a folder that holds traces.")],
@@ -17,9 +20,6 @@ def validate(
 
     Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
     """
-    from moeload_bench.errors import TraceError, printable
-    from moeload_bench.traces.store import validate_path
-
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
     found = []

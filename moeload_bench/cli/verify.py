@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from moeload_bench.submissions.folder import Folder
-    from moeload_bench.suites.suite import Suite
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.errors import SubmissionError, not_found, printable
+from moeload_bench.submissions.check import apart_level, check_submission, load_claim
+from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.submit import result_path
+from moeload_bench.submissions.verify import Request, keep, locate
+from moeload_bench.submissions.verify import verify as run
+from moeload_bench.suites.suite import Suite, load_suite, suite_names
 
 
 def verify(
@@ -58,13 +64,6 @@ def verify(
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder or
     its result cannot be read, or the request cannot be served.
     """
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.submissions.check import apart_level, check_submission, load_claim
-    from moeload_bench.submissions.folder import read_folder
-    from moeload_bench.submissions.submit import result_path
-    from moeload_bench.submissions.verify import Request, keep, locate
-    from moeload_bench.submissions.verify import verify as run
-
     if (base is not None and not incoming) or (incoming and not check_only):
         raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
     read = read_folder(folder)
@@ -103,9 +102,6 @@ def verify(
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:
     """The suite that the maintainer names, else the submission's; a stranger's word names no file here."""
-    from moeload_bench.errors import not_found
-    from moeload_bench.suites.suite import load_suite, suite_names
-
     claimed = read.record.suite.name
     if suite is None and claimed not in suite_names():
         raise not_found("suite", claimed, [*suite_names(), "FILE.toml by --suite"])
@@ -114,10 +110,6 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
 
 def _incoming(read: Folder, base: Path | None) -> list[str]:
     """What is wrong with a folder that comes from outside."""
-    from moeload_bench.errors import SubmissionError
-    from moeload_bench.submissions.folder import VERIFICATION
-    from moeload_bench.submissions.names import check_name
-
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
     try:
         check_name(read.record, base or read.path.resolve().parent.parent)
@@ -127,8 +119,6 @@ def _incoming(read: Folder, base: Path | None) -> list[str]:
 
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
-    from moeload_bench.errors import printable
-
     if as_json:
         typer.echo(json.dumps(record, indent=1))
     for reason in reasons if not as_json else []:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import moeload_bench.cli
 from moeload_bench.__main__ import main
+from moeload_bench.cli.app import COMMANDS, load_command
 from moeload_bench.results.record import load_result
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -204,3 +206,17 @@ def test_traces_list_names_the_bundled_suite() -> None:
     """The mini suite is there without any download."""
     listed = json.loads(moeload("traces", "list", "--json").stdout)
     assert {"qwen3moe-tiny-8e/test/seed1", "qwen3moe-tiny-8e-aux0/train/seed0"} <= {row["id"] for row in listed}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
+    """It is written down so that `--help` imports no command; here is what keeps it true."""
+    own = load_command(name).help
+    assert " ".join(own.split("\n\n")[0].split()) == COMMANDS[name]
+
+
+def test_every_command_module_is_a_command() -> None:
+    """A module that the table does not name could not be called."""
+    folder = Path(moeload_bench.cli.__file__).parent
+    helpers = {"__init__", "app", "progress"}
+    assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == set(COMMANDS)

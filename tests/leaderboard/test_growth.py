@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
 
 
 def test_the_page_says_what_was_measured() -> None:
-    """When it fails: `python -m leaderboard.pages docs/guide/leaderboard.md`, which `make verify` runs; and commit."""
+    """When this fails: `python -m leaderboard.pages docs/guide/leaderboard.md` (`make verify` runs it); commit."""
     assert filled(PAGE.read_text(), PARTS) == PAGE.read_text()
 
 
