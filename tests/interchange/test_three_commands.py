@@ -40,7 +40,7 @@ def expert_parallel_logs(folder: Path, steps: int) -> None:
 
 @pytest.mark.slow
 def test_logs_become_a_table_and_a_placement(tmp_path: Path) -> None:
-    """Import, run, plan as they stand in the README (with two forecasters, for time): a table, and every expert placed."""
+    """Import, run, plan as they stand in the README, with two forecasters: a table, and every expert placed."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(
         r"((?:    moeload-bench [^\n]*\n)*    moeload-bench import megatron-tokens(?:[^\n]+\n)+?)\n", text
