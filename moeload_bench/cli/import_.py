@@ -84,7 +84,7 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
     """Register ``read``, which makes a `Log` or a `Trace` of its own arguments, as a command with the shared ones."""
 
     def register(read: Callable[..., Any]) -> Callable[..., Any]:
-        functions = (read, _shared, *([_bounds] if bounds else []))
+        functions: list[Callable[..., Any]] = [read, _shared, *([_bounds] if bounds else [])]
         asked = [p for f in functions for p in inspect.signature(f, eval_str=True).parameters.values()]
         parameters = [p for p in asked if p.name not in _SUPPLIED]
         own = [name for name in inspect.signature(read).parameters if name not in _SUPPLIED]

@@ -313,7 +313,7 @@ class _Table:
         twin = rank - rank % tensor
         if twin == rank:
             return rank // tensor % self._layout.expert * local
-        if not np.array_equal(step.load[layer], ranks[twin].load.get(layer)):
+        if layer not in ranks[twin].load or not np.array_equal(step.load[layer], ranks[twin].load[layer]):
             raise TraceError(
                 f"{step.where}: rank {rank} counts other tokens than rank {twin}, expected the same in a group of "
                 f"{tensor} (--expert-tensor-parallel)"

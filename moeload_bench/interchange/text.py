@@ -96,7 +96,8 @@ class Line(NamedTuple):
 
 def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
     """The lines of a file that is open only while a block is read: any number of files can be read side by side."""
-    offset, number, pieces, held = 0, 0, [], 0
+    offset, number, held = 0, 0, 0
+    pieces: list[bytes] = []
     while True:
         try:
             with path.open("rb") as file:

@@ -50,7 +50,8 @@ def _columns(file: Path) -> list[str]:
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        return _reading(file, lambda: list(pq.read_schema(file).names))
+        names: list[str] = _reading(file, lambda: list(pq.read_schema(file).names))
+        return names
     import csv
 
     try:

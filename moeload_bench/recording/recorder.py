@@ -161,7 +161,7 @@ class Recorder:
         self.counter.close()
 
     def _merge_stages(self, written: list[Path]) -> None:
-        merged = self._stage and merge_when_complete(self._whole, self._stage.stages)
+        merged = None if self._stage is None else merge_when_complete(self._whole, self._stage.stages)
         if merged is not None:
             written[0] = merged
 
