@@ -35,7 +35,7 @@ def find_module(name: str) -> Path | None:
 def module_sha256(name: str) -> str | None:
     """Hash of a module and of everything that it imports from its own top-level package, the contract left out.
 
-    The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module that stands alone has the hash of its file.
+    The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file.
     """
     files = _closure(name)
     if not files:
