@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
@@ -26,6 +27,8 @@ from moeload_bench.forecaster import TraceInfo
 from moeload_bench.isolation.sources import module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
+PLUGIN_GROUP = "moeload_bench.forecasters"
+_PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _KEY = re.compile(r"[A-Za-z_]\w*")
 _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
@@ -69,7 +72,12 @@ def parse_target(text: str) -> Target:
     if class_name:
         return Target(text, place, None, class_name, kwargs=kwargs)
     if location not in baseline_names():
-        raise not_found("forecaster", location, [*baseline_names(), "FILE.py:Class", "package.module:Class"])
+        plugins = plugin_places()
+        if location not in plugins:
+            known = [*baseline_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
+            raise not_found("forecaster", location, known)
+        module, _, class_name = plugins[location].partition(":")
+        return Target(text, module, None, class_name, kwargs=kwargs)
     return Target(text, f"{BASELINES_PACKAGE}.{location}", None, "", kwargs=kwargs)
 
 
@@ -83,6 +91,15 @@ def baseline_names() -> list[str]:
     package = importlib.import_module(BASELINES_PACKAGE)
     names = (info.name for info in pkgutil.iter_modules(package.__path__))
     return sorted(name for name in names if not name.startswith("_"))
+
+
+def plugin_places() -> dict[str, str]:
+    """Forecasters of other installed packages, name to `package.module:Class`, by their entry points; none is imported.
+
+    A package names them under `[project.entry-points."moeload_bench.forecasters"]`. A baseline keeps its name.
+    """
+    found = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    return {point.name: point.value for point in found if _PLACE.fullmatch(point.value)}
 
 
 def is_baseline(target: Target) -> bool:

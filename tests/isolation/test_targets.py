@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,21 @@ def test_a_module_without_a_source_file_is_no_forecaster(text: str) -> None:
     """A result holds the hash of the source, so there must be one; the message says what a target looks like."""
     with pytest.raises(TargetError, match=r"no source file of a module .*; expected a baseline's name, FILE\.py:Class"):
         source_sha256(parse_target(text))
+
+
+def test_an_installed_package_names_its_forecasters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By entry point, found without importing the package; a baseline keeps its name, nonsense is no name."""
+    (tmp_path / "plugged.py").write_text((HERE).read_text())
+    info = tmp_path / "plugged-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+    names = "last_seen = plugged:LastSeen\nsw_avg = plugged:LastSeen\nbroken = plugged\n"
+    (info / "entry_points.txt").write_text(f"[moeload_bench.forecasters]\n{names}")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = parse_target("last_seen@a=1")
+    assert (target.module, target.class_name, target.kwargs) == ("plugged", "LastSeen", {"a": 1})
+    assert "plugged" not in sys.modules
+    assert load_class(target).__name__ == "LastSeen"
+    assert parse_target("sw_avg").module == "moeload_bench.baselines.sw_avg"
+    with pytest.raises(NotFoundError, match=r"there is: .*last_seen"):
+        parse_target("broken")
