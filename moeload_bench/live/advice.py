@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import Cluster
-from moeload_bench.placement import ClusterShape, FloatArray, IntArray, plan
-from moeload_bench.placement_cost import replicas_moved, step_imbalance
-from moeload_bench.replan import settle
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement.replan import settle
 
 Verdict = Literal["wait", "leave", "replan"]
 BoolArray = NDArray[np.bool_]
@@ -121,7 +121,7 @@ def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, r
 
 
 def _gain_ms(before_L: FloatArray, after_L: FloatArray, at: Situation, horizon: int, cluster: Cluster) -> FloatArray:
-    """Milliseconds that each layer's move saves over the horizon, by the cost model of `moeload_bench.replan`."""
+    """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
     cost = cluster.cost
     per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / len(before_L)
     return np.asarray(np.nan_to_num(before_L - after_L) * per_unit * horizon)
@@ -151,26 +151,24 @@ class _Move:
 
     def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
         saves, costs = self.percent(layer_L)
+        prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
         if not layer_L.any():
             why = "no plan promises less imbalance than the one in force"
-        elif saves - costs >= rule.least_percent:
-            why = f"a new plan saves {saves:.1f} % of the step time but moving costs {costs:.1f} %"
-        elif self.at.stable:
-            why = f"what moves is batch noise: a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
+        elif self.at.stable and saves - costs < rule.least_percent:
+            why = f"what moves is batch noise: {prices}"
         else:
-            why = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
+            why = prices
         text = f"leave it: {why}"
-        return Advice(
-            self.at.step, self.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR
-        )
+        return Advice(self.at.step, self.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
 
     def replan(self, layer_L: BoolArray, plan_LR: IntArray) -> Advice:
         saves, costs = self.percent(layer_L)
         layers = tuple(np.flatnonzero(layer_L).tolist())
+        named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
         before, after = _mean_of(self.before_L[layer_L]), _mean_of(self.after_L[layer_L])
         text = (
-            f"re-plan {name_layers([self.at.names_L[i] for i in layers], len(layer_L))} now: expected max/mean {before:.2f} -> {after:.2f} for the "
-            f"next {self.horizon} steps, saves {saves:.1f} % of the step time, costs {costs:.1f} %"
+            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f} for the next {self.horizon} steps, "
+            f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
         )
         replicas = int(self.moved_LD[layer_L].sum())
         return Advice(

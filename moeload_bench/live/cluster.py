@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from moeload_bench.placement import ClusterShape, headline_shapes
-from moeload_bench.replan import CostModel
+from moeload_bench.placement.plans import ClusterShape, headline_shapes
+from moeload_bench.placement.replan import CostModel
 
 STEP_MS = 100.0
 EXPERT_MB = 200.0
@@ -22,7 +22,7 @@ class Cluster:
     """
 
     shape: ClusterShape | None = None
-    cost: CostModel = CostModel(STEP_MS, EXPERT_MB, BANDWIDTH_GB_S)
+    cost: CostModel = field(default_factory=lambda: CostModel(STEP_MS, EXPERT_MB, BANDWIDTH_GB_S))
 
     def shape_for(self, experts: int) -> ClusterShape | None:
         """The shape, or the headline one; None for models too small to have one (fewer than 4 experts).

@@ -1,35 +1,35 @@
 """A run watched as it goes: one row of counts at a time in, a `Snapshot` every so many steps out.
 
-Pure and from the past alone: a snapshot at step t is a function of the rows before t and of the `Settings`, whether they
-come out of a training in progress, out of the shards of a recording or out of a finished trace (`replay`). Memory
-depends on the shape of the model, never on the length of the run.
+Pure and from the past alone: a snapshot at step t is a function of the rows before t and of the `Settings`, whether
+they come out of a training in progress, out of the shards of a recording or out of a finished trace (`replay`).
+Memory depends on the shape of the model, never on the length of the run.
 
-Axis letters: S rows, L MoE layers, E experts, R replica slots, V variants of the state rule (as it is, looser, tighter).
+Axis letters: S rows, L MoE layers, E experts, R replica slots.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.drift import hysteresis_step
 from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, TraceInfo
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
-from moeload_bench.metrics import DEAD_SHARE
-from moeload_bench.placement import FloatArray, IntArray, plan
-from moeload_bench.placement_cost import replicas_moved, step_imbalance
-from moeload_bench.states import StateDetector, StateRule, grid_of
-from moeload_bench.trace import Trace, TraceMeta, shares
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import FloatArray, IntArray, plan
+from moeload_bench.recording.writer import Row, rows_of
+from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.states.drift import hysteresis_step
+from moeload_bench.states.rule import StateDetector, StateRule, grid_of
+from moeload_bench.traces.trace import Trace, TraceMeta, shares
 
 BoolArray = NDArray[np.bool_]
 
@@ -52,9 +52,9 @@ class Settings:
     fitted: bytes | None = field(default=None, repr=False)
     horizon: int = 200
     every: int = 50
-    cluster: Cluster = Cluster()
-    advice: AdviceRule = AdviceRule()
-    rule: StateRule = StateRule()
+    cluster: Cluster = field(default_factory=Cluster)
+    advice: AdviceRule = field(default_factory=AdviceRule)
+    rule: StateRule = field(default_factory=StateRule)
     follow: bool = False
     seed: int = 0
 
@@ -69,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Placing:
-    """What the plans cost so far, in the units of `moeload_bench.replan.PolicyRun`, against the static layout.
+    """What the plans cost so far, in the units of `placement.replan.PolicyRun`, against the static layout.
 
     ``imbalance_L``: max / mean device load of the last window under the plan in force; ``static_L`` the same under the
     even spread. ``saved_percent`` of the step time, migration charged, over all steps so far; ``replans`` and
@@ -88,8 +88,9 @@ class Placing:
 class Snapshot:
     """What is known at step ``step`` (the first not seen), per MoE layer; NaN where a layer had no load.
 
-    ``rows`` seen. ``transient_L`` the state, in force since step ``since_L``; ``onset_L3``: the first stable step by the
-    rule, by its looser and by its tighter thresholds, -1 where not yet. ``drift_L`` the fraction of tokens that moves.
+    ``rows`` seen. ``transient_L`` the state, in force since step ``since_L``; ``onset_L3``: the first stable step by
+    the rule, by its looser and by its tighter thresholds, -1 where not yet. ``drift_L`` the fraction of tokens that
+    moves.
     Over the last window of the state rule: ``share_LE`` the mean shares; ``maxvio_L`` the mean over steps of max / mean
     expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E;
     ``dying_LE`` below `DYING_SHARE` / E and falling. ``outlook`` the forecast and how good the last ones were.
@@ -119,7 +120,7 @@ class Snapshot:
 
 
 def info_of(meta: TraceMeta, batch_tokens: int) -> TraceInfo:
-    """What the forecaster may know: as `trace_info`, with the tokens of the first step, since later ones are to come."""
+    """What the forecaster may know: as `trace_info`, with the tokens of the first step: later ones are to come."""
     return TraceInfo(
         num_layers=len(meta.layers),
         num_experts=meta.experts,
@@ -140,13 +141,14 @@ def layer_names(meta: TraceMeta) -> tuple[str, ...]:
 
 
 class Watch:
-    """The state of a watched run. ``meta``: of its trace, as far as it is known at the first row.
+    """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
+    row; ``advise`` False leaves out placement and advice, whatever the cluster.
 
     Raises `TraceError` for a stride that the state rule or the intervals do not fit, `PlacementError` for a cluster
     that does not hold the experts, and what the forecaster's constructor raises.
     """
 
-    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int) -> None:
+    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool = True) -> None:
         L, E, stride = len(meta.layers), meta.experts, meta.stride
         self.settings = settings
         self._grid = grid_of(settings.rule, stride)
@@ -160,18 +162,18 @@ class Watch:
         self.names_L = layer_names(meta)
         self._states = _States(L, E, stride, settings.rule)
         self._forecasts = Forecasts(self.info, settings)
-        self._plans = _Plans(L, E, settings, stride)
+        self._plans = _Plans(L, E, settings, stride, advise)
         self.history = History(L, E)
         self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
         self._older: deque[FloatArray] = deque(maxlen=self._grid.window)
-        self._pending: list[Mapping[str, Any]] = []
+        self._pending: list[Row] = []
         self._tokens = (L, E)
         self._check_blocks = settings.every // step_block
         self._blocks = 0
         self.rows = 0
         self.next_step: int | None = None
 
-    def add(self, row: Mapping[str, Any]) -> Snapshot | None:
+    def add(self, row: Row) -> Snapshot | None:
         """Take in one step: `step`, `tokens` [L], `load` [L, E] and the optional columns; a snapshot where one is due.
 
         Raises `TraceError` for a step that does not follow the last one or counts of another shape, and what the
@@ -194,13 +196,13 @@ class Watch:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
         self._plans.adopt(slot_expert_LR)
 
-    def _check(self, row: Mapping[str, Any]) -> None:
+    def _check(self, row: Row) -> None:
         if self.next_step is not None and row["step"] != self.next_step:
             raise TraceError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
         if row["load"].shape != self._tokens:
             raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._tokens}")
 
-    def _block(self, rows: list[Mapping[str, Any]]) -> FloatArray:
+    def _block(self, rows: list[Row]) -> FloatArray:
         load_SLE = np.stack([row["load"] for row in rows])
         share_SLE = shares(load_SLE)
         self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
@@ -266,8 +268,8 @@ class _States:
 class _Plans:
     """The plan in force, what it and the static layout cost, and the advice."""
 
-    def __init__(self, layers: int, experts: int, settings: Settings, stride: int) -> None:
-        self.shape = settings.cluster.shape_for(experts)
+    def __init__(self, layers: int, experts: int, settings: Settings, stride: int, advise: bool) -> None:
+        self.shape = settings.cluster.shape_for(experts) if advise else None
         self._settings = settings
         self._stride = stride
         self._rows = self._replans = self._replicas = 0
@@ -353,7 +355,7 @@ def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]
 def watched(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
     """As `replay`, with the watch itself: its history, and where it stands."""
     watch: Watch | None = None
-    for row in trace_rows(trace):
+    for row in rows_of(trace):
         if watch is None:
             watch = Watch(trace.meta, settings, int(row["tokens"].max()))
         snapshot = watch.add(row)
@@ -361,14 +363,7 @@ def watched(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]
             yield watch, snapshot
 
 
-def trace_rows(trace: Trace) -> Iterator[dict[str, Any]]:
-    """The rows of a trace as the recorder closes them."""
-    for at in range(trace.steps):
-        columns = {name: column[at] for name, column in trace.columns.items()}
-        yield {"step": int(trace.step_S[at]), "tokens": trace.tokens_SL[at], "load": trace.load_SLE[at], **columns}
-
-
-def _step_block(rows: list[Mapping[str, Any]], load_SLE: IntArray) -> StepBlock:
+def _step_block(rows: list[Row], load_SLE: IntArray) -> StepBlock:
     optional = {
         name: np.stack([np.asarray(row[name]) for row in rows])
         for name in rows[0]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench._local import LocalHost
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.noise import MEAN_ABS_NORMAL
-from moeload_bench.targets import class_target, parse_target
-from moeload_bench.trace import shares
+from moeload_bench.isolation.local import LocalHost
+from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
+from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:
     from moeload_bench.live.core import Settings
@@ -52,8 +52,8 @@ class Scores:
 class Outlook:
     """The forecast for the coming ``horizon`` steps: mean shares [L, E], between ``low_LE`` and ``high_LE``.
 
-    The interval is made from the errors of the last finished forecasts (NaN before `LEAST_SCORED` are); ``covered`` is the
-    part of experts and windows that lay inside theirs, made to be `COVERAGE`, NaN before there is one. ``scores``
+    The interval is made from the errors of the last finished forecasts (NaN before `LEAST_SCORED` are); ``covered`` is
+    the part of experts and windows that lay inside theirs, made to be `COVERAGE`, NaN before there is one. ``scores``
     over the run, ``stable`` and ``transient`` those of forecasts that were made in that state of the layer.
     """
 
@@ -188,7 +188,7 @@ class Forecasts:
 def _batch_variance(block: StepBlock) -> FloatArray:
     """Sum over the block's rows of the squared noise of each share, from its two half batches; NaN without them.
 
-    The estimate of `moeload_bench.noise.batch_noise`, row by row.
+    The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
     """
     if "load_half" not in block.covariates:
         return np.full(block.load_SLE.shape[1:], np.nan)

@@ -19,7 +19,7 @@ BINS = 240
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """Bins in order: their first step [N], mean shares [N, L, E] float32, fraction of blocks labelled transient [N, L]."""
+    """Bins in order: first step [N], mean shares [N, L, E] float32, fraction of blocks labelled transient [N, L]."""
 
     step_N: NDArray[np.int64]
     share_NLE: NDArray[np.float32]

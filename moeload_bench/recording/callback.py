@@ -17,13 +17,13 @@ from transformers import TrainerCallback
 
 from moeload_bench.recording.counting import Reduce
 from moeload_bench.recording.measured import checked_meta
-from moeload_bench.recording.recorder import Recorder
+from moeload_bench.recording.recorder import Monitor, Recorder
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`.
+    """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None, nowhere.
 
     One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm
     are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
@@ -34,7 +34,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
 
     def __init__(
         self,
-        out: str | Path,
+        out: str | Path | None,
         *,
         name: str = "own",
         split: str = "test",
@@ -44,14 +44,16 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         reduce: Reduce | None = None,
         on_error: Literal["warn", "raise"] = "warn",
         shard_steps: int = 250,
+        monitor: Monitor | None = None,
     ) -> None:
-        self.target = trace_target(out, name, split, run)
+        self.target = None if out is None else trace_target(out, name, split, run)
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
         self._options: dict[str, Any] = {
             "adapters": adapters,
             "reduce": reduce,
             "on_error": on_error,
             "shard_steps": shard_steps,
+            "monitor": monitor,
         }
         checked_meta(self._given)
         self._recorder: Recorder | None = None

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ class Parts:
     def has_shards(self) -> bool:
         """Whether any step is safe on disk."""
         return bool(self._manifest["shards"])
+
+    def shards(self) -> Iterator[Trace]:
+        """The shards in order, each read when it is asked for."""
+        return (read_trace(self.folder / name) for name in self._manifest["shards"])
 
     @property
     def state(self) -> dict[str, Any]:
