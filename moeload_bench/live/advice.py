@@ -154,7 +154,9 @@ class _Move:
         prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
         if not layer_L.any():
             why = "no plan promises less imbalance than the one in force"
-        elif self.at.stable and saves - costs < rule.least_percent:
+        elif saves - costs >= rule.least_percent:
+            why = f"{prices}; a move has to save {rule.margin:g} times what it costs"
+        elif self.at.stable:
             why = f"what moves is batch noise: {prices}"
         else:
             why = prices

@@ -13,7 +13,7 @@ import os
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ class LoadMonitor:
         except Exception as error:  # whatever it is, others pay for the training
             self._stop(error)
 
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        """Take in the steps before a run was resumed: nothing is logged again, plans handed over count as in force."""
+        try:
+            for row in rows:
+                snapshot = self._see(row, meta)
+                if snapshot is not None and self._on_advice is not None and not self.settings.follow:
+                    self._adopt(snapshot.advice)
+        except Exception as error:
+            self._stop(error)
+
     def carried_out(self, advice: Advice) -> None:
         """Say that the plan of an advice is in force from the next step on.
 
@@ -112,18 +122,23 @@ class LoadMonitor:
         self._sinks = []
 
     def _add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
-        if self.watch is None:
-            self.watch = self._begin(row, meta())
-        snapshot = self.watch.add(row)
+        snapshot = self._see(row, meta)
         if snapshot is None:
             return
-        self.snapshots.append(snapshot)
         self._act_on(snapshot.advice)
         values = metrics_of(snapshot, all_layers=self._all_layers)
         for sink in self._sinks:
             sink.put(values, snapshot.step)
         for log in list(self._direct):
             self._log(log, values, snapshot.step)
+
+    def _see(self, row: Row, meta: Callable[[], TraceMeta]) -> Snapshot | None:
+        if self.watch is None:
+            self.watch = self._begin(row, meta())
+        snapshot = self.watch.add(row)
+        if snapshot is not None:
+            self.snapshots.append(snapshot)
+        return snapshot
 
     def _begin(self, row: Row, meta: TraceMeta) -> Watch:
         tokens = int(row["tokens"].max())
@@ -146,6 +161,10 @@ class LoadMonitor:
             _warn(f"on_advice raised {type(error).__name__}: {error}; the plan counts as not carried out")
             return
         if not refused and not self.settings.follow:
+            self._adopt(advice)
+
+    def _adopt(self, advice: Advice | None) -> None:
+        if advice is not None and advice.verdict == "replan":
             self.carried_out(advice)
 
     def _log(self, log: Log, values: dict[str, float], step: int) -> None:

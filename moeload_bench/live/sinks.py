@@ -6,6 +6,7 @@ A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_sc
 
 from __future__ import annotations
 
+import contextvars
 import json
 import queue
 import threading
@@ -56,30 +57,36 @@ class Sink:
         self.failed: str | None = None
         self._in_a_row = 0
         self._queue: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(WAITING)
-        self._thread = threading.Thread(target=self._work, name=f"moeload sink {self.name}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def put(self, values: dict[str, float], step: int) -> None:
         """Hand over and return at once; never raises."""
         if self.failed is not None:
             self.dropped += 1
             return
+        if self._thread is None:  # now, in the training's context: loggers keep their run in a context variable
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(target=run, args=(self._work,), name=f"sink {self.name}", daemon=True)
+            self._thread.start()
         try:
             self._queue.put_nowait((values, step))
         except queue.Full:
             self.dropped += 1
 
-    def close(self, wait_s: float = CLOSE_S) -> None:
-        """Wait for what is on its way, no longer than ``wait_s``; warn when something did not arrive."""
+    def close(self) -> None:
+        """Wait for what is on its way, no longer than `CLOSE_S`; warn when something did not arrive."""
+        if self._thread is None:
+            self._guarded(self._close)
+            return
         try:
             self._queue.put_nowait(None)
         except queue.Full:
             self.dropped += 1
-        self._thread.join(wait_s)
+        self._thread.join(CLOSE_S)
         if self.failed is not None:
             self._warn(f"was given up: {self.failed}")
         elif self._thread.is_alive():
-            self._warn(f"did not take all in {wait_s:g} s: it blocks")
+            self._warn(f"did not take all in {CLOSE_S:g} s: it blocks")
         elif self.dropped:
             self._warn(f"lost {self.dropped} snapshots: it failed or was too slow")
 

@@ -43,6 +43,9 @@ class Monitor(Protocol):
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         """A closed step: `step`, `tokens` [L], `load` [L, E], optional columns; ``meta``: what the trace would say."""
 
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        """Before the first step of a resumed run: the steps that are on disk, all of which were closed before."""
+
     def close(self) -> None:
         """Training is over, or broke off."""
 
@@ -105,7 +108,7 @@ class Recorder:
             if self._writer.started:
                 self._writer.truncate(at_step)
                 self._begun = True
-                self._recall()
+                self._tell(lambda monitor: monitor.recall(self._writer.recorded(), self._writer.recorded_meta))
         except MoeloadError:
             self.counter.close()
             raise
@@ -174,11 +177,6 @@ class Recorder:
         self._next_step, self._begun = number + 1, True
         if self._monitor is not None:
             self._tell(lambda monitor: monitor.add(row, self._meta))
-
-    def _recall(self) -> None:
-        """Tell the monitor the steps that were recorded before training broke off."""
-        for row in self._writer.recorded() if self._monitor is not None else ():
-            self._tell(lambda monitor, row=row: monitor.add(row, self._writer.recorded_meta))  # type: ignore[misc]
 
     def _close_monitor(self) -> None:
         self._tell(lambda monitor: monitor.close())
