@@ -21,6 +21,7 @@ from moeload_bench.cli import (
     traces,
     validate,
     verify,
+    watch,
 )
 
 app = typer.Typer(
@@ -62,5 +63,6 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
+app.command("watch")(watch.watch)
 app.add_typer(import_.app, name="import")
 app.add_typer(reproduce.app, name="reproduce")
