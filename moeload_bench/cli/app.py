@@ -15,6 +15,7 @@ from moeload_bench.cli import (
     publish,
     recipes,
     record,
+    report,
     reproduce,
     run,
     submit,
@@ -64,5 +65,6 @@ app.add_typer(corpora.app, name="corpora")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.command("watch")(watch.watch)
+app.command("report")(report.report)
 app.add_typer(import_.app, name="import")
 app.add_typer(reproduce.app, name="reproduce")

@@ -81,7 +81,7 @@ class Axis:
     floor: float | None = None
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 56, 12, 10, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 56, 28, 10, 40
 
 
 def line_chart(lines: Sequence[Line], x: Axis, y: Axis, about: str) -> str:
@@ -148,8 +148,12 @@ class _Scale:
             low = min(low, axis.floor)
         if low == high:
             low, high = (low / 2, high * 2) if axis.log else (low - 0.5, high + 0.5)
-        self.ticks = _log_ticks(low, high) if axis.log else _ticks(low, high)
-        self._low, self._high = min(low, self.ticks[0]), max(high, self.ticks[-1])
+        if axis.log:
+            self._low, self._high = low / 1.1, high * 1.1
+            self.ticks = _log_ticks(self._low, self._high)
+        else:
+            self.ticks = _ticks(low, high)
+            self._low, self._high = min(low, self.ticks[0]), max(high, self.ticks[-1])
 
     def at(self, value: float) -> float:
         if self._log:
@@ -176,11 +180,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers inside; 1, 2 and 5 of each decade where there are few."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    fine = (1, 2, 5) if len(decades) <= 4 else (1,)
-    every = [float(m * 10.0**d) for d in decades for m in fine]
-    below, above = [v for v in every if v <= low * 1.0001], [v for v in every if v >= high * 0.9999]
-    return [v for v in every if (not below or v >= below[-1]) and (not above or v <= above[0])]
+    every = [float(m * 10.0**d) for d in decades for m in ((1, 2, 5) if high <= 500 * low else (1,))]
+    return [value for value in every if low <= value <= high]
 
 
 def _number(value: float) -> str:

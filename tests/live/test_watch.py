@@ -179,13 +179,15 @@ def test_once_shows_a_recording_in_progress(recording: Recording) -> None:
 
 
 def test_bad_input_ends_with_one_line(tmp_path: Path, recording: Recording) -> None:
-    """Nothing recorded yet, a layer that is not there, a cluster that does not hold the experts, half of its options."""
+    """Nothing recorded yet, a layer that is not there, a cluster that does not fit, half of its options."""
+    path = str(write_trace(synthetic_trace(60), tmp_path / "own/test/seed0.parquet"))
     for arguments, expected in (
         ([str(recording.writer.parts.folder)], "nothing is recorded there yet"),
-        (["qwen3moe-tiny-8e/test/seed1", "--layer", "9"], "unknown layer '9'"),
-        (["qwen3moe-tiny-8e/test/seed1", "--devices", "2", "--slots", "4"], "8 experts"),
-        (["qwen3moe-tiny-8e/test/seed1", "--devices", "3", "--slots", "10"], "do not divide over 3 devices"),
-        (["qwen3moe-tiny-8e/test/seed1", "--devices", "3"], "--devices and --slots go together"),
+        ([path, "--layer", "9"], "unknown layer '9'"),
+        ([path, "--devices", "2", "--slots", "2"], "4 experts"),
+        ([path, "--devices", "3", "--slots", "10"], "do not divide over 3 devices"),
+        ([path, "--devices", "3"], "--devices and --slots go together"),
+        ([path, "--nodes", "2"], "--nodes 2 needs --devices and --slots"),
     ):
         result = watch(*arguments, "--once")
         assert result.exit_code != 0
