@@ -139,7 +139,7 @@ def _seconds(result: Result) -> float:
 def _parts(value_OK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Means over neighbouring origins [N, K]."""
     parts = np.array_split(value_OK, min(PARTS, len(value_OK)))
-    return np.maximum(np.stack([part.mean(axis=0) for part in parts]), EXACT)
+    return np.asarray(np.maximum(np.stack([part.mean(axis=0) for part in parts]), EXACT))
 
 
 def _same(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: float) -> bool:
