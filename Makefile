@@ -43,9 +43,7 @@ committed:
 	fi
 
 tables: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.pages.make
-	$(BIN)/python -m leaderboard.pages.large_runs
-	$(BIN)/python -m leaderboard.pages.decisions
+	$(BIN)/python -m leaderboard.pages
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev
@@ -60,7 +58,7 @@ reproduce: $(VENV)/.bench
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.verifying.baselines $(SUITE)
 	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
-	$(BIN)/python -m leaderboard.verifying.growth table
+	$(BIN)/python -m leaderboard.pages docs/guide/leaderboard.md
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/guide/figures/make.sh
@@ -94,6 +92,18 @@ bench-compare: $(VENV)/.dev
 $(VENV)/.deepspeed: $(VENV)/.dev
 	$(BIN)/python -m pip install -q setuptools wheel einops hjson msgpack ninja psutil py-cpuinfo
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --no-deps --no-build-isolation 'deepspeed==0.19.8'
+	touch $@
+
+# Routers of other engines, for the tests of their adapters: without what they need only on GPUs.
+$(VENV)/.engines: $(VENV)/.dev
+	$(BIN)/python -m pip install -q boto3 google-cloud-storage dataclass-extensions bettermap
+	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0' 'ai2-olmo-core==3.0.0' cached_path
+	touch $@
+
+# Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
+$(VENV)/.peers: $(VENV)/.venv
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install -q 'fev==0.10.0' 'statsforecast==2.1.1' 'gluonts==0.17.0'
 	touch $@
 
 clean:

@@ -1,7 +1,6 @@
-"""The package's planner beside EPLB's algorithm as a straightforward loop: plans per second, and their balance.
+"""The package's planner beside EPLB's algorithm as a straightforward loop: plans per second.
 
     python benchmarks/placement.py [--origins 40] [--alpha 0.5]
-    python benchmarks/placement.py --balance
 
 58 layers x 256 experts into 288 slots on 32 devices over 4 nodes (8 groups), the layout EPLB was published for, and
 the same without nodes. Loads are Dirichlet. Processor time of this thread, the best of several rounds, so that a busy
@@ -9,74 +8,24 @@ machine disturbs little. The loop follows the published description word by word
 layer and origin at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python lists, no numpy
 scalars), to show how much of the difference is numpy's cost per element.
 
-With ``--balance`` nothing is timed: the table of docs/methods/placement.md, the most loaded device under our plans
-against that under the loop's, on random and on recorded loads. The loop stands for the public code: on the loads that
-the public code was run on once, it reaches the same maximum to the digits kept (tests/placement/test_placement.py).
+How well both balance is in docs/methods/placement.md (`leaderboard.pages.peers`).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.placement.cost import device_weights
+from leaderboard.pages.peers import imbalance, loop_plan
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.traces.store import load_trace
 
 LAYERS, EXPERTS = 58, 256
 SHAPES = (ClusterShape("4 nodes", 32, 288, nodes=4, groups=8), ClusterShape("flat", 32, 288))
 GOAL = 50
-
-PEER_SHAPES = {
-    ClusterShape("8 experts, 2 devices, 10 slots", 2, 10): 8,
-    ClusterShape("8 experts, 4 devices, 12 slots", 4, 12): 8,
-    ClusterShape("16 experts, 4 devices, 20 slots", 4, 20): 16,
-    ClusterShape("64 experts, 16 devices, 80 slots, 4 nodes", 16, 80, nodes=4, groups=8): 64,
-}
-"""Shapes on which balance is compared, and their experts."""
-ALPHAS = (1.0, 0.5, 0.1)
-"""Of the Dirichlet loads: the lower, the more skewed."""
-RECORDED = ("qwen3moe-tiny-8e/test/seed1", "qwen3moe-tiny-8e-aux0/test/seed1")
-MEAN_STEPS = 10
-
-
-def loop_pack(weight: Any, bins: int) -> list[list[int]]:
-    """Items in falling order of weight, each to the lightest bin that has room."""
-    room = len(weight) // bins
-    load = np.zeros(bins)
-    held: list[list[int]] = [[] for _ in range(bins)]
-    for item in np.argsort(-weight, kind="stable"):
-        with_room = [bin_ for bin_ in range(bins) if len(held[bin_]) < room]
-        lightest = min(with_room, key=lambda bin_: load[bin_])
-        load[lightest] += weight[item]
-        held[lightest].append(item)
-    return held
-
-
-def loop_flat(load: Any, slots: int, devices: int) -> list[int]:
-    """Replicate, then pack."""
-    count = np.ones(len(load), dtype=np.int64)
-    for _ in range(slots - len(load)):
-        hottest = max(range(len(load)), key=lambda expert: load[expert] / count[expert])
-        count[hottest] += 1
-    replica = np.repeat(np.arange(len(load)), count)
-    return [replica[item] for held in loop_pack((load / count)[replica], devices) for item in held]
-
-
-def loop_plan(load: Any, shape: ClusterShape) -> list[int]:
-    """One plan: groups to nodes, then each node on its own."""
-    size = len(load) // shape.groups
-    out: list[int] = []
-    for groups in loop_pack(load.reshape(shape.groups, size).sum(axis=1), shape.nodes):
-        experts = np.concatenate([np.arange(group * size, (group + 1) * size) for group in groups])
-        local = loop_flat(load[experts], shape.slots // shape.nodes, shape.devices // shape.nodes)
-        out.extend(experts[local])
-    return out
 
 
 def lists_pack(weight: list[float], bins: int) -> list[list[int]]:
@@ -121,99 +70,13 @@ def seconds(work: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-def imbalance(slot_expert: NDArray[np.int64], load: NDArray[np.float64], devices: int) -> NDArray[np.float64]:
-    """Max / mean device load [...] of plans [..., R] under loads [..., E]."""
-    device_load = (device_weights(slot_expert, load.shape[-1], devices) @ load[..., None])[..., 0]
-    return np.asarray(device_load.max(axis=-1) / device_load.mean(axis=-1))
-
-
-def doubled(slot_expert_NR: NDArray[np.int64], shape: ClusterShape) -> NDArray[np.bool_]:
-    """Whether a plan [N] puts two replicas of an expert on one device."""
-    held = np.sort(slot_expert_NR.reshape(-1, shape.devices, shape.slots_per_device), axis=2)
-    return np.asarray((held[..., 1:] == held[..., :-1]).any(axis=(1, 2)))
-
-
-class Balance(NamedTuple):
-    """Our most loaded device over the loop's, as mean and largest over plans, and as mean where the loop doubles none.
-
-    ``loop_doubles``, ``ours_doubles``: the part of the plans that put two replicas of an expert on one device.
-    """
-
-    shape: str
-    loads: str
-    plans: int
-    mean: float
-    largest: float
-    loop_doubles: float
-    ours_doubles: float
-    mean_undoubled: float
-
-
-def random_loads(experts: int, alpha: float) -> NDArray[np.float64]:
-    """Dirichlet loads [N, E], the same in every call: enough that the mean ratio is known to about 0.1 %."""
-    plans = 4000 if experts <= 16 else 1000
-    return np.random.default_rng(0).dirichlet(np.full(experts, alpha), size=plans)
-
-
-def recorded_loads() -> NDArray[np.float64]:
-    """Shares [N, E] of the bundled traces, all layers, as means of MEAN_STEPS steps."""
-    parts = []
-    for name in RECORDED:
-        share_SLE = load_trace(name).share_SLE()
-        rows = len(share_SLE) // MEAN_STEPS
-        mean = share_SLE[: rows * MEAN_STEPS].reshape(rows, MEAN_STEPS, -1, share_SLE.shape[2]).mean(axis=1)
-        parts.append(mean.reshape(-1, share_SLE.shape[2]))
-    return np.concatenate(parts)
-
-
-def balance(shape: ClusterShape, load_NE: NDArray[np.float64], loads: str) -> Balance:
-    """Ours against the loop's on the same loads."""
-    loop_NR = np.array([loop_plan(row, shape) for row in load_NE])
-    ours_NR = plan(load_NE, shape)
-    ratio = imbalance(ours_NR, load_NE, shape.devices) / imbalance(loop_NR, load_NE, shape.devices)
-    apart = ~doubled(loop_NR, shape)
-    return Balance(
-        shape.name, loads, len(load_NE), float(ratio.mean()), float(ratio.max()), float(1 - apart.mean()),
-        float(doubled(ours_NR, shape).mean()), float(ratio[apart].mean()) if apart.any() else float("nan"),
-    )  # fmt: skip
-
-
-def balances() -> Iterator[Balance]:
-    """Every shape on random loads, and those of 8 experts on recorded ones."""
-    for shape, experts in PEER_SHAPES.items():
-        for alpha in ALPHAS:
-            yield balance(shape, random_loads(experts, alpha), f"Dirichlet, alpha {alpha:g}")
-        if experts == 8:
-            yield balance(shape, recorded_loads(), f"recorded, {MEAN_STEPS}-step means")
-
-
-def balance_table() -> str:
-    """The table of docs/methods/placement.md."""
-    lines = [
-        "| shape | loads | plans | max load, ours / public: mean | largest | replicas share a device: public, ours | "
-        "ours / public where the public plan has none |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in balances():
-        undoubled = "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}"
-        lines.append(
-            f"| {one.shape} | {one.loads} | {one.plans:,} | {one.mean:.4f} | {one.largest:.2f} | "
-            f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} % | {undoubled} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Print one block per shape, or the table of balance."""
+    """Print one block per shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--origins", type=int, default=40)
     parser.add_argument("--alpha", type=float, default=0.5, help="lower is more skewed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--balance", action="store_true", help="compare balance instead of speed")
     args = parser.parse_args()
-    if args.balance:
-        print(balance_table())
-        return
     load = np.random.default_rng(0).dirichlet(np.full(EXPERTS, args.alpha), size=(args.origins, LAYERS))
     for shape in SHAPES:
         compare(shape, load, args.rounds)

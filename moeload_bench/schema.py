@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 MAX_SHOWN = 80
+MAX_SAID = 600
 
 
 class Record(BaseModel):
@@ -19,5 +20,11 @@ def first_problem(error: ValidationError, whole: str) -> str:
     at = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or whole
     given = first.get("input")
     says_it = first["type"] in ("missing", "value_error") or not isinstance(given, str | int | float | None)
-    got = "" if says_it else f", got {repr(given)[:MAX_SHOWN]}"
-    return f"{at}: {first['msg'].removeprefix('Value error, ')}{got}"
+    got = "" if says_it else f", got {_shown(given)}"
+    return f"{at}: {first['msg'].removeprefix('Value error, ')[:MAX_SAID]}{got}"
+
+
+def _shown(given: object) -> str:
+    if isinstance(given, int) and given.bit_length() > 64:
+        return f"a number of {given.bit_length()} bits"  # Python refuses to write out those of thousands of digits
+    return repr(given)[:MAX_SHOWN]

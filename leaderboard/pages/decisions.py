@@ -1,44 +1,30 @@
-"""Fill what methods/placement.md and reports/regret.md in docs/ say in numbers, and draw their figures.
+"""What docs/methods/placement.md and docs/reports/regret.md say in numbers, and their figures.
 
-    python -m leaderboard.pages.decisions [--check] [PART ...]
-
-A part stands between `<!-- made by leaderboard/pages/decisions.py: PART -->` and `<!-- end -->`. What plans tell apart
-and the table of disagreements come from the committed results, the walk-through from policies simulated on two bundled
-traces, the table of peers from `benchmarks/placement.py`. With --check nothing is written, and the exit status is 1
-when a page would change; the figures are not compared, since another version of matplotlib draws other bytes.
+What plans tell apart and the table of disagreements come from the committed results, the walk-through from policies
+simulated on two bundled traces, the table of peers from `leaderboard.pages.peers`.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from benchmarks.placement import balance_table
 from leaderboard.committed import ROOT
-from leaderboard.pages.make import results_of
-from leaderboard.pages.results import separated
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.peers import balance_table
+from leaderboard.pages.results import results_of, separated
 from leaderboard.pages.separation import PRIMARY, cells
-from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
-from moeload_bench.plots.regret import disagreements, draw_regret
 from moeload_bench.plots.replanning import draw_policies
+from moeload_bench.plots.results import draw_regret
 from moeload_bench.plots.style import save_figure
-from moeload_bench.publishing.card_tables import table
-from moeload_bench.results.rows import number
+from moeload_bench.results.disagreement import disagreements
+from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.traces.store import load_trace
 
-PART = re.compile(r"(<!-- made by leaderboard/pages/decisions.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FIGURES = {
-    "walk": ROOT / "docs" / "methods" / "figures" / "plan.svg",
-    "regret": ROOT / "docs" / "reports" / "regret.svg",
-}
-PAGES = [ROOT / "docs" / "methods" / "placement.md", ROOT / "docs" / "reports" / "regret.md"]
 SUITE = "v1"
 MOST = 8
 """Disagreements that are listed."""
@@ -76,7 +62,7 @@ def regret_table() -> str:
     ]  # fmt: skip
     return (
         f"Suite `{SUITE}`, {len(results)} forecasters; {len(apart)} ordered pairs disagree, the "
-        f"{min(MOST, len(apart))} largest:\n\n{table(heads, rows)}"
+        f"{min(MOST, len(apart))} largest:\n\n{markdown_table(heads, rows)}"
     )
 
 
@@ -94,7 +80,7 @@ def walk_table() -> str:
         "imbalance of the static layout": lambda one: f"{one.simulation.static_imbalance:.3f}",
         "best policy": lambda one: f"`{one.best.policy}`, k = {one.best.every:,}",
         "saved by it, % of the step time": lambda one: _saved(one.best),
-        "its break-even, steps": lambda one: number(one.best.break_even_steps),
+        "its break-even, steps": lambda one: three_digits(one.best.break_even_steps),
         "its break-even, MB per expert": lambda one: _thousands(one.best.break_even_mb),
         "moved by it, MB": lambda one: _thousands(one.best.moved_mb),
         "moved by `every` at the same k, MB": lambda one: _thousands(_run(one, "every", one.best.every).moved_mb),
@@ -107,7 +93,7 @@ def walk_table() -> str:
         ),
     }
     rows = [(name, *(make(one) for one in found)) for name, make in lines.items()]
-    return table(("", *(f"`{one.trace}`" for one in found)), rows)
+    return markdown_table(("", *(f"`{one.trace}`" for one in found)), rows)
 
 
 def _run(one: Comparison, policy: Policy, every: int) -> PolicyRun:
@@ -128,60 +114,16 @@ def _thousands(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-PARTS: dict[str, Callable[[], str]] = {
-    "peers": balance_table,
-    "walk": walk_table,
-    "separation": separation,
-    "regret": regret_table,
-}
+PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
+REGRET_PARTS: Mapping[str, Maker] = {"separation": lambda _: separation(), "regret": lambda _: regret_table()}
 
 
-def draw(part: str) -> None:
-    """The figure beside a part, if there is one."""
-    if part == "walk":
-        trace = next(iter(WALK))
-        save_figure(draw_policies(comparison(trace), load_trace(trace)), FIGURES["walk"])
-    if part == "regret":
-        save_figure(draw_regret(results_of(SUITE)), FIGURES["regret"])
+def draw_walk() -> None:
+    """The figure of docs/methods/placement.md."""
+    trace = next(iter(WALK))
+    save_figure(draw_policies(comparison(trace), load_trace(trace)), ROOT / "docs" / "methods" / "figures" / "plan.svg")
 
 
-def filled(text: str, parts: list[str]) -> str:
-    """The text with these parts made anew."""
-
-    def made(match: re.Match[str]) -> str:
-        return f"{match[1]}{PARTS[match['name']]()}\n{match[3]}" if match["name"] in parts else match[0]
-
-    return PART.sub(made, text)
-
-
-def main() -> int:
-    """Write the pages and figures, or compare the pages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a page would change")
-    args = parser.parse_args()
-    unknown = [part for part in args.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"unknown part {unknown[0]!r}; there is: {', '.join(PARTS)}")
-    parts = args.parts or list(PARTS)
-    stale = []
-    for path in PAGES:
-        old = path.read_text()
-        new = filled(old, parts)
-        if new != old:
-            stale.append(path)
-            if not args.check:
-                path.write_text(new)
-    for path in stale:
-        print(f"{'stale' if args.check else 'written'}: {path.relative_to(ROOT)}")
-    if not args.check:
-        for part in parts:
-            draw(part)
-    return 1 if args.check and stale else 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MoeloadError as error:
-        sys.exit(str(error))
+def draw_regret_page() -> None:
+    """The figure of docs/reports/regret.md."""
+    save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "reports" / "regret.svg")

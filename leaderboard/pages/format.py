@@ -6,19 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeload_bench.errors import ResultError
-from moeload_bench.publishing.card_tables import SHAPES, table
+from leaderboard.pages.parts import Maker
+from moeload_bench.publishing.card_tables import SHAPES
+from moeload_bench.results.render import markdown_table
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 
 Schema = Mapping[str, Any]
-
-
-def part(name: str) -> str:
-    """The generated part `columns` or `metadata`; raises `ResultError` for another."""
-    parts = {"columns": columns, "metadata": metadata}
-    if name not in parts:
-        raise ResultError(f"docs/methods/format.md has no part {name!r}; there is: {', '.join(parts)}")
-    return parts[name]() + "\n"
 
 
 def columns() -> str:
@@ -27,7 +20,7 @@ def columns() -> str:
         (f"`{name}`", spec.dtype, SHAPES[spec.axes], "yes" if name in REQUIRED_COLUMNS else "", spec.unit)
         for name, spec in COLUMNS.items()
     ]
-    return table(("column", "type", "per step", "required", "what"), rows)
+    return markdown_table(("column", "type", "per step", "required", "what"), rows)
 
 
 def metadata() -> str:
@@ -45,7 +38,7 @@ def _fields(schema: Schema) -> str:
         (f"`{name}`", _type(field), "required" if name in required else _default(field), field["description"])
         for name, field in schema["properties"].items()
     ]
-    return table(("field", "type", "default", "what"), rows)
+    return markdown_table(("field", "type", "default", "what"), rows)
 
 
 def _default(field: Schema) -> str:
@@ -78,3 +71,6 @@ def _bounds(field: Schema) -> Iterator[str]:
 
 def _title(name: str) -> str:
     return f"*{name.removesuffix('Meta').lower()}*"
+
+
+PARTS: Mapping[str, Maker] = {"columns": lambda _: columns(), "metadata": lambda _: metadata()}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from leaderboard.committed import suites_with_results
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
 from moeload_bench.errors import ResultError
-from moeload_bench.publishing.card_tables import table
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.grid import NOTHING, Grid, result_grid
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import NOTHING, number
+from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.statistics import Claim, rank_groups, ranks
 from moeload_bench.results.words import span_words
-from moeload_bench.suites.suite import STATES
+from moeload_bench.suites.suite import STATES, Suite, load_suite
 
 CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
@@ -49,15 +51,15 @@ def _state_table(grid: Grid, errors: Errors, state: str, reference: str) -> str:
         span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
         lines.append((
             f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), f"{value:+.3f}{span}",
-            str(rank.get(row.forecaster, NOTHING)), number(1e3 * row.per_forecast_s),
+            str(rank.get(row.forecaster, NOTHING)), three_digits(1e3 * row.per_forecast_s),
         ))  # fmt: skip
     if (state, FLOOR) in grid.floors:
-        lines.append((f"*{FLOOR}*", *map(number, grid.floors[state, FLOOR]), "", "", ""))
-    return table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
+        lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
+    return markdown_table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
 
 
 def _cell(value: float | None, best: float | None) -> str:
-    return f"**{number(value)}**" if value is not None and value == best else number(value)
+    return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
 def _words(grid: Grid, reference: str) -> Iterator[str]:
@@ -69,3 +71,17 @@ def _words(grid: Grid, reference: str) -> Iterator[str]:
         f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
         "(docs/methods/statistics.md). ms: wall time per answered origin, observing included."
     )
+
+
+def headline_suite(names: Sequence[str]) -> Suite:
+    """The suite with the most test runs: what README.md shows."""
+    return max(map(load_suite, names), key=lambda suite: len(suite.traces))
+
+
+def headline_part(metric: str) -> str:
+    """The largest suite that has results, named, and its headline."""
+    suite = headline_suite(suites_with_results())
+    return f"Suite `{suite.name}`. {suite.description}\n\n{headline(results_of(suite.name), metric)}"
+
+
+PARTS: Mapping[str, Maker] = {"headline": headline_part}

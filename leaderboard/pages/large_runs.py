@@ -1,30 +1,27 @@
-"""Fill the tables of docs/reports/large-runs.md: statistics of the recorded test runs, beside those of large runs.
-
-    python -m leaderboard.pages.large_runs [--check]
+"""The tables of docs/reports/large-runs.md: statistics of the recorded test runs, beside those of large runs.
 
 Numbers about our runs are computed here from traces/ and the bundled runs; the founding paper's stand in
-`moeload_bench/reproducing/paper.toml`. With --check nothing is written; exit status 1 when the page would change.
+`moeload_bench/paper/paper.toml`.
 """
 
 from __future__ import annotations
 
-import argparse
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.pages.parts import Maker
 from moeload_bench.paper.facts import paper
-from moeload_bench.publishing.card_tables import Run, balancing, make_run, number, onset, onset_band, table
+from moeload_bench.publishing.card_tables import balancing, number, onset, onset_band
+from moeload_bench.results.render import markdown_table
+from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
-PAGE = ROOT / "docs" / "reports" / "large-runs.md"
-PART = re.compile(r"(<!-- made by leaderboard/pages/large_runs.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EARLY = 300
 """Training steps before which the rule calls nothing stable."""
 
@@ -103,7 +100,7 @@ def runs_table(found: Sequence[Statistics]) -> str:
         )
         for s in found
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def beside_table(found: Sequence[Statistics]) -> str:
@@ -145,10 +142,7 @@ def beside_table(found: Sequence[Statistics]) -> str:
             f"{_range([s.tokens_per_expert for s in found], ',.0f')} tokens per expert and step",
         ),
     ]
-    return table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
-
-
-PARTS: dict[str, Callable[[Sequence[Statistics]], str]] = {"runs": runs_table, "beside": beside_table}
+    return markdown_table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
 
 
 def _percent(value: float | None) -> str:
@@ -162,25 +156,9 @@ def _range(values: Sequence[float | int | None], spec: str) -> str:
     return f"{known[0]:{spec}} to {known[-1]:{spec}} ({float(np.median(known)):{spec}})"
 
 
-def filled(text: str, found: Sequence[Statistics]) -> str:
-    """The page with its parts made anew."""
-    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](found)}\n{match[3]}", text)
+@functools.cache
+def _found() -> tuple[Statistics, ...]:
+    return tuple(statistics([bundled_folder(), ROOT / "traces"]))
 
 
-def main() -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    old = PAGE.read_text()
-    new = filled(old, list(statistics([bundled_folder(), ROOT / "traces"])))
-    if new == old:
-        return 0
-    print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")
-    if not check:
-        PAGE.write_text(new)
-    return 1 if check else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+PARTS: Mapping[str, Maker] = {"runs": lambda _: runs_table(_found()), "beside": lambda _: beside_table(_found())}

@@ -1,40 +1,58 @@
 """docs/reports/results.md: everything that the committed results of a suite say, as Markdown.
 
+    python -m leaderboard.pages.results SUITE [FOLDER]   print it for the results FOLDER/SUITE/*.json, write nothing
+
 Each section is a function of the results; `suite_page` puts them together. Every table says over what its cells are
 means; states and horizons are never averaged away.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from leaderboard.committed import RESULTS, committed_results, suites_with_results
+from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, cells
 from leaderboard.pages.variation import recipe_tables, seeds
+from moeload_bench.errors import MoeloadError
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots.regret import disagreements
-from moeload_bench.publishing.card_tables import table
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.disagreement import disagreements
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, Results, RunResult
-from moeload_bench.results.rows import number
+from moeload_bench.results.render import markdown_table, three_digits, to_markdown
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
-from moeload_bench.results.summary import failure_lines
-from moeload_bench.scoring.scores import METRICS
-from moeload_bench.suites.suite import Suite
+from moeload_bench.results.words import failure_lines
+from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.suites.suite import Suite, load_suite
 
 MOST_DISAGREEMENTS = 12
-Draw = Callable[[Grid], str]
 
 
-def suite_page(suite: Suite, results: Sequence[Result], draw: Draw) -> str:
-    """All sections of one suite; ``draw`` makes Markdown of a result table."""
+@functools.cache
+def results_of(suite: str) -> tuple[Result, ...]:
+    """The committed results of a suite, read once."""
+    return tuple(committed_results(suite))
+
+
+def results_page() -> str:
+    """Every suite with results, the latest first."""
+    return "\n\n".join(suite_page(load_suite(name), results_of(name)) for name in reversed(suites_with_results()))
+
+
+def suite_page(suite: Suite, results: Sequence[Result]) -> str:
+    """All sections of one suite."""
     primary = cells(results, PRIMARY)
     sections = [
         f"## Suite `{suite.name}`\n\n{about(suite, results)}",
         f"### Which differences can be told\n\n{told_apart(results, primary)}",
         f"### Win rate\n\n{win_rate_table(primary)}",
-        f"### Every metric\n\n{metric_tables(results, draw)}",
+        f"### Every metric\n\n{metric_tables(results)}",
         f"### Cost\n\n{cost_table(results)}",
         f"### Error and decision\n\n{decisions(results, primary)}",
         f"### By recipe\n\n{recipe_tables(results)}",
@@ -85,7 +103,7 @@ def told_apart(results: Sequence[Result], found: Sequence[Cell]) -> str:
         f"[1/{CLIP:g}, {CLIP:g}]), in parentheses p of a paired t test over recipe means, corrected by Holm over the "
         f"forecasters of the cell; bold where p < {ALPHA:g}; n/a with fewer than {MIN_RECIPES} recipes."
     )
-    return "\n\n".join([table(head, rows), words, *rank_lines(found), *conclusion(found, reference.name)])
+    return "\n\n".join([markdown_table(head, rows), words, *rank_lines(found), *conclusion(found, reference.name)])
 
 
 def _skill_p(cell: Cell, i: int) -> str:
@@ -105,7 +123,7 @@ def rank_lines(found: Sequence[Cell]) -> Iterator[str]:
     ]
     if rows:
         yield "Ranks, in the order of skill: a group (`>` between) ends before one told apart from its first."
-        yield table(("state", "h", "groups"), rows)
+        yield markdown_table(("state", "h", "groups"), rows)
 
 
 def conclusion(found: Sequence[Cell], reference: str) -> Iterator[str]:
@@ -140,7 +158,7 @@ def win_rate_table(found: Sequence[Cell]) -> str:
         for name in found[0].win_rate
     ]
     words = f"Fraction of tasks with the smaller {PRIMARY}, a tie counting half, mean over the other forecasters."
-    return "\n\n".join([table(("state", "forecaster", *(f"h = {h}" for h in horizons)), rows), words])
+    return "\n\n".join([markdown_table(("state", "forecaster", *(f"h = {h}" for h in horizons)), rows), words])
 
 
 def _rate(value: float | None) -> str:
@@ -158,14 +176,14 @@ def metric_names(results: Sequence[Result]) -> list[str]:
     return [*listed, *sorted(there - set(listed))]
 
 
-def metric_tables(results: Sequence[Result], draw: Draw) -> str:
+def metric_tables(results: Sequence[Result]) -> str:
     """One table per metric; forecasters without the metric are left out of its table."""
     parts = []
     for name in metric_names(results):
         have = [result for result in results if any(name in task.metrics for run in result.runs for task in run.tasks)]
         grid = result_grid(have, name)
         if grid is not None:
-            parts.append(f"#### {name}\n\n{draw(grid).strip()}")
+            parts.append(f"#### {name}\n\n{to_markdown(grid).strip()}")
     return "\n\n".join(parts)
 
 
@@ -176,20 +194,20 @@ def cost_table(results: Sequence[Result]) -> str:
     rows = [
         (
             f"`{result.name}`",
-            number(result.fit_wall_s),
-            number(
+            three_digits(result.fit_wall_s),
+            three_digits(
                 _total(
                     result, lambda r: r.cost.observe_cpu_s, lambda r: r.cost.observed_rows * r.layers * r.experts, 1e9
                 )
             ),
-            number(_total(result, lambda r: r.cost.forecast_cpu_s, lambda r: r.cost.forecasts, 1e3)),
-            number(
+            three_digits(_total(result, lambda r: r.cost.forecast_cpu_s, lambda r: r.cost.forecasts, 1e3)),
+            three_digits(
                 _total(
                     result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, lambda r: r.cost.forecasts, 1e3
                 )
             ),
-            number(max((r.cost.peak_memory_bytes or 0) / 1e6 for r in result.runs) or None),
-            number(_total(result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, _trained_s, 100.0)),
+            three_digits(max((r.cost.peak_memory_bytes or 0) / 1e6 for r in result.runs) or None),
+            three_digits(_total(result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, _trained_s, 100.0)),
             result.isolation,
         )
         for result in results
@@ -198,7 +216,7 @@ def cost_table(results: Sequence[Result]) -> str:
         "Totals over all runs, divided by what they were spent on; peak memory is the largest of a run. Fitting is "
         f"done once. Measured on {results[0].environment.hardware}; costs are not compared by `make reproduce`."
     )
-    return "\n\n".join([table(head, rows), words])
+    return "\n\n".join([markdown_table(head, rows), words])
 
 
 def _trained_s(run: RunResult) -> float:
@@ -249,7 +267,7 @@ def separated(results: Sequence[Result], primary: Sequence[Cell]) -> Iterator[st
             gained = "".join(f" +`{name}`" for name in sorted(apart - set(cell.apart)))
             texts.append(f"{len(apart)}{gained}")
         rows.append((cell.state, cell.horizon, len(cell.apart) if cell.tested else "n/a", *texts))
-    yield table(("state", "h", PRIMARY, *(f"imbalance@{shape}" for shape in plans)), rows)
+    yield markdown_table(("state", "h", PRIMARY, *(f"imbalance@{shape}" for shape in plans)), rows)
     yield (
         f"How many forecasters differ from the reference (Holm, p < {ALPHA:g}) by {PRIMARY} and by the imbalance of "
         "the plans made from their forecasts (regret is that imbalance over one oracle's, so the test is the same); "
@@ -277,10 +295,32 @@ def ordered_apart(results: Sequence[Result], shapes: Sequence[str]) -> Iterator[
         (d.state, d.horizon, f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}", f"{100 * d.regret_gap:.2f}")
         for d in largest
     ]
-    yield table(("state", "h", f"lower {PRIMARY}", "lower regret", f"{PRIMARY} ratio", "regret gap, points"), rows)
+    yield markdown_table(
+        ("state", "h", f"lower {PRIMARY}", "lower regret", f"{PRIMARY} ratio", "regret gap, points"), rows
+    )
 
 
 def failures(results: Sequence[Result]) -> str:
     """Every failed task, grouped; what forecasters counted themselves stands under the tables."""
     lines = [f"- {line}" for line in failure_lines(Results(results))]
     return "\n".join(lines) or "No task failed."
+
+
+PARTS: Mapping[str, Maker] = {"results": lambda _: results_page()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what the page would say of one suite, from results in any folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", metavar="SUITE")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=RESULTS)
+    given = parser.parse_args(arguments)
+    print(suite_page(load_suite(given.suite), committed_results(given.suite, given.folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MoeloadError as error:
+        sys.exit(str(error))

@@ -1,6 +1,6 @@
 """Write docs/methods/sampling-floor-note.md: how the founding paper's errors compare with the sampling floor.
 
-    python leaderboard/pages/sampling_note.py
+    python -m leaderboard.pages docs/methods/sampling-floor-note.md
 
 Every figure in the note is computed here. A test fails when the file differs from what this gives.
 """
@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from leaderboard.committed import ROOT
 from moeload_bench.scoring.metrics import error_rate
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
 from moeload_bench.traces.trace import shares
 
-NOTE = Path(__file__).resolve().parents[2] / "docs" / "methods" / "sampling-floor-note.md"
+NOTE = ROOT / "docs" / "methods" / "sampling-floor-note.md"
 SEQUENCES = 256
 HORIZON = 1000
 
@@ -132,11 +133,6 @@ prints which error it is, its floor and the excess, and ranks by `window_tv`.
 """
 
 
-def main() -> None:
-    """Write the note."""
-    NOTE.write_text(note())
-    print(NOTE)
-
-
-if __name__ == "__main__":
-    main()
+def made() -> dict[Path, str]:
+    """The file with the whole note."""
+    return {NOTE: note()}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboard.pages.separation import PRIMARY, STATES
-from moeload_bench.publishing.card_tables import table
+from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import number, run_means
+from moeload_bench.results.render import markdown_table, three_digits
 
 
 def run_values(result: Result, state: str, metric: str = PRIMARY) -> dict[str, dict[str, list[float | None]]]:
@@ -36,11 +36,11 @@ def recipe_tables(results: Sequence[Result]) -> str:
             for recipe in recipes:
                 row = [_mean_at(values[result.name].get(recipe, {}), k) for result in results]
                 least = min((value for value in row if value is not None), default=None)
-                texts = [f"**{number(v)}**" if v is not None and v == least else number(v) for v in row]
-                rows.append((f"`{recipe}`", *texts, number(_floor(results[0], recipe, state, k))))
+                texts = [f"**{three_digits(v)}**" if v is not None and v == least else three_digits(v) for v in row]
+                rows.append((f"`{recipe}`", *texts, three_digits(_floor(results[0], recipe, state, k))))
             if rows:
                 head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
-                parts += [f"#### {state}, h = {horizon}", table(head, rows)]
+                parts += [f"#### {state}, h = {horizon}", markdown_table(head, rows)]
     return "\n\n".join(parts)
 
 
@@ -87,16 +87,16 @@ def seeds(results: Sequence[Result]) -> str:
     return "\n\n".join(
         [
             f"{PRIMARY} of the recipes with several test runs: mean over runs ± standard deviation over runs (seeds).",
-            table(("recipe", "state", "forecaster", *heads), rows),
+            markdown_table(("recipe", "state", "forecaster", *heads), rows),
             f"Standard deviation of log {PRIMARY}: over seeds (pooled within those recipes) / over recipes.",
-            table(("state", "forecaster", *heads), both),
+            markdown_table(("state", "forecaster", *heads), both),
         ]
     )
 
 
 def _spread(runs: Mapping[str, Sequence[float | None]], k: int) -> str:
     known = [value for value_K in runs.values() if (value := value_K[k]) is not None]
-    return f"{number(float(np.mean(known)))} ± {np.std(known, ddof=1):.1g}" if len(known) > 1 else "-"
+    return f"{three_digits(float(np.mean(known)))} ± {np.std(known, ddof=1):.1g}" if len(known) > 1 else "-"
 
 
 def _seed_and_recipe(values: Mapping[str, Mapping[str, Sequence[float | None]]], k: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from leaderboard.site import words
 from leaderboard.site.views import View
+from moeload_bench.scoring.catalogue import lower_is_better
 
 HEIGHT = 270
 TICKS = [m * 10.0**e for e in range(-7, 7) for m in (1, 2, 5)]
@@ -21,7 +22,7 @@ TICKS = [m * 10.0**e for e in range(-7, 7) for m in (1, 2, 5)]
 def chart_specs(metric: str, views: Sequence[View], horizons: Sequence[int]) -> dict[str, Any]:
     """Both specifications for a metric; its axis is logarithmic where every value is positive."""
     values = [cell.value for view in views for cell in view.cells if cell.value is not None]
-    log = bool(values) and min(values) > 0 and bool(words.lower_is_better(metric))
+    log = bool(values) and min(values) > 0 and bool(lower_is_better(metric))
     return {"horizon": horizon_chart(metric, log, horizons), "cost": cost_chart(metric, log)}
 
 

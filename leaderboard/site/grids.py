@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from leaderboard.site.views import ALL
 from leaderboard.site.words import NONE, figure
-from moeload_bench.results.grid import Grid, marked, result_grid
+from moeload_bench.results.grid import FLOOR_ROWS, Grid, Row, result_grid
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import FLOOR_ROWS, Row
+from moeload_bench.results.render import marked_floor
 from moeload_bench.results.words import origins_of
 from moeload_bench.suites.suite import CROSSING, STATES
 
@@ -71,7 +71,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
         if not here:
             continue
         floors = [
-            (marked(floor, grid.marks), *map(figure, grid.floors[state, floor]))
+            (marked_floor(floor, grid.marks), *map(figure, grid.floors[state, floor]))
             for floor in FLOOR_ROWS
             if (state, floor) in grid.floors
         ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
@@ -12,11 +16,13 @@ from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs
+from leaderboard.site.kept import boards_sha256, kept
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
 from leaderboard.site.words import file_name, verify_command, web_link
 from moeload_bench.errors import MoeloadError
-from moeload_bench.publishing.card_tables import make_run, summary
+from moeload_bench.publishing.card_tables import summary
+from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.traces.store import read_trace
 
 COLUMNS = (
@@ -39,6 +45,7 @@ COLUMNS = (
         False,
     ),
 )
+RUN = "run.json"
 SPACE_CARD = """---
 title: moeload-bench leaderboard
 emoji: 📈
@@ -57,8 +64,9 @@ The leaderboard of moeload-bench, built by `make site` from committed results; o
 def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site."""
     yield from asset_files()
-    yield from board_files(inputs)
-    yield from forecaster_files(inputs)
+    shown = boards_sha256(inputs)
+    yield from kept("boards", shown, lambda: board_files(inputs))
+    yield from kept("forecasters", shown, lambda: forecaster_files(inputs))
     yield from trace_files(inputs)
     yield from text_files(inputs)
 
@@ -134,21 +142,32 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
     for ref in inputs.traces:
-        trace = read_trace(ref.path)
-        run = make_run(trace, ref.path.stat().st_size)
+        drawn = dict(kept("trace", file_sha256(ref.path), lambda path=ref.path: run_files(path)))
+        run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)
-        images = dict(trace_figures(trace))
         stem = trace_page.page_path(run.id).removesuffix(".html")
-        yield from ((f"{stem}.{name}", content) for name, content in images.items())
+        yield from ((f"{stem}.{name}", content) for name, content in drawn.items())
         yield render.page(
             f"{stem}.html", "trace.html", "traces/index.html", page=trace_page.trace_page(run, inputs.boards),
             image=stem, links=links, file=str(ref.path.relative_to(inputs.root)),
-            sizes={name.removesuffix(".png"): png_size(content) for name, content in images.items()},
+            sizes={name.removesuffix(".png"): png_size(content) for name, content in drawn.items()},
         )  # fmt: skip
     pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
     table = trace_page.runs_table(runs, inputs.boards)
     words = summary(runs).replace("`", "")
     yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=words)
+
+
+def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """What is described and drawn of one trace, which is most of the site's work: the description first."""
+    trace = read_trace(path)
+    yield RUN, TypeAdapter(Run).dump_json(make_run(trace, path.stat().st_size))
+    yield from trace_figures(trace)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def png_size(content: bytes) -> tuple[int, int]:

@@ -25,10 +25,11 @@ from leaderboard.site.views import (
 )
 from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
 from moeload_bench.plots.results import cpu_ms
-from moeload_bench.results.grid import floors_of, marked, marks_of
+from moeload_bench.results.grid import floors_of, marks_of
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import ratio_metric
+from moeload_bench.results.render import marked_floor
 from moeload_bench.results.statistics import MIN_RECIPES
+from moeload_bench.scoring.catalogue import describe_metric, lower_is_better, ratio_metric
 from moeload_bench.suites.suite import CROSSING
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
@@ -61,7 +62,7 @@ def board_payload(board: Board) -> Json:
         "states": states_of(board),
         "recipes": board.recipes,
         "metrics": [
-            {"name": name, "about": words.about(name), "file": data_file(board.suite.name, name)}
+            {"name": name, "about": describe_metric(name), "file": data_file(board.suite.name, name)}
             for name in metrics_of(board)
         ],
         "forecasters": [forecaster_row(entry) for entry in board.entries],
@@ -125,8 +126,8 @@ def metric_payload(board: Board, metric: str) -> Json:
     """Every view of a metric, its floors by state and recipe, its charts."""
     views = list(views_of(board, metric))
     return {
-        "about": words.about(metric),
-        "lower": words.lower_is_better(metric),
+        "about": describe_metric(metric),
+        "lower": lower_is_better(metric),
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
         "views": {Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board) for view in views},
@@ -188,7 +189,7 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
         marks = marks_of(result)
         for (state, floor), value_K in floors_of(result, metric).items():
             rows = found.setdefault(f"{state} {recipe}", [])
-            rows.append([floor, marked(floor, marks), list(map(figure, value_K))])
+            rows.append([floor, marked_floor(floor, marks), list(map(figure, value_K))])
     return found
 
 

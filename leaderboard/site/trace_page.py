@@ -12,9 +12,8 @@ from leaderboard.site.inputs import Board, only
 from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, figure
 from moeload_bench.publishing import card_tables
-from moeload_bench.publishing.card_tables import Run
-from moeload_bench.results.rows import present_mean
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS
+from moeload_bench.results.grid import present_mean
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaderboard.site.inputs import Board, only
-from leaderboard.site.words import lower_is_better
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results import comparison
 from moeload_bench.results.comparison import Errors, errors_of, skill
+from moeload_bench.results.grid import Values, floor_values, present_mean, run_means
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.results.rows import Values, floor_values, present_mean, ratio_metric, run_means
 from moeload_bench.results.statistics import Interval, rank_groups, ranks, win_rates
+from moeload_bench.scoring.catalogue import lower_is_better, ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
 

@@ -10,10 +10,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from moeload_bench.placement.cost import describe_metric
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
-from moeload_bench.scoring.scores import METRICS
+from moeload_bench.scoring.catalogue import metric_spec
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
@@ -56,22 +55,10 @@ def megabytes(size: int | None) -> str:
     return NONE if size is None else f"{size / 1e6:.0f} MB"
 
 
-def about(metric: str) -> str:
-    """What a metric means, with its unit."""
-    spec = next((spec for spec in METRICS if spec.name == metric), None)
-    if spec is not None:
-        return f"{spec.description} [{spec.unit}]"
-    return describe_metric(metric) or "a metric of the results"
-
-
 def unit(metric: str) -> str:
-    """The unit of a metric; empty for a ratio."""
-    return next((spec.unit for spec in METRICS if spec.name == metric), "")
-
-
-def lower_is_better(metric: str) -> bool | None:
-    """True for errors and what plans cost, False for scores, None for descriptions."""
-    return next((spec.lower_is_better for spec in METRICS if spec.name == metric), True)
+    """The unit of a metric; empty for one that the catalogue does not know."""
+    spec = metric_spec(metric)
+    return spec.unit if spec else ""
 
 
 def file_name(name: str) -> str:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from leaderboard.suites.plan import Plan, compare_folder, lack, load_plan, problems, twin
 from moeload_bench.errors import MoeloadError, SuiteError
-from moeload_bench.states.rule import FIRST, choose_origins, label_states
+from moeload_bench.states.origins import FIRST, choose_origins
+from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Array, Trace

@@ -84,9 +84,13 @@ def load_plan(name_or_path: str) -> Plan:
 
 
 def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]:
-    """The plan's runs that the folder holds, by name, and a line for each run missing from it or there besides."""
+    """The plan's runs that the folder holds, by name, and a line for each run missing from it or there besides.
+
+    Runs of recipes that the plan has none of are another plan's.
+    """
     found = {ref.id: ref for ref in list_traces(folder)}
-    extra = found.keys() - {*plan.runs, *plan.beside}
+    recipes = {run.split("/")[0] for run in plan.runs}
+    extra = {run for run in found.keys() - {*plan.runs, *plan.beside} if run.split("/")[0] in recipes}
     wrong = [f"{run}: missing from {folder}" for run in sorted(set(plan.runs) - found.keys())]
     wrong += [f"{run}: in {folder}, but not in the plan of suite {plan.name}" for run in sorted(extra)]
     return [found[run] for run in sorted(set(plan.runs) & found.keys())], wrong

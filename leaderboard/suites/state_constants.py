@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -39,9 +39,12 @@ from numpy.typing import NDArray
 
 from moeload_bench.states.drift import FloatArray, Grid, drift, run_hysteresis, summarise
 from moeload_bench.states.rule import StateLabels, StateRule, grid_of
-from moeload_bench.states.shifts import WITHIN, planned_shifts, score_shifts
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import IntArray, Trace, shares
+
+WITHIN = 300
+"""Training steps after a shift in which a return to transient counts as its detection: three windows."""
 
 LOW = (0.02, 0.03, 0.04, 0.05, 0.06)
 RATIO = (1.5, 2.0, 3.0)
@@ -257,3 +260,39 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftScores:
+    """``delay_NL`` training steps from a shift to the first transient label, -1 where it was missed, -2 where the layer
+    was not stable when the shift came; ``false_alarms_L`` returns to transient that no shift explains; ``stable_L``
+    rows labelled stable, to judge the false alarms against.
+    """
+
+    shift_N: tuple[int, ...]
+    delay_NL: NDArray[np.int64]
+    false_alarms_L: NDArray[np.int64]
+    stable_L: NDArray[np.int64]
+
+    @property
+    def missed(self) -> int:
+        """(shift, layer) pairs without detection."""
+        return int((self.delay_NL == -1).sum())
+
+
+def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITHIN) -> ShiftScores:
+    """Compare labels with the rows at which something is known to have changed; ``within`` in training steps."""
+    transient_SL = labels.transient_SL
+    S, L = transient_SL.shape
+    rows = within // labels.stride
+    explained_SL = np.zeros((S, L), dtype=np.bool_)
+    delay_NL = np.full((len(shift_N), L), -1, dtype=np.int64)
+    for n, shift in enumerate(shift_N):
+        explained_SL[shift : shift + rows] = True
+        after = transient_SL[shift : shift + rows]
+        found = after.any(axis=0)
+        delay_NL[n, found] = after.argmax(axis=0)[found] * labels.stride
+        delay_NL[n, transient_SL[min(shift, S - 1)]] = -2
+    returns_SL = transient_SL[1:] & ~transient_SL[:-1]
+    false_alarms = (returns_SL & ~explained_SL[1:]).sum(axis=0)
+    return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64), (~transient_SL).sum(axis=0))

@@ -1,8 +1,8 @@
 """What honest forecasters and memorisers grow by on altered traces: what the limits of `verify` were fitted to.
 
-    python -m leaderboard.verifying.growth measure sw_avg --draws 4   draws of the altered traces, kept in growths.json
-    python -m leaderboard.verifying.growth measure by-step by-content  those of leaderboard/verifying/memorisers.py
-    python -m leaderboard.verifying.growth table                       the tables of docs/guide/leaderboard.md
+    python -m leaderboard.verifying.growth sw_avg --draws 4     draws of the altered traces, kept in growths.json
+    python -m leaderboard.verifying.growth by-step by-content   those of leaderboard/verifying/memorisers.py
+    python -m leaderboard.pages docs/guide/leaderboard.md       the tables made from them
 
 The other source of growths are the committed verification.json files: one more draw each. Draws are seeded 0, 1, ...
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from leaderboard.committed import ROOT, SUBMISSIONS
+from leaderboard.committed import SUBMISSIONS
+from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.targets import Target, parse_target
@@ -30,8 +30,6 @@ from moeload_bench.suites.suite import Suite, load_suite
 
 SUITE = "mini"
 MEASURED = Path(__file__).resolve().parent / "growths.json"
-PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
-PART = re.compile(r"(<!-- (growths|tolerances) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEMORISERS = {"by-step": False, "by-content": True}
 MEMORY_EVERY = 16  # steps: what of two runs fits into the size of a submission
 TESTS = ("permuted_and_shifted", "future_altered")
@@ -110,31 +108,22 @@ def _larger(tolerance: tuple[float, float] | None) -> str:
     return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
 
 
-def filled(page: str) -> str:
-    """The page with its tables made anew."""
-    parts = {"growths": table(json.loads(MEASURED.read_text()), verified()), "tolerances": tolerances()}
-    return PART.sub(lambda match: f"{match[1]}\n{parts[match[2]]}\n\n{match[3]}", page)
+PARTS: Mapping[str, Maker] = {
+    "growths": lambda _: table(json.loads(MEASURED.read_text()), verified()),
+    "tolerances": lambda _: tolerances(),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, or write the table; with --check exit status 1 when it would change."""
+    """Measure, and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure")
-    measuring.add_argument("names", nargs="+", metavar="NAME")
-    measuring.add_argument("--draws", type=int, default=4)
-    commands.add_parser("table").add_argument("--check", action="store_true")
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument("--draws", type=int, default=4)
     given = parser.parse_args(arguments)
-    if given.command == "measure":
-        for name, draws in _each(given.names, given.draws):
-            kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
-            MEASURED.write_text(json.dumps({**kept, name: draws}, indent=1, sort_keys=True) + "\n")
-        return 0
-    old = PAGE.read_text()
-    new = filled(old)
-    if not given.check:
-        PAGE.write_text(new)
-    return 1 if given.check and new != old else 0
+    for name, draws in _each(given.names, given.draws):
+        kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
+        MEASURED.write_text(json.dumps({**kept, name: draws}, indent=1, sort_keys=True) + "\n")
+    return 0
 
 
 def _each(names: list[str], draws: int) -> Iterator[tuple[str, dict[str, list[float]]]]:

@@ -9,7 +9,9 @@ import typer
 from moeload_bench.cli import (
     check,
     corpora,
+    export,
     import_,
+    merge,
     plan,
     plot,
     publish,
@@ -17,6 +19,7 @@ from moeload_bench.cli import (
     record,
     report,
     reproduce,
+    rescore,
     run,
     submit,
     traces,
@@ -56,6 +59,7 @@ app.add_typer(traces.app, name="traces")
 app.command("validate")(validate.validate)
 app.command("check")(check.check)
 app.command("run")(run.run)
+app.command("rescore")(rescore.rescore)
 app.command("publish")(publish.publish)
 app.command("submit")(submit.submit)
 app.command("verify")(verify.verify)
@@ -67,4 +71,6 @@ app.command("plan")(plan.plan)
 app.command("watch")(watch.watch)
 app.command("report")(report.report)
 app.add_typer(import_.app, name="import")
+app.add_typer(export.app, name="export")
+app.command("merge")(merge.merge)
 app.add_typer(reproduce.app, name="reproduce")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.errors import printable
+
 
 def check(
     target: Annotated[
@@ -42,6 +44,6 @@ def check(
     else:
         for result in results:
             word = "ok    " if result.passed else "FAILED" if result.required else "note  "
-            typer.echo(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip())
+            typer.echo(printable(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip()))
     if any(result.required and not result.passed for result in results):
         raise typer.Exit(1)

@@ -13,9 +13,9 @@ app = typer.Typer(help="The training text of the recipes: pinned packages, check
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
     """List the corpora with licence, origin and size, and whether they are cached."""
-    from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.recipes.corpora import CORPORA, text_path
 
     rows = [
@@ -42,7 +42,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
         cached = ", cached" if row["cached"] else ""
         size = f"{int(str(row['bytes'])) / 1e6:.1f}"
         table.add_row(str(row["name"]), size, str(row["origin"]), f"{row['licence']}; {row['about']}{cached}")
-    Console().print(table)
+    plain_console().print(table)
 
 
 @app.command("fetch")

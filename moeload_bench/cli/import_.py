@@ -1,7 +1,9 @@
-"""`moeload-bench import`."""
+"""`moeload-bench import`: one command per format, with what all of them take."""
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,37 +11,138 @@ from typing import Annotated, Any, Literal
 import typer
 
 app = typer.Typer(
-    no_args_is_help=True, help="Turn counts that you have already into a trace: NumPy arrays or a CSV table."
+    no_args_is_help=True, help="Turn counts that somebody has already into a trace: logs of engines, arrays, tables."
 )
 
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
+Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Experts per token; leave it out when it varies or is unknown.")]
 Tokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens entering each layer in each step; else a column, else loads divided by top-k."),
+    typer.Option(min=1, help="Tokens entering each layer in each step; else those of the log, else loads / top-k."),
 ]
 Out = Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
 Name = Annotated[str, typer.Option(help="The trace's recipe name.")]
 Split = Annotated[str, typer.Option(help="train or test.")]
 RunNumber = Annotated[int, typer.Option("--run", min=0, help="Number of the run within its split.")]
 Counted = Annotated[
-    Literal["pre_drop", "post_drop"], typer.Option(help="Whether tokens over an expert's capacity are in the counts.")
+    Literal["pre_drop", "post_drop"] | None,
+    typer.Option(help="Whether tokens over an expert's capacity are in the counts; by default as the format has it."),
 ]
 Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
+FirstStep = Annotated[int | None, typer.Option(min=0, help="The first step to import.")]
+LastStep = Annotated[int | None, typer.Option(min=0, help="The last step to import.")]
+Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the files do not say.")]
+Pattern = Annotated[
+    str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
+]
+Pipeline = Annotated[int, typer.Option(min=1, help="Pipeline stages.")]
+StageLayers = Annotated[
+    int | None, typer.Option(min=1, help="Transformer layers of one pipeline stage, dense ones included.")
+]
 
 
-@app.command("npz")
-def from_npz(
-    path: Source,
+_SUPPLIED = ("options", "report")
+
+
+def _shared(
     out: Out,
     top_k: TopK = None,
     tokens: Tokens = None,
     name: Name = "own",
     split: Split = "test",
     run: RunNumber = 0,
-    counted: Counted = "pre_drop",
+    counted: Counted = None,
     licence: Licence = "unknown",
 ) -> None:
+    """What every command takes beside its own arguments."""
+
+
+def _bounds(first_step: FirstStep = None, last_step: LastStep = None) -> None:
+    """What the commands that read a log step by step take too."""
+
+
+def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register ``read``, which makes a `Log` or a `Trace` of its own arguments, as a command with the shared ones."""
+
+    def register(read: Callable[..., Any]) -> Callable[..., Any]:
+        functions = (read, _shared, *([_bounds] if bounds else []))
+        asked = [p for f in functions for p in inspect.signature(f, eval_str=True).parameters.values()]
+        parameters = [p for p in asked if p.name not in _SUPPLIED]
+        own = [name for name in inspect.signature(read).parameters if name not in _SUPPLIED]
+
+        def command(**given: Any) -> None:
+            _run(read, {key: given.pop(key) for key in own}, given)
+
+        # required ones may stand behind those with defaults: all are keywords
+        keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in keywords}
+        command.__doc__ = read.__doc__
+        app.command(name)(command)
+        return read
+
+    return register
+
+
+def _run(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
+    from moeload_bench.cli.progress import pair_progress
+
+    with pair_progress(unit="bytes") as report:
+        _write(read, {**own, "report": report}, given)
+
+
+def _write(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any]) -> None:
+    from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
+    from moeload_bench.traces.store import write_trace
+
+    out, name = given["out"], given["name"]
+    meta = {"recipe": name, "split": given["split"], "run": given["run"], "group": name, "licence": given["licence"]}
+    options = Options(
+        given["top_k"], given["tokens"], given["counted"], given.get("first_step"), given.get("last_step"), meta
+    )
+    found = read(**own) if "first_step" in given else read(options=options, **own)
+    if isinstance(found, Log):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
+            done = write_log(found, out, options)
+        steps, layers, experts, notes = done.steps, done.layers, done.experts, done.notes
+        sampled = f", one in {done.stride}" if done.stride > 1 else ""
+    else:
+        write_trace(found, out)
+        steps, layers, experts, notes, sampled = found.steps, found.num_layers, found.num_experts, (), ""
+    typer.echo(f"{out}: {steps} steps{sampled}, {layers} layers, {experts} experts")
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _meta(options: Any) -> dict[str, Any]:
+    """Fields of the metadata for the readers of whole files (npz, csv)."""
+    # without top-k nothing can be said about drops, and nothing is checked against the tokens
+    counted = options.counted or "pre_drop"
+    return {
+        "count_semantics": counted if options.top_k is not None or counted == "post_drop" else "unknown",
+        **options.meta,
+    }
+
+
+@app.command("formats")
+def formats() -> None:
+    """List the formats, what writes each, and what its counts are. Details: docs/interchange.md."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from moeload_bench.cli.progress import table_width
+    from moeload_bench.interchange.formats import FORMATS
+
+    table = Table("format", "files", "written by", "counts")
+    for one in FORMATS:
+        table.add_row(*one)
+    Console(width=table_width()).print(table, markup=False)
+
+
+@_command("npz", bounds=False)
+def from_npz(path: Source, *, options: Any, report: Any) -> Any:
     """Import a NumPy archive.
 
     Arrays: load [steps, layers, experts], and optionally step [steps], tokens [steps] or [steps, layers], and the
@@ -49,21 +152,11 @@ def from_npz(
     """
     from moeload_bench.interchange.npz import import_npz
 
-    _import(import_npz, path, out, top_k, tokens, name, split, run, counted, licence)
+    return import_npz(path, options.top_k, options.tokens, **_meta(options))
 
 
-@app.command("csv")
-def from_csv(
-    path: Source,
-    out: Out,
-    top_k: TopK = None,
-    tokens: Tokens = None,
-    name: Name = "own",
-    split: Split = "test",
-    run: RunNumber = 0,
-    counted: Counted = "pre_drop",
-    licence: Licence = "unknown",
-) -> None:
+@_command("csv", bounds=False)
+def from_csv(path: Source, *, options: Any, report: Any) -> Any:
     """Import a CSV table with a header line.
 
     Columns: step,layer,expert,load (one count per row) or step,layer,load_0,load_1,... (one layer-step per row), each
@@ -73,27 +166,134 @@ def from_csv(
     """
     from moeload_bench.interchange.table import import_csv
 
-    _import(import_csv, path, out, top_k, tokens, name, split, run, counted, licence)
+    return import_csv(path, options.top_k, options.tokens, **_meta(options))
 
 
-def _import(
-    read: Callable[..., Any],
-    path: Path,
-    out: Path,
-    top_k: int | None,
-    tokens: int | None,
-    name: str,
-    split: str,
-    run: int,
-    counted: str,
-    licence: str,
-) -> None:
-    from moeload_bench.traces.store import write_trace
+@_command("jsonl")
+def from_jsonl(paths: Sources, *, report: Any) -> Any:
+    """Import JSON Lines: {"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16} per step and layer.
 
-    # without top-k nothing can be said about drops, and nothing is checked against the tokens
-    semantics = counted if top_k is not None or counted == "post_drop" else "unknown"
-    meta = {"recipe": name, "split": split, "run": run, "group": name, "licence": licence}
-    trace = read(path, top_k, tokens, count_semantics=semantics, **meta)
-    typer.echo(
-        f"{write_trace(trace, out)}: {trace.steps} steps, {trace.num_layers} layers, {trace.num_experts} experts"
-    )
+    Several files are ranks that routed tokens of their own: their counts are added.
+
+    [bold]moeload-bench import jsonl 'loads/rank*.jsonl' --top-k 2 --out my-run.parquet[/bold]
+    """
+    from moeload_bench.interchange.jsonlines import read_jsonl
+
+    return read_jsonl(paths, report)
+
+
+@_command("megatron-tokens")
+def from_megatron_tokens(
+    paths: Sources,
+    expert_parallel: Annotated[int, typer.Option(min=1, help="Expert-parallel size.")] = 1,
+    pipeline_parallel: Pipeline = 1,
+    stage_layers: StageLayers = None,
+    expert_tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="Tensor-parallel size of the experts: ranks that see the same tokens.")
+    ] = 1,
+    *,
+    report: Any,
+) -> Any:
+    """Import Megatron-LM's tokens per expert (--save-tokens-per-expert-interval): rank*.jsonl of all ranks.
+
+    [bold]moeload-bench import megatron-tokens tokens_per_expert --expert-parallel 4 --pipeline-parallel 2
+    --stage-layers 12 --top-k 8 --out my-run.parquet[/bold]
+    """
+    from moeload_bench.interchange.megatron import Layout, read_tokens
+
+    return read_tokens(paths, Layout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel), report)
+
+
+@_command("megatron-routing")
+def from_megatron_routing(
+    paths: Sources,
+    experts: Experts,
+    pipeline_parallel: Pipeline = 1,
+    stage_layers: StageLayers = None,
+    *,
+    report: Any,
+) -> Any:
+    """Import Megatron-LM's routing trace (--moe-routing-trace-path): router_trace_rank*.jsonl of all ranks."""
+    from moeload_bench.interchange.megatron import Layout, read_trace
+
+    return read_trace(paths, experts, Layout(1, pipeline_parallel, stage_layers), report)
+
+
+@_command("sglang")
+def from_sglang(paths: Sources, *, report: Any) -> Any:
+    """Import sglang's expert distribution: one .pt of mode stat, or those of all ranks of mode per_pass."""
+    from moeload_bench.interchange.sglang import read_sglang
+
+    return read_sglang(paths, report)
+
+
+@_command("tensorrt-llm")
+def from_tensorrt_llm(
+    paths: Sources,
+    replicated: Annotated[bool, typer.Option(help="Every rank counts all tokens: take them once.")] = False,
+    *,
+    report: Any,
+) -> Any:
+    """Import TensorRT-LLM's expert statistics: a folder with meta_info.json and rank*.safetensors."""
+    from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
+
+    return read_tensorrt_llm(paths, replicated=replicated, report=report)
+
+
+@_command("smartmoe")
+def from_smartmoe(paths: Sources, *, report: Any) -> Any:
+    """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
+    from moeload_bench.interchange.smartmoe import read_smartmoe
+
+    return read_smartmoe(paths, report)
+
+
+@_command("laer-moe")
+def from_laer_moe(
+    paths: Sources,
+    device_loads: Annotated[bool, typer.Option(help="Import devices in the place of experts.")] = False,
+    method: Annotated[str | None, typer.Option(help="The method whose rows are wanted.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model whose rows are wanted.")] = None,
+    *,
+    report: Any,
+) -> Any:
+    """Import LAER-MoE-AE's tokens per device, if --device-loads says so: it holds no loads of experts."""
+    from moeload_bench.interchange.laer_moe import read_laer_moe
+
+    return read_laer_moe(paths, device_loads=device_loads, method=method, model=model, report=report)
+
+
+@_command("flame-moe")
+def from_flame_moe(
+    paths: Sources,
+    experts: Experts,
+    column: Annotated[str, typer.Option(help="The column of chosen experts.")] = "indices",
+    *,
+    report: Any,
+) -> Any:
+    """Import FLAME-MoE's choices of tokens at checkpoints: parquet files by checkpoint and layer."""
+    from moeload_bench.interchange.flame_moe import read_flame_moe
+
+    return read_flame_moe(paths, experts, column=column, report=report)
+
+
+@_command("wandb")
+def from_wandb(
+    paths: Sources,
+    pattern: Pattern = None,
+    step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
+    *,
+    report: Any,
+) -> Any:
+    """Import a table with one row per step and one column per layer and expert: a W&B history, or any such CSV."""
+    from moeload_bench.interchange.wandb import read_wandb
+
+    return read_wandb(paths, pattern=pattern, step_column=step_column, report=report)
+
+
+@_command("tensorboard")
+def from_tensorboard(paths: Sources, pattern: Pattern = None, *, report: Any) -> Any:
+    """Import scalars of TensorBoard's event files, one per layer and expert."""
+    from moeload_bench.interchange.tensorboard import read_tensorboard
+
+    return read_tensorboard(paths, pattern=pattern, report=report)

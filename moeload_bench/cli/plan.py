@@ -6,14 +6,16 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from moeload_bench.evaluation.replanning import Comparison
+    from moeload_bench.isolation.levels import Level
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel, PolicyRun
+    from moeload_bench.traces.trace import Trace
 
 
 def plan(
@@ -21,10 +23,12 @@ def plan(
     devices: Annotated[int, typer.Option(help="D: devices that share the experts of a layer (expert parallelism).")],
     slots: Annotated[int, typer.Option(help="R: expert slots on all devices together; R - E of them are spare.")],
     expert_mb: Annotated[
-        float, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
-    ],
-    bandwidth: Annotated[float, typer.Option(help="GB/s that one device receives while experts move.")],
-    step_ms: Annotated[float, typer.Option(help="Measured step time in ms, with experts spread evenly by number.")],
+        float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="GB/s that one device receives while experts move.")] = None,
+    step_ms: Annotated[
+        float | None, typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
+    ] = None,
     forecaster: Annotated[
         str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
     ] = "sw_avg@window=100",
@@ -48,6 +52,17 @@ def plan(
     ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the plan for the steps after the trace, made from the whole of it.")
+    ] = None,
+    kind: Annotated[
+        Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
+        typer.Option("--format", help="Which engine's file --write makes: docs/interchange.md."),
+    ] = "json",
+    horizon: Annotated[int, typer.Option(min=1, help="Steps that the written plan is made for.")] = 1000,
+    model_layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
 ) -> None:
     """How often should experts be re-placed, and what does it save? Simulated over a whole trace, migration charged.
@@ -59,13 +74,15 @@ def plan(
     transient, forecast in the stable state; [bold]on_change[/bold] of state. [bold]oracle[/bold]: if_pays knowing the
     loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md.
 
+    [bold]--write placement.json --format eplb[/bold] writes the plan for the coming window as the file that an engine
+    loads; without costs (--expert-mb, --bandwidth, --step-ms) nothing is simulated then.
+
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
     from moeload_bench.cli.progress import pair_progress
     from moeload_bench.evaluation.replanning import compare_policies
     from moeload_bench.isolation.hosts import parse_level
     from moeload_bench.placement.plans import ClusterShape
-    from moeload_bench.placement.replan import CostModel
     from moeload_bench.traces.store import load_trace
 
     if figure is not None:
@@ -73,8 +90,12 @@ def plan(
 
         check_suffix(figure)
     shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
-    cost = CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+    cost = _cost(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms, needed=write is None)
     loaded, intervals, isolation = load_trace(trace), _intervals(every), parse_level(level)
+    if write is not None:
+        _write(loaded, forecaster, shape, write, kind, horizon, model_layers, isolation, seed)
+    if cost is None:
+        return
     with pair_progress(quiet=as_json, unit="forecasts") as report:
         comparison = compare_policies(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
@@ -89,6 +110,53 @@ def plan(
         typer.echo(f"figure: {figure}", err=True)
     if comparison.failures:
         raise typer.Exit(1)
+
+
+def _cost(
+    step_ms: float | None,
+    expert_mb: float | None,
+    bandwidth: float | None,
+    expert_fraction: float,
+    overlap: float,
+    replan_ms: float,
+    needed: bool,
+) -> CostModel | None:
+    """The cost model; None where no constant was given and none is needed."""
+    from moeload_bench.errors import PlacementError
+    from moeload_bench.placement.replan import CostModel
+
+    given = {"--step-ms": step_ms, "--expert-mb": expert_mb, "--bandwidth": bandwidth}
+    missing = [name for name, value in given.items() if value is None]
+    if step_ms is None or expert_mb is None or bandwidth is None:
+        if not needed and len(missing) == len(given):
+            return None
+        raise PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs")
+    return CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+
+
+def _write(
+    trace: Trace,
+    forecaster: str,
+    shape: ClusterShape,
+    path: Path,
+    kind: str,
+    horizon: int,
+    model_layers: int | None,
+    level: Level,
+    seed: int,
+) -> None:
+    from moeload_bench.interchange.forecasts import forecast_ahead
+    from moeload_bench.interchange.placements import place, write_placement
+
+    shape.check(trace.num_experts)
+    ahead = forecast_ahead(trace, forecaster, horizon, level=level, seed=seed)
+    write_placement(place(ahead, shape, model_layers), path, kind)
+    first = ahead.about["first_step"]
+    typer.echo(
+        f"{path}: {kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to {first + horizon - 1}, "
+        f"from {forecaster}",
+        err=True,
+    )
 
 
 def _intervals(text: str | None) -> list[int] | None:
@@ -137,13 +205,13 @@ def _run_record(run: PolicyRun) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, following: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
+    from moeload_bench.errors import printable
     from moeload_bench.results.choice import choose_policy
 
-    console = Console(width=table_width())
+    console = plain_console()
     cost = comparison.simulation.cost
     table = Table(
         title=f"{comparison.trace}, {comparison.forecaster}: against the static layout of {cost.step_ms:g} ms per step",
@@ -167,12 +235,12 @@ def _print(comparison: Comparison, following: str) -> None:
         table.add_row(*_cells(run, cost.step_ms), style="bold" if run is comparison.best else None)
     console.print(table)
     for note in (*comparison.notes, *comparison.failures[:5]):
-        console.print(note, style="red", markup=False, highlight=False)
+        console.print(printable(note), style="red")
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
-    console.print(_answer(comparison), markup=False, highlight=False)
-    console.print(choose_policy(comparison.runs).text, markup=False, highlight=False)
-    console.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_answer(comparison))
+    console.print(choose_policy(comparison.runs).text)
+    console.print(f"Next: {following}", soft_wrap=True)
 
 
 def _cells(run: PolicyRun, step_ms: float) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from moeload_bench.errors import printable
+
 if TYPE_CHECKING:
     from moeload_bench.plots import View
     from moeload_bench.results.record import Result
@@ -134,7 +136,7 @@ def training(
     _save(draw_training(view, errors), out)
     failed = [f"failed: {one.forecaster}, {reason}" for one in errors for reason in one.failures]
     for line in failed:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
     if failed:
         raise typer.Exit(1)
 

@@ -6,6 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from moeload_bench.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_EVERY_S = 15.0
 WIDE = 180
@@ -14,6 +20,13 @@ WIDE = 180
 def table_width() -> int | None:
     """The terminal's width; where there is no terminal, wide enough that no table is squeezed."""
     return None if sys.stdout.isatty() else WIDE
+
+
+def plain_console() -> Console:
+    """A console on standard output that prints text as text: what stands in a file is never markup."""
+    from rich.console import Console
+
+    return Console(width=table_width(), markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
@@ -44,13 +57,13 @@ def terminal_bar(*, transient: bool) -> Iterator[Callable[[int, int, str], None]
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=transient) as bar:
         task = bar.add_task("starting", total=None)
 
         def report(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
+            bar.update(task, completed=done, total=total, description=printable(what))
 
         yield report
 
@@ -69,6 +82,6 @@ def _lines(unit: str) -> Callable[[int, int, str], None]:
             return
         last = now
         left = (now - started) / max(done, 1) * (total - done)
-        print(f"{done}/{total} {unit}, about {left:.0f} s left, finished {what}", file=sys.stderr)
+        print(f"{done}/{total} {unit}, about {left:.0f} s left, finished {printable(what)}", file=sys.stderr)
 
     return report

@@ -14,9 +14,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the recipes and what each is for."""
-    from rich.console import Console
     from rich.table import Table
 
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.recipes.recipe import list_recipes, load_recipe
 
     recipes = [load_recipe(name) for name in list_recipes()]
@@ -29,7 +29,7 @@ def list_(as_json: AsJson = False) -> None:
     table.add_column("what for")
     for r in recipes:
         table.add_row(r.name, f"{r.steps} x {r.data.sequences * r.data.sequence_length}", r.about)
-    Console().print(table)
+    plain_console().print(table)
 
 
 @app.command("show")
@@ -44,13 +44,14 @@ def show(
     if as_json:
         typer.echo(loaded.model_dump_json(indent=1))
         return
-    from rich.console import Console
+    from moeload_bench.cli.progress import plain_console
+    from moeload_bench.errors import printable
 
-    console = Console()
+    console = plain_console()
     for key, value in loaded.model_dump().items():
         if isinstance(value, dict):
-            console.print(f"[bold]{key}[/bold]")
+            console.print(key, style="bold")
             for name, item in value.items():
-                console.print(f"  {name} = {item}", highlight=False)
+                console.print(printable(f"  {name} = {item}"))
         else:
-            console.print(f"[bold]{key}[/bold] = {value}", highlight=False)
+            console.print(printable(f"{key} = {value}"))

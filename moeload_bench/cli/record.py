@@ -70,6 +70,8 @@ def record(
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
     with torchrun_ranks() as ranks:
         if ranks.leads:
+            if loaded.data.pretraining is not None and not resume:
+                typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
             with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
                 path = record_recipe(job, resume=resume, progress=report, ranks=ranks)
             typer.echo(path)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moeload_bench.errors import printable
+
 if TYPE_CHECKING:
     from moeload_bench.paper.study import Study
 
@@ -74,7 +76,7 @@ def paper(
             typer.echo(path)
     failures = [failure for run in study.runs for failure in run.failures]
     for failure in failures:
-        typer.echo(f"failed: {failure}", err=True)
+        typer.echo(printable(f"failed: {failure}"), err=True)
     if failures:
         raise typer.Exit(1)
 
@@ -126,22 +128,21 @@ def _write(study: Study, out: Path) -> list[Path]:
 
 
 def _record(study: Study) -> dict[str, Any]:
-    from moeload_bench.paper.sheets import verdict_sheet
+    from moeload_bench.paper.files import verdict_sheet
     from moeload_bench.paper.verdicts import findings
 
     return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}
 
 
 def _print(study: Study) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.paper.verdicts import summary
 
     table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
     for row in summary(study):
         table.add_row(row.claim.statement, row.variant, row.verdict, row.counts)
-    console = Console(width=table_width())
-    console.print(f"runs: {', '.join(run.id for run in study.runs)}", highlight=False)
+    console = plain_console()
+    console.print(f"runs: {', '.join(run.id for run in study.runs)}")
     console.print(table)

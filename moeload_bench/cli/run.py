@@ -55,6 +55,10 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here, for `rescore`."),
+    ] = None,
 ) -> None:
     """Score forecasters on a suite, or on your own trace.
 
@@ -73,8 +77,9 @@ def run(
     task_list = _slid(task_list, paths, sliding, blocks)
     _check_metric(metric, task_list)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-    if out is not None:
-        _make_folder(out, "--out")
+    for folder, option in ((out, "--out"), (keep, "--keep-forecasts")):
+        if folder is not None:
+            _make_folder(folder, option)
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
             _with_uniform(targets or _installed(defaults or task_list.baselines, task_list)),
@@ -87,14 +92,15 @@ def run(
             seed=seed,
             fresh=fresh,
             progress=progress,
+            keep=keep,
         )
     for result in results:
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             typer.echo(f"{result.name}: {text}", err=True)
-    if out is not None:
+    for folder in {out, keep} - {None}:
         for result in results:
-            result.save(out / f"{file_name(result.name)}.json")
+            result.save(Path(folder) / f"{file_name(result.name)}.json")
     if as_json:
         typer.echo(results.to_json() if trace is None else _own_json(results, metric, trace), nl=False)
     else:
@@ -117,12 +123,11 @@ def _with_uniform(targets: Sequence[str]) -> list[str]:
 def _check_metric(metric: str, suite: Suite) -> None:
     """Refuse before any work a metric that no table can show."""
     from moeload_bench.errors import SuiteError, not_found
-    from moeload_bench.results.rows import metric_names
-    from moeload_bench.scoring.scores import METRICS
+    from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
-    if not suite.quantiles and any(spec.name == metric and spec.needs_quantiles for spec in METRICS):
+    if not suite.quantiles and needs_quantiles(metric):
         raise SuiteError(f"--metric {metric} needs quantiles, and suite {suite.name} asks for none")
 
 
@@ -208,31 +213,29 @@ def _next(results: Results, choices: Sequence[ForecasterChoice], trace: Path) ->
 
 
 def _print(results: Results, metric: str, own: Path | None) -> None:
-    from rich.console import Console
-
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
+    from moeload_bench.errors import printable
     from moeload_bench.placement.cost import HEADLINE
     from moeload_bench.results.choice import choose_forecasters
-    from moeload_bench.results.grid import result_table
-    from moeload_bench.results.summary import absence, best_lines, failure_lines
+    from moeload_bench.results.render import result_table
+    from moeload_bench.results.words import absence, best_lines, failure_lines
 
-    console = Console(width=table_width())
+    console = plain_console()
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
         if table is not None:
             console.print(table)
         elif name == metric:
-            console.print(absence(results, metric), markup=False, highlight=False)
+            console.print(absence(results, metric))
     for line in failure_lines(results):
-        console.print(line, style="red", markup=False, highlight=False)
+        console.print(printable(line), style="red")
     if own is None:
         return
     for line in best_lines(results, metric):
-        console.print(line, markup=False)
+        console.print(line)
     choices = list(choose_forecasters(results, metric))
     for choice in choices:
-        console.print(choice.text, markup=False, highlight=False)
+        console.print(choice.text)
     following = _next(results, choices, own)
     if following is not None:
-        text = f"Next, with your own constants: {following}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Next, with your own constants: {following}", soft_wrap=True)

@@ -118,7 +118,7 @@ class Elsewhere:
 
     def open_pull_request(self, prepared: Prepared) -> str:
         """One pull request that holds the folder and the result; returns its address."""
-        from moeload_bench.publishing.publish import propose
+        from moeload_bench.hub.client import propose
 
         record, suite = prepared.draft.record, prepared.result.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
@@ -130,7 +130,7 @@ def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsew
     """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
     from huggingface_hub import HfApi
 
-    from moeload_bench.publishing.publish import check_token
+    from moeload_bench.hub.client import check_token
 
     api = api or HfApi()
     if write:
@@ -140,7 +140,7 @@ def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsew
 
 def _asked(repo: str, work: Callable[[], T]) -> T:
     from moeload_bench.errors import HubError
-    from moeload_bench.hub.fetch import explain, request_errors
+    from moeload_bench.hub.client import explain, request_errors
 
     try:
         return work()
@@ -159,17 +159,15 @@ def _text(path: Path) -> str:
 
 def _show(prepared: Prepared) -> None:
     """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
-    from rich.console import Console
-
-    from moeload_bench.cli.progress import table_width
-    from moeload_bench.results.grid import result_table
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.results.record import Results
+    from moeload_bench.results.render import result_table
+    from moeload_bench.submissions.check import PRIMARY
     from moeload_bench.submissions.folder import RECORD
-    from moeload_bench.submissions.numbers import PRIMARY
 
     table = result_table(Results([prepared.result]), PRIMARY)
     if table is not None:
-        Console(width=table_width()).print(table)
+        plain_console().print(table)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():
         typer.echo(f"{len(content):10} bytes  {name}")

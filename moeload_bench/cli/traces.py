@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from moeload_bench.errors import printable
+
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
@@ -19,10 +21,9 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces."""
-    from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
     from moeload_bench.traces.store import list_traces, read_trace
 
     rows = []
@@ -47,8 +48,8 @@ def list_(
         return
     table = Table(*(rows[0] if rows else ("no traces",)))
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    Console(width=table_width()).print(table)
+        table.add_row(*map(_cell, row.values()))
+    plain_console().print(table)
 
 
 @app.command("show")
@@ -73,24 +74,23 @@ def show(
 
 
 def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]], about: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from moeload_bench.cli.progress import table_width
+    from moeload_bench.cli.progress import plain_console
 
-    console = Console(width=table_width())
-    console.print(f"[bold]{name}[/bold]")
+    console = plain_console()
+    console.print(name, style="bold")
     for key, value in meta.items():
         if key != "layers" and value not in (None, "", [], {}):
-            console.print(f"  {key:22} {value}", highlight=False, overflow="fold")
+            console.print(f"  {key:22} {printable(str(value))}", overflow="fold")
     table = Table(*(layers[0] if layers else ()))
     for layer in layers:
         table.add_row(*(_cell(value) for value in layer.values()))
     console.print(table)
-    console.print(about, markup=False, highlight=False)
+    console.print(about)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

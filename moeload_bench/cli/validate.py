@@ -17,7 +17,7 @@ def validate(
 
     Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
     """
-    from moeload_bench.errors import TraceError
+    from moeload_bench.errors import TraceError, printable
     from moeload_bench.traces.store import validate_path
 
     if not path.exists():
@@ -26,7 +26,7 @@ def validate(
     for file, error in validate_path(path):
         found.append({"file": str(file), "ok": error is None, "message": str(error) if error else None})
         if not as_json:
-            typer.echo(f"ok      {file}" if error is None else f"refused {error}")
+            typer.echo(printable(f"ok      {file}" if error is None else f"refused {error}"))
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     if not all(entry["ok"] for entry in found):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError, TargetError
 from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, observe, rows
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
-from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
 
 RELATIVE_TOLERANCE = 1e-9
@@ -43,8 +43,10 @@ def check_forecaster(
     """Run every rule of conformance on a forecaster; one result per rule, in the order of `RULES`.
 
     ``forecaster`` is a target (`"sw_avg"`, `"my.py:Mine@window=5"`) or a class of this process. Level `none` is the
-    strictest: only there do instances share a process. Raises `TargetError` for a target that cannot be used.
+    strictest: only there do instances share a process. Raises `TargetError` for a target that cannot be used,
+    `IsolationError` for an unknown level.
     """
+    parse_level(level)
     if isinstance(forecaster, str):
         forecaster = parse_target(forecaster)
     target = forecaster if isinstance(forecaster, Target) else class_target(forecaster)

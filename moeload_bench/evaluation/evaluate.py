@@ -17,10 +17,9 @@ from typing import Any
 
 from moeload_bench.environment import environment
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.memory import check_memory
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.evaluation.workers import workers
-from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.evaluation.workers import check_memory, workers
+from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,
     Target,
@@ -52,14 +51,18 @@ def evaluate(
     address: str | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> Results:
     """Score forecasters on a suite.
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
     None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
-    finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. A forecaster's failure
-    is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`) concerns the request.
+    finished work in the cache. ``progress(done, total, what)`` is called as pairs finish. ``keep``: a folder for the
+    forecasts' window means, from which `rescore` makes other metrics; what is not there yet runs again. A forecaster's
+    failure is a failed task in its result; what is raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError`
+    for an unknown level) concerns the request.
     """
+    parse_level(level)
     tasks = load_suite(suite) if isinstance(suite, str) else suite
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:
@@ -72,7 +75,7 @@ def evaluate(
         workers(jobs=jobs, backend=backend, address=address) as run,
     ):
         setting = Setting(
-            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache)
+            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
         learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
         fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]

@@ -20,13 +20,15 @@ from moeload_bench.environment import package_versions
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay, step_block, trace_info
 from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
+from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
 from moeload_bench.isolation.targets import Target, source_sha256
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
-from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import read_trace
@@ -44,6 +46,7 @@ class Setting:
     seed: int
     fresh: bool
     numba_cache: Path | None = None  # no part of any key: compiled code changes no forecast
+    keep: Path | None = None  # no part of any key either: where forecasts are kept
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,12 @@ def run_pair(pair: Pair) -> RunResult:
 
     A run with failures is not kept: what made it fail may be gone the next time.
     """
-    key = _pair_key(pair)
+    key, keep = _pair_key(pair), pair.setting.keep
     stored = None if pair.setting.fresh else cache.load(key)
     if stored is not None:
-        return RunResult.model_validate(stored)
+        known = RunResult.model_validate(stored)
+        if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256).is_file():
+            return known
     result = _replay_and_score(pair)
     if not result.failures:
         cache.save(key, result.model_dump(mode="json"))
@@ -135,7 +140,7 @@ def _replay_and_score(pair: Pair) -> RunResult:
 
 
 class _RunScores:
-    """Collects the scores of one run, origin by origin; keeps no forecast."""
+    """Collects the scores of one run, origin by origin; keeps a forecast's window means where that was asked for."""
 
     def __init__(self, pair: Pair, truth: Truth) -> None:
         self.pair, self.truth = pair, truth
@@ -144,12 +149,15 @@ class _RunScores:
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
         self.digest = ForecastDigest()
+        self.kept: list[KeptForecast] = []
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
         self.scored[answer.origin] = answer.failure, _score(answer, self.truth, self.pair.setting.suite)
         self.quantiles |= answer.forecast is not None and answer.forecast.quantile_QKLE is not None
         self.digest.update(answer)
+        if self.pair.setting.keep is not None:
+            self.kept.append(KeptForecast.of(answer, self.truth))
 
     def fail_rest(self, reason: str) -> None:
         """Every origin without an answer fails for one reason."""
@@ -178,6 +186,9 @@ class _RunScores:
             state: {metric: mean_over(np.stack(values), axis=0) for metric, values in metrics.items()}
             for state, metrics in layered.items()
         }
+        if self.pair.setting.keep is not None:
+            sha256 = self.pair.entry.data_sha256
+            save_kept(kept_path(self.pair.setting.keep, sha256, self.digest.hexdigest()), self.kept)
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,
@@ -190,6 +201,7 @@ class _RunScores:
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),
+            accounting=host.cost().accounting if host else None,
         )
 
 

@@ -8,27 +8,21 @@ huggingface_hub and mean what they mean there.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import HashMismatchError, HubError
 from moeload_bench.files import PACKAGE
+from moeload_bench.hub.client import READ_WAITS_S, explain, first_line, persist, request_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB_ENV = "MOELOAD_HUB"
-WRITE_WAITS_S = (2.0, 8.0, 30.0)
-READ_WAITS_S = (1.0, 4.0)
-"""Waits before work that a failure of the network or the server ended is begun again."""
-_PASSING = (408, 412, 429)
-T = TypeVar("T")
 
 
 class HubPin(NamedTuple):
@@ -146,63 +140,6 @@ def _check_blob(path: Path) -> None:
         raise HashMismatchError(
             f"{path}: sha256 is {got}, the Hub says {blob.name}: remove {blob} to download it again"
         )
-
-
-def persist(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
-    """Do work that may safely be begun again, and begin it again after failures that pass."""
-    for wait_s in waits_s:
-        try:
-            return work()
-        except request_errors(RuntimeError, json.JSONDecodeError) as error:
-            if not passes(error):
-                raise
-            time.sleep(wait_s)
-    return work()
-
-
-def passes(error: BaseException) -> bool:
-    """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
-    cause = cause_of(error)
-    if isinstance(cause, (FileNotFoundError, PermissionError)):
-        return False
-    if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
-        return False
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    return status is None or status >= 500 or status in _PASSING
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The failed request behind an error that the client's upload threads wrapped."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
-
-
-def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """What the Hub's client raises for a request that failed, answered or not; ``more`` is added."""
-    from huggingface_hub import errors
-
-    # huggingface_hub 1 is built on httpx, 2 on httpx2: both offer the base class under this name
-    return (errors.HTTPError, OSError, *more)  # type: ignore[attr-defined]
-
-
-def explain(error: BaseException) -> str:
-    """What a failed request means for the user, in one line; never holds a token."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    said = getattr(error, "server_message", None) or first_line(error)
-    if status == 401:
-        return "the token in HF_TOKEN (or of `hf auth login`) is not valid"
-    if status == 403:
-        return f"this token has no permission for it ({said})"
-    if status is not None:
-        return f"the Hub answered {status}: {said}"
-    if isinstance(error, (ValueError, RuntimeError)):
-        return " ".join(str(error).split())
-    return f"the Hub cannot be reached ({type(error).__name__}: {first_line(error)})"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _unreachable(pin: HubPin, filename: str, error: BaseException) -> str:

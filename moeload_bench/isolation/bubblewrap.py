@@ -30,6 +30,7 @@ from moeload_bench.isolation.targets import Target
 FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
 SHM_BYTES = 64 * 2**20
+WRITABLE = {"/tmp": TMP_BYTES, "/dev/shm": SHM_BYTES}
 HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "recipes", "paper")
 ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "NUMBA_CACHE_DIR": "/tmp/numba"}
 # They select the kernels of numerical libraries: without them the last bits could differ from the other levels'.
@@ -41,6 +42,10 @@ KERNEL_SETTINGS = (
     "ATEN_CPU_CAPABILITY",
 )
 KERNEL_VALUE = re.compile(r"[\w ,+-]{1,100}", re.ASCII)
+MASKED_IN_PROC = (
+    "buddyinfo", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks", "pagetypeinfo",
+    "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list", "vmallocinfo", "vmstat", "zoneinfo",
+)  # fmt: skip
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 _slots = itertools.count()
@@ -60,14 +65,19 @@ class Command:
             os.close(fd)
 
 
-def sandbox_command(target: Target, arguments: Sequence[str], environment: dict[str, str]) -> tuple[Command, int]:
-    """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from."""
+def sandbox_command(
+    target: Target, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
+) -> tuple[Command, int]:
+    """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from.
+
+    ``counted``: it runs in a control group, which charges it with children that it does not wait for.
+    """
     machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
         raise IsolationError(f"isolation level 'sandbox' is not available: {unavailable()}")
     mounts, extra_fds = _target_mounts(target)
-    seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine))
+    seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
     info_read, info_write = os.pipe()
     options = [
         *_namespace_options(),
@@ -79,7 +89,7 @@ def sandbox_command(target: Target, arguments: Sequence[str], environment: dict[
     ]
     options += ["--clearenv", *_settings(kernel_settings(os.environ) | ENVIRONMENT | environment), "--chdir", "/tmp"]
     args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
-    argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), sys.executable, *arguments]
+    argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), str(interpreter()), *arguments]
     return Command(argv, (*extra_fds, seccomp_fd, info_write, args_fd), info_write), info_read
 
 
@@ -120,7 +130,7 @@ def unavailable() -> str | None:
 
 def _namespace_options() -> list[str]:
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session"]
+    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1"]
     if os.geteuid() != 0:
         return [*options, "--unshare-user", "--disable-userns"]
     # Only to let setpriv, the first program inside, give up the user root and all capabilities with it.
@@ -157,7 +167,7 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
         binds.append(["--ro-bind", "/usr/bin/setpriv", "/usr/bin/setpriv"])
     binds += [["--ro-bind", str(folder), str(folder)] for folder in package_folders()]
     binds += mounts
-    options = ["--proc", "/proc", "--dev", "/dev"]
+    options = ["--proc", "/proc", *_masked_proc(), "--dev", "/dev", "--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
     options += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     options += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     destinations = [Path(bind[-1]) for bind in binds if bind]
@@ -168,20 +178,38 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
     return [*options, "--remount-ro", "/"]
 
 
+def _masked_proc() -> list[str]:
+    """What the kernel says of the whole machine, which another sandbox could change: locks, pages, waiting."""
+    options = []
+    if os.path.isdir("/proc/pressure"):
+        options += ["--tmpfs", "/proc/pressure", "--remount-ro", "/proc/pressure"]
+    for path in (f"/proc/{name}" for name in MASKED_IN_PROC):
+        options += ["--ro-bind", "/dev/null", path] if os.path.exists(path) else []
+    return options
+
+
 def _interpreter_folders() -> list[Path]:
     """The interpreter, the standard library and the installed packages: never a whole prefix, which may be a home."""
-    prefixes = {Path(p) for prefix in (sys.base_prefix, sys.prefix) for p in (prefix, os.path.realpath(prefix))}
+    named = (sys.base_prefix, sys.prefix)
+    prefixes = {Path(p) for prefix in named for p in (os.path.abspath(prefix), os.path.realpath(prefix))}
     found = [prefix / name for prefix in sorted(prefixes) for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
     found += [Path("/usr/lib"), Path(sysconfig.get_path("stdlib")), *map(Path, site.getsitepackages())]
     if site.ENABLE_USER_SITE:
         found.append(Path(site.getusersitepackages()))
+    found = [Path(os.path.abspath(path)) for path in found]  # python itself may be named by ../venv/bin/python
     return outermost(path for path in found if path.exists() and not path.is_symlink())
+
+
+def interpreter() -> Path:
+    """This interpreter by a path without links or .. before its name, which tells a virtual environment its place."""
+    folder, name = os.path.split(sys.executable)
+    return Path(os.path.realpath(folder), name)
 
 
 def _interpreter_links(folders: Sequence[Path]) -> list[Path]:
     """The links from the interpreter's name to its program that lie outside the bound folders."""
     links: list[Path] = []
-    link = Path(sys.executable)
+    link = interpreter()
     while link.is_symlink() and len(links) < 16:
         links.append(link)
         link = link.parent / os.readlink(link)

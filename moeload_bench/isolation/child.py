@@ -81,7 +81,7 @@ class Child:
 
     def cost(self) -> Cost:
         """What the calls cost so far."""
-        return self.meter.cost(self._process.watch.peak_memory_bytes())
+        return self.meter.cost(self._process.watch.peak_memory_bytes(), self._process.accounting)
 
     def close(self) -> None:
         """End the process."""
@@ -152,7 +152,8 @@ def fit_child(
             child.call({"op": "run", "info": messages.info_header(info)}, messages.block_arrays(block), NOTHING)
             child.meter.rows += len(block)
         child.start_charging()
-        _, out = child.timed("observe", lambda: child.call({"op": "fit"}, {}, messages.FITTED_RULES, limits.fit_wall_s))
+        header, rules = {"op": "fit", "most": limits.fitted_bytes}, messages.fitted_rules(limits.fitted_bytes)
+        _, out = child.timed("observe", lambda: child.call(header, {}, rules, limits.fit_wall_s))
         fitted = messages.fitted_from(out)
         return fitted if fitted is None else (fitted, child.cost())
     finally:

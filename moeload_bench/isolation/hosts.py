@@ -84,7 +84,7 @@ def fit_target(
         from moeload_bench.isolation.local import fit_local
 
         with threadpool_limits(1):
-            return fit_local(target, runs, seed)
+            return fit_local(target, runs, seed, (limits or Limits()).fitted_bytes)
     from moeload_bench.isolation.child import fit_child
 
     return fit_child(target, runs, seed, level, limits or Limits())
@@ -104,7 +104,8 @@ def highest_level() -> Level:
 
 
 def level_available(level: Level) -> str | None:
-    """None when the level can be used here, else the reason why not."""
+    """None when the level can be used here, else the reason why not; raises `IsolationError` for an unknown level."""
+    parse_level(level)
     if level == "process" and os.name != "posix":
         return f"it needs pipes with deadlines as POSIX systems have them, this is {os.name}"
     if level == "sandbox":

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
 
 Level = Literal["none", "process", "sandbox"]
+Accounting = Literal["cgroup v2", "cgroup v1", "processes"]
 LEVELS: tuple[Level, ...] = ("none", "process", "sandbox")
 
 MIB = 2**20
@@ -19,17 +20,21 @@ class Limits:
     """What a forecaster's process may use; at level `none` nothing is limited.
 
     ``startup_wall_s`` bounds importing and constructing, ``wall_s_per_call`` `observe` of one block and `forecast`,
-    ``fit_wall_s`` `fit`. ``cpu_s``, ``memory_bytes`` and ``processes`` hold for the process and all its descendants
-    together; ``file_bytes`` for each file it writes.
+    ``run_wall_s`` all these calls of one run together, ``fit_wall_s`` `fit`. ``cpu_s``, ``memory_bytes`` and
+    ``processes`` hold for the process and all its descendants together; ``file_bytes`` for each file it writes,
+    ``files`` for the number of those in a sandbox, ``fitted_bytes`` for what `fit` returns.
     """
 
     startup_wall_s: float = 120.0
     wall_s_per_call: float = 120.0
+    run_wall_s: float = 3600.0
     fit_wall_s: float = 3600.0
     cpu_s: float = 3600.0
     memory_bytes: int = 4 * GIB
     processes: int = 64
     file_bytes: int = 256 * MIB
+    files: int = 65_536
+    fitted_bytes: int = 32 * MIB
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Cost:
     Wall seconds are from sending a call to holding its answer. CPU seconds are those of the forecaster's process
     and its descendants, None on platforms that cannot tell. ``startup_wall_s`` is from starting the process to the
     constructed forecaster. ``peak_memory_bytes`` is the peak resident memory of the processes, None when unknown
-    (level `none`). For `fit`, ``observe_*`` are the costs of fitting.
+    (level `none`). For `fit`, ``observe_*`` are the costs of fitting. ``accounting`` says how memory and CPU time of
+    descendants were counted and limited: by a control group, or by looking at the processes.
     """
 
     observe_wall_s: float = 0.0
@@ -50,6 +56,7 @@ class Cost:
     forecasts: int = 0
     startup_wall_s: float = 0.0
     peak_memory_bytes: int | None = None
+    accounting: Accounting | None = None
 
 
 class Host(Protocol):
@@ -92,7 +99,7 @@ class Meter:
         before = self.cpu_s[call]
         self.cpu_s[call] = None if before is None or cpu_s is None else before + cpu_s
 
-    def cost(self, peak_memory_bytes: int | None) -> Cost:
+    def cost(self, peak_memory_bytes: int | None, accounting: Accounting | None = None) -> Cost:
         """The sums so far."""
         return Cost(
             observe_wall_s=self.wall_s["observe"],
@@ -103,4 +110,5 @@ class Meter:
             forecasts=self.calls["forecast"],
             startup_wall_s=self.startup_wall_s,
             peak_memory_bytes=peak_memory_bytes,
+            accounting=accounting,
         )

@@ -70,8 +70,9 @@ def has_fit(cls: type[Any]) -> bool:
     return callable(getattr(cls, "fit", None))
 
 
-def run_fit(cls: type[Any], target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes:
-    """Call `fit` and insist on bytes. Arguments of the target that `fit` takes by name are passed to it."""
+def run_fit(cls: type[Any], target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, most: int) -> bytes:
+    """Call `fit` and insist on at most so many bytes. Arguments of the target that `fit` takes by name are passed to
+    it."""
     import inspect
 
     takes = inspect.signature(cls.fit).parameters
@@ -79,6 +80,8 @@ def run_fit(cls: type[Any], target: Target, runs: Sequence[tuple[TraceInfo, Step
     out = guarded(lambda: cls.fit(list(runs), seed, **kwargs), "fit")
     if not isinstance(out, bytes):
         raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
+    if len(out) > most:
+        raise ForecastError(f"fit returned {len(out)} bytes, at most {most} are kept")
     return out
 
 
@@ -139,14 +142,16 @@ class LocalHost:
             self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def fit_local(target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> tuple[bytes, Cost] | None:
+def fit_local(
+    target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, most: int
+) -> tuple[bytes, Cost] | None:
     """Fit in this process."""
     cls = import_class(target)
     if not has_fit(cls):
         return None
     meter = Meter()
     wall, cpu = time.perf_counter(), time.process_time()
-    fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed)
+    fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed, most)
     meter.add("observe", time.perf_counter() - wall, time.process_time() - cpu)
     meter.rows = sum(len(block) for _, block in runs)
     return fitted, meter.cost(None)

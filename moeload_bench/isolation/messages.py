@@ -16,8 +16,6 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from moeload_bench.isolation.frames import Array, ArrayRule, Header, Rules
 from moeload_bench.isolation.targets import Target
 
-MAX_FITTED_BYTES = 2**28
-FITTED_RULES: Rules = {"fitted": ArrayRule("|u1", ((0, MAX_FITTED_BYTES),))}
 _COVARIATE = "covariate:"
 
 
@@ -111,6 +109,11 @@ def forecast_from(arrays: Mapping[str, Array]) -> Forecast:
 def fitted_array(fitted: bytes | None) -> dict[str, Array]:
     """Opaque bytes as an array; {} for None."""
     return {} if fitted is None else {"fitted": np.frombuffer(fitted, dtype=np.uint8)}
+
+
+def fitted_rules(most: int) -> Rules:
+    """What an answer to `fit` may hold."""
+    return {"fitted": ArrayRule("|u1", ((0, most),))}
 
 
 def fitted_from(arrays: Mapping[str, NDArray[Any]]) -> bytes | None:

@@ -21,15 +21,18 @@ from typing import Any
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import bubblewrap, frames
 from moeload_bench.isolation.frames import Array, Header, Rules
-from moeload_bench.isolation.levels import Level, Limits
+from moeload_bench.isolation.groups import Group, new_group
+from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import Target, is_baseline
-from moeload_bench.isolation.watch import Watch
+from moeload_bench.isolation.watch import LINUX, Watch
+from moeload_bench.isolation.watcher import end_tree
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
 PIPE_BYTES = 2**20
 END_S = 10.0
+OWN_PROCESSES = 2  # of a sandbox: bubblewrap outside, the first process inside
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Without a fixed seed the order of a set of strings, and with it a forecast, may differ from run to run.
 ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0"}
@@ -41,11 +44,19 @@ class Process:
     def __init__(self, target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._limits = limits
         self._broken: str | None = None
+        self._waited_s = 0.0
         self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
-        self._popen, leader = _start(target, level, limits, self._folder, numba_cache)
+        self._group = _group(level, limits)
+        try:
+            self._popen, leader = _start(target, level, limits, self._folder, numba_cache, self._group)
+        except BaseException:
+            self._tidy()
+            raise
         self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
         self._leader = _Leader(leader) if leader is not None else None
-        self.watch = Watch(self._popen.pid if leader is None else leader, leader is not None, limits, self.kill)
+        root = self._popen.pid if leader is None else leader
+        folders = None if leader is None else bubblewrap.WRITABLE
+        self.watch = Watch(self._popen.pid, root, folders, limits, self._group)
 
     def call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
@@ -54,9 +65,12 @@ class Process:
         if self._broken is not None:
             raise IsolationError(self._broken)
         allowed = self._limits.wall_s_per_call if wall_s is None else wall_s
-        deadline = time.monotonic() + allowed
+        left = self._limits.run_wall_s - self._waited_s if wall_s is None else allowed
+        began = time.monotonic()
+        deadline = began + min(allowed, left)
         number = secrets.randbits(53)
         try:
+            self.watch.check()
             self._write(frames.encode({**header, "seq": number}, arrays), deadline)
             reply, out = frames.read_frame(
                 lambda view: self._read_into(view, deadline), rules, max_header_bytes=MAX_REPLY_HEADER_BYTES
@@ -67,19 +81,29 @@ class Process:
             if missing and reply.get("status") == "ok":
                 raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
-            self._fail(f"{header['op']} took more than {allowed:g} s of wall time")
+            whole = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
+            self._fail(whole if left < allowed else f"{header['op']} took more than {allowed:g} s of wall time")
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._fail(self._how_it_ended())
         except IsolationError as error:
             self._fail(f"broke the protocol: {error}")
+        if wall_s is None:
+            self._waited_s += time.monotonic() - began
         return reply, out
+
+    @property
+    def accounting(self) -> Accounting | None:
+        """How memory and CPU time of all its processes are counted; None where nobody counts them."""
+        return self._group.kind if self._group is not None else "processes" if LINUX else None
 
     def kill(self) -> None:
         """End the process and all its descendants at once."""
         if self._leader is not None:
             self._leader.kill()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
+        if self._popen.poll() is None:  # else its number may be another's by now
+            end_tree(self._popen.pid)
 
     def close(self) -> None:
         """Leave nothing behind: no process, no descriptor, no folder."""
@@ -92,10 +116,15 @@ class Process:
         for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 pipe.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._tidy()
         if self._broken is None:
             self._broken = "the host is closed"
+
+    def _tidy(self) -> None:
+        if self._group is not None:
+            self._group.remove()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _fail(self, reason: str) -> None:
         self._broken = one_line(f"the forecaster's process: {self.watch.verdict or reason}")
@@ -163,8 +192,19 @@ class _Leader:
             self._fd = None
 
 
+def _group(level: Level, limits: Limits) -> Group | None:
+    """A control group for the forecaster's processes. Only a sandbox's processes and threads are counted in it."""
+    if not LINUX:
+        return None
+    return new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
+
+
+def _within(group: Group | None, argv: list[str]) -> list[str]:
+    return argv if group is None else group.command(argv)
+
+
 def _start(
-    target: Target, level: Level, limits: Limits, folder: str | None, numba_cache: Path | None
+    target: Target, level: Level, limits: Limits, folder: str | None, numba_cache: Path | None, group: Group | None
 ) -> tuple[subprocess.Popen[bytes], int | None]:
     """The child, and for a sandbox the process id (seen from outside) of its first process."""
     sandboxed = level == "sandbox"
@@ -174,6 +214,7 @@ def _start(
         "extra_path": bubblewrap.extra_path(target) if sandboxed else [],
         "limits": _resource_limits(limits, sandboxed),
         "parent": None if sandboxed else os.getpid(),
+        "first": sandboxed,
     }
     arguments = ["-P", "-s" if sandboxed else "-P", WORKER, json.dumps(settings)]
     pipes: dict[str, Any] = dict(
@@ -181,10 +222,11 @@ def _start(
     )
     if not sandboxed:
         environment = {**os.environ, **ENVIRONMENT, **_cache_setting(target, numba_cache)}
-        return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **pipes), None
-    command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT)
+        argv = _within(group, [sys.executable, *arguments])
+        return subprocess.Popen(argv, cwd=folder, env=environment, **pipes), None
+    command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT, counted=group is not None)
     try:
-        popen = subprocess.Popen(command.argv, pass_fds=command.fds, env={}, **pipes)
+        popen = subprocess.Popen(_within(group, command.argv), pass_fds=command.fds, env={}, **pipes)
     except BaseException:
         os.close(info_fd)
         raise
@@ -229,7 +271,7 @@ def _resource_limits(limits: Limits, sandboxed: bool) -> dict[str, int]:
         "RLIMIT_NOFILE": 1024,
         "RLIMIT_CORE": 0,
     }
-    return {**found, "RLIMIT_NPROC": limits.processes} if sandboxed else found
+    return {**found, "RLIMIT_NPROC": limits.processes + 1} if sandboxed else found  # one is the sandbox's first process
 
 
 def _pipe(stream: Any) -> int:

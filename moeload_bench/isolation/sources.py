@@ -13,6 +13,10 @@ from pathlib import Path
 CONTRACT = ("moeload_bench", "moeload_bench.errors", "moeload_bench.forecaster", "moeload_bench.traces.trace")
 
 
+WEIGHTS_SUFFIXES = (".npz", ".safetensors")
+"""A file of one of these beside a module, and of its name, holds the module's weights and is part of its source."""
+
+
 def find_module(name: str) -> Path | None:
     """The file of a module, found without importing its packages; None when there is none."""
     spec, search = None, None
@@ -31,7 +35,7 @@ def find_module(name: str) -> Path | None:
 def module_sha256(name: str) -> str | None:
     """Hash of a module and of everything that it imports from its own top-level package, the contract left out.
 
-    A module that stands alone has the hash of its file.
+    The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file.
     """
     files = _closure(name)
     if not files:
@@ -53,7 +57,14 @@ def _closure(name: str) -> dict[str, Path]:
         found[module] = path
         if path.suffix == ".py":
             waiting += _imports(module, path)
+            found |= _weights(module, path)
     return found
+
+
+def _weights(module: str, path: Path) -> dict[str, Path]:
+    """The files of weights of a module, each under the module's name and its own suffix."""
+    files = {f"{module}{suffix}": path.with_suffix(suffix) for suffix in WEIGHTS_SUFFIXES}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:

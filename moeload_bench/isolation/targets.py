@@ -15,7 +15,7 @@ import re
 import sys
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +106,21 @@ def load_class(target: Target) -> type[Any]:
         place = target.file or module.__name__
         raise TargetError(f"{target.text!r}: {place} has no class {target.class_name!r}; there is: {known}")
     return _checked(cls, target)
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """The function that ``FILE.py:NAME`` names, imported into this process; raises `TargetError`."""
+    place, _, name = text.rpartition(":")
+    if not place.endswith(".py") or not Path(place).is_file():
+        raise TargetError(f"{text!r}: expected FILE.py:function, where the file exists")
+    try:
+        function = getattr(_import_file(Path(place).resolve()), name, None)
+    except ImportError as error:
+        raise TargetError(f"{text!r}: cannot import it: {error}") from error
+    if not callable(function):
+        raise TargetError(f"{text!r}: {place} has no function {name!r}")
+    loaded: Callable[..., Any] = function
+    return loaded
 
 
 def _checked(cls: type[Any], target: Target) -> type[Any]:

@@ -1,131 +1,159 @@
-"""Watching a process and its descendants from outside: memory, CPU time, number (Linux; elsewhere nothing is known)."""
+"""The harness's side of the watch (`watcher`): one process for all forecasters of this process, started with the first.
+
+Linux only; elsewhere nothing is known of a process's descendants, and limits hold per process.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import json
+import mmap
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from moeload_bench.isolation.levels import MIB, Limits
+from moeload_bench.errors import IsolationError
+from moeload_bench.isolation.groups import Group
+from moeload_bench.isolation.levels import Limits
+from moeload_bench.isolation.watcher import SLOT_BYTES, SLOTS, Slot, children, read_slot, write_slot
 
-EVERY_S = 0.1
 LINUX = sys.platform == "linux"
-TICK_S = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+RUN = (
+    "import sys; sys.path.append(sys.argv[1]); from moeload_bench.isolation.watcher import main; main(int(sys.argv[2]))"
+)
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
-class Usage(NamedTuple):
-    """What /proc says of one process: CPU seconds of its own, of its children that ended, and resident bytes."""
+class Watcher:
+    """The process that watches, and the memory that it writes to."""
 
-    own_cpu_s: float
-    ended_cpu_s: float
-    memory_bytes: int
+    def __init__(self) -> None:
+        fd = os.memfd_create("moeload-watch")
+        os.ftruncate(fd, SLOT_BYTES * SLOTS)
+        self.shared = mmap.mmap(fd, SLOT_BYTES * SLOTS)
+        self._free = deque(range(SLOTS))  # the one that is free for longest first: what is late for it has come by then
+        self._lock = threading.Lock()
+        # -S and -I: what is installed here is not read, which takes longer than all the rest of its start.
+        argv = [sys.executable, "-I", "-S", "-c", RUN, PACKAGE_PARENT, str(fd)]
+        self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(fd,), env={}, start_new_session=True)
+        os.close(fd)
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def ask(self, slot: int, **what: object) -> None:
+        """Tell it whom to watch, or, without ``what``, to forget."""
+        assert self._popen.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError):  # the next call finds out that it is gone
+            self._popen.stdin.write(json.dumps({"slot": slot, **what}).encode() + b"\n")
+            self._popen.stdin.flush()
+
+    def take(self) -> int:
+        """A free place of the shared memory; raises `IsolationError` when there is none."""
+        with self._lock:
+            if not self._free:
+                raise IsolationError(f"{SLOTS} forecasters' processes at a time are watched, not one more")
+            slot = self._free.popleft()
+        write_slot(self.shared, slot, Slot(0, 0.0, ""))
+        return slot
+
+    def give(self, slot: int) -> None:
+        """It is free again."""
+        with self._lock:
+            self._free.append(slot)
 
 
 class Watch:
-    """Looks at a process tree ten times a second and ends it when it uses more than it may.
+    """One forecaster's process tree under watch; ended when it uses more than it may, and ``verdict`` says why.
 
-    ``root`` is the forecaster's process, or, in a sandbox (``inside``), the sandbox's first process whose first child
-    is the forecaster's. ``verdict`` says why it was ended.
+    ``leader`` is the process that was started. ``root`` is the same or, in a sandbox, its first process, whose first
+    child is the forecaster's; ``folders`` are the file systems in memory that a sandbox writes to, with their sizes.
     """
 
-    def __init__(self, root: int, inside: bool, limits: Limits, kill: Callable[[], None]) -> None:
-        self.verdict: str | None = None
-        self._root, self._inside, self._limits, self._kill = root, inside, limits, kill
+    def __init__(
+        self, leader: int, root: int, folders: Mapping[str, int] | None, limits: Limits, group: Group | None
+    ) -> None:
+        inside = folders is not None
+        self._root, self._group = root, group
         self._worker = None if inside else root
-        self._peak_bytes = 0
-        self._others_cpu_s = 0.0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="moeload-watch", daemon=True)
+        self._slot: int | None = None
         if LINUX:
-            self._thread.start()
+            self._watcher = _watcher(os.getpid())
+            self._slot = self._watcher.take()
+            tree = {"leader": leader, "root": root, "inside": inside, "folders": dict(folders or {})}
+            grouped = {"kind": group and group.kind, "group": group and dict(group.folders)}
+            self._watcher.ask(self._slot, **tree, **grouped, limits=dataclasses.asdict(limits))
+        self._last = Slot(0, 0.0, "")
+
+    @property
+    def verdict(self) -> str | None:
+        """Why the watch ended it; None while it did not."""
+        return self._seen().verdict or None
+
+    def check(self) -> None:
+        """Raise `IsolationError` when nobody watches."""
+        if self._slot is not None and not self._watcher.alive:
+            raise IsolationError("the watch over it has ended")
 
     def stop(self) -> None:
-        """End the watch."""
-        self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """End the watch; what it saw stays known."""
+        if self._slot is not None:
+            self._last = self._seen()
+            self._watcher.ask(self._slot)
+            self._watcher.give(self._slot)
+            self._slot = None
 
     def cpu_s(self) -> float | None:
-        """CPU seconds of the tree so far: the forecaster's process to the nanosecond, its descendants as last seen."""
-        worker = self._find_worker()
+        """CPU seconds of the tree so far: as the kernel charged them to its group, else the forecaster's process to the
+        nanosecond and its descendants as last seen."""
+        charged = None if self._group is None else self._group.cpu_s()
+        if charged is not None:
+            return charged
+        worker = self.worker
         if worker is None:
             return None
         try:
             # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
-            return time.clock_gettime((~worker << 3) | 2) + self._others_cpu_s
+            return time.clock_gettime((~worker << 3) | 2) + self._seen().others_cpu_s
         except OSError:
             return None
 
     def peak_memory_bytes(self) -> int | None:
         """The largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
-        worker = self._find_worker()
-        if worker is None:
-            return self._peak_bytes or None
-        return max(self._peak_bytes, _high_water_bytes(worker))
+        worker, seen = self.worker, self._seen().peak_bytes
+        return (seen or None) if worker is None else max(seen, _high_water_bytes(worker))
 
-    def _find_worker(self) -> int | None:
+    @property
+    def worker(self) -> int | None:
+        """The process id of the forecaster's process, None where it is not known."""
         if self._worker is None and LINUX:
-            self._worker = next(iter(_children(self._root)), None)
+            self._worker = next(iter(children(self._root)), None)
         return self._worker if LINUX else None
 
-    def _run(self) -> None:
-        while not self._done.wait(EVERY_S):
-            verdict = self._look()
-            if verdict is not None:
-                self.verdict = verdict
-                self._kill()
-                return
-
-    def _look(self) -> str | None:
-        limits = self._limits
-        worker = self._find_worker()
-        tree = {pid: usage for pid in _tree(self._root) if (usage := _usage(pid)) is not None}
-        memory = sum(usage.memory_bytes for usage in tree.values())
-        self._peak_bytes = max(self._peak_bytes, memory)
-        cpu = sum(usage.own_cpu_s + usage.ended_cpu_s for usage in tree.values())
-        if worker in tree:
-            self._others_cpu_s = max(self._others_cpu_s, cpu - tree[worker].own_cpu_s)
-        if memory > limits.memory_bytes:
-            return f"used {memory // MIB} MiB of memory, allowed are {limits.memory_bytes // MIB} MiB"
-        if cpu > limits.cpu_s:
-            return f"used {cpu:.1f} s of CPU time, allowed are {limits.cpu_s:g} s"
-        if len(tree) - self._inside > limits.processes:
-            return f"had {len(tree) - self._inside} processes, allowed are {limits.processes}"
-        return None
+    def _seen(self) -> Slot:
+        return self._last if self._slot is None else read_slot(self._watcher.shared, self._slot)
 
 
-def _tree(root: int) -> Iterator[int]:
-    waiting = [root]
-    while waiting:
-        pid = waiting.pop()
-        yield pid
-        waiting.extend(_children(pid))
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+def _watcher(pid: int) -> Watcher:
+    """The watcher of this process (``pid``: a process that forked has none yet), started anew when it is gone."""
+    found = _started(pid)
+    if not found.alive:
+        _started.cache_clear()
+        found = _started(pid)
     return found
 
 
-def _usage(pid: int) -> Usage | None:
-    """See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    user, system, ended_user, ended_system = (int(field) * TICK_S for field in fields[11:15])
-    return Usage(user + system, ended_user + ended_system, int(fields[21]) * PAGE_BYTES)
+@functools.lru_cache(maxsize=1)
+def _started(pid: int) -> Watcher:
+    return Watcher()
 
 
 def _high_water_bytes(pid: int) -> int:

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moeload_bench.isolation.frames import Array, Header
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 SIGKILL = 9
 
 
 def main() -> None:
     """Set up the process, then serve until the pipe closes."""
     settings = json.loads(sys.argv[1])
-    read_fd, write_fd = _private_pipes()
     _limit(settings)
+    if settings["first"]:
+        _leave_first_process()
+    read_fd, write_fd = _private_pipes()
     _die_with(settings["parent"])
     # Only now: a submission's own packages come first and may shadow what is imported from here on.
     if settings["path"] is not None:
@@ -71,13 +73,44 @@ def _limit(settings: dict[str, Any]) -> None:
         pass  # not Linux
 
 
-def _die_with(parent: int | None) -> None:
-    """Have the kernel kill this process when its parent dies, where it can (bubblewrap does so itself)."""
-    if parent is None or sys.platform != "linux":
+def _leave_first_process() -> None:
+    """In a sandbox: go on in a child, while this process, the first one there, waits for whoever has no parent left.
+
+    It belongs to the same user as the forecaster and may neither be looked into nor written to by it (PR_SET_DUMPABLE).
+    It holds no pipe, and ends as the child does: 128 + the number of a signal.
+    """
+    import signal
+
+    _prctl(PR_SET_DUMPABLE, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _prctl(PR_SET_DUMPABLE, 1)  # else its own files under /proc were the superuser's
         return
+    os.closerange(0, 4096)
+    ended, status = 0, 0
+    while ended != child:
+        ended, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _prctl(option: int, value: int) -> None:
     import ctypes
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+    ctypes.CDLL(None).prctl(option, value)
+
+
+def _die_with(parent: int | None) -> None:
+    """Have the kernel kill this process when its parent dies, where it can (bubblewrap does so itself).
+
+    Descendants that lose their parent become its children, so that the watch finds them.
+    """
+    if parent is None or sys.platform != "linux":
+        return
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
 
@@ -150,7 +183,7 @@ class Worker:
         from moeload_bench.isolation import local, messages
 
         target = messages.target_from(self._init["target"])
-        fitted = local.run_fit(self._class, target, self._runs, self._init["seed"])
+        fitted = local.run_fit(self._class, target, self._runs, self._init["seed"], header["most"])
         return {}, messages.fitted_array(fitted)
 
     def _read_into(self, view: memoryview) -> None:

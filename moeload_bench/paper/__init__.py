@@ -6,7 +6,6 @@
     measuring  what is measured on a run
     claims     the paper's claims, and the rule that judges them
     verdicts   where the measured numbers agree with them
-    sheets     all of it as flat tables
     page       all of it as Markdown
     files      the texts that are written
     asking     forecasts at one origin, for a figure

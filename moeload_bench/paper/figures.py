@@ -16,7 +16,7 @@ from moeload_bench.forecaster import Forecast
 from moeload_bench.paper.measuring import in_blocks
 from moeload_bench.paper.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.paper.verdicts import PART_NAMES
-from moeload_bench.plots.panels import STEP_LABEL, line, title_of
+from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, line, title_of, view_trace
 from moeload_bench.plots.style import (
     GREY,
     MARKERS,
@@ -30,7 +30,6 @@ from moeload_bench.plots.style import (
     style,
 )
 from moeload_bench.plots.traces import draw_shares, draw_sliding
-from moeload_bench.plots.view import View, bin_rows, view_trace
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.states.rule import state_names
 from moeload_bench.traces.trace import Trace, shares

@@ -35,11 +35,11 @@ from moeload_bench.paper.study import (
     RunStudy,
     Value,
 )
+from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, Results, RunResult
-from moeload_bench.results.rows import run_means
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
-from moeload_bench.states.drift import FloatArray
-from moeload_bench.states.rule import StateLabels, label_states, sliding_range, sliding_variance
+from moeload_bench.states.drift import FloatArray, sliding_range, sliding_variance
+from moeload_bench.states.rule import StateLabels, label_states
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, slide
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, layer_names, shares

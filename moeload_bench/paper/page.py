@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from moeload_bench.paper.choice import ORDER, RULE, needed_steps
 from moeload_bench.paper.claims import LEAST_ORIGINS, MAJORITY, Claim, Finding, claims
 from moeload_bench.paper.facts import PaperError, paper
-from moeload_bench.paper.sheets import over
 from moeload_bench.paper.study import (
     LAYER_METRICS,
     METRICS,
@@ -19,11 +18,12 @@ from moeload_bench.paper.study import (
     RunStudy,
     Study,
     Value,
+    over,
 )
 from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
-from moeload_bench.results.rows import number
+from moeload_bench.results.render import three_digits
+from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.scoring.scores import METRICS as SPECS
 from moeload_bench.suites.suite import STATES
 
 FOLDER = "paper"
@@ -119,7 +119,7 @@ def _with_band(layer: LayerStates) -> str:
 
 def _protocol(study: Study) -> str:
     described = "\n".join(
-        f"- `{spec.name}`: {spec.description}." for name in METRICS for spec in SPECS if spec.name == name
+        f"- `{name}`: {spec.description}." for name in METRICS if (spec := metric_spec(name)) is not None
     )
     horizons = " and ".join(f"{horizon:,}" for horizon in study.horizons)
     return f"""## How it is measured
@@ -181,7 +181,7 @@ def _verdict(one: Finding) -> str:
     scale = 100.0 if one.claim == "size" else 1.0
     known = [scale * figure for figure in one.figures if figure is not None]
     listed = known if len(known) <= LISTED else [min(known), max(known)]
-    text = (", " if len(known) <= LISTED else " to ").join(map(number, listed))
+    text = (", " if len(known) <= LISTED else " to ").join(map(three_digits, listed))
     if not known:
         return "cannot tell: no figure"
     yes, no = (f"{float(one.voted(vote)):.3g}" for vote in (True, False))
@@ -240,7 +240,7 @@ def _run_layers(run: RunStudy) -> str:
         for part in PARTS:
             value_L = run.fluctuates(statistic, window, part)
             if any(value is not None for value in value_L):
-                rows.append([f"{statistic} w={window}, {PART_NAMES[part]}", *map(number, value_L)])
+                rows.append([f"{statistic} w={window}, {PART_NAMES[part]}", *map(three_digits, value_L)])
     for row in run.errors:
         if row.per_layer and row.state == "stable":
             for metric in LAYER_METRICS:
@@ -293,7 +293,7 @@ def _runs_of(study: Study) -> str:
 
 def percent(value: Value) -> str:
     """Three significant digits of a fraction in percent."""
-    return number(None if value is None else 100.0 * value)
+    return three_digits(None if value is None else 100.0 * value)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from moeload_bench.errors import ResultError
 from moeload_bench.schema import Record, first_problem
+from moeload_bench.scoring.floors import excess
 
 Protocol = Literal["sliding", "blocks"]
 Part = Literal["all", "before", "after"]
@@ -152,3 +154,8 @@ def load_study(path: Path) -> Study:
         raise ResultError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         raise ResultError(f"{path}: {first_problem(error, 'study')}") from None
+
+
+def over(value: Value, floor: Value) -> Value:
+    """The excess of an error over a floor, None where either does not exist."""
+    return None if value is None or floor is None else float(f"{float(excess(np.array(value), np.array(floor))):.6g}")

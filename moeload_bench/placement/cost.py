@@ -27,25 +27,6 @@ HEADLINE = "quarter"
 
 Scores = dict[str, FloatArray]
 
-ABOUT = {
-    "imbalance": "mean over the window's steps of max / mean device load under the plan made from the forecast",
-    "regret": "imbalance of the plan made from the forecast / that of the plan made from the true window mean, minus 1",
-    "drop_rate": "share of tokens over the capacity under the plan made from the forecast",
-}
-
-
-UNITS = {
-    "imbalance": "max / mean device load",
-    "regret": "fraction of the oracle's imbalance",
-    "drop_rate": "fraction of tokens",
-}
-
-
-def describe_metric(name: str) -> str | None:
-    """What `METRIC@SHAPE` means, None for another metric's name."""
-    metric, _, shape = name.partition("@")
-    return f"{ABOUT[metric]}; cluster shape {shape!r}" if shape and metric in ABOUT else None
-
 
 def device_weights(slot_expert: IntArray, experts: int, devices: int) -> FloatArray:
     """The part [..., D, E] of each expert's tokens that each device serves under plans [..., R]: replicas share evenly.

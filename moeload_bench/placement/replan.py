@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import PlacementError
+from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.placement.cost import device_weights, replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
 
@@ -132,6 +132,8 @@ class Simulation:
 
     def decisions(self, policy: Policy, every: int) -> tuple[IntArray, BoolArray]:
         """Rows [N] at which a policy acts, and which layers [N, L] it plans anew there. Known without any forecast."""
+        if policy not in POLICIES:
+            raise not_found("policy", policy, POLICIES)
         S, L = self.transient_SL.shape
         if policy == "static":
             return np.empty(0, dtype=np.int64), np.empty((0, L), dtype=np.bool_)

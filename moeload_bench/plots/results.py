@@ -1,4 +1,4 @@
-"""Figures of results: error against horizon with the floors, accuracy against cost.
+"""Figures of results: error against horizon with the floors, accuracy against cost, regret against error.
 
 What is drawn is `moeload_bench.results.grid.result_grid`, number for number. Axis letters: K suite horizons.
 """
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
-from moeload_bench.placement.cost import UNITS
+from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.panels import line
 from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
-from moeload_bench.results.grid import Grid, marked, result_grid
+from moeload_bench.results.disagreement import error_and_regret, value_at
+from moeload_bench.results.grid import Grid, Row, Values, result_grid
 from moeload_bench.results.record import Result
-from moeload_bench.results.rows import Row, Values
-from moeload_bench.scoring.scores import METRICS
+from moeload_bench.results.render import marked_floor
+from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
         _log_if_positive(axes)
         figure.supxlabel("horizon [training steps]")
         floors = [
-            line(marked(name, grid.marks), GREY, dashes)
+            line(marked_floor(name, grid.marks), GREY, dashes)
             for name, dashes in FLOOR_LINES.items()
             if any(name == key[1] for key in grid.floors)
         ]
@@ -86,7 +87,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
                 ax.plot(
                     [x], [y], label=row.forecaster, **{**look[row.forecaster], "linestyle": "none", "markersize": 6}
                 )
-            _front(ax, points, bool(_lower_is_better(metric)))
+            _front(ax, points, lower_is_better(metric) is not False)
             if (state, "floor_batch") in grid.floors:
                 ax.axhline(_numbers(grid.floors[state, "floor_batch"])[k], color=GREY, linestyle=(0, (5, 1.5)))
             ax.grid()
@@ -95,7 +96,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         _log_if_positive(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = line("not beaten in both", GREY, "-", linewidth=0.8)
-        floors = [line(marked("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
+        floors = [line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
         unmeasured = sorted(set(look) - set(spent))
         note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
         _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
@@ -182,9 +183,8 @@ def _front(ax: Axes, points: Sequence[tuple[float, float]], lower_is_better: boo
 
 
 def _label(figure: Figure, metric: str, more: str = "") -> None:
-    units = {spec.name: spec.unit for spec in METRICS} | UNITS
-    unit = units.get(metric.partition("@")[0])
-    figure.supylabel(f"{metric}{more}" + (f"\n[{unit}]" if unit else ""))
+    spec = metric_spec(metric)
+    figure.supylabel(f"{metric}{more}" + (f"\n[{spec.unit}]" if spec else ""))
 
 
 def _title(results: Sequence[Result]) -> str:
@@ -192,11 +192,6 @@ def _title(results: Sequence[Result]) -> str:
     traces = {run.trace for result in results for run in result.runs}
     name = results[0].suite.name
     return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
-
-
-def _lower_is_better(metric: str) -> bool:
-    """True for errors, and for what plans cost (imbalance, regret, dropped tokens): all but the scores."""
-    return next((spec.lower_is_better is not False for spec in METRICS if spec.name == metric), True)
 
 
 def _log_if_positive(axes: Sequence[Axes]) -> None:
@@ -209,3 +204,44 @@ def _log_if_positive(axes: Sequence[Axes]) -> None:
 
 def _numbers(values: Values) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
+    """Regret against window_tv, one panel per state; a line joins a forecaster's horizons, the shortest one is large.
+
+    Where both agree, the order of the lines from left to right is their order from bottom to top.
+    """
+    error, regret = error_and_regret(results, shape)
+    states = [state for state in STATES if any(row.state == state for row in regret.rows)]
+    with style():
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        figure, axes = panels(len(states), height=2.9, columns=len(states))
+        handles: list[Any] = []
+        for ax, state in zip(axes, states, strict=True):
+            names = [row.forecaster for row in error.rows if row.state == state]
+            for i, name in enumerate(names):
+                pairs = [
+                    [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
+                ]
+                points = [(x, y) for x, y in pairs if x is not None and y is not None]
+                look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+                (line,) = ax.plot(
+                    [x for x, _ in points], [100 * y for _, y in points], label=name, linewidth=0.6, **look
+                )
+                if points:
+                    ax.plot(points[0][0], 100 * points[0][1], markersize=7, **look)
+                handles += [line] if ax is axes[0] else []
+            ax.set_xscale("log")
+            ax.set_yscale("symlog", linthresh=0.1)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.set_title(next(over(row) for row in error.rows if row.state == state))
+            ax.grid()
+        figure.supxlabel("window_tv [fraction of tokens]")
+        figure.supylabel(f"regret@{shape} [%]")
+        horizons = ", ".join(f"{horizon:,}" for horizon in error.horizons)
+        legend_above(figure, f"suite {results[0].suite.name}; horizons {horizons}, the shortest large", handles)
+        return figure

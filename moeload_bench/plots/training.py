@@ -1,7 +1,4 @@
-"""Error over training, layer by layer: a forecaster asked at regular origins, as in the founding paper's evaluation.
-
-Result records keep the mean over layers of each origin, or the mean over origins of each layer, never both apart; so
-the forecaster is replayed here by the harness, at the same isolation level and with the same scores.
+"""The figure of error over training, layer by layer, with the floors of the states.
 
 Axis letters: O origins, L MoE layers.
 """
@@ -9,24 +6,18 @@ Axis letters: O origins, L MoE layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import PlotError, not_found
-from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.truth import Truth
-from moeload_bench.isolation.hosts import Level, open_host
-from moeload_bench.isolation.targets import parse_target, preflight
-from moeload_bench.plots.panels import dress, finish, line
+from moeload_bench.errors import PlotError
+from moeload_bench.evaluation.over_training import TrainingErrors
+from moeload_bench.plots.panels import View, dress, finish, line
 from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, say, style
-from moeload_bench.plots.view import View
+from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
-from moeload_bench.scoring.scores import METRICS, horizon_rows, score_forecast
-from moeload_bench.states.rule import StateRule, origins_every
-from moeload_bench.traces.trace import Trace
+from moeload_bench.scoring.scores import horizon_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,50 +25,6 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 FLOOR_LINE: Any = (0, (3, 2))
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingErrors:
-    """One forecaster's error at each origin and layer, [O, L], NaN where a forecast failed or a layer had no load."""
-
-    forecaster: str
-    metric: str
-    horizon: int
-    origin_O: NDArray[np.int64]
-    error_OL: FloatArray
-    failures: tuple[str, ...] = ()
-
-
-def training_errors(
-    trace: Trace, target: str, *, every: int, horizon: int, metric: str = "window_tv", level: Level = "process",
-    seed: int = 0,
-) -> TrainingErrors:  # fmt: skip
-    """Ask a forecaster every so many steps for the next ``horizon`` and score each answer per layer.
-
-    Nothing is fitted beforehand: a forecaster that needs the `train` runs of a suite cannot be drawn this way. Raises
-    `NotFoundError` for a metric that needs quantiles or does not exist, `SuiteError` where no window fits,
-    `TargetError` for the target; a failed forecast is a gap, with its reason in ``failures``.
-    """
-    names = [spec.name for spec in METRICS if not spec.needs_quantiles]
-    if metric not in names:
-        raise not_found("metric", metric, names)
-    parsed = parse_target(target)
-    preflight(parsed)
-    origins = origins_every(trace.step_S, every, horizon)
-    truth = Truth(trace, StateRule(), (horizon,))
-    error_OL = np.full((len(origins), trace.num_layers), np.nan)
-    failures = []
-    with open_host(parsed, trace_info(trace, 0), seed=seed, level=level) as host:
-        for o, answer in enumerate(replay(trace, host, origins, (horizon,))):
-            if answer.forecast is None:
-                failures.append(f"origin {answer.origin}: {answer.failure}")
-                continue
-            scores = score_forecast(
-                answer.forecast, truth.window(answer.origin), (horizon,), stride=trace.meta.stride,
-                last_share_LE=truth.last_share(answer.origin),
-            )  # fmt: skip
-            error_OL[o] = scores[metric][0]
-    return TrainingErrors(target, metric, horizon, np.array(origins, dtype=np.int64), error_OL, tuple(failures))
 
 
 def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
@@ -100,14 +47,14 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
         for ax, layer in zip(axes, view.layers, strict=True):
             dress(ax, view, layer)
             ax.grid(axis="y")
-        spec = next(spec for spec in METRICS if spec.name == metric)
+        spec = metric_spec(metric)
         handles = [
             line(one.forecaster, PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3)
             for i, one in enumerate(errors)
         ]
         if metric in FLOOR_METRICS and "load_half" in view.trace.columns:
             handles.append(line("floor_batch of the state", GREY, FLOOR_LINE))
-        finish(figure, view, f"{metric} over the next {horizon} steps\n[{spec.unit}]", handles)
+        finish(figure, view, f"{metric} over the next {horizon} steps" + (f"\n[{spec.unit}]" if spec else ""), handles)
         return figure
 
 

@@ -1,20 +1,19 @@
 """The dataset card: YAML front matter and tables are generated, the prose between them is written by hand.
 
 A card is Markdown whose generated parts stand between `<!-- begin generated: NAME -->` and `<!-- end generated -->`.
-`make tables` runs `python -m moeload_bench.publishing.card`; a test fails when a card is not what its traces say.
+A test fails when a card of this repository is not what its traces say; `make tables` writes it.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import HubError, TraceError, not_found
-from moeload_bench.publishing.card_tables import TABLES, Run, read_runs
+from moeload_bench.publishing.card_tables import TABLES
+from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
 
 LICENCE = "cc-by-4.0"
@@ -142,40 +141,3 @@ def check_card(folder: str | Path) -> None:
     if named != there:
         wrong = sorted("/".join(pair) for pair in named ^ there)
         raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` writes the card anew")
-
-
-# ---------------------------------------------------------------- the repository's cards
-
-
-def written(root: Path) -> dict[Path, str]:
-    """Every generated file of this repository with its content: two cards, the copy that is published, Croissant."""
-    from moeload_bench.publishing.croissant import croissant
-    from moeload_bench.traces.store import bundled_folder
-
-    bundled = bundled_folder() / "README.md"
-    out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
-    traces = root / "traces"
-    runs = read_runs(traces) if traces.is_dir() else []
-    card = render_card((root / "datasets_card.md").read_text(encoding="utf-8"), runs)
-    out[root / "datasets_card.md"] = card
-    if runs:
-        out[traces / "README.md"] = card
-        out[traces / "croissant.json"] = croissant(traces, runs)
-    return out
-
-
-def update(root: str | Path) -> list[Path]:
-    """Write what differs and return it; CITATION.cff is copied into the published folder as it is."""
-    base, changed = Path(root), []
-    for path, content in written(base).items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != content:
-            path.write_text(content, encoding="utf-8")
-            changed.append(path)
-    if (base / "traces" / "README.md").is_file():
-        shutil.copyfile(base / "CITATION.cff", base / "traces" / "CITATION.cff")
-    return changed
-
-
-if __name__ == "__main__":
-    for changed_path in update(sys.argv[1] if len(sys.argv) > 1 else "."):
-        print(changed_path)

@@ -5,20 +5,14 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
 
-from moeload_bench.errors import TraceError
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, describe_layers
-from moeload_bench.states.rule import StateLabels, label_states, state_names
+from moeload_bench.results.render import markdown_table
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
-from moeload_bench.traces.store import data_sha256, list_traces, read_trace
-from moeload_bench.traces.trace import Trace
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
@@ -26,65 +20,6 @@ BAND = re.compile(r"\((\d+|never) to (\d+|never)\)")
 """The band in `LayerDescription.onset`."""
 SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 """What a column holds per step, by its axes."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the tables say about one trace."""
-
-    id: str
-    meta: TraceMeta
-    steps: int
-    tokens: int
-    columns: tuple[str, ...]
-    bytes: int
-    data_sha256: str
-    spans: tuple[str, ...]
-    layers: tuple[LayerDescription, ...]
-
-    @property
-    def recipe(self) -> str:
-        return self.id.split("/")[0]
-
-    @property
-    def split(self) -> str:
-        return self.id.split("/")[1]
-
-
-def read_runs(folder: str | Path) -> list[Run]:
-    """All traces of a folder, verified, in the order of recipe, split and number."""
-    runs = [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(folder)]
-    return sorted(runs, key=lambda run: (run.recipe, run.split, run.meta.run))
-
-
-def make_run(trace: Trace, size: int) -> Run:
-    """The record of one trace; ``size`` is that of its file in bytes."""
-    return Run(
-        id=trace.id,
-        meta=trace.meta,
-        steps=trace.steps,
-        tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
-        columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
-        bytes=size,
-        data_sha256=data_sha256(trace),
-        spans=run_spans(trace),
-        layers=tuple(describe_layers(trace)),
-    )
-
-
-def run_spans(trace: Trace) -> tuple[str, ...]:
-    """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
-    try:
-        labels: StateLabels = label_states(trace.load_SLE, stride=trace.meta.stride)
-    except TraceError as error:
-        return (f"not defined: {error}",)
-    spans, row = [], 0
-    for state, group in itertools.groupby(state_names(labels)):
-        count = len(list(group))
-        last = int(trace.step_S[row + count - 1]) + trace.meta.stride - 1
-        spans.append(f"{state} {trace.step_S[row]}-{last}")
-        row += count
-    return tuple(spans)
 
 
 # ---------------------------------------------------------------- tables
@@ -108,7 +43,7 @@ def runs_table(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def loads_table(runs: Sequence[Run]) -> str:
@@ -133,12 +68,12 @@ def loads_table(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def hashes_table(runs: Sequence[Run]) -> str:
     """The content of each run, independent of compression."""
-    return table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
+    return markdown_table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
 
 
 def sources_table(runs: Sequence[Run]) -> str:
@@ -152,7 +87,7 @@ def sources_table(runs: Sequence[Run]) -> str:
         (name, version, licence, f"{size / 1e6:.1f} MB", f"`{sha[:16]}`", ", ".join(f"`{r}`" for r in sorted(recipes)))
         for (name, version, licence, sha, size), recipes in sorted(users.items())
     ]
-    return table(("Source", "Version", "Licence", "Size", "SHA-256 begins", "Recipes"), rows)
+    return markdown_table(("Source", "Version", "Licence", "Size", "SHA-256 begins", "Recipes"), rows)
 
 
 def columns_table(runs: Sequence[Run]) -> str:
@@ -163,7 +98,7 @@ def columns_table(runs: Sequence[Run]) -> str:
         rows.append(
             (f"`{name}`", spec.dtype, SHAPES[spec.axes], spec.unit, "all runs" if have == len(runs) else f"{have} runs")
         )
-    return table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
+    return markdown_table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
 
 
 def summary(runs: Sequence[Run]) -> str:
@@ -237,11 +172,3 @@ def number(values: Iterable[float | None]) -> str:
     """The mean over layers with three significant digits; "-" where no layer has a value."""
     known = [value for value in values if value is not None]
     return f"{fmean(known):.3g}" if known else "-"
-
-
-def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    if not rows:
-        return "None yet."
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

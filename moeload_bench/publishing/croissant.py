@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.publishing.card_tables import Run, summary
+from moeload_bench.publishing.card_tables import summary
+from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
 
 PARQUET = "application/x-parquet"

@@ -1,4 +1,4 @@
-"""Publish a folder of traces as a dataset repository; propose files by pull request.
+"""Publish a folder of traces as a dataset repository.
 
 A release is a tag. All content is uploaded first (it is addressed by its hash, so an interrupted upload goes on where
 it was), one commit then makes it visible, its tree is compared with the folder, and only then the tag is set: a tag
@@ -8,20 +8,24 @@ that exists is complete, and it is never moved.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.fetch import cause_of, explain, passes, persist, request_errors
+from moeload_bench.hub.client import (
+    check_repo,
+    check_token,
+    explained,
+    persist,
+)
 from moeload_bench.publishing.files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Report = Callable[[int, int, str], None]
-T = TypeVar("T")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -60,68 +64,14 @@ def publish(
 
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
-    _check_repo(repo)
+    check_repo(repo)
     files = collect(folder)
     check_card(folder)
     release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent)
     if dry_run:
-        return _explained(repo, release.rehearse)
+        return explained(repo, release.rehearse)
     check_token(release.api)
-    return _explained(repo, lambda: persist(release.attempt))
-
-
-def propose(
-    files: Mapping[str, Path | bytes],
-    repo: str,
-    title: str,
-    description: str = "",
-    *,
-    remove: Sequence[str] = (),
-    repo_type: str = "dataset",
-    api: HfApi | None = None,
-) -> str:
-    """Open one pull request that adds, replaces or removes files, and return its address. Raises `HubError`."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    _check_repo(repo)
-    api = api or HfApi()
-    check_token(api)
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationAdd(name, content) for name, content in files.items()),
-        *(CommitOperationDelete(name) for name in remove),
-    ]
-    made = _explained(
-        repo,
-        lambda: api.create_commit(
-            repo, operations, commit_message=title, commit_description=description, repo_type=repo_type, create_pr=True
-        ),
-    )
-    return str(made.pr_url)
-
-
-def check_token(api: HfApi) -> str:
-    """The user that the token belongs to; raises `HubError` when there is none or it is not valid."""
-    from huggingface_hub.errors import LocalTokenNotFoundError
-
-    try:
-        return str(api.whoami()["name"])
-    except LocalTokenNotFoundError:
-        raise HubError("no token: set HF_TOKEN to one that may write, or run `hf auth login`") from None
-    except request_errors() as error:
-        raise HubError(f"{api.endpoint}: {explain(error)}") from None
-
-
-def _explained(repo: str, work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except request_errors(RuntimeError, ValueError) as error:
-        again = "; running it again goes on from here" if passes(error) else ""
-        raise HubError(f"{repo}: {explain(cause_of(error))}{again}") from None
-
-
-def _check_repo(repo: str) -> None:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise HubError(f"got repository {repo!r}, expected ORG/NAME")
+    return explained(repo, lambda: persist(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:

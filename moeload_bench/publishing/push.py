@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.fetch import cause_of, explain, persist, request_errors
-from moeload_bench.publishing.publish import check_token
+from moeload_bench.hub.client import cause_of, check_token, explain, persist, request_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeload_bench.recipes.recipe import Recipe
@@ -47,7 +47,7 @@ def recipe_meta(
         sources=source_metas(recipe, texts),
         tokenizer_sha256=tokenizer_sha256,
         sequence_length=recipe.data.sequence_length,
-        global_batch_tokens=recipe.data.sequence_length * recipe.data.sequences,
+        global_batch_tokens=recipe.data.sequence_length * recipe.data.batch_sizes[-1][1],
         optimizer={"name": "AdamW", **recipe.optimizer.model_dump()},
         schedule=recipe.schedule.model_dump(),
         precision=recipe.precision,
@@ -55,7 +55,30 @@ def recipe_meta(
         versions=package_versions(),
         hardware=hardware(),
         licence=TRACE_LICENCE,
+        notes=tuple(recipe_notes(recipe)),
     )
+
+
+def recipe_notes(recipe: Recipe) -> Iterator[str]:
+    """What a recipe does that no field of the format has a place for."""
+    data, balancing = recipe.data, recipe.balancing
+    if recipe.model.noisy_gate:
+        yield "noisy top-k gating"
+    if balancing.sequence_coefficient is not None:
+        yield f"auxiliary loss within each sequence, coefficient {balancing.sequence_coefficient:g}"
+    if balancing.z_loss is not None:
+        yield f"router z-loss, coefficient {balancing.z_loss:g}"
+    if data.ramp is not None:
+        sizes = ", ".join(f"{count} from step {start}" for start, count in data.batch_sizes)
+        yield f"sequences per step: {sizes}; the metadata's batch is the last"
+    if data.pretraining is not None:
+        yield (
+            f"step 0 follows {data.pretraining.steps} steps that are not recorded, on "
+            f"{', '.join(data.pretraining.sources)}; the optimizer begins anew"
+        )
+    for number, stage in enumerate(data.stages):
+        if stage.towards is not None:
+            yield f"in stage {number} the mixture drifts linearly towards {', '.join(stage.towards)}"
 
 
 def balancing_meta(recipe: Recipe) -> BalancingMeta:
@@ -84,5 +107,5 @@ def source_metas(recipe: Recipe, texts: Mapping[str, TextSource]) -> tuple[Sourc
             stage=number,
         )
         for number, stage in enumerate(recipe.data.stages)
-        for name in stage.sources
+        for name in stage.every_source
     )

@@ -20,35 +20,79 @@ RECIPE_FOLDER = PACKAGE / "recipes"
 
 
 class ModelTable(Record):
-    """The architecture: a transformers model type and keyword arguments of its configuration."""
+    """The architecture: a transformers model type and keyword arguments of its configuration.
+
+    With `noisy_gate` routers choose by noisy logits while training (`noisy_top_k`).
+    """
 
     family: str
     config: dict[str, Any]
     checkpointing: bool = False
+    noisy_gate: bool | None = None
 
 
 class BalancingTable(Record):
-    """How the router is kept balanced; `coefficient` is the loss weight or the bias step."""
+    """How the router is kept balanced; `coefficient` is the loss weight or the bias step.
+
+    `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence, which loss-free
+    balancing may have beside it; `z_loss` that of the router z-loss, which keeps logits small and balances nothing.
+    """
 
     method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias"]
     coefficient: float = Field(default=0.0, ge=0)
+    sequence_coefficient: float | None = Field(default=None, gt=0)
+    z_loss: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _coefficient_only_where_used(self) -> BalancingTable:
         if (self.method == "none") != (self.coefficient == 0):
             raise ValueError(f"method {self.method!r} does not go with coefficient {self.coefficient}")
+        if self.sequence_coefficient is not None and self.method != "loss_free_bias":
+            raise ValueError(f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}")
         return self
 
 
 class StageTable(Record):
-    """From `start` on, sequences are taken in turn from `sources` (names of corpora)."""
+    """From `start` on, sequences are taken in turn from `sources` (names of corpora).
+
+    With `towards` the mixture drifts: the share of the sequences that is taken from those sources instead rises
+    linearly from 0 at `start` to 1 where the next stage starts, which trains on them alone.
+    """
 
     start: int = Field(ge=0)
+    sources: tuple[str, ...] = Field(min_length=1)
+    towards: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+    @property
+    def every_source(self) -> tuple[str, ...]:
+        """The sources that any step of the stage may take sequences from."""
+        return tuple(dict.fromkeys((*self.sources, *(self.towards or ()))))
+
+
+class RampTable(Record):
+    """From step `start` on a step has `sequences` sequences."""
+
+    start: int = Field(ge=1)
+    sequences: int = Field(ge=2)
+
+
+class PretrainingTable(Record):
+    """What the model has behind it before step 0: `steps` steps on other text that are not recorded.
+
+    They are trained as the recipe's own but at the constant rate after the warm-up and with the first batch size; then
+    the optimizer's moments are forgotten, as when training goes on from published weights. Text that is trained on
+    again afterwards comes in the same order.
+    """
+
+    steps: int = Field(ge=1)
     sources: tuple[str, ...] = Field(min_length=1)
 
 
 class DataTable(Record):
-    """Text and batches: `sequences` of `sequence_length` tokens per optimizer step, over all ranks."""
+    """Text and batches: `sequences` of `sequence_length` tokens per optimizer step, over all ranks.
+
+    `ramp` changes the number of sequences at later steps.
+    """
 
     sequence_length: int = Field(ge=8)
     sequences: int = Field(ge=2)
@@ -56,13 +100,49 @@ class DataTable(Record):
     vocabulary: int = Field(ge=257)
     tokenizer_sources: tuple[str, ...] = Field(min_length=1, description="corpora the BPE is trained on")
     stages: tuple[StageTable, ...] = Field(min_length=1)
+    ramp: tuple[RampTable, ...] | None = Field(default=None, min_length=1)
+    pretraining: PretrainingTable | None = None
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> DataTable:
         starts = [stage.start for stage in self.stages]
         if starts[0] != 0 or starts != sorted(set(starts)):
             raise ValueError(f"stages must start at 0 and rise, got starts {starts}")
+        following = [*(stage.sources for stage in self.stages[1:]), None]
+        for stage, sources in zip(self.stages, following, strict=True):
+            if stage.towards is not None and stage.towards != sources:
+                raise ValueError(
+                    f"the stage from step {stage.start} on drifts towards {stage.towards}, expected a next stage that "
+                    f"trains on them, got {sources}"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _ramp_in_order(self) -> DataTable:
+        starts = [piece.start for piece in self.ramp or ()]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"the starts of a ramp must rise, got {starts}")
+        drifts = any(stage.towards is not None for stage in self.stages)
+        if drifts and self.ramp:
+            raise ValueError("a mixture that drifts does not go with a ramp of the batch")
+        if drifts and self.sequences % 2:
+            raise ValueError(f"a mixture that drifts takes pairs of sequences, got {self.sequences} sequences")
+        return self
+
+    @property
+    def batch_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(first step, sequences per step) of each size, in order."""
+        return ((0, self.sequences), *((piece.start, piece.sequences) for piece in self.ramp or ()))
+
+    def sequences_at(self, step: int) -> int:
+        """Sequences of optimizer step `step`."""
+        return [count for start, count in self.batch_sizes if start <= step][-1]
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Every source that sequences are taken from, the unrecorded ones last."""
+        before = self.pretraining.sources if self.pretraining else ()
+        return tuple(dict.fromkeys((*(name for stage in self.stages for name in stage.every_source), *before)))
 
 
 class OptimizerTable(Record):
@@ -77,45 +157,72 @@ class OptimizerTable(Record):
 
 
 class ScheduleTable(Record):
-    """Linear warm-up over `warmup` steps, then constant; or cosine from 1 to `floor` over each `period`.
+    """Linear warm-up over `warmup` steps, then one of four kinds.
 
-    Periods after the first peak at `restart_factor` times the first one's rate. With `restart_from_weights` they begin
-    as a run does that was started again from its weights alone: without warm-up and without the optimizer's moments.
+    - `constant`: the peak rate to the end.
+    - `cosine`: from the peak to `floor` times it at step `period`, and there it stays.
+    - `cosine_restarts`: the same again in each `period`. Periods after the first peak at `restart_factor` times the
+      first one's rate. With `restart_from_weights` they begin as a run does that was started again from its weights
+      alone: without warm-up and without the optimizer's moments.
+    - `warmup_stable_decay`: the peak until step `decay_start`, then linearly to `floor` times it within `decay` steps.
     """
 
-    kind: Literal["constant", "cosine_restarts"] = "constant"
+    kind: Literal["constant", "cosine", "cosine_restarts", "warmup_stable_decay"] = "constant"
     warmup: int = Field(ge=0)
     period: int | None = Field(default=None, ge=1)
     floor: float = Field(default=0.1, ge=0, le=1)
     restart_factor: float = Field(default=1.0, gt=0)
     restart_from_weights: bool = False
+    decay_start: int | None = Field(default=None, ge=1)
+    decay: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _period_only_where_used(self) -> ScheduleTable:
-        if (self.kind == "constant") != (self.period is None):
+    def _settings_only_where_used(self) -> ScheduleTable:
+        if self.kind.startswith("cosine") != (self.period is not None):
             raise ValueError(f"kind {self.kind!r} does not go with period {self.period}")
-        if self.period is None and (self.restart_factor != 1 or self.restart_from_weights):
+        if self.kind != "cosine_restarts" and (self.restart_factor != 1 or self.restart_from_weights):
             raise ValueError(f"kind {self.kind!r} has no restarts, so no restart_factor and no restart_from_weights")
+        given = [self.decay_start is not None, self.decay is not None]
+        if given != [self.kind == "warmup_stable_decay"] * 2:
+            raise ValueError(f"kind {self.kind!r} does not go with decay_start {self.decay_start}, decay {self.decay}")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends_first(self) -> ScheduleTable:
+        for name, end in (("period", self.period), ("decay_start", self.decay_start)):
+            if end is not None and end <= self.warmup:
+                raise ValueError(f"a warm-up of {self.warmup} steps does not end before {name} {end}")
         return self
 
     def restarts_at(self, step: int) -> bool:
         """Whether a period other than the first begins at optimizer step `step`."""
-        return self.period is not None and step > 0 and step % self.period == 0
+        if self.kind != "cosine_restarts" or self.period is None:
+            return False
+        return step > 0 and step % self.period == 0
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate that optimizer step `step` (from 0) uses; pure.
 
         Each restart goes through the warm-up again, unless it is one from weights. Cosine with warm restarts:
-        Loshchilov and Hutter, arXiv 1608.03983, equation 5.
+        Loshchilov and Hutter, arXiv 1608.03983, equation 5. Warm-up, stable, decay: Hu et al., arXiv 2404.06395.
         """
-        if self.period is None:
-            return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        count, at = divmod(step, self.period)
+        if self.period is not None:
+            return self._cosine(step, self.period)
+        risen = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.decay is None or self.decay_start is None:
+            return risen
+        fallen = min(1.0, max(0, step + 1 - self.decay_start) / self.decay)
+        return risen * (1 - (1 - self.floor) * fallen)
+
+    def _cosine(self, step: int, period: int) -> float:
+        count, at = divmod(step, period)
+        if count and self.kind == "cosine":
+            return self.floor
         peak = self.restart_factor if count else 1.0
         warmup = 0 if count and self.restart_from_weights else self.warmup
         if at < warmup:
             return peak * (at + 1) / warmup
-        angle = math.pi * (at - warmup) / max(1, self.period - warmup)
+        angle = math.pi * (at - warmup) / max(1, period - warmup)
         return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(angle)))
 
 
@@ -133,6 +240,24 @@ class Recipe(Record):
     optimizer: OptimizerTable
     schedule: ScheduleTable
 
+    @model_validator(mode="after")
+    def _everything_happens_within_the_steps(self) -> Recipe:
+        starts = {
+            "schedule.warmup": self.schedule.warmup,
+            "schedule.decay_start": self.schedule.decay_start or 0,
+            "data.stages": self.data.stages[-1].start,
+            "data.ramp": self.data.batch_sizes[-1][0],
+        }
+        for name, step in starts.items():
+            if step >= self.steps:
+                raise ValueError(f"{name} reaches to step {step}, expected less than steps, which is {self.steps}")
+        before = self.data.pretraining
+        if before is not None and before.steps <= self.schedule.warmup:
+            raise ValueError(
+                f"data.pretraining has {before.steps} steps, expected more than the warm-up of {self.schedule.warmup}"
+            )
+        return self
+
     def stage_at(self, step: int) -> int:
         """Number of the data stage that optimizer step `step` belongs to."""
         return sum(stage.start <= step for stage in self.data.stages) - 1
@@ -140,6 +265,16 @@ class Recipe(Record):
     def lr_at(self, step: int) -> float:
         """Learning rate of optimizer step `step`."""
         return self.optimizer.lr * self.schedule.factor(step)
+
+    def pretraining(self) -> Recipe | None:
+        """The training that lies behind step 0 as a recipe of its own, None where there is none."""
+        before = self.data.pretraining
+        if before is None:
+            return None
+        stages = (StageTable(start=0, sources=before.sources),)
+        data = self.data.model_copy(update={"stages": stages, "ramp": None, "pretraining": None})
+        schedule = ScheduleTable(warmup=self.schedule.warmup)
+        return self.model_copy(update={"steps": before.steps, "schedule": schedule, "data": data})
 
 
 def list_recipes() -> list[str]:

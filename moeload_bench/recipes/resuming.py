@@ -26,11 +26,12 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
     Names the first key that differs. Other versions of torch or transformers are a warning: numbers may differ in the
     last place from here on.
     """
-    if recipe.data.sequences % processes:
-        raise RecordingError(
-            f"recipe {recipe.name} trains {recipe.data.sequences} sequences per step, which {processes} processes "
-            "cannot share equally"
-        )
+    for start, sequences in recipe.data.batch_sizes:
+        if sequences % processes:
+            raise RecordingError(
+                f"recipe {recipe.name} trains {sequences} sequences per step from step {start} on, which {processes} "
+                "processes cannot share equally"
+            )
     if sharded and processes == 1:
         raise RecordingError("one process has nobody to share the model with: --shard goes with torchrun")
     meta = parts.state.get("meta")

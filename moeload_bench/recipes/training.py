@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,20 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
+from moeload_bench.recipes.balancing import (
+    LossFreeBias,
+    add_noise_to_gates,
+    router_statistics,
+    router_z_loss,
+    sequence_aux_loss,
+)
 from moeload_bench.recipes.batches import Batch, BatchOrder
 from moeload_bench.recipes.metadata import recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
-from moeload_bench.recipes.processes import Ranks
+from moeload_bench.recipes.processes import Ranks, gathered, load_whole, shard
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.resuming import check_same_recipe, check_same_text, recipe_record
-from moeload_bench.recipes.sharding import gathered, load_whole, shard
 from moeload_bench.recipes.text import resolve_source
 from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts
 from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas
 from moeload_bench.recording.parts import Parts, checkpoint_name
+from moeload_bench.recording.routers import find_routers
 from moeload_bench.recording.writer import TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
@@ -75,6 +81,8 @@ class Run:
         self.order = BatchOrder(self.recipe, job.seed, ranks.first_alone(self._streams))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.recipe, job.seed)
+        if self.recipe.model.noisy_gate:
+            add_noise_to_gates(find_routers(self.model))
         self.model = shard(self.model, self.device) if job.sharded else self.model.to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
         self.counter = RouterCounter(self.model, keep_routing=True, reduce=rank_sum(self.model))
@@ -90,12 +98,11 @@ class Run:
     def _streams(self) -> dict[str, NDArray[np.uint16]]:
         """The tokens of every text that is trained on."""
         data = self.recipe.data
-        names = dict.fromkeys((*data.tokenizer_sources, *(n for stage in data.stages for n in stage.sources)))
+        names = dict.fromkeys((*data.tokenizer_sources, *data.trained_on))
         self.sources = {name: resolve_source(name) for name in names}
         trained = train_tokenizer([self.sources[name] for name in data.tokenizer_sources], data.vocabulary)
         self.tokenizer_sha256 = trained.sha256
-        trained_on = dict.fromkeys(name for stage in data.stages for name in stage.sources)
-        return {name: token_stream(self.sources[name], trained) for name in trained_on}
+        return {name: token_stream(self.sources[name], trained) for name in data.trained_on}
 
     def sha256(self) -> dict[str, str]:
         """Hashes of what is trained on: the tokenizer and each text."""
@@ -174,8 +181,23 @@ class Run:
             total, aux, loss = output.loss, statistics.aux_L.detach().mean(), output.loss.detach()
         if balancing.method == "aux_loss":
             total = total + balancing.coefficient * statistics.aux_L.sum()
+        if balancing.sequence_coefficient is not None:
+            within_L = sequence_aux_loss(self.counter.last_routing, self._score, len(part.token_BN))
+            total = total + balancing.sequence_coefficient * within_L.sum()
+        if balancing.z_loss is not None:
+            total = total + balancing.z_loss * router_z_loss(self.counter.last_routing).sum()
         (total / self.recipe.data.micro_batches).backward()
         return loss, aux, statistics.entropy_L
+
+    def pretrain(self) -> None:
+        """Take over the weights of a model that was trained on the recipe's other text first, if it names some."""
+        base = self.recipe.pretraining()
+        if base is None:
+            return
+        before = Run(replace(self.job, recipe=base), self.ranks)
+        for number in range(base.steps):
+            before.step(number)
+        self.model.load_state_dict(before.model.state_dict())
 
     def meta(self) -> TraceMeta:
         """Metadata of the run; known once the first step has passed."""
@@ -244,6 +266,8 @@ def record_recipe(
     checkpoint = _checkpoint(job, writer.parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
+    else:
+        run.pretrain()
     for number in range(first, job.steps):
         row = run.step(number)
         if (number + 1 - first) % job.shard_steps == 0:

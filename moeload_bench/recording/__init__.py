@@ -15,16 +15,42 @@ from moeload_bench.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from moeload_bench.recording.callback import LoadRecorder
+    from moeload_bench.recording.engines import (
+        deepspeed_routing,
+        megatron_routing,
+        nemo_automodel_routing,
+        olmo_core_routing,
+        torchtitan_routing,
+    )
     from moeload_bench.recording.recorder import Recorder, record
-    from moeload_bench.recording.routers import Routing, deepspeed_routing
+    from moeload_bench.recording.routers import Routing
+    from moeload_bench.recording.stages import Stage, merge_stages
 
-__all__ = ["LoadRecorder", "Recorder", "Routing", "deepspeed_routing", "record"]
+__all__ = [
+    "LoadRecorder",
+    "Recorder",
+    "Routing",
+    "Stage",
+    "deepspeed_routing",
+    "megatron_routing",
+    "merge_stages",
+    "nemo_automodel_routing",
+    "olmo_core_routing",
+    "record",
+    "torchtitan_routing",
+]
 
 _HOME = {
     "LoadRecorder": "callback",
     "Recorder": "recorder",
     "Routing": "routers",
-    "deepspeed_routing": "routers",
+    "Stage": "stages",
+    "deepspeed_routing": "engines",
+    "megatron_routing": "engines",
+    "merge_stages": "stages",
+    "nemo_automodel_routing": "engines",
+    "olmo_core_routing": "engines",
+    "torchtitan_routing": "engines",
     "record": "recorder",
 }
 

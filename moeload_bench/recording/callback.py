@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import TrainerCallback
 
-from moeload_bench.recording.counting import Reduce
-from moeload_bench.recording.measured import checked_meta
-from moeload_bench.recording.recorder import Monitor, Recorder
+from moeload_bench.recording.counting import Counted, Reduce
+from moeload_bench.recording.metadata import checked_meta
+from moeload_bench.recording.recorder import Monitor, OnError, Recorder, check_on_error
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
@@ -42,8 +42,11 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         meta: Mapping[str, Any] | None = None,
         adapters: dict[type, Adapter] | None = None,
         reduce: Reduce | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         shard_steps: int = 250,
+        count: Counted = "all",
+        layers: Sequence[int] | None = None,
+        imbalance_rank: bool = False,
         monitor: Monitor | None = None,
     ) -> None:
         self.target = None if out is None else trace_target(out, name, split, run)
@@ -53,8 +56,12 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             "reduce": reduce,
             "on_error": on_error,
             "shard_steps": shard_steps,
+            "count": count,
+            "layers": layers,
+            "imbalance_rank": imbalance_rank,
             "monitor": monitor,
         }
+        check_on_error(on_error)
         checked_meta(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[[], LoadRecorder] | None = None

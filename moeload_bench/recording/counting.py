@@ -9,9 +9,9 @@ that pairs are counted in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
+from moeload_bench.recording.masks import TokenMask
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
 
 _MOST_PENDING = 2**17  # tokens, each once per layer: top-k MB; more are counted before the step is closed
@@ -28,16 +29,23 @@ _MOST_PENDING = 2**17  # tokens, each once per layer: top-k MB; more are counted
 IntArray = NDArray[np.int64]
 Counts = IntArray | torch.Tensor  # arrays for the CPU, tensors for other devices
 Reduce = Callable[[IntArray], IntArray]
+Counted = Literal["all", "attended"]
+_MICRO = 1_000_000  # a ratio goes through the sum over ranks as a whole number of millionths
 
 
 @dataclass(frozen=True, eq=False)
 class StepCounts:
-    """One optimizer step: `tokens_L`, `load_LE`, `load_half_LE`, and `dropped_LE` where something can be dropped."""
+    """One optimizer step: `tokens_L`, `load_LE`, `load_half_LE`, and `dropped_LE` where something can be dropped.
+
+    `imbalance_rank_L`, where it was asked for: largest over mean load of the experts within one forward pass on one
+    rank, as a mean over the step's passes.
+    """
 
     tokens_L: IntArray
     load_LE: IntArray
     load_half_LE: IntArray
     dropped_LE: IntArray | None
+    imbalance_rank_L: NDArray[np.float64] | None = None
 
 
 class RouterCounter:
@@ -49,7 +57,9 @@ class RouterCounter:
 
     ``adapters`` reads routers that transformers does not declare. ``reduce`` sums an int64 vector over the
     data-parallel ranks (see `rank_sum`); it is called once per step, with a vector of the same length on every rank.
-    ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`.
+    ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`. ``count`` "attended" leaves
+    tokens out that the attention mask hides. ``layers`` are the blocks to record, all by default. ``spread`` measures
+    how uneven single passes are. ``skip`` is asked before each pass whether it belongs to no training step.
     """
 
     def __init__(
@@ -59,8 +69,15 @@ class RouterCounter:
         *,
         reduce: Reduce | None = None,
         keep_routing: bool = False,
+        count: Counted = "all",
+        layers: Sequence[int] | None = None,
+        spread: bool = False,
+        skip: Callable[[], bool] | None = None,
     ) -> None:
-        self.routers: list[Router] = find_routers(model, adapters)
+        self.routers: list[Router] = chosen_routers(find_routers(model, adapters), layers)
+        self.mask = TokenMask(self.routers) if count == "attended" else None
+        self._spread = spread
+        self._skip, self._skipped = skip, False
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
         self.halves = Halves(rank=reduce.index if isinstance(reduce, RankSum) else 0)
@@ -68,7 +85,7 @@ class RouterCounter:
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
-        self._handles.append(model.register_forward_pre_hook(self.halves.see_inputs, with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(self._before_pass, with_kwargs=True))
         self.discard()
 
     def discard(self) -> None:
@@ -79,6 +96,8 @@ class RouterCounter:
         self._pending_tokens = 0
         self._counts: list[Counts | None] = [None] * count
         self._awaiting_recomputation = [0] * count
+        self._passes = [0] * count
+        self._ratios: list[Any] = [0.0] * count
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
 
@@ -124,10 +143,21 @@ class RouterCounter:
             counts = list(torch.stack([torch.as_tensor(c, device=device) for c in counts]).cpu().numpy())
         kinds = len(counts[0]) // max(1, self.experts[0] or 0)
         blocks = [counts_C[kind::kinds] for kind in range(kinds) for counts_C in counts]
-        return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks])
+        return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks, *self._spread_vectors()])
+
+    def _spread_vectors(self) -> list[IntArray]:
+        """Sums of the passes' ratios [L] in millionths and numbers of passes [L], where they are asked for."""
+        if not self._spread:
+            return []
+        ratio_L = np.array([round(_MICRO * float(ratio)) for ratio in self._ratios], dtype=np.int64)
+        return [ratio_L, np.array(self._passes, dtype=np.int64)]
 
     def _step_counts(self, vector: IntArray) -> StepCounts:
         count = len(self.routers)
+        imbalance_L = None
+        if self._spread:
+            ratio_L, passes_L, vector = vector[-2 * count : -count], vector[-count:], vector[: -2 * count]
+            imbalance_L = np.divide(ratio_L, _MICRO * passes_L, out=np.full(count, np.nan), where=passes_L > 0)
         tokens_L, block_XLE = vector[:count], vector[count:].reshape(-1, count, self.experts[0] or 0)
         if len(block_XLE) == 2:
             half_LE, dropped_LE = block_XLE[1].copy(), None
@@ -136,7 +166,7 @@ class RouterCounter:
             half_LE, dropped_LE = block_XLE[1] + block_XLE[3], block_XLE[2] + block_XLE[3]
             load_LE = block_XLE[0] + block_XLE[2] + half_LE
         self._check_sums(tokens_L, load_LE)
-        return StepCounts(tokens_L, load_LE, half_LE, dropped_LE)
+        return StepCounts(tokens_L, load_LE, half_LE, dropped_LE, imbalance_L)
 
     def _check_sums(self, tokens_L: IntArray, load_LE: IntArray) -> None:
         pairs_L = load_LE.sum(axis=1)
@@ -156,8 +186,10 @@ class RouterCounter:
                 f"{silent[0]}: was the model in training mode, with gradients on?"
             )
         if len(set(self.experts)) != 1:
-            names = ", ".join(f"{r.name}: {e}" for r, e in zip(self.routers, self.experts, strict=True))
-            raise RecordingError(f"layers differ in their number of experts, which the format does not hold: {names}")
+            raise RecordingError(
+                "layers differ in their number of experts, which the format does not hold: record those that agree, "
+                f"one recording for each number: {_by_experts(self.routers, self.experts)}"
+            )
         if len(sizes) != 1:
             raise RecordingError("some routers drop tokens and others do not, which the format does not hold")
 
@@ -168,7 +200,7 @@ class RouterCounter:
         backward_pass = torch._C._current_graph_task_id
 
         def hook(module: Any, args: Any, output: Any) -> None:
-            if self._broken is not None or not (module.training and gradients_on()):
+            if self._broken is not None or self._skipped or not (module.training and gradients_on()):
                 return
             if self._is_recomputation(layer, backward_pass() != -1):
                 return
@@ -178,6 +210,13 @@ class RouterCounter:
                 self._broken = _as_recording_error(router, error)
 
         return hook
+
+    def _before_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._skipped = self._skip is not None and self._skip()
+        if not self._skipped:
+            self.halves.see_inputs(module, args, kwargs)
+            if self.mask is not None:
+                self.mask.see_inputs(module, args, kwargs)
 
     def _is_recomputation(self, layer: int, in_backward: bool) -> bool:
         """Whether a pass that gradients flow through is the second one of a checkpointed layer."""
@@ -192,8 +231,13 @@ class RouterCounter:
     def _add(self, layer: int, routing: Routing) -> None:
         if routing.experts != self.experts[layer] or routing.top_k != self.top_k[layer]:
             self._set_shape(layer, routing)
-        self._pending[layer].append(_cells(routing, self.halves.of_pairs(routing)))
-        self._tokens[layer] += routing.tokens
+        cell_P, size = _cells(routing, self.halves.of_pairs(routing))
+        tokens = routing.tokens
+        if self.mask is not None:
+            keep_P, tokens = self.mask.of_pairs(self.routers[layer], routing)
+            cell_P = cell_P[keep_P]
+        self._pending[layer].append((cell_P, size))
+        self._tokens[layer] += tokens
         self._pending_tokens += routing.tokens
         if self._keep_routing:
             self.last_routing[layer] = routing
@@ -219,8 +263,40 @@ class RouterCounter:
         try:
             counts_C = _bincount(cell_P, size)
             self._counts[layer] = counts_C if before is None else before + counts_C
+            if self._spread:
+                self._add_ratio(layer, counts_C)
         except Exception as error:  # as in the hook
             raise _as_recording_error(self.routers[layer], error) from error
+
+    def _add_ratio(self, layer: int, counts_C: Counts) -> None:
+        """Largest over mean load of one pass; on its device where that is no CPU, so that nothing waits for it."""
+        load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
+        total = load_E.sum()
+        if isinstance(load_E, torch.Tensor):
+            self._ratios[layer] = self._ratios[layer] + load_E.max() * len(load_E) / total.clamp(min=1)
+        else:
+            self._ratios[layer] += float(load_E.max() * len(load_E) / max(1, total))
+        self._passes[layer] += 1
+
+
+def chosen_routers(routers: list[Router], layers: Sequence[int] | None) -> list[Router]:
+    """The routers of the blocks named, in forward order; raises `RecordingError` for a block without a router."""
+    if layers is None:
+        return routers
+    unknown = sorted(set(layers) - {router.block for router in routers})
+    if unknown or not layers:
+        there = sorted({router.block for router in routers})
+        raise RecordingError(f"layers={list(layers)}: {unknown or 'none'} is no MoE layer; there is: {there}")
+    return [router for router in routers if router.block in layers]
+
+
+def _by_experts(routers: list[Router], experts: list[int | None]) -> str:
+    """The blocks of each number of experts, as the argument that records them."""
+    numbers = sorted({e for e in experts if e is not None})
+    blocks = [[r.block for r, e in zip(routers, experts, strict=True) if e == number] for number in numbers]
+    return "; ".join(
+        f"layers={list(dict.fromkeys(b))} ({number} experts)" for b, number in zip(blocks, numbers, strict=True)
+    )
 
 
 def _as_recording_error(router: Router, error: Exception) -> RecordingError:

@@ -37,6 +37,13 @@ class RankSum:
         self._size: int | None = None
         self._over = False
 
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the first of those that are summed over."""
+        import torch.distributed as dist
+
+        return dist.get_rank(self._group) == 0
+
     def __call__(self, vector: IntArray) -> IntArray:
         """The sum of the ranks' vectors; raises `RecordingError` when another rank has stopped or counts otherwise."""
         if self._over:
@@ -72,7 +79,8 @@ class RankSum:
             raise RecordingError("another rank stopped recording in this step; its own message says why")
         raise RecordingError(
             f"ranks count different layers or experts: {smallest} numbers on one rank, {largest} on another; a model "
-            "that is cut into pipeline stages cannot be recorded"
+            "that is cut into pipeline stages is recorded with stage=Stage(index, stages), summed over the "
+            "stage's ranks only"
         )
 
     def _exchange_sizes(self, size: int) -> tuple[int, int]:
@@ -105,7 +113,10 @@ def rank_sum(model: nn.Module) -> RankSum | None:
         return None
     layout = _layout(model)
     if layout.get("pipeline", 1) > 1:
-        raise RecordingError("pipeline parallelism: each rank holds some of the layers, which cannot be recorded yet")
+        raise RecordingError(
+            "pipeline parallelism: each rank holds some of the layers; pass stage=Stage(index, stages), and "
+            "reduce=RankSum(group) where several ranks hold the same stage"
+        )
     # transformers numbers ranks with the tensor-parallel group innermost
     index, place = divmod(rank, layout.get("tensor", 1))
     return RankSum(counted=place == 0, index=index, batches=world // layout.get("tensor", 1))

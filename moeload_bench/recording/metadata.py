@@ -1,15 +1,23 @@
-"""The metadata of a recorded trace."""
+"""The metadata of a recorded trace, and what a training loop measured in a step, as cells of the trace.
+
+Axis letters: L MoE layers, E experts.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.traces.trace import LayerMeta
+import numpy as np
+from pydantic import ValidationError
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.traces.meta import wrong_field
+from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Array, LayerMeta, TraceMeta
 
 if TYPE_CHECKING:
     from moeload_bench.recording.routers import Router
@@ -17,10 +25,14 @@ if TYPE_CHECKING:
 _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
-def layer_metas(routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None]) -> tuple[LayerMeta, ...]:
-    """One record per router."""
+def layer_metas(
+    routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None], offset: int = 0
+) -> tuple[LayerMeta, ...]:
+    """One record per router; ``offset`` is added to the numbers of their blocks."""
     return tuple(
-        LayerMeta.model_validate({"index": r.block, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k})
+        LayerMeta.model_validate(
+            {"index": r.block + offset, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k}
+        )
         for r, k in zip(routers, top_k_L, strict=True)
     )
 
@@ -54,3 +66,51 @@ def _cpu_name() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def measured_cells(measured: Mapping[str, Any], layers: int, experts: int) -> dict[str, Array]:
+    """Each measured value, tensors of any device included, in its column's dtype and shape.
+
+    Raises `RecordingError` for a name that is no optional column and for a value that does not fit its column.
+    """
+    return {name: _cell(name, value, layers, experts) for name, value in measured.items()}
+
+
+def _cell(name: str, value: Any, layers: int, experts: int) -> Array:
+    if name not in OPTIONAL_COLUMNS:
+        raise RecordingError(f"unknown column {name!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
+    spec = OPTIONAL_COLUMNS[name]
+    expected = tuple({"L": layers, "E": experts}[axis] for axis in spec.axes)
+    plain = value.detach().cpu().tolist() if hasattr(value, "detach") else value  # numpy knows no bfloat16
+    try:
+        cell = np.array(plain, dtype=spec.dtype)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise RecordingError(
+            f"column {name}: got {_shown(value)}, expected {_kind(expected, spec.dtype)}: {error}"
+        ) from None
+    if cell.shape != expected and not (expected == () and cell.size == 1):
+        raise RecordingError(f"column {name}: got shape {cell.shape}, expected {_kind(expected, spec.dtype)}")
+    return cell.reshape(expected)
+
+
+def _kind(shape: tuple[int, ...], dtype: str) -> str:
+    return f"one {dtype}" if not shape else f"{dtype} of shape {shape}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
+
+
+def checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the metadata that somebody gave, before there is a step to go with them.
+
+    Raises `RecordingError` for a field that the metadata does not have or that holds something else.
+    """
+    try:
+        TraceMeta.model_validate({"recipe": "own", "layers": (), "experts": 1, **given}).canonical_json()
+    except ValidationError as error:
+        raise RecordingError(wrong_field(error)) from None
+    except ValueError as error:
+        raise RecordingError(f"metadata that JSON does not hold: {error}") from None
+    return dict(given)

@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from moeload_bench.errors import MoeloadError, RecordingError
-from moeload_bench.recording.counting import Reduce, RouterCounter
+from moeload_bench.errors import MoeloadError, RecordingError, not_found
+from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
-from moeload_bench.recording.measured import checked_meta, measured_cells
-from moeload_bench.recording.metadata import hardware, layer_metas, package_versions
+from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, package_versions
 from moeload_bench.recording.routers import Adapter
+from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+OnError = Literal["warn", "raise"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
 SHARD_SECONDS = (
@@ -70,14 +72,31 @@ class Recorder:
         meta: Mapping[str, Any] | None = None,
         adapters: dict[type, Adapter] | None = None,
         reduce: Reduce | None = None,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         shard_steps: int = 250,
         writes: bool | None = None,
+        count: Counted = "all",
+        layers: Sequence[int] | None = None,
+        imbalance_rank: bool = False,
+        stage: Stage | None = None,
         monitor: Monitor | None = None,
     ) -> None:
+        check_on_error(on_error)
         self._given = checked_meta(meta or {})
-        reduce = rank_sum(model) if reduce is None else reduce
-        self.counter = RouterCounter(model, adapters, reduce=reduce)
+        self._stage, self._whole = stage, target
+        if stage is None:
+            reduce = rank_sum(model) if reduce is None else reduce
+        elif target is None:
+            raise RecordingError("a pipeline stage is one part of a trace: got no place to write it, expected one")
+        else:
+            target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
+        skip = None if stage is None else finding_shapes
+        self.counter = RouterCounter(
+            model, adapters, reduce=reduce, count=count, layers=layers, spread=imbalance_rank, skip=skip
+        )
+        self._counted: Counted = count
+        self._newer = count != "all" or imbalance_rank
+        self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
         self._writer = TraceWriter(target or NOWHERE, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
@@ -127,6 +146,15 @@ class Recorder:
         else:
             self.counter.leave()
 
+    def attended(self, mask_BT: torch.Tensor) -> None:
+        """Say which tokens of the next forward pass count, where the model is not called with an attention mask.
+
+        Raises `RecordingError` in a recording that counts all tokens.
+        """
+        if self.counter.mask is None:
+            raise RecordingError('this recording counts all tokens, expected one begun with count="attended"')
+        self.counter.mask.set(mask_BT)
+
     def discard(self) -> None:
         """Forget the passes since the last step: they belong to no optimizer step."""
         self.counter.discard()
@@ -139,6 +167,7 @@ class Recorder:
     def finish(self, complete: bool = True) -> Path | None:
         """Write the trace and remove the hooks; returns its file, None on ranks that do not write.
 
+        A pipeline stage writes its own; the last of them puts all together and returns the whole.
         What cannot be written now (a full disk) stays as an unfinished recording; None then, or an error.
         """
         self.counter.close()
@@ -148,6 +177,8 @@ class Recorder:
         whole = complete and self.stopped is None
         if self._writes:
             self._guard(lambda: written.append(self._writer.finish(whole, notes)))
+            if written and self._stage is not None:
+                self._guard(self._merge_stages, written)
         return written[0] if written else None
 
     def leave_unfinished(self) -> None:
@@ -155,6 +186,13 @@ class Recorder:
         self.flush()
         self.counter.close()
         self._close_monitor()
+
+    def _merge_stages(self, written: list[Path]) -> None:
+        if self._stage is None or self._whole is None:
+            return
+        merged = merge_when_complete(self._whole, self._stage.stages)
+        if merged is not None:
+            written[0] = merged
 
     def _close_step(self, step: int | None, measured: Mapping[str, Any]) -> None:
         try:
@@ -172,6 +210,8 @@ class Recorder:
             row["load_half"] = counts.load_half_LE
         if counts.dropped_LE is not None:
             row["dropped"] = counts.dropped_LE
+        if counts.imbalance_rank_L is not None:
+            row["imbalance_rank"] = counts.imbalance_rank_L.astype("float32")
         if self._writes:
             self._writer.add(row)
         self._next_step, self._begun = number + 1, True
@@ -193,9 +233,9 @@ class Recorder:
             text = f"monitoring stopped: {type(error).__name__}: {error}"
             warnings.warn(f"{text}; training and recording go on", RecordingWarning, stacklevel=4)
 
-    def _guard(self, action: Callable[[], None]) -> None:
+    def _guard(self, action: Callable[..., None], *args: Any) -> None:
         try:
-            action()
+            action(*args)
         except Exception as error:  # whatever it is, it must not end a training that others pay for
             if self._on_error == "raise":
                 raise
@@ -208,19 +248,41 @@ class Recorder:
         config = getattr(self._model, "config", None)
         known: dict[str, Any] = {
             "recipe": "own",
-            "layers": layer_metas(self.counter.routers, experts, self.counter.top_k),
+            "layers": layer_metas(self.counter.routers, experts, self.counter.top_k, self._offset),
             "experts": experts,
             "count_semantics": "pre_drop",
             "gate": type(self.counter.routers[0].module).__name__,
             "family": getattr(config, "model_type", type(self._model).__name__),
             "config": _config_record(config),
             "global_batch_tokens": self._global_tokens,
-            "parallel": parallel_layout(self._model),
+            "parallel": self._parallel(),
             "versions": package_versions(),
             "hardware": hardware(),
-            "notes": (PADDING_NOTE,) if self.counter.halves.padded else (),
+            "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
+        if self._newer:
+            known |= {"format_version": "1.1", "counted": self._counted}
         return TraceMeta.model_validate({**known, **self._given})
+
+    def _parallel(self) -> dict[str, int]:
+        layout = parallel_layout(self._model)
+        return layout if self._stage is None else {**layout, "stage": self._stage.index, "stages": self._stage.stages}
+
+
+def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:
+    """Whether this rank writes its stage: the first of those that hold it.
+
+    Raises `RecordingError` where that cannot be known.
+    """
+    if isinstance(reduce, RankSum):
+        return reduce.first
+    world = this_rank()[1]
+    if reduce is None and world not in (1, stage.stages):
+        raise RecordingError(
+            f"{world} processes for {stage.stages} pipeline stages: pass reduce=RankSum(group), where group holds the "
+            "ranks of this stage that see different batches"
+        )
+    return True
 
 
 def _config_record(config: Any) -> dict[str, Any]:
@@ -240,9 +302,13 @@ def record(
     meta: Mapping[str, Any] | None = None,
     adapters: dict[type, Adapter] | None = None,
     reduce: Reduce | None = None,
-    on_error: Literal["warn", "raise"] = "warn",
+    on_error: OnError = "warn",
     shard_steps: int = 250,
     writes: bool | None = None,
+    count: Counted = "all",
+    layers: Sequence[int] | None = None,
+    imbalance_rank: bool = False,
+    stage: Stage | None = None,
     monitor: Monitor | None = None,
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
@@ -258,6 +324,10 @@ def record(
     ``reduce`` (`rank_sum` by default) and rank 0 writes, unless ``writes`` says otherwise. When the block ends by an
     exception, what was recorded stays as an unfinished recording beside the target.
 
+    ``count`` "attended" leaves out tokens that the attention mask hides (padding). ``layers`` are the blocks to record,
+    for models whose layers differ in experts. ``imbalance_rank`` adds the column of that name. ``stage`` says which
+    part of a pipeline this process holds: its layers are recorded, and the stages make one trace when the last is done.
+
     Raises `RecordingError` when the model has no MoE layer, when ``meta`` does not fit the metadata, and when the
     target exists or cannot be written; later errors follow ``on_error``.
     """
@@ -272,6 +342,10 @@ def record(
         on_error=on_error,
         shard_steps=shard_steps,
         writes=writes,
+        count=count,
+        layers=layers,
+        imbalance_rank=imbalance_rank,
+        stage=stage,
         monitor=monitor,
     )
     recorder.start(at_step)
@@ -281,3 +355,9 @@ def record(
         recorder.leave_unfinished()
         raise
     recorder.finish()
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise `NotFoundError` for another word: a mistyped "raise" would pass errors over."""
+    if on_error not in get_args(OnError):
+        raise not_found("on_error", on_error, get_args(OnError))

@@ -131,41 +131,6 @@ def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
     )
 
 
-def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
-    """DeepSpeed `TopKGate`, both forms of 0.19; the last item holds the counts before drops [E].
-
-    As `MOELayer` calls it: (loss, C, E, experts of kept pairs [k, T] with -1 where dropped, ..., ..., counts). Called
-    alone: (loss, combine weights, dispatch mask [T, E, C], counts). Pass it as
-    ``adapters={deepspeed.moe.sharded_moe.TopKGate: deepspeed_routing}``. Which token a dropped pair came from is not
-    in the output, so there is no `load_half`.
-    """
-    count_E = output[-1].detach().to(torch.int64)
-    experts = len(count_E)
-    if len(output) == 7:
-        kept_KT = output[3]
-        tokens, kept_E = kept_KT.shape[1], _bincount_kept(kept_KT, experts)
-    else:
-        mask_TEC = output[2].detach()
-        tokens, kept_E = mask_TEC.shape[0], mask_TEC.to(torch.bool).sum(dim=(0, 2))
-    kept_E = kept_E.to(count_E.device)
-    expert_P = torch.arange(experts, device=count_E.device).repeat_interleave(count_E)
-    first_E = count_E.cumsum(0) - count_E
-    rank_P = torch.arange(len(expert_P), device=count_E.device) - first_E[expert_P]
-    return Routing(
-        expert_P=expert_P,
-        token_P=None,
-        tokens=tokens,
-        experts=experts,
-        top_k=module.k,
-        kept_P=rank_P < kept_E[expert_P],
-        tokens_known=False,
-    )
-
-
-def _bincount_kept(index_KT: torch.Tensor, experts: int) -> torch.Tensor:
-    return torch.bincount(index_KT[index_KT >= 0].to(torch.int64), minlength=experts)
-
-
 # Routers of transformers that break the common contract, by the name of their class: importing the classes themselves
 # would load every model family.
 _UNUSUAL: dict[str, Adapter] = {

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from moeload_bench.placement.replan import PolicyRun, best_run
 from moeload_bench.results.record import Result, Results
-from moeload_bench.results.rows import has_skill
 from moeload_bench.results.statistics import EXACT
-from moeload_bench.scoring.scores import METRICS
+from moeload_bench.scoring.catalogue import METRICS, has_skill
 from moeload_bench.suites.suite import STATES
 
 PARTS = 10

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,11 +93,16 @@ def reference_of(results: Sequence[Result]) -> Result | None:
     for result in results:
         if result.forecaster.target == suite.reference:
             return result
-    path = PACKAGE / "data" / "reference" / f"{suite.name}.json"
-    if not path.is_file():
+    return bundled_reference(suite.name, suite.sha256, results[0].scoring_version)
+
+
+def bundled_reference(suite: str, suite_sha256: str, scoring_version: int) -> Result | None:
+    """The reference's result that comes with the package for a suite of this name and content, scored alike."""
+    path = PACKAGE / "data" / "reference" / f"{suite}.json"
+    if Path(suite).name != suite or not path.is_file():
         return None
     bundled = load_result(path)
-    same = bundled.suite.sha256 == suite.sha256 and bundled.scoring_version == results[0].scoring_version
+    same = bundled.suite.sha256 == suite_sha256 and bundled.scoring_version == scoring_version
     return bundled if same else None
 
 

@@ -1,50 +1,40 @@
-"""Result tables for the terminal and for Markdown. Every table says over what each cell is a mean.
+"""Result tables as numbers: rows of forecasters, one cell for each horizon, floors, excess and skill.
 
 A cell is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
-horizons are never averaged away.
+horizons are never averaged away. `moeload_bench.results.words` says over what a cell is a mean,
+`moeload_bench.results.render` draws the table.
+
+Axis letters: K suite horizons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.record import Result, Results, TaskResult
-from moeload_bench.results.rows import (
-    FLOOR_ROWS,
-    NOTHING,
-    Row,
-    Values,
-    floor_values,
-    number,
-    present_mean,
-    ratio_metric,
-    run_means,
-)
-from moeload_bench.results.words import caption
+from moeload_bench.results.record import Result, RunResult, TaskResult
+from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-COST_HEADINGS = ("ms", "% train")
+Values = tuple[float | None, ...]
+FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
+NOTHING = "-"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The content of a result table, however it is drawn."""
+    """The content of a result table of these results, however it is drawn."""
 
+    results: tuple[Result, ...]
     metric: str
     horizons: tuple[int, ...]
     rows: tuple[Row, ...]
     floors: dict[tuple[str, str], Values]
     marks: dict[str, str]
-    caption: str
 
 
 def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
@@ -67,9 +57,7 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
         for result in results
         if here.state_T
     ]
-    marks = marks_of(results[0])
-    text = caption(results, rows, metric, floors, marks)
-    return Grid(metric, results[0].suite.horizons, tuple(rows), floors, marks, text)
+    return Grid(tuple(results), metric, results[0].suite.horizons, tuple(rows), floors, marks_of(results[0]))
 
 
 def floors_of(result: Result, metric: str) -> dict[tuple[str, str], Values]:
@@ -116,37 +104,6 @@ def _row(
     )
 
 
-def result_table(results: Results, metric: str) -> Table | None:
-    """`result_grid` drawn for a terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = result_grid(results, metric)
-    if grid is None:
-        return None
-    table = Table(title=f"{metric}, suite {results[0].suite.name}", caption=Text(grid.caption), caption_justify="left")
-    for heading in ("state", "forecaster"):
-        table.add_column(heading)
-    for horizon in grid.horizons:
-        table.add_column(f"h={horizon}", justify="right")
-    for heading in ("skill", *COST_HEADINGS):
-        table.add_column(heading, justify="right")
-    for state in (*STATES, CROSSING):
-        for row in (row for row in grid.rows if row.state == state):
-            table.add_row(state, row.forecaster, *cells(row), row.skill, *cost_cells(row))
-        for floor in FLOOR_ROWS:
-            if (state, floor) in grid.floors:
-                table.add_row(state, marked(floor, grid.marks), *map(number, grid.floors[state, floor]), style="dim")
-        table.add_section()
-    return table
-
-
-def marked(floor: str, marks: Mapping[str, str]) -> str:
-    """A floor's name, with how far it can be trusted where it is not exact."""
-    mark = marks.get(floor, "exact")
-    return floor if mark == "exact" else f"{floor} ({mark})"
-
-
 def marks_of(result: Result) -> dict[str, str]:
     """The weakest mark of each floor over the runs."""
     marks: dict[str, str] = {}
@@ -154,18 +111,6 @@ def marks_of(result: Result) -> dict[str, str]:
         for floor, mark in run.floor_marks.items():
             marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
     return marks
-
-
-def cells(row: Row) -> list[str]:
-    """`error (excess)` at each horizon; only the error where there is no floor."""
-    if not row.excess_K:
-        return [number(value) for value in row.value_K]
-    return [f"{number(value)} ({number(over)})" for value, over in zip(row.value_K, row.excess_K, strict=True)]
-
-
-def cost_cells(row: Row) -> list[str]:
-    """Time per answered origin, observing included, and as a share of the recorded training time."""
-    return [number(1e3 * row.per_forecast_s), number(None if row.of_training is None else 100 * row.of_training)]
 
 
 def _skill(errors: Errors, result: Result, reference: Result | None) -> str:
@@ -187,3 +132,52 @@ def _has_value(task: TaskResult, state: str, metric: str, k: int) -> bool:
 
 def _excess(value: float | None, floor: float | None) -> float | None:
     return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forecaster in one state: the metric and its excess over floor_batch at each suite horizon.
+
+    ``origins_K`` how many origins have a value at each horizon, ``origins`` the most of them; ``runs`` with any value.
+    """
+
+    forecaster: str
+    state: str
+    value_K: Values
+    excess_K: Values
+    skill: str
+    runs: int
+    origins: int
+    origins_K: tuple[int, ...]
+    per_forecast_s: float
+    of_training: float | None
+    counts: dict[str, int]
+
+
+def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
+    """[K] the run's mean over its origins in a state (or over the windows that cross); empty when there is none."""
+    tasks = [task for task in run.tasks if _in_state(task.state, task.crossing, state) and metric in task.metrics]
+    if not tasks:
+        return []
+    return [
+        present_mean([task.metrics[metric][k] for task in tasks if state != CROSSING or task.crossing[k]])
+        for k in range(len(tasks[0].crossing))
+    ]
+
+
+def floor_values(result: Result, state: str, floor: str, metric: str) -> Values:
+    """[K] the mean over runs of a floor of a metric in a state; empty where no run has it."""
+    found = [
+        run.floors[state][floor][metric] for run in result.runs if metric in run.floors.get(state, {}).get(floor, {})
+    ]
+    return tuple(present_mean([values[k] for values in found]) for k in range(len(found[0]))) if found else ()
+
+
+def present_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are there; None where there is none."""
+    kept = [value for value in values if value is not None]
+    return float(np.mean(kept)) if kept else None
+
+
+def _in_state(task_state: str, crossing: tuple[bool, ...], state: str) -> bool:
+    return any(crossing) if state == CROSSING else task_state == state

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
@@ -73,7 +73,8 @@ class RunResult(Record):
 
     ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
     task's ``crossing`` are the trace's (`results.facts.TraceFacts`).
-    ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`).
+    ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`). ``accounting``: how memory
+    and CPU time of its processes were counted and limited (docs/methods/isolation.md); left out where it is not known.
     """
 
     trace: str
@@ -87,6 +88,14 @@ class RunResult(Record):
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str
+    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.accounting is None:
+            fields.pop("accounting", None)  # results made before it existed keep their text, and their hash
+        return fields
 
     @property
     def recipe(self) -> str:
@@ -245,7 +254,7 @@ def parse_result(text: bytes, where: str) -> Result:
             raise ResultError(f"{where}: schema_version is {version!r}, this version reads 1 and 2")
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
-        runs = tree["runs"] if version == 1 else [_unpacked(run, facts) for run in tree["runs"]]
+        runs = tree["runs"] if version == 1 else [_unpacked(run, facts, suite.name) for run in tree["runs"]]
         result = Result.model_validate_json(compact({**tree, "schema_version": 2, "runs": runs}))
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
@@ -303,7 +312,7 @@ def _packed_run(run: dict[str, Any], own: bool) -> dict[str, Any]:
     return {**run, "metrics": metrics, "tasks": rows, **({"own": facts} if own else {})}
 
 
-def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts]) -> dict[str, Any]:
+def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -> dict[str, Any]:
     """A run as `RunResult` has it; raises `ValueError` where nobody says what belongs to its trace."""
     fields = dict(run)
     metrics, rows, own = fields.pop("metrics"), fields.pop("tasks"), fields.pop("own", None)
@@ -311,8 +320,8 @@ def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts]) -> dict[str, 
         known = kept.get(str(run.get("trace")))
         if known is None:
             raise ValueError(
-                f"run {str(run.get('trace'))[:80]!r} holds neither floors nor which windows cross, and it is not of a "
-                "suite that this version of the package knows"
+                f"{str(run.get('trace'))[:80]}: not in suite {suite[:40]} as this package knows it, and the file holds "
+                "neither its floors nor which windows cross"
             )
         own = known.model_dump(mode="json", include={"crossing", "floors", "floor_marks"})
     tasks = []

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import ResultError
+from moeload_bench.errors import ResultError, not_found
 
 FloatArray = NDArray[np.float64]
 Claim = Literal["these recipes, new seeds", "a new recipe"]
@@ -115,8 +115,11 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes.
 
     ``these recipes, new seeds``: the standard error comes from the pooled variance of runs within recipes; also None
-    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means.
+    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raises `NotFoundError` for
+    another claim.
     """
+    if claim not in get_args(Claim):
+        raise not_found("claim", claim, get_args(Claim))
     recipes = list(_by_recipe(log_ratio_T, tasks).values())
     if len(recipes) < MIN_RECIPES:
         return None

@@ -1,34 +1,33 @@
-"""A result table's caption: what the metric is, over what cells are means, what skill and floors rest on."""
+"""The words of a result table: its caption, why there is none, what failed, who served best.
+
+The caption says what the metric is, over what cells are means, and what skill and floors rest on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moeload_bench.placement.cost import describe_metric
 from moeload_bench.results.comparison import best_window, reference_of
-from moeload_bench.results.record import Result
-from moeload_bench.results.rows import NOTHING, Row, Values, has_skill, ratio_metric
+from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
+from moeload_bench.results.record import Results
+from moeload_bench.results.statistics import EXACT
+from moeload_bench.scoring.catalogue import METRICS, describe_metric, has_skill, needs_quantiles, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_METRICS
-from moeload_bench.scoring.scores import METRICS
-
-Floors = Mapping[tuple[str, str], Values]
+from moeload_bench.suites.suite import STATES
 
 
-def caption(
-    results: Sequence[Result], rows: Sequence[Row], metric: str, floors: Floors, marks: Mapping[str, str]
-) -> str:
-    """The lines below a table. ``floors`` by (state, floor), ``marks`` how far each floor can be trusted."""
-    about = [*_about(rows, metric), *_floor_words(rows, metric, floors, marks)]
-    return "\n".join([*about, *_skill_words(results, rows, metric), *_cost_words(rows)])
+def caption(grid: Grid) -> str:
+    """The lines below a table."""
+    about = [*_about(grid), *_floor_words(grid)]
+    return "\n".join([*about, *_skill_words(grid), *_cost_words(grid.rows)])
 
 
-def _about(rows: Sequence[Row], metric: str) -> Iterator[str]:
+def _about(grid: Grid) -> Iterator[str]:
     """What the metric is, and over what a cell is a mean."""
-    spec = next((spec for spec in METRICS if spec.name == metric), None)
-    about = f"{spec.description} [{spec.unit}]" if spec else describe_metric(metric) or "a metric of the results"
-    yield f"{metric}: {about}."
+    rows, metric = grid.rows, grid.metric
+    yield f"{metric}: {describe_metric(metric)}."
     spans = [span_words([row for row in rows if row.state == state]) for state in dict.fromkeys(r.state for r in rows)]
     yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
 
@@ -46,8 +45,9 @@ def origins_of(rows: Sequence[Row]) -> str:
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
-def _floor_words(rows: Sequence[Row], metric: str, floors: Floors, marks: Mapping[str, str]) -> Iterator[str]:
+def _floor_words(grid: Grid) -> Iterator[str]:
     """What stands in parentheses; where an error has no floor, why."""
+    rows, metric, floors, marks = grid.rows, grid.metric, grid.floors, grid.marks
     if any(row.excess_K for row in rows):
         yield "In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2))."
     if not has_skill(metric):
@@ -61,8 +61,9 @@ def _floor_words(rows: Sequence[Row], metric: str, floors: Floors, marks: Mappin
         yield f"No floor is given for: {', '.join(lacking)}."
 
 
-def _skill_words(results: Sequence[Result], rows: Sequence[Row], metric: str) -> Iterator[str]:
+def _skill_words(grid: Grid) -> Iterator[str]:
     """What skill is a ratio of and to whom; where there is none, why."""
+    results, rows, metric = grid.results, grid.rows, grid.metric
     ratio = ratio_metric(metric)
     if ratio is None:
         yield f"No skill: {metric} is no positive error of which a ratio could be taken."
@@ -95,3 +96,44 @@ def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
     if events:
         listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
         yield f"Counted by the forecaster: {'; '.join(listed)}."
+
+
+def absence(results: Results, metric: str) -> str:
+    """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
+    if needs_quantiles(metric):
+        return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
+    there = sorted({name for r in results for run in r.runs for task in run.tasks for name in task.metrics})
+    return f"no table of {metric}: these results hold {', '.join(there)}"
+
+
+def failure_lines(results: Results) -> Iterator[str]:
+    """One line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
+    grouped: dict[tuple[str, str, str], list[int]] = {}
+    for name, trace, task in results.failures:
+        grouped.setdefault((name, trace, task.failure or ""), []).append(task.origin)
+    for (name, trace, reason), origins in grouped.items():
+        yield f"failed: {name} on {trace}, {len(origins)} task(s) from origin {min(origins)}: {reason}"
+
+
+def best_lines(results: Results, metric: str) -> Iterator[str]:
+    """Which forecaster served best in each state: the least mean over horizons of the ratio to the best one there.
+
+    Horizons at which nothing has a value are left out; a metric of which no ratio can be taken gives way to the first.
+    """
+    metric = metric if has_skill(metric) else METRICS[0].name
+    grid = result_grid(results, metric)
+    for state in STATES:
+        here = [row for row in grid.rows if row.state == state] if grid else []
+        if not here:
+            if state != "mixed":
+                yield f"{state}: no origin of the trace is in this state"
+            continue
+        value_RK = np.array([[np.inf if value is None else value for value in row.value_K] for row in here])
+        value_RK = value_RK[:, np.isfinite(value_RK).any(axis=0)]
+        if not value_RK.size:
+            yield f"{state}: nothing could be scored ({metric} has no value at any horizon)"
+            continue
+        value_RK = np.maximum(value_RK, EXACT)
+        ratio_R = (value_RK / value_RK.min(axis=0)).mean(axis=1)
+        best = [row.forecaster for row, ratio in zip(here, ratio_R, strict=True) if ratio == ratio_R.min()]
+        yield f"{state}: {', '.join(best)} served best ({metric}, horizons weighted alike)"

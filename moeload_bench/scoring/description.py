@@ -1,11 +1,13 @@
-"""What a trace looks like, layer by layer: states, imbalance, dead experts, over-dispersion, floors.
+"""What a trace looks like, layer by layer and as a run: states, imbalance, dead experts, over-dispersion, floors.
 
 Axis letters: S rows, L MoE layers, E experts.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +15,9 @@ from moeload_bench.errors import TraceError
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import FloatArray
-from moeload_bench.states.rule import StateLabels, StateRule, label_states
+from moeload_bench.states.rule import StateLabels, StateRule, label_states, state_names
+from moeload_bench.traces.meta import COLUMNS, TraceMeta
+from moeload_bench.traces.store import data_sha256, list_traces, read_trace
 from moeload_bench.traces.trace import Trace, layer_names
 
 END_STEPS = 100
@@ -29,7 +33,8 @@ class LayerDescription:
     ``layer`` is its name, with stack and kind where the index in the stack is not enough.
     ``states`` the spans in training steps; ``onset`` the first stable step, with the band that the rule's thresholds
     give when they are varied by ``StateRule.band``. ``imbalance_first`` and ``_last``: largest over mean share of the
-    first and last END_STEPS steps; ``dead_experts``: experts below DEAD_SHARE / E in the last ones.
+    first and last END_STEPS steps, ``max_vio`` (MaxVio) the last one less 1; ``dead_experts``: experts below
+    DEAD_SHARE / E in the last ones.
     ``over_dispersion``: size of the per-step noise over that of top-k draws alone. ``floor_window_tv`` at a horizon of
     FLOOR_STEPS steps and ``floor_tv`` per step, both in the layer's stable rows (in all, if there are none);
     ``floor`` says which floor that is.
@@ -40,6 +45,7 @@ class LayerDescription:
     onset: str | None
     imbalance_first: float | None
     imbalance_last: float | None
+    max_vio: float | None
     dead_experts: int | None
     over_dispersion: float | None
     floor: str
@@ -52,10 +58,10 @@ def about_columns(trace: Trace) -> str:
     stride = trace.meta.stride
     ends, horizon = _rows(trace, END_STEPS) * stride, _rows(trace, FLOOR_STEPS) * stride
     return (
-        f"imbalance: largest / mean load of the first and of the last {ends} steps. dead_experts: below "
-        f"{DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise over that of top-k "
-        f"draws alone. Floors are of the layer's stable rows (of all, where there are none): floor_window_tv at "
-        f"h = {horizon} steps, floor_tv per step."
+        f"imbalance: largest / mean load of the first and of the last {ends} steps; max_vio (MaxVio): the last less 1. "
+        f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise "
+        f"over that of top-k draws alone. Floors are of the layer's stable rows (of all, where there are none): "
+        f"floor_window_tv at h = {horizon} steps, floor_tv per step."
     )
 
 
@@ -85,6 +91,7 @@ def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str
         onset=None if labels is None else _onset(trace, labels, layer),
         imbalance_first=None if first_E is None else float(first_E.max() * E),
         imbalance_last=None if last_E is None else float(last_E.max() * E),
+        max_vio=None if last_E is None else float(last_E.max() * E - 1),
         dead_experts=None if last_E is None else int((last_E < DEAD_SHARE / E).sum()),
         over_dispersion=over,
         floor=name,
@@ -131,3 +138,62 @@ def _floors(
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the tables say about one trace."""
+
+    id: str
+    meta: TraceMeta
+    steps: int
+    tokens: int
+    columns: tuple[str, ...]
+    bytes: int
+    data_sha256: str
+    spans: tuple[str, ...]
+    layers: tuple[LayerDescription, ...]
+
+    @property
+    def recipe(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def split(self) -> str:
+        return self.id.split("/")[1]
+
+
+def read_runs(folder: str | Path) -> list[Run]:
+    """All traces of a folder, verified, in the order of recipe, split and number."""
+    runs = [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(folder)]
+    return sorted(runs, key=lambda run: (run.recipe, run.split, run.meta.run))
+
+
+def make_run(trace: Trace, size: int) -> Run:
+    """The record of one trace; ``size`` is that of its file in bytes."""
+    return Run(
+        id=trace.id,
+        meta=trace.meta,
+        steps=trace.steps,
+        tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
+        columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
+        bytes=size,
+        data_sha256=data_sha256(trace),
+        spans=run_spans(trace),
+        layers=tuple(describe_layers(trace)),
+    )
+
+
+def run_spans(trace: Trace) -> tuple[str, ...]:
+    """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
+    try:
+        labels: StateLabels = label_states(trace.load_SLE, stride=trace.meta.stride)
+    except TraceError as error:
+        return (f"not defined: {error}",)
+    spans, row = [], 0
+    for state, group in itertools.groupby(state_names(labels)):
+        count = len(list(group))
+        last = int(trace.step_S[row + count - 1]) + trace.meta.stride - 1
+        spans.append(f"{state} {trace.step_S[row]}-{last}")
+        row += count
+    return tuple(spans)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
 from moeload_bench.scoring import metrics
+from moeload_bench.scoring.catalogue import METRICS
 
 SCORING_VERSION = 2
 """Raised whenever a score can change for the same forecast and truth."""
@@ -23,48 +24,6 @@ CELLS_PER_CHUNK = 1 << 17
 """Cells [rows, L, E] worked on at once: one megabyte per temporary array."""
 
 FloatArray = NDArray[np.float64]
-
-
-class MetricSpec(NamedTuple):
-    """What a table must say about a metric. ``lower_is_better`` None: a description, not a score to rank by."""
-
-    name: str
-    unit: str
-    lower_is_better: bool | None
-    needs_quantiles: bool
-    description: str
-    worst: float | None = None
-
-
-METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("window_tv", "fraction of tokens", True, False,
-               "fraction of the window's tokens planned for the wrong expert: "
-               "0.5 sum_E |mean forecast share - mean true share|", 1.0),
-    MetricSpec("tv", "fraction of tokens", True, False,
-               "the same step by step, averaged over the horizon; the noise of single batches is in it"),
-    MetricSpec("error_rate", "relative", True, False,
-               "per-step relative error: mean over steps and experts of |forecast - true share| / true share, "
-               "where the true share is above 0"),
-    MetricSpec("error_rate_covered", "fraction of cells", None, False,
-               "fraction of (step, expert) cells that error_rate covers"),
-    MetricSpec("error_rate_uniform", "relative to 1/E", True, False,
-               "per-step error relative to the even share: mean over steps and experts of "
-               "|forecast - true share| / (1/E); twice tv"),
-    MetricSpec("window_error_rate", "relative", True, False,
-               "window-mean relative error: mean over experts of |mean forecast share - mean true share| / "
-               "mean true share, where that is above 0"),
-    MetricSpec("hot_recall", "fraction of experts", False, False,
-               "fraction of the k most loaded experts of the window that the forecast names, k = max(1, E // 4)", 0.0),
-    MetricSpec("rank_correlation", "correlation", False, False,
-               "Spearman's rank correlation over experts of the window-mean shares", -1.0),
-    MetricSpec("revival_recall", "fraction of tokens", False, False,
-               "fraction of the tokens of experts dead before the origin and alive in the window that the forecast "
-               "provided for", 0.0),
-    MetricSpec("wql", "fraction of tokens", True, True,
-               "weighted quantile loss of the window-mean shares, mean over the quantile levels"),
-    MetricSpec("coverage", "fraction of experts", None, True,
-               "fraction of experts whose window-mean share lies between the outermost quantiles", 0.0),
-)  # fmt: skip
 
 
 @dataclass

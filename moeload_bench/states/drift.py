@@ -9,12 +9,17 @@ the last).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.errors import TraceError
 from moeload_bench.traces.trace import Array, shares
+
+SLIDING_CHUNK = 256
+"""Rows of sliding statistics worked on at once."""
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -159,4 +164,29 @@ def _mean_known(values_NPL: FloatArray) -> FloatArray:
     count = known.sum(axis=1)
     out = np.full(count.shape, np.nan)
     np.divide(np.where(known, values_NPL, 0.0).sum(axis=1), count, out=out, where=count > 0)
+    return out
+
+
+def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:
+    """Variance of each expert's share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones.
+
+    The founding paper draws it for windows of 10 and 100 steps. Row t covers rows t - window .. t - 1.
+    """
+    return _sliding(share_SLE, window, lambda view: view.var(axis=-1))
+
+
+def sliding_range(share_SLE: FloatArray, window: int) -> FloatArray:
+    """Largest minus smallest share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones."""
+    return _sliding(share_SLE, window, lambda view: view.max(axis=-1) - view.min(axis=-1))
+
+
+def _sliding(share_SLE: FloatArray, window: int, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    S = share_SLE.shape[0]
+    if window < 1:
+        raise TraceError(f"a window holds at least 1 row, got {window}")
+    out = np.full((S + 1, *share_SLE.shape[1:]), np.nan)
+    for start in range(0, S - window + 1, SLIDING_CHUNK):
+        part = share_SLE[start : min(start + SLIDING_CHUNK, S - window + 1) + window - 1]
+        view = np.lib.stride_tricks.sliding_window_view(part, window, axis=0)
+        out[start + window : start + window + len(view)] = statistic(view)
     return out

@@ -9,7 +9,6 @@ Axis letters: S rows, L MoE layers, E experts, G grid points.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -33,11 +32,6 @@ from moeload_bench.states.drift import (
 from moeload_bench.traces.trace import Array, shares
 
 State = Literal["transient", "stable", "mixed"]
-
-FIRST = 20
-"""Rows seen before the earliest origin."""
-SLIDING_CHUNK = 256
-"""Rows of sliding statistics worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -224,70 +218,3 @@ def crossing(labels: StateLabels, row: int, rows: int) -> BoolArray:
     """Whether each layer's label changes inside the window of ``rows`` rows that starts at ``row``; [L]."""
     window = labels.transient_SL[row : row + rows]
     return np.asarray((window != window[:1]).any(axis=0))
-
-
-def choose_origins(
-    labels: StateLabels, step_S: NDArray[np.int64], horizon: int, per_state: int, first: int = FIRST
-) -> dict[str, list[int]]:
-    """Up to ``per_state`` origins in each state, as training steps, spread evenly over the rows of that state.
-
-    Only rows where all layers agree, with at least ``first`` rows before and ``horizon`` training steps from the
-    origin on. Deterministic. A state with fewer such rows gives them all: none when it never occurs.
-    """
-    _check_horizon(horizon, labels.stride)
-    last = len(step_S) - horizon // labels.stride
-    names = state_names(labels)
-    chosen: dict[str, list[int]] = {}
-    for state in ("transient", "stable"):
-        rows = [row for row in range(first, min(last + 1, len(names))) if names[row] == state]
-        at = np.linspace(0, len(rows) - 1, min(per_state, len(rows))).round().astype(int)
-        chosen[state] = [int(step_S[rows[i]]) for i in at]
-    return chosen
-
-
-def origins_every(step_S: NDArray[np.int64], every: int, horizon: int, first: int = FIRST) -> list[int]:
-    """Origins ``every`` training steps apart, each with the whole horizon to come: the paper's sliding evaluation.
-
-    With ``every`` equal to ``horizon`` the windows are disjoint blocks, the paper's other evaluation. The earliest
-    origin is the first multiple of ``every`` with ``first`` rows before it. Raises `SuiteError` when there is none.
-    """
-    stride = int(step_S[1] - step_S[0]) if len(step_S) > 1 else 1
-    _check_horizon(horizon, stride)
-    if every < 1 or every % stride:
-        raise SuiteError(f"origins must lie a multiple of the stride of {stride} steps apart, got {every}")
-    row_step, rows = every // stride, horizon // stride
-    start = -(-first // row_step) * row_step
-    chosen = [int(step_S[row]) for row in range(start, len(step_S) - rows + 1, row_step)]
-    if not chosen:
-        raise SuiteError(f"{len(step_S)} rows hold no window of {horizon} steps after the first {first} rows")
-    return chosen
-
-
-def _check_horizon(horizon: int, stride: int) -> None:
-    if horizon < 1 or horizon % stride:
-        raise SuiteError(f"the stride of {stride} steps does not divide the horizon of {horizon} steps")
-
-
-def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:
-    """Variance of each expert's share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones.
-
-    The founding paper draws it for windows of 10 and 100 steps. Row t covers rows t - window .. t - 1.
-    """
-    return _sliding(share_SLE, window, lambda view: view.var(axis=-1))
-
-
-def sliding_range(share_SLE: FloatArray, window: int) -> FloatArray:
-    """Largest minus smallest share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones."""
-    return _sliding(share_SLE, window, lambda view: view.max(axis=-1) - view.min(axis=-1))
-
-
-def _sliding(share_SLE: FloatArray, window: int, statistic: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    S = share_SLE.shape[0]
-    if window < 1:
-        raise TraceError(f"a window holds at least 1 row, got {window}")
-    out = np.full((S + 1, *share_SLE.shape[1:]), np.nan)
-    for start in range(0, S - window + 1, SLIDING_CHUNK):
-        part = share_SLE[start : min(start + SLIDING_CHUNK, S - window + 1) + window - 1]
-        view = np.lib.stride_tricks.sliding_window_view(part, window, axis=0)
-        out[start + window : start + window + len(view)] = statistic(view)
-    return out

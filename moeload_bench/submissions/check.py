@@ -13,6 +13,8 @@ from typing import Any
 
 from moeload_bench.errors import IsolationError, SubmissionError
 from moeload_bench.isolation.hosts import Level, level_available, parse_level
+from moeload_bench.isolation.local import MAX_COUNTS
+from moeload_bench.results.comparison import bundled_reference
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import Folder
@@ -22,6 +24,7 @@ from moeload_bench.suites.suite import Suite, SuiteTrace
 APART: tuple[Level, ...] = ("process", "sandbox")
 MAX_CLAIM_BYTES = 32 << 20
 MAX_TEXT = 2000
+MAX_TEXTS = {"notes": 50, "environment": 500, "counts": MAX_COUNTS}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,7 +69,8 @@ def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
     wrong = [*_identity(folder, result, suite), *_status(folder, result), *_texts(result)]
     if result.suite.sha256 != suite.sha256():
         return wrong  # the rest would only repeat it
-    return [*wrong, *check_cost("fit_wall_s", result.fit_wall_s), *_runs(result, suite)]
+    known = bundled_reference(suite.name, suite.sha256(), SCORING_VERSION)
+    return [*wrong, *check_cost("fit_wall_s", result.fit_wall_s), *_runs(result, suite, known)]
 
 
 def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
@@ -111,7 +115,13 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
 
 
 def _texts(result: Result) -> Iterator[str]:
-    """Texts that are shown as they are: one line each, of a length that a page can hold."""
+    """Texts that are shown as they are: one line each, of a length that a page can hold, and not too many."""
+    many = {"notes": len(result.notes), "environment": sum(1 for _ in _strings(result.environment.model_dump()))}
+    many["counts"] = max((len(run.counts) for run in result.runs), default=0)
+    for what, number in many.items():
+        if number > MAX_TEXTS[what]:
+            yield f"{what}: got {number} entries, expected at most {MAX_TEXTS[what]}"
+            return
     counts = [name for run in result.runs for name in run.counts]
     failed = [task.failure or "" for _, task in result.failures]
     for text in (*_strings(result.environment.model_dump()), *result.notes, *counts, *failed):
@@ -128,7 +138,9 @@ def _strings(tree: Any) -> Iterator[str]:
         yield tree
 
 
-def _runs(result: Result, suite: Suite) -> Iterator[str]:
+def _runs(result: Result, suite: Suite, known: Result | None) -> Iterator[str]:
+    """``known``: the reference's result, which shares with every other what is the traces'."""
+    theirs = {} if known is None else {run.trace: run for run in known.runs}
     expected = {entry.id: entry for entry in suite.traces}
     found = [run.trace for run in result.runs]
     for trace in sorted(expected.keys() - set(found)):
@@ -139,11 +151,11 @@ def _runs(result: Result, suite: Suite) -> Iterator[str]:
         yield "a run is listed twice"
     for run in result.runs:
         if run.trace in expected:
-            for line in _run(run, expected[run.trace], len(suite.horizons)):
+            for line in _run(run, expected[run.trace], len(suite.horizons), theirs.get(run.trace)):
                 yield f"{run.trace}: {line}"
 
 
-def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
+def _run(run: RunResult, entry: SuiteTrace, K: int, known: RunResult | None) -> Iterator[str]:
     if run.data_sha256 != entry.data_sha256:
         yield f"trace hash {run.data_sha256[:12]!r}, expected {entry.data_sha256[:12]!r}: the run was on other data"
     if not _SHA256.fullmatch(run.forecasts_sha256):
@@ -158,4 +170,4 @@ def _run(run: RunResult, entry: SuiteTrace, K: int) -> Iterator[str]:
         yield f"{len(got)} tasks that are not the suite's {len(wanted)} in their order"
     if missing or got != wanted:
         return
-    yield from check_numbers(run, K)
+    yield from check_numbers(run, K, known)

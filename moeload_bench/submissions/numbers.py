@@ -5,14 +5,15 @@ Axis letters: K suite horizons, L MoE layers.
 
 from __future__ import annotations
 
+import functools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moeload_bench.placement.cost import ABOUT
+from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.record import RunResult, TaskResult
-from moeload_bench.scoring.scores import METRICS
+from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.floors import FLOOR_METRICS, FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES
 
 PRIMARY = "window_tv"
@@ -22,26 +23,52 @@ SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
 MAX_NUMBER = 1e15  # no score, time or count comes near it; sums of such numbers stay finite
 MAX_SECONDS = 1e8  # three years
 MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
-_PLAN_METRIC = re.compile(rf"({'|'.join(ABOUT)})@[a-z][a-z0-9_-]{{0,39}}")
-_FLOOR = re.compile(r"floor_[a-z_]{1,40}")
+MAX_LAYERS, MAX_EXPERTS = 1 << 16, 1 << 20
+LEAST_REGRET = -0.5
+"""The reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half."""
+FLOOR_TOLERANCE = 1e-6  # relative; processors differ in the last digits
+# The least and the greatest value of each metric; those of plans depend on the number of devices, see `_range`.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "window_tv": (0, 1),
+    "tv": (0, 1),
+    "error_rate": (0, MAX_NUMBER),
+    "error_rate_covered": (0, 1),
+    "error_rate_uniform": (0, 2),
+    "window_error_rate": (0, MAX_NUMBER),
+    "hot_recall": (0, 1),
+    "rank_correlation": (-1, 1),
+    "revival_recall": (0, 1),
+    "wql": (0, 4),
+    "coverage": (0, 1),
+}
 _REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
 _OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)
 
 
-def check_numbers(run: RunResult, K: int) -> Iterator[str]:
-    """What is wrong with a run's numbers, in words; its tasks are the suite's already."""
+def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Iterator[str]:
+    """What is wrong with a run's numbers, in words; its tasks are the suite's already.
+
+    ``known`` is another forecaster's result on the same run, with which it must share what is the trace's: layers,
+    experts and floors.
+    """
+    if not (1 <= run.layers <= MAX_LAYERS and 1 <= run.experts <= MAX_EXPERTS):
+        yield f"got {run.layers} layers of {run.experts} experts, expected at least one of each"
+        return
+    if known is not None and (run.layers, run.experts) != (known.layers, known.experts):
+        yield f"got {run.layers} layers of {run.experts} experts, the trace has {known.layers} of {known.experts}"
+        return
     yield from _ranges(run)
     names = set(run.tasks[0].metrics) if run.tasks else set()
-    yield from _names(names)
+    yield from _names(names, run.experts)
     for task in run.tasks:
-        yield from _task(task, names, K)
+        yield from _task(task, names, run.experts, K)
     wrong = [*_layers(run, names, K), *_floors(run, K)]
-    yield from wrong or _sums(run, K)
+    yield from wrong or [*_sums(run, K), *(() if known is None else _same_floors(run, known))]
 
 
 def _ranges(run: RunResult) -> Iterator[str]:
     """Nothing negative and nothing beyond all measure, where the harness counts or takes a time; no work in no time."""
-    for name, value in {**run.cost.model_dump(), **run.counts, "layers": run.layers, "experts": run.experts}.items():
+    for name, value in {**run.cost.model_dump(), **run.counts}.items():
         yield from check_cost(name, value)
     cost = run.cost
     if run.failures:
@@ -62,20 +89,33 @@ def check_cost(name: str, value: float | None) -> Iterator[str]:
         yield f"{name[:40]!r}: got {got}, expected one between 0 and {most:g}"
 
 
-def _names(names: set[str]) -> Iterator[str]:
-    """Those of every forecast, those of plans, and all of the quantiles' metrics or none."""
-    for name in sorted(names):
-        if not _known(name):
-            yield f"metrics: {name[:40]!r} is unknown"
-    for name in sorted((_REQUIRED | (_OPTIONAL if names & _OPTIONAL else frozenset())) - names):
+def _names(names: set[str], experts: int) -> Iterator[str]:
+    """Those of every forecast, those of all plans, and all of the quantiles' metrics or none."""
+    required = _REQUIRED | _plan_metrics(experts).keys()
+    for name in sorted(names - required - _OPTIONAL):
+        yield f"metrics: {name[:40]!r} is unknown"
+    for name in sorted((required | (_OPTIONAL if names & _OPTIONAL else frozenset())) - names):
         yield f"metrics: {name!r} is missing"
 
 
-def _known(metric: str) -> bool:
-    return metric in _REQUIRED or metric in _OPTIONAL or _PLAN_METRIC.fullmatch(metric) is not None
+@functools.lru_cache(maxsize=16)
+def _plan_metrics(experts: int) -> Mapping[str, tuple[float, float]]:
+    """The metrics of plans for so many experts, each with its least and greatest value."""
+    found: dict[str, tuple[float, float]] = {"drop_rate@experts": (0, 1)}
+    for shape in headline_shapes(experts):
+        found[f"imbalance@{shape.name}"] = (1, shape.devices)
+        found[f"regret@{shape.name}"] = (LEAST_REGRET, shape.devices - 1)
+        found[f"drop_rate@{shape.name}"] = (0, 1)
+    return found
 
 
-def _task(task: TaskResult, names: set[str], K: int) -> Iterator[str]:
+def _range(metric: str, experts: int, failed: bool) -> tuple[float, float]:
+    """A task that failed scores up to twice what uniform does."""
+    least, most = RANGES.get(metric) or _plan_metrics(experts).get(metric, (-MAX_NUMBER, MAX_NUMBER))
+    return least - SUM_TOLERANCE, (2 * most + 1 if failed else most) + SUM_TOLERANCE
+
+
+def _task(task: TaskResult, names: set[str], experts: int, K: int) -> Iterator[str]:
     where = f"origin {task.origin}"
     if set(task.metrics) != names:
         yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
@@ -83,11 +123,46 @@ def _task(task: TaskResult, names: set[str], K: int) -> Iterator[str]:
     if len(task.crossing) != K or any(not _sane(value_K, K) for value_K in task.metrics.values()):
         yield f"{where}: expected one sane value for each of the {K} horizons"
         return
-    primary_K = task.metrics.get(PRIMARY, ())
-    if any(value is None or not 0 <= value <= 1 for value in primary_K):
-        yield f"{where}: {PRIMARY} is {list(primary_K)}, expected numbers between 0 and 1"
-    if task.failure is not None and any(value != 1 for value in primary_K):
-        yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(primary_K)}"
+    yield from _within(task.metrics, where, experts, task.failure is not None)
+    if task.failure is None:
+        yield from _relations(task.metrics, where)
+    elif any(value != 1 for value in task.metrics.get(PRIMARY, ())):
+        yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(task.metrics[PRIMARY])}"
+
+
+def _within(metrics: Mapping[str, Sequence[float | None]], where: str, experts: int, failed: bool) -> Iterator[str]:
+    """Every value can be; none is missing of a metric that every layer has."""
+    for metric, values in metrics.items():
+        least, most = _range(metric, experts, failed)
+        for value in values:
+            if value is None and metric.startswith(RECOMPUTED):
+                yield f"{where}: {metric} is null, expected a number: every layer has one"
+                return
+            if value is not None and not least <= value <= most:
+                shown = f"between {least + SUM_TOLERANCE:g} and {most - SUM_TOLERANCE:g}"
+                yield f"{where}: {metric[:60]} is {value:g}, expected a number {shown}"
+                return
+
+
+def _relations(metrics: Mapping[str, Sequence[float | None]], where: str) -> Iterator[str]:
+    """What holds between metrics of one forecast, whatever it says."""
+    for k, value in enumerate(metrics.get("tv", ())):
+        twice, window = _value(metrics, "error_rate_uniform", k), _value(metrics, PRIMARY, k)
+        if value is None or twice is None or window is None:
+            continue
+        if not math.isclose(twice, 2 * value, rel_tol=SUM_TOLERANCE, abs_tol=1e-7):
+            yield f"{where}: error_rate_uniform is {twice:g} and tv is {value:g}, expected twice as much"
+            return
+        if window > value + SUM_TOLERANCE:
+            yield f"{where}: {PRIMARY} is {window:g} and tv is {value:g}, expected at most as much"
+            return
+    for metric, values in metrics.items():
+        shape = metric.removeprefix("regret@")
+        for k, regret in enumerate(values if shape != metric else ()):
+            imbalance = _value(metrics, f"imbalance@{shape}", k)
+            if regret is not None and imbalance is not None and 1 + regret > imbalance + SUM_TOLERANCE:
+                yield f"{where}: {metric} is {regret:g} at an imbalance of {imbalance:g}: no plan's is below 1"
+                return
 
 
 def _sane(values: Sequence[float | None], length: int) -> bool:
@@ -103,22 +178,72 @@ def _layers(run: RunResult, names: set[str], K: int) -> Iterator[str]:
     for state, metrics in run.per_layer.items():
         if set(metrics) != names:
             yield f"per_layer.{state}: metrics {sorted(set(metrics) ^ names)[:3]} are not those of the tasks"
+        failed = any(task.failure is not None for task in run.tasks if task.state == state)
         for metric, rows_KL in metrics.items():
             if len(rows_KL) != K or not all(_sane(row_L, run.layers) for row_L in rows_KL):
                 yield f"per_layer.{state}.{metric[:40]!r}: expected [{K}][{run.layers}] sane values"
+                continue
+            least, most = _range(metric, run.experts, failed)
+            wrong = [value for row_L in rows_KL for value in row_L if value is not None and not least <= value <= most]
+            if wrong:
+                yield f"per_layer.{state}.{metric[:40]!r}: got {wrong[0]:g}, which no layer scores"
+        if len({_empty_layers(rows_KL) for name, rows_KL in metrics.items() if name.startswith(RECOMPUTED)}) > 1:
+            yield f"per_layer.{state}: nulls in one metric and not in another: a layer without load has none at all"
+
+
+def _empty_layers(rows_KL: Sequence[Sequence[float | None]]) -> tuple[tuple[bool, ...], ...]:
+    return tuple(tuple(value is None for value in row_L) for row_L in rows_KL)
 
 
 def _floors(run: RunResult, K: int) -> Iterator[str]:
+    """All floors of all states, and nothing else under their names."""
+    states = {task.state for task in run.tasks}
+    if set(run.floor_marks) != set(FLOOR_NAMES):
+        unknown = sorted(set(run.floor_marks) ^ set(FLOOR_NAMES))[0]
+        yield f"floor_marks: {unknown[:40]!r} is {'missing' if unknown in FLOOR_NAMES else 'unknown'}"
+        return
+    if not states <= set(run.floors) <= {*STATES, CROSSING}:
+        yield f"floors: got those of {sorted(set(run.floors))[:4]}, expected those of {sorted(states)} and {CROSSING}"
+        return
+    given = {floor for floor, mark in run.floor_marks.items() if mark != "not given"}
     for state, floors in run.floors.items():
-        for floor, metrics in floors.items():
-            named = state in (*STATES, CROSSING) and _FLOOR.fullmatch(floor) and all(map(_known, metrics))
-            if not named or not all(_sane(value_K, K) for value_K in metrics.values()):
-                yield f"floors: {state[:20]!r}, {floor[:40]!r}: expected [{K}] sane values of known metrics"
-                return
-    for floor in run.floor_marks:
-        if not _FLOOR.fullmatch(floor):
-            yield f"floor_marks: {floor[:40]!r} is unknown"
+        for floor in sorted(given ^ set(floors)):
+            yield f"floors: {state!r}, {floor[:40]!r}: floor_marks says otherwise"
             return
+        for floor, metrics in floors.items():
+            for metric, value_K in metrics.items():
+                most = RANGES[metric][1] + SUM_TOLERANCE if metric in FLOOR_METRICS else -1
+                if not _sane(value_K, K) or any(value is not None and not 0 <= value <= most for value in value_K):
+                    yield f"floors: {state!r}, {floor!r}, {metric[:40]!r}: expected [{K}] sane values of known metrics"
+                    return
+            if set(metrics) != set(FLOOR_METRICS):
+                yield f"floors: {state!r}, {floor!r}: expected {', '.join(FLOOR_METRICS)}"
+                return
+
+
+def _same_floors(run: RunResult, known: RunResult) -> Iterator[str]:
+    """Floors are the trace's, and so is which layers had no load: every forecaster's result has the same."""
+    for state, metrics in known.per_layer.items():
+        got_KL = run.per_layer.get(state, {}).get(PRIMARY, ())
+        if PRIMARY in metrics and _empty_layers(got_KL) != _empty_layers(metrics[PRIMARY]):
+            yield f"per_layer.{state}: nulls where the reference's result has numbers"
+    if run.floor_marks != known.floor_marks:
+        yield "floor_marks: not those of the trace, as the reference's result has them"
+    for state, floors in known.floors.items():
+        for floor, metrics in floors.items():
+            for metric, value_K in metrics.items():
+                got_K = run.floors.get(state, {}).get(floor, {}).get(metric, ())
+                if len(got_K) != len(value_K) or not all(map(_alike, got_K, value_K)):
+                    yield (
+                        f"floors: {state!r}, {floor!r}, {metric!r}: got {list(got_K)}, the trace's are {list(value_K)}"
+                    )
+                    return
+
+
+def _alike(got: float | None, expected: float | None) -> bool:
+    if got is None or expected is None:
+        return got is expected
+    return math.isclose(got, expected, rel_tol=FLOOR_TOLERANCE, abs_tol=1e-9)
 
 
 def _sums(run: RunResult, K: int) -> Iterator[str]:
@@ -130,7 +255,8 @@ def _sums(run: RunResult, K: int) -> Iterator[str]:
                 by_task = _mean([_value(task.metrics, metric, k) for task in tasks])
                 by_layer = _mean(list(metrics[metric][k]))
                 if by_task is None or by_layer is None:
-                    continue
+                    yield f"{metric} ({state}, horizon number {k + 1}): got no number, expected the mean of every layer"
+                    return
                 if not math.isclose(by_task, by_layer, rel_tol=SUM_TOLERANCE, abs_tol=1e-7):
                     yield (
                         f"{metric} ({state}, horizon number {k + 1}): the tasks' mean is {by_task:.6g}, the layers' "
@@ -145,6 +271,6 @@ def _value(metrics: Mapping[str, Any], metric: str, k: int) -> float | None:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """The mean; None where any value is missing."""
+    """The mean of those that there are: a layer without load has none, in any task."""
     present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present and len(present) == len(values) else None
+    return sum(present) / len(present) if present else None

@@ -16,6 +16,7 @@ MAX_NAME = 40
 MAX_INTEGER = 2**63  # what TOML promises, and what JSON readers elsewhere take
 _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
 _BASELINE_TARGET = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_ADDRESS = re.compile(r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?([/?#][!#-&(-;=?-\[\]-z|~]*)?")
 _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
@@ -33,6 +34,13 @@ def _file_name(name: str) -> str:
 def _printable(text: str) -> str:
     if not text.isprintable() or text != text.strip():
         raise ValueError("must be one line of printable text without blanks at its ends")
+    return text
+
+
+def _web_address(text: str) -> str:
+    """An https address that leads where it seems to: a plain host, no user before it, nothing a browser reads anew."""
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError(f"got {text[:80]!r}, expected https://HOST/PATH of plain letters, without user or password")
     return text
 
 
@@ -65,9 +73,7 @@ class Submission(_Record):
 
     name: Name
     authors: Annotated[list[Line], Field(min_length=1, max_length=50)]
-    link: Annotated[str, Field(pattern=r"^https://[^\s<>\"']+$", max_length=300), AfterValidator(_printable)] | None = (
-        None
-    )
+    link: Annotated[str, Field(max_length=300), AfterValidator(_web_address)] | None = None
     licence: Line
     target: str
     kwargs: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=50)] = {}

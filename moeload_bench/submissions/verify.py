@@ -27,10 +27,9 @@ from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.submissions.altered_traces import Altered, Altering, fresh_runs, splices
+from moeload_bench.submissions.altered_traces import TRACKER, Altered, Altering, fresh_runs, relative_loss, splices
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import VERIFICATION, Folder
-from moeload_bench.submissions.memorising import TRACKER, relative_loss
 from moeload_bench.submissions.record import Verification, status_of
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, SuiteTrace

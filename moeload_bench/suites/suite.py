@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record, first_problem
-from moeload_bench.states.rule import FIRST, State, StateRule, choose_origins, label_states, origins_every, state_names
+from moeload_bench.states.origins import FIRST, choose_origins, origins_every
+from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 
@@ -29,6 +30,11 @@ CROSSING = "crossing"
 """The tasks of any state whose window contains a change of state or a planned switch, reported apart."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
+MAX_SUITE_BYTES = 4 << 20
+_BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
+_VARIANT = re.compile(r"[a-z0-9_]+([.-][a-z0-9_]+)+")  # never a baseline's own name, a path or a module
+_HUB_NAME = r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$"
+Step = Annotated[int, Field(ge=0, le=2**53)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -45,9 +51,9 @@ class SuiteTrace(FitTrace):
     Frozen suites have no mixed origins; the sliding and block evaluations of the founding paper do.
     """
 
-    transient: tuple[int, ...] = ()
-    mixed: tuple[int, ...] = ()
-    stable: tuple[int, ...] = ()
+    transient: tuple[Step, ...] = ()
+    mixed: tuple[Step, ...] = ()
+    stable: tuple[Step, ...] = ()
 
     def origins(self) -> list[tuple[int, State]]:
         """(origin, state) in the order of training."""
@@ -61,8 +67,8 @@ class SuiteTrace(FitTrace):
 class HubPlace(Record):
     """The dataset repository and tag that hold the suite's traces."""
 
-    repo: str
-    revision: str
+    repo: str = Field(pattern=_HUB_NAME)
+    revision: str = Field(pattern=r"^[\w./-]{1,200}$")
 
 
 class Suite(Record):
@@ -75,12 +81,12 @@ class Suite(Record):
     schema_version: int = Field(default=1, ge=1, le=1)
     name: str = Field(pattern=r"^[a-z0-9][\w.:/-]*$")
     description: str = ""
-    horizons: tuple[int, ...]
-    quantiles: tuple[float, ...] = ()
+    horizons: tuple[Step, ...] = Field(max_length=100)
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(), max_length=100)
     reference: str = "sw_avg"
     baselines: tuple[str, ...] = ()
     variants: dict[str, str] = {}
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**64)
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
     fit: tuple[FitTrace, ...] = ()
@@ -93,6 +99,10 @@ class Suite(Record):
         ids = [trace.id for trace in (*self.traces, *self.fit)]
         if len(set(ids)) != len(ids):
             raise ValueError("a trace is listed twice")
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
+        if ".." in self.name:
+            raise ValueError(f"name: got {self.name!r}, expected no '..' in it")
         check_variants(self.baselines, self.variants)
         return self
 
@@ -113,10 +123,22 @@ class Suite(Record):
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
-    """Raise `ValueError` for a variant that is not among the baselines: nobody would run it."""
+    """Raise `ValueError` for a variant that nobody would run, and for a forecaster that is no baseline of the package.
+
+    What a suite names runs without being named by whoever runs the suite: never a file, never another module.
+    """
     for name in variants:
         if name not in baselines:
             raise ValueError(f"variants: got {name!r}, expected one of the baselines: {', '.join(baselines) or 'none'}")
+        if not _VARIANT.fullmatch(name):
+            raise ValueError(f"variants: got {name[:80]!r}, expected one like 'ema.slow'")
+    for name in baselines:
+        target = variants.get(name, name)
+        if not _BASELINE.fullmatch(target.partition("@")[0]):
+            raise ValueError(
+                f"{name[:80]!r} stands for {target[:80]!r}, expected the name of a baseline of this package, with "
+                "arguments after @ in variants: a suite runs no other code"
+            )
 
 
 def suite_names() -> list[str]:
@@ -136,12 +158,21 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
     if not path.is_file():
         raise not_found("suite", text, [*suite_names(), "FILE.toml"])
+    size = path.stat().st_size
+    if size > MAX_SUITE_BYTES:
+        raise SuiteError(f"{path}: {size} bytes, at most {MAX_SUITE_BYTES} are read")
     try:
-        return Suite.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}: not TOML: {error}") from None
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise SuiteError(f"{path}: not TOML: nested too deep") from None
+    except ValueError as error:  # also text that is not UTF-8, and numbers of thousands of digits
+        raise SuiteError(f"{path}: not TOML: {str(error)[:300]}") from None
+    try:
+        return Suite.model_validate(fields)
     except ValidationError as error:
         raise SuiteError(f"{path}: {first_problem(error, 'suite')}") from None
+    except SuiteError as error:  # of the state rule
+        raise SuiteError(f"{path}: rule: {error}") from None
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:

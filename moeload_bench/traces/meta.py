@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, first_problem
 
 FORMAT_VERSION = 1
+"""What a trace is written as that uses nothing newer; "1.1" where it does."""
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
 SPLIT_PATTERN = r"\w+"
 
@@ -45,7 +46,11 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
     "router_entropy": ColumnSpec("float32", "L", "mean entropy of the router's distribution, nats"),
     "expert_bias": ColumnSpec("float32", "LE", "routing bias of loss-free balancing"),
     "step_time_s": ColumnSpec("float32", "", "wall time of the training step, seconds"),
+    "imbalance_rank": ColumnSpec(
+        "float32", "L", "largest / mean load within one micro-batch on one rank, mean over the step's (format 1.1)"
+    ),
 }
+COLUMNS_OF_1_1 = frozenset({"imbalance_rank"})
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
 
@@ -85,7 +90,7 @@ class BalancingMeta(Record):
 class TraceMeta(Record):
     """All that a reader needs to tell two traces apart or to make one again."""
 
-    format_version: Literal[1] = Field(default=1, description="version of this format")
+    format_version: Literal[1, "1.1"] = Field(default=1, description="version of this format that is needed to read it")
     recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
     recipe_version: int = Field(default=1, description="rises when a recipe is changed")
     split: str = Field(
@@ -99,6 +104,9 @@ class TraceMeta(Record):
     experts: int = Field(ge=1, description="experts of each layer")
     count_semantics: Literal["pre_drop", "post_drop", "unknown"] = Field(
         default="unknown", description="whether loads count tokens that were dropped over capacity"
+    )
+    counted: Literal["all", "attended"] | None = Field(
+        default=None, description="which tokens of a batch are counted; null: not said, as in format 1; left out then"
     )
     family: str = Field(default="unknown", description="model family")
     config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
@@ -121,6 +129,20 @@ class TraceMeta(Record):
     complete: bool = Field(default=True, description="false: the run ended before its planned steps")
     notes: tuple[str, ...] = Field(default=(), description="what a reader should know")
 
+    @model_validator(mode="after")
+    def _says_its_version(self) -> TraceMeta:
+        if self.counted is not None and self.format_version == 1:
+            raise ValueError('counted is of format 1.1, expected format_version "1.1"')
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_in_format_1(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is newer where it is not said: hashes of older records stay what they are."""
+        record: dict[str, Any] = handler(self)
+        if record["counted"] is None:
+            del record["counted"]
+        return record
+
     @property
     def top_k(self) -> int | None:
         """The top-k that all layers share, else None."""
@@ -139,9 +161,13 @@ class TraceMeta(Record):
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     """The record as `TraceMeta`; raises `TraceError` with the first field that is wrong, got and expected."""
     try:
-        return TraceMeta.model_validate(record)
+        meta = TraceMeta.model_validate(record)
+        meta.canonical_json()  # its hash is taken over it
+        return meta
     except ValidationError as error:
         raise TraceError(f"{where}: {wrong_field(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{where}: metadata that JSON does not hold: {error}") from None
 
 
 def wrong_field(error: ValidationError) -> str:

@@ -5,7 +5,7 @@ Of a file only the arrays and one batch are in memory at once. Axis letters: S s
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeload_bench.errors import TraceError
+from moeload_bench.bounds import check_decoded, parse_json
+from moeload_bench.errors import MoeloadError, TraceError
+from moeload_bench.traces.pages import largest_page_bytes
 from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -31,8 +33,7 @@ CELLS_A_BATCH = 1 << 20
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """The open file; whatever pyarrow refuses inside the block becomes a `TraceError` that names the file."""
-    import pyarrow as pa
+    """The open file; whatever pyarrow raises inside the block becomes a `TraceError` that names the file."""
     import pyarrow.parquet as pq
 
     if path.is_dir():
@@ -45,8 +46,11 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {error}") from None
+    except MoeloadError:
+        raise
+    except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
 
 
 def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
     if len(raw) > MAX_META_BYTES:
         raise TraceError(f"{where}: metadata has {len(raw)} bytes, at most {MAX_META_BYTES} are read")
     try:
-        record = json.loads(raw)
+        record = parse_json(raw)
     except ValueError as error:
         raise TraceError(f"{where}: metadata is not JSON: {error}") from None
     if not isinstance(record, dict):
@@ -68,25 +72,34 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
 def decoded_bytes(path: Path) -> int:
     """What the columns of a file take as arrays, from its footer."""
     with open_parquet(path) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    return sum(chunk.num_values * (4 if chunk.physical_type in ("INT32", "FLOAT") else 8) for chunk in chunks)
+        return _footer_bytes(file)
 
 
-def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str, Array]:
+def _footer_bytes(file: pq.ParquetFile) -> int:
+    """A footer may lie: a number below zero counts for nothing, so that it cannot hide another one."""
+    total = 0
+    for i in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(i)
+        for chunk in map(group.column, range(group.num_columns)):
+            total += max(0, chunk.num_values) * (4 if chunk.physical_type in ("INT32", "FLOAT") else 8)
+    return total
+
+
+def read_columns(file: pq.ParquetFile, meta: TraceMeta, path: Path) -> dict[str, Array]:
     """Every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
 
-    Raises `TraceError` for a missing or unknown column, another type or shape than the metadata's, and empty cells.
+    What they take in memory is known from the footer, the pages' headers and the metadata before anything is decoded,
+    and must not be out of proportion to the file (`moeload_bench.bounds`). Raises `TraceError` for that, for a missing
+    or unknown column, another type or shape than the metadata's, and empty cells.
     """
-    names = file.schema_arrow.names
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
-    if missing:
-        raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(names)}")
-    unknown = [name for name in names if name not in COLUMNS]
-    if unknown:
-        raise TraceError(f"{where}: unknown column {unknown[0]!r}; the format has: {', '.join(COLUMNS)}")
+    where = str(path)
+    names = _column_names(file, where)
     steps, done = file.metadata.num_rows, 0
-    arrays = {name: _empty(column_shape(name, steps, len(meta.layers), meta.experts), name, where) for name in names}
+    shapes = {name: column_shape(name, steps, len(meta.layers), meta.experts) for name in names}
+    announced = sum(math.prod(shape) * np.dtype(COLUMNS[name].dtype).itemsize for name, shape in shapes.items())
+    largest = largest_page_bytes(path, file.metadata)
+    check_decoded(max(announced, _footer_bytes(file), largest), path.stat().st_size, where)
+    arrays = {name: _empty(shape, name, where) for name, shape in shapes.items()}
     cells_per_step = max(1, len(meta.layers) * meta.experts)
     at_once = steps * cells_per_step <= CELLS_AT_ONCE
     rows = max(1, steps) if at_once else max(ROW_GROUP_STEPS, CELLS_A_BATCH // cells_per_step)
@@ -101,6 +114,41 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, where: str) -> dict[str,
     if done != steps:
         raise TraceError(f"{where}: {done} rows, the file's footer says {steps}")
     return arrays
+
+
+def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
+    """The columns, each one of the format's, of its type, and there once."""
+    try:
+        names: list[str] = file.schema_arrow.names
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{where}: a column's name is not UTF-8: {error}") from None
+    for name in names:
+        if name not in COLUMNS:
+            raise TraceError(f"{where}: unknown column {name[:80]!r}; the format has: {', '.join(COLUMNS)}")
+        if names.count(name) > 1:
+            raise TraceError(f"{where}: column {name!r} is there {names.count(name)} times, expected once")
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(names)}")
+    for name in names:
+        _check_type(name, file.schema_arrow.field(name).type, where)
+    return names
+
+
+def _check_type(name: str, found: pa.DataType, where: str) -> None:
+    """Lists as deep as the format says, of its dtype: other types could decode to anything."""
+    import pyarrow as pa
+
+    inner = found
+    for _ in COLUMNS[name].axes:
+        if not (pa.types.is_list(inner) or pa.types.is_fixed_size_list(inner)):
+            break
+        inner = inner.value_type
+    else:
+        if inner == pa.from_numpy_dtype(np.dtype(COLUMNS[name].dtype)):
+            return
+    expected = f"expected cells of {COLUMNS[name].dtype} in each list level"
+    raise TraceError(f"{where}: column {name} has type {str(found)[:120]}, {expected}")
 
 
 def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:

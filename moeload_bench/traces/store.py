@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 TRACES_ENV = "MOELOAD_TRACES"
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
-"""How pyarrow writes a trace."""
+"""How pyarrow writes a trace, whatever its columns."""
+_REPEATING = ("lr", "expert_bias")
+"""Columns of few different values, which a dictionary holds in less room than their bytes side by side."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 
 
@@ -98,8 +100,23 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     check_trace(trace, where=str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as scratch:
-        pq.write_table(_to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **WRITING)
+        pq.write_table(_to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writing(list(columns_of(trace))))
     return target
+
+
+def writing(names: Sequence[str]) -> dict[str, Any]:
+    """How pyarrow writes a trace of these columns.
+
+    Measured numbers are floats that hardly ever repeat: their bytes are stored side by side (byte-stream-split), which
+    saves 2 to 12 % of a file. Counts would save 11 % at most, and DuckDB 1.2 cannot read whole numbers stored so.
+    """
+    path_of = {name: name + ".list.element" * len(COLUMNS[name].axes) for name in names}
+    split = {name for name in names if COLUMNS[name].dtype == "float32" and name not in _REPEATING}
+    return {
+        **WRITING,
+        "use_dictionary": [path for name, path in path_of.items() if name not in split],
+        "column_encoding": {path_of[name]: "BYTE_STREAM_SPLIT" for name in sorted(split)},
+    }
 
 
 def _to_table(trace: Trace) -> pa.Table:
@@ -139,7 +156,7 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
         record = read_record(file, where)
         stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
         meta = checked_meta(record, where)
-        arrays = read_columns(file, meta, where)
+        arrays = read_columns(file, meta, Path(path))
     run_S = arrays.pop("run")
     if (run_S != meta.run).any():
         raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")

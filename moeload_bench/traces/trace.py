@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.meta import (
     COLUMNS,
+    COLUMNS_OF_1_1,
     FORMAT_VERSION,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
@@ -47,6 +48,9 @@ IntArray = NDArray[np.int64]
 
 MAX_COUNT = 1 << 50
 """More tokens or loads in one step are refused, so that sums over thousands of experts cannot overflow."""
+
+MAX_LAYERS = 1 << 16
+"""Each has a record in the metadata."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +119,14 @@ class Trace:
         top_k = None if top_k is None else int(top_k)
         load = _whole("load", load_SLE, ndim=3)
         S, L, E = load.shape
+        if not 1 <= L <= MAX_LAYERS:
+            raise TraceError(f"load has {L} layers (its second axis), expected 1 to {MAX_LAYERS}")
         steps = np.arange(S, dtype=np.int64) if step_S is None else _whole("step", step_S, ndim=1)
         tokens_SL = _tokens(tokens, load, top_k)
         meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
+        if COLUMNS_OF_1_1 & set(columns or {}) or meta.get("counted") is not None:
+            meta.setdefault("format_version", "1.1")
         if "layers" not in meta:
             meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
         record = checked_meta({"recipe": recipe, "split": split, "run": run, "experts": E, **meta}, "trace")
@@ -158,6 +166,8 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
     for name, array in arrays.items():
         if name not in COLUMNS:
             raise TraceError(f"{where}: unknown column {name!r}; there is: {', '.join(COLUMNS)}")
+        if name in COLUMNS_OF_1_1 and meta.format_version == 1:
+            raise TraceError(f"{where}: column {name} is of format 1.1, the metadata says format 1")
         expected = column_shape(name, S, L, E)
         if array.shape != expected:
             raise TraceError(f"{where}: column {name} has shape {array.shape}, expected {expected}")

@@ -82,7 +82,7 @@ def test_an_error_of_the_system_is_one_line(
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/seed0.parquet")
 
-    monkeypatch.setattr("moeload_bench.cli.app", full)
+    monkeypatch.setattr("moeload_bench.cli.app.app", full)
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2

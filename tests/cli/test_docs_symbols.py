@@ -11,12 +11,12 @@ import pytest
 
 from moeload_bench import forecaster
 from moeload_bench.results import statistics
-from moeload_bench.scoring import floors, metrics, noise, scores
+from moeload_bench.scoring import catalogue, floors, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 
 ROOT = Path(__file__).parents[2]
-MODULES = (drift, forecaster, metrics, scores, rule, floors, noise, statistics, shifts)
+MODULES = (drift, forecaster, metrics, catalogue, scores, rule, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
 OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
@@ -34,7 +34,7 @@ def exists(name):
         if owner is None:
             return name.startswith("moeload_bench.") and importlib.util.find_spec(name) is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
-    listed = {spec.name for spec in scores.METRICS} | set(floors.FLOOR_NAMES)
+    listed = {spec.name for spec in catalogue.METRICS} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)
 

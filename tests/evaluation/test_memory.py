@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation import memory
+from moeload_bench.evaluation import workers
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.parquet import decoded_bytes
@@ -29,7 +29,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     path = write_trace(trace, tmp_path / "t.parquet")
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(10,), stable=(20,))
     suite = Suite(name="small", horizons=(1,), traces=(entry,))
-    monkeypatch.setattr(memory, "available_bytes", lambda: int(share * decoded_bytes(path)))
+    monkeypatch.setattr(workers, "available_bytes", lambda: int(share * decoded_bytes(path)))
     started: list[int] = []
     with pytest.raises(SuiteError, match=rf"{trace.id} takes .* GB .* in each of 2 .* GB are available: .*{advice}"):
         evaluate(
@@ -43,11 +43,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
 def test_the_smaller_of_system_and_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container without a limit says `max`; a system that says nothing refuses nothing."""
     meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(memory, "LIMITS", (limit, tmp_path / "missing"))
-    assert memory.available_bytes() is None
+    monkeypatch.setattr(workers, "MEMINFO", meminfo)
+    monkeypatch.setattr(workers, "LIMITS", (limit, tmp_path / "missing"))
+    assert workers.available_bytes() is None
     meminfo.write_text("MemTotal:       24684092 kB\nMemAvailable:   2 kB\n")
     limit.write_text("max\n")
-    assert memory.available_bytes() == 2048
+    assert workers.available_bytes() == 2048
     limit.write_text("1000\n")
-    assert memory.available_bytes() == 1000
+    assert workers.available_bytes() == 1000

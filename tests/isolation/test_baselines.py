@@ -20,6 +20,11 @@ TARGETS = [
     "sw_avg",
     "sw_avg@window=7",
     "ema",
+    "recent_sum",
+    "since_plan@every=7",
+    "since_plan@whole_blocks=true",
+    "adaptive",
+    "gated",
     "arima@order=[1,1,1],history=150",
     "arima@order=[2,1,2],history=150,refit_every=160",
     "arima@order=[1,1,1],history=150,refit_every=160,engine=statsmodels",
@@ -169,7 +174,9 @@ def test_stride_counts_training_steps(target: str) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["sw_avg@window=0", "sw_avg@window=2.5", "ema@gain=0", "ema@gain=1.5", "arima@order=[1,1]", "arima@order=[0,1,0]",
+    ["sw_avg@window=0", "sw_avg@window=2.5", "ema@gain=0", "ema@gain=1.5", "recent_sum@steps=0",
+     "since_plan@every=true", "since_plan@whole_blocks=1", "adaptive@sharpness=-1", "gated@weights=mine",
+     "arima@order=[1,1]", "arima@order=[0,1,0]",
      "arima@order=[1,3,1]", "arima@engine=abacus", "arima@maxiter=0", "arima@history=true"],
 )  # fmt: skip
 def test_senseless_parameters_are_refused(target: str) -> None:

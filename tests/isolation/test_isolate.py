@@ -33,7 +33,7 @@ from moeload_bench.isolation.hosts import (
 )
 from moeload_bench.isolation.process import _cache_setting
 from moeload_bench.isolation.targets import class_target, parse_target
-from moeload_bench.isolation.watch import TICK_S
+from moeload_bench.isolation.watcher import TICK_S
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need as need_package
@@ -259,7 +259,7 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
         "from moeload_bench.isolation.targets import parse_target\n"
         "from tests.isolation.test_isolate import INFO\n"
         f"with open_host(parse_target('sw_avg'), INFO, seed=0, level={level!r}) as host:\n"
-        "    print(host._child._process.watch._find_worker(), flush=True)\n"
+        "    print(host._child._process.watch.worker, flush=True)\n"
         "    time.sleep(60)\n"
     )
     root = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 
 from leaderboard import reproduce
 from leaderboard.committed import RESULTS, committed_results, load_all, problems
-from leaderboard.pages.make import results_of
+from leaderboard.pages.results import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.environment import kernels

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leaderboard.pages import make
+from leaderboard import pages
 from leaderboard.pages.headline import headline
-from leaderboard.pages.make import to_markdown
+from leaderboard.pages.parts import filled
 from leaderboard.pages.results import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
 from leaderboard.pages.separation import cells
 from leaderboard.pages.variation import seeds
@@ -19,7 +18,7 @@ from moeload_bench.cli.run import file_name
 from moeload_bench.errors import ResultError
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
-from moeload_bench.results.rows import number
+from moeload_bench.results.render import three_digits
 from moeload_bench.suites.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +76,14 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
     mini = load_suite("mini")
     larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
     suites = {"mini": mini, "larger": larger}
-    monkeypatch.setattr(make, "load_suite", suites.__getitem__)
-    monkeypatch.setattr(make, "suites_with_results", lambda: list(suites))
+    monkeypatch.setattr(pages.headline, "load_suite", suites.__getitem__)
+    monkeypatch.setattr(pages.headline, "suites_with_results", lambda: list(suites))
     read: list[str] = []
     folder = ROOT / "leaderboard" / "results" / "mini"
-    monkeypatch.setattr(make, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")])
-    text = make.filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n")
+    monkeypatch.setattr(
+        pages.headline, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
+    )
+    text = filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n", pages.headline.PARTS)
     assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| transient |")
     assert read == ["larger"]
     assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
@@ -90,8 +91,8 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
 
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
     """A misspelt name would else leave old numbers standing."""
-    with pytest.raises(ResultError, match="no generated part is named 'headlin'; there is: headline METRIC"):
-        make.filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n")
+    with pytest.raises(ResultError, match="no generated part is named 'headlin' here; there is: headline"):
+        filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n", pages.headline.PARTS)
 
 
 def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result]) -> None:
@@ -107,11 +108,11 @@ def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result])
         for k in range(len(grid.horizons)):
             shown = {name: by_name[name][k + 1] for name in rows}
             assert {n: text.strip("*") for n, text in shown.items()} == {
-                n: number(r.value_K[k]) for n, r in rows.items()
+                n: three_digits(r.value_K[k]) for n, r in rows.items()
             }
             best = min(rows, key=lambda name: rows[name].value_K[k])
             assert [name for name, text in shown.items() if "**" in text] == [best]
-            assert by_name["floor_batch"][k + 1] == number(grid.floors[state, "floor_batch"][k])
+            assert by_name["floor_batch"][k + 1] == three_digits(grid.floors[state, "floor_batch"][k])
         assert all(line[-2] == "-" for name, line in by_name.items() if name in rows)
 
 
@@ -140,19 +141,18 @@ def test_a_headline_needs_the_reference(mini: list[Result]) -> None:
 
 
 def test_the_page_of_a_suite_on_trial_is_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mini: list[Result]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mini: list[Result]
 ) -> None:
-    """`--page` takes results from any folder and writes nothing."""
+    """`python -m leaderboard.pages.results` takes results from any folder and writes nothing."""
     for result in mini:
         result.save(tmp_path / "mini" / f"{result.name}.json")
-    monkeypatch.setattr(sys, "argv", ["make_tables", "--page", "mini", "--results", str(tmp_path)])
-    assert make.main() == 0
+    assert pages.results.main(["mini", str(tmp_path)]) == 0
     assert "Results of 3 forecasters: `uniform`, `last_value`, `sw_avg`." in capsys.readouterr().out
 
 
 def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
     """A table per metric; a row per forecaster and state; a column per horizon."""
-    page = suite_page(load_suite("mini"), mini, to_markdown)
+    page = suite_page(load_suite("mini"), mini)
     for name in metric_names(mini):
         part = page.split(f"#### {name}\n")[1].split("\n#")[0]
         for state in ("transient", "stable"):
@@ -171,7 +171,7 @@ def test_a_single_forecaster_has_no_win_rate(mini: list[Result]) -> None:
 
 def test_few_recipes_are_said_to_tell_nothing(mini: list[Result]) -> None:
     """n/a instead of p, and a sentence instead of ranks."""
-    page = suite_page(load_suite("mini"), mini, to_markdown)
+    page = suite_page(load_suite("mini"), mini)
     assert "transient: too few recipes to tell any two forecasters apart" in page
     assert "No recipe has several test runs" in page
     assert "Baselines of the suite without a result: `arima`, `lstm`." in page
@@ -183,7 +183,7 @@ def test_differences_over_many_recipes_are_found_and_counted(mini: list[Result])
     for cell in cells(results, "window_tv"):
         assert set(cell.apart) == {"uniform", "last_value"}
         assert cell.groups == (("sw_avg",), ("last_value",), ("uniform",))
-    page = suite_page(load_suite("mini"), results, to_markdown)
+    page = suite_page(load_suite("mini"), results)
     assert "at 5 of 5 horizons some forecaster differs from `sw_avg`, at 5 one other than `uniform`." in page
 
 
@@ -194,7 +194,7 @@ def test_where_all_tie_it_is_said(mini: list[Result]) -> None:
     )
     page = suite_page(load_suite("mini"), many_recipes([mini[2]], 6) + [
         r.model_copy(update={"forecaster": twin.forecaster}) for r in many_recipes([mini[2]], 6)
-    ], to_markdown)  # fmt: skip
+    ])  # fmt: skip
     assert "all tie at 1, 10, 100, 1,000, 2,000" in page
 
 

@@ -11,7 +11,7 @@ from leaderboard.pages import sampling_note as maker
 
 def test_the_committed_note_is_what_the_code_gives():
     """docs/methods/sampling-floor-note.md is generated: no figure in it was typed."""
-    assert maker.NOTE.read_text() == maker.note()
+    assert {path: path.read_text() for path in maker.made()} == maker.made()
 
 
 def test_the_formula_is_what_drawing_gives():

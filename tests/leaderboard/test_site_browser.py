@@ -17,9 +17,9 @@ from leaderboard.site.__main__ import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from leaderboard.site.words import MINUS, NONE, file_name
-from moeload_bench.results.grid import marked, result_grid
+from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.rows import run_means
+from moeload_bench.results.render import marked_floor
 from moeload_bench.suites.suite import CROSSING
 from tests.conftest import need
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
@@ -143,7 +143,9 @@ def test_errors_by_horizon_and_charts_are_those_of_the_tables(board: Any, result
         choose(board, state=state)
         rows = {row[0]: row[1:] for row in grid_of(board, "#horizons")[2:]}
         expected = {row.forecaster: row.value_K for row in grid.rows if row.state == state}
-        expected |= {marked(floor, grid.marks): values for (at, floor), values in grid.floors.items() if at == state}
+        expected |= {
+            marked_floor(floor, grid.marks): values for (at, floor), values in grid.floors.items() if at == state
+        }
         assert rows.keys() == expected.keys()
         for name, value_K in expected.items():
             assert all(text == NONE if value is None else close_to(text, value)

@@ -11,9 +11,9 @@ import pytest
 
 from leaderboard.suites import freeze as freezing
 from leaderboard.suites.freeze import SUITES, freeze, target_file, to_toml
-from leaderboard.suites.plan import Lacking, Plan, load_plan
+from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan
 from moeload_bench.errors import SuiteError
-from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.recipes.recipe import list_recipes, load_recipe
 from moeload_bench.suites.suite import HubPlace, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace
@@ -180,7 +180,33 @@ def test_the_command_names_what_is_wrong(
     assert load_suite(out).name == "trial-partial"
 
 
-@pytest.mark.parametrize("name", ["mini", "v1"])
+def test_runs_of_other_recipes_are_another_plan_s(tmp_path: Path) -> None:
+    """One folder holds the runs of several suites: a recipe that the plan has nothing of is not its business."""
+    other = make("test", 5, recipe="ladder-2m")
+    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0), other))
+    assert wrong == []
+    assert [entry.id for entry in suite.traces] == [RUNS[0]]
+
+
+def test_every_run_after_v1_has_a_seed_of_its_own() -> None:
+    """No two runs of any recipe, split or plan share a seed, so none is part of another; v1 is in v2 as it is."""
+    v1 = {*load_plan("v1").runs, *load_plan("v1").beside}
+    plans = [load_plan(path.stem) for path in PLANS.glob("*.toml") if path.stem not in ("mini", "v1")]
+    later = sorted({run for plan in plans for run in (*plan.runs, *plan.beside)} - v1)
+    seeds = [run.split("/seed")[1] for run in later]
+    assert len(set(seeds)) == len(seeds) > 30
+    assert not set(seeds) & {run.split("/seed")[1] for run in v1}
+    assert v1 <= {*load_plan("v2").runs, *load_plan("v2").beside}
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "ladder"])
+def test_a_plan_asks_for_no_more_steps_than_its_recipes_have(name: str) -> None:
+    """Each recipe reaches the steps of the plan, and one has no more."""
+    plan = load_plan(name)
+    assert min(load_recipe(run.split("/")[0]).steps for run in plan.runs) == plan.steps
+
+
+@pytest.mark.parametrize("name", ["mini", "v1", "v2"])
 def test_a_plan_lists_recipes_that_exist_and_their_train_runs(name: str) -> None:
     """Every recipe is one of the package's and has a run to fit on."""
     plan = load_plan(name)

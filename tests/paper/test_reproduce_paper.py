@@ -15,7 +15,7 @@ from moeload_bench.paper.files import files_of
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import folder_of, page
 from moeload_bench.paper.study import METRICS, Study, load_study
-from moeload_bench.states.rule import sliding_variance
+from moeload_bench.states.drift import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,15 +19,14 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.paper import claims, measuring, verdicts
 from moeload_bench.paper.choice import Chosen, choose, needed_steps
-from moeload_bench.paper.files import files_of
+from moeload_bench.paper.files import error_sheet, files_of, to_csv
 from moeload_bench.paper.forecasts import ask, middle_origin
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import page
-from moeload_bench.paper.sheets import error_sheet, over, to_csv
-from moeload_bench.paper.study import METRICS, Study, load_study
-from moeload_bench.results.rows import run_means
+from moeload_bench.paper.study import METRICS, Study, load_study, over
+from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.states.rule import sliding_variance
+from moeload_bench.states.drift import sliding_variance
 from moeload_bench.suites.suite import slide
 from moeload_bench.traces.meta import BalancingMeta
 from moeload_bench.traces.store import write_trace
@@ -225,7 +224,7 @@ def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> 
     """What is drawn against the origins is each task's error in percent; every panel names its definition."""
     need("matplotlib", "pip install -e '.[plot]'")
     from moeload_bench.paper.figures import curve, draw_errors
-    from moeload_bench.plots.view import view_trace
+    from moeload_bench.plots.panels import view_trace
 
     _, results, trace = small
     origin_O, error_O = curve(results[0].runs[0], "tv", 1)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.pages import cards
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
-from moeload_bench.publishing.card import check_card, front_matter, render_card, written
-from moeload_bench.publishing.card_tables import TABLES, make_run, onset, read_runs, run_spans, spans, table
+from moeload_bench.publishing.card import check_card, front_matter, render_card
+from moeload_bench.publishing.card_tables import TABLES, onset, spans
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
-from moeload_bench.scoring.description import LayerDescription
+from moeload_bench.results.render import markdown_table
+from moeload_bench.scoring.description import LayerDescription, make_run, read_runs, run_spans
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
@@ -51,7 +53,7 @@ def test_the_bundled_card_is_what_its_traces_say() -> None:
 @pytest.mark.slow
 def test_every_generated_file_is_what_the_traces_say() -> None:
     """`make tables` changes nothing, byte for byte."""
-    for path, content in written(ROOT).items():
+    for path, content in cards.made(ROOT).items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make tables`"
 
 
@@ -134,7 +136,7 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
 
 def test_a_table_without_rows_says_so() -> None:
     """Before anything is recorded."""
-    assert table(("a",), []) == "None yet."
+    assert markdown_table(("a",), []) == "None yet."
     assert "holds no run yet" in TABLES["summary"]([])
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.publishing.publish import Publication, propose, publish
+from moeload_bench.hub.client import propose
+from moeload_bench.publishing.publish import Publication, publish
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support.hub import LocalHub

@@ -20,14 +20,18 @@ from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from tests.support.recording.recipes import RECIPE, small_recipe, use_small_text, write_recipe
 
 
+def ramp(start: int, sequences: int) -> str:
+    """One piece of a ramp, as TOML."""
+    return f"[[data.ramp]]\nstart = {start}\nsequences = {sequences}\n\n"
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_reads_and_names_known_corpora(name: str) -> None:
     """Each shipped recipe is valid, says what it is for, and needs pinned corpora only."""
     recipe = load_recipe(name)
     assert len(recipe.about) > 40
-    for stage in recipe.data.stages:
-        for source in (*stage.sources, *recipe.data.tokenizer_sources):
-            assert find_corpus(source).text_bytes > 1_000_000
+    for source in (*recipe.data.trained_on, *recipe.data.tokenizer_sources):
+        assert find_corpus(source).text_bytes > 1_000_000
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -35,7 +39,8 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
     """Each data source gives as many sequences to one half of a step as to the other."""
     data = load_recipe(name).data
     for stage in data.stages:
-        assert data.sequences % (2 * len(stage.sources)) == 0
+        for _, sequences in data.batch_sizes:
+            assert stage.towards or sequences % (2 * len(stage.sources)) == 0
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,56 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
         ('method = "aux_loss"', 'method = "loss"', "method"),
         ("start = 6", "start = 0", "starts"),
         ("vocabulary = 300", "vocabulary = 20", "vocabulary"),
+        ("warmup = 3", "warmup = 12", "schedule.warmup reaches to step 12, expected less than steps, which is 12"),
+        ("warmup = 3", 'warmup = 3\nkind = "cosine"', "kind 'cosine' does not go with period None"),
+        ("warmup = 3", 'warmup = 3\nkind = "cosine"\nperiod = 3', "warm-up of 3 steps does not end before period 3"),
+        ("warmup = 3", 'warmup = 3\nkind = "cosine"\nperiod = 9\nrestart_factor = 2', "has no restarts"),
+        ("warmup = 3", 'warmup = 3\nkind = "warmup_stable_decay"\ndecay = 2', "decay_start None, decay 2"),
+        ("warmup = 3", "warmup = 3\ndecay_start = 8\ndecay = 2", "kind 'constant' does not go with decay_start 8"),
+        (
+            "warmup = 3",
+            'warmup = 3\nkind = "warmup_stable_decay"\ndecay_start = 12\ndecay = 2',
+            "schedule.decay_start reaches to step 12",
+        ),
+        (
+            "warmup = 3",
+            'warmup = 3\nkind = "warmup_stable_decay"\ndecay_start = 2\ndecay = 2',
+            "warm-up of 3 steps does not end before decay_start 2",
+        ),
+        ("sequences = 8", "sequences = 0", "sequences: .* greater than or equal to 2, got 0"),
+        (
+            "[[data.stages]]",
+            "[[data.ramp]]\nstart = 4\nsequences = 0\n\n[[data.stages]]",
+            r"ramp\.0\.sequences: .*got 0",
+        ),
+        (
+            "[[data.stages]]",
+            "[[data.ramp]]\nstart = 12\nsequences = 4\n\n[[data.stages]]",
+            "data.ramp reaches to step 12",
+        ),
+        (
+            "[[data.stages]]",
+            f"{ramp(4, 4)}{ramp(4, 4)}[[data.stages]]",
+            r"starts of a ramp must rise, got \[4, 4\]",
+        ),
+        ("start = 6", "start = 12", "data.stages reaches to step 12"),
+        (
+            'start = 0\nsources = ["prose", "code"]',
+            'start = 0\nsources = ["prose"]\ntowards = ["prose"]',
+            r"drifts towards \('prose',\), expected a next stage that trains on them, got \('code',\)",
+        ),
+        ('sources = ["code"]', 'sources = ["code"]\ntowards = ["prose"]', "expected a next stage .*, got None"),
+        (
+            "[[data.stages]]",
+            '[data.pretraining]\nsteps = 3\nsources = ["prose"]\n\n[[data.stages]]',
+            "data.pretraining has 3 steps, expected more than the warm-up of 3",
+        ),
+        ("coefficient = 0.01", "coefficient = 0.01\nz_loss = 0", "z_loss"),
+        (
+            "coefficient = 0.01",
+            "coefficient = 0.01\nsequence_coefficient = 0.1",
+            "sequence_coefficient goes with method 'loss_free_bias' only, got 'aux_loss'",
+        ),
         ('name = "small"', 'name = "other"', "like the file"),
         ("steps = 12", "steps = ", "not TOML"),
     ],
@@ -119,6 +174,23 @@ def test_cosine_schedule_restarts() -> None:
     assert schedule.factor(110) == 1.0
 
 
+def test_a_cosine_without_restarts_stays_at_its_floor() -> None:
+    """It falls to a tenth by its period and does not rise again."""
+    schedule = ScheduleTable(kind="cosine", warmup=10, period=100)
+    assert [schedule.factor(step) for step in (4, 9, 10)] == [0.5, 1.0, 1.0]
+    assert schedule.factor(55) == pytest.approx(0.55)
+    assert schedule.factor(99) == pytest.approx(0.1, abs=0.001)
+    assert schedule.factor(100) == schedule.factor(10**6) == 0.1
+    assert not schedule.restarts_at(100)
+
+
+def test_warm_up_stable_decay_is_three_lines() -> None:
+    """Up, level, and down to the floor over exactly the steps of the decay, where it stays."""
+    schedule = ScheduleTable(kind="warmup_stable_decay", warmup=4, decay_start=10, decay=5, floor=0.0)
+    factors = [schedule.factor(step) for step in (0, 3, 4, 9, 10, 12, 14, 99)]
+    assert factors == pytest.approx([0.25, 1, 1, 1, 0.8, 0.4, 0, 0])
+
+
 def test_a_restart_from_weights_has_no_warm_up_and_its_own_peak() -> None:
     """Later periods begin at once at their own peak; which steps begin one is a function of the step alone."""
     schedule = ScheduleTable(
@@ -167,6 +239,68 @@ def test_an_epoch_visits_every_window_once(order: BatchOrder) -> None:
     seen = {row.tobytes() for step in range(6, 6 + windows // 8) for row in order.batch(step).token_BN}
     distinct = {row.tobytes() for row in order._windows["code"].astype(np.int64)}
     assert len(seen) >= min(len(distinct), windows // 8 * 8) - (windows - len(distinct))
+
+
+def an_order(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> BatchOrder:
+    use_small_text(monkeypatch)
+    recipe = small_recipe(folder, text)
+    texts = [resolve_source(c.name) for c in corpora.CORPORA]
+    trained = train_tokenizer(texts, recipe.data.vocabulary)
+    return BatchOrder(recipe, 3, {text.name: token_stream(text, trained) for text in texts})
+
+
+def windows_in_order(order: BatchOrder, stage: int, source: str, count: int) -> list[bytes]:
+    return [order._sequence(stage, source, number).astype(np.int64).tobytes() for number in range(count)]
+
+
+def test_a_ramp_changes_the_number_of_sequences_and_skips_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step has the sequences of its time, and each source goes on where the step before left it."""
+    text = RECIPE.replace("[[data.stages]]", f"{ramp(2, 4)}{ramp(5, 12)}[[data.stages]]", 1)
+    order = an_order(tmp_path, monkeypatch, text)
+    batches = [order.batch(step) for step in range(9)]
+    assert [len(batch.token_BN) for batch in batches] == [8, 8, 4, 4, 4, 12, 12, 12, 12]
+    for stage, steps, sources in ((0, batches[:6], ("prose", "code")), (1, batches[6:], ("code",))):
+        rows = {name: [] for name in sources}  # type: dict[str, list[bytes]]
+        for batch in steps:
+            for i, row in enumerate(batch.token_BN):
+                rows[sources[i % len(sources)]].append(row.tobytes())
+            assert np.bincount(batch.half_B).tolist() == [len(batch.half_B) // 2] * 2
+        for name, seen in rows.items():
+            assert seen == windows_in_order(order, stage, name, len(seen))
+
+
+def test_a_drift_moves_the_mixture_in_a_straight_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of the new source rises linearly without chance, in pairs of one for each half; none is skipped."""
+    drift = '[[data.stages]]\nstart = 2\nsources = ["prose"]\ntowards = ["code"]\n\n'
+    text = RECIPE.replace('sources = ["prose", "code"]\n\n[[data.stages]]\nstart = 6', "MARK")
+    text = text.replace("MARK", f'sources = ["prose"]\n\n{drift}[[data.stages]]\nstart = 202')
+    order = an_order(tmp_path, monkeypatch, text.replace("steps = 12", "steps = 300"))
+    span, new, old = 200, [], []
+    for step in range(2, 202):
+        batch = order.batch(step)
+        assert (batch.stage, batch.half_B.tolist()) == (1, [0, 1] * 4)
+        sources = [source for source, _, _ in order._drifting(1, step)]
+        assert sources[::2] == sources[1::2]
+        new += [row.tobytes() for row, name in zip(batch.token_BN, sources, strict=True) if name == "code"]
+        old += [row.tobytes() for row, name in zip(batch.token_BN, sources, strict=True) if name == "prose"]
+        done = (step - 1) / span
+        assert abs(len(new) - 8 * span * done**2 / 2) < 2  # the integral of the straight line, to one pair
+    assert len(new) == len(old) == 8 * span // 2
+    assert new == windows_in_order(order, 1, "code", len(new))
+    assert old == windows_in_order(order, 1, "prose", len(old))
+    assert {source for source, _, _ in order._in_turn(2, 202)} == {"code"}
+
+
+def test_pretraining_is_a_recipe_of_its_own(tmp_path: Path) -> None:
+    """It has its own steps and text, and everything of the recipe that is not about time."""
+    text = '[data.pretraining]\nsteps = 5\nsources = ["code"]\n\n[[data.stages]]'
+    recipe = small_recipe(tmp_path, RECIPE.replace("[[data.stages]]", text, 1))
+    before = recipe.pretraining()
+    assert before is not None
+    assert (before.steps, before.pretraining()) == (5, None)
+    assert [stage.sources for stage in before.data.stages] == [("code",)]
+    assert (before.model, before.optimizer, before.schedule) == (recipe.model, recipe.optimizer, recipe.schedule)
+    assert small_recipe(tmp_path).pretraining() is None
 
 
 @given(seed=st.integers(0, 2**31))

@@ -13,8 +13,9 @@ from torch import nn
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter
+from moeload_bench.recording.engines import deepspeed_routing
 from moeload_bench.recording.recorder import record
-from moeload_bench.recording.routers import Routing, deepspeed_routing, find_routers
+from moeload_bench.recording.routers import Routing, find_routers
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need
 from tests.support.recording.families import EXPERTS, tiny_model

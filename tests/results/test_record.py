@@ -66,7 +66,7 @@ def test_a_result_of_ones_own_trace_carries_what_belongs_to_it(tmp_path: Path) -
     tree = json.loads(path.read_text())
     del tree["runs"][0]["own"]
     path.write_text(json.dumps(tree))
-    with pytest.raises(ResultError, match=r"own\.json: .*test/seed1' holds neither floors nor which windows cross"):
+    with pytest.raises(ResultError, match=r"own\.json: .*test/seed1: not in suite trace:mine .*neither its floors"):
         load_result(path)
 
 

@@ -16,7 +16,8 @@ from moeload_bench.placement.cost import reference_plans, score_plans
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring import scores as scoring
-from moeload_bench.scoring.scores import METRICS, SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.traces.trace import Trace
 
 

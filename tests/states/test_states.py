@@ -7,20 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leaderboard.suites.state_constants import score_shifts
 from moeload_bench.errors import SuiteError, TraceError
-from moeload_bench.states.rule import (
-    StateDetector,
-    StateRule,
-    choose_origins,
-    crossing,
-    label_states,
-    origins_every,
-    sliding_range,
-    sliding_variance,
-    state_at,
-    state_names,
-)
-from moeload_bench.states.shifts import planned_shifts, score_shifts
+from moeload_bench.states.drift import sliding_range, sliding_variance
+from moeload_bench.states.origins import choose_origins, origins_every
+from moeload_bench.states.rule import StateDetector, StateRule, crossing, label_states, state_at, state_names
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace
 from tests.support.synthetic import autocorrelated, draw, drifting, even, fixed, oscillating
 

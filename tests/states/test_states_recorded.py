@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leaderboard.suites.state_constants import score_shifts
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import StateRule, label_states
-from moeload_bench.states.shifts import planned_shifts, score_shifts
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import Trace
 

@@ -75,7 +75,7 @@ def test_an_honest_submission_is_accepted_and_a_forged_verification_is_not(repo:
     done = checked(repo)
     assert (done.returncode, done.stdout) == (0, "checked\naccepted: mine\n"), done.stderr
     forge(repo, "mine")
-    (repo / "moeload_bench" / "commands" / "verify.py").write_text("def verify() -> None:\n    pass\n")
+    (repo / "moeload_bench" / "cli" / "verify.py").write_text("def verify() -> None:\n    pass\n")
     (repo / "baselines" / "__init__.py").write_text("raise SystemExit(0)\n")
     commit(repo, "verified by myself")
     done = checked(repo)

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import ResultError, SubmissionError, printable
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.comparison import bundled_reference
+from moeload_bench.results.record import Result, RunResult, load_result
+from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.check import check_submission, load_claim
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
 from moeload_bench.submissions.record import Verification
@@ -83,7 +85,7 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "a task's edited number": ("runs/0/tasks/0/metrics/window_tv/0", 0.001, "changed after the run"),
     "a layer's edited number": ("runs/1/per_layer/stable/tv/1/0", 0.001, "changed after the run"),
     "an impossible number": ("runs/0/tasks/0/metrics/window_tv/0", 1.5, "between 0 and 1"),
-    "a missing number": ("runs/0/tasks/0/metrics/window_tv/0", None, "between 0 and 1"),
+    "a missing number": ("runs/0/tasks/0/metrics/window_tv/0", None, "window_tv is null, expected a number"),
     "a missing horizon": ("runs/0/tasks/0/metrics/tv", lambda values: values[1:], "each of the 3 horizons"),
     "an unknown metric": ("runs/0/tasks", everywhere("<i>tv</i>"), "is unknown"),
     "a metric in no task": (
@@ -116,6 +118,38 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "a hidden failure": ("runs/0/tasks/0/failure", "it raised", "failed task scores"),
     "missing layers": ("runs/0/per_layer", {}, "per_layer"),
     "no hash of forecasts": ("runs/0/forecasts_sha256", "none", "forecasts_sha256"),
+    "a correlation of five": ("runs/0/tasks/0/metrics/rank_correlation/0", 5.0, "rank_correlation is 5, expected a"),
+    "a recall of seven": ("runs/0/tasks/0/metrics/hot_recall/1", 7.0, "hot_recall is 7, expected a number between 0"),
+    "a recall of seven in a layer": ("runs/0/per_layer/stable/hot_recall/0/0", 7.0, "got 7, which no layer scores"),
+    "a regret of -0.9": (
+        "runs/0/tasks/0/metrics/regret@half/0",
+        -0.9,
+        "regret@half is -0.9, expected a number between",
+    ),
+    "an imbalance below one": ("runs/0/tasks/0/metrics/imbalance@half/0", 0.5, "imbalance@half is 0.5, expected"),
+    "a regret above the imbalance": ("runs/0/tasks/0/metrics/regret@half/0", 0.9, "no plan's is below 1"),
+    "a rate that is not twice tv": ("runs/0/tasks/0/metrics/error_rate_uniform/0", 0.01, "expected twice as much"),
+    "windows worse than their steps": (
+        "runs/0/tasks/0/metrics/window_tv/2",
+        0.99,
+        "window_tv is 0.99 and tv is",
+    ),
+    "negative layers": ("runs/0/layers", -2, "got -2 layers of 4 experts"),
+    "no experts": ("runs/0/experts", 0, "got 2 layers of 0 experts"),
+    "a plan metric in no task": ("runs/0/tasks", everywhere("regret@half", None), "'regret@half' is missing"),
+    "a plan metric of another shape": ("runs/0/tasks", everywhere("regret@mine"), "'regret@mine' is unknown"),
+    "nulls that hide a sum": (
+        "runs/0/per_layer/stable",
+        lambda metrics: {name: [[None, None]] * 3 for name in metrics},
+        "got no number, expected the mean of every layer",
+    ),
+    "a null in one metric": ("runs/0/per_layer/stable/tv/0/0", None, "nulls in one metric and not in another"),
+    "a null in a task": ("runs/0/tasks/0/metrics/tv/0", None, "tv is null, expected a number"),
+    "no floors": ("runs/0/floors", {}, "floors: got those of []"),
+    "a floor without its mark": ("runs/0/floor_marks/floor_batch", "not given", "floor_marks says otherwise"),
+    "a floor above all": ("runs/0/floors/stable/floor_batch/tv/0", 1.5, "floors: 'stable', 'floor_batch', 'tv'"),
+    "too many notes": ("notes", ["x"] * 100_000, "notes: got 100000 entries, expected at most 50"),
+    "too many counts": ("runs/0/counts", {f"c{i}": 1 for i in range(40)}, "counts: got 40 entries, expected at most"),
     "a status of its own": ("status", "verified", "leave status at claimed"),
 }
 
@@ -161,12 +195,40 @@ def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Result], wor
     assert "another result" in check_submission(folder, other, world.suite)[0]
 
 
+def test_a_result_has_the_floors_and_the_layers_of_the_trace() -> None:
+    """They are no forecaster's: those that the package's own result of the suite holds, whatever a claim says."""
+    from moeload_bench.submissions.numbers import check_numbers
+
+    reference = bundled_reference("mini", load_suite("mini").sha256(), SCORING_VERSION)
+    assert reference is not None
+    run, K = reference.runs[0], len(reference.suite.horizons)
+    assert list(check_numbers(run, K, run)) == []
+    tree = run.model_dump(mode="json")
+    floors = edit(json.loads(json.dumps(tree)), "floors/stable/floor_batch/window_tv/0", lambda value: 0.9 * value)
+    assert any("the trace's are" in line for line in check_numbers(RunResult.model_validate(floors), K, run))
+    layers = RunResult.model_validate({**tree, "layers": run.layers + 1})
+    assert any("the trace has" in line for line in check_numbers(layers, K, run))
+
+
+def test_every_committed_result_passes() -> None:
+    """What the harness wrote on the whole of a suite: no bound is too narrow for it."""
+    from moeload_bench.submissions.numbers import check_numbers
+
+    suite = load_suite("mini")
+    reference = bundled_reference("mini", suite.sha256(), SCORING_VERSION)
+    assert reference is not None
+    known = {run.trace: run for run in reference.runs}
+    for path in sorted((Path(__file__).parent.parent / "leaderboard" / "results" / "mini").glob("*.json")):
+        for run in load_result(path).runs:
+            assert list(check_numbers(run, len(suite.horizons), known[run.trace])) == [], path.name
+
+
 def test_a_real_sized_result_recomputes() -> None:
     """A committed result of the bundled suite: no sum differs."""
     path = Path(__file__).parents[2] / "leaderboard" / "results" / "mini" / "sw_avg.json"
     if not path.is_file():
         pytest.skip("no committed results yet")
-    from moeload_bench.submissions.numbers import _sums
+    from moeload_bench.submissions.check import _sums
 
     result, suite = load_result(path), load_suite("mini")
     assert [line for run in result.runs for line in _sums(run, len(suite.horizons))] == []

@@ -6,7 +6,6 @@ Level `none` stands in for the sandbox here, for speed; the whole way through th
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,8 +21,8 @@ from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submissions import verify as verification
+from moeload_bench.submissions.altered_traces import future_altered, permuted_and_shifted
 from moeload_bench.submissions.folder import Folder, read_folder
-from moeload_bench.submissions.memorising import future_altered, permuted_and_shifted
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.traces.store import write_trace
@@ -77,7 +76,7 @@ def test_runs_of_other_recipes_are_reported_and_not_judged(world: World, tmp_pat
 
 def halved(result: Result) -> Result:
     """A claim with the primary metric halved everywhere, its sums still right."""
-    tree = json.loads(result.to_json())
+    tree = result.model_dump(mode="json")
     for run in tree["runs"]:
         for task in run["tasks"]:
             task["metrics"]["window_tv"] = [value / 2 for value in task["metrics"]["window_tv"]]

@@ -11,8 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from leaderboard.pages import format
-from moeload_bench.errors import ResultError
 from moeload_bench.traces.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 from moeload_bench.traces.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STEPS
 from moeload_bench.traces.store import WRITING, bundled_folder, load_trace, write_trace
@@ -78,8 +76,6 @@ def test_every_column_and_field_is_on_the_page() -> None:
         for name, field in record.model_fields.items():
             assert f"| `{name}` |" in PAGE
             assert field.description, f"{record.__name__}.{name}"
-    with pytest.raises(ResultError, match="no part 'rows'; there is: columns, metadata"):
-        format.part("rows")
 
 
 def test_the_numbers_in_the_prose_are_the_codes() -> None:

@@ -58,6 +58,20 @@ def test_hash_survives_recompression_and_row_groups(trace: Trace, codec: str, ro
     assert data_sha256(read_trace(path)) == data_sha256(trace)
 
 
+def test_only_measured_floats_are_stored_byte_by_byte(tmp_path: Path) -> None:
+    """Whole numbers keep the encodings that every reader knows; what takes few values keeps its dictionary."""
+    trace = synthetic_trace(40)
+    columns = {**trace.columns, "lr": np.full(40, 1e-3, dtype=np.float32)}
+    columns["expert_bias"] = np.zeros(trace.load_SLE.shape, dtype=np.float32)
+    columns["router_entropy"] = np.ones(trace.tokens_SL.shape, dtype=np.float32)
+    whole = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
+    group = pq.ParquetFile(write_trace(whole, tmp_path / "own/test/seed0.parquet")).metadata.row_group(0)
+    stored = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
+    split = {path.split(".")[0] for path, encodings in stored.items() if "BYTE_STREAM_SPLIT" in encodings}
+    assert split == {"loss", "router_entropy", "step_time_s"}
+    assert all("RLE_DICTIONARY" in e for path, e in stored.items() if path.split(".")[0] not in split)
+
+
 def test_hash_depends_on_every_column(trace: Trace) -> None:
     """Changing one cell of any column changes the hash."""
     before = data_sha256(trace)
@@ -145,7 +159,11 @@ DAMAGE: dict[str, tuple[Callable[[Path, Trace], object], str]] = {
     "no rows": (lambda p, t: _rewrite(p, lambda x: x.slice(0, 0)), "no steps"),
     "edited covariate": (lambda p, t: _rewrite(p, _set("loss", t.columns["loss"] + 1)), "data_sha256 .*edited"),
     "edited metadata": (lambda p, t: _edit_meta(p, seed=77), "meta_sha256 .*edited"),
-    "absurd metadata": (lambda p, t: _edit_meta(p, experts=10**30), "does not fit in memory"),
+    "absurd metadata": (
+        lambda p, t: _edit_meta(p, experts=10**15),
+        r"take \d+ bytes decoded, expected at most 268435456",
+    ),
+    "metadata beyond 64 bits": (lambda p, t: _edit_meta(p, seed=10**30), "holds 10+, which is beyond a 64-bit integer"),
     "unknown metadata field": (lambda p, t: _edit_meta(p, color="red"), "metadata field color"),
     "no metadata": (
         lambda p, t: pq.write_table(pq.read_table(p).replace_schema_metadata({}), p),

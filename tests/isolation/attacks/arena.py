@@ -26,7 +26,7 @@ from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
 
 HERE = Path(__file__).parent
-HONEST = f"{HERE.parent / 'forecasters.py'}:LastSeen"
+HONEST = f"{HERE.parents[1] / 'support' / 'forecasters.py'}:LastSeen"
 ORIGINS, HORIZONS = (20, 30, 40), (1, 10)
 REQUEST = ForecastRequest(20, 10, HORIZONS)
 LIMITS = Limits(wall_s_per_call=20, cpu_s=20, processes=48)

@@ -31,7 +31,7 @@ def answer_to(tmp_path: Path, name: str, limits: Limits = LIMITS) -> str:
         ("NegativeShape", "the shape [-1, 2, 4]"),
         ("UnknownArray", "the array '__class__'"),
         ("NoArrays", "its answer lacks"),
-        ("DeepJson", "nested 10000 deep, at most 32"),
+        ("DeepJson", "nested deeper than 32"),
         ("NotANumber", "not finite"),
         ("Infinite", "not finite"),
         ("Negative", "negative shares"),

@@ -1,0 +1,251 @@
+"""How `gated` does on recipes that it has not seen: every cluster of related recipes left out once, on `train` runs.
+
+    python -m leaderboard.left_out [--only EXPERIMENT ...]
+
+Writes leaderboard/left_out.json, which docs/reports/gated.md is made from (`python -m leaderboard.pages.gated`). For
+each experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
+chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment; what is there already is kept
+unless named.
+
+Axis letters: K suite horizons, W windows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from moeload_bench.baselines._gate import Gate
+from moeload_bench.baselines._gate_fit import CONTROLLED, SAMPLED, Learning, Samples, samples_of, train
+from moeload_bench.baselines._measures import ANCHORS, Measures, Memory, measure
+from moeload_bench.baselines._path import hat_weights
+from moeload_bench.baselines.gated import MIN_ROWS
+from moeload_bench.baselines.sw_avg import SlidingWindowAverage
+from numpy.typing import NDArray
+
+from leaderboard.committed import ROOT
+from moeload_bench.evaluation.harness import make_request, step_block, trace_info
+from moeload_bench.results.statistics import log_ratio
+from moeload_bench.scoring.metrics import relative_error, total_variation
+from moeload_bench.states.rule import choose_origins, label_states
+from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace, shares
+
+OUT = ROOT / "leaderboard" / "left_out.json"
+SUITE = "v1"
+PER_STATE = 20
+SHORT = 250
+"""Updates of the comparisons among themselves; the headline is fitted as `gated` is."""
+CLUSTERS = (
+    ("qwen3moe-16e-aux0", "qwen3moe-16e-aux", "qwen3moe-16e-shift", "qwen3moe-16e-restart"),
+    ("deepseekv3-16e-shift", "deepseekv3-32e-lossfree"),
+    ("gptoss-32e-top4",),
+    ("granitemoe-32e-top8",),
+    ("mixtral-8e-pooled",),
+    ("olmoe-64e-top8",),
+    ("qwen3moe-64e-top1",),
+    ("switch-8e-drop",),
+)
+"""Recipes of one cluster share text, seed and most of their settings (two even their first 2,000 steps)."""
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One origin of a left-out run: what was measured, what came, and what fixed windows would have said."""
+
+    run: int
+    recipe: str
+    state: str
+    stride: int
+    measured: Measures
+    truth_KLE: FloatArray
+    reference_K: FloatArray
+    window_WK: FloatArray
+
+
+def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1) -> list[Task]:
+    """The tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it."""
+    info = trace_info(trace)
+    seen, mean = _followers(info, stride)
+    share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
+    sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
+    chosen = choose_origins(label_states(trace.load_SLE, rule=suite.rule), trace.step_S, suite.horizon, PER_STATE)
+    found, fed = [], 0
+    for origin, state in sorted({(o // stride * stride, state) for state, steps in chosen.items() for o in steps}):
+        if origin < MIN_ROWS * stride:
+            continue
+        block = step_block(trace, fed, origin)
+        rows = type(block)(block.step_S[::stride], block.load_SLE[::stride], block.tokens_SL[::stride])
+        fed = origin
+        seen.observe(rows)
+        mean.observe(rows)
+        measured = measure(seen)
+        true_KLE = np.stack([(sum_SLE[origin + h] - sum_SLE[origin]) / h for h in suite.horizons])
+        told = mean.forecast(make_request(trace, origin, suite.horizons)).window_means(suite.horizons)
+        windows = [[total_variation(w, t).mean() for t in true_KLE] for w in measured.window_WLE]
+        reference = total_variation(told, true_KLE).mean(axis=-1)
+        recipe = trace.id.split("/")[0]
+        found.append(Task(run, recipe, state, stride, measured, true_KLE, reference, np.array(windows)))
+    return found
+
+
+def _followers(info: Any, stride: int) -> tuple[Memory, SlidingWindowAverage]:
+    sampled = type(info)(**{**vars(info), "stride": stride})
+    return Memory(sampled), SlidingWindowAverage(sampled, 0)
+
+
+def errors(gate: Gate, task: Task, horizons: Sequence[int], context_LC: FloatArray | None = None) -> FloatArray:
+    """[2, K]: `window_tv` and `window_error_rate`, means over layers; with another context where one is given."""
+    measured = task.measured
+    if context_LC is not None:
+        measured = Measures(**{**vars(measured), "context_LC": context_LC})
+    at_ALE = gate.forecast(measured)
+    mean_KLE = np.stack([np.tensordot(hat_weights(ANCHORS, (h,))[0], at_ALE, axes=1) for h in horizons])
+    relative = np.nanmean(relative_error(mean_KLE, task.truth_KLE), axis=-1)
+    return np.stack([total_variation(mean_KLE, task.truth_KLE).mean(axis=-1), relative])
+
+
+class Study:
+    """The runs, what was measured in them, and the loop over clusters."""
+
+    def __init__(self) -> None:
+        self.suite = load_suite(SUITE)
+        ids = [entry.id for entry in self.suite.fit]
+        traces = [read_trace(ROOT / "traces" / f"{i}.parquet", expected_sha256=e.data_sha256)
+                  for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
+        self.recipe = [i.split("/")[0] for i in ids]
+        self.samples = samples_of([(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)], 0)
+        self.tasks = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite)]
+        self.sampled = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite, stride=10)]
+
+    def folds(self) -> list[tuple[list[int], list[int]]]:
+        """(runs to learn from, runs that are left out), by cluster."""
+        out = []
+        for cluster in CLUSTERS:
+            left = [n for n, recipe in enumerate(self.recipe) if recipe in cluster]
+            out.append(([n for n in range(len(self.recipe)) if n not in left], left))
+        return out
+
+    def gates(self, learning: Learning, keep: Callable[[Samples], bool] = lambda _: True, most: int = 99) -> list[Gate]:
+        """The networks, one per cluster; ``most`` clusters to learn from, taken in turn after the left-out one."""
+        out = []
+        for f, (learn, _) in enumerate(self.folds()):
+            near = {r for n in range(1, most + 1) for r in CLUSTERS[(f + n) % len(CLUSTERS)]}
+            runs = [n for n in learn if most >= len(CLUSTERS) or self.recipe[n] in near]
+            out.append(train([s for s in self.samples if s.run in runs and keep(s)], 0, learning))
+        return out
+
+    def scored(self, gates: Sequence[Gate], tasks: Sequence[Task], swapped: bool = False) -> dict[str, Any]:
+        """The record of one experiment: every task by the network that has not seen its cluster."""
+        of_run = {run: gate for gate, (_, left) in zip(gates, self.folds(), strict=True) for run in left}
+        rng = np.random.default_rng(0)
+        rows = []
+        for task in tasks:
+            context = None
+            if swapped:
+                others = [o for o in tasks if o.recipe != task.recipe and o.state == task.state]
+                other = others[rng.integers(len(others))].measured.context_LC
+                context = other[np.arange(len(task.measured.context_LC)) % len(other)]
+            rows.append(errors(of_run[task.run], task, self.suite.horizons, context))
+        return record(tasks, [row[0] for row in rows], [row[1] for row in rows])
+
+
+def record(
+    tasks: Sequence[Task], error_TK: Sequence[FloatArray], relative_TK: Sequence[FloatArray] = ()
+) -> dict[str, Any]:
+    """Skill by recipe and horizon, and mean errors, of each state."""
+    out: dict[str, Any] = {}
+    for state in ("transient", "stable"):
+        here = [n for n, task in enumerate(tasks) if task.state == state]
+        recipes = sorted({tasks[n].recipe for n in here})
+        log, tv, relative = {}, {}, {}
+        for recipe in recipes:
+            mine = [n for n in here if tasks[n].recipe == recipe]
+            log[recipe] = (
+                np.mean([log_ratio(error_TK[n], tasks[n].reference_K) for n in mine], axis=0).round(5).tolist()
+            )
+            tv[recipe] = np.mean([error_TK[n] for n in mine], axis=0).round(6).tolist()
+            if len(relative_TK):
+                relative[recipe] = np.mean([relative_TK[n] for n in mine], axis=0).round(5).tolist()
+        out[state] = {"log_ratio": log, "window_tv": tv, "window_error_rate": relative}
+    return out
+
+
+def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
+    """A fixed window per horizon and state: chosen on the other clusters, or in hindsight for each left-out run."""
+    folds = {run: learn for learn, left in study.folds() for run in left}
+    ratio = [log_ratio(task.window_WK, task.reference_K[None]) for task in study.tasks]
+    chosen: dict[tuple[int, str], NDArray[np.intp]] = {}
+    out = []
+    for task in study.tasks:
+        key = (task.run, task.state)
+        if key not in chosen:
+            from_runs = [task.run] if hindsight else folds[task.run]
+            picked = [
+                r for o, r in zip(study.tasks, ratio, strict=True) if o.run in from_runs and o.state == task.state
+            ]
+            chosen[key] = np.mean(picked, axis=0).argmin(axis=0)
+        out.append(task.window_WK[chosen[key], np.arange(task.window_WK.shape[1])])
+    return record(study.tasks, out)
+
+
+def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Everything on the page, by name; the first three share their networks."""
+    headline: list[Gate] = []
+
+    def full() -> list[Gate]:
+        headline.extend([] if headline else study.gates(Learning()))
+        return headline
+
+    def short(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
+        return study.scored(study.gates(Learning(updates=SHORT, ignored=ignored), **how), study.tasks)
+
+    return {
+        "gated": lambda: study.scored(full(), study.tasks),
+        "sampled": lambda: study.scored(full(), study.sampled),
+        "control.swapped": lambda: study.scored(full(), study.tasks, swapped=True),
+        "control.tuned": lambda: tuned(study),
+        "yardstick.window": lambda: tuned(study, hindsight=True),
+        "short": short,
+        "control.constant": lambda: short(("",)),
+        "without.controlled": lambda: short(keep=lambda s: s.kind != CONTROLLED),
+        "without.back": lambda: short(("back",)),
+        "without.layers": lambda: short(("layers.",)),
+        "learn.2": lambda: short(most=2),
+        "learn.4": lambda: short(most=4),
+        "without.momentum": lambda: short(("momentum", "fade", "close")),
+        "without.sampled": lambda: short(keep=lambda s: s.kind != SAMPLED),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing or named; every experiment is written as soon as it is there."""
+    parser = argparse.ArgumentParser(description="`gated` on clusters of recipes that it has not seen")
+    parser.add_argument("--only", nargs="*", help="run these experiments again, and no others")
+    only = parser.parse_args(arguments).only
+    known = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    started = time.process_time()
+    study = Study()
+    print(f"measured in {time.process_time() - started:.0f} s of CPU", flush=True)
+    for name, run in experiments(study).items():
+        if name not in only if only else name in known:
+            continue
+        started = time.process_time()
+        known[name] = run() | {"cpu_s": round(time.process_time() - started, 1)}
+        OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        print(name, *(f"{s} {1 - np.exp(np.mean(list(known[name][s]['log_ratio'].values()))):+.3f}"
+                      for s in ("transient", "stable")), known[name]["cpu_s"], flush=True)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Fill the tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
+
+    python -m leaderboard.pages.gated [--check]
+
+Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures. With --check nothing is written;
+exit status 1 when the page would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from leaderboard.left_out import CLUSTERS, OUT, SUITE
+from moeload_bench.publishing.card_tables import table
+from moeload_bench.results.statistics import Tasks, interval
+from moeload_bench.suites.suite import load_suite
+
+PAGE = ROOT / "docs" / "reports" / "gated.md"
+PART = re.compile(r"(<!-- made by leaderboard/pages/gated.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+STATES = ("transient", "stable")
+MEANING = {
+    "control.tuned": "`sw_avg.tuned`: one window per horizon and state, chosen on the other clusters",
+    "control.constant": "the same network without any context: constant weights",
+    "control.swapped": "the fitted network, shown the context of another run in the same state",
+    "yardstick.window": "*yardstick*: the best fixed window of each run, state and horizon in hindsight; no forecaster",
+    "without.back": "without errors of back-tests as context",
+    "without.layers": "without means over layers as context",
+    "without.momentum": "without the direction and the decay of moves as context",
+    "without.controlled": "without twins under a simulated loss-free controller",
+    "without.sampled": "without sampled twins",
+    "learn.2": "learned from 2 clusters",
+    "learn.4": "learned from 4 clusters",
+}
+
+Record = Mapping[str, Any]
+
+
+def by_recipe(record: Record, state: str) -> dict[str, float]:
+    """Mean log ratio to the reference over tasks and horizons."""
+    return {recipe: float(np.mean(values)) for recipe, values in record[state]["log_ratio"].items()}
+
+
+def skill(log_ratio: Sequence[float]) -> float:
+    return float(1 - np.exp(np.mean(log_ratio)))
+
+
+def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
+    """A 95 % t interval on skill, over recipes or over means of clusters."""
+    units = dict(log_ratio)
+    if clusters:
+        present = [[units[recipe] for recipe in cluster if recipe in units] for cluster in CLUSTERS]
+        units = {str(n): float(np.mean(values)) for n, values in enumerate(present) if values}
+    found = interval(np.array(list(units.values())), Tasks(list(units), list(units)), "a new recipe")
+    return "-" if found is None else f"[{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def headline(known: Mapping[str, Record]) -> str:
+    """Skill and error by horizon; the same runs sampled every tenth step below."""
+    horizons = load_suite(SUITE).horizons
+    rows = []
+    for name, what in (("gated", "every step"), ("sampled", "every tenth step")):
+        for state in STATES:
+            record, own = known[name][state], by_recipe(known[name], state)
+            by_horizon = 1 - np.exp(np.mean(list(record["log_ratio"].values()), axis=0))
+            error = np.mean(list(record["window_tv"].values()), axis=0)
+            cells = [f"{s:+.2f} ({e:.3f})" for s, e in zip(by_horizon, error, strict=True)]
+            rows.append((what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), *cells))
+    head = ("rows seen", "state", "skill", "new recipe", "new cluster", *(f"h = {h:,}" for h in horizons))
+    return table(head, rows)
+
+
+def recipes(known: Mapping[str, Record]) -> str:
+    """Skill by left-out recipe."""
+    each = {state: by_recipe(known["gated"], state) for state in STATES}
+    rows = [
+        (f"`{recipe}`", *(f"{skill([each[s][recipe]]):+.2f}" if recipe in each[s] else "-" for s in STATES))
+        for cluster in CLUSTERS
+        for recipe in cluster
+    ]
+    return table(("left out (with its cluster)", *STATES), rows)
+
+
+def _beside(known: Mapping[str, Record], names: Sequence[str]) -> str:
+    """Skill of each experiment, and what `gated` gains over it, paired by recipe."""
+    rows = []
+    for name in names:
+        cells: list[str] = []
+        for state in STATES:
+            full, other = by_recipe(known["gated"], state), by_recipe(known[name], state)
+            gain = {recipe: full[recipe] - other[recipe] for recipe in full}
+            cells += [f"{skill(list(other.values())):+.3f}", f"{skill(list(gain.values())):+.3f} {bounds(gain)}"]
+        rows.append((MEANING[name], *cells))
+    head = ("", *(cell for state in STATES for cell in (state, f"gain of `gated`, {state}")))
+    return table(head, rows)
+
+
+def controls(known: Mapping[str, Record]) -> str:
+    """What has to lose."""
+    return _beside(
+        known, [name for name in MEANING if name.split(".")[0] in ("control", "yardstick") and name in known]
+    )
+
+
+def ablations(known: Mapping[str, Record]) -> str:
+    """What each part buys."""
+    return _beside(known, [name for name in MEANING if name.split(".")[0] in ("without", "learn") and name in known])
+
+
+PARTS: dict[str, Callable[[Mapping[str, Record]], str]] = {
+    "headline": headline, "recipes": recipes, "controls": controls, "ablations": ablations,
+}  # fmt: skip
+
+
+def filled(text: str, known: Mapping[str, Record]) -> str:
+    """The page with its parts made anew."""
+    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](known)}\n{match[3]}", text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(arguments).check
+    old = PAGE.read_text()
+    new = filled(old, json.loads(OUT.read_text()))
+    if new == old:
+        return 0
+    print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")
+    if not check:
+        PAGE.write_text(new)
+    return 1 if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""`moeload-bench export forecast|trace`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Write forecasts and traces in the forms that other tools read.")
+
+TraceName = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")]
+Out = Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")]
+
+
+@app.command("forecast")
+def forecast(
+    trace: TraceName,
+    out: Out,
+    kind: Annotated[
+        Literal["npz", "json", "sglang"], typer.Option("--format", help="sglang: counts for --init-expert-location.")
+    ] = "json",
+    horizon: Annotated[int, typer.Option(min=1, help="Steps ahead whose mean load is forecast.")] = 1000,
+    forecaster: Annotated[
+        str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
+    ] = "sw_avg@window=100",
+    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+) -> None:
+    """Forecast the steps after a trace: weight [layers, experts], the mean load per step, as planners take it.
+
+    [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
+    """
+    from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
+    from moeload_bench.isolation.hosts import parse_level
+    from moeload_bench.traces.store import load_trace
+
+    ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
+    write_forecast(ahead, out, kind)
+    first = ahead.about["first_step"]
+    L, E = ahead.weight_LE.shape
+    typer.echo(f"{out}: {L} layers, {E} experts, mean of steps {first} to {first + horizon - 1} by {forecaster}")
+
+
+@app.command("trace")
+def trace(
+    trace: TraceName,
+    out: Out,
+    kind: Annotated[
+        Literal["nixtla", "fev", "gluonts", "csv"], typer.Option("--format", help="What reads it: docs/interchange.md.")
+    ],
+    values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
+) -> None:
+    """Write a trace as time series, one per layer and expert.
+
+    [bold]moeload-bench export trace run.parquet --format nixtla --out run.csv[/bold]
+    """
+    from moeload_bench.interchange.series import write_series
+    from moeload_bench.traces.store import load_trace
+
+    loaded = load_trace(trace)
+    write_series(loaded, out, kind, values)
+    count = loaded.num_layers * loaded.num_experts
+    typer.echo(f"{out}: {count} series of {loaded.steps} steps")

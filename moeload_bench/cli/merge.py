@@ -1,0 +1,23 @@
+"""`moeload-bench merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    paths: Annotated[list[Path], typer.Argument(help="The stages: .parquet, or .parts of an unfinished recording.")],
+    out: Annotated[Path, typer.Option(help="The trace to write (.parquet).")],
+) -> None:
+    """Put the traces of pipeline stages together: one trace with the layers of all, by their numbers in the model.
+
+    [bold]moeload-bench merge runs/my-run/test/seed0.stage*.parquet --out runs/my-run/test/seed0.parquet[/bold]
+    """
+    from moeload_bench.recording.stages import merge_stages
+    from moeload_bench.traces.store import read_trace
+
+    trace = read_trace(merge_stages(paths, out), verify=False)
+    typer.echo(f"{out}: {trace.steps} steps, {trace.num_layers} layers, {trace.num_experts} experts")

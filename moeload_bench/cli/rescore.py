@@ -1,0 +1,70 @@
+"""`moeload-bench rescore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moeload_bench.suites.suite import Suite
+
+
+def rescore(
+    folder: Annotated[Path, typer.Argument(help="The folder that `run --keep-forecasts` wrote.")],
+    metric: Annotated[str, typer.Option(help="A metric of window means or of plans, or FILE.py:function.")],
+    suite: Annotated[
+        str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="the results' own")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="The .parquet trace that was scored instead of a suite.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of a table.")] = False,
+) -> None:
+    """Score kept forecasts by another metric: nothing is run again.
+
+    [bold]moeload-bench run sw_avg my.py:Mine --keep-forecasts kept[/bold]
+    [bold]moeload-bench rescore kept --metric rank_correlation[/bold]
+    [bold]moeload-bench rescore kept --metric my_metrics.py:hellinger[/bold]
+
+    The function gets the mean shares over a window, forecast and true, [layers, experts] each, and returns one value
+    per layer. Metrics of single steps (tv, error_rate) need the forecasters themselves: `run` has them.
+    """
+    from rich.console import Console
+
+    from moeload_bench.cli.progress import table_width
+    from moeload_bench.evaluation.stored import rescore as score_again
+    from moeload_bench.isolation.targets import load_function
+    from moeload_bench.results.grid import result_table
+    from moeload_bench.results.words import absence, failure_lines
+
+    tasks, paths = _task_list(folder, suite, trace)
+    own = ".py:" in metric
+    name = metric.rpartition(":")[2] if own else metric
+    results = score_again(folder, tasks, paths, name, load_function(metric) if own else None)
+    if as_json:
+        typer.echo(results.to_json(), nl=False)
+        return
+    console = Console(width=table_width())
+    console.print(result_table(results, name) or absence(results, name), markup=False, highlight=False)
+    for line in failure_lines(results):
+        console.print(line, style="red", markup=False, highlight=False)
+
+
+def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path]]:
+    """The suite that the results are of, and the file of each of its runs."""
+    from moeload_bench.errors import ResultError, SuiteError
+    from moeload_bench.results.record import load_result
+    from moeload_bench.suites.suite import load_suite, suite_for_trace
+    from moeload_bench.traces.store import find_trace, read_trace
+
+    if suite is not None and trace is not None:
+        raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
+    if trace is not None:
+        own = suite_for_trace(read_trace(trace))
+        return own, {own.traces[0].id: trace}
+    first = next(iter(sorted(folder.glob("*.json"))), None)
+    if suite is None and first is None:
+        raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
+    tasks = load_suite(suite or load_result(str(first)).suite.name)
+    hub = (tasks.hub.repo, tasks.hub.revision) if tasks.hub else None
+    return tasks, {entry.id: find_trace(entry.id, hub=hub) for entry in tasks.traces}

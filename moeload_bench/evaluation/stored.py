@@ -1,0 +1,221 @@
+"""Forecasts kept beside their results, and metrics made from them again without running anyone.
+
+Kept is what plans are made from: the mean share over each horizon of the suite, and the quantiles where there are some.
+A folder holds the result records and, in `forecasts/`, one archive per run, named by the hashes of the trace and of the
+forecasts that its result states. So a new metric of window means costs seconds for every forecaster that ever ran.
+
+Axis letters: O origins, K suite horizons, Q quantiles, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import ResultError, TraceError, not_found
+from moeload_bench.evaluation.harness import Answer
+from moeload_bench.evaluation.truth import Truth, open_truth
+from moeload_bench.files import replacing
+from moeload_bench.placement.cost import score_plans
+from moeload_bench.results.record import Result, Results, RunResult, load_result, rounded_tree
+from moeload_bench.scoring import metrics
+from moeload_bench.scoring.catalogue import metric_names
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
+from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.archives import read_arrays
+
+FloatArray = NDArray[np.float64]
+WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
+"""From the forecast's and the true window-mean shares, each [L, E], to one value per layer [L]."""
+
+MAX_BYTES = 2 * 2**30
+_STEPWISE = ("tv", "error_rate", "error_rate_covered", "error_rate_uniform")
+_NAMES = ("origin_O", "mean_OKLE", "quantile_OQKLE")
+
+
+class KeptForecast(NamedTuple):
+    """What is kept of one forecast; NaN throughout where it failed."""
+
+    origin: int
+    mean_KLE: FloatArray
+    quantile_QKLE: FloatArray | None
+
+    @classmethod
+    def of(cls, answer: Answer, truth: Truth) -> KeptForecast:
+        """From the answer at one origin."""
+        if answer.forecast is not None:
+            return cls(answer.origin, answer.forecast.window_means(truth.horizons), answer.forecast.quantile_QKLE)
+        shape = (len(truth.horizons), truth.trace.num_layers, truth.trace.num_experts)
+        return cls(answer.origin, np.full(shape, np.nan), None)
+
+
+def save_kept(path: Path, kept: Sequence[KeptForecast]) -> None:
+    """Write the forecasts of one run as an archive, whole or not at all."""
+    arrays = {"origin_O": np.array([one.origin for one in kept]), "mean_OKLE": np.stack([one.mean_KLE for one in kept])}
+    given = next((one.quantile_QKLE for one in kept if one.quantile_QKLE is not None), None)
+    if given is not None:
+        nothing_QKLE = np.full(given.shape, np.nan)
+        quantiles = [nothing_QKLE if one.quantile_QKLE is None else one.quantile_QKLE for one in kept]
+        arrays["quantile_OQKLE"] = np.stack(quantiles)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str) -> Path:
+    """The archive of the forecasts with a hash, on the trace with a hash."""
+    return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}.npz"
+
+
+def load_kept(folder: Path, run: RunResult, horizons: int) -> dict[int, KeptForecast]:
+    """The forecasts that a result speaks of, by origin; `ResultError` when they are not there or are another run's."""
+    path = kept_path(folder, run.data_sha256, run.forecasts_sha256)
+    if not path.is_file():
+        raise ResultError(f"{path}: the forecasts of {run.trace} are not there; use run --keep-forecasts {folder}")
+    try:
+        arrays = read_arrays(path, _NAMES, MAX_BYTES)
+    except TraceError as error:
+        raise ResultError(str(error)) from None
+    origins = sorted(task.origin for task in run.tasks)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    levels = shapes.get("quantile_OQKLE", (0, 0))[1:2]
+    windows = (horizons, run.layers, run.experts)
+    expected = {"origin_O": (len(origins),), "mean_OKLE": (len(origins), *windows)}
+    if "quantile_OQKLE" in shapes:
+        expected["quantile_OQKLE"] = (len(origins), *levels, *windows)
+    if shapes != expected or arrays["origin_O"].tolist() != origins:
+        raise ResultError(f"{path}: arrays are {shapes}, expected {expected} at the origins of {run.trace}")
+    quantiles = arrays.get("quantile_OQKLE", [None] * len(origins))
+    rows = zip(origins, arrays["mean_OKLE"], quantiles, strict=True)
+    return {origin: KeptForecast(origin, mean_KLE, quantile_QKLE) for origin, mean_KLE, quantile_QKLE in rows}
+
+
+class _Window(NamedTuple):
+    """One forecast beside what came: means [K, L, E] over the horizons, forecast and true."""
+
+    mean_KLE: FloatArray
+    quantile_QKLE: FloatArray | None
+    share_KLE: FloatArray
+    origin: int
+    truth: Truth
+    quantiles: tuple[float, ...]
+
+
+_Scorer = Callable[[_Window, bool], FloatArray | None]
+"""The metric [K, L] of a window, or, for a forecast that failed, what is scored then; None where there is no such."""
+
+
+def rescore(
+    folder: Path, suite: Suite, paths: Mapping[str, Path], metric: str, function: WindowMetric | None = None
+) -> Results:
+    """Every result in ``folder`` with one metric only, made again from the forecasts beside it.
+
+    ``function`` is the metric where the package has none of that name; a forecast that failed has no value by it.
+    ``paths`` has the trace file of every run. Raises `NotFoundError` for an unknown metric, `ResultError` for one that
+    needs single steps, for a folder without results, and for results of another suite or version of the scoring.
+    """
+    scorer = _by(function, metric) if function else _known(metric)
+    results = [load_result(path) for path in sorted(folder.glob("*.json"))]
+    if not results:
+        raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
+    for result in results:
+        _check_belongs(result, suite, own=function is not None)
+    return Results([_rescored(folder, result, suite, paths, metric, scorer) for result in results])
+
+
+def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
+    got, expected = result.suite.sha256, suite.sha256()
+    if got != expected:
+        raise ResultError(
+            f"{result.name}: scored on suite {result.suite.name} {got[:12]}, expected {suite.name} {expected[:12]}"
+        )
+    if not own and result.scoring_version != SCORING_VERSION:
+        raise ResultError(f"{result.name}: scored by version {result.scoring_version}, this is {SCORING_VERSION}")
+
+
+def _rescored(
+    folder: Path, result: Result, suite: Suite, paths: Mapping[str, Path], metric: str, scorer: _Scorer
+) -> Result:
+    runs = []
+    for run in result.runs:
+        truth = open_truth(paths[run.trace], run.data_sha256, suite.rule, suite.horizons)
+        kept = load_kept(folder, run, len(suite.horizons))
+        tasks = []
+        for task in run.tasks:
+            window = _window(kept[task.origin], truth, suite)
+            value_KL = scorer(window, task.failure is not None)
+            means = {} if value_KL is None else rounded_tree({metric: mean_over(value_KL, axis=1)})
+            tasks.append(task.model_copy(update={"metrics": {name: tuple(value_K) for name, value_K in means.items()}}))
+        runs.append(run.model_copy(update={"tasks": tuple(tasks), "per_layer": {}}))
+    return result.model_copy(update={"runs": tuple(runs)})
+
+
+def _window(kept: KeptForecast, truth: Truth, suite: Suite) -> _Window:
+    share_HLE = truth.window(kept.origin)
+    rows_K = horizon_rows(suite.horizons, truth.trace.meta.stride, len(share_HLE))
+    share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
+    return _Window(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, suite.quantiles)
+
+
+def _known(metric: str) -> _Scorer:
+    """The package's own metric of a name, and what it says of a failed forecast."""
+    if metric not in metric_names():
+        raise not_found("metric", metric, [*metric_names(), "FILE.py:function"])
+    if metric in _STEPWISE:
+        raise ResultError(f"{metric} needs the forecast of each step, and means over windows are kept: use `run`")
+
+    def plans(window: _Window, failed: bool) -> FloatArray | None:
+        references = window.truth.references(window.origin)
+        if failed:
+            return references.failed().get(metric)
+        return score_plans(window.mean_KLE, window.truth.window(window.origin), references).get(metric)
+
+    def errors(window: _Window, failed: bool) -> FloatArray | None:
+        if not failed:
+            return _errors(window).get(metric)
+        even_KLE = np.full(window.share_KLE.shape, 1 / window.share_KLE.shape[2])
+        even = _errors(window._replace(mean_KLE=even_KLE, quantile_QKLE=None))
+        return failure_scores(even, with_quantiles=window.quantile_QKLE is not None).get(metric)
+
+    return plans if "@" in metric else errors
+
+
+def _by(function: WindowMetric, name: str) -> _Scorer:
+    """Somebody's own metric, checked for one value per layer."""
+
+    def scorer(window: _Window, failed: bool) -> FloatArray:
+        K, L, _ = window.share_KLE.shape
+        if failed:
+            return np.full((K, L), np.nan)
+        value_KL = [
+            np.asarray(function(m, s), dtype=np.float64) for m, s in zip(window.mean_KLE, window.share_KLE, strict=True)
+        ]
+        for value_L in value_KL:
+            if value_L.shape != (L,):
+                raise ResultError(f"{name} returned shape {value_L.shape}, expected one value per layer, {(L,)}")
+        return np.stack(value_KL)
+
+    return scorer
+
+
+def _errors(window: _Window) -> dict[str, FloatArray]:
+    """Every error of window means [K, L], by name."""
+    k = metrics.hot_k(window.share_KLE.shape[2])
+    last_LE = window.truth.last_share(window.origin)
+    pairs = list(zip(window.mean_KLE, window.share_KLE, strict=True))
+    out = {
+        "window_tv": [metrics.total_variation(f, s) for f, s in pairs],
+        "window_error_rate": [metrics.relative_error(f, s) for f, s in pairs],
+        "hot_recall": [metrics.hot_recall(f, s, k) for f, s in pairs],
+        "rank_correlation": [metrics.rank_correlation(f, s) for f, s in pairs],
+        "revival_recall": [metrics.revival_recall(f, s, last_LE) for f, s in pairs],
+    }
+    if window.quantile_QKLE is not None:
+        quantiles = list(zip(np.moveaxis(window.quantile_QKLE, 1, 0), window.share_KLE, strict=True))
+        out["wql"] = [metrics.wql(q, s, window.quantiles) for q, s in quantiles]
+        out["coverage"] = [metrics.coverage(q, s, window.quantiles) for q, s in quantiles]
+    return {name: np.stack(values) for name, values in out.items()}

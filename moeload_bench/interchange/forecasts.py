@@ -1,0 +1,124 @@
+"""What comes after a trace: one forecast made from the whole of it, as window means that a planner reads.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import PlacementError
+from moeload_bench.evaluation.harness import FEED_ROWS, step_block, trace_info
+from moeload_bench.files import replacing
+from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.isolation.hosts import open_host
+from moeload_bench.isolation.levels import Level
+from moeload_bench.isolation.targets import parse_target
+from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.trace import Trace
+
+FloatArray = NDArray[np.float64]
+LEVEL_ROWS = 100
+"""Rows at the end of a trace whose mean total load turns shares into tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """The forecast for the steps after a trace.
+
+    ``share_LE`` sums to 1 in each layer; ``weight_LE`` is the same in routed tokens per step; ``about`` says what it
+    was made from.
+    """
+
+    share_LE: FloatArray
+    weight_LE: FloatArray
+    layers: tuple[int, ...]
+    about: dict[str, Any]
+
+
+def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level = "process", seed: int = 0) -> Ahead:
+    """Mean shares of the ``horizon`` steps after the last one, forecast from every step of the trace.
+
+    Nothing is planned for the steps to come (learning rate, data stage): the trace does not say. Raises
+    `PlacementError` for a horizon that is no multiple of the stride, and what the forecaster's process raises.
+    """
+    stride = trace.meta.stride
+    if horizon < 1 or horizon % stride:
+        raise PlacementError(f"--horizon is {horizon}, expected a multiple of the trace's stride, {stride}")
+    origin = int(trace.step_S[-1]) + stride
+    with open_host(parse_target(forecaster), trace_info(trace), seed=seed, level=level) as host:
+        for start in range(0, trace.steps, FEED_ROWS):
+            host.observe(step_block(trace, start, min(start + FEED_ROWS, trace.steps)))
+        forecast = host.forecast(ForecastRequest(origin=origin, horizon=horizon, horizons=(horizon,)))
+    share_LE = np.asarray(forecast.window_means((horizon,))[0], dtype=np.float64)
+    total_L = trace.load_SLE[-LEVEL_ROWS:].sum(axis=2).mean(axis=0)
+    about = {
+        "made_by": f"moeload-bench {_version()}",
+        "trace": trace.id,
+        "data_sha256": data_sha256(trace),
+        "forecaster": forecaster,
+        "seed": seed,
+        "first_step": origin,
+        "horizon": horizon,
+        "layers": [layer.model_dump(mode="json") for layer in trace.meta.layers],
+        "experts": trace.num_experts,
+    }
+    return Ahead(share_LE, share_LE * total_L[:, None], tuple(m.index for m in trace.meta.layers), about)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("moeload-bench")
+
+
+def write_forecast(ahead: Ahead, path: Path, kind: str) -> Path:
+    """Write ``weight`` [L, E] (and ``share``) as `npz` or `json`, or as sglang's `logical_count` (`sglang`).
+
+    sglang takes the counts by `--init-expert-location` and plans for itself; they are whole tokens of the window. It
+    refuses no further keys there, but has no use for them, so the record of what they were made from stands beside.
+    """
+    if kind == "npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, weight=ahead.weight_LE, share=ahead.share_LE, layer=np.array(ahead.layers))
+        return _put(path, buffer.getvalue(), ahead.about)
+    if kind == "sglang":
+        check_sglang_name(path, (".json",))
+        count_LE = np.rint(ahead.weight_LE * ahead.about["horizon"]).astype(np.int64)
+        return _put(path, json.dumps({"logical_count": count_LE.tolist()}).encode(), ahead.about)
+    record = {"weight": ahead.weight_LE.tolist(), "share": ahead.share_LE.tolist(), "about": ahead.about}
+    return _put(path, json.dumps(record, indent=1).encode())
+
+
+def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -> None:
+    """Raise `PlacementError` for a name under which sglang would not read a file."""
+    if path.suffix not in endings:
+        raise PlacementError(f"{path}: sglang goes by the name, expected a name that ends in {' or '.join(endings)}")
+
+
+def _put(path: Path, content: bytes, about: dict[str, Any] | None = None) -> Path:
+    put_file(path, content)
+    if about is not None:
+        put_about(path, about)
+    return path
+
+
+def put_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)
+
+
+def put_about(path: Path, about: dict[str, Any]) -> Path:
+    """`FILE.about.json`: what a file was made from, where its own format has no room for it."""
+    beside = path.with_name(path.name + ".about.json")
+    put_file(beside, json.dumps(about, indent=1).encode())
+    return beside

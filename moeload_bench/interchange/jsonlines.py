@@ -1,0 +1,138 @@
+"""JSON Lines of this project's own shape, for engines that write nothing yet: a few lines of code in any training loop.
+
+One line per step and layer: `{"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16, "dropped": [0, 1, 0, 0]}`.
+`load` counts routed tokens of all experts, before drops unless `--counted post_drop` says otherwise; `tokens` and
+`dropped` (of those that `load` counts) are optional, in all lines or none. The lines of a step stand together, and
+steps rise. Several files are ranks (or micro-batches) that each routed tokens of their own: their counts are added.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import TraceError
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import JsonLines, Progress, counts, field_of, find_files, whole
+
+_FIELDS = ("step", "layer", "load", "tokens", "dropped")
+
+
+class _Step(NamedTuple):
+    number: int
+    where: str
+    load: dict[int, IntArray]
+    tokens: dict[int, int]
+    dropped: dict[int, IntArray]
+
+
+def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log:
+    """The log in one or more files (a folder's `*.jsonl`); raises `TraceError` with file and line."""
+    files = find_files(paths, "*.jsonl")
+    progress = Progress(files, report)
+    readers = [JsonLines(file, progress) for file in files]
+    steps = [_steps(reader) for reader in readers]
+    first = [next(step, None) for step in steps]
+    begun = [step for step in first if step is not None]
+    if len(begun) != len(files):
+        silent = next(r for r, step in zip(readers, first, strict=True) if step is None)
+        raise TraceError(f"{silent.path}: no whole step is there{f': {silent.cut}' if silent.cut else ''}")
+    layers = tuple(sorted(begun[0].load))
+    experts = len(begun[0].load[layers[0]])
+    cut: list[str] = []
+    where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
+    return Log(where, layers, experts, _rows(begun, steps, readers, layers, experts, cut), cut=cut)
+
+
+def _rows(
+    first: list[_Step],
+    steps: list[Iterator[_Step]],
+    readers: list[JsonLines],
+    layers: tuple[int, ...],
+    experts: int,
+    cut: list[str],
+) -> Iterator[Row]:
+    group: list[_Step | None] = [*first]
+    while True:
+        there = [step for step in group if step is not None]
+        ended = [reader for reader, step in zip(readers, group, strict=True) if step is None]
+        if not there or any(reader.cut for reader in ended):
+            break
+        if ended or len({step.number for step in there}) > 1:
+            low = min(there, key=lambda step: step.number)
+            lacks = ended[0].path if ended else max(there, key=lambda step: step.number).where
+            raise TraceError(f"{lacks}: step {low.number} is missing, {low.where} has it; expected it in every file")
+        yield _row(there, layers, experts)
+        group = [next(step, None) for step in steps]
+    cut += [reader.cut for reader in readers if reader.cut]
+
+
+def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
+    load_LE = np.zeros((len(layers), experts), dtype=np.int64)
+    tokens_L, dropped_LE = np.zeros(len(layers), dtype=np.int64), np.zeros_like(load_LE)
+    for step in files:
+        wrong = set(layers) ^ set(step.load)
+        if wrong:
+            raise TraceError(
+                f"{step.where}: step {step.number}: layer {min(wrong)} is missing or new, expected {layers}"
+            )
+        for m, layer in enumerate(layers):
+            if len(step.load[layer]) != experts:
+                got = len(step.load[layer])
+                raise TraceError(f"{step.where}: layer {layer} has {got} experts, expected {experts} in every layer")
+            load_LE[m] += step.load[layer]
+            tokens_L[m] += step.tokens.get(layer, 0)
+            dropped_LE[m] += step.dropped.get(layer, np.int64(0))
+    for name, given in (("tokens", [s.tokens for s in files]), ("dropped", [s.dropped for s in files])):
+        if {len(of_layer) for of_layer in given} - {0} and {len(of_layer) for of_layer in given} != {len(layers)}:
+            raise TraceError(
+                f"{files[0].where}: step {files[0].number}: {name} in some lines only, expected all or none"
+            )
+    return Row(
+        files[0].number,
+        load_LE,
+        files[0].where,
+        tokens_L if files[0].tokens else None,
+        dropped_LE if files[0].dropped else None,
+    )
+
+
+def _steps(lines: JsonLines) -> Iterator[_Step]:
+    """The steps of one file; the last one only if no broken line may belong to it."""
+    step: _Step | None = None
+    layers = 0
+    for line, record in lines:
+        number = whole(field_of(record, "step", line.where, _FIELDS), "step", line.where)
+        if step is not None and number < step.number:
+            raise TraceError(f"{line.where}: step {number} after {step.number}: out of order or twice")
+        if step is None or number > step.number:
+            if step is not None:
+                layers = layers or len(step.load)
+                yield step
+            step = _Step(number, line.where, {}, {}, {})
+        _add(step, record, line.where)
+    if step is not None and (not lines.cut or len(step.load) == layers):
+        yield step
+
+
+def _add(step: _Step, record: dict[str, Any], where: str) -> None:
+    unknown = set(record) - set(_FIELDS)
+    if unknown:
+        raise TraceError(f"{where}: unknown field {min(unknown)!r}; there is: {', '.join(_FIELDS)}")
+    layer = whole(field_of(record, "layer", where, _FIELDS), "layer", where)
+    if layer in step.load:
+        raise TraceError(f"{where}: layer {layer} of step {step.number} again, expected one line for it")
+    step.load[layer] = counts(field_of(record, "load", where, _FIELDS), "load", where)
+    if "tokens" in record:
+        step.tokens[layer] = whole(record["tokens"], "tokens", where)
+    if "dropped" in record:
+        step.dropped[layer] = counts(record["dropped"], "dropped", where)
+        if len(step.dropped[layer]) != len(step.load[layer]):
+            raise TraceError(
+                f"{where}: dropped has {len(step.dropped[layer])} experts, expected {len(step.load[layer])}"
+            )

@@ -1,0 +1,321 @@
+"""Megatron-LM: tokens per expert, and the routing trace.
+
+Read from NVIDIA/Megatron-LM at d98e8a64 (core 0.20, August 2026): `megatron/training/activation_logging.py` and
+`megatron/core/transformer/moe/router_trace.py`.
+
+*Tokens per expert* (`--save-tokens-per-expert-interval N`): `tokens_per_expert/rank{r}.jsonl`, appended every N
+iterations, one line per layer: `{"iter": 100, "block": "decoder", "layer": 3, "tpe": [[128, 64], [96, 80]]}`, a list
+for each micro-batch with the tokens that each of the **rank's own** experts was given. They are counted behind the
+dispatch: after drops, and with the padding of grouped kernels where there is some. `layer` is the number **inside the
+pipeline stage**.
+
+*Routing trace* (`--moe-routing-trace-path DIR`): `router_trace_rank{r}.jsonl`, one line per micro-batch and layer:
+`{"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 3, "rank": 0, "num_tokens": 128, "topk": 2,
+"top_indices": [[12, 45], ...]}`, experts numbered over all ranks. The tracer writes nothing for a micro-batch in which
+tokens were dropped, so a layer with fewer lines than another is refused.
+
+Ranks are numbered as Megatron does by default (tp-cp-ep-dp-pp, the first innermost).
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import TraceError
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import (
+    JsonLines,
+    Progress,
+    counts,
+    field_of,
+    find_files,
+    numbered,
+    same_on_all,
+    whole,
+)
+
+_TOKENS = ("iter", "block", "layer", "tpe")
+_TRACE = ("step", "block", "layer", "num_tokens", "topk", "top_indices")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks were laid out; ``stage_layers``: transformer layers of one pipeline stage, dense ones included.
+
+    ``tensor`` is the tensor-parallel size *of the experts*: ranks that hold parts of the same experts.
+    """
+
+    expert: int = 1
+    pipeline: int = 1
+    stage_layers: int | None = None
+    tensor: int = 1
+
+    def check(self, world: int, where: Path) -> None:
+        """Raise `TraceError` unless ``world`` ranks can be laid out so."""
+        block = self.expert * self.pipeline * self.tensor
+        if world % block:
+            raise TraceError(
+                f"{where}: got {world} ranks, expected a multiple of {self.pipeline} pipeline x {self.expert} expert x "
+                f"{self.tensor} tensor = {block}: is a rank's file missing, or another layout?"
+            )
+        if self.pipeline > 1 and self.stage_layers is None:
+            raise TraceError(
+                f"{where}: layers are numbered inside their pipeline stage, expected --stage-layers, the transformer "
+                "layers of one stage (dense ones included)"
+            )
+
+    def stage(self, rank: int, world: int) -> int:
+        """The pipeline stage of a rank."""
+        return rank // (world // self.pipeline)
+
+    def layer(self, rank: int, world: int, local: int) -> int:
+        """The layer's number in the model."""
+        return self.stage(rank, world) * (self.stage_layers or 0) + local
+
+
+class _Step(NamedTuple):
+    """What one rank says of one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
+
+    number: int
+    where: str
+    load: dict[int, IntArray]
+    tokens: dict[int, int]
+    passes: dict[int, int]
+
+
+_Add = Callable[[_Step, int, dict[str, Any], str], None]
+"""Adds a line's counts to those of its layer."""
+
+
+def read_tokens(paths: Sequence[str | Path], layout: Layout, report: Report | None = None) -> Log:
+    """The log in the `rank*.jsonl` files of a folder or glob; experts are put together over the ranks."""
+    ranks = numbered(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
+    return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
+
+
+def read_trace(paths: Sequence[str | Path], experts: int, layout: Layout, report: Report | None = None) -> Log:
+    """The log in the `router_trace_rank*.jsonl` files; ``experts`` of a layer, which the files do not say."""
+    ranks = numbered(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
+    choices = _Choices(experts)
+    log = _log(ranks, layout, report, "step", _TRACE, choices.add, experts)
+    return replace(log, top_k=choices.top_k)
+
+
+def _log(
+    ranks: dict[int, Path],
+    layout: Layout,
+    report: Report | None,
+    key: str,
+    names: tuple[str, ...],
+    add: _Add,
+    experts: int | None,
+) -> Log:
+    folder = ranks[0].parent
+    layout.check(len(ranks), folder)
+    progress = Progress(list(ranks.values()), report)
+    files = [_Rank(rank, ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
+    steps = _side_by_side(files)
+    first = next(steps, None)
+    if first is None:
+        cut = [file.lines.cut for file in files if file.lines.cut]
+        raise TraceError(f"{folder}: no whole iteration is there{': ' if cut else ''}{'; '.join(cut)}")
+    layers = tuple(sorted({layout.layer(rank, len(ranks), m) for rank, step in enumerate(first) for m in step.load}))
+    local = max(len(load_E) for step in first for load_E in step.load.values())
+    notes: list[str] = []
+    cut = []
+    if experts is not None and same_on_all({r: np.concatenate([*s.load.values()]) for r, s in enumerate(first)}):
+        raise TraceError(
+            f"{first[0].where}: all {len(first)} ranks hold the same choices, expected each to route tokens of its own "
+            "(tensor parallelism without sequence parallelism routes them several times)"
+        )
+    table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
+    rows = _rows(first, steps, files, table, notes, cut)
+    where = f"{folder} ({len(ranks)} rank{'s' if len(ranks) > 1 else ''})"
+    return Log(where, layers, table.experts, rows, notes=notes, cut=cut)
+
+
+def _rows(
+    first: list[_Step],
+    steps: Iterator[list[_Step]],
+    files: list[_Rank],
+    table: _Table,
+    notes: list[str],
+    cut: list[str],
+) -> Iterator[Row]:
+    yield table.row(first)
+    for step in steps:
+        yield table.row(step)
+    if any(file.heads for file in files):
+        notes.append("multi-token-prediction layers of the log are left out")
+    cut += [file.lines.cut for file in files if file.lines.cut]
+
+
+class _Rank:
+    """The iterations of one rank's file."""
+
+    def __init__(self, rank: int, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
+        self.rank, self.heads = rank, False
+        self.lines = JsonLines(path, progress)
+        self._key, self._names, self._add = key, names, add
+
+    def steps(self) -> Iterator[_Step]:
+        """Whole iterations in order; one that a broken last line may belong to is not."""
+        step: _Step | None = None
+        whole_passes: dict[int, int] = {}
+        for line, record in self.lines:
+            number = whole(field_of(record, self._key, line.where, self._names), self._key, line.where)
+            if field_of(record, "block", line.where, self._names) != "decoder":
+                self.heads = True
+                continue
+            if step is not None and number < step.number:
+                raise TraceError(
+                    f"{line.where}: {self._key} {number} after {step.number}: out of order or twice (was the run "
+                    "restarted into the same folder?), expected iterations that rise"
+                )
+            if step is None or number > step.number:
+                if step is not None:
+                    whole_passes = whole_passes or step.passes
+                    yield step
+                step = _Step(number, line.where, {}, {}, {})
+            layer = whole(field_of(record, "layer", line.where, self._names), "layer", line.where)
+            self._add(step, layer, record, line.where)
+        if step is not None and (not self.lines.cut or step.passes == whole_passes):
+            yield step
+
+
+def _add_tokens(step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
+    """Tokens per expert: one line holds all micro-batches of a layer."""
+    if layer in step.load:
+        raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
+    tpe = counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
+    step.load[layer], step.passes[layer] = tpe.sum(axis=0), len(tpe)
+
+
+class _Choices:
+    """Routing trace: each line holds the choices of one micro-batch in a layer."""
+
+    def __init__(self, experts: int) -> None:
+        self.experts = experts
+        self.top_k: int | None = None
+
+    def add(self, step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
+        """Count one line's choices."""
+        tokens = whole(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
+        top_k = whole(field_of(record, "topk", where, _TRACE), "topk", where, least=1)
+        if self.top_k not in (None, top_k):
+            raise TraceError(f"{where}: topk is {top_k}, it was {self.top_k} before: mixed top-k is not in the format")
+        self.top_k = top_k
+        chosen_TK = field_of(record, "top_indices", where, _TRACE)
+        index_TK = counts(chosen_TK, "top_indices", where, ndim=2) if tokens else np.zeros((0, top_k), dtype=np.int64)
+        if index_TK.shape != (tokens, top_k):
+            raise TraceError(f"{where}: top_indices has shape {list(index_TK.shape)}, expected {[tokens, top_k]}")
+        if index_TK.size and index_TK.max() >= self.experts:
+            raise TraceError(
+                f"{where}: top_indices holds expert {index_TK.max()}, expected 0 to {self.experts - 1} (--experts)"
+            )
+        load_E = np.bincount(index_TK.ravel(), minlength=self.experts)
+        step.load[layer] = step.load[layer] + load_E if layer in step.load else load_E
+        step.tokens[layer] = step.tokens.get(layer, 0) + tokens
+        step.passes[layer] = step.passes.get(layer, 0) + 1
+
+
+def _side_by_side(files: list[_Rank]) -> Iterator[list[_Step]]:
+    """The same iteration of all ranks; one that a rank does not have is named."""
+    readers = [file.steps() for file in files]
+    before: int | None = None
+    while True:
+        group = [next(reader, None) for reader in readers]
+        there = [step for step in group if step is not None]
+        ended = [file for file, step in zip(files, group, strict=True) if step is None]
+        if not there or any(file.lines.cut for file in ended):
+            return
+        number = min(step.number for step in there)
+        late = [f for f, s in zip(files, group, strict=True) if s is not None and s.number != number]
+        if ended or late:
+            raise TraceError(
+                f"{(ended or late)[0].lines.path}: iteration {number} is missing in rank {(ended or late)[0].rank}, "
+                f"other ranks have it ({there[0].where}), expected the same iterations from every rank"
+                + ("" if before is None else f" (--last-step {before} imports what comes before)")
+            )
+        before = number
+        yield there
+
+
+class _Table:
+    """Puts the ranks' parts of an iteration together."""
+
+    def __init__(self, layers: tuple[int, ...], experts: int, layout: Layout, is_global: bool) -> None:
+        self.layers, self.experts = layers, experts
+        self._place = {layer: m for m, layer in enumerate(layers)}
+        self._layout, self._global = layout, is_global
+        self._expected: list[set[int]] = []
+
+    def row(self, ranks: list[_Step]) -> Row:
+        """One step, with every rank's layers checked against those of its first iteration."""
+        self._expected = self._expected or self._stage_layers(ranks)
+        load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
+        tokens_L = np.zeros(len(self.layers), dtype=np.int64)
+        for rank, step in enumerate(ranks):
+            self._check(rank, step)
+            for local, load_E in step.load.items():
+                at = self._place[self._layout.layer(rank, len(ranks), local)]
+                first = self._first_expert(rank, step, local, ranks)
+                if first is not None:
+                    load_LE[at, first : first + len(load_E)] += load_E
+                    tokens_L[at] += step.tokens.get(local, 0)
+        return Row(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
+
+    def _stage_layers(self, ranks: list[_Step]) -> list[set[int]]:
+        """The layers of each rank: all that any rank of its stage has."""
+        world, stages = len(ranks), [self._layout.stage(rank, len(ranks)) for rank in range(len(ranks))]
+        for rank, step in enumerate(ranks):
+            top = max(step.load)
+            if self._layout.stage_layers is not None and top >= self._layout.stage_layers:
+                raise TraceError(
+                    f"{step.where}: layer {top} of rank {rank}, expected 0 to {self._layout.stage_layers - 1} inside a "
+                    f"stage of {self._layout.stage_layers} layers (--stage-layers), of {world} ranks"
+                )
+        return [{m for r, s in enumerate(ranks) if stages[r] == stages[rank] for m in s.load} for rank in range(world)]
+
+    def _check(self, rank: int, step: _Step) -> None:
+        wrong = self._expected[rank] ^ set(step.load)
+        if wrong:
+            layer = min(wrong)
+            kind = "has no" if layer in self._expected[rank] else "has an unexpected"
+            raise TraceError(
+                f"{step.where}: rank {rank} {kind} layer {layer} in iteration {step.number}, expected layers "
+                f"{sorted(self._expected[rank])}"
+            )
+        if len(set(step.passes.values())) > 1:
+            few, many = (pick(step.passes, key=lambda m: step.passes[m]) for pick in (min, max))
+            raise TraceError(
+                f"{step.where}: rank {rank} has {step.passes[few]} micro-batches in layer {few} and "
+                f"{step.passes[many]} in layer {many} of iteration {step.number}, expected the same in each"
+                + (": the tracer leaves out those in which tokens were dropped" if self._global else "")
+            )
+
+    def _first_expert(self, rank: int, step: _Step, layer: int, ranks: list[_Step]) -> int | None:
+        """The first of the experts that a rank's counts are of; None where another rank counts the same tokens."""
+        if self._global:
+            return 0
+        local, tensor = self.experts // self._layout.expert, self._layout.tensor
+        if len(step.load[layer]) != local:
+            raise TraceError(
+                f"{step.where}: layer {layer} of rank {rank} has {len(step.load[layer])} experts, expected {local}"
+            )
+        twin = rank - rank % tensor
+        if twin == rank:
+            return rank // tensor % self._layout.expert * local
+        if not np.array_equal(step.load[layer], ranks[twin].load.get(layer)):
+            raise TraceError(
+                f"{step.where}: rank {rank} counts other tokens than rank {twin}, expected the same in a group of "
+                f"{tensor} (--expert-tensor-parallel)"
+            )
+        return None

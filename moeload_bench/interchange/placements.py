@@ -1,0 +1,181 @@
+"""A plan as the file that an engine loads. What each was read from, and what was run: docs/interchange.md.
+
+Slots are numbered over all devices, device d owning slots d * R/D to (d + 1) * R/D - 1, as in every format here.
+
+Axis letters: L MoE layers, E experts, R slots, D devices, X most replicas of one expert.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import MissingExtraError, PlacementError, not_found
+from moeload_bench.interchange.forecasts import Ahead, check_sglang_name, put_about, put_file
+from moeload_bench.placement.plans import ClusterShape, plan
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Which expert sits in which slot of each MoE layer, and what that was made from.
+
+    ``slot_expert_LR``; ``layers`` are the indices of the layers in the model, ``model_layers`` their number with dense
+    ones.
+    """
+
+    slot_expert_LR: IntArray
+    experts: int
+    shape: ClusterShape
+    layers: tuple[int, ...]
+    model_layers: int
+    about: dict[str, Any]
+
+    @property
+    def count_LE(self) -> IntArray:
+        """Replicas of each expert."""
+        return np.stack([np.bincount(slot_R, minlength=self.experts) for slot_R in self.slot_expert_LR])
+
+    @property
+    def slots_LEX(self) -> IntArray:
+        """The slots of each expert, -1 where it has fewer than another."""
+        most = int(self.count_LE.max())
+        slots_LEX = np.full((len(self.layers), self.experts, most), -1, dtype=np.int64)
+        for m, e in np.ndindex(slots_LEX.shape[:2]):
+            at = np.flatnonzero(self.slot_expert_LR[m] == e)
+            slots_LEX[m, e, : len(at)] = at
+        return slots_LEX
+
+
+def place(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
+    """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, or too few ``model_layers``."""
+    least = max(ahead.layers) + 1
+    if model_layers is not None and model_layers < least:
+        raise PlacementError(
+            f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"
+        )
+    if len(set(ahead.layers)) < len(ahead.layers):
+        raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can say")
+    about = {**ahead.about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
+    slot_expert_LR = plan(ahead.weight_LE, shape)
+    return Placement(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, model_layers or least, about)
+
+
+def write_placement(placement: Placement, path: Path, kind: str) -> Path:
+    """Write a plan in one of the FORMATS.
+
+    Beside it goes `FILE.about.json`, what it was made from; `json` holds that itself. Raises `NotFoundError` for a name
+    that is none of the FORMATS, `PlacementError` for a plan that a format cannot hold.
+    """
+    if kind not in FORMATS:
+        raise not_found("placement format", kind, FORMATS)
+    put_file(path, FORMATS[kind](placement, path))
+    if kind != "json":
+        put_about(path, placement.about)
+    return path
+
+
+def _json(placement: Placement, path: Path) -> bytes:
+    """This project's own: per layer the experts of each device, with what the plan was made from."""
+    shape = placement.shape
+    layers = [
+        {"layer": index, "devices": slot_R.reshape(shape.devices, -1).tolist()}
+        for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True)
+    ]
+    return json.dumps({"placement_version": 1, "layers": layers, "about": placement.about}, indent=1).encode()
+
+
+def _eplb(placement: Placement, path: Path) -> bytes:
+    """The three results of EPLB's `rebalance_experts`, one row per MoE layer."""
+    maps = {
+        "physical_to_logical_map": placement.slot_expert_LR,
+        "logical_to_physical_map": placement.slots_LEX,
+        "expert_count": placement.count_LE,
+    }
+    return _tensors(maps, path)
+
+
+def _sglang(placement: Placement, path: Path) -> bytes:
+    """sglang passes every key on as an argument, so there is one; dense layers have a row too, experts in order."""
+    check_sglang_name(path)
+    R = placement.shape.slots
+    rows = np.tile(np.arange(R) % placement.experts, (placement.model_layers, 1))
+    rows[list(placement.layers)] = placement.slot_expert_LR
+    return _tensors({"physical_to_logical_map": rows}, path)
+
+
+def _tensors(maps: Mapping[str, IntArray], path: Path) -> bytes:
+    """JSON lists or, for a name that ends in .pt, tensors by `torch.save`."""
+    if path.suffix != ".pt":
+        return json.dumps({name: array.tolist() for name, array in maps.items()}).encode()
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingExtraError("torch", "torch", "writing a .pt file") from None
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in maps.items()}, buffer)
+    return buffer.getvalue()
+
+
+def _vllm(placement: Placement, path: Path) -> bytes:
+    """One list of logical experts per MoE layer, by physical expert."""
+    return json.dumps(placement.slot_expert_LR.tolist()).encode()
+
+
+def _vllm_ascend(placement: Placement, path: Path) -> bytes:
+    """Per MoE layer the experts of each device."""
+    D = placement.shape.devices
+    layers = [
+        {
+            "layer_id": number,
+            "device_count": D,
+            "device_list": [
+                {"device_id": d, "device_expert": experts} for d, experts in enumerate(slot_R.reshape(D, -1).tolist())
+            ],
+        }
+        for number, slot_R in enumerate(placement.slot_expert_LR)
+    ]
+    return json.dumps({"moe_layer_count": len(layers), "layer_list": layers}, indent=1).encode()
+
+
+def _tensorrt_llm(placement: Placement, path: Path) -> bytes:
+    """The YAML of `moe_config.load_balancer`, keyed by the layer's index in the model."""
+    lines = ["initial_global_assignments:"]
+    for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True):
+        lines.append(f"  {index}: [{', '.join(map(str, slot_R.tolist()))}]")
+    lines += [f"num_slots: {placement.shape.slots}", "layer_updates_per_iter: 0", ""]
+    return "\n".join(lines).encode()
+
+
+def _megatron(placement: Placement, path: Path) -> bytes:
+    """The experts of each expert-parallel rank, in their local order; without replicas, which Megatron-LM has not."""
+    shape = placement.shape
+    if shape.slots != placement.experts:
+        raise PlacementError(
+            f"Megatron-LM holds each expert once, got {shape.slots} slots for {placement.experts} experts; expected "
+            f"--slots {placement.experts}"
+        )
+    layers = {
+        str(index): slot_R.reshape(shape.devices, -1).tolist()
+        for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True)
+    }
+    return json.dumps({"expert_parallel_size": shape.devices, "experts_of_rank": layers}, indent=1).encode()
+
+
+FORMATS: Mapping[str, Callable[[Placement, Path], bytes]] = {
+    "json": _json,
+    "eplb": _eplb,
+    "sglang": _sglang,
+    "vllm": _vllm,
+    "vllm-ascend": _vllm_ascend,
+    "tensorrt-llm": _tensorrt_llm,
+    "megatron": _megatron,
+}

@@ -1,0 +1,246 @@
+"""Rows of a foreign log on their way into a trace: read one at a time, a few thousand in memory, whatever the size.
+
+Axis letters: S steps, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import TraceError
+from moeload_bench.recording.parts import merge_shards
+from moeload_bench.traces.meta import checked_meta
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace, TraceMeta, check_trace
+
+IntArray = NDArray[np.int64]
+Semantics = Literal["pre_drop", "post_drop", "unknown"]
+Report = Callable[[int, int, str], None]
+"""``report(done, total, what)``, in bytes of the files read."""
+
+CELLS_IN_MEMORY = 1 << 22
+"""Loads that are held before they go to disk: 32 MiB."""
+
+
+class CutShortWarning(UserWarning):
+    """A log that breaks off: it is imported up to there."""
+
+
+class Row(NamedTuple):
+    """One step of a log; ``where`` names the file and line that it came from."""
+
+    step: int
+    load_LE: IntArray
+    where: str
+    tokens_L: IntArray | None = None
+    dropped_LE: IntArray | None = None
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a reader has found before it reads the rows: which layers (indices of blocks) and how many experts.
+
+    ``semantics`` is what the counts of the format are, ``top_k`` what the files say of it. ``notes`` grows while rows
+    are read; ``cut`` names what was left out at the end, where a file breaks off.
+    """
+
+    where: str
+    layers: tuple[int, ...]
+    experts: int
+    rows: Iterator[Row]
+    semantics: Semantics = "pre_drop"
+    top_k: int | None = None
+    notes: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user knows and a log does not say.
+
+    ``tokens`` per step and layer where the log has none; ``counted`` overrides what the format's counts are;
+    ``first_step`` and ``last_step`` (inclusive) bound what is imported; ``meta`` goes into `TraceMeta`.
+    """
+
+    top_k: int | None = None
+    tokens: int | None = None
+    counted: Semantics | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Imported(NamedTuple):
+    """What was written: the file, its size, and what a reader should know."""
+
+    path: Path
+    steps: int
+    layers: int
+    experts: int
+    stride: int
+    notes: tuple[str, ...]
+
+
+def write_log(log: Log, target: Path, options: Options | None = None) -> Imported:
+    """Write the rows of a log as a trace, a chunk at a time.
+
+    Steps must rise by one stride: a step that comes twice, comes late or is missing is named, nothing is filled in.
+    Raises `TraceError` with file and line. A log whose files break off in the middle of a line is written up to the
+    last whole step, with an `CutShortWarning`, and marked as cut short.
+    """
+    options = options or Options()
+    if target.suffix != ".parquet":
+        raise TraceError(f"{target}: expected a file name that ends in .parquet")
+    if target.exists():
+        raise TraceError(f"{target}: a trace is there already; choose another name or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.", suffix=".importing") as scratch:
+        written = _Chunks(log, options, Path(scratch))
+        for row in _in_order(_wanted(log.rows, options), log.where):
+            written.add(row)
+        meta = written.finish()
+        merge_shards(written.paths, target, meta)
+    for cut in log.cut:
+        warnings.warn(cut, CutShortWarning, stacklevel=2)
+    return Imported(target, written.steps, len(log.layers), log.experts, meta.stride, meta.notes)
+
+
+def _wanted(rows: Iterator[Row], options: Options) -> Iterator[Row]:
+    last = options.last_step
+    for row in rows:
+        if last is not None and row.step > last:
+            return
+        if options.first_step is None or row.step >= options.first_step:
+            yield row
+        if row.step == last:
+            return  # what follows may be damaged
+
+
+def _in_order(rows: Iterator[Row], where: str) -> Iterator[Row]:
+    """The rows, once it is sure that each step follows the one before by the same stride."""
+    before: list[int] = []
+    for row in rows:
+        if before:
+            rise = row.step - before[-1]
+            if rise <= 0:
+                kind = "twice" if rise == 0 else "out of order"
+                raise TraceError(
+                    f"{row.where}: step {row.step} {kind}: got it after step {before[-1]}, expected steps that rise; "
+                    f"a run that was restarted is imported in parts (--first-step, --last-step)"
+                )
+            if len(before) > 1 and rise != before[1] - before[0]:
+                raise TraceError(
+                    f"{row.where}: step {before[-1] + before[1] - before[0]} is missing: got step {row.step} after "
+                    f"{before[-1]}, the log has one step in {before[1] - before[0]} (--last-step {before[-1]} imports "
+                    "what comes before)"
+                )
+        before = [*before[:1], row.step] if len(before) < 2 else [before[0], before[1], row.step]
+        yield row
+    if not before:
+        raise TraceError(f"{where}: no step to import")
+
+
+class _Chunks:
+    """Rows collected into traces of consecutive steps, each a file of ``folder``."""
+
+    def __init__(self, log: Log, options: Options, folder: Path) -> None:
+        self._log, self._options, self._folder = log, options, folder
+        if log.top_k is not None and options.top_k not in (None, log.top_k):
+            raise TraceError(f"{log.where}: top-k is {log.top_k} in the file, got --top-k {options.top_k}")
+        self._top_k = log.top_k if options.top_k is None else options.top_k
+        self._rows: list[Row] = []
+        self._stride = 1
+        self._dropped: bool | None = None
+        self.paths: list[Path] = []
+        self.steps = 0
+
+    def add(self, row: Row) -> None:
+        """Take in one row; every so many loads they go to disk."""
+        self._rows.append(row)
+        held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
+        if held >= CELLS_IN_MEMORY and len(self._rows) > 1:
+            self._flush()
+
+    def finish(self) -> TraceMeta:
+        """The rest goes to disk; the metadata of the whole."""
+        if self._rows:
+            self._flush()
+        return self._meta((*self._log.notes, *self._log.cut), complete=not self._log.cut)
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if self.steps == 0 and len(rows) > 1:
+            self._stride = rows[1].step - rows[0].step
+        load_SLE = np.stack([row.load_LE for row in rows])
+        columns = {}
+        has_dropped = rows[0].dropped_LE is not None
+        if self._dropped not in (None, has_dropped) or any((r.dropped_LE is not None) != has_dropped for r in rows):
+            raise TraceError(f"{self._log.where}: dropped tokens are there for some steps only, expected all or none")
+        self._dropped = has_dropped
+        if has_dropped:
+            columns["dropped"] = np.stack([row.dropped_LE for row in rows if row.dropped_LE is not None])
+        step_S = np.array([row.step for row in rows], dtype=np.int64)
+        trace = Trace(self._meta(), step_S, self._tokens(rows, load_SLE), load_SLE, columns)
+        check_trace(trace, where=self._log.where)
+        self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))
+        self.steps += len(rows)
+
+    def _tokens(self, rows: list[Row], load_SLE: IntArray) -> IntArray:
+        """[S, L]: those of the log, else the number that was given, else what the loads say."""
+        given = self._options.tokens
+        if rows[0].tokens_L is not None:
+            if given is not None:
+                raise TraceError(f"{self._log.where}: tokens are in the log; got {given} for them as well")
+            return np.stack([row.tokens_L for row in rows if row.tokens_L is not None])
+        if given is not None:
+            return np.full(load_SLE.shape[:2], given, dtype=np.int64)
+        if self._semantics == "post_drop":
+            raise TraceError(
+                f"{self._log.where}: tokens do not follow from loads after drops, expected --tokens, the number that "
+                "enters a layer in a step"
+            )
+        return self._from_loads(rows, load_SLE)
+
+    def _from_loads(self, rows: list[Row], load_SLE: IntArray) -> IntArray:
+        total_SL: IntArray = load_SLE.sum(axis=2)
+        if self._top_k is None:
+            return total_SL
+        uneven_S = np.flatnonzero((total_SL != total_SL[:, :1]).any(axis=1) | (total_SL[:, 0] % self._top_k != 0))
+        if uneven_S.size:
+            s = int(uneven_S[0])
+            low, high = int(total_SL[s].argmin()), int(total_SL[s].argmax())
+            raise TraceError(
+                f"{rows[s].where}: step {rows[s].step}: loads sum to {total_SL[s, low]} in layer "
+                f"{self._log.layers[low]} and to {total_SL[s, high]} in layer {self._log.layers[high]}, expected the "
+                f"same multiple of top-k = {self._top_k}: tokens were dropped or padded (say --counted post_drop "
+                "--tokens N), or counted twice"
+            )
+        return total_SL // self._top_k
+
+    @property
+    def _semantics(self) -> Semantics:
+        counted = self._options.counted or self._log.semantics
+        # without top-k nothing can be said about drops, and nothing is checked against the tokens
+        return counted if self._top_k is not None or counted == "post_drop" else "unknown"
+
+    def _meta(self, notes: tuple[str, ...] = (), complete: bool = True) -> TraceMeta:
+        layers = [{"index": i, "experts": self._log.experts, "top_k": self._top_k} for i in self._log.layers]
+        known = {"recipe": "own", **self._options.meta}
+        record = {
+            **known,
+            "layers": layers,
+            "experts": self._log.experts,
+            "stride": self._stride,
+            "count_semantics": self._semantics,
+            "notes": (*known.get("notes", ()), *notes),
+            "complete": complete,
+        }
+        return checked_meta(record, self._log.where)

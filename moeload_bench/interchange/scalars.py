@@ -1,0 +1,77 @@
+"""Loads logged as scalars, one name per layer and expert: which names those are.
+
+A pattern is a name with `{l}` for the layer and `{e}` for the expert, as in `train/TokensTotal/layer{l}/expert{e}`.
+Logged values have to be counts: shares, ratios and means over several steps are refused as fractions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from moeload_bench.errors import TraceError, printable
+
+PATTERNS = (
+    "train/TokensTotal/layer{l}/expert{e}",  # OLMoE's runs on W&B
+    "moe/layer_{l}/expert_{e}",
+    "moe-expert/tokens_per_expert_layer{l}_expert{e}",
+    "tokens_per_expert/layer_{l}/expert_{e}",
+    "moe/tokens_per_expert/layer_{l}/expert_{e}",
+    "expert_load/layer_{l}/expert_{e}",
+)
+"""Tried in this order where no pattern is given."""
+
+
+class Names(NamedTuple):
+    """Names of a log by the place of their counts: ``at`` name to (row of layer, expert)."""
+
+    pattern: str
+    layers: tuple[int, ...]
+    experts: int
+    at: dict[str, tuple[int, int]]
+
+
+def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
+    """The names that a pattern finds, complete: the same experts, from 0 on, in every layer.
+
+    A name may stand behind the name of a run ("RUN - name"), as W&B's tables have it. Raises `TraceError` when nothing
+    matches, when two names stand for one expert, and when an expert is missing.
+    """
+    names = list(names)
+    for candidate in PATTERNS if pattern is None else (pattern,):
+        rule = _rule(candidate, where)
+        found = {name: (int(m["l"]), int(m["e"])) for name in names if (m := rule.fullmatch(name))}
+        if found:
+            return _complete(candidate, found, where)
+    tried = ", ".join(PATTERNS) if pattern is None else pattern
+    shown = printable(", ".join(names[:8]))[:300] + (" ..." if len(names) > 8 else "")
+    raise TraceError(f"{where}: no name fits {tried}; there is: {shown or 'none'} (--pattern 'name/{{l}}/{{e}}')")
+
+
+def _rule(pattern: str, where: str) -> re.Pattern[str]:
+    if pattern.count("{l}") != 1 or pattern.count("{e}") != 1:
+        raise TraceError(f"{where}: the pattern is {pattern!r}, expected {{l}} and {{e}} once each")
+    layer, expert = (re.escape(part) for part in ("{l}", "{e}"))
+    body = re.escape(pattern).replace(layer, r"(?P<l>\d{1,6})").replace(expert, r"(?P<e>\d{1,6})")
+    return re.compile(rf"(?:.* - )?{body}")
+
+
+def _complete(pattern: str, found: dict[str, tuple[int, int]], where: str) -> Names:
+    layers = tuple(sorted({layer for layer, _ in found.values()}))
+    experts = max(expert for _, expert in found.values()) + 1
+    by_place: dict[tuple[int, int], str] = {}
+    for name, place in found.items():
+        if place in by_place:
+            raise TraceError(
+                f"{where}: {printable(name)!r} and {printable(by_place[place])!r} are the same expert, expected one run"
+            )
+        by_place[place] = name
+    for layer in layers:
+        for expert in range(experts):
+            if (layer, expert) not in by_place:
+                raise TraceError(
+                    f"{where}: expert {expert} of layer {layer} is missing, expected {experts} experts ({pattern})"
+                )
+    row = {layer: m for m, layer in enumerate(layers)}
+    return Names(pattern, layers, experts, {name: (row[layer], expert) for name, (layer, expert) in found.items()})

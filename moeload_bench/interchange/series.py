@@ -1,0 +1,131 @@
+"""A trace as the time series that other forecasting tools read: one series per layer and expert.
+
+`nixtla`: a long table `unique_id, ds, y` (CSV or parquet), `ds` the training step. `fev`: one row per series with lists
+`timestamp` and `target` (parquet). `gluonts`: JSON Lines with `item_id`, `start`, `target`. `csv`: the long table that
+`import csv` reads back. Tools that know no steps but only dates get one second per step, from 2000-01-01.
+
+Axis letters: S rows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import TraceError, not_found
+from moeload_bench.files import replacing
+from moeload_bench.traces.trace import Trace, layer_names
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FloatArray = NDArray[np.float64]
+Values = Literal["load", "share"]
+FORMATS = ("nixtla", "fev", "gluonts", "csv")
+START = np.datetime64("2000-01-01T00:00:00", "s")
+
+
+def write_series(trace: Trace, path: Path, kind: str, values: Values = "load") -> Path:
+    """Write a trace in one of the FORMATS, a series at a time.
+
+    ``values``: counts, or shares of the layer's load in the step (missing where a layer had none). Raises
+    `NotFoundError` for another format and `TraceError` for a name whose ending does not fit it.
+    """
+    endings = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
+    if kind not in endings:
+        raise not_found("series format", kind, endings)
+    if path.suffix not in endings[kind]:
+        raise TraceError(f"{path}: expected a name that ends in {' or '.join(endings[kind])} for {kind}")
+    if kind == "csv" and values != "load":
+        raise TraceError(f"{path}: this project's table holds counts, got --values {values}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
+        if kind == "gluonts":
+            _gluonts(trace, scratch, values)
+        elif kind == "csv":
+            _csv(trace, scratch)
+        else:
+            batches = _nixtla(trace, values) if kind == "nixtla" else _fev(trace, values)
+            _write_batches(batches, scratch, path.suffix)
+    return path
+
+
+def series(trace: Trace, values: Values = "load") -> Iterator[tuple[str, FloatArray]]:
+    """The name and the values [S] of each series: `layer2/expert5`, by layer, then expert."""
+    for m, layer in enumerate(layer_names(trace)):
+        load_SE = trace.load_SLE[:, m].astype(np.float64)
+        if values == "share":
+            total_S1 = load_SE.sum(axis=1, keepdims=True)
+            load_SE = np.divide(load_SE, total_S1, out=np.full_like(load_SE, np.nan), where=total_S1 > 0)
+        name = "-".join(str(layer).split())
+        for e in range(trace.num_experts):
+            yield f"layer{name}/expert{e}", load_SE[:, e]
+
+
+def _nixtla(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    for name, y_S in series(trace, values):
+        names = pa.array([name]).take(pa.array(np.zeros(len(y_S), dtype=np.int64)))
+        yield pa.record_batch({"unique_id": names, "ds": pa.array(trace.step_S), "y": pa.array(y_S)})
+
+
+def _fev(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    stamp_S = START + trace.step_S.astype("timedelta64[s]")
+    for name, y_S in series(trace, values):
+        columns: dict[str, Any] = {
+            "id": pa.array([name]),
+            "timestamp": pa.array([stamp_S], pa.list_(pa.timestamp("s"))),
+            "target": pa.array([y_S], pa.list_(pa.float64())),
+        }
+        yield pa.record_batch(columns)
+
+
+def _write_batches(batches: Iterator[pa.RecordBatch], path: Path, suffix: str) -> None:
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    first = next(batches)
+    maker = pq.ParquetWriter if suffix == ".parquet" else csv.CSVWriter
+    with maker(path, first.schema) as writer:
+        for batch in (first, *batches):
+            writer.write_batch(batch)
+
+
+def _gluonts(trace: Trace, path: Path, values: Values) -> None:
+    start = str(START + trace.step_S[0].astype("timedelta64[s]")).replace("T", " ")
+    freq = f"{trace.meta.stride}s"
+    with path.open("w", encoding="utf-8") as file:
+        for name, y_S in series(trace, values):
+            target = [None if np.isnan(y) else y for y in y_S.tolist()]
+            file.write(json.dumps({"item_id": name, "start": start, "freq": freq, "target": target}) + "\n")
+
+
+def _csv(trace: Trace, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    layers = np.array([layer.index for layer in trace.meta.layers])
+    if len(set(layers.tolist())) < len(layers):
+        raise TraceError(f"{trace.id}: two MoE layers stand in one block, which this table cannot tell apart")
+    L, E = trace.num_layers, trace.num_experts
+    rows = max(1, (1 << 20) // (L * E))
+    schema = pa.schema({name: pa.int64() for name in ("step", "layer", "expert", "load", "tokens")})
+    with csv.CSVWriter(path, schema) as writer:
+        for start in range(0, trace.steps, rows):
+            load = trace.load_SLE[start : start + rows]
+            columns = (
+                np.repeat(trace.step_S[start : start + rows], L * E),
+                np.tile(np.repeat(layers, E), len(load)),
+                np.tile(np.arange(E), len(load) * L),
+                load.ravel(),
+                np.repeat(trace.tokens_SL[start : start + rows].ravel(), E),
+            )
+            writer.write_batch(pa.record_batch([pa.array(c) for c in columns], schema=schema))

@@ -1,0 +1,149 @@
+"""sglang's expert distribution recorder.
+
+Read from sgl-project/sglang at 01fec5c2 (0.5), `python/sglang/srt/eplb/expert_distribution.py`: the server is started
+with `--expert-distribution-recorder-mode stat` (or `stat_approx`, `per_pass`) and told to start, stop and dump by its
+endpoints; the file is `expert_distribution_recorder_{time}.pt` in `SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR`.
+
+*stat*: `{"rank": 0, "logical_count": [steps, L, E]}`, choices of all ranks before any drop, of the last passes that the
+buffer holds. *per_pass*: one file per rank, `{"records": [{"forward_pass_id", "rank", "global_physical_count": [L, R]},
+...], "last_physical_to_logical_map": [L, R]}`; replicas are added up to their expert by the last map, which is wrong if
+the placement changed while it recorded. *per_token* is refused. Layers are all layers of the model: those without any
+count (dense ones) are left out and named. Steps are passes of an inference engine, not training steps.
+
+A `.pt` file is a pickle: it is opened by `torch.load(weights_only=True)` in a process of its own, bounded in memory and
+time, after its archive was checked for sizes.
+
+Axis letters: S passes, L layers, E experts, R physical experts (slots), N records.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.errors import MissingExtraError, TraceError, printable
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import counts, find_files
+
+MAX_BYTES = 8 << 30
+SECONDS = 600
+CHILD = Path(__file__).with_name("torch_child.py")
+
+
+def read_sglang(paths: Sequence[str | Path], report: Report | None = None, *, max_bytes: int = MAX_BYTES) -> Log:
+    """The log in one `stat` file, or in the `per_pass` files of all ranks."""
+    files = find_files(paths, "expert_distribution_recorder_*.pt")
+    loaded = []
+    for done, file in enumerate(files, 1):
+        loaded.append(load_arrays(file, max_bytes))
+        if report is not None:
+            report(done, len(files), file.name)
+    kinds = {frozenset(arrays) for arrays in loaded}
+    if len(kinds) > 1 or ("logical_count" in loaded[0] and len(files) > 1):
+        raise TraceError(
+            f"{files[0].parent}: got {len(files)} files, expected one of mode stat or one per rank of per_pass"
+        )
+    if "logical_count" in loaded[0]:
+        step_S, load_SLE = _stat(loaded[0]["logical_count"], str(files[0]))
+    else:
+        step_S, load_SLE = _per_pass(loaded, files)
+    kept_L = load_SLE.any(axis=(0, 2))
+    if not kept_L.any():
+        raise TraceError(f"{files[0]}: no count in any layer: was the recorder started before it was dumped?")
+    notes = ["passes of an inference engine, from its expert distribution recorder"]
+    if not kept_L.all():
+        notes.append(f"layers without any count are left out: {', '.join(map(str, np.flatnonzero(~kept_L)))}")
+    where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
+    layers = tuple(int(m) for m in np.flatnonzero(kept_L))
+    return Log(where, layers, load_SLE.shape[2], _rows(step_S, load_SLE[:, kept_L], where), notes=notes)
+
+
+def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[Row]:
+    for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
+        yield Row(step, np.ascontiguousarray(load_LE), where)
+
+
+def _stat(array: Any, where: str) -> tuple[IntArray, IntArray]:
+    load_SLE = counts(array, "logical_count", where, ndim=3)
+    return np.arange(len(load_SLE)), load_SLE
+
+
+def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray, IntArray]:
+    """Physical counts of all ranks added up by pass, and replicas by expert."""
+    number_N, rank_N = (
+        np.concatenate([counts(a[name], name, str(f)) for a, f in _each(loaded, files)]) for name in ("pass", "rank")
+    )
+    map_LR = counts(loaded[0]["physical_to_logical"], "last_physical_to_logical_map", str(files[0]), ndim=2)
+    step_S, at_N = np.unique(number_N, return_inverse=True)
+    ranks = np.unique(rank_N)
+    held = np.zeros((len(step_S), len(ranks)), dtype=np.int64)
+    np.add.at(held, (at_N, np.searchsorted(ranks, rank_N)), 1)
+    if (held != 1).any():
+        s, r = (int(i) for i in np.argwhere(held != 1)[0])
+        raise TraceError(
+            f"{files[0].parent}: rank {ranks[r]} has {held[s, r]} records of pass {step_S[s]}, expected one from "
+            f"each of the ranks {ranks.tolist()}"
+        )
+    E = int(map_LR.max()) + 1
+    load_SLE = np.zeros((len(step_S), len(map_LR), E), dtype=np.int64)
+    done = 0
+    for arrays, file in _each(loaded, files):
+        count_NLR = counts(arrays["physical_count"], "global_physical_count", str(file), ndim=3)
+        if count_NLR.shape[1:] != map_LR.shape:
+            raise TraceError(f"{file}: counts have shape {count_NLR.shape[1:]}, expected {map_LR.shape} as the map")
+        for n, layer in np.ndindex(count_NLR.shape[:2]):
+            np.add.at(load_SLE[at_N[done + n], layer], map_LR[layer], count_NLR[n, layer])
+        done += len(count_NLR)
+    return step_S, load_SLE
+
+
+def _each(loaded: list[dict[str, Any]], files: list[Path]) -> Iterator[tuple[dict[str, Any], Path]]:
+    yield from zip(loaded, files, strict=True)
+
+
+def load_arrays(path: Path, max_bytes: int = MAX_BYTES, seconds: int = SECONDS) -> dict[str, Any]:
+    """The recorder's tensors as arrays, by name; the file is opened in another process.
+
+    Raises `TraceError` for a file that is no archive of `torch.save`, that is larger than ``max_bytes`` unpacked, or
+    that holds anything but tensors and plain values; `MissingExtraError` without torch.
+    """
+    _check_archive(path, max_bytes)
+    with tempfile.TemporaryDirectory(prefix="moeload-sglang-") as folder:
+        command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), folder, str(max_bytes), str(seconds)]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=2 * seconds, cwd=folder, check=False)
+            answer = json.loads(done.stdout.strip().splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            raise TraceError(f"{path}: not read within {2 * seconds} s") from None
+        except (ValueError, IndexError):
+            tail = printable(done.stderr.decode(errors="replace").strip()[-200:])
+            raise TraceError(f"{path}: the reading process ended with {done.returncode}: {tail}") from None
+        if answer.get("missing"):
+            raise MissingExtraError(answer["missing"], "torch", "reading sglang's .pt files")
+        if "error" in answer:
+            reason = printable(" ".join(str(answer["error"]).split()))[:300]
+            raise TraceError(f"{path}: expected tensors as sglang's recorder writes them: {reason}")
+        return {name: np.load(Path(folder) / f"{name}.npy", allow_pickle=False) for name in answer["arrays"]}
+
+
+def _check_archive(path: Path, max_bytes: int) -> None:
+    """Refuse before anything is opened: no archive of `torch.save`, compressed, or too large."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        raise TraceError(f"{path}: not an archive as torch.save writes it; a bare pickle is not read") from None
+    size = sum(entry.file_size for entry in entries)
+    if size > max_bytes or len(entries) > 1_000_000:
+        raise TraceError(f"{path}: {size} bytes in {len(entries)} members unpacked, expected at most {max_bytes}")
+    packed = next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise TraceError(f"{path}: member {printable(packed.filename)[:80]} is compressed, torch.save stores plainly")

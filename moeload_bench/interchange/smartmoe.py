@@ -1,0 +1,97 @@
+"""SmartMoE's artifact: expert loads of a GPT training, every tenth iteration.
+
+Read from thu-pacman/SmartMoE-AE at e19b3a99, `moe_trace/table_iter{i}_rank{r}.log`. A file holds one rank's counts of
+one iteration: a line per layer, `layer:[[177.0, 105.0, ...], ...]`, one list of all experts for each micro-batch. The
+gate's choices are counted, before any drop: in the published files every list sums to 4,096, as 2,048 tokens with
+top-2 do. Which model, data and top-k it was is not said there, so `--top-k 2` is the reader's reading.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import Progress, counts, find_files, read_lines
+
+_NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
+_LINE = re.compile(rb"(\d+):(\[.*\])\s*")
+
+
+def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> Log:
+    """The log in a folder's `table_iter*_rank*.log`; a rank that an iteration lacks is named."""
+    files = find_files(paths, "table_iter*_rank*.log")
+    found: dict[int, dict[int, Path]] = {}
+    for file in files:
+        match = _NAME.fullmatch(file.name)
+        if match is None:
+            raise TraceError(f"{file}: expected a name like table_iter11_rank0.log")
+        found.setdefault(int(match[1]), {})[int(match[2])] = file
+    ranks = set().union(*found.values())
+    lacking = [(number, rank) for number in sorted(found) for rank in sorted(ranks - set(found[number]))]
+    if lacking:
+        number, rank = lacking[0]
+        raise TraceError(
+            f"{files[0].parent}: table_iter{number}_rank{rank}.log is missing, other iterations have rank {rank}; "
+            f"expected {len(ranks)} ranks in each ({len(lacking)} files are missing)"
+        )
+    progress = Progress(files, report)
+    first = min(found)
+    layers, experts = _shape(_file(found[first][min(ranks)], Progress([], None)))
+    rows = (_row(number, found[number], layers, experts, progress) for number in sorted(found))
+    return Log(f"{files[0].parent} ({len(ranks)} ranks)", layers, experts, rows)
+
+
+def _shape(load: dict[int, IntArray]) -> tuple[tuple[int, ...], int]:
+    return tuple(sorted(load)), len(next(iter(load.values())))
+
+
+def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: int, progress: Progress) -> Row:
+    load_LE = np.zeros((len(layers), experts), dtype=np.int64)
+    for file in ranks.values():
+        load = _file(file, progress)
+        wrong = set(layers) ^ set(load)
+        if wrong:
+            raise TraceError(f"{file}: layer {min(wrong)} is missing or new, expected {len(layers)} layers: {layers}")
+        load_LE += np.stack([_of_experts(load[layer], experts, layer, file) for layer in layers])
+    return Row(number, load_LE, str(ranks[min(ranks)]))
+
+
+def _of_experts(load_E: IntArray, experts: int, layer: int, file: Path) -> IntArray:
+    if len(load_E) != experts:
+        raise TraceError(f"{file}: layer {layer} has {len(load_E)} experts, expected {experts}")
+    return load_E
+
+
+def _file(path: Path, progress: Progress) -> dict[int, IntArray]:
+    """Loads [E] of each layer, over the micro-batches of one rank."""
+    return dict(_layers(path, progress))
+
+
+def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
+    seen: set[int] = set()
+    for line in read_lines(path, progress):
+        if not line.text.strip():
+            continue
+        match = _LINE.fullmatch(line.text)
+        if match is None:
+            got = printable(line.text[:60].decode(errors="replace"))
+            raise TraceError(f"{line.where}: got {got!r}, expected layer:[[count, ...], ...]")
+        layer = int(match[1])
+        if layer in seen:
+            raise TraceError(f"{line.where}: layer {layer} again, expected one line for it")
+        seen.add(layer)
+        try:
+            table = json.loads(match[2])
+        except (ValueError, RecursionError) as error:
+            raise TraceError(f"{line.where}: no lists of numbers: {printable(str(error))[:200]}") from None
+        yield layer, counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
+    if not seen:
+        raise TraceError(f"{path}: no line, expected one per layer")

@@ -1,0 +1,180 @@
+"""TensorBoard: the scalars in event files (`events.out.tfevents.*`), read without TensorBoard.
+
+Event files are records of a length, a checksum and a message; of the messages only step, tag and value are taken (the
+fields are those of tensorflow's `event.proto` and `summary.proto`, as `torch.utils.tensorboard` writes them).
+Checksums are not verified. Scalars are float32, which holds whole numbers up to 2^24 exactly: larger counts are
+refused.
+
+A directory is one run. Files of a run that was restarted follow one another by name; a step that comes twice is
+refused.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.rows import Log, Report, Row
+from moeload_bench.interchange.scalars import Names, match_names
+from moeload_bench.interchange.text import find_files
+
+MAX_RECORD = 256 << 20
+EXACT = 1 << 24
+_FLOAT = 1  # DT_FLOAT of a tensor
+
+
+class Scalar(NamedTuple):
+    """One logged value."""
+
+    step: int
+    tag: str
+    value: float
+    where: str
+
+
+def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None, report: Report | None = None) -> Log:
+    """The log in the event files of one run; the tags are found in a first pass over them."""
+    files = find_files(paths, "events.out.tfevents.*")
+    if len({file.parent for file in files}) > 1:
+        raise TraceError(f"{files[0]} and {files[-1]}: two folders, expected the event files of one run")
+    cut: list[str] = []
+    tags = dict.fromkeys(scalar.tag for scalar in _scalars(files, [], None))
+    names = match_names(tags, pattern, str(files[0].parent))
+    rows = _rows(_scalars(files, cut, report), names)
+    notes = [f"logged as {names.pattern}"]
+    return Log(str(files[0].parent), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
+
+
+def _rows(scalars: Iterator[Scalar], names: Names) -> Iterator[Row]:
+    """Steps whose counts are all there; one that is not is refused, but for the last of a file that breaks off."""
+    load_LE = np.full((len(names.layers), names.experts), -1, dtype=np.int64)
+    step: int | None = None
+    where = ""
+    for scalar in scalars:
+        place = names.at.get(scalar.tag)
+        if place is None:
+            continue
+        if step is not None and scalar.step != step:
+            yield _whole(step, load_LE, names, where)
+            load_LE = np.full_like(load_LE, -1)
+        if not 0 <= scalar.value <= EXACT or scalar.value != int(scalar.value):
+            raise TraceError(
+                f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} is {scalar.value:g}, expected a whole "
+                f"number from 0 to {EXACT} (what float32 holds exactly): shares and means over steps are no counts"
+            )
+        if load_LE[place] >= 0:
+            raise TraceError(f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} again, expected one value")
+        load_LE[place], step, where = int(scalar.value), scalar.step, scalar.where
+    if step is not None and (load_LE >= 0).all():
+        yield Row(step, load_LE, where)
+
+
+def _whole(step: int, load_LE: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Names, where: str) -> Row:
+    if (load_LE < 0).any():
+        m, e = (int(i) for i in np.argwhere(load_LE < 0)[0])
+        raise TraceError(f"{where}: expert {e} of layer {names.layers[m]} has no value in step {step}, others have one")
+    return Row(step, load_LE, where)
+
+
+def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:
+    total, done = sum(file.stat().st_size for file in files), 0
+    for file in files:
+        for number, message in enumerate(_records(file, cut)):
+            where = f"{file}, record {number}"
+            try:
+                yield from _event(message, where)
+            except (struct.error, IndexError, UnicodeDecodeError, ValueError):
+                raise TraceError(f"{where}: not an event of TensorBoard") from None
+            done += len(message) + 16
+            if report is not None:
+                report(min(done, total), total, file.name)
+
+
+def _records(path: Path, cut: list[str]) -> Iterator[bytes]:
+    """The messages of one file; one that breaks off at the end (a run that still writes) ends it."""
+    with path.open("rb") as file:
+        while head := file.read(12):
+            length = int.from_bytes(head[:8], "little") if len(head) == 12 else 0
+            if length > MAX_RECORD:
+                raise TraceError(f"{path}: a record of {length} bytes, expected at most {MAX_RECORD}: no event file?")
+            message = file.read(length + 4)
+            if len(head) < 12 or len(message) < length + 4:
+                cut.append(f"{path}: the last record breaks off (the run still writes?); read up to it")
+                return
+            yield message[:-4]
+
+
+def _event(message: bytes, where: str) -> Iterator[Scalar]:
+    step, summaries = 0, []
+    for field, value in _fields(message):
+        if field == 2 and isinstance(value, int):
+            step = value
+        elif field == 5 and isinstance(value, bytes):
+            summaries.append(value)
+    for summary in summaries:
+        for field, value in _fields(summary):
+            if field == 1 and isinstance(value, bytes):
+                yield from _value(value, step, where)
+
+
+def _value(message: bytes, step: int, where: str) -> Iterator[Scalar]:
+    tag, number = "", None
+    for field, value in _fields(message):
+        if field == 1 and isinstance(value, bytes):
+            tag = value.decode()
+        elif field == 2 and isinstance(value, bytes):
+            number = struct.unpack("<f", value)[0]
+        elif field == 8 and isinstance(value, bytes):
+            number = _tensor(value)
+    if number is not None:
+        yield Scalar(step, tag, float(number), where)
+
+
+def _tensor(message: bytes) -> float | None:
+    """A tensor of one float32; None for any other."""
+    parts = {field: value for field, value in _fields(message)}
+    raw = parts.get(4, parts.get(5))
+    if parts.get(1) != _FLOAT or not isinstance(raw, bytes) or len(raw) != 4:
+        return None
+    return float(struct.unpack("<f", raw)[0])
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Fields of a protocol buffer: number, and a whole number or the bytes of anything else."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f"wire type {kind}")
+        size = {1: 8, 5: 4}.get(kind, 0)
+        if kind == 2:
+            size, at = _varint(message, at)
+        if at + size > len(message):
+            raise ValueError("a field is longer than its message")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")

@@ -1,0 +1,152 @@
+"""TensorRT-LLM's expert statistics.
+
+Read from NVIDIA/TensorRT-LLM 1.0 to 1.2, `tensorrt_llm/_torch/modules/fused_moe/` and `examples/ep_load_balancer`
+(`ExpertStatistic`), on with `EXPERT_STATISTIC_ITER_RANGE=100-200 EXPERT_STATISTIC_PATH=DIR`: `meta_info.json` with
+`num_experts` and `num_experts_per_token`, and `rank{r}.safetensors` whose tensors `"{iteration}_{layer}"` hold the
+int32 counts [E] of the experts that this rank's tokens chose, before any drop. With attention data parallelism each
+rank has tokens of its own; without it all ranks hold the same counts, which are then taken once (`--replicated`).
+Iterations are passes of an inference engine, not training steps.
+
+Safetensors are read here with bounded sizes: a header of JSON, then plain numbers. Nothing in them is executed.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import counts, field_of, find_files, numbered, same_on_all, whole
+
+MAX_HEADER = 256 << 20
+_DTYPES = {"I32": "<i4", "I64": "<i8"}
+
+
+def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, report: Report | None = None) -> Log:
+    """The log of a statistics folder; ``replicated``: every rank saw the same tokens."""
+    files = [f for f in find_files(paths, "rank*.safetensors") if re.fullmatch(r"rank\d+\.safetensors", f.name)]
+    if not files:
+        raise TraceError(f"{paths[0]}: no rank*.safetensors, expected one per rank")
+    ranks = [_Safetensors(file) for _, file in sorted(numbered(files, r"rank(\d+)\.", "rank").items())]
+    experts, top_k = _meta_info(files[0].parent / "meta_info.json")
+    keys = _keys(ranks)
+    steps, layers = sorted({step for step, _ in keys}), tuple(sorted({layer for _, layer in keys}))
+    missing = next(((s, m) for s in steps for m in layers if (s, m) not in keys), None)
+    if missing:
+        raise TraceError(
+            f"{files[0]}: layer {missing[1]} of iteration {missing[0]} is missing, other iterations have it"
+        )
+    rows = _rows(ranks, steps, layers, experts, replicated, report)
+    where = f"{files[0].parent} ({len(ranks)} ranks)"
+    return Log(where, layers, experts, rows, top_k=top_k, notes=["iterations of an inference engine"])
+
+
+def _meta_info(path: Path) -> tuple[int, int]:
+    try:
+        record = json.loads(path.read_bytes()[:1_000_000])
+    except (OSError, ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: expected JSON with num_experts and num_experts_per_token: {error}") from None
+    if not isinstance(record, dict):
+        raise TraceError(f"{path}: got a JSON {type(record).__name__}, expected an object")
+    names = ("num_experts", "num_experts_per_token")
+    experts, top_k = (whole(field_of(record, name, str(path), names), name, str(path), least=1) for name in names)
+    return experts, top_k
+
+
+def _keys(ranks: list[_Safetensors]) -> set[tuple[int, int]]:
+    """(iteration, layer) of every tensor; all ranks must hold the same."""
+    first = set(ranks[0].tensors)
+    for rank in ranks[1:]:
+        wrong = first ^ set(rank.tensors)
+        if wrong:
+            step, layer = min(wrong)
+            raise TraceError(f"{rank.path}: layer {layer} of iteration {step} is in one rank only, expected it in all")
+    return first
+
+
+def _rows(
+    ranks: list[_Safetensors],
+    steps: list[int],
+    layers: tuple[int, ...],
+    experts: int,
+    replicated: bool,
+    report: Report | None,
+) -> Iterator[Row]:
+    for done, step in enumerate(steps, 1):
+        load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
+        same = same_on_all(load)
+        if replicated and len(ranks) > 1 and not same:
+            raise TraceError(f"{ranks[0].path}: ranks differ in iteration {step}, expected the same (--replicated)")
+        if same and not replicated:
+            raise TraceError(
+                f"{ranks[0].path}: all {len(ranks)} ranks hold the same counts: without attention data parallelism "
+                "every rank counts all tokens; say --replicated to take them once"
+            )
+        yield Row(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
+        if report is not None:
+            report(done, len(steps), f"iteration {step}")
+
+
+class _Tensor(NamedTuple):
+    dtype: str
+    begin: int
+    end: int
+
+
+class _Safetensors:
+    """The counts in one safetensors file, read a tensor at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, MAX_HEADER):
+                raise TraceError(f"{path}: not a safetensors file: a header of {length} bytes in {size}")
+            raw = file.read(length)
+        try:
+            header = json.loads(raw)
+            self.tensors = dict(self._entry(k, v, size - 8 - length) for k, v in header.items() if k != "__metadata__")
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None
+        if not self.tensors:
+            raise TraceError(f"{path}: holds no tensor, expected one per iteration and layer")
+        self._data = 8 + length
+
+    def _entry(self, name: str, entry: Any, size: int) -> tuple[tuple[int, int], _Tensor]:
+        key = re.fullmatch(r"(\d+)_(\d+)", name)
+        if key is None:
+            raise TraceError(
+                f"{self.path}: tensor {printable(name)[:80]!r}, expected names like 100_3 (iteration, layer)"
+            )
+        begin, end = entry["data_offsets"]
+        known = _DTYPES.get(entry["dtype"])
+        fits = known and len(entry["shape"]) == 1 and entry["shape"][0] * int(known[2:]) == end - begin
+        if not fits or not 0 <= begin <= end <= size:
+            raise TraceError(
+                f"{self.path}: tensor {name} is {printable(str(entry))[:120]}, expected I32 or I64 counts of one axis "
+                f"within {size} bytes"
+            )
+        return (int(key[1]), int(key[2])), _Tensor(str(known), begin, end)
+
+    def load_LE(self, step: int, layers: tuple[int, ...], experts: int) -> IntArray:
+        """The counts of one iteration."""
+        with self.path.open("rb") as file:
+            return np.stack([self._counts(file, step, layer, experts) for layer in layers])
+
+    def _counts(self, file: Any, step: int, layer: int, experts: int) -> IntArray:
+        tensor = self.tensors[step, layer]
+        file.seek(self._data + tensor.begin)
+        what = f"{step}_{layer}"
+        load_E = counts(np.frombuffer(file.read(tensor.end - tensor.begin), tensor.dtype), what, str(self.path))
+        if len(load_E) != experts:
+            raise TraceError(f"{self.path}: tensor {what} has {len(load_E)} counts, expected {experts} experts")
+        return load_E

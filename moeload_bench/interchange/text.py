@@ -1,0 +1,187 @@
+"""Files of a log and the numbers in them: found by glob, read in blocks, refused with file, line and expectation."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.rows import IntArray, Report
+from moeload_bench.traces.trace import MAX_COUNT
+
+MAX_FILES = 20_000
+MAX_LINE = 256 << 20
+_BLOCK, _SMALL_BLOCK, _MANY = 1 << 20, 1 << 16, 64
+
+
+def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
+    """The files that paths, folders (searched for ``pattern``) and globs name, numbers in names in their order.
+
+    Raises `TraceError` when there is none, when a path does not exist, and for more than MAX_FILES.
+    """
+    found: dict[Path, None] = {}
+    for path in map(str, paths):
+        here = Path(path)
+        if here.is_dir():
+            matches = [str(file) for file in here.glob(pattern)]
+        else:
+            matches = [path] if here.exists() else glob.glob(path, recursive=True)
+        if not matches:
+            what = f"no file {pattern} in this folder" if here.is_dir() else "no such file, and no glob that finds one"
+            raise TraceError(f"{printable(path)}: {what}")
+        found.update(dict.fromkeys(map(Path, matches)))
+        if len(found) > MAX_FILES:
+            raise TraceError(f"{printable(path)}: more than {MAX_FILES} files, expected a narrower glob")
+    for file in found:
+        if not file.is_file():
+            raise TraceError(f"{printable(str(file))}: not a file")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[Any]:
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def numbered(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
+    """Files by the number that ``pattern`` finds in their names; a number that is missing from 0 on is named."""
+    found: dict[int, Path] = {}
+    for file in files:
+        match = re.search(pattern, file.name)
+        if match is None:
+            raise TraceError(f"{file}: no number of a {what} in the name, expected a name like {pattern!r}")
+        number = int(match[1])
+        if number in found:
+            raise TraceError(f"{file}: {what} {number} again, it is in {found[number]} too")
+        found[number] = file
+    missing = sorted(set(range(max(found) + 1)) - set(found))
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+        raise TraceError(f"{files[0].parent}: {what} {shown} missing: got {len(found)} files, up to {max(found)}")
+    return found
+
+
+class Progress:
+    """Counts the bytes of all files that were read, for whoever shows them."""
+
+    def __init__(self, files: Sequence[Path], report: Report | None) -> None:
+        self._report, self._done = report, 0
+        self._total = sum(file.stat().st_size for file in files)
+        self.block = _BLOCK if len(files) <= _MANY else _SMALL_BLOCK
+
+    def add(self, count: int, path: Path) -> None:
+        """``count`` more bytes are read."""
+        self._done += count
+        if self._report is not None:
+            self._report(min(self._done, self._total), self._total, path.name)
+
+
+class Line(NamedTuple):
+    """One line of a file, from 1 on; ``whole`` False for a last one that has no line break."""
+
+    path: Path
+    number: int
+    text: bytes
+    whole: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, line {self.number}"
+
+
+def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
+    """The lines of a file that is open only while a block is read: any number of files can be read side by side."""
+    offset, number, pieces, held = 0, 0, [], 0
+    while True:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                block = file.read(progress.block)
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be read: {error}") from None
+        if not block:
+            break
+        offset += len(block)
+        progress.add(len(block), path)
+        *full, rest = block.split(b"\n")
+        for text in full:
+            number += 1
+            yield Line(path, number, b"".join([*pieces, text]), True)
+            pieces, held = [], 0
+        pieces.append(rest)
+        held += len(rest)
+        if held > MAX_LINE:
+            raise TraceError(f"{path}, line {number + 1}: more than {MAX_LINE} bytes, expected shorter lines")
+    if held:
+        yield Line(path, number + 1, b"".join(pieces), False)
+
+
+class JsonLines:
+    """The objects of a file of JSON Lines, with the lines that they stand in.
+
+    A last line that breaks off (a run that still writes) ends the file; ``cut`` says so then.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, self.cut = path, ""
+        self._lines = read_lines(path, progress)
+
+    def __iter__(self) -> Iterator[tuple[Line, dict[str, Any]]]:
+        for line in self._lines:
+            if not line.text.strip():
+                continue
+            try:
+                record = json.loads(line.text)
+            except (ValueError, RecursionError) as error:
+                if not line.whole:
+                    self.cut = f"{line.where}: the last line breaks off (the run still writes?); read up to it"
+                    return
+                raise TraceError(f"{line.where}: not JSON: {printable(str(error))[:200]}") from None
+            if not isinstance(record, dict):
+                raise TraceError(f"{line.where}: got a JSON {type(record).__name__}, expected an object")
+            yield line, record
+
+
+def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequence[str]) -> Any:
+    """A field that has to be there."""
+    if name not in record:
+        got = printable(", ".join(map(str, record)))[:200] or "none"
+        raise TraceError(f"{where}: no field {name!r}; got {got}, expected {', '.join(expected)}")
+    return record[name]
+
+
+def whole(value: Any, what: str, where: str, least: int = 0) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
+        raise TraceError(f"{where}: {what} is {printable(repr(value))[:80]}, expected a whole number from {least}")
+    return value
+
+
+def counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
+    """Whole numbers from 0, of ``ndim`` axes; 12.0 is a whole number, 12.5 is not."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):
+        raise TraceError(f"{where}: {what} is not a table of numbers, expected rows of one length") from None
+    if array.ndim != ndim or array.size == 0:
+        raise TraceError(f"{where}: {what} has shape {list(array.shape)}, expected {ndim} axes with some numbers")
+    if array.dtype.kind not in "iuf":
+        raise TraceError(f"{where}: {what} holds {array.dtype}, expected whole numbers from 0 to {MAX_COUNT}")
+    bad = ~((array >= 0) & (array <= MAX_COUNT))
+    if array.dtype.kind == "f":
+        bad |= array != np.floor(array)
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(f"{where}: {what}{list(at)} is {array[at]}, expected a whole number from 0 to {MAX_COUNT}")
+    return array.astype(np.int64)
+
+
+def same_on_all(rank_loads: Mapping[int, IntArray]) -> bool:
+    """Whether several ranks hold the very same counts, as when each of them saw the same tokens."""
+    first, *others = rank_loads.values()
+    return bool(others) and bool(first.any()) and all(np.array_equal(first, other) for other in others)

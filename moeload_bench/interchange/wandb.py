@@ -1,0 +1,138 @@
+"""Weights & Biases: a run's history as a table (CSV or parquet).
+
+`wandb.Api().run(PATH).scan_history()` or `run.history(samples=...)` written by `DataFrame.to_csv`, the export of a
+panel ("RUN - name", with `__MIN` and `__MAX` columns, which are left out), or any table with one row per step and one
+column per layer and expert. Rows without any of these values are other logs and are skipped; a row with some of them
+is refused. `run.history()` samples 500 rows by default: `scan_history` gives all.
+
+Axis letters: L MoE layers, E experts, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.scalars import Names, match_names
+from moeload_bench.interchange.text import find_files
+from moeload_bench.traces.trace import MAX_COUNT
+
+STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
+
+
+def read_wandb(
+    paths: Sequence[str | Path],
+    *,
+    pattern: str | None = None,
+    step_column: str | None = None,
+    report: Report | None = None,
+) -> Log:
+    """The log in one table; ``step_column`` where it has another name than those of STEPS."""
+    files = find_files(paths, "*.csv")
+    if len(files) != 1:
+        raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the table of one run")
+    file = files[0]
+    columns = _columns(file)
+    names = match_names(columns, pattern, str(file))
+    step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
+    if step is None:
+        raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
+    rows = _rows(file, names, step, report)
+    return Log(str(file), names.layers, names.experts, rows, semantics="unknown", notes=[f"logged as {names.pattern}"])
+
+
+def _columns(file: Path) -> list[str]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return _reading(file, lambda: list(pq.read_schema(file).names))
+    import csv
+
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            return next(csv.reader([stream.readline(64 << 20)]), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"{file}: not a CSV table: {error}") from None
+
+
+def _reading(file: Path, read: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
+
+
+def _batches(file: Path, wanted: list[str]) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(256, columns=wanted, use_threads=False)
+        return
+    from pyarrow import csv
+
+    # a run with thousands of columns has lines of a megabyte
+    options = csv.ReadOptions(use_threads=False, block_size=64 << 20)
+    convert = csv.ConvertOptions(
+        include_columns=wanted,
+        column_types=dict.fromkeys(wanted, pa.float64()),
+        null_values=["", "NaN", "nan", "null", "None"],
+    )
+    with csv.open_csv(file, read_options=options, convert_options=convert) as reader:
+        yield from reader
+
+
+def _rows(file: Path, names: Names, step: str, report: Report | None) -> Iterator[Row]:
+    wanted, size, done = [step, *names.at], file.stat().st_size, 0
+    batches = _batches(file, wanted)
+    while (batch := _reading(file, lambda: next(batches, None))) is not None:
+        value_NC = np.stack(
+            [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
+        )
+        for row_C in value_NC:
+            done += 1
+            found = _row(row_C, names, step, f"{file}, row {done + 1}")
+            if found is not None:
+                yield found
+        if report is not None:
+            report(min(size, done), size, f"row {done}")
+
+
+def _floats(column: Any, name: str, file: Path) -> Any:
+    import pyarrow as pa
+
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise TraceError(f"{file}: column {printable(name)} holds {column.type}, expected numbers")
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _row(row_C: Any, names: Names, step: str, where: str) -> Row | None:
+    number, value_C = row_C[0], row_C[1:]
+    empty = np.isnan(value_C)
+    if empty.all():
+        return None
+    columns = list(names.at)
+    if empty.any():
+        raise TraceError(f"{where}: {printable(columns[int(np.argmax(empty))])} is empty, other experts have a value")
+    bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (value_C == np.floor(value_C)))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise TraceError(
+            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected a whole number from 0: shares and "
+            "means over steps are no counts"
+        )
+    if not (number >= 0 and number == np.floor(number)):
+        raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0")
+    load_LE: IntArray = np.zeros((len(names.layers), names.experts), dtype=np.int64)
+    places = np.array(list(names.at.values()))
+    load_LE[places[:, 0], places[:, 1]] = value_C
+    return Row(int(number), load_LE, where)

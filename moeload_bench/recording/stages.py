@@ -1,0 +1,268 @@
+"""Pipeline parallelism: every stage records its own layers, and the traces of all stages make one.
+
+A stage writes `seedN.stagePofQ.parquet` beside the trace `seedN.parquet` that they become. The stage that finishes last
+puts them together, by the numbers of the layers in the model; `moeload-bench merge` does it by hand.
+
+Axis letters: S steps, L MoE layers, E experts, Q stages.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.parts import merge_shards
+from moeload_bench.traces.meta import COLUMNS
+from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.trace import Array, Trace, TraceMeta, check_trace
+
+CHUNK_STEPS = 1024
+_PIPELINING = "torch.distributed.pipelining.stage"
+_SHAPE_FINDERS = ("_forward_metadata_inference", "_shape_inference")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a pipeline: its ``index`` of ``stages``.
+
+    ``layer_offset`` is added to the numbers that its blocks have in the stage's own module; 0 where they are those of
+    the whole model, as `torch.distributed.pipelining` leaves them.
+    """
+
+    index: int
+    stages: int
+    layer_offset: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.stages or self.layer_offset < 0:
+            raise RecordingError(f"{self}: expected an index from 0 to stages - 1 and an offset of at least 0")
+
+    def target(self, whole: Path) -> Path:
+        """Where the stage's own trace goes, beside the whole one."""
+        return whole.with_name(f"{whole.stem}.stage{self.index}of{self.stages}.parquet")
+
+
+def finding_shapes() -> bool:
+    """Whether torch runs a forward pass only to learn what a pipeline stage takes and gives.
+
+    `PipelineStage` without `input_args` does so before its first step, in training mode and with gradients, on tensors
+    that are no data. Nothing but the calling function tells such a pass from a real one.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in _SHAPE_FINDERS and frame.f_globals.get("__name__") == _PIPELINING:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return False
+
+
+def merge_when_complete(whole: Path, stages: int) -> Path | None:
+    """Put the stages together if all of them are there, and remove them; None where some are still missing.
+
+    May be called by every stage as it finishes: one of them does the work. Raises `RecordingError` or `TraceError` when
+    the stages do not fit; they stay as they are then.
+    """
+    paths = [Stage(index, stages).target(whole) for index in range(stages)]
+    if not all(path.exists() for path in paths):
+        return None
+    lock = whole.with_name(f".{whole.name}.merging")
+    try:
+        lock.mkdir()
+    except FileExistsError:
+        return None  # another stage is at it
+    try:
+        if whole.exists() or not all(path.exists() for path in paths):
+            return None
+        merge_stages(paths, whole)
+        for path in paths:
+            path.unlink()
+    finally:
+        with suppress(OSError):
+            lock.rmdir()
+    return whole
+
+
+def merge_stages(paths: Sequence[Path], target: Path) -> Path:
+    """One trace from those of the stages, each a `.parquet` or the `.parts` folder of an unfinished recording.
+
+    Layers go by their numbers in the model. Columns of single layers are put side by side where every stage has them;
+    values of the whole step (loss, ...) are those of the last stage that has them. Raises `RecordingError` that names
+    the stage that is missing, the step that does not fit, the layer that is there twice, or where tokens differ.
+    """
+    if target.exists():
+        raise RecordingError(f"{target}: a trace is there already")
+    parts = [_Part(path) for path in paths]
+    meta, order = _meta(parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.", suffix=".merging") as folder:
+        shards: list[Path] = []
+        for chunk in _chunks(parts):
+            trace = _side_by_side(parts, chunk, meta, order)
+            shards.append(write_trace(trace, Path(folder) / f"{len(shards):06d}.parquet"))
+        merge_shards(shards, target, meta)
+    return target
+
+
+class _Part:
+    """The trace of one stage: whole, or the shards of an unfinished recording."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir():
+            try:
+                manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+                self._files = [path / name for name in manifest["shards"]]
+            except (OSError, ValueError, KeyError, TypeError):
+                raise RecordingError(f"{path}: no manifest of a recording, expected NAME.parts") from None
+        else:
+            self._files = [path]
+        if not self._files:
+            raise RecordingError(f"{path}: nothing was recorded")
+        first = read_trace(self._files[0])
+        self.meta, self.columns = first.meta, sorted(first.columns)
+        self.complete = path.suffix == ".parquet" and self.meta.complete
+
+    def traces(self) -> Iterator[Trace]:
+        """Its steps in order, a file at a time, each checked."""
+        for file in self._files:
+            yield read_trace(file)
+
+
+def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
+    """The metadata of the whole, and (stage, layer of the stage) of each of its layers."""
+    _check_stages(parts)
+    first = parts[0].meta
+    for part in parts[1:]:
+        for name in ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed"):
+            got, expected = getattr(part.meta, name), getattr(first, name)
+            if got != expected:
+                raise RecordingError(f"{part.path}: {name} is {got!r}, {parts[0].path} has {expected!r}: another run?")
+    places = [(p, m, layer) for p, part in enumerate(parts) for m, layer in enumerate(part.meta.layers)]
+    seen: dict[Any, int] = {}
+    for p, _, layer in places:
+        key = (layer.stack, layer.index, layer.kind)
+        if seen.setdefault(key, p) != p:
+            raise RecordingError(
+                f"{parts[p].path}: layer {layer.index} is in {parts[seen[key]].path} too; expected layers numbered "
+                "over the whole model (Stage(..., layer_offset=N))"
+            )
+    places.sort(key=lambda place: (place[2].stack == "decoder", place[2].index))
+    parallel = {k: v for k, v in first.parallel.items() if k not in ("stage", "stages")}
+    notes = list(dict.fromkeys(note for part in parts for note in part.meta.notes))
+    left_out = sorted({c for part in parts for c in part.columns if COLUMNS[c].axes} - _shared(parts))
+    notes += [f"{name} is not in every pipeline stage and left out" for name in left_out]
+    record = {
+        **first.model_dump(mode="json"),
+        "layers": [layer for _, _, layer in places],
+        "parallel": {**parallel, "pipeline": len(parts)},
+        "complete": all(part.complete for part in parts),
+        "global_batch_tokens": max((part.meta.global_batch_tokens or 0 for part in parts), default=0) or None,
+        "notes": notes,
+    }
+    return TraceMeta.model_validate(record), [(p, m) for p, m, _ in places]
+
+
+def _check_stages(parts: Sequence[_Part]) -> None:
+    """Every stage once; recordings that name no stage are taken as they come."""
+    counts = {part.meta.parallel.get("stages") for part in parts}
+    if counts == {None}:
+        return
+    got = [part.meta.parallel.get("stage") for part in parts]
+    stages = next(count for count in counts if count is not None)
+    missing = sorted(set(range(stages)) - set(got))
+    if len(counts) > 1 or missing or len(got) != stages:
+        what = (
+            f"stage {', '.join(map(str, missing))} is missing" if missing else "a stage is there twice or another run's"
+        )
+        raise RecordingError(f"{parts[0].path.parent}: {what}: got stages {got}, expected 0 to {stages - 1} once each")
+
+
+def _shared(parts: Sequence[_Part]) -> set[str]:
+    """Columns of single layers that every stage has."""
+    return {c for c in parts[0].columns if COLUMNS[c].axes and all(c in part.columns for part in parts)}
+
+
+Chunk = list[dict[str, Array]]
+
+
+def _chunks(parts: Sequence[_Part]) -> Iterator[Chunk]:
+    """The same steps of every stage, some at a time."""
+    readers = [_Rows(part) for part in parts]
+    while True:
+        have = [reader.rows(CHUNK_STEPS) for reader in readers]
+        least = min(have)
+        if least == 0:
+            longest = max(range(len(have)), key=lambda p: have[p])
+            if have[longest]:
+                shortest = have.index(0)
+                step = readers[longest].held["step"][0]
+                raise RecordingError(
+                    f"{parts[shortest].path}: ends before step {step}, which {parts[longest].path} has; expected the "
+                    "same steps in every stage"
+                )
+            return
+        yield [reader.take(least) for reader in readers]
+
+
+class _Rows:
+    """Rows of one stage, held until the other stages have them too."""
+
+    def __init__(self, part: _Part) -> None:
+        self._traces = part.traces()
+        self.held: dict[str, Array] = {}
+
+    def rows(self, wanted: int) -> int:
+        """How many rows are held, once as many as wanted were read or there are no more."""
+        while len(self.held.get("step", ())) < wanted:
+            trace = next(self._traces, None)
+            if trace is None:
+                break
+            new = {"step": trace.step_S, "tokens": trace.tokens_SL, "load": trace.load_SLE, **trace.columns}
+            self.held = {k: np.concatenate([self.held[k], v]) if k in self.held else v for k, v in new.items()}
+        return min(wanted, len(self.held.get("step", ())))
+
+    def take(self, count: int) -> dict[str, Array]:
+        """The first rows, no longer held."""
+        taken = {name: array[:count] for name, array in self.held.items()}
+        self.held = {name: array[count:] for name, array in self.held.items()}
+        return taken
+
+
+def _side_by_side(parts: Sequence[_Part], chunk: Chunk, meta: TraceMeta, order: list[tuple[int, int]]) -> Trace:
+    first = chunk[0]
+    for part, rows in zip(parts, chunk, strict=True):
+        wrong = np.flatnonzero(rows["step"] != first["step"])
+        if wrong.size:
+            s = int(wrong[0])
+            raise RecordingError(
+                f"{part.path}: step {rows['step'][s]} stands where {parts[0].path} has {first['step'][s]}; expected "
+                "the same steps"
+            )
+        wrong = np.flatnonzero(rows["tokens"][:, 0] != first["tokens"][:, 0])
+        if wrong.size:
+            s = int(wrong[0])
+            raise RecordingError(
+                f"{part.path}: {rows['tokens'][s, 0]} tokens in step {rows['step'][s]}, {parts[0].path} has "
+                f"{first['tokens'][s, 0]}; expected the same in every stage"
+            )
+    layered = {name: _stacked(chunk, name, order) for name in ("tokens", "load", *sorted(_shared(parts)))}
+    whole = {name: rows[name] for rows in chunk for name in rows if name in COLUMNS and not COLUMNS[name].axes}
+    step_S = whole.pop("step").copy()
+    columns = {**whole, **{k: v for k, v in layered.items() if k not in ("tokens", "load")}}
+    columns = {name: columns[name].copy() for name in COLUMNS if name in columns}
+    trace = Trace(meta, step_S, layered["tokens"], layered["load"], columns)
+    check_trace(trace, where=str(parts[0].path.parent))
+    return trace
+
+
+def _stacked(chunk: Chunk, name: str, order: list[tuple[int, int]]) -> Array:
+    return np.stack([chunk[p][name][:, m] for p, m in order], axis=1)

@@ -1,0 +1,66 @@
+"""Where decision and error disagree: the pairs of forecasters that regret and window_tv order apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from moeload_bench.errors import ResultError
+from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.record import Result
+from moeload_bench.suites.suite import STATES
+
+ERROR = "window_tv"
+
+
+class Disagreement(NamedTuple):
+    """``by_error`` has the lower window_tv, ``by_regret`` the lower regret, each by more than the margin."""
+
+    state: str
+    horizon: int
+    by_error: str
+    by_regret: str
+    error_ratio: float
+    regret_gap: float
+
+
+def disagreements(
+    results: Sequence[Result], shape: str = HEADLINE, *, margin: float = 0.05, least_regret: float = 0.002
+) -> list[Disagreement]:
+    """Pairs of forecasters that window_tv and regret order differently, the largest gap in regret first.
+
+    Counted when one has a window_tv lower by more than ``margin`` (relative) and the other a regret lower by more than
+    ``least_regret`` (imbalance, absolute: less is not worth a plan). No significance is claimed. Raises `ResultError`
+    for results without the metrics.
+    """
+    error, regret = error_and_regret(results, shape)
+    apart = []
+    for state in STATES:
+        names = [row.forecaster for row in error.rows if row.state == state]
+        for (a, b), (k, horizon) in itertools.product(itertools.permutations(names, 2), enumerate(error.horizons)):
+            error_a, error_b = value_at(error, state, a, k), value_at(error, state, b, k)
+            regret_a, regret_b = value_at(regret, state, a, k), value_at(regret, state, b, k)
+            if None in (error_a, error_b, regret_a, regret_b) or not error_a:
+                continue
+            ratio, gap = error_b / error_a, regret_a - regret_b  # type: ignore[operator]  # None was left out above
+            if ratio > 1 + margin and gap > least_regret:
+                apart.append(Disagreement(state, horizon, a, b, ratio, gap))
+    return sorted(apart, key=lambda d: -d.regret_gap)
+
+
+def error_and_regret(results: Sequence[Result], shape: str) -> tuple[Grid, Grid]:
+    """The tables of window_tv and of regret at a cluster shape; raises `ResultError` for results without them."""
+    if not results:
+        raise ResultError("no results, expected at least one")
+    grids = [result_grid(results, metric) for metric in (ERROR, f"regret@{shape}")]
+    if grids[0] is None or grids[1] is None:
+        raise ResultError(f"the results of suite {results[0].suite.name} hold no {ERROR} or no regret@{shape}")
+    return grids[0], grids[1]
+
+
+def value_at(grid: Grid, state: str, forecaster: str, k: int) -> float | None:
+    """A forecaster's cell of a state at horizon number ``k``; None where there is none."""
+    rows = (row for row in grid.rows if row.state == state and row.forecaster == forecaster)
+    return next((row.value_K[k] for row in rows), None)

@@ -1,0 +1,81 @@
+"""NumPy archives read with care: sizes are checked before anything is unpacked, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from moeload_bench.bounds import check_decoded
+from moeload_bench.errors import MoeloadError, TraceError
+
+
+def read_arrays(path: Path, known: Collection[str], max_bytes: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an archive by name, all of them plain numbers, of at most ``max_bytes`` together; without that, in
+    proportion to the archive (`moeload_bench.bounds`).
+
+    Raises `TraceError` that names file, array, what was got and what was expected: for what is no archive, an array
+    that is not ``known``, there twice, of objects, too large, or larger than what the archive holds of it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [_name(path, entry.filename, known) for entry in archive.infolist()]
+            if len(set(names)) != len(names):
+                raise TraceError(f"{path}: an array is there twice; got {', '.join(names)}")
+            _check_sizes(path, archive, max_bytes)
+            return {name: _array(path, archive, name) for name in names}
+    except MoeloadError:
+        raise
+    except Exception as error:  # a hostile archive reaches many an exception: encryption, compression, text, numbers
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TraceError(f"{path}: not a NumPy archive (.npz): {said}") from error
+
+
+def _name(path: Path, member: str, known: Collection[str]) -> str:
+    name = member.removesuffix(".npy")
+    if name not in known:
+        raise TraceError(f"{path}: unknown array {name[:80]!r}, expected: {', '.join(known)}")
+    return name
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None) -> None:
+    """Refuse before unpacking: too large altogether, or a header that promises more than its member holds."""
+    total = sum(entry.file_size for entry in archive.infolist())
+    if max_bytes is None:
+        check_decoded(total, path.stat().st_size, str(path))
+    elif total > max_bytes:
+        raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}")
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            shape, dtype = _header(path, entry.filename, file)
+        what = f"{path}: array {entry.filename} is {str(dtype)[:80]} {str(list(shape))[:120]}"
+        if any(n < 1 for n in shape):
+            raise TraceError(f"{what}, expected no empty axis")
+        if dtype.hasobject or dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise TraceError(f"{what} in {entry.file_size} bytes, expected plain numbers")
+
+
+def _header(path: Path, name: str, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise TraceError(f"{path}: member {name} is not a NumPy array: {error}") from None
+    return shape, dtype
+
+
+def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    member = f"{name}.npy" if f"{name}.npy" in archive.namelist() else name
+    file: BinaryIO
+    try:
+        with archive.open(member) as file:  # type: ignore[assignment]  # ZipExtFile reads like a BinaryIO
+            array: np.ndarray[Any, Any] = npy.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise TraceError(f"{path}: array {name} cannot be read: {error}") from None
+    return array

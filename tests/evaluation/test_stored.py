@@ -1,0 +1,207 @@
+"""Kept forecasts: the same scores without running anyone, new metrics, and nothing that is not what it says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moeload_bench.cli.app import app
+from moeload_bench.errors import NotFoundError, ResultError
+from moeload_bench.evaluation import stored
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.stored import rescore
+from moeload_bench.forecaster import Forecast, ForecastRequest
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
+from tests.evaluation.test_harness import small_suite
+from tests.support import counted
+from tests.support.forecasters import LastSeen
+
+STEPWISE = {"tv", "error_rate", "error_rate_covered", "error_rate_uniform"}
+
+
+class PathWithQuantiles(LastSeen):
+    """A forecast that changes on the way, with quantiles; none at origin 100."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        if request.origin == 100:
+            raise ValueError("not today")
+        last = super().forecast(request).share_BLE[0]
+        weight_B = np.array([0.0, 0.5, 1.0])[:, None, None]
+        share_BLE = (1 - weight_B) * last + weight_B / last.shape[-1]
+        quantile_KLE = np.repeat(last[None], len(request.horizons), axis=0)
+        quantile_QKLE = np.stack([quantile_KLE * 0.9, np.minimum(1, quantile_KLE * 1.1)])
+        return Forecast(share_BLE, np.array([3, 40, request.horizon]), quantile_QKLE)
+
+
+class Kept(NamedTuple):
+    folder: Path
+    suite: Suite
+    paths: dict[str, Path]
+
+    def again(self, metric: str) -> list[tuple[Result, Result]]:
+        """Each result scored by the metric again, beside what was recorded."""
+        found = rescore(self.folder, self.suite, self.paths, metric)
+        return [(result, load_result(self.folder / f"{result.name}.json")) for result in found]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    trace = synthetic_trace(400)
+    paths = {trace.id: write_trace(trace, tmp_path / "t.parquet")}
+    suite, folder = small_suite(trace, quantiles=(0.1, 0.9)), tmp_path / "kept"
+    for result in evaluate(["last_value", PathWithQuantiles], suite, paths=paths, level="none", keep=folder):
+        result.save(folder / f"{result.name}.json")
+    return Kept(folder, suite, paths)
+
+
+def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
+    """Errors, quantiles and plans, paths and failed forecasts included: what `run` recorded."""
+    recorded = {name for path in kept.folder.glob("*.json") for run in load_result(path).runs for task in run.tasks
+                for name in task.metrics}  # fmt: skip
+    assert recorded > STEPWISE | {"window_tv", "wql", "revival_recall", "drop_rate@experts"}
+    for metric in sorted(recorded - STEPWISE):
+        for new, old in kept.again(metric):
+            for task, before in zip(new.runs[0].tasks, old.runs[0].tasks, strict=True):
+                assert task.metrics.keys() == before.metrics.keys() & {metric}
+                assert (task.origin, task.state, task.failure) == (before.origin, before.state, before.failure)
+                pair = (np.array(x.metrics.get(metric, ()), dtype=float) for x in (task, before))
+                np.testing.assert_allclose(*pair, rtol=1e-7, atol=1e-12, err_msg=metric)
+    assert [len(load_result(path).failures) for path in sorted(kept.folder.glob("*.json"))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "says"),
+    [
+        ("tv", ResultError, "tv needs the forecast of each step"),
+        ("window_tw", NotFoundError, r"unknown metric 'window_tw'; there is: .*FILE\.py:function"),
+    ],
+)
+def test_what_windows_do_not_tell_is_refused(kept: Kept, metric: str, error: type[Exception], says: str) -> None:
+    """A metric of single steps is not guessed from means; a wrong name is answered with the right ones."""
+    with pytest.raises(error, match=says):
+        rescore(kept.folder, kept.suite, kept.paths, metric)
+
+
+def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:
+    """A finished run comes from the cache only where its forecasts are in the folder; they change no score."""
+    trace = synthetic_trace(400)
+    paths, log = {trace.id: write_trace(trace, tmp_path / "t.parquet")}, tmp_path / "log"
+    target = f"{Path(counted.__file__)}:Counted@log={str(log)!r}"
+    runs = []
+    for keep in (None, None, tmp_path / "kept", tmp_path / "kept", tmp_path / "other"):
+        runs.append(evaluate(target, small_suite(trace), paths=paths, keep=keep)[0].runs[0])
+        runs.append(len(log.read_text().splitlines()))
+    assert runs[1::2] == [1, 1, 2, 2, 3]
+    assert len({run.forecasts_sha256 for run in runs[::2]}) == 1
+    assert all(run.tasks == runs[0].tasks for run in runs[::2])
+
+
+def damaged(kept: Kept, how: str) -> Path:
+    """The folder with one of its archives spoilt."""
+    path = next((kept.folder / "forecasts").rglob("*.npz"))
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif how == "objects":
+        np.savez(path, **{**arrays, "mean_OKLE": np.array([{}], dtype=object)})
+    elif how == "other origins":
+        np.savez(path, **{**arrays, "origin_O": arrays["origin_O"] + 1})
+    elif how == "other shape":
+        np.savez(path, **{**arrays, "mean_OKLE": arrays["mean_OKLE"][:, :, :1]})
+    else:
+        np.savez(path, **arrays, extra=np.zeros(3))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing", "are not there; use run --keep-forecasts"),
+        ("cut", "not a NumPy archive"),
+        ("objects", "expected plain numbers"),
+        ("other origins", "at the origins of"),
+        ("other shape", "arrays are"),
+        ("extra", "unknown array 'extra', expected: origin_O"),
+    ],
+)
+def test_damaged_forecasts_are_refused_by_name(kept: Kept, how: str, says: str) -> None:
+    """Missing, cut, pickled, of other origins or of another shape: the error names the file and what was expected."""
+    path = damaged(kept, how)
+    with pytest.raises(ResultError, match=rf"{path.name}: .*{says}"):
+        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are looked at before anything is unpacked."""
+    monkeypatch.setattr(stored, "MAX_BYTES", 1000)
+    with pytest.raises(ResultError, match=r"bytes unpacked, expected at most 1000"):
+        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+
+
+def test_results_of_another_suite_or_scoring_are_refused(kept: Kept, tmp_path: Path) -> None:
+    """Forecasts at other horizons are not of this suite; scores of another version are not mixed with today's."""
+    shorter = kept.suite.model_copy(update={"horizons": (1, 10)})
+    with pytest.raises(ResultError, match=r"scored on suite small .*, expected small"):
+        rescore(kept.folder, shorter, kept.paths, "window_tv")
+    result = load_result(kept.folder / "last_value.json")
+    result.model_copy(update={"scoring_version": 1}).save(kept.folder / "last_value.json")
+    with pytest.raises(ResultError, match="last_value: scored by version 1, this is"):
+        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+    with pytest.raises(ResultError, match="no result is there"):
+        rescore(tmp_path / "empty", kept.suite, kept.paths, "window_tv")
+
+
+OWN = """
+import numpy as np
+
+def hellinger(forecast_LE, share_LE):
+    return np.sqrt(0.5 * ((np.sqrt(forecast_LE) - np.sqrt(share_LE)) ** 2).sum(axis=1))
+
+def flat(forecast_LE, share_LE):
+    return forecast_LE.mean()
+"""
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output if result.exception is None else f"{result.output}{result.exception}"
+
+
+def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line: run once, keep, and score by a function of one's own and by a metric of the package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    path = write_trace(synthetic_trace(3000), tmp_path / "t.parquet")
+    code, text = invoke("run", "last_value", "--trace", str(path), "--level", "none", "--keep-forecasts", "kept")
+    assert code == 0, text
+    assert sorted(p.name for p in Path("kept").iterdir()) == ["forecasts", "last_value.json", "uniform.json"]
+    for metric in ("own.py:hellinger", "rank_correlation"):
+        code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
+        assert code == 0, text
+        assert metric.split(":")[-1] in text
+        assert "last_value" in text
+        assert "uniform" in text
+    for metric, says in (
+        ("own.py:flat", "flat returned shape (), expected one value per layer"),
+        ("own.py:none", "has no function 'none'"),
+        ("none.py:x", "where the file exists"),
+    ):
+        code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
+        assert code != 0
+        assert says in text
+    shutil.rmtree("kept/forecasts")
+    code, text = invoke("rescore", "kept", "--metric", "window_tv", "--trace", str(path))
+    assert code != 0
+    assert "--keep-forecasts kept" in text

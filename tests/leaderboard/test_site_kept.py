@@ -1,0 +1,79 @@
+"""The site draws again what changed, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leaderboard.committed import ROOT
+from leaderboard.site import kept as keeping
+from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.kept import boards_sha256, kept
+from leaderboard.site.pages import run_files
+from moeload_bench.cache import cache_dir
+from moeload_bench.traces.store import find_trace
+from tests.conftest import need
+
+need("altair", "pip install -e '.[site]'")
+
+
+def drawn(log: list[str]) -> Iterator[tuple[str, bytes]]:
+    """One file; the log says that it was made."""
+    log.append("made")
+    yield "one.txt", b"one"
+
+
+def test_a_part_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its inputs or the code change."""
+    log: list[str] = []
+    for made_from in ("a", "a", "b"):
+        assert kept("part", made_from, lambda: drawn(log)) == [("one.txt", b"one")]
+    assert len(log) == 2
+    monkeypatch.setattr(keeping, "code_sha256", lambda: "other")
+    kept("part", "a", lambda: drawn(log))
+    assert len(log) == 3
+
+
+def test_a_part_that_was_cut_off_is_made_again() -> None:
+    """Half an archive is no part."""
+    log: list[str] = []
+    kept("part", "a", lambda: drawn(log))
+    (path,) = (cache_dir() / "site").glob("*.zip")
+    path.write_bytes(path.read_bytes()[:40])
+    assert kept("part", "a", lambda: drawn(log)) == [("one.txt", b"one")]
+    assert len(log) == 2
+
+
+@pytest.fixture(scope="module")
+def mini() -> Inputs:
+    inputs = read_inputs(ROOT)
+    boards = tuple(board for board in inputs.boards if board.suite.name == "mini")
+    return Inputs(inputs.root, boards, inputs.traces, inputs.sha256)
+
+
+def test_whatever_a_page_of_results_shows_is_in_its_key(mini: Inputs) -> None:
+    """A number, a standing, a floor, another trace."""
+    (board,) = mini.boards
+    entry = board.entries[0]
+    run = entry.result.runs[0]
+    seen = {boards_sha256(mini)}
+    for changed in (
+        entry.result.model_copy(update={"seed": 7}),
+        entry.result.model_copy(update={"runs": (run.model_copy(update={"floors": {}}), *entry.result.runs[1:])}),
+    ):
+        entries = (type(entry)(changed, entry.folder, entry.standing, entry.wrong), *board.entries[1:])
+        seen.add(boards_sha256(Inputs(mini.root, (type(board)(board.suite, entries, None),), mini.traces, mini.sha256)))
+    other = (type(entry)(entry.result, entry.folder, "verified", entry.wrong), *board.entries[1:])
+    seen.add(boards_sha256(Inputs(mini.root, (type(board)(board.suite, other, None),), mini.traces, mini.sha256)))
+    seen.add(boards_sha256(Inputs(mini.root, mini.boards, mini.traces[1:], mini.sha256)))
+    assert len(seen) == 5
+
+
+def test_a_trace_is_described_and_drawn_alike_when_it_was_kept() -> None:
+    """The description reads back as it was, the pictures to the byte."""
+    path: Path = find_trace("qwen3moe-tiny-8e/test/seed1")
+    first = kept("trace", "x", lambda: run_files(path))
+    assert kept("trace", "x", lambda: pytest.fail("made again")) == first
+    assert [name for name, _ in first][1:] == ["heatmap.png", "heatmap-dark.png", "states.png", "states-dark.png"]
