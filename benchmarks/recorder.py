@@ -2,6 +2,7 @@
 
     python benchmarks/recorder.py [--layers 6 24] [--pairs 200] [--json]
     python benchmarks/recorder.py --parts [--layers 6 24] [--pairs 200]
+    python benchmarks/recorder.py --monitor [--layers 6 24] [--experts 8 64] [--pairs 200]
 
 Two copies of a model are trained on the same batches, one recorded and one not, and change roles half-way. A pair is
 one step of each; of every two pairs one begins with the first copy and one with the second, which of them is drawn, so
@@ -10,6 +11,11 @@ a real recording. Printed: the ratio of CPU times as the interquartile mean over
 steps by a third), and its 95 % interval from a bootstrap over pairs. Such a mean passes over the one step in 250 that
 writes a shard, so a shard is timed by itself and its share added to every recorded step; shards that are due by time
 (one a minute) are put off meanwhile. The garbage collector is left as it is in training.
+
+``--monitor`` compares two recorded copies, one of them with a `LoadMonitor` that logs to a file. It works in one step
+of ten and forecasts in one of fifty, which an interquartile mean would pass over. So the time inside the monitor is
+taken by itself, in the running loop, and its mean over all steps is added; what is left of a pair says what the
+monitor does to the steps around it. The interval is from a bootstrap over both.
 
 ``--parts`` says where the time goes, by the thread's CPU clock around each part in the running loop: alone, with its
 code and data in the caches, a part takes a fraction of that.
@@ -35,7 +41,7 @@ WARM_UP = 3  # the first steps allocate
 SHARD_STEPS = 250
 
 
-def build(layers: int) -> Any:
+def build(layers: int, experts: int = 8) -> Any:
     """A Qwen3-MoE of the mini suite's width."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -50,7 +56,7 @@ def build(layers: int) -> Any:
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=32,
-        num_experts=8,
+        num_experts=experts,
         num_experts_per_tok=2,
         moe_intermediate_size=128,
         max_position_embeddings=128,
@@ -100,6 +106,67 @@ def measure(layers: int, pairs: int, sequences: int) -> dict[str, Any]:
             shards.append(time.process_time() - start)
     with_, without = np.array(spent[True]) + np.mean(shards) / SHARD_STEPS, np.array(spent[False])
     return {"layers": layers, "pairs": len(with_), **ratio(with_, without)}
+
+
+def measure_monitor(layers: int, experts: int, pairs: int, sequences: int) -> dict[str, Any]:
+    """CPU seconds of recorded steps with and without a monitor, and their ratio."""
+    import torch
+
+    from moeload_bench.live.core import replay
+    from moeload_bench.live.monitor import LoadMonitor
+    from moeload_bench.recording.recorder import record
+    from moeload_bench.traces.trace import Trace
+
+    torch.set_num_threads(1)
+    load_SLE = np.full((300, layers, experts), 8)
+    assert list(replay(Trace.from_arrays(load_SLE)))  # the first forecast and advice of a process import what they need
+    models = [build(layers, experts)]
+    models.append(copy.deepcopy(models[0]))
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
+    around: dict[bool, list[float]] = {True: [], False: []}
+    inside: list[float] = []
+    for chosen in (0, 1):
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            monitor = Timed(LoadMonitor(sinks=[f"{folder}/moe.jsonl"]))
+            recorders = [
+                stack.enter_context(
+                    record(models[i], f"{folder}/{i}", on_error="raise", monitor=monitor if i == chosen else None)
+                )
+                for i in (0, 1)
+            ]
+            for pair, order in zip(range(-WARM_UP, pairs // 2), orders(chosen), strict=False):
+                tokens = torch.randint(0, 1024, (sequences, 128))
+                for i in order:
+                    monitor.seconds, start = 0.0, time.process_time()
+                    loss = train_step(models[i], optimizers[i], tokens)
+                    recorders[i].step(loss=loss, lr=1e-3)
+                    spent = time.process_time() - start
+                    if pair >= 0:
+                        around[i == chosen].append(spent - monitor.seconds)
+                        inside += [monitor.seconds] if i == chosen else []
+            assert monitor.monitor.stopped is None
+    with_, without = np.array(around[True]), np.array(around[False])
+    return {"layers": layers, "experts": experts, "pairs": len(with_), **ratio(with_, without, np.array(inside))}
+
+
+class Timed:
+    """A monitor, with the CPU time of the thread that it takes."""
+
+    def __init__(self, monitor: Any) -> None:
+        self.monitor = monitor
+        self.seconds = 0.0
+
+    def add(self, row: Any, meta: Any) -> None:
+        start = time.thread_time()
+        self.monitor.add(row, meta)
+        self.seconds += time.thread_time() - start
+
+    def recall(self, rows: Any, meta: Any) -> None:
+        self.monitor.recall(rows, meta)
+
+    def close(self) -> None:
+        self.monitor.close()
 
 
 def orders(seed: int) -> Iterator[tuple[int, int]]:
@@ -164,17 +231,23 @@ def timed_parts(spent: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def ratio(with_: np.ndarray, without: np.ndarray) -> dict[str, float]:
-    """Interquartile mean of the pairs' log ratios, as a ratio, with a 95 % percentile bootstrap interval."""
+def ratio(with_: np.ndarray, without: np.ndarray, inside: np.ndarray | None = None) -> dict[str, float]:
+    """Interquartile mean of the pairs' log ratios, as a ratio, with a 95 % percentile bootstrap interval.
+
+    ``inside``: seconds that were taken by themselves; their mean over the median step is added to the ratio.
+    """
     rng = np.random.default_rng(0)
     log_ratio = np.log(with_ / without)
+    step = float(np.median(without))
+    added = np.zeros(len(with_)) if inside is None else inside / step
     pick = rng.integers(0, len(with_), size=(4000, len(with_)))
-    low, high = np.quantile(interquartile_mean(log_ratio[pick]), [0.025, 0.975])
+    low, high = np.quantile(np.exp(interquartile_mean(log_ratio[pick])) + added[pick].mean(axis=1), [0.025, 0.975])
     return {
-        "seconds_without": float(np.median(without)),
-        "ratio": float(np.exp(interquartile_mean(log_ratio[None])[0])),
-        "low": float(np.exp(low)),
-        "high": float(np.exp(high)),
+        "seconds_without": step,
+        "ratio": float(np.exp(interquartile_mean(log_ratio[None])[0]) + added.mean()),
+        "low": float(low),
+        "high": float(high),
+        **({} if inside is None else {"inside_ms": 1000 * float(inside.mean())}),
     }
 
 
@@ -190,10 +263,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[6, 24])
     parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--experts", type=int, nargs="+", default=[8, 64], help="of each model, with --monitor")
     parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--monitor", action="store_true", help="what a monitor costs beside the recorder")
     parser.add_argument("--parts", action="store_true", help="where the time goes, over as many steps as pairs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.monitor:
+        for layers, experts in zip(given.layers, given.experts, strict=True):
+            with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
+                found = measure_monitor(layers, experts, given.pairs, given.sequences)
+            print(json.dumps(found) if given.json else line(layers, found), flush=True)
+        return
     for layers in given.layers:
         with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
             found = (measure_parts if given.parts else measure)(layers, given.pairs, given.sequences)
@@ -204,9 +285,10 @@ def line(layers: int, found: dict[str, Any]) -> str:
     """A measurement for people."""
     if "ratio" not in found:
         return f"{layers:2} layers, ms per step: " + ", ".join(f"{name} {ms:.3f}" for name, ms in found.items())
+    inside = f", {found['inside_ms']:.2f} ms of it in the monitor" if "inside_ms" in found else ""
     return (
         f"{layers:2} layers: {found['ratio']:.4f} [{found['low']:.4f}, {found['high']:.4f}] times the CPU time of "
-        f"{found['seconds_without']:.3f} s per step, {found['pairs']} pairs"
+        f"{found['seconds_without']:.3f} s per step, {found['pairs']} pairs{inside}"
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         TraceInfo,
         check_forecast,
     )
+    from moeload_bench.live.page import report
     from moeload_bench.results.record import Result, Results, load_result
     from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
     from moeload_bench.traces.store import list_traces, load_trace, write_trace
@@ -36,6 +37,7 @@ _HOME = {
     "check_forecast": "forecaster",
     "step_block": "evaluation.harness",
     "trace_info": "evaluation.harness",
+    "report": "live.page",
     "Result": "results.record",
     "Results": "results.record",
     "load_result": "results.record",
@@ -72,6 +74,7 @@ __all__ = [
     "load_result",
     "load_suite",
     "load_trace",
+    "report",
     "step_block",
     "suite_for_trace",
     "trace_info",

@@ -25,6 +25,8 @@ COMMANDS = {
     "plot": "Draw figures of traces and results as .svg, .png or .pdf (extra plot).",
     "plan": "How often should experts be re-placed, and what does it save? Simulated over a whole trace, "
     "migration charged.",
+    "watch": "A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.",
+    "report": "A run on one page to send to a colleague: what it is, when it stabilised, and what to do.",
     "import": "Turn counts that somebody has already into a trace: logs of engines, arrays, tables.",
     "export": "Write forecasts and traces in the forms that other tools read.",
     "merge": "Put the traces of pipeline stages together: one trace with the layers of all, by their numbers in the "

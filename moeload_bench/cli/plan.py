@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.plots.style import check_suffix, save_figure
+from moeload_bench.results.choice import choose_policy
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
 
@@ -99,7 +101,8 @@ def plan(
         comparison = compare_policies(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
         )
-    typer.echo(_json(comparison), nl=True) if as_json else _print(comparison)
+    following = _next(trace, forecaster, shape, cost)
+    typer.echo(_json(comparison, following), nl=True) if as_json else _print(comparison, following)
     if figure is not None:
         save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)
@@ -157,22 +160,41 @@ def _intervals(text: str | None) -> list[int] | None:
         raise PlacementError(f"--every is {text!r}, expected whole numbers of steps such as 10,100,1000") from None
 
 
-def _json(comparison: Comparison) -> str:
-    simulation = comparison.simulation
+def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str:
+    """The command to go on with: the run on one page, with the same constants."""
+    nodes = f" --nodes {shape.nodes}" if shape.nodes > 1 else ""
+    return (
+        f"moeload-bench report {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} --devices {shape.devices} "
+        f"--slots {shape.slots}{nodes} --expert-mb {cost.expert_mb:g} --bandwidth {cost.bandwidth_gb_s:g} "
+        f"--step-ms {cost.step_ms:g} --out report.html"
+    )
+
+
+def _json(comparison: Comparison, following: str) -> str:
+    from moeload_bench.results.choice import choose_policy
+
+    simulation, choice = comparison.simulation, choose_policy(comparison.runs)
     record = {
         "trace": comparison.trace,
         "forecaster": comparison.forecaster,
         "shape": dataclasses.asdict(simulation.shape),
         "cost": dataclasses.asdict(simulation.cost),
-        "policies": [dataclasses.asdict(run) for run in comparison.runs],
-        "best": dataclasses.asdict(comparison.best),
+        "policies": [_run_record(run) for run in comparison.runs],
+        "best": _run_record(comparison.best),
+        "not_told_apart": [{"policy": run.policy, "every": run.every} for run in choice.alike],
+        "take": _run_record(choice.cheapest),
+        "next": following,
         "failures": list(comparison.failures),
         "notes": list(comparison.notes),
     }
     return json.dumps(record, indent=1)
 
 
-def _print(comparison: Comparison) -> None:
+def _run_record(run: PolicyRun) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(run).items() if name != "saved_parts"}
+
+
+def _print(comparison: Comparison, following: str) -> None:
     console = plain_console()
     cost = comparison.simulation.cost
     table = Table(
@@ -201,6 +223,8 @@ def _print(comparison: Comparison) -> None:
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
     console.print(_answer(comparison))
+    console.print(choose_policy(comparison.runs).text)
+    console.print(f"Next: {following}", soft_wrap=True)
 
 
 def _cells(run: PolicyRun, step_ms: float) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,7 +18,10 @@ from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import preflight
+from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.placement.plans import headline_shapes
+from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
 from moeload_bench.results.words import absence, best_lines, failure_lines
@@ -104,9 +110,9 @@ def run(
         for result in results:
             result.save(folder / f"{file_name(result.name)}.json")
     if as_json:
-        typer.echo(results.to_json(), nl=False)
+        typer.echo(results.to_json() if trace is None else _own_json(results, metric, trace), nl=False)
     else:
-        _print(results, metric, own=trace is not None)
+        _print(results, metric, own=trace)
     if results.failures:
         raise typer.Exit(1)
 
@@ -171,7 +177,28 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
     return slide(suite, traces, every, (blocks,) if blocks else suite.horizons)
 
 
-def _print(results: Results, metric: str, own: bool) -> None:
+def _own_json(results: Results, metric: str, trace: Path) -> str:
+    """The records of one's own run, with what to take in each state and the next command."""
+
+    choices = list(choose_forecasters(results, metric))
+    record = {"choice": [dataclasses.asdict(one) for one in choices], "next": _next(results, choices, trace)}
+    return json.dumps({"results": json.loads(results.to_json()), **record}, indent=1) + "\n"
+
+
+def _next(results: Results, choices: Sequence[ForecasterChoice], trace: Path) -> str | None:
+    """The command to go on with: how often to re-plan with the forecaster to take where the run ended up."""
+
+    shape = next(iter(headline_shapes(results[0].runs[0].experts)), None)
+    if shape is None or not choices:
+        return None
+    return (
+        f"moeload-bench plan {shlex.quote(str(trace))} --forecaster {shlex.quote(choices[-1].cheapest)} "
+        f"--devices {shape.devices} --slots {shape.slots} --expert-mb {EXPERT_MB:g} --bandwidth {BANDWIDTH_GB_S:g} "
+        f"--step-ms {STEP_MS:g}"
+    )
+
+
+def _print(results: Results, metric: str, own: Path | None) -> None:
     console = plain_console()
     for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
         table: Any = result_table(results, name)
@@ -181,6 +208,13 @@ def _print(results: Results, metric: str, own: bool) -> None:
             console.print(absence(results, metric))
     for line in failure_lines(results):
         console.print(printable(line), style="red")
-    if own:
-        for line in best_lines(results, metric):
-            console.print(line)
+    if own is None:
+        return
+    for line in best_lines(results, metric):
+        console.print(line)
+    choices = list(choose_forecasters(results, metric))
+    for choice in choices:
+        console.print(choice.text)
+    following = _next(results, choices, own)
+    if following is not None:
+        console.print(f"Next, with your own constants: {following}", soft_wrap=True)

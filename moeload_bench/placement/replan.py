@@ -11,8 +11,9 @@ Axis letters: S rows of the trace, L MoE layers, E experts, R replica slots, D d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.placement.cost import device_weights, replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+
+PARTS = 20
+"""Equal parts of a trace whose savings are kept, so that two policies can be compared part by part."""
 
 Policy = Literal["static", "every", "if_pays", "stable_only", "reserve_allocate", "on_change", "oracle"]
 
@@ -81,7 +85,8 @@ class PolicyRun:
     ``moved_mb``: what all ``replicas_moved`` weigh together. ``gain_percent``: saved before migration;
     ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan has paid for itself; ``break_even_mb``: the
     size of an expert up to which the policy gains anything. Both None where the policy gains nothing or
-    moves nothing. ``imbalance`` by state of the layer-step, None where there is none.
+    moves nothing. ``imbalance`` by state of the layer-step, None where there is none. ``saved_parts``: `saved_percent`
+    of each of `PARTS` equal parts of the trace (of each row, where there are fewer), NaN for one without load.
     """
 
     policy: Policy
@@ -98,6 +103,7 @@ class PolicyRun:
     imbalance: float
     imbalance_transient: float | None
     imbalance_stable: float | None
+    saved_parts: tuple[float, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +195,24 @@ class Simulation:
         moves = [part.moved_LD for part in segments if part.moved_LD.any()]
         migration = sum(self.cost.migration_ms(moved_LD) for moved_LD in moves)
         moved = sum(int(moved_LD.sum()) for moved_LD in moves)
-        return self._result(policy, every, np.concatenate(imbalance), len(moves), moved, migration)
+        imbalance_SL = np.concatenate(imbalance)
+        result = self._result(policy, every, imbalance_SL, len(moves), moved, migration)
+        return replace(result, saved_parts=self._parts(imbalance_SL, segments))
+
+    def _parts(self, imbalance_SL: FloatArray, segments: Sequence[Segment]) -> tuple[float, ...]:
+        S = len(imbalance_SL)
+        spent_S = np.zeros(S)
+        for part in segments:
+            if part.moved_LD.any():
+                spent_S[part.start] += self.cost.migration_ms(part.moved_LD)
+        edges = np.unique(np.linspace(0, S, PARTS + 1).round().astype(int)).tolist()
+        saved = []
+        for start, stop in itertools.pairwise(edges):
+            mean = _mean(imbalance_SL[start:stop])
+            gain = np.nan if mean is None else self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
+            spent = float(spent_S[start:stop].sum()) / ((stop - start) * self.stride)
+            saved.append(float(100 * (gain - spent) / self.cost.step_ms))
+        return tuple(saved)
 
     def device_loads(self, segments: Sequence[Segment], layer: int) -> FloatArray:
         """Load of each device, relative to the mean device, in every step of one layer, [S, D]."""

@@ -17,13 +17,13 @@ from transformers import TrainerCallback
 
 from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import checked_meta
-from moeload_bench.recording.recorder import OnError, Recorder, check_on_error
+from moeload_bench.recording.recorder import Monitor, OnError, Recorder, check_on_error
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`.
+    """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None, nowhere.
 
     One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm
     are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
@@ -34,7 +34,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
 
     def __init__(
         self,
-        out: str | Path,
+        out: str | Path | None,
         *,
         name: str = "own",
         split: str = "test",
@@ -47,8 +47,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         count: Counted = "all",
         layers: Sequence[int] | None = None,
         imbalance_rank: bool = False,
+        monitor: Monitor | None = None,
     ) -> None:
-        self.target = trace_target(out, name, split, run)
+        self.target = None if out is None else trace_target(out, name, split, run)
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
         self._options: dict[str, Any] = {
             "adapters": adapters,
@@ -58,6 +59,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             "count": count,
             "layers": layers,
             "imbalance_rank": imbalance_rank,
+            "monitor": monitor,
         }
         check_on_error(on_error)
         checked_meta(self._given)

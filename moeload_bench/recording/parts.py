@@ -50,6 +50,10 @@ class Parts:
         """Whether any step is safe on disk."""
         return bool(self._manifest["shards"])
 
+    def shards(self) -> Iterator[Trace]:
+        """The shards in order, each read when it is asked for."""
+        return (read_trace(self.folder / name) for name in self._manifest["shards"])
+
     @property
     def state(self) -> dict[str, Any]:
         """What the recording wrote beside its last shard, for going on from there."""

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
@@ -24,7 +24,7 @@ from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_s
 from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, package_versions
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
-from moeload_bench.recording.writer import RecordingWarning, TraceWriter, trace_target
+from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
@@ -39,18 +39,35 @@ SHARD_SECONDS = (
 )
 
 
+class Monitor(Protocol):
+    """Whoever looks on while a run is recorded (`moeload_bench.live.LoadMonitor`); told on the first rank only."""
+
+    def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
+        """A closed step: `step`, `tokens` [L], `load` [L, E], optional columns; ``meta``: what the trace would say."""
+
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        """Before the first step of a resumed run: the steps that are on disk, all of which were closed before."""
+
+    def close(self) -> None:
+        """Training is over, or broke off."""
+
+
+NOWHERE = Path("own/test/seed0.parquet")
+"""The target of a recorder that writes nothing."""
+
+
 class Recorder:
     """Exact loads of a model in training, one row per optimizer step.
 
     The trace is written to ``target``; until `finish` it lives in shards beside it. ``on_error`` "warn" never stops
     training: the first error is a warning, recording ends there (on all ranks) and the trace is marked as cut short.
-    Only the rank with ``writes`` touches the disk. Arguments: see `record`.
+    Only the rank with ``writes`` touches the disk; without a ``target`` none does. Arguments: see `record`.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        target: Path,
+        target: Path | None,
         *,
         meta: Mapping[str, Any] | None = None,
         adapters: dict[type, Adapter] | None = None,
@@ -62,12 +79,15 @@ class Recorder:
         layers: Sequence[int] | None = None,
         imbalance_rank: bool = False,
         stage: Stage | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         check_on_error(on_error)
         self._given = checked_meta(meta or {})
         self._stage, self._whole = stage, target
         if stage is None:
             reduce = rank_sum(model) if reduce is None else reduce
+        elif target is None:
+            raise RecordingError("a pipeline stage is one part of a trace: got no place to write it, expected one")
         else:
             target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
         skip = None if stage is None else finding_shapes
@@ -79,10 +99,13 @@ class Recorder:
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
-        self._writer = TraceWriter(target, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
-        self._first_step = 0
+        self._writer = TraceWriter(target or NOWHERE, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
+        self._next_step = 0
+        self._begun = False
         self._on_error = on_error
-        self._writes = this_rank()[0] == 0 if writes is None else writes
+        first_rank = this_rank()[0] == 0 if writes is None else writes
+        self._writes = first_rank and target is not None
+        self._monitor = monitor if first_rank else None
         self._global_tokens = 0
         self._halves = True
         self.stopped: str | None = None
@@ -96,13 +119,15 @@ class Recorder:
         of the training. Raises `RecordingError` when a trace or an unfinished recording is in the way (``go_on`` says
         how to continue it), when steps are missing, and when the target cannot be written; the hooks are gone then.
         """
-        self._first_step = at_step
+        self._next_step = at_step
         if not self._writes:
             return
         try:
             self._writer.parts.start(resume=at_step > 0, go_on=go_on, elsewhere="another out, name or run")
             if self._writer.started:
                 self._writer.truncate(at_step)
+                self._begun = True
+                self._tell(lambda monitor: monitor.recall(self._writer.recorded(), self._writer.recorded_meta))
         except MoeloadError:
             self.counter.close()
             raise
@@ -146,6 +171,7 @@ class Recorder:
         What cannot be written now (a full disk) stays as an unfinished recording; None then, or an error.
         """
         self.counter.close()
+        self._close_monitor()
         written: list[Path] = []
         notes = (self.stopped,) if self.stopped else ()
         whole = complete and self.stopped is None
@@ -159,9 +185,12 @@ class Recorder:
         """Remove the hooks and keep what was recorded as an unfinished recording."""
         self.flush()
         self.counter.close()
+        self._close_monitor()
 
     def _merge_stages(self, written: list[Path]) -> None:
-        merged = None if self._stage is None else merge_when_complete(self._whole, self._stage.stages)
+        if self._stage is None or self._whole is None:
+            return
+        merged = merge_when_complete(self._whole, self._stage.stages)
         if merged is not None:
             written[0] = merged
 
@@ -174,11 +203,9 @@ class Recorder:
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
-        first = not self._writer.started
-        self._halves = split if first else self._halves
-        following = self._first_step if first else self._writer.next_step
-        number = following if step is None else step
-        row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **cells}
+        self._halves = self._halves if self._begun else split
+        number = self._next_step if step is None else step
+        row: Row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **cells}
         if self._halves:
             row["load_half"] = counts.load_half_LE
         if counts.dropped_LE is not None:
@@ -187,6 +214,24 @@ class Recorder:
             row["imbalance_rank"] = counts.imbalance_rank_L.astype("float32")
         if self._writes:
             self._writer.add(row)
+        self._next_step, self._begun = number + 1, True
+        if self._monitor is not None:
+            self._tell(lambda monitor: monitor.add(row, self._meta))
+
+    def _close_monitor(self) -> None:
+        self._tell(lambda monitor: monitor.close())
+        self._monitor = None
+
+    def _tell(self, action: Callable[[Monitor], object]) -> None:
+        """An error of the monitor ends the monitor: neither training nor the recording stops by it."""
+        if self._monitor is None:
+            return
+        try:
+            action(self._monitor)
+        except Exception as error:
+            self._monitor = None
+            text = f"monitoring stopped: {type(error).__name__}: {error}"
+            warnings.warn(f"{text}; training and recording go on", RecordingWarning, stacklevel=4)
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
         try:
@@ -248,7 +293,7 @@ def _config_record(config: Any) -> dict[str, Any]:
 @contextmanager
 def record(
     model: nn.Module,
-    out: str | Path,
+    out: str | Path | None,
     *,
     name: str = "own",
     split: str = "test",
@@ -264,8 +309,11 @@ def record(
     layers: Sequence[int] | None = None,
     imbalance_rank: bool = False,
     stage: Stage | None = None,
+    monitor: Monitor | None = None,
 ) -> Iterator[Recorder]:
-    """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`.
+    """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
+
+    ``monitor`` looks on, on the first rank: a `moeload_bench.live.LoadMonitor`.
 
     ``at_step`` above 0 goes on with an unfinished recording, from the step that training goes on with; where there is
     none, steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing,
@@ -283,7 +331,7 @@ def record(
     Raises `RecordingError` when the model has no MoE layer, when ``meta`` does not fit the metadata, and when the
     target exists or cannot be written; later errors follow ``on_error``.
     """
-    target = trace_target(out, name, split, run)
+    target = None if out is None else trace_target(out, name, split, run)
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
     recorder = Recorder(
         model,
@@ -298,6 +346,7 @@ def record(
         layers=layers,
         imbalance_rank=imbalance_rank,
         stage=stage,
+        monitor=monitor,
     )
     recorder.start(at_step)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,14 @@ class TraceWriter:
     def next_step(self) -> int:
         """The step that has to come next."""
         return int(self._rows[-1]["step"]) + 1 if self._rows else self.parts.next_step
+
+    def recorded(self) -> Iterator[Row]:
+        """The rows that are safe on disk, in order, a shard of them in memory at a time."""
+        return itertools.chain.from_iterable(map(rows_of, self.parts.shards()))
+
+    def recorded_meta(self) -> TraceMeta:
+        """The metadata of the rows on disk."""
+        return TraceMeta.model_validate(self.parts.state["meta"])
 
     def add(self, row: Row, save_checkpoint: Callable[[Path], None] | None = None) -> None:
         """Add a step; every so many steps a shard is written, with a checkpoint if one can be saved.
@@ -175,3 +183,10 @@ def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
             if name in rows[0]
         },
     )
+
+
+def rows_of(trace: Trace) -> Iterator[Row]:
+    """The rows of a trace as they were when the steps were closed: what `trace_of` was made from."""
+    for at in range(trace.steps):
+        columns = {name: column[at] for name, column in trace.columns.items()}
+        yield {"step": int(trace.step_S[at]), "tokens": trace.tokens_SL[at], "load": trace.load_SLE[at], **columns}

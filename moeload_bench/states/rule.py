@@ -179,15 +179,20 @@ class StateDetector:
         self._pending.append(shares(load_LE))
         if len(self._pending) == self._grid.rows:
             share_SLE = np.stack(self._pending)
-            new = summarise_shares(share_SLE, self._lead, self._grid)
-            self._lead = share_SLE
             self._pending.clear()
-            keep = 2 * self._grid.window
-            self._blocks = Blocks(*(np.concatenate([a, b])[-keep:] for a, b in zip(self._blocks, new, strict=True)))
-            self.drift_L = drift(self._blocks, self._grid)[-1]
-            self.transient_L, self._calm_L = hysteresis_step(
-                self.transient_L, self._calm_L, self.drift_L, self.rule.low, self.rule.high, self._grid.hold
-            )
+            self.update_block(share_SLE)
+        return self.transient_L
+
+    def update_block(self, share_SLE: FloatArray) -> BoolArray:
+        """The same for one block of rows at once, given as shares (`moeload_bench.trace.shares`)."""
+        new = summarise_shares(share_SLE, self._lead, self._grid)
+        self._lead = share_SLE
+        keep = 2 * self._grid.window
+        self._blocks = Blocks(*(np.concatenate([a, b])[-keep:] for a, b in zip(self._blocks, new, strict=True)))
+        self.drift_L = drift(self._blocks, self._grid)[-1]
+        self.transient_L, self._calm_L = hysteresis_step(
+            self.transient_L, self._calm_L, self.drift_L, self.rule.low, self.rule.high, self._grid.hold
+        )
         return self.transient_L
 
 

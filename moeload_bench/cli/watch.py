@@ -1,0 +1,231 @@
+"""`moeload-bench watch`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from moeload_bench.live.core import Settings, Snapshot, Watch
+    from moeload_bench.live.following import Place
+
+EVERYTHING = 10_000
+"""A height that no layer is left out for."""
+
+Forecaster = Annotated[str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class.")]
+Devices = Annotated[int | None, typer.Option(help="D: devices that share a layer's experts. E / 4 by default.")]
+Slots = Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")]
+Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
+ExpertMB = Annotated[float, typer.Option(help="MB that move with one replica.")]
+Bandwidth = Annotated[float, typer.Option(help="GB/s that one device receives while experts move.")]
+StepMs = Annotated[float, typer.Option(help="Step time in ms, with experts spread evenly by number.")]
+Horizon = Annotated[int, typer.Option(help="Steps that forecasts and advice are for.")]
+
+
+def watch(
+    path: Annotated[
+        str, typer.Argument(help="A recording in progress (.parts), a .parquet trace, a folder of them, or an id.")
+    ],
+    once: Annotated[bool, typer.Option("--once", help="Print what is known now and stop.")] = False,
+    layer: Annotated[int | None, typer.Option(help="The layer drawn first; the most unbalanced by default.")] = None,
+    forecaster: Forecaster = "sw_avg",
+    horizon: Horizon = 200,
+    devices: Devices = None,
+    slots: Slots = None,
+    nodes: Nodes = 1,
+    expert_mb: ExpertMB = 200.0,
+    bandwidth: Bandwidth = 25.0,
+    step_ms: StepMs = 100.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
+    refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
+) -> None:
+    """A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.
+
+    [bold]moeload-bench watch runs/my-run[/bold]           refreshes; j and k change the layer, q quits
+    [bold]moeload-bench watch runs/my-run --once[/bold]    prints and exits, for scripts
+
+    Reads what the recorder has put on disk (every 250 steps, or once a minute) and never writes. Advice is for the
+    cluster that the options name.
+
+    Exit status: 0 shown, 2 nothing could be read.
+    """
+    from moeload_bench.live.following import Place
+
+    settings = cluster_settings(forecaster, horizon, devices, slots, nodes, expert_mb, bandwidth, step_ms, follow)
+    view = _View(Place.of(path), settings, layer)
+    if once or not sys.stdout.isatty():
+        view.print_once()
+        return
+    view.run(refresh)
+
+
+def cluster_settings(
+    forecaster: str,
+    horizon: int,
+    devices: int | None,
+    slots: int | None,
+    nodes: int,
+    expert_mb: float,
+    bandwidth: float,
+    step_ms: float,
+    follow: bool,
+) -> Settings:
+    """Settings from the options of `watch` and `report`; raises `PlacementError` for a cluster that makes no plan."""
+    from moeload_bench.errors import PlacementError
+    from moeload_bench.live.cluster import Cluster
+    from moeload_bench.live.core import Settings
+    from moeload_bench.placement.plans import ClusterShape
+    from moeload_bench.placement.replan import CostModel
+
+    if (devices is None) != (slots is None):
+        raise PlacementError("--devices and --slots go together: got one of them")
+    shape = None if devices is None or slots is None else ClusterShape("given", devices, slots, nodes, nodes)
+    if shape is None and nodes != 1:
+        raise PlacementError(f"--nodes {nodes} needs --devices and --slots")
+    cluster = Cluster(shape, CostModel(step_ms, expert_mb, bandwidth))
+    return Settings(forecaster=forecaster, horizon=horizon, cluster=cluster, follow=follow)
+
+
+class _View:
+    """A recording that is followed, watched and shown."""
+
+    def __init__(self, place: Place, settings: Settings, layer: int | None) -> None:
+        from moeload_bench.live.following import Follower
+
+        self._follower = Follower(place)
+        self._settings = settings
+        self._layer = layer
+        self._generation = 0
+        self._watch: Watch | None = None
+        self._snapshot: Snapshot | None = None
+
+    def print_once(self) -> None:
+        """What is on disk now, on standard output; raises `TraceError` where nothing can be read."""
+        from rich.console import Console
+
+        from moeload_bench.errors import TraceError
+
+        self._take_in(lambda: False)
+        if self._watch is None:
+            raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
+        console = Console(width=None if sys.stdout.isatty() else _columns(), highlight=False)
+        console.print(self.screen(console.width, EVERYTHING, keys=False))
+
+    def run(self, refresh: float) -> None:
+        """Until q, or Ctrl-C."""
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(highlight=False)
+        with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+            quit_ = False
+            looked = 0.0
+            while not quit_:
+                if time.monotonic() - looked >= refresh:
+                    self._take_in(lambda: _draw(live, self, console))
+                    looked = time.monotonic()
+                key = pressed(0.2)
+                quit_ = key in ("q", "\x03")
+                self._scroll(key)
+                _draw(live, self, console)
+
+    def _take_in(self, draw: Callable[[], object]) -> None:
+        """Read what is new; a long trace is drawn now and then meanwhile."""
+        from moeload_bench.live.core import Watch
+
+        drawn = time.monotonic()
+        for row in self._follower.poll():
+            meta = self._follower.meta
+            assert meta is not None
+            if self._watch is None or self._generation != self._follower.generation:
+                self._generation = self._follower.generation
+                self._watch, self._snapshot = Watch(meta, self._settings, int(row["tokens"].max())), None
+            self._snapshot = self._watch.add(row) or self._snapshot
+            if time.monotonic() - drawn > 1:
+                draw()
+                drawn = time.monotonic()
+
+    def _scroll(self, key: str | None) -> None:
+        step = {"j": 1, "k": -1, "\x1b[B": 1, "\x1b[A": -1}.get(key or "", 0)
+        if step and self._snapshot is not None:
+            self._layer = (self._shown() + step) % len(self._snapshot.names_L)
+
+    def _shown(self) -> int:
+        from moeload_bench.errors import not_found
+        from moeload_bench.live.terminal import worst_layer
+
+        assert self._snapshot is not None
+        if self._layer is None:
+            return worst_layer(self._snapshot)
+        if not 0 <= self._layer < len(self._snapshot.names_L):
+            raise not_found("layer", str(self._layer), [str(i) for i in range(len(self._snapshot.names_L))])
+        return self._layer
+
+    def screen(self, width: int, height: int, *, keys: bool) -> RenderableType:
+        """What is known now, for a window of that size."""
+        from moeload_bench.live.terminal import screen
+
+        follower, watch = self._follower, self._watch
+        seen = "" if watch is None else f"{watch.rows:,} steps read"
+        parts = (follower.status, seen, follower.problem or "")
+        return screen(
+            self._snapshot,
+            None if watch is None else watch.history.past(),
+            title=str(follower.place.trace.with_suffix("")),
+            status=", ".join(part for part in parts if part),
+            width=width,
+            height=height,
+            layer=0 if self._snapshot is None else self._shown(),
+            keys=keys,
+        )
+
+
+def _draw(live: Live, view: _View, console: Console) -> None:
+    live.update(view.screen(console.width, console.height, keys=True), refresh=True)
+
+
+def _columns() -> int:
+    """The width for a pipe: $COLUMNS, else 80."""
+    import shutil
+
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str | None]]:
+    """Yield ``pressed(seconds)``: the key pressed within that time, None for none; without a keyboard it only waits."""
+    try:
+        import select
+        import termios
+        import tty
+
+        file = sys.stdin.fileno()
+        before = termios.tcgetattr(file)
+    except (ImportError, OSError, ValueError):
+        yield _wait
+        return
+
+    def pressed(seconds: float) -> str | None:
+        if not select.select([file], [], [], seconds)[0]:
+            return None
+        import os
+
+        return os.read(file, 8).decode(errors="replace")
+
+    try:
+        tty.setcbreak(file)
+        yield pressed
+    finally:
+        termios.tcsetattr(file, termios.TCSADRAIN, before)
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)

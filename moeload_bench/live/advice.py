@@ -1,0 +1,200 @@
+"""When to move experts, asked during training: the rule, what it is judged on, and its reason in words.
+
+`if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for the forecast of the coming
+``horizon`` steps is compared with the plan in force, on the loads of the last steps themselves, batch noise included: a
+plan that follows noise shows no gain there, where a comparison on means (as `if_pays` makes it) promises one. A layer
+moves when its gain over the horizon is ``margin`` times what moving its replicas costs. Nothing is moved at first until
+a plan promises ``least_percent`` of the step time: below that a run is left alone.
+
+Axis letters: S recent rows, L MoE layers, E experts, R replica slots, D devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import PlacementError
+from moeload_bench.live.cluster import Cluster
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement.replan import settle
+
+Verdict = Literal["wait", "leave", "replan"]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AdviceRule:
+    """The constants of the rule. They were chosen on the `train` runs of suite v1 (docs/live.md).
+
+    ``patience``: steps seen before any advice; ``margin``: gain over cost that a layer needs to be moved, ``keep`` the
+    same for a layer whose move is advised already and was not made; ``least_percent`` of the step time, after the
+    migration, that the first move of a run has to promise, or half of that while it is advised already.
+    """
+
+    patience: int = 200
+    margin: float = 1.5
+    keep: float = 1.0
+    least_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise PlacementError(f"patience is {self.patience}, expected at least 1 step")
+        if not (np.isfinite(self.margin) and self.margin >= self.keep >= 0):
+            raise PlacementError(f"expected margin >= keep >= 0, both finite, got {self.margin} and {self.keep}")
+        if not (np.isfinite(self.least_percent) and self.least_percent >= 0):
+            raise PlacementError(f"least_percent is {self.least_percent}, expected a finite number of at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What to do with the placement at step ``step``, for the ``horizon`` steps from there on.
+
+    ``layers``: rows of the plan to change, none unless ``verdict`` is "replan". ``imbalance`` and ``expected``: max /
+    mean device load over the layers named (over all, where none is), as it is and after the move.
+    ``saves_percent`` and ``costs_percent`` of the step time over the horizon; where nothing is to be moved, those of
+    the best move there is. ``slot_expert_LR``: the plan to have from here on, None while waiting;
+    ``replicas``: how many replicas move.
+    """
+
+    step: int
+    horizon: int
+    verdict: Verdict
+    layers: tuple[int, ...]
+    imbalance: float
+    expected: float
+    saves_percent: float
+    costs_percent: float
+    replicas: int
+    reason: str
+    slot_expert_LR: IntArray | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What the rule decides from at one step.
+
+    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``recent_SLE``: shares of
+    the last rows, NaN where a layer-step has no load; ``static_imbalance``: of the static layout, mean over the run
+    so far; ``rows`` seen, in training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
+    move is advised already. ``stable``: whether all layers are; ``names_L``: what the layers are called.
+    """
+
+    step: int
+    rows: int
+    current_LR: IntArray
+    share_hat_LE: FloatArray
+    recent_SLE: FloatArray
+    static_imbalance: float
+    moved: bool
+    standing_L: BoolArray
+    stable: bool
+    names_L: tuple[str, ...]
+
+
+def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, rule: AdviceRule) -> Advice:
+    """The advice at one step; a pure function of what was seen before it."""
+    before_L = _mean(step_imbalance(at.current_LR, at.recent_SLE, shape.devices))
+    now = _mean_of(before_L)
+    if at.rows < rule.patience:
+        seen = f"{at.rows:,} steps seen, {rule.patience:,} are needed"
+        return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+    wanted_LR = settle(at.current_LR, plan(at.share_hat_LE, shape), shape)
+    after_L = _mean(step_imbalance(wanted_LR, at.recent_SLE, shape.devices))
+    moved_LD = replicas_moved(at.current_LR, wanted_LR, shape.devices)
+    gain_L, price_L = _gain_ms(before_L, after_L, at, horizon, cluster), _price_ms(moved_LD, cluster)
+    margin_L = np.where(at.standing_L, rule.keep, rule.margin)
+    chosen_L = (gain_L > margin_L * price_L) & moved_LD.any(axis=1)
+    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moved_LD.any(axis=1)
+    made = _Move(at, horizon, cluster, before_L, after_L, gain_L, moved_LD)
+    least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
+    saves, costs = made.percent(chosen_L)
+    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
+    if not pays:
+        return made.leave(best_L, now, rule)
+    return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
+
+
+def _gain_ms(before_L: FloatArray, after_L: FloatArray, at: Situation, horizon: int, cluster: Cluster) -> FloatArray:
+    """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
+    cost = cluster.cost
+    per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / len(before_L)
+    return np.asarray(np.nan_to_num(before_L - after_L) * per_unit * horizon)
+
+
+def _price_ms(moved_LD: IntArray, cluster: Cluster) -> FloatArray:
+    """What moving each layer alone would cost, the fixed cost of a re-plan aside; together they cost no more."""
+    cost = cluster.cost
+    return np.asarray((1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s)
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    at: Situation
+    horizon: int
+    cluster: Cluster
+    before_L: FloatArray
+    after_L: FloatArray
+    gain_L: FloatArray
+    moved_LD: IntArray
+
+    def percent(self, layer_L: BoolArray) -> tuple[float, float]:
+        """What moving these layers saves and costs, in percent of the step time over the horizon."""
+        span = self.horizon * self.cluster.cost.step_ms / 100
+        price = self.cluster.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
+        return float(self.gain_L[layer_L].sum()) / span, price / span
+
+    def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
+        saves, costs = self.percent(layer_L)
+        prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
+        if not layer_L.any():
+            why = "no plan promises less imbalance than the one in force"
+        elif saves - costs >= rule.least_percent:
+            why = f"{prices}; a move has to save {rule.margin:g} times what it costs"
+        elif self.at.stable:
+            why = f"what moves is batch noise: {prices}"
+        else:
+            why = prices
+        text = f"leave it: {why}"
+        return Advice(self.at.step, self.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
+
+    def replan(self, layer_L: BoolArray, plan_LR: IntArray) -> Advice:
+        saves, costs = self.percent(layer_L)
+        layers = tuple(np.flatnonzero(layer_L).tolist())
+        named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
+        before, after = _mean_of(self.before_L[layer_L]), _mean_of(self.after_L[layer_L])
+        text = (
+            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f} for the next {self.horizon} steps, "
+            f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
+        )
+        replicas = int(self.moved_LD[layer_L].sum())
+        return Advice(
+            self.at.step, self.horizon, "replan", layers, before, after, saves, costs, replicas, text, plan_LR
+        )
+
+
+def name_layers(names: Sequence[str], of: int) -> str:
+    """`layer 3`, `layers 3, 5`, `all 6 layers`; more than six are counted."""
+    if len(names) == of and of > 1:
+        return f"all {of} layers"
+    if len(names) > 6:
+        return f"{len(names)} of {of} layers"
+    return f"layer{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _mean(imbalance_SL: FloatArray) -> FloatArray:
+    """Mean over rows with load; NaN for a layer that had none."""
+    known = np.isfinite(imbalance_SL)
+    count_L = known.sum(axis=0)
+    total_L = np.where(known, imbalance_SL, 0.0).sum(axis=0)
+    return np.asarray(np.where(count_L > 0, total_L / np.maximum(count_L, 1), np.nan))
+
+
+def _mean_of(values_L: FloatArray) -> float:
+    known = values_L[np.isfinite(values_L)]
+    return float(known.mean()) if known.size else float("nan")

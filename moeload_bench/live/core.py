@@ -1,0 +1,393 @@
+"""A run watched as it goes: one row of counts at a time in, a `Snapshot` every so many steps out.
+
+Pure and from the past alone: a snapshot at step t is a function of the rows before t and of the `Settings`, whether
+they come out of a training in progress, out of the shards of a recording or out of a finished trace (`replay`).
+Memory depends on the shape of the model, never on the length of the run.
+
+Axis letters: S rows, L MoE layers, E experts, R replica slots.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.errors import PlacementError, TraceError
+from moeload_bench.forecaster import StepBlock, TraceInfo
+from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
+from moeload_bench.live.cluster import Cluster
+from moeload_bench.live.forecasts import Forecasts, Outlook
+from moeload_bench.live.history import History
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import FloatArray, IntArray, plan
+from moeload_bench.recording.writer import Row, rows_of
+from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.states.drift import hysteresis_step
+from moeload_bench.states.rule import StateDetector, StateRule, grid_of
+from moeload_bench.traces.trace import Trace, TraceMeta, shares
+
+BoolArray = NDArray[np.bool_]
+
+DYING_SHARE = 0.25
+"""An expert below this fraction of the even share 1/E, and falling, is about to die."""
+FALLING = 0.9
+"""Falling: the last window's mean share is below this fraction of that of the window before."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is watched with; the same settings on the same rows give the same snapshots.
+
+    ``forecaster``: a target as in `moeload-bench run`, or a class, run in this process; ``fitted``: its bytes where it
+    has `fit`. ``horizon``: steps that a forecast and an advice are for; ``every``: steps between snapshots; both
+    multiples of the state rule's block. ``follow``: whether an advised plan counts as carried out at once.
+    """
+
+    forecaster: str | type[Any] = "sw_avg"
+    fitted: bytes | None = field(default=None, repr=False)
+    horizon: int = 200
+    every: int = 50
+    cluster: Cluster = field(default_factory=Cluster)
+    advice: AdviceRule = field(default_factory=AdviceRule)
+    rule: StateRule = field(default_factory=StateRule)
+    follow: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "every"):
+            value = getattr(self, name)
+            if value < self.rule.block or value % self.rule.block:
+                raise TraceError(
+                    f"{name} is {value} steps, expected a multiple of the state rule's block of {self.rule.block}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """What the plans cost so far, in the units of `placement.replan.PolicyRun`, against the static layout.
+
+    ``imbalance_L``: max / mean device load of the last window under the plan in force; ``static_L`` the same under the
+    even spread. ``saved_percent`` of the step time, migration charged, over all steps so far; ``replans`` and
+    ``replicas`` moved, ``migration_ms`` in all.
+    """
+
+    imbalance_L: FloatArray
+    static_L: FloatArray
+    saved_percent: float
+    replans: int
+    replicas: int
+    migration_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What is known at step ``step`` (the first not seen), per MoE layer; NaN where a layer had no load.
+
+    ``rows`` seen. ``transient_L`` the state, in force since step ``since_L``; ``onset_L3``: the first stable step by
+    the rule, by its looser and by its tighter thresholds, -1 where not yet. ``drift_L`` the fraction of tokens that
+    moves.
+    Over the last window of the state rule: ``share_LE`` the mean shares; ``maxvio_L`` the mean over steps of max / mean
+    expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E;
+    ``dying_LE`` below `DYING_SHARE` / E and falling. ``outlook`` the forecast and how good the last ones were.
+    ``placing`` and ``advice`` are None where no cluster fits the model.
+    """
+
+    step: int
+    rows: int
+    names_L: tuple[str, ...]
+    transient_L: BoolArray
+    since_L: IntArray
+    onset_L3: IntArray
+    drift_L: FloatArray
+    share_LE: FloatArray
+    maxvio_L: FloatArray
+    entropy_L: FloatArray
+    dead_LE: BoolArray
+    dying_LE: BoolArray
+    outlook: Outlook
+    placing: Placing | None
+    advice: Advice | None
+
+    @property
+    def state(self) -> str:
+        """`stable` or `transient` when all layers agree, else `mixed`."""
+        return "transient" if self.transient_L.all() else "mixed" if self.transient_L.any() else "stable"
+
+
+def info_of(meta: TraceMeta, batch_tokens: int) -> TraceInfo:
+    """What the forecaster may know: as `trace_info`, with the tokens of the first step: later ones are to come."""
+    return TraceInfo(
+        num_layers=len(meta.layers),
+        num_experts=meta.experts,
+        top_k=meta.top_k,
+        layer_indices=tuple(layer.index for layer in meta.layers),
+        batch_tokens=batch_tokens,
+        stride=meta.stride,
+        balancing=meta.balancing.method,
+        balancing_coefficient=meta.balancing.coefficient,
+        group=0,
+    )
+
+
+def layer_names(meta: TraceMeta) -> tuple[str, ...]:
+    """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
+    short = tuple(str(layer.index) for layer in meta.layers)
+    return short if len(set(short)) == len(short) else tuple(f"{a.stack}-{a.kind}-{a.index}" for a in meta.layers)
+
+
+class Watch:
+    """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
+    row; ``advise`` False leaves out placement and advice, whatever the cluster.
+
+    Raises `TraceError` for a stride that the state rule or the intervals do not fit, `PlacementError` for a cluster
+    that does not hold the experts, and what the forecaster's constructor raises.
+    """
+
+    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool = True) -> None:
+        L, E, stride = len(meta.layers), meta.experts, meta.stride
+        self.settings = settings
+        self._grid = grid_of(settings.rule, stride)
+        step_block = self._grid.rows * stride
+        if settings.every % step_block or settings.horizon % step_block:
+            raise TraceError(
+                f"a stride of {stride} gives blocks of {step_block} steps, expected one that divides every = "
+                f"{settings.every} and horizon = {settings.horizon}"
+            )
+        self.info = info_of(meta, batch_tokens)
+        self.names_L = layer_names(meta)
+        self._states = _States(L, E, stride, settings.rule)
+        self._forecasts = Forecasts(self.info, settings)
+        self._plans = _Plans(L, E, settings, stride, advise)
+        self.history = History(L, E)
+        self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
+        self._older: deque[FloatArray] = deque(maxlen=self._grid.window)
+        self._pending: list[Row] = []
+        self._tokens = (L, E)
+        self._check_blocks = settings.every // step_block
+        self._blocks = 0
+        self.rows = 0
+        self.next_step: int | None = None
+
+    def add(self, row: Row) -> Snapshot | None:
+        """Take in one step: `step`, `tokens` [L], `load` [L, E] and the optional columns; a snapshot where one is due.
+
+        Raises `TraceError` for a step that does not follow the last one or counts of another shape, and what the
+        forecaster raises.
+        """
+        self._check(row)
+        self._pending.append(row)
+        self.rows += 1
+        self.next_step = int(row["step"]) + self.info.stride
+        if len(self._pending) < self._grid.rows:
+            return None
+        rows, self._pending = self._pending, []
+        share_SLE = self._block(rows)
+        self._blocks += 1
+        checked = self._blocks % self._check_blocks == 0
+        self.history.add(int(rows[0]["step"]), share_SLE, self._states.transient_L)
+        return self._snapshot() if checked else None
+
+    def carried_out(self, slot_expert_LR: IntArray) -> None:
+        """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
+        self._plans.adopt(slot_expert_LR)
+
+    def _check(self, row: Row) -> None:
+        if self.next_step is not None and row["step"] != self.next_step:
+            raise TraceError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
+        if row["load"].shape != self._tokens:
+            raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._tokens}")
+
+    def _block(self, rows: list[Row]) -> FloatArray:
+        load_SLE = np.stack([row["load"] for row in rows])
+        share_SLE = shares(load_SLE)
+        self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
+        if len(self._window) == self._grid.window:
+            self._older.append(_row_mean(self._window[0]))
+        self._window.append(share_SLE)
+        self._forecasts.observe(_step_block(rows, load_SLE), share_SLE)
+        self._plans.see(share_SLE)
+        return share_SLE
+
+    def _snapshot(self) -> Snapshot:
+        assert self.next_step is not None
+        recent_SLE = np.concatenate(self._window)
+        share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
+        even = 1.0 / share_LE.shape[1]
+        dead_LE = share_LE < DEAD_SHARE * even
+        dying_LE = np.zeros_like(dead_LE)
+        if self._older:
+            falling_LE = share_LE < FALLING * _row_mean(np.stack(self._older))
+            dying_LE = (share_LE < DYING_SHARE * even) & falling_LE & ~dead_LE
+        outlook = self._forecasts.ask(self.next_step, self._states.transient_L)
+        placing, advice = self._plans.ask(self, recent_SLE, outlook.share_LE, self._states.transient_L)
+        states = self._states
+        return Snapshot(
+            self.next_step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
+            states.onset_L3.copy(), states.drift_L.copy(), share_LE, maxvio_L, entropy_L, dead_LE, dying_LE,
+            outlook, placing, advice,
+        )  # fmt: skip
+
+
+class _States:
+    """The online detector, with the rule's looser and tighter thresholds beside it, and since when."""
+
+    def __init__(self, layers: int, experts: int, stride: int, rule: StateRule) -> None:
+        self._detector = StateDetector(layers, experts, stride, rule)
+        self._hold = grid_of(rule, stride).hold
+        self._bounds = [(rule.low * factor, rule.high * factor) for factor in sorted(rule.band, reverse=True)]
+        start = np.ones(layers, dtype=np.bool_), np.zeros(layers, dtype=np.int64)
+        self._beside = [start for _ in self._bounds]
+        self.since_L = np.full(layers, -1, dtype=np.int64)
+        self.onset_L3 = np.full((layers, 3), -1, dtype=np.int64)
+
+    @property
+    def transient_L(self) -> BoolArray:
+        return self._detector.transient_L
+
+    @property
+    def drift_L(self) -> FloatArray:
+        return self._detector.drift_L
+
+    def add(self, share_SLE: FloatArray, first_step: int, next_step: int) -> None:
+        """One block of rows; the label is that of the step after them."""
+        before_L = self.transient_L
+        self._detector.update_block(share_SLE)
+        for at, (low, high) in enumerate(self._bounds):
+            self._beside[at] = hysteresis_step(*self._beside[at], self.drift_L, low, high, self._hold)
+        for at, transient_L in enumerate((self.transient_L, *(state_L for state_L, _ in self._beside))):
+            self.onset_L3[~transient_L & (self.onset_L3[:, at] < 0), at] = next_step
+        self.since_L = np.where(self.since_L < 0, first_step, self.since_L)
+        self.since_L = np.where(self.transient_L != before_L, next_step, self.since_L)
+
+
+class _Plans:
+    """The plan in force, what it and the static layout cost, and the advice."""
+
+    def __init__(self, layers: int, experts: int, settings: Settings, stride: int, advise: bool) -> None:
+        self.shape = settings.cluster.shape_for(experts) if advise else None
+        self._settings = settings
+        self._stride = stride
+        self._rows = self._replans = self._replicas = 0
+        self._migration_ms = self._present = self._static = 0.0
+        self._counted = 0
+        self._last: Advice | None = None
+        if self.shape is not None:
+            self.static_LR = plan(np.ones((layers, experts)), self.shape)
+            self.current_LR = self.static_LR
+
+    def see(self, share_SLE: FloatArray) -> None:
+        self._rows += len(share_SLE)
+        if self.shape is None:
+            return
+        static_SL = step_imbalance(self.static_LR, share_SLE, self.shape.devices)
+        known = np.isfinite(static_SL)
+        same = self.current_LR is self.static_LR
+        present_SL = static_SL if same else step_imbalance(self.current_LR, share_SLE, self.shape.devices)
+        self._counted += int(known.sum())
+        self._static += float(static_SL[known].sum())
+        self._present += float(present_SL[known].sum())
+
+    def adopt(self, slot_expert_LR: IntArray) -> None:
+        if self.shape is None:
+            raise PlacementError("no cluster fits this model: there is no plan to change")
+        if slot_expert_LR.shape != self.current_LR.shape:
+            raise PlacementError(
+                f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {self.current_LR.shape}"
+            )
+        moved_LD = replicas_moved(self.current_LR, slot_expert_LR, self.shape.devices)
+        self.current_LR, self._last = slot_expert_LR, None
+        if moved_LD.any():
+            self._replans += 1
+            self._replicas += int(moved_LD.sum())
+            self._migration_ms += self._settings.cluster.cost.migration_ms(moved_LD)
+
+    def ask(
+        self, watch: Watch, recent_SLE: FloatArray, share_hat_LE: FloatArray, transient_L: BoolArray
+    ) -> tuple[Placing | None, Advice | None]:
+        if self.shape is None:
+            return None, None
+        standing_L = np.zeros(len(transient_L), dtype=np.bool_)
+        if self._last is not None:
+            standing_L[list(self._last.layers)] = True
+        situation = Situation(
+            step=watch.next_step or 0,
+            rows=self._rows * self._stride,
+            current_LR=self.current_LR,
+            share_hat_LE=share_hat_LE,
+            recent_SLE=recent_SLE,
+            static_imbalance=self._static / max(self._counted, 1) or 1.0,
+            moved=self._replans > 0,
+            standing_L=standing_L,
+            stable=not transient_L.any(),
+            names_L=watch.names_L,
+        )
+        settings = self._settings
+        advice = advise(situation, settings.horizon, settings.cluster, self.shape, settings.advice)
+        placing = self._placing(recent_SLE)
+        self._last = advice
+        if settings.follow and advice.verdict == "replan" and advice.slot_expert_LR is not None:
+            self.adopt(advice.slot_expert_LR)
+        return placing, advice
+
+    def _placing(self, recent_SLE: FloatArray) -> Placing:
+        assert self.shape is not None
+        static_L = _row_mean(step_imbalance(self.static_LR, recent_SLE, self.shape.devices))
+        present_L = _row_mean(step_imbalance(self.current_LR, recent_SLE, self.shape.devices))
+        cost, saved = self._settings.cluster.cost, 0.0
+        if self._counted:
+            static, present = self._static / self._counted, self._present / self._counted
+            gain = cost.step_ms - cost.step_time(present, static)
+            saved = 100 * (gain - self._migration_ms / (self._rows * self._stride)) / cost.step_ms
+        return Placing(present_L, static_L, saved, self._replans, self._replicas, self._migration_ms)
+
+
+def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
+    """The snapshots that a monitor with these settings gave, or would have given, while the trace was recorded."""
+    for _, snapshot in watched(trace, settings or Settings()):
+        yield snapshot
+
+
+def watched(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
+    """As `replay`, with the watch itself: its history, and where it stands."""
+    watch: Watch | None = None
+    for row in rows_of(trace):
+        if watch is None:
+            watch = Watch(trace.meta, settings, int(row["tokens"].max()))
+        snapshot = watch.add(row)
+        if snapshot is not None:
+            yield watch, snapshot
+
+
+def _step_block(rows: list[Row], load_SLE: IntArray) -> StepBlock:
+    optional = {
+        name: np.stack([np.asarray(row[name]) for row in rows])
+        for name in rows[0]
+        if name not in ("step", "tokens", "load")
+    }
+    step_S = np.array([row["step"] for row in rows], dtype=np.int64)
+    return StepBlock(step_S, load_SLE, np.stack([row["tokens"] for row in rows]), optional)
+
+
+def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean shares [L, E], mean over steps of max / mean - 1 [L], and the entropy of the mean shares over ln E [L]."""
+    share_LE = _row_mean(share_SLE)
+    E = share_LE.shape[1]
+    maxvio_L = _row_mean(share_SLE.max(axis=2)) * E - 1
+    positive_LE = np.where(share_LE > 0, share_LE, 1.0)
+    entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
+    return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
+
+
+def _row_mean(values_SX: FloatArray) -> FloatArray:
+    """Mean along the first axis over what is known; NaN where nothing is."""
+    known = np.isfinite(values_SX)
+    if known.all():
+        return np.asarray(values_SX.mean(axis=0))
+    count = known.sum(axis=0)
+    total = np.where(known, values_SX, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -1,0 +1,235 @@
+"""All that the report of a run says, as numbers and sentences; `page` makes a page of it.
+
+Axis letters: K suite horizons, L MoE layers.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError
+from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.evaluation.replanning import Comparison, compare_policies
+from moeload_bench.isolation.targets import preflight
+from moeload_bench.live.advice import Advice, name_layers
+from moeload_bench.live.core import Settings, Snapshot, watched
+from moeload_bench.live.history import Past
+from moeload_bench.results.choice import ForecasterChoice, PolicyChoice, choose_forecasters, choose_policy
+from moeload_bench.results.record import Results
+from moeload_bench.scoring.description import LayerDescription, describe_layers
+from moeload_bench.suites.suite import suite_for_trace
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
+
+FORECASTERS = ("uniform", "last_value", "sw_avg@window=10", "sw_avg", "sw_avg@window=500", "ema")
+"""Asked for a report: all of them answer in milliseconds."""
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What is known about a finished (or cut) run.
+
+    ``snapshots`` and ``past``: of the run watched as if it were training, advice followed; ``results`` and
+    ``choices``: which forecaster serves it; ``comparison`` and ``policy``: how often to re-plan. None where
+    it could not be worked out, with the reason among ``missing``.
+    """
+
+    trace: Trace
+    source: str
+    settings: Settings
+    layers: list[LayerDescription]
+    snapshots: list[Snapshot]
+    past: Past | None
+    results: Results | None
+    choices: list[ForecasterChoice]
+    comparison: Comparison | None
+    policy: PolicyChoice | None
+    missing: list[str]
+
+    @property
+    def last(self) -> Snapshot | None:
+        """The newest snapshot."""
+        return self.snapshots[-1] if self.snapshots else None
+
+    @property
+    def moves(self) -> list[Advice]:
+        """The advice to re-plan, in order."""
+        return [s.advice for s in self.snapshots if s.advice is not None and s.advice.verdict == "replan"]
+
+    @property
+    def serves(self) -> str:
+        """The forecaster to take where the run ended up; the watching one where none could be judged."""
+        watching = self.settings.forecaster
+        return self.choices[-1].cheapest if self.choices else watching if isinstance(watching, str) else "sw_avg"
+
+
+def find(
+    trace: Trace,
+    source: str,
+    settings: Settings | None = None,
+    *,
+    forecasters: Sequence[str] = FORECASTERS,
+    progress: Progress | None = None,
+) -> Findings:
+    """Work it all out. ``source``: the path or id that commands are to name. What cannot be judged (a run too short, a
+    cluster that has no shape) is missing with its reason; a cluster that the caller named and that does not fit raises
+    `PlacementError`."""
+    settings = replace(settings or Settings(), follow=True)
+    shape = settings.cluster.shape_for(trace.num_experts)
+    missing: list[str] = []
+    snapshots, past = _watched(trace, settings, missing)
+    results, choices = _judged(trace, forecasters, missing, progress)
+    findings = Findings(
+        trace, source, settings, describe_layers(trace), snapshots, past, results, choices, None, None, missing
+    )
+    if shape is None:
+        missing.append(f"re-planning: no cluster shape fits {trace.num_experts} experts; name one")
+        return findings
+    try:
+        comparison = compare_policies(
+            trace, findings.serves, shape, settings.cluster.cost, level="none", report=progress
+        )
+    except PlacementError as error:
+        missing.append(f"re-planning: {error}")
+        return findings
+    return replace(findings, comparison=comparison, policy=choose_policy(comparison.runs))
+
+
+def _watched(trace: Trace, settings: Settings, missing: list[str]) -> tuple[list[Snapshot], Past | None]:
+    snapshots, past = [], None
+    try:
+        for watch, snapshot in watched(trace, settings):
+            snapshots.append(snapshot)
+            past = watch.history.past() if trace.step_S[-1] - snapshot.step < settings.every else past
+    except MoeloadError as error:
+        missing.append(f"watching: {error}")
+    if not snapshots and not missing:
+        missing.append(f"watching: {trace.steps} steps, the first look comes after {settings.every}")
+    return snapshots, past
+
+
+def _judged(
+    trace: Trace, forecasters: Sequence[str], missing: list[str], progress: Progress | None
+) -> tuple[Results | None, list[ForecasterChoice]]:
+    try:
+        suite = suite_for_trace(trace)
+    except MoeloadError as error:
+        missing.append(f"forecasters: {error}")
+        return None, []
+    kept = []
+    for name in forecasters:
+        try:
+            preflight(as_target(name, suite))
+            kept.append(name)
+        except MissingExtraError as error:
+            missing.append(f"forecasters: {error}")
+    with TemporaryDirectory(prefix="moeload-report-") as folder:
+        path = write_trace(trace, Path(folder) / "trace.parquet")
+        try:
+            results = evaluate(kept, suite, paths={suite.traces[0].id: path}, level="none", progress=progress)
+        except SuiteError as error:
+            missing.append(f"forecasters: {error}")
+            return None, []
+    return results, list(choose_forecasters(results, "window_tv"))
+
+
+def advice_sentences(found: Findings) -> list[str]:
+    """What to do, in at most five sentences, for somebody who has not read anything else."""
+    return [
+        text for text in (_states(found), _experts(found), _noise(found), _forecaster(found), _policy(found)) if text
+    ]
+
+
+def _states(found: Findings) -> str:
+    last = found.last
+    if last is None:
+        return "The run is too short to say whether its expert loads have stabilised."
+    moving = [name for name, t in zip(last.names_L, last.transient_L.tolist(), strict=True) if t]
+    since = int(last.since_L.max())
+    if not moving:
+        return (
+            f"The expert loads have stabilised: all {len(last.names_L)} layers are stable, the last one since step "
+            f"{since:,}; plans made from the recent past hold from there on."
+        )
+    return (
+        f"The expert loads have not stabilised in {name_layers(moving, len(last.names_L))}: there a plan is out of "
+        "date soon, so re-plan from a short memory or wait."
+    )
+
+
+def _experts(found: Findings) -> str:
+    last = found.last
+    if last is None:
+        return ""
+    dead, dying = int(last.dead_LE.sum()), int(last.dying_LE.sum())
+    total = last.dead_LE.size
+    if not dead and not dying:
+        return f"All {total} experts (over all layers) get tokens: none is dead or about to die."
+    more = f", and {dying} more are about to" if dying else ""
+    return (
+        f"{dead} of {total} experts (over all layers) get less than a tenth of an even share{more}: if that is not "
+        "wanted, strengthen the balancing loss or restart those experts; no placement mends it."
+    )
+
+
+def _noise(found: Findings) -> str:
+    last = found.last
+    if last is None or not np.isfinite(last.outlook.scores.forecast_L).any():
+        return ""
+    scores = last.outlook.scores
+    error = 100 * float(np.nanmean(scores.forecast_L))
+    wrong = (
+        f"A forecast of the next {last.outlook.horizon} steps put {error:.1f} % of the tokens with the wrong expert on "
+        "average"
+    )
+    if not np.isfinite(scores.floor_L).any():
+        return f"{wrong}."
+    floor = 100 * float(np.nanmean(scores.floor_L))
+    return f"{wrong}, of which {floor:.1f} % would be there for anybody, since batches differ."
+
+
+def _forecaster(found: Findings) -> str:
+    if not found.choices:
+        return ""
+    choice = found.choices[-1]
+    others = len(choice.alike) - 1
+    alike = f", which this run cannot tell from {others} other{'s' if others > 1 else ''}" if others else ""
+    return f"To forecast it, take {choice.cheapest} in the {choice.state} state{alike}."
+
+
+def _policy(found: Findings) -> str:
+    if found.policy is None or found.comparison is None:
+        return ""
+    take, cluster = found.policy.cheapest, found.settings.cluster
+    where = cluster.in_words(found.comparison.simulation.shape)
+    if take.policy == "static" or take.saved_percent < found.settings.advice.least_percent:
+        return (
+            f"Leave the placement alone: the best policy saves {found.policy.best.saved_percent:.1f} % of the step "
+            f"time (supposed: {where})."
+        )
+    return (
+        f"Re-plan with {take.policy}, every {take.every:,} steps: it saves {take.saved_percent:.1f} % of the step "
+        f"time with {take.replans} re-plans (supposed: {where})."
+    )
+
+
+def next_commands(found: Findings) -> list[str]:
+    """The commands that go deeper, with this run's names and constants filled in."""
+    source = shlex.quote(found.source)
+    commands = [f"moeload-bench run --trace {source}"] if found.source.endswith(".parquet") else []
+    if found.comparison is not None:
+        shape, cost = found.comparison.simulation.shape, found.comparison.simulation.cost
+        commands.append(
+            f"moeload-bench plan {source} --forecaster {shlex.quote(found.serves)} --devices {shape.devices} --slots "
+            f"{shape.slots} --expert-mb {cost.expert_mb:g} --bandwidth {cost.bandwidth_gb_s:g} "
+            f"--step-ms {cost.step_ms:g}"
+        )
+    return commands

@@ -1,0 +1,130 @@
+"""The rows of a recording, finished or in progress, read without touching it.
+
+A recording in progress is a folder `seedN.parts` with a manifest that names its whole shards, replaced last; a finished
+one is `seedN.parquet` beside it. Nothing is written, locked or removed here, and what is half-written is not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
+from moeload_bench.recording.writer import Row, rows_of
+from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.store import find_trace, list_traces, read_trace
+
+MAX_MANIFEST = 64 << 20
+"""Bytes of a manifest at most: a million shards."""
+
+Status = Literal["recording", "finished", "waiting"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a recording lives: its trace once it is finished, its parts until then."""
+
+    trace: Path
+    parts: Path
+
+    @classmethod
+    def of(cls, path: str) -> Place:
+        """From a trace, its parts, an id, or a folder that holds one recording (the newest, where it holds several).
+
+        Raises `NotFoundError` where there is neither.
+        """
+        given = Path(path)
+        if given.suffix == ".parts":
+            return cls(given.with_suffix(".parquet"), given)
+        if given.suffix == ".parquet":
+            return cls(given, given.with_suffix(".parts"))
+        if given.is_dir():
+            found = [*given.rglob("*.parts/manifest.json"), *(ref.path for ref in list_traces(given))]
+            if not found:
+                raise NotFoundError(f"{given}: no recording there; expected NAME/SPLIT/seedN.parts or seedN.parquet")
+            newest = max(found, key=lambda file: file.stat().st_mtime)
+            return cls.of(str(newest.parent if newest.name == "manifest.json" else newest))
+        return cls.of(str(find_trace(path)))
+
+
+class Follower:
+    """Rows as they become safe on disk.
+
+    ``status``: whether the recording goes on; ``meta`` of the newest rows read; ``problem``: what could not be read the
+    last time it was tried, None when all went well. ``generation`` rises when the recording went back to an earlier
+    step (training resumed from an older checkpoint) or began anew: what was read before counts no more.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.status: Status = "waiting"
+        self.meta: TraceMeta | None = None
+        self.problem: str | None = None
+        self.generation = 0
+        self._next: int | None = None
+        self._owner: str | None = None
+        self._read: list[str] = []
+
+    def poll(self) -> Iterator[Row]:
+        """What is new since the last call. Never raises for a recording that is being written, moved or truncated."""
+        try:
+            yield from self._poll()
+            self.problem = None
+        except FileNotFoundError:
+            self.problem = f"{self.place.parts}: not there (any more); waiting"
+        except (MoeloadError, OSError, ValueError) as error:
+            self.problem = f"{error}"
+
+    def _poll(self) -> Iterator[Row]:
+        manifest = self._manifest()
+        if manifest is None and self.place.trace.exists():
+            yield from self._finished()
+            return
+        if manifest is None:
+            self.status = "waiting"
+            raise FileNotFoundError
+        self.status = "recording"
+        shards = manifest["shards"]
+        if self._read != shards[: len(self._read)] or (self._next or 0) > manifest["next_step"]:
+            self._restart()
+        for name in shards[len(self._read) :]:
+            yield from self._new_rows(self.place.parts / name)
+            self._read.append(name)
+        if self._next is not None and self._next < manifest["next_step"]:  # the last shard was cut and written again
+            self._restart()
+
+    def _finished(self) -> Iterator[Row]:
+        if self.status != "finished":
+            yield from self._new_rows(self.place.trace)
+            self.status = "finished"
+
+    def _new_rows(self, path: Path) -> Iterator[Row]:
+        trace = read_trace(path)
+        self.meta = trace.meta
+        for row in rows_of(trace):
+            if self._next is None or row["step"] >= self._next:
+                self._next = int(row["step"]) + trace.meta.stride
+                yield row
+
+    def _restart(self) -> None:
+        self.generation += 1
+        self._next, self._read = None, []
+
+    def _manifest(self) -> dict[str, Any] | None:
+        path = self.place.parts / "manifest.json"
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_MANIFEST:
+            raise TraceError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_MANIFEST:,}")
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            shards, following = manifest.get("shards", []), manifest.get("next_step", 0)
+        except (ValueError, AttributeError) as error:
+            raise TraceError(f"{path}: not a manifest ({error})") from None
+        names = isinstance(shards, list) and all(isinstance(n, str) and Path(n).name == n for n in shards)
+        if not names or not isinstance(following, int):
+            raise TraceError(f"{path}: not a manifest: shards {shards!r:.80}, next_step {following!r:.80}")
+        return {"shards": shards, "next_step": following}

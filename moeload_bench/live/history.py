@@ -1,0 +1,85 @@
+"""The past of a run at the resolution of a screen: bins that grow coarser as it grows longer.
+
+Axis letters: N bins, S rows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+BINS = 240
+"""Bins at most twice as many; then every two become one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Bins in order: first step [N], mean shares [N, L, E] float32, fraction of blocks labelled transient [N, L]."""
+
+    step_N: NDArray[np.int64]
+    share_NLE: NDArray[np.float32]
+    transient_NL: NDArray[np.float32]
+
+
+class History:
+    """Mean shares and states per bin of blocks, at most 2 x `BINS` bins whatever the length of the run."""
+
+    def __init__(self, layers: int, experts: int) -> None:
+        self._step: list[int] = []
+        self._share: list[NDArray[np.float32]] = []
+        self._transient: list[NDArray[np.float32]] = []
+        self._span = 1
+        self._open: list[tuple[FloatArray, BoolArray]] = []
+        self._open_step = 0
+        self._shape = (layers, experts)
+
+    def add(self, first_step: int, share_SLE: FloatArray, transient_L: BoolArray) -> None:
+        """One block of rows; NaN where a layer has no load."""
+        if not self._open:
+            self._open_step = first_step
+        known_SL1 = np.isfinite(share_SLE[:, :, :1])
+        count_L1 = known_SL1.sum(axis=0)
+        total_LE = np.where(known_SL1, share_SLE, 0.0).sum(axis=0)
+        mean_LE = np.where(count_L1 > 0, total_LE / np.maximum(count_L1, 1), np.nan)
+        self._open.append((mean_LE, transient_L))
+        if len(self._open) == self._span:
+            self._close()
+
+    def past(self) -> Past:
+        """What is kept, the open bin included."""
+        step, share, transient = list(self._step), list(self._share), list(self._transient)
+        if self._open:
+            step.append(self._open_step)
+            share.append(_mean([share_LE for share_LE, _ in self._open]))
+            transient.append(_mean([state_L.astype(np.float64) for _, state_L in self._open]))
+        if not step:
+            empty = np.empty((0, *self._shape), dtype=np.float32)
+            return Past(np.empty(0, dtype=np.int64), empty, empty[:, :, 0])
+        return Past(np.array(step, dtype=np.int64), np.stack(share), np.stack(transient))
+
+    def _close(self) -> None:
+        self._step.append(self._open_step)
+        self._share.append(_mean([share_LE for share_LE, _ in self._open]))
+        self._transient.append(_mean([state_L.astype(np.float64) for _, state_L in self._open]))
+        self._open = []
+        if len(self._step) == 2 * BINS:
+            self._step = self._step[::2]
+            self._share = [_mean(self._share[i : i + 2]) for i in range(0, 2 * BINS, 2)]
+            self._transient = [_mean(self._transient[i : i + 2]) for i in range(0, 2 * BINS, 2)]
+            self._span *= 2
+
+
+def _mean(parts: list[NDArray[np.float64]] | list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Mean over what is known, without a warning where nothing is."""
+    if len(parts) == 1:
+        return parts[0].astype(np.float32)
+    stacked = np.stack(parts)
+    known = np.isfinite(stacked)
+    count = known.sum(axis=0)
+    total = np.where(known, stacked, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

@@ -1,0 +1,260 @@
+"""The report of a run as one page that needs nothing else: no network, no scripts, light and dark, printable.
+
+Axis letters: N bins along time, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moeload_bench.errors import MissingExtraError, PlotError
+from moeload_bench.files import replacing
+from moeload_bench.live.core import Settings
+from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart
+from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, find, next_commands
+from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
+from moeload_bench.results.grid import result_grid
+from moeload_bench.suites.suite import STATES
+from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Template
+
+MOST_HEATS = 6
+"""Layers whose heat map is open on the page; the others are behind a fold."""
+MOST_POINTS = 240
+"""Points of a line along time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A finished page. ``html`` is the whole of it; in a notebook it shows itself."""
+
+    html: str
+    found: Findings
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page, replacing what was there in one move; raises `PlotError` where that cannot be done."""
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as scratch:
+                scratch.write_text(self.html, encoding="utf-8")
+        except OSError as error:
+            raise PlotError(f"{target}: cannot be written: {error}") from None
+        return target
+
+    def _repr_html_(self) -> str:
+        frame = "width:100%;height:48rem;border:1px solid #8888"
+        return f'<iframe title="report" style="{frame}" srcdoc="{escape(self.html)}"></iframe>'
+
+
+def report(
+    trace: Trace | str | Path,
+    settings: Settings | None = None,
+    *,
+    forecasters: Sequence[str] = FORECASTERS,
+    source: str | None = None,
+    progress: Any = None,
+) -> Report:
+    """The report of a run: a trace, its file or its id.
+
+    ``settings``: the cluster that advice is for, and what the run is watched with; ``source``: what commands on the
+    page call the trace. Raises as `load_trace`, and `PlacementError` for a cluster that does not hold the experts.
+    """
+    from moeload_bench.traces.store import load_trace
+
+    loaded = trace if isinstance(trace, Trace) else load_trace(trace)
+    named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
+    found = find(loaded, named, settings, forecasters=forecasters, progress=progress)
+    return Report(render(found), found)
+
+
+def render(found: Findings) -> str:
+    """The page."""
+    trace = found.trace
+    return _template().render(
+        title=trace.id,
+        sentences=advice_sentences(found),
+        commands=next_commands(found),
+        facts=_facts(trace),
+        layers=found.layers,
+        layer_columns=LAYER_COLUMNS,
+        layer_rows=[] if found.last is None else layer_rows(found.last),
+        heats=_heats(found),
+        most_heats=MOST_HEATS,
+        scale=_scale(),
+        placing=_placing_chart(found),
+        starving=_starving_chart(found),
+        errors=_error_charts(found),
+        choices=[choice.text for choice in found.choices],
+        policies=_policy_chart(found),
+        policy=None if found.policy is None else found.policy.text,
+        moves=found.moves,
+        saved=None if found.last is None or found.last.placing is None else found.last.placing.saved_percent,
+        horizon=found.settings.horizon,
+        forecaster=found.settings.forecaster,
+        serves=found.serves,
+        missing=found.missing,
+        data_sha256=data_sha256(trace),
+        version=version("moeload-bench"),
+    )
+
+
+@cache
+def _template() -> Template:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ModuleNotFoundError:
+        raise MissingExtraError("jinja2", "live", "the report") from None
+    text = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        text
+    )
+
+
+def _facts(trace: Trace) -> list[tuple[str, str]]:
+    """What the run is, as far as its metadata says."""
+    meta = trace.meta
+    first, last = int(trace.step_S[0]), int(trace.step_S[-1])
+    balancing = meta.balancing.method.replace("_", " ")
+    sources = ", ".join(dict.fromkeys(source.name for source in meta.sources))
+    facts = [
+        ("model", meta.family or "not given"),
+        ("MoE layers", f"{trace.num_layers}, {trace.num_experts} experts each, top-{meta.top_k or '?'}"),
+        ("steps", f"{first:,} to {last:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
+        ("tokens per step", f"{meta.global_batch_tokens:,}" if meta.global_batch_tokens else "not given"),
+        ("balancing", balancing + (f", {meta.balancing.coefficient:g}" if meta.balancing.coefficient else "")),
+        ("text", sources or "not given"),
+        ("counts", meta.count_semantics.replace("_", "-")),
+        ("half batches", "recorded: batch noise is measured" if "load_half" in trace.columns else "not recorded"),
+        ("complete", "yes" if meta.complete else "no: cut short"),
+    ]
+    return [*facts, *(("note", note) for note in meta.notes)]
+
+
+def _heats(found: Findings) -> list[dict[str, Any]]:
+    """Each layer's picture, the most unbalanced first."""
+    past, last = found.past, found.last
+    if past is None or last is None or not len(past.step_N):
+        return []
+    experts = past.share_NLE.shape[2]
+    order = np.argsort(-np.nan_to_num(last.maxvio_L), kind="stable").tolist()
+    return [
+        {
+            "name": last.names_L[i],
+            "image": data_uri(heat_png(past.share_NLE[:, i], experts)),
+            "states": _strip(past.transient_NL[:, i] >= 0.5),
+            "first": f"{past.step_N[0]:,}",
+            "last": f"{last.step - 1:,}",
+            "experts": experts,
+            "height": int(np.clip(12 * experts, 96, 320)),
+        }
+        for i in order
+    ]
+
+
+def _strip(transient_N: np.ndarray) -> list[tuple[str, float, float]]:
+    """Runs of one state: name, start and width in percent."""
+    edges = [0, *(np.flatnonzero(transient_N[1:] != transient_N[:-1]) + 1).tolist(), len(transient_N)]
+    unit = 100 / len(transient_N)
+    return [
+        ("transient" if transient_N[a] else "stable", a * unit, (b - a) * unit) for a, b in itertools.pairwise(edges)
+    ]
+
+
+def _scale() -> str:
+    """The colours of a heat map as a gradient."""
+    stops = ", ".join("rgb({} {} {})".format(*colour(i / 8)) for i in range(9))
+    return f"linear-gradient(to right, {stops})"
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return points[:: max(1, -(-len(points) // MOST_POINTS))]
+
+
+def _chart(lines: list[Line], x: Axis, y: Axis, about: str) -> str:
+    drawn = line_chart(lines, x, y, about)
+    return f"{drawn}{legend(lines)}" if drawn else ""
+
+
+def _placing_chart(found: Findings) -> str:
+    placed = [(s.step, s.placing) for s in found.snapshots if s.placing is not None]
+    lines = [
+        Line("advice followed", _thinned([(step, _mean(p.imbalance_L)) for step, p in placed])),
+        Line("experts spread evenly, never moved", _thinned([(step, _mean(p.static_L)) for step, p in placed])),
+    ]
+    return _chart(lines, Axis("training step"), Axis("max / mean device load", floor=1.0), "Imbalance over the run")
+
+
+def _starving_chart(found: Findings) -> str:
+    if not any(s.dead_LE.any() or s.dying_LE.any() for s in found.snapshots):
+        return ""
+    lines = [
+        Line("dead", _thinned([(s.step, float(s.dead_LE.sum())) for s in found.snapshots])),
+        Line("about to die", _thinned([(s.step, float(s.dying_LE.sum())) for s in found.snapshots])),
+    ]
+    return _chart(lines, Axis("training step"), Axis("experts, all layers", floor=0.0), "Dead experts over the run")
+
+
+def _mean(values_L: np.ndarray) -> float:
+    known = values_L[np.isfinite(values_L)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _error_charts(found: Findings) -> list[dict[str, Any]]:
+    """Per state: a chart of the error against the horizon, and the same numbers."""
+    grid = None if found.results is None else result_grid(found.results, "window_tv")
+    if grid is None:
+        return []
+    charts = []
+    for state in (name for name in STATES if any(row.state == name for row in grid.rows)):
+        rows = [row for row in grid.rows if row.state == state]
+        lines = [Line(row.forecaster, _points(grid.horizons, row.value_K)) for row in rows]
+        floor_K = grid.floors.get((state, "floor_batch"))
+        if floor_K is not None:
+            lines.append(Line("batch noise alone", _points(grid.horizons, floor_K), dashed=True))
+        cells = [(line.name, [_cell(v) for v in row.value_K]) for line, row in zip(lines, rows, strict=False)]
+        if floor_K is not None:
+            cells.append(("batch noise alone", [_cell(v) for v in floor_K]))
+        x, y = Axis("horizon, steps", log=True), Axis("tokens misplaced", log=True)
+        charts.append(
+            {"state": state, "chart": _chart(lines, x, y, f"Error against horizon, {state}"), "rows": cells,
+             "horizons": [f"{h:,}" for h in grid.horizons]}
+        )  # fmt: skip
+    return charts
+
+
+def _points(horizons: Sequence[int], value_K: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(float(h), float(v)) for h, v in zip(horizons, value_K, strict=True) if v is not None]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _policy_chart(found: Findings) -> str:
+    if found.comparison is None:
+        return ""
+    runs = [run for run in found.comparison.runs if run.policy != "static"]
+    lines = [
+        Line(
+            "with the loads to come (no policy)" if policy == "oracle" else policy,
+            [(float(run.every), run.saved_percent) for run in runs if run.policy == policy],
+            dashed=policy == "oracle",
+        )
+        for policy in dict.fromkeys(run.policy for run in runs)
+    ]
+    x, y = Axis("looked at every k steps", log=True), Axis("% of step time saved", floor=0.0)
+    return _chart(lines, x, y, "What re-planning saves against how often")

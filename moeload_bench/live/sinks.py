@@ -1,0 +1,137 @@
+"""Where a monitor's numbers go. A sink that raises or blocks never stops training: it works in a thread of its own.
+
+A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_scalar`), a module or run with
+`log(dict, step=...)` (trackio, wandb), or any function `log(dict, step)`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import queue
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.recording.writer import RecordingWarning
+
+Log = Callable[[dict[str, float], int], Any]
+
+WAITING = 64
+"""Snapshots that wait for a sink at most; when it is slower, newer ones are dropped."""
+FAILURES = 3
+"""Errors in a row after which a sink is given up."""
+CLOSE_S = 5.0
+"""How long the end of training waits for what still waits."""
+
+
+def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
+    """Name, function and what closes it; raises `RecordingError` for what is none of the things a sink can be."""
+    if isinstance(given, str | Path):
+        if Path(given).suffix != ".jsonl":
+            raise RecordingError(f"a sink's file is {given}, expected a name that ends in .jsonl")
+        lines = _JsonLines(Path(given))
+        return str(given), lines.log, lines.close
+    if hasattr(given, "add_scalar"):
+        return type(given).__name__, lambda values, step: _add_scalars(given, values, step), given.flush
+    if callable(getattr(given, "log", None)):
+        name = getattr(given, "__name__", type(given).__name__)
+        return name, lambda values, step: given.log(values, step=step), _nothing
+    if callable(given):
+        return getattr(given, "__name__", type(given).__name__), given, _nothing
+    raise RecordingError(
+        f"a sink is {type(given).__name__}, expected a path to a .jsonl file, a SummaryWriter, something with "
+        "log(dict, step=...) or a function log(dict, step)"
+    )
+
+
+class Sink:
+    """One sink in its own thread. ``dropped``: snapshots that did not reach it; ``failed``: why it was given up."""
+
+    def __init__(self, given: Any) -> None:
+        self.name, self._log, self._close = as_log(given)
+        self.dropped = 0
+        self.failed: str | None = None
+        self._in_a_row = 0
+        self._queue: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+
+    def put(self, values: dict[str, float], step: int) -> None:
+        """Hand over and return at once; never raises."""
+        if self.failed is not None:
+            self.dropped += 1
+            return
+        if self._thread is None:  # now, in the training's context: loggers keep their run in a context variable
+            run = contextvars.copy_context().run
+            self._thread = threading.Thread(target=run, args=(self._work,), name=f"sink {self.name}", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait((values, step))
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Wait for what is on its way, no longer than `CLOSE_S`; warn when something did not arrive."""
+        if self._thread is None:
+            self._guarded(self._close)
+            return
+        try:
+            self._queue.put_nowait(None)
+        except queue.Full:
+            self.dropped += 1
+        self._thread.join(CLOSE_S)
+        if self.failed is not None:
+            self._warn(f"was given up: {self.failed}")
+        elif self._thread.is_alive():
+            self._warn(f"did not take all in {CLOSE_S:g} s: it blocks")
+        elif self.dropped:
+            self._warn(f"lost {self.dropped} snapshots: it failed or was too slow")
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"sink {self.name} {what}", RecordingWarning, stacklevel=3)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self.failed is not None:
+                self.dropped += 1
+                continue
+            self._guarded(lambda item=item: self._log(*item))  # type: ignore[misc]
+        if self.failed is None:
+            self._guarded(self._close)
+
+    def _guarded(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+            self._in_a_row = 0
+        except Exception as error:  # anybody's code
+            self._in_a_row += 1
+            self.dropped += 1
+            if self._in_a_row >= FAILURES:
+                self.failed = f"{type(error).__name__}: {error}"
+
+
+class _JsonLines:
+    """One JSON object a line: `step` and the numbers."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _add_scalars(writer: Any, values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,150 @@
+"""What a monitor knows now, in words, for terminals and notebooks.
+
+Axis letters: L MoE layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from moeload_bench.live.core import Snapshot
+from moeload_bench.live.drawing import data_uri, heat_png
+from moeload_bench.live.history import Past
+
+MOST_HEATS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """The newest snapshot with the run's past; ``stopped``: why monitoring ended early."""
+
+    snapshot: Snapshot | None
+    past: Past | None
+    stopped: str | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """One sentence each: state, imbalance, experts, forecasts, advice."""
+        lines = [] if self.stopped is None else [self.stopped]
+        if self.snapshot is None:
+            return [*lines, "nothing seen yet"]
+        return [*lines, *sentences(self.snapshot)]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the sentences, a row per layer, and the heat maps of the most unbalanced layers."""
+        head = "".join(f"<div>{escape(line)}</div>" for line in self.lines())
+        if self.snapshot is None:
+            return f"<div>{head}</div>"
+        cell = "<td style='text-align:right;padding:1px 8px'>"
+        rows = "".join(
+            f"<tr>{''.join(f'{cell}{escape(text)}</td>' for text in row)}</tr>" for row in layer_rows(self.snapshot)
+        )
+        names = "".join(f"<th style='padding:1px 8px'>{escape(name)}</th>" for name in LAYER_COLUMNS)
+        return f"<div>{head}<table><tr>{names}</tr>{rows}</table>{self._heats()}</div>"
+
+    def _heats(self) -> str:
+        if self.snapshot is None or self.past is None or not len(self.past.step_N):
+            return ""
+        worst = np.argsort(-np.nan_to_num(self.snapshot.maxvio_L))[:MOST_HEATS]
+        experts = self.past.share_NLE.shape[2]
+        return "".join(
+            f"<figure style='margin:6px 0'><figcaption>layer {escape(self.snapshot.names_L[i])}: share of each expert, "
+            f"steps {self.past.step_N[0]:,} to {self.snapshot.step - 1:,}</figcaption><img alt='' style='width:480px;"
+            f"height:{max(48, 6 * experts)}px;image-rendering:pixelated' "
+            f"src='{data_uri(heat_png(self.past.share_NLE[:, i], experts))}'></figure>"
+            for i in worst.tolist()
+        )
+
+
+def sentences(snapshot: Snapshot) -> list[str]:
+    """State, imbalance, experts, forecasts and advice at one step."""
+    lines = [_state(snapshot), _imbalance(snapshot), _experts(snapshot), _forecasts(snapshot)]
+    if snapshot.advice is not None:
+        lines.append(f"Advice: {snapshot.advice.reason}.")
+    return [line for line in lines if line]
+
+
+def _state(snapshot: Snapshot) -> str:
+    stable = int((~snapshot.transient_L).sum())
+    of = len(snapshot.names_L)
+    since = int(snapshot.since_L.max())
+    if snapshot.state != "mixed":
+        return f"Step {snapshot.step:,}: {snapshot.state} in all {of} layers, the last one since step {since:,}."
+    moving = [name for name, t in zip(snapshot.names_L, snapshot.transient_L.tolist(), strict=True) if t]
+    named = f" ({', '.join(moving)})" if len(moving) <= 6 else ""
+    return f"Step {snapshot.step:,}: {stable} of {of} layers stable, {of - stable} transient{named}."
+
+
+def _imbalance(snapshot: Snapshot) -> str:
+    vio_L = snapshot.maxvio_L
+    if not np.isfinite(vio_L).any():
+        return "No layer has any load."
+    worst = int(np.nanargmax(vio_L))
+    text = f"MaxVio {np.nanmean(vio_L):.2f} in the mean, {vio_L[worst]:.2f} in layer {snapshot.names_L[worst]}"
+    if snapshot.placing is None:
+        return f"{text}."
+    present, static = (float(np.nanmean(v)) for v in (snapshot.placing.imbalance_L, snapshot.placing.static_L))
+    moved = f" ({static:.2f} without re-planning)" if snapshot.placing.replans else ""
+    return f"{text}; max/mean device load {present:.2f}{moved}."
+
+
+def _experts(snapshot: Snapshot) -> str:
+    dead, dying = int(snapshot.dead_LE.sum()), int(snapshot.dying_LE.sum())
+    if not dead and not dying:
+        return "No expert is dead or dying."
+    return f"Experts dead: {_named(snapshot, snapshot.dead_LE)}; about to die: {_named(snapshot, snapshot.dying_LE)}."
+
+
+def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:
+    found = [f"{snapshot.names_L[layer]}.{expert}" for layer, expert in np.argwhere(which_LE).tolist()]
+    if not found:
+        return "none"
+    return f"{len(found)} (layer.expert {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})"
+
+
+def _forecasts(snapshot: Snapshot) -> str:
+    scores = snapshot.outlook.scores
+    if not scores.finished or not np.isfinite(scores.forecast_L).any():
+        return f"No forecast of {snapshot.outlook.horizon} steps has been judged yet."
+    wrong, last, floor = (
+        f"{100 * float(np.nanmean(v)):.1f} %" if np.isfinite(v).any() else None
+        for v in (scores.forecast_L, scores.last_value_L, scores.floor_L)
+    )
+    noise = "" if floor is None else f"; batch noise alone: {floor}"
+    return (
+        f"Forecasts of {snapshot.outlook.horizon} steps planned {wrong} of the tokens for the wrong expert "
+        f"(last step's shares: {last}{noise})."
+    )
+
+
+LAYER_COLUMNS = ("layer", "state", "since", "drift", "MaxVio", "max/mean", "entropy", "dead", "dying", "error")
+
+
+def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
+    """A row of cells per layer, in the order of `LAYER_COLUMNS`."""
+    nothing_L = np.full(len(snapshot.names_L), np.nan)
+    imbalance_L = nothing_L if snapshot.placing is None else snapshot.placing.imbalance_L
+    return [
+        (
+            name,
+            "transient" if snapshot.transient_L[i] else "stable",
+            f"{snapshot.since_L[i]:,}",
+            _cell(snapshot.drift_L[i], 3),
+            _cell(snapshot.maxvio_L[i], 2),
+            _cell(imbalance_L[i], 2),
+            _cell(snapshot.entropy_L[i], 3),
+            str(int(snapshot.dead_LE[i].sum())),
+            str(int(snapshot.dying_LE[i].sum())),
+            _cell(snapshot.outlook.scores.forecast_L[i], 3),
+        )
+        for i, name in enumerate(snapshot.names_L)
+    ]
+
+
+def _cell(value: float, digits: int) -> str:
+    return "-" if not np.isfinite(value) else f"{value:.{digits}f}"

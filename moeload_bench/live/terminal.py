@@ -1,0 +1,128 @@
+"""A watched run on a terminal of 80 columns or more, with or without colour.
+
+Axis letters: N bins along time, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moeload_bench.live.core import Snapshot
+from moeload_bench.live.drawing import colour, shade
+from moeload_bench.live.history import Past
+from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows, sentences
+
+BLOCKS = " ░▒▓█"
+"""From an eighth of the even share or less to eight times it."""
+MOST_EXPERTS = 16
+"""Rows of a heat map at most; more experts are put together, the largest share of a row counts."""
+STATE_MARK = {True: "~", False: "="}
+MARGIN = 11
+
+
+def screen(
+    snapshot: Snapshot | None,
+    past: Past | None,
+    *,
+    title: str,
+    status: str,
+    width: int,
+    height: int,
+    layer: int,
+    keys: bool,
+) -> RenderableType:
+    """All of it for one moment: what is said, a row per layer, and the heat map of one layer."""
+    head = Text(title, style="bold", overflow="ellipsis", no_wrap=True)
+    if snapshot is None:
+        return Group(head, Text(status, style="italic"))
+    said = [Text(line) for line in sentences(snapshot)]
+    heat = [] if past is None else heat_lines(past, snapshot, layer, width)
+    used = 3 + sum(-(-len(line.plain) // max(width, 1)) for line in said) + len(heat) + 4
+    table = layer_table(snapshot, layer, max(3, height - used))
+    foot = f"{status}{'  [j/k: layer, q: quit]' if keys else ''}"
+    return Group(head, *said, table, *heat, Text(foot, style="italic", overflow="ellipsis", no_wrap=True))
+
+
+def layer_table(snapshot: Snapshot, chosen: int, rows: int) -> Table:
+    """A row of numbers per layer; where not all fit, those around the chosen one."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in LAYER_COLUMNS:
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    cells = layer_rows(snapshot)
+    first = int(np.clip(chosen - rows // 2, 0, max(0, len(cells) - rows)))
+    for at, row in list(enumerate(cells))[first : first + rows]:
+        style = "reverse" if at == chosen else "yellow" if snapshot.transient_L[at] else None
+        table.add_row(*row, style=style)
+    hidden = len(cells) - min(rows, len(cells))
+    if hidden:
+        table.caption = f"{hidden} more layers"
+    return table
+
+
+def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int) -> list[Text]:
+    """Shares of one layer over time, an expert (or several) a line, and the states below."""
+    if not len(past.step_N):
+        return []
+    columns = max(10, width - MARGIN)
+    pick = _bins(len(past.step_N), columns)
+    share_NE = np.stack([_mean(past.share_NLE[part, layer]) for part in pick])
+    experts = share_NE.shape[1]
+    group = -(-experts // MOST_EXPERTS)
+    lines = [Text(f"layer {snapshot.names_L[layer]}: share of each expert / even share, from: {_key()}", style="bold")]
+    for first in range(0, experts, group):
+        part = share_NE[:, first : first + group]
+        known = np.isfinite(part).any(axis=1)
+        value_N = np.where(known, np.where(np.isfinite(part), part, -1).max(axis=1), np.nan)
+        name = f"{first}" if group == 1 else f"{first}-{min(first + group, experts) - 1}"
+        lines.append(_heat_line(f"{name:>9} ", value_N, experts))
+    transient_N = [float(past.transient_NL[part, layer].mean()) >= 0.5 for part in pick]
+    lines.append(Text.assemble(f"{'state':>9} ", *((STATE_MARK[t], "yellow" if t else "cyan") for t in transient_N)))
+    first_step, last = f"{past.step_N[0]:,}", f"{snapshot.step - 1:,}"
+    gap = max(1, len(pick) - len(first_step) - len(last))
+    lines.append(Text(f"{'step':>9} {first_step}{' ' * gap}{last}"))
+    lines.append(Text(f"{'':10}{STATE_MARK[True]} transient   {STATE_MARK[False]} stable", style="dim"))
+    return lines
+
+
+def _heat_line(name: str, value_N: NDArray[np.floating], experts: int) -> Text:
+    line = Text(name)
+    position_N = shade(np.where(np.isfinite(value_N), value_N, 0.0), experts)
+    for value, position in zip(value_N.tolist(), position_N.tolist(), strict=True):
+        if not np.isfinite(value):
+            line.append("?")
+            continue
+        red, green, blue = colour(position)
+        line.append(BLOCKS[min(int(position * len(BLOCKS)), len(BLOCKS) - 1)], style=f"rgb({red},{green},{blue})")
+    return line
+
+
+def _key() -> str:
+    """What the blocks mean, as multiples of the even share."""
+    bounds = ("0", "0.3", "0.7", "1.5", "3.5")
+    return ", ".join(f"{block}{bound}" for block, bound in zip(BLOCKS, bounds, strict=True) if block != " ")
+
+
+def _bins(bins: int, columns: int) -> list[slice]:
+    """At most so many neighbouring groups of bins."""
+    edges = np.unique(np.linspace(0, bins, min(bins, columns) + 1).round().astype(int))
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def _mean(share_NE: NDArray[np.float32]) -> NDArray[np.float64]:
+    known = np.isfinite(share_NE)
+    count = known.sum(axis=0)
+    total = np.where(known, share_NE, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), dtype=np.float64)
+
+
+def worst_layer(snapshot: Snapshot) -> int:
+    """The layer to show first: the most unbalanced one."""
+    known: Sequence[float] = np.nan_to_num(snapshot.maxvio_L, nan=-1.0).tolist()
+    return int(np.argmax(known))

@@ -1,0 +1,214 @@
+"""`moeload-bench report`: one page that says what to do, needs nothing else, and is true to the trace."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import moeload_bench
+from moeload_bench.cli.app import app
+from moeload_bench.errors import MoeloadError, PlacementError, PlotError
+from moeload_bench.live.cluster import Cluster
+from moeload_bench.live.core import Settings, replay
+from moeload_bench.live.drawing import Axis, Line, heat_png, line_chart, shade
+from moeload_bench.live.findings import advice_sentences
+from moeload_bench.live.page import Report
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.scoring.description import describe_layers
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import need, synthetic_trace
+
+FEW = ("uniform", "sw_avg")
+
+
+class Text(HTMLParser):
+    """The words of a page, what it loads, and whether its tags close."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        return
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return synthetic_trace(900)
+
+
+@pytest.fixture(scope="module")
+def page(trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOELOAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return moeload_bench.report(trace, forecasters=FEW)
+
+
+def test_the_page_stands_alone(page: Report) -> None:
+    """Well formed; loads nothing but pictures inside itself; no script; the policy forbids the rest."""
+    parsed = Text(page.html)
+    assert {load.split(",")[0] for load in parsed.loads} == {"data:", "data:image/png;base64"}
+    assert "<script" not in page.html
+    assert "default-src 'none'" in page.html
+    assert len(page.html) < 400_000
+
+
+def test_the_page_says_what_was_found(page: Report, trace: Trace) -> None:
+    """Onsets, forecasters, the recommended policy and the next commands, as the modules give them."""
+    text = Text(page.html).text
+    for layer in describe_layers(trace):
+        assert str(layer.onset) in text
+        assert layer.states in text
+    assert page.found.policy is not None
+    assert page.found.policy.text in text
+    assert [choice.text for choice in page.found.choices] != []
+    assert all(choice.text in text for choice in page.found.choices)
+    assert f"moeload-bench plan {trace.id} --forecaster" in text
+    sentences = advice_sentences(page.found)
+    assert 4 <= len(sentences) <= 5
+    assert all(sentence in text for sentence in sentences)
+    assert "The expert loads have stabilised: all 2 layers are stable" in sentences[0]
+
+
+def test_what_a_monitor_would_have_advised_is_what_a_replay_advises(page: Report, trace: Trace) -> None:
+    """With the advice followed."""
+    said = [s.advice for s in replay(trace, Settings(follow=True)) if s.advice and s.advice.verdict == "replan"]
+    assert [advice.reason for advice in page.found.moves] == [advice.reason for advice in said]
+
+
+def test_a_stranger_cannot_write_into_the_page(tmp_path: Path) -> None:
+    """Names and notes of a trace are text, whatever they hold."""
+    evil = synthetic_trace(60, family="<script>alert(1)</script>", notes=("<img src=x onerror=alert(1)>",))
+    html = moeload_bench.report(evil, forecasters=FEW, source="<b>x</b>").html
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_what_cannot_be_judged_is_missing_with_its_reason(tmp_path: Path) -> None:
+    """A run too short for a look, and a model too small for a cluster: a page all the same."""
+    short = moeload_bench.report(synthetic_trace(30), forecasters=FEW)
+    assert "Not worked out: watching: 30 steps, the first look comes after 50" in Text(short.html).text
+    assert "too short to say" in advice_sentences(short.found)[0]
+    two = Trace.from_arrays(np.full((300, 1, 2), 8), 8, 2)
+    small = moeload_bench.report(two, forecasters=FEW)
+    assert "no cluster shape fits 2 experts" in Text(small.html).text
+    with pytest.raises(PlacementError, match="4 experts"):
+        moeload_bench.report(synthetic_trace(60), Settings(cluster=Cluster(ClusterShape("mine", 2, 2))))
+
+
+def test_the_command_writes_it(trace: Trace, tmp_path: Path) -> None:
+    """Where --out says, in a folder that is made; the path on the page is the one that was typed."""
+    path = write_trace(synthetic_trace(400), tmp_path / "own/test/seed0.parquet")
+    out = tmp_path / "pages/mine.html"
+    told = CliRunner().invoke(app, ["report", str(path), "--out", str(out), "--devices", "2", "--slots", "6"])
+    assert told.exit_code == 0, told.output
+    assert f"written: {out}" in told.output
+    text = Text(out.read_text(encoding="utf-8")).text
+    assert f"moeload-bench run --trace {path}" in text
+    assert "2 devices with 6 slots, 200 MB per expert" in text
+    bad = CliRunner().invoke(app, ["report", str(path), "--devices", "2", "--slots", "2"])
+    assert isinstance(bad.exception, MoeloadError)
+
+
+def test_a_page_that_cannot_be_written_is_an_error(page: Report, tmp_path: Path) -> None:
+    """It names the file."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PlotError, match=r"file/report\.html: cannot be written"):
+        page.save(tmp_path / "file/report.html")
+
+
+def test_a_notebook_shows_the_page_in_a_frame(page: Report) -> None:
+    """Escaped, so that the notebook's own page is left alone."""
+    html = page._repr_html_()
+    assert html.startswith("<iframe")
+    assert "&lt;h1&gt;" in html
+    assert "<h1>" not in html
+
+
+def test_a_heat_map_holds_one_pixel_per_bin_and_expert() -> None:
+    """Decoded here: experts from the top, time to the right, brighter for more, grey where nothing is known."""
+    share_NE = np.array([[0.5, 0.25, 0.125, 0.125], [np.nan] * 4], dtype=np.float64)
+    png = heat_png(share_NE, 4)
+    width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
+    assert (width, height, depth, kind) == (2, 4, 8, 3)
+    at = png.index(b"IDAT")
+    size = struct.unpack(">I", png[at - 4 : at])[0]
+    rows = zlib.decompress(png[at + 4 : at + 4 + size])
+    index = np.frombuffer(rows, dtype=np.uint8).reshape(4, 3)[:, 1:]
+    assert index[:, 1].tolist() == [255] * 4
+    np.testing.assert_array_equal(index[:, 0], np.round(shade(share_NE[0], 4) * 254))
+    assert index[0, 0] > index[1, 0] > index[2, 0]
+
+
+def test_a_chart_draws_what_can_be_drawn() -> None:
+    """On a logarithmic axis zero has no place; without any point there is no chart; ticks are round and inside."""
+    x, y = Axis("steps", log=True), Axis("error", log=True)
+    chart = line_chart([Line("a", [(1, 0.1), (10, 0.0), (100, 0.4)])], x, y, "about")
+    assert chart.count("<circle") == 2
+    assert re.findall(r'class="tick"[^>]*>([^<]+)<', chart)[-3:] == ["20", "50", "100"]
+    assert line_chart([Line("a", [(1, float("nan"))])], x, y, "about") == ""
+
+
+@pytest.mark.slow
+def test_the_page_in_a_real_browser(page: Report, tmp_path: Path) -> None:
+    """Desktop and phone, light and dark: drawn, nothing asked of the network, no complaint, no part
+    wider than the window, text that differs from its ground; and it prints with its pictures."""
+    need("selenium", "pip install -e '.[dev]'")
+    from tests.support import site_browser
+
+    path = page.save(tmp_path / "report.html")
+    with site_browser.browser() as driver:
+        grounds = set()
+        for size in (site_browser.DESKTOP, site_browser.PHONE):
+            for dark in (False, True):
+                site_browser.open_page(driver, path, size=size, dark=dark)
+                assert site_browser.complaints(driver) == []
+                assert site_browser.overflow(driver) <= 0
+                asked = [url for url in site_browser.requested(driver) if not url.startswith(("data:", "about:"))]
+                assert asked == [path.resolve().as_uri()]
+                grounds.add(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+                drawn = driver.execute_script("return [...document.images].every((one) => one.naturalWidth > 0)")
+                assert drawn
+                assert driver.execute_script(WIDE) == []
+        assert len(grounds) == 2
+        printed: Any = driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+        assert len(printed["data"]) > 20_000
+
+
+WIDE = """
+return [...document.querySelectorAll("figure, svg, pre, .todo, img")].filter(
+  (one) => one.getBoundingClientRect().right > window.innerWidth + 1 && !one.closest("details:not([open])")
+).map((one) => one.tagName);
+"""
