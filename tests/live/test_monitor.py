@@ -29,7 +29,7 @@ from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 from tests.live.test_core import numbers
-from tests.recording.families import VOCABULARY, tiny_model
+from tests.support.recording.families import VOCABULARY, tiny_model
 
 torch.set_num_threads(1)
 
