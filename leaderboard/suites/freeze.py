@@ -74,6 +74,7 @@ def freeze(
         variants=plan.variants,
         rule=plan.rule,
         hub=plan.hub,
+        submissions=plan.submissions,
         near_twins=near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
         fit=tuple(fit),
         traces=tuple(scored),

@@ -12,7 +12,7 @@ import typer
 
 from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.environment import environment
-from moeload_bench.errors import HubError, SubmissionError
+from moeload_bench.errors import HubError, SubmissionError, SuiteError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.record import Results
@@ -72,6 +72,8 @@ def submit(
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
     tasks = load_suite(suite or default_suite())
+    if tasks.submissions != "open":
+        raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)

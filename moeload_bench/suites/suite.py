@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,6 +31,8 @@ CROSSING = "crossing"
 """The tasks of any state whose window contains a change of state or a planned switch, reported apart."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
+"""The fields of a suite that its hash leaves out."""
 MAX_SUITE_BYTES = 4 << 20
 _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
 _VARIANT = re.compile(r"[a-z0-9_]+([.-][a-z0-9_]+)+")  # never a baseline's own name, a path or a module
@@ -91,6 +93,7 @@ class Suite(Record):
     seed: int = Field(default=0, ge=0, lt=2**64)
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
+    submissions: Literal["open", "closed"] = "open"
     near_twins: tuple[tuple[str, ...], ...] = ()
     fit: tuple[FitTrace, ...] = ()
     traces: tuple[SuiteTrace, ...]
@@ -120,8 +123,8 @@ class Suite(Record):
         return self.horizons[-1]
 
     def sha256(self) -> str:
-        """Hash of the content that decides scores (description, Hub's address and near twins are left out)."""
-        content = self.model_dump(mode="json", exclude={"description", "hub", "baselines", "variants", "near_twins"})
+        """Hash of the content that decides scores."""
+        content = self.model_dump(mode="json", exclude=set(DECIDES_NO_SCORE))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def group_of(self, trace_id: str) -> int:
@@ -163,9 +166,10 @@ def suite_names() -> list[str]:
 
 
 def default_suite() -> str:
-    """The suite that submissions are for: the newest full one (v1, v2, ...), mini while there is none."""
+    """The suite that submissions are for: the newest full one (v1, v2, ...) that takes any, mini while none does."""
     full = sorted((int(name[1:]), name) for name in suite_names() if re.fullmatch(r"v\d+", name))
-    return full[-1][1] if full else "mini"
+    taking = [name for _, name in full if load_suite(name).submissions == "open"]
+    return taking[-1] if taking else "mini"
 
 
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:

@@ -15,8 +15,10 @@ from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
+from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
 from tests.support.submitted import NAIVE, World, make_world, place
 
@@ -251,3 +253,48 @@ def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
     refused = moeload(world, *there, cwd=tmp_path, **nobody)
     assert refused.returncode == 2
     assert "no token: set HF_TOKEN" in refused.stderr
+
+
+def test_a_suite_that_takes_no_submissions_is_refused_before_anything_runs(world: World, tmp_path: Path) -> None:
+    """By name, with the one that does."""
+    text = Path(world.suite_file).read_text(encoding="utf-8")
+    closed = tmp_path / "closed.toml"
+    closed.write_text(text.replace('submissions = "open"', 'submissions = "closed"'))
+    (tmp_path / "my.py").write_text(NAIVE)
+    options = ("--name", "mine", "--author", "A", "--licence", "MIT", "--suite", str(closed))
+    done = moeload(world, "submit", f"{tmp_path / 'my.py'}:Mine", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "suite small takes no more submissions; v1 does" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_submission_on_suite_v1_is_a_change_that_can_be_read(tmp_path: Path) -> None:
+    """Fewer than 100 lines a run and 2,000 in all, as git counts them."""
+    require_sandbox()
+    root = tmp_path / "checkout"
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    (tmp_path / "my.py").write_text(NAIVE)
+    arguments = [
+        "--name",
+        "mine",
+        "--author",
+        "A",
+        "--licence",
+        "MIT",
+        "--suite",
+        "v1",
+        "--root",
+        str(root),
+        "--jobs",
+        "2",
+    ]
+    command = [sys.executable, "-m", "moeload_bench", "submit", f"{tmp_path / 'my.py'}:Mine", *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["git", "-C", str(root), "add", "-A"], check=True)
+    shown = subprocess.run(
+        ["git", "-C", str(root), "diff", "--cached", "--numstat"], check=True, capture_output=True, text=True
+    ).stdout
+    added = {path: int(count) for count, _, path in (line.split("\t") for line in shown.splitlines())}
+    (result,) = (path for path in added if path.endswith("results/v1/mine.json"))
+    assert added[result] < 100 * len(load_suite("v1").traces)
+    assert sum(added.values()) < 2000

@@ -129,4 +129,15 @@ def test_submissions_are_for_the_newest_full_suite(
 ) -> None:
     """Mini until one is frozen."""
     monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: names)
+    monkeypatch.setattr("moeload_bench.suites.suite.load_suite", lambda name: load_suite("mini"))
     assert default_suite() == expected
+
+
+def test_a_suite_says_by_itself_whether_it_takes_submissions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer one that takes none is passed over; that it takes some decides no score."""
+    closed = load_suite("mini").model_copy(update={"submissions": "closed"})
+    assert closed.sha256() == load_suite("mini").sha256()
+    kept = {"v1": load_suite("mini"), "v2": closed}
+    monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: list(kept))
+    monkeypatch.setattr("moeload_bench.suites.suite.load_suite", kept.__getitem__)
+    assert default_suite() == "v1"
