@@ -93,6 +93,14 @@ def sandbox_command(
     return Command(argv, (*extra_fds, seccomp_fd, info_write, args_fd), info_write), info_read
 
 
+def first_process_is_ours() -> bool:
+    """Whether the worker itself is the sandbox's first process, and has to leave it (`worker`).
+
+    As root, bubblewrap's own is that: it belongs to another user than the forecaster, who cannot touch it.
+    """
+    return os.geteuid() != 0
+
+
 def kernel_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """What of this process's environment the sandbox gets too."""
     return {name: environment[name] for name in KERNEL_SETTINGS if KERNEL_VALUE.fullmatch(environment.get(name, ""))}
@@ -130,9 +138,9 @@ def unavailable() -> str | None:
 
 def _namespace_options() -> list[str]:
     options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1"]
-    if os.geteuid() != 0:
-        return [*options, "--unshare-user", "--disable-userns"]
+    options += ["--hostname", "sandbox", "--die-with-parent", "--new-session"]
+    if first_process_is_ours():
+        return [*options, "--unshare-user", "--disable-userns", "--as-pid-1"]
     # Only to let setpriv, the first program inside, give up the user root and all capabilities with it.
     return [*options, "--cap-drop", "ALL", *_each("--cap-add", ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"))]
 

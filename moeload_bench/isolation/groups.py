@@ -215,11 +215,20 @@ def _sweep(place: Group) -> None:
 
 
 def _read(path: str) -> str:
+    """A file of /proc or of a group; read at every look, for which `open` takes three times as long."""
     try:
-        with open(path) as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        parts = [os.read(fd, 1 << 16)]
+        while parts[-1]:
+            parts.append(os.read(fd, 1 << 16))
+        return b"".join(parts).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _write(path: str, text: str) -> None:

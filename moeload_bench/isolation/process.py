@@ -214,7 +214,7 @@ def _start(
         "extra_path": bubblewrap.extra_path(target) if sandboxed else [],
         "limits": _resource_limits(limits, sandboxed),
         "parent": None if sandboxed else os.getpid(),
-        "first": sandboxed,
+        "first": sandboxed and bubblewrap.first_process_is_ours(),
     }
     arguments = ["-P", "-s" if sandboxed else "-P", WORKER, json.dumps(settings)]
     pipes: dict[str, Any] = dict(

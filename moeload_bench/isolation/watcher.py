@@ -17,7 +17,6 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from moeload_bench.isolation.groups import Group
@@ -206,6 +205,18 @@ def _look(one: Watched, shared: mmap.mmap) -> None:
 # ------------------------------------------------------------------------------------------------ /proc
 
 
+def read_proc(path: str) -> bytes:
+    """A file of /proc; many are read at every look, and `open` takes three times as long."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(fd, 1 << 16)]
+        while len(parts[-1]) > 1 << 12:
+            parts.append(os.read(fd, 1 << 16))
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
 def descend(root: int) -> Iterator[int]:
     """A process and all below it."""
     waiting = [root]
@@ -221,17 +232,17 @@ def children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+                found += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
     return found
 
 
 def usage_of(pid: int) -> Usage | None:
     """See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = read_proc(f"/proc/{pid}/stat")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()
+    fields = text.rpartition(b")")[2].split()
     user, system, ended_user, ended_system = (int(field) * TICK_S for field in fields[11:15])
     return Usage(user + system, ended_user + ended_system, int(fields[21]) * PAGE_BYTES)
 
@@ -239,7 +250,7 @@ def usage_of(pid: int) -> Usage | None:
 def sockets(pid: int) -> int:
     """Unix sockets of the network that a process is in."""
     try:
-        return max(0, Path(f"/proc/{pid}/net/unix").read_text().count("\n") - 1)
+        return max(0, read_proc(f"/proc/{pid}/net/unix").count(b"\n") - 1)
     except OSError:
         return 0
 

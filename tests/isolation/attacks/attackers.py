@@ -7,6 +7,8 @@ and forecasts like an honest forecaster, which the tests take as the sandbox's d
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import mmap
 import os
 import resource
 import signal
@@ -20,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlock, TraceInfo
 
 MIB = 2**20
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class BlockedError(Exception):
@@ -447,3 +450,256 @@ class UnprintableError(Attacker):
                 raise ValueError("no")
 
         raise NoTextError
+
+
+# ------------------------------------------------------------------------------------------------ what is not charged
+
+
+class HoldsSockets(Attacker):
+    """Three children fill the queues of socket pairs, some 600 MiB in all, for at most 12 s; no process holds it."""
+
+    def attack(self) -> None:
+        for _ in range(3):
+            if os.fork() == 0:
+                held = [pair for _ in range(480) if (pair := self.filled())]
+                time.sleep(12)
+                os._exit(len(held) % 2)
+        time.sleep(12)
+
+    def filled(self) -> tuple[socket.socket, socket.socket]:
+        """Both ends, with all that their queues take."""
+        pair = socket.socketpair()
+        for end in pair:
+            end.setblocking(False)
+            try:
+                while True:
+                    end.send(b"x" * 32768)
+            except BlockingIOError:
+                continue
+        return pair
+
+
+class MakesFiles(Attacker):
+    """At most 400,000 empty files: kernel memory."""
+
+    def attack(self) -> None:
+        for i in range(200):
+            os.mkdir(f"/tmp/{i}")
+            for j in range(2000):
+                os.close(os.open(f"/tmp/{i}/{j}", os.O_CREAT | os.O_WRONLY))
+
+
+class BurnsUnseen(Attacker):
+    """Children of 20 ms each, which nobody waits for, burn the processor for at most 12 s of wall time."""
+
+    def attack(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            if os.fork() == 0:
+                spin(0.02)
+                os._exit(0)
+            time.sleep(0.02)
+
+
+class SleepsInEveryCall(Attacker):
+    """Each call takes less than a call may."""
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        time.sleep(0.8)
+        return super().forecast(request)
+
+
+class LeavesItsSession(Attacker):
+    """A daemon with a session of its own, which would live for 30 s; its number is written to the file named."""
+
+    def attack(self) -> None:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                Path(f"{self.kwargs['path']}.part").write_text(str(os.getpid()))
+                os.rename(f"{self.kwargs['path']}.part", str(self.kwargs["path"]))
+                for fd in range(64):
+                    try:
+                        os.close(fd)
+                    except OSError:
+                        continue
+                time.sleep(30)
+            os._exit(0)
+        while not Path(str(self.kwargs["path"])).exists():
+            time.sleep(0.01)
+
+
+class FitsTooMuch:
+    """40 MiB of what it learned."""
+
+    def __init__(self, info: TraceInfo, seed: int, fitted: bytes | None = None) -> None:
+        raise AssertionError("nobody gets that far")
+
+    @classmethod
+    def fit(cls, runs: FitRuns, seed: int) -> bytes:
+        return bytes(40 * MIB)
+
+    def observe(self, block: object) -> None: ...
+
+    def forecast(self, request: object) -> None: ...
+
+
+class BurnsLater(Attacker):
+    """Answers at once; two children of it compute, each for less than the test allows, and live for at most 30 s."""
+
+    def attack(self) -> None:
+        for _ in range(2):
+            if os.fork() == 0:
+                while time.process_time() < 1.5:
+                    pass
+                time.sleep(30)
+                os._exit(0)
+
+
+class OpensFirstProcess(Attacker):
+    """Writes to the memory of the sandbox's first process, opens its pipes, traces it."""
+
+    def attack(self) -> None:
+        attempts: dict[str, Callable[[], object]] = {
+            name: lambda name=name: Path(f"/proc/1/{name}").read_bytes() for name in ("environ", "maps", "auxv")
+        }
+        attempts["mem"] = lambda: os.close(os.open("/proc/1/mem", os.O_RDWR))
+        attempts["fd"] = lambda: os.listdir("/proc/1/fd")
+        attempts["pipes"] = lambda: [os.close(os.open(f"/proc/1/fd/{n}", os.O_RDWR)) for n in (0, 1, 2)]
+        attempts["root"] = lambda: os.listdir("/proc/1/root")
+        attempts["cwd"] = lambda: os.listdir("/proc/1/cwd")
+        blocked_everywhere(attempts)
+
+
+class OpensTerminals(Attacker):
+    """Pseudo-terminals are few on a machine; sockets of other families than unix, as pairs too."""
+
+    def attack(self) -> None:
+        attempts: dict[str, Callable[[], object]] = {
+            "ptmx": lambda: os.open("/dev/ptmx", os.O_RDWR),
+            "pts": lambda: os.open("/dev/pts/ptmx", os.O_RDWR),
+            "openpty": os.openpty,
+        }
+        for family in (2, 10, 16, 30, 38, 40):  # inet, inet6, netlink, tipc, alg, vsock
+            attempts[f"socket {family}"] = lambda family=family: socket.socket(family, socket.SOCK_DGRAM)
+            attempts[f"pair {family}"] = lambda family=family: socket.socketpair(family, socket.SOCK_DGRAM)
+        blocked_everywhere(attempts)
+
+
+class AsksForPages(Attacker):
+    """Which pages of a shared file are in memory? That would tell it which ones an earlier run has read."""
+
+    def attack(self) -> None:
+        with open(sys.executable, "rb") as file:
+            fd, seen = file.fileno(), ctypes.create_string_buffer(4096)
+            mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+            address = ctypes.c_void_p(np.frombuffer(mapped, dtype=np.uint8).ctypes.data)
+
+            def call(number: int, *arguments: object) -> None:
+                if LIBC.syscall(number, *arguments) < 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+            blocked_everywhere(
+                {
+                    "mincore": lambda: call(27, address, ctypes.c_size_t(4096), seen),
+                    "cachestat": lambda: call(451, fd, seen, seen, 0),
+                    "preadv2": lambda: os.preadv(fd, [bytearray(16)], 0, os.RWF_NOWAIT),
+                    "preadv2 without it": lambda: call(327, fd, seen, 1, 0, 0, 0),
+                    "inotify": lambda: call(294, 0),
+                    "fanotify": lambda: call(300, 0, 0),
+                    "flock": lambda: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+                    "lock": lambda: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
+                    "open file lock": lambda: fcntl.fcntl(fd, 37, bytes(32)),
+                    "whose lock": lambda: fcntl.fcntl(fd, fcntl.F_GETLK, bytes(32)),
+                    "lease": lambda: fcntl.fcntl(fd, 1024, 0),
+                    "notify": lambda: fcntl.fcntl(fd, 1026, 1),
+                    "pressure": lambda: self.read("/proc/pressure/memory"),
+                    "vmstat": lambda: self.read("/proc/vmstat"),
+                    "locks": lambda: self.read("/proc/locks"),
+                    "diskstats": lambda: self.read("/proc/diskstats"),
+                }
+            )
+
+    def read(self, path: str) -> None:
+        if not Path(path).read_bytes():
+            raise BlockedError("empty")
+
+
+class DropsPages(Attacker):
+    """Takes a shared file out of memory, by every hint there is: the next run would find it gone."""
+
+    def attack(self) -> None:
+        with open(str(self.kwargs["path"]), "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            for advice in (4, 20, 21):  # MADV_DONTNEED, COLD, PAGEOUT
+                mapped.madvise(advice)
+            os.sync()
+
+
+class UsesLibraries(Attacker):
+    """What honest forecasters do, under the list of system calls that they may make."""
+
+    def attack(self) -> None:
+        import concurrent.futures
+        import multiprocessing
+        import shutil
+        import sqlite3
+        import subprocess
+        import tempfile
+        import threading
+
+        np.linalg.svd(np.random.default_rng(0).normal(size=(80, 80)))
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(f"{folder}/a.npy", np.ones(8))
+            np.load(f"{folder}/a.npy", mmap_mode="r+")[0] = 2
+            shutil.copy2(f"{folder}/a.npy", f"{folder}/b.npy")
+            os.rename(f"{folder}/b.npy", f"{folder}/c.npy")
+            sqlite3.connect(":memory:").execute("create table t (a)")
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(abs, [-1, 2])) == [1, 2]
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        subprocess.run([sys.executable, "-S", "-c", "pass"], check=True)
+        one, other = socket.socketpair()
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+        timer = threading.Timer(0.01, lambda: None)
+        timer.start()
+        timer.join()
+        for name in str(self.kwargs["names"]).split("-"):
+            getattr(self, f"with_{name}")()
+
+    def with_statsmodels(self) -> None:
+        from statsmodels.tsa.arima.model import ARIMA
+
+        ARIMA(np.random.default_rng(0).normal(size=60), order=(1, 0, 0)).fit()
+
+    def with_numba(self) -> None:
+        import numba
+
+        @numba.njit(cache=False)
+        def total(values: np.ndarray) -> float:
+            found = 0.0
+            for value in values:
+                found += value
+            return found
+
+        assert total(np.ones(10)) == 10
+
+    def with_torch(self) -> None:
+        import torch
+
+        net = torch.nn.LSTM(3, 4)
+        out, _ = net(torch.ones(5, 2, 3))
+        out.sum().backward()
+        torch.optim.Adam(net.parameters()).step()
+
+    def with_sklearn(self) -> None:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        x = np.random.default_rng(0).normal(size=(200, 3))
+        HistGradientBoostingRegressor(max_iter=5).fit(x, x[:, 0])

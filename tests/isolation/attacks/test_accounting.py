@@ -1,0 +1,218 @@
+"""Attacks on what is counted and on what a run leaves for the next: sockets, files, children, pages, time."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeload_bench.errors import ForecastError
+from moeload_bench.forecaster import ForecastRequest, trace_info
+from moeload_bench.isolation import groups
+from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host
+from moeload_bench.isolation.targets import parse_target
+from tests.conftest import need, synthetic_trace
+from tests.isolation.attacks.arena import HERE, LIMITS, assert_nothing_left, attack, require_sandbox
+
+SLOW = pytest.mark.slow
+INFO = trace_info(synthetic_trace(60))
+REQUEST = ForecastRequest(0, 10, (1, 10))
+
+
+def fight(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: object) -> str:
+    """Why an attack failed."""
+    return attack(tmp_path, target(name, **arguments), limits).reason
+
+
+def target(name: str, **arguments: object) -> str:
+    text = ",".join(f'{key}="{value}"' for key, value in arguments.items())
+    return f"{HERE / 'attackers.py'}:{name}{'@' if text else ''}{text}"
+
+
+@SLOW
+def test_memory_in_the_queues_of_sockets_counts(tmp_path: Path) -> None:
+    """600 MiB that no process holds, at a limit of 286: the group's limit, or the number of sockets, ends it."""
+    assert "MiB of memory, allowed are 286 MiB" in fight(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
+
+
+@SLOW
+def test_files_without_content_count(tmp_path: Path) -> None:
+    """Each takes a kilobyte of the kernel's memory."""
+    assert "files, allowed are 20000" in fight(tmp_path, "MakesFiles", Limits(files=20_000))
+
+
+@SLOW
+def test_children_that_nobody_waits_for_are_charged(tmp_path: Path) -> None:
+    """By the group; where there is none, a forecaster cannot have its children forgotten."""
+    reason = fight(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
+    expected = "PermissionError" if groups.accounting_available() is None else "s of CPU time, allowed are 3 s"
+    assert expected in reason
+
+
+@SLOW
+def test_without_a_group_children_cannot_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where a group could be made."""
+    monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+    assert "PermissionError" in fight(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
+    assert "MiB of memory, allowed are 286" in fight(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
+
+
+def test_a_result_says_which_accounting_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control group where one can be made, else the processes that were seen."""
+    require_sandbox()
+    for known in (groups.accounting_available() or "processes", "processes"):
+        with open_host(parse_target("sw_avg"), INFO, seed=0, level="sandbox") as host:
+            assert host.cost().accounting == known
+        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+
+
+def test_control_groups_are_removed(tmp_path: Path) -> None:
+    """Of each sandbox, with all that is in them."""
+    kind = groups.accounting_available()
+    if kind is None:
+        pytest.skip("not tested: no writable control group (memory, pids and cpuacct, or version 2) on this machine")
+    place = groups._place(os.getpid())
+    assert place is not None
+    require_sandbox()
+    before = [set(os.listdir(folder)) for folder in place.folders.values()]
+    with open_host(parse_target("sw_avg"), INFO, seed=0, level="sandbox"):
+        assert all(set(os.listdir(folder)) - old for folder, old in zip(place.folders.values(), before, strict=True))
+    ours = f"{groups.PREFIX}{os.getpid()}-"
+    after = [set(os.listdir(folder)) for folder in place.folders.values()]
+    assert not [name for new, old in zip(after, before, strict=True) for name in new - old if name.startswith(ours)]
+
+
+def test_who_takes_less_than_a_call_may_in_every_call_is_ended_too(tmp_path: Path) -> None:
+    """The limit on a whole run."""
+    reason = fight(tmp_path, "SleepsInEveryCall", Limits(wall_s_per_call=2, run_wall_s=1.5))
+    assert "its calls took more than 1.5 s of wall time in this run" in reason
+
+
+def test_what_fit_returns_is_bounded() -> None:
+    """Before it reaches the harness, and by the harness's own rule for who does not keep to that."""
+    for level in ("process", "sandbox"):
+        if level_available(level) is None:
+            with pytest.raises(ForecastError, match="fit returned 41943040 bytes, at most 33554432 are kept"):
+                fit_target(parse_target(target("FitsTooMuch")), [], seed=0, level=level)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_what_left_its_session_is_ended_at_level_process_too(
+    grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the group, or because orphans become children of the forecaster's process."""
+    if grouped and groups.accounting_available() is None:
+        pytest.skip("not tested: no writable control group on this machine")
+    if not grouped:
+        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+    note = tmp_path / "pid"
+    with open_host(parse_target(target("LeavesItsSession", path=note)), INFO, seed=0, level="process") as host:
+        host.forecast(REQUEST)
+        daemon = int(note.read_text())
+        assert Path(f"/proc/{daemon}").exists()
+    deadline = time.monotonic() + 5
+    while running(daemon) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not running(daemon)
+
+
+def need_level(level: Level) -> None:
+    """Where there is no such level, there is nothing to test."""
+    reason = level_available(level)
+    if reason is not None:
+        pytest.skip(f"not tested: {reason}")
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@SLOW
+def test_a_busy_harness_does_not_hold_up_the_watch() -> None:
+    """This process computes and lets no other thread of it run, while a forecaster's children use too much: they are
+    ended meanwhile."""
+    need_level("process")
+    interval = sys.getswitchinterval()
+    with open_host(parse_target(target("BurnsLater")), INFO, seed=0, level="process", limits=Limits(cpu_s=2)) as host:
+        watch = host._child._process.watch  # type: ignore[attr-defined]
+        host.forecast(REQUEST)
+        sys.setswitchinterval(1000)
+        try:
+            until = time.monotonic() + 60
+            while watch.verdict is None and time.monotonic() < until:
+                re.match(r"(a|aa)+$", "a" * 24 + "b")
+        finally:
+            sys.setswitchinterval(interval)
+        assert "s of CPU time, allowed are 2 s" in watch.verdict
+
+
+def test_the_first_process_is_closed(tmp_path: Path) -> None:
+    """It has the forecaster's user, and may yet neither be written to nor looked into, nor its pipes be opened."""
+    assert "BlockedError" in fight(tmp_path, "OpensFirstProcess")
+
+
+def test_no_terminals_and_no_sockets_but_unix_ones(tmp_path: Path) -> None:
+    """Terminals would be the machine's, and other sockets lead out or into the kernel."""
+    assert "BlockedError" in fight(tmp_path, "OpensTerminals")
+
+
+def test_a_forecaster_cannot_ask_which_pages_are_in_memory(tmp_path: Path) -> None:
+    """Nor lock files or read what the kernel says of the whole machine."""
+    assert "BlockedError" in fight(tmp_path, "AsksForPages")
+
+
+def test_a_forecaster_cannot_take_pages_out_of_memory(tmp_path: Path) -> None:
+    """Hints are taken as heard and followed by nobody: a file of the standard library stays where it was."""
+    path = Path(os.__file__).with_name("turtle.py")
+    path.read_bytes()
+    assert resident(path) == 1
+    assert attack(tmp_path, target("DropsPages", path=path)).forecasts == 3
+    assert resident(path) == 1
+
+
+def resident(path: Path) -> float:
+    """The fraction of a file's pages that is in memory."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        seen = (ctypes.c_ubyte * pages)()
+        view = np.frombuffer(mapped, dtype=np.uint8)
+        address, length = ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(len(mapped))
+        assert ctypes.CDLL(None, use_errno=True).mincore(address, length, seen) == 0
+        del view
+        return sum(page & 1 for page in seen) / pages
+
+
+@pytest.mark.parametrize("names", ["statsmodels", pytest.param("numba-torch-sklearn", marks=SLOW)])
+def test_honest_libraries_live_with_the_list_of_system_calls(names: str, tmp_path: Path) -> None:
+    """Files, threads, children, pipes, and the numerical libraries that forecasters use."""
+    for name in names.split("-"):
+        need(name, "pip install -e '.[all,dev]'")
+    assert attack(tmp_path, target("UsesLibraries", names=names), Limits(wall_s_per_call=300)).forecasts == 3
+
+
+def test_python_may_be_named_by_a_relative_path(tmp_path: Path) -> None:
+    """`../venv/bin/python`: the sandbox finds its interpreter all the same."""
+    require_sandbox()
+    folder = Path(sys.executable).parent
+    code = (
+        "from moeload_bench.isolation.hosts import level_available\nprint(level_available('sandbox'))\n"
+        "from tests.isolation.attacks.test_accounting import *\n"
+        "with open_host(parse_target('sw_avg'), INFO, seed=0, level='sandbox') as host:\n"
+        "    print(host.forecast(REQUEST).share_BLE.shape)\n"
+    )
+    argv = [f"../{folder.name}/{Path(sys.executable).name}", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[2])}
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.splitlines() == ["None", "(1, 2, 4)"], done.stderr
+    assert_nothing_left()
