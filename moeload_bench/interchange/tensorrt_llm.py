@@ -1,7 +1,7 @@
 """TensorRT-LLM's expert statistics.
 
-Read from NVIDIA/TensorRT-LLM 1.0 to 1.2, `tensorrt_llm/_torch/modules/fused_moe/` and `examples/ep_load_balancer`
-(`ExpertStatistic`), on with `EXPERT_STATISTIC_ITER_RANGE=100-200 EXPERT_STATISTIC_PATH=DIR`: `meta_info.json` with
+Read from NVIDIA/TensorRT-LLM at c85e8726, `tensorrt_llm/_torch/expert_statistic.py` (and `examples/ep_load_balancer`),
+on with `EXPERT_STATISTIC_ITER_RANGE=100-200 EXPERT_STATISTIC_PATH=DIR`: `meta_info.json` with
 `num_experts` and `num_experts_per_token`, and `rank{r}.safetensors` whose tensors `"{iteration}_{layer}"` hold the
 int32 counts [E] of the experts that this rank's tokens chose, before any drop. With attention data parallelism each
 rank has tokens of its own; without it all ranks hold the same counts, which are then taken once (`--replicated`).

@@ -161,3 +161,23 @@ def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     got, expected = read_trace(resumed.target), read_trace(whole.target)
     np.testing.assert_array_equal(got.step_S, expected.step_S)
     np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
+
+
+class Padded(Sequences):
+    """The same with the last tokens of every sequence masked: 10 of 16 count."""
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        return {**super().__getitem__(i), "attention_mask": (torch.arange(16) < 10).long()}
+
+
+def test_a_trainer_counts_attended_tokens_of_some_layers(tmp_path: Path) -> None:
+    """The callback's arguments are those of `record`: padding left out, one layer of two, unevenness beside it."""
+    recorder = LoadRecorder(tmp_path, count="attended", layers=[1], imbalance_rank=True, on_error="raise")
+    run = trainer(tmp_path, recorder, max_steps=2)
+    run.train_dataset = Padded()
+    run.train()
+    trace = read_trace(recorder.target)
+    assert (trace.tokens_SL == 2 * 2 * 10).all()
+    assert [layer.index for layer in trace.meta.layers] == [1]
+    assert (trace.columns["imbalance_rank"] >= 1).all()
+    assert trace.meta.counted == "attended"
