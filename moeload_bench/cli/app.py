@@ -19,6 +19,7 @@ COMMANDS = {
     "publish": "Publish a folder of traces on the Hugging Face Hub.",
     "submit": "Submit a forecaster to the leaderboard.",
     "verify": "Verify a submission by running it again.",
+    "verify-trace": "Check a trace that somebody else recorded, before it is published.",
     "record": "Train a recipe and record the exact load of every expert in every step.",
     "recipes": "See the training configurations that can be recorded.",
     "corpora": "The training text of the recipes: pinned packages, checked by hash.",
@@ -56,12 +57,13 @@ class LazyCommands(TyperGroup):
 
 def load_command(name: str) -> Any:
     """A command with its options, from its module: a group named ``app`` there, or a function named as the command."""
-    module = import_module(f"moeload_bench.cli.{name if name != 'import' else 'import_'}")
+    module_name = name.replace("-", "_") if name != "import" else "import_"
+    module = import_module(f"moeload_bench.cli.{module_name}")
     outer = typer.Typer(add_completion=False, rich_markup_mode="rich")
     if hasattr(module, "app"):
         outer.add_typer(module.app, name=name)
     else:
-        outer.command(name)(getattr(module, name))
+        outer.command(name)(getattr(module, module_name))
     return get_group(outer).commands[name]
 
 

@@ -1,0 +1,149 @@
+"""Whether a trace is another one under a new name: renamed, permuted, cut, sampled, or with part of its tokens.
+
+Two trainings never route alike, so a copy is known by what nothing but a copy shares. Rows that are equal up to the
+order of experts show a copy whose counts are intact, whatever its steps and layers are called. Where tokens were left
+out, shares averaged over many steps stay what they were, up to the noise of what was left out, and what a single step
+adds to an expert is still there. Neither is enough alone: balanced trainings have alike mean shares, and trainings on
+one order of the data have steps alike (docs/guide/hub.md has the numbers).
+
+Axis letters: S rows, L MoE layers, E experts, W windows, M the experts that move most.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.traces.trace import Trace
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+SHARED_ROWS = 0.05
+"""From this fraction of equal layer-steps on, a trace is a copy."""
+NOISE = 5.0
+"""Below this multiple of the noise of left-out tokens, mean shares may be those of a copy."""
+SINGLE_STEPS = 0.25
+"""From this correlation of single steps on, a trace with a copy's mean shares is a copy."""
+OUTLIER = 3.0
+"""Standard deviations that a single step counts at most: one wild step of each is no likeness."""
+SMOOTHED = 21
+"""Rows of the moving mean that single steps are compared with."""
+WINDOW = 200
+"""Rows of a mean; fewer where a trace is short."""
+LEAST_WINDOWS = 4
+SHIFT = 10
+"""Rows between two places at which a shorter trace is laid on a longer one."""
+
+
+def duplicate_of(trace: Trace, known: Trace) -> str | None:
+    """Why ``trace`` is a copy of ``known``, None when it is not; their names, steps and metadata play no part.
+
+    Found are copies with experts or layers in another order, cut, sampled every n steps, with steps renumbered, and
+    with a random part of the tokens (`load_half` for instance), also cut. Not found are copies that are sampled *and*
+    thinned, or whose experts were added up.
+    """
+    if trace.num_experts != known.num_experts:
+        return None
+    equal = equal_rows(trace.load_SLE, known.load_SLE)
+    if equal > SHARED_ROWS:
+        return f"{100 * equal:.0f} % of its layer-steps have the counts of {known.id}, up to the order of experts"
+    if share_distance(trace.load_SLE, known.load_SLE) >= NOISE:
+        return None
+    correlation = step_correlation(trace.load_SLE, known.load_SLE)
+    if correlation < SINGLE_STEPS:
+        return None
+    return f"its mean shares are those of {known.id}, and its single steps are alike (correlation {correlation:.2f})"
+
+
+def equal_rows(load_SLE: IntArray, other_SLE: IntArray) -> float:
+    """The fraction of layer-steps whose counts occur in the other trace too, up to the order of experts.
+
+    0 where counts say too little: when half of the other trace's layer-steps are equal to one another.
+    """
+    there = np.unique(_fingerprints(other_SLE))
+    if len(there) < 0.5 * other_SLE.shape[0] * other_SLE.shape[1]:
+        return 0.0
+    return float(np.isin(_fingerprints(load_SLE), there).mean())
+
+
+def _fingerprints(load_SLE: IntArray) -> NDArray[np.uint64]:
+    """A number for each layer-step's counts in rising order, whoever has them."""
+    S, L, E = load_SLE.shape
+    # fixed odd multipliers of 64 bits: equal counts give equal numbers, others collide with a chance of about 2^-64
+    word_E = np.random.RandomState(0).randint(0, 2**63 - 1, size=E, dtype=np.int64).astype(np.uint64) * 2 + 1
+    with np.errstate(over="ignore"):
+        number: NDArray[np.uint64] = (np.sort(load_SLE, axis=2).astype(np.uint64) * word_E).sum(axis=2, dtype=np.uint64)
+    return number.reshape(S * L)
+
+
+def share_distance(load_SLE: IntArray, other_SLE: IntArray) -> float:
+    """How far mean shares are apart, in units of the noise that leaving tokens out makes; the median over layers.
+
+    Shares are means over windows of rows, in rising order within each window and layer, so that the order of experts
+    plays no part; each layer is compared with the layer that is nearest to it. A shorter trace is laid at every
+    `SHIFT`-th row of the other, and the nearest place counts. Infinite for traces too short to tell.
+    """
+    long_SLE, short_SLE = (other_SLE, load_SLE) if len(other_SLE) >= len(load_SLE) else (load_SLE, other_SLE)
+    window = min(WINDOW, len(short_SLE) // LEAST_WINDOWS)
+    if window < 1:
+        return float("inf")
+    edge_W = np.arange(0, len(short_SLE) // window * window + 1, window)
+    long_before_SLE, short_before_SLE = _before(long_SLE), _before(short_SLE)
+    short = _sorted_shares(np.diff(short_before_SLE[edge_W], axis=0))
+    places = range(0, len(long_SLE) - len(short_SLE) + 1, SHIFT)
+    return min(_distance(*short, *_sorted_shares(np.diff(long_before_SLE[place + edge_W], axis=0))) for place in places)
+
+
+def _before(load_SLE: IntArray) -> IntArray:
+    """The loads before each row and after the last one, added up; [S + 1, L, E]."""
+    return np.concatenate([np.zeros((1, *load_SLE.shape[1:]), dtype=np.int64), load_SLE.cumsum(axis=0)])
+
+
+def step_correlation(load_SLE: IntArray, other_SLE: IntArray) -> float:
+    """How much single steps move together: the largest correlation of an expert of the first layer with any expert.
+
+    Of shares less their moving mean, at the shift of rows at which it is largest; the two experts that move most are
+    tried. Two trainings on the same order of the data have some of it too.
+    """
+    movers = np.argsort(-load_SLE[:, 0].var(axis=0))[:2]
+    size = 1 << (len(load_SLE) + len(other_SLE) - 1).bit_length()
+    left_SM = np.conj(np.fft.rfft(_single_steps(load_SLE[:, 0])[:, movers], size, axis=0))
+    most = 0.0
+    for layer in range(other_SLE.shape[1]):  # one at a time: memory
+        right_SE = np.fft.rfft(_single_steps(other_SLE[:, layer]), size, axis=0)
+        for mover in range(left_SM.shape[1]):
+            most = max(most, float(np.fft.irfft(right_SE * left_SM[:, mover, None], size, axis=0).max()))
+    return most / min(len(load_SLE), len(other_SLE))
+
+
+def _single_steps(load_SE: IntArray) -> FloatArray:
+    """Shares of a layer less their moving mean, in standard deviations and no more than `OUTLIER` of them; [S, E]."""
+    share_SE = load_SE / np.maximum(1, load_SE.sum(axis=1, keepdims=True))
+    S, half = len(share_SE), SMOOTHED // 2
+    before_SE = np.concatenate([np.zeros((1, share_SE.shape[1])), share_SE.cumsum(axis=0)])
+    first_S, after_S = np.clip(np.arange(S) - half, 0, S), np.clip(np.arange(S) + half + 1, 0, S)
+    step_SE = share_SE - (before_SE[after_S] - before_SE[first_S]) / (after_S - first_S)[:, None]
+    size_E = np.sqrt(np.square(step_SE).mean(axis=0))
+    return np.clip(step_SE / np.where(size_E > 0, size_E, 1.0), -OUTLIER, OUTLIER)
+
+
+def _sorted_shares(load_WLE: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Shares [W, L, E] in rising order, and their tokens [W, L]."""
+    tokens_WL = np.maximum(1, load_WLE.sum(axis=2)).astype(np.float64)
+    return np.sort(load_WLE / tokens_WL[..., None], axis=2), tokens_WL
+
+
+def _distance(
+    share_WLE: FloatArray, tokens_WL: FloatArray, other_WLE: FloatArray, other_tokens_WL: FloatArray
+) -> float:
+    """The median over layers of the least distance to a layer of the other; of each pair the median over windows."""
+    nearest_L = []
+    for layer in range(share_WLE.shape[1]):
+        gap_WL = 0.5 * np.abs(share_WLE[:, layer, None] - other_WLE).sum(axis=2)
+        tokens = np.minimum(tokens_WL[:, layer, None], other_tokens_WL)
+        deviation_WLE = np.sqrt(other_WLE * (1 - other_WLE) / tokens[..., None])
+        noise_WL = 0.5 * np.sqrt(2 / np.pi) * deviation_WLE.sum(axis=2)
+        ratio_WL = gap_WL / np.maximum(noise_WL, np.finfo(np.float64).tiny)
+        nearest_L.append(np.median(ratio_WL, axis=0).min())
+    return float(np.median(nearest_L))
