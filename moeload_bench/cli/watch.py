@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +48,7 @@ def watch(
     bandwidth: Bandwidth = 25.0,
     step_ms: StepMs = 100.0,
     follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="With --once: draw it into this .svg file instead.")] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
     """A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.
@@ -61,8 +65,8 @@ def watch(
 
     settings = cluster_settings(forecaster, horizon, devices, slots, nodes, expert_mb, bandwidth, step_ms, follow)
     view = _View(Place.of(path), settings, layer)
-    if once or not sys.stdout.isatty():
-        view.print_once()
+    if once or svg is not None or not sys.stdout.isatty():
+        view.print_once(svg)
         return
     view.run(refresh)
 
@@ -107,8 +111,8 @@ class _View:
         self._watch: Watch | None = None
         self._snapshot: Snapshot | None = None
 
-    def print_once(self) -> None:
-        """What is on disk now, on standard output; raises `TraceError` where nothing can be read."""
+    def print_once(self, svg: Path | None) -> None:
+        """What is on disk now, on standard output or as a picture; raises `TraceError` where nothing can be read."""
         from rich.console import Console
 
         from moeload_bench.errors import TraceError
@@ -116,8 +120,16 @@ class _View:
         self._take_in(lambda: False)
         if self._watch is None:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
-        console = Console(width=None if sys.stdout.isatty() else _columns(), highlight=False)
+        width = None if sys.stdout.isatty() else _columns()
+        if svg is None:
+            console = Console(width=width, highlight=False)
+            console.print(self.screen(console.width, EVERYTHING, keys=False))
+            return
+        console = Console(width=width, highlight=False, record=True, file=io.StringIO(), color_system="truecolor")
         console.print(self.screen(console.width, EVERYTHING, keys=False))
+        picture = console.export_svg(title="moeload-bench watch", unique_id="watch")
+        # its fonts would come from the network; without them the reader's own fixed-width font is used
+        svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8")
 
     def run(self, refresh: float) -> None:
         """Until q, or Ctrl-C."""

@@ -29,7 +29,7 @@ from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
-from moeload_bench.traces.trace import Trace, TraceMeta, shares
+from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 
 BoolArray = NDArray[np.bool_]
 
@@ -134,12 +134,6 @@ def info_of(meta: TraceMeta, batch_tokens: int) -> TraceInfo:
     )
 
 
-def layer_names(meta: TraceMeta) -> tuple[str, ...]:
-    """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
-    short = tuple(str(layer.index) for layer in meta.layers)
-    return short if len(set(short)) == len(short) else tuple(f"{a.stack}-{a.kind}-{a.index}" for a in meta.layers)
-
-
 class Watch:
     """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
     row; ``advise`` False leaves out placement and advice, whatever the cluster.
@@ -159,7 +153,7 @@ class Watch:
                 f"{settings.every} and horizon = {settings.horizon}"
             )
         self.info = info_of(meta, batch_tokens)
-        self.names_L = layer_names(meta)
+        self.names_L = tuple(layer_names(meta))
         self._states = _States(L, E, stride, settings.rule)
         self._forecasts = Forecasts(self.info, settings)
         self._plans = _Plans(L, E, settings, stride, advise)

@@ -19,7 +19,7 @@ from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart
-from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, find, next_commands
+from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, find, next_commands
 from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
@@ -64,20 +64,21 @@ def report(
     trace: Trace | str | Path,
     settings: Settings | None = None,
     *,
-    forecasters: Sequence[str] = FORECASTERS,
+    forecasters: Sequence[str] | None = None,
     source: str | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Report:
     """The report of a run: a trace, its file or its id.
 
-    ``settings``: the cluster that advice is for, and what the run is watched with; ``source``: what commands on the
-    page call the trace. Raises as `load_trace`, and `PlacementError` for a cluster that does not hold the experts.
+    ``settings``: the cluster that advice is for, and what the run is watched with; ``forecasters``: those compared,
+    `FORECASTERS` by default; ``source``: what commands on the page call the trace. Raises as `load_trace`, and
+    `PlacementError` for a cluster that does not hold the experts.
     """
     from moeload_bench.traces.store import load_trace
 
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
-    found = find(loaded, named, settings, forecasters=forecasters, progress=progress)
+    found = find(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)
     return Report(render(found), found)
 
 

@@ -284,8 +284,8 @@ def _cast(name: str, value: Any) -> Array:
         raise TraceError(f"column {name} cannot be read as {spec.dtype}: {' '.join(str(error).split())}") from None
 
 
-def layer_names(trace: Trace) -> list[str]:
+def layer_names(of: Trace | TraceMeta) -> list[str]:
     """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
-    layers = trace.meta.layers
+    layers = of.meta.layers if isinstance(of, Trace) else of.layers
     short = [str(layer.index) for layer in layers]
     return short if len(set(short)) == len(short) else [f"{one.stack}-{one.kind}-{one.index}" for one in layers]

@@ -20,3 +20,10 @@ $plot range "$bundled" --window 100 --layer 1 --layer 4 --out $out/range.svg
 $plot training "$bundled" sw_avg last_value uniform --horizon 100 --out $out/training.svg
 $plot horizon leaderboard/results/mini/*.json --out $out/horizon.svg
 $plot cost leaderboard/results/mini/*.json --horizon 100 --out $out/cost.svg
+
+# The live view and the report (extras live; chromium for the picture of the page).
+COLUMNS=90 "${BIN:-.venv/bin}/moeload-bench" watch "$switch" --once --svg $out/watch.svg
+page=$(mktemp --suffix .html)
+"${BIN:-.venv/bin}/moeload-bench" report "$switch" --out "$page"
+chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1150 --screenshot=$out/report.png "file://$page"
+rm "$page"

@@ -1,0 +1,66 @@
+"""What following the monitor's advice saves, on every test run, beside the best policy of `plan`.
+
+    python benchmarks/advice.py [FOLDER...] [--write]
+
+Both are simulated at the headline shape of the run's number of experts and the constants of
+`moeload_bench.live.cluster`; the plans of both are made by `sw_avg` from the past alone. The policy and its interval
+are the best in hindsight. ``--write`` puts the table into docs/guide/live.md. Some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from moeload_bench.evaluation.replanning import compare_policies
+from moeload_bench.live.core import Settings, replay
+from moeload_bench.traces.store import list_traces, read_trace
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "guide" / "live.md"
+FOLDERS = (ROOT / "moeload_bench" / "data", ROOT / "traces")
+BEGIN, END = "<!-- made by benchmarks/advice.py -->\n", "<!-- end -->"
+
+
+def row(path: Path) -> str:
+    """One line of the table."""
+    trace = read_trace(path)
+    settings = Settings(follow=True)
+    shape = settings.cluster.shape_for(trace.num_experts)
+    assert shape is not None
+    *_, last = replay(trace, settings)
+    assert last.placing is not None
+    best = compare_policies(trace, "sw_avg", shape, settings.cluster.cost, level="none").best
+    balancing = f"{trace.meta.balancing.method} {trace.meta.balancing.coefficient:g}".removesuffix(" 0")
+    policy = best.policy if best.policy == "static" else f"{best.policy}, k = {best.every}"
+    return (
+        f"| `{trace.id}` | {balancing} | {shape.devices}, {shape.slots} | {last.placing.saved_percent:.2f} | "
+        f"{last.placing.replans} | {best.saved_percent:.2f} | {policy} | {best.replans} |"
+    )
+
+
+def table(folders: list[Path]) -> str:
+    """All test runs."""
+    head = (
+        "| run | balancing | devices, slots | advice saves, % | re-plans | best policy saves, % | which | re-plans |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    )
+    paths = [ref.path for folder in folders for ref in list_traces(folder) if "/test/" in ref.id]
+    return "\n".join([*head, *(row(path) for path in paths)]) + "\n"
+
+
+def main() -> None:
+    """Print or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="*", default=list(FOLDERS))
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    made = table(given.folders)
+    print(made, end="")
+    if given.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{made}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
