@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import moeload_bench
+from moeload_bench.isolation.bubblewrap import HIDDEN_IN_PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("numpy", "torch", "pyarrow", "datasets", "huggingface_hub", "statsmodels", "pandas", "matplotlib", "numba")
@@ -36,6 +39,71 @@ def test_a_missing_component_can_fail_instead_of_being_skipped() -> None:
             assert "importorskip" not in path.read_text(), path
 
 
+def packages() -> dict[str, Path]:
+    """Every folder of the package that Python imports from, by its dotted name."""
+    root = ROOT / "moeload_bench"
+    found = [path.parent for path in sorted(root.rglob("__init__.py"))]
+    return {".".join(folder.relative_to(ROOT).parts): folder for folder in found}
+
+
+def test_the_wheel_lists_every_package() -> None:
+    """`packages` in pyproject.toml is written by hand, since `moeload_bench.baselines` is a folder elsewhere."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(project["tool"]["setuptools"]["packages"]) == {*packages(), "moeload_bench.baselines"}
+
+
+def test_every_package_says_what_it_is() -> None:
+    """In the first lines of its `__init__.py`."""
+    for name, folder in packages().items():
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert said, name
+        assert said.split("\n\n")[0].rstrip()[-1] in ".:", name
+
+
+def test_the_package_is_folders_and_few_modules() -> None:
+    """A newcomer reads its list as a map: one folder per idea."""
+    assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 12
+
+
+def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
+    """A folder is hidden, or a forecaster's process may read it: a new one must be put on one of the two lists.
+
+    Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
+    """
+    readable = {
+        "cli", "evaluation", "hub", "interchange", "isolation", "placement", "plots", "publishing", "results",
+        "scoring", "states", "submissions", "traces",
+    }  # fmt: skip
+    folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}
+    assert folders - {"baselines"} == readable | set(HIDDEN_IN_PACKAGE)
+
+
+def test_the_maps_name_what_is_there() -> None:
+    """README's tree has every package; CONTRIBUTING's table and the index of docs/ name files that exist."""
+    tree = (ROOT / "README.md").read_text().partition("## What is where\n")[2].partition("\n## ")[0]
+    for name in packages():
+        folder = name.removeprefix("moeload_bench").strip(".").split(".")[0]
+        assert f"      {folder}/ " in tree or not folder, name
+    for path in re.findall(r"docs/[\w/-]+\.md", tree):
+        assert (ROOT / path).is_file(), path
+    pages = re.findall(r"^- \[([\w/-]+\.md)\]\(([\w/-]+\.md)\): \S", (ROOT / "docs" / "index.md").read_text(), re.M)
+    assert sorted(target for _, target in pages) == sorted(
+        str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob("*/*.md")
+    )
+
+
+def test_ten_changes_touch_at_most_four_files() -> None:
+    """CONTRIBUTING.md, "Where does my change go?"; every path in the table exists."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where does my change go?")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| a")]
+    assert len(rows) == 10
+    for change, files, _ in rows:
+        named = re.findall(r"`([\w/.-]+/[\w.-]*)`", files)
+        assert 1 <= len(re.split(r", (?=`|the page)", files)) <= 4, change
+        for path in named:
+            assert (ROOT / path).exists(), path
+
+
 def test_the_command_line_starts_without_heavy_libraries() -> None:
     """`moeload-bench --help` stays fast because nothing heavy is imported before a command runs."""
     code = f"import sys, moeload_bench.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
@@ -52,5 +120,6 @@ def test_every_public_name_can_be_imported() -> None:
 
 def test_a_public_name_is_never_shadowed_by_a_module() -> None:
     """Importing a submodule sets an attribute of its name on the package, which would hide an object of that name."""
-    modules = {path.stem for path in (ROOT / "moeload_bench").glob("*.py")} | {"recording", "commands", "interchange"}
+    folders = {name.split(".")[-1] for name in packages()}
+    modules = {path.stem for path in (ROOT / "moeload_bench").glob("*.py")} | folders
     assert modules & set(moeload_bench.__all__) == set()

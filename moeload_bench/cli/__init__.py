@@ -1,0 +1,1 @@
+"""One module per command; `app` says which there are and imports each only when it is called."""

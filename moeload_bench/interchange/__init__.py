@@ -1,1 +1,1 @@
-"""Importers: traces from counts that somebody has already, as arrays (`npz`) or as a table (`csv`)."""
+"""Logs of engines in, placements and series out: one module per foreign format (`formats` lists what is read)."""

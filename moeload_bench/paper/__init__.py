@@ -8,7 +8,7 @@
     verdicts   where the measured numbers agree with them
     page       all of it as Markdown
     files      the texts that are written
-    asking     forecasts at one origin, for a figure
+    forecasts  forecasts at one origin, for a figure
     figures    the counterparts of its figures
 
 A module imports those above it only.
