@@ -20,6 +20,7 @@ from moeload_bench.cli import (
     reproduce,
     rescore,
     run,
+    season,
     submit,
     traces,
     validate,
@@ -64,6 +65,7 @@ app.command("verify")(verify.verify)
 app.command("record")(record.record)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(corpora.app, name="corpora")
+app.add_typer(season.app, name="season")
 app.add_typer(plot.app, name="plot")
 app.command("plan")(plan.plan)
 app.add_typer(import_.app, name="import")
