@@ -40,7 +40,8 @@ from moeload_bench.seasons.records import (
     Scores,
     published_sha256,
 )
-from moeload_bench.states.rule import State, choose_origins, label_states, state_names
+from moeload_bench.states.origins import choose_origins
+from moeload_bench.states.rule import State, label_states, state_names
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, read_trace
 from moeload_bench.traces.trace import Trace, shares
