@@ -9,13 +9,15 @@ MoeloadError
 ├── ForecastError         a forecaster broke its contract: its task fails, others go on
 │   └── IsolationError    the child process died, hung, flooded or could not be started
 ├── RecordingError        a recording that cannot start or go on
-│   └── RecipeError       a recipe that cannot be used
+│   ├── RecipeError       a recipe that cannot be used
+│   └── DivergedError     a training whose loss is no number any more
 ├── PlacementError        a cluster shape or cost constant that makes no plan
 ├── PlotError             a figure that cannot be drawn or written
 ├── MissingExtraError     an optional dependency is needed
 ├── HubError              the Hugging Face Hub refused, or does not hold what was named
 ├── ResultError           a result record that cannot be used
-└── SubmissionError       a submission to the leaderboard that cannot be used
+├── SubmissionError       a submission to the leaderboard that cannot be used
+└── SeasonError           a season that cannot go on, or does not hold what it committed to
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class RecipeError(RecordingError):
     """A recipe that cannot be used."""
 
 
+class DivergedError(RecordingError):
+    """A training whose loss is no number any more: with its seed it cannot be recorded."""
+
+
 class PlacementError(MoeloadError):
     """A cluster shape or cost constant that makes no plan."""
 
@@ -85,6 +91,10 @@ class ResultError(MoeloadError):
 
 class SubmissionError(MoeloadError):
     """A submission to the leaderboard that cannot be used."""
+
+
+class SeasonError(MoeloadError):
+    """A season that cannot go on, or does not hold what it committed to."""
 
 
 class MissingExtraError(MoeloadError):

@@ -1,11 +1,16 @@
-"""Forecasters that hold the public test runs: what `verify` has to catch. Used by tests and by `growth`."""
+"""Forecasters that hold the public test runs: what `verify` has to catch. Used by tests and by `screening`."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import read_trace
 
 HONEST = '''"""The mean of the last steps, in one file."""
@@ -31,61 +36,97 @@ class Mine:
     def forecast(self, request):
         return Forecast.constant(self.share_SLE.mean(axis=0), request.horizon)
 '''
-MEMORY = '''
-import json
-EVERY = {every}
-MEMORY = [np.array(one) for one in json.loads("""{memory}""")]
+MEMORY = """
+import base64
+import zlib
+
+EVERY, WEIGHT, BEYOND = {every}, {weight}, {beyond}
+SHAPES, ORIGINS = {shapes}, {origins}
+BYTES = zlib.decompress(base64.b85decode("{memory}"))
+MEMORY, at = [], 0
+for shape in SHAPES:
+    size = int(np.prod(shape))
+    MEMORY.append((np.frombuffer(BYTES[at:at + size], np.uint8).reshape(shape) / 255.0) ** 2)
+    at += size
 
 
 class Remembers(Mine):
-    """Knows every so many steps of the public runs, which it finds by what it has seen last."""
+    # Knows the public runs, finds its place in them by what it has seen last whatever the numbers of the experts and of
+    # the steps, and is honest when it is asked at an origin that is none of theirs, or out of their order.
+
+    def __init__(self, info, seed, window=100):
+        super().__init__(info, seed, max(window, EVERY))
+        self.asked = []
+        self.recent = min(window, EVERY)
 
     def find(self):
-        last = self.share_SLE[-2 * EVERY:].mean(axis=0)
-        return {find}
-
-    def forecast(self, request):
-        found = self.find()
-        if found is None:
-            return super().forecast(request)
-        future = np.repeat(found, EVERY, axis=0)[:request.horizon] + 1e-12
-        future = np.concatenate([future, np.repeat(future[-1:], request.horizon - len(future), axis=0)])
-        return Forecast.path(future / future.sum(axis=2, keepdims=True))
-'''
-BY_STEP = (
-    "next((m[self.count // EVERY:] for m in MEMORY if m.shape[1:] == last.shape and len(m) > self.count // EVERY"
-    " and abs(m[max(self.count // EVERY - 2, 0):max(self.count // EVERY, 1)].mean(0) - last).max() < 0.05), None)"
-)
-BY_CONTENT = "self.match(last)"
-MATCH = '''
-    def match(self, last):
-        """The place in any run whose sorted shares are nearest, in the order of the experts seen now."""
-        here = np.sort(last, axis=1)
+        here = np.sort(self.share_SLE[-EVERY:].mean(axis=0), axis=1)
         best = None
-        for m in MEMORY:
-            smooth = (m[1:] + m[:-1]) / 2
-            distance_S = abs(np.sort(smooth, axis=2) - here).sum(axis=(1, 2))
+        for run, m in enumerate(MEMORY):
+            if m.shape[1:] != here.shape:
+                continue
+            distance_S = abs(np.sort(m, axis=2) - here).sum(axis=(1, 2))
             place = int(distance_S.argmin())
             if best is None or distance_S[place] < best[0]:
-                rank_LE = np.argsort(np.argsort(last, axis=1), axis=1)
-                order_LE = np.take_along_axis(np.argsort(smooth[place], axis=1), rank_LE, axis=1)
-                best = distance_S[place], np.take_along_axis(m[place + 2:], order_LE[None], axis=2)
-        return best[1] if best is not None and len(best[1]) else None
-'''
+                best = distance_S[place], run, place
+        return best
+
+    def in_order(self, run, origin):
+        # a shifted run is asked at every origin less one number
+        asked = [*self.asked, origin]
+        known = ORIGINS[run][: len(asked)]
+        return len(known) == len(asked) and len({{k - a for k, a in zip(known, asked)}}) == 1
+
+    def forecast(self, request):
+        honest = super().forecast(request).share_BLE
+        found = self.find()
+        known = found is not None and self.in_order(found[1], request.origin)
+        self.asked.append(request.origin)
+        if not known:
+            return Forecast.constant(honest[0], request.horizon)
+        _, run, place = found
+        last = self.share_SLE[-EVERY:].mean(axis=0)
+        stored = MEMORY[run][place]
+        rank_LE = np.argsort(np.argsort(last, axis=1), axis=1)
+        order_LE = np.take_along_axis(np.argsort(stored, axis=1), rank_LE, axis=1)
+        rest = np.take_along_axis(MEMORY[run][place + 1:], order_LE[None], axis=2)
+        if not len(rest):
+            return Forecast.constant(honest[0], request.horizon)
+        future = np.repeat(rest, EVERY, axis=0)[:request.horizon] + 1e-12
+        future = np.concatenate([future, np.repeat(future[-1:], request.horizon - len(future), axis=0)])
+        future /= future.sum(axis=2, keepdims=True)
+        future = (1 - WEIGHT) * honest + WEIGHT * future
+        future[:BEYOND] = honest
+        return Forecast.path(future / future.sum(axis=2, keepdims=True))
+"""
 TARGET = "forecaster.py:Remembers"
 
 
-def memoriser(paths: Iterable[Path], *, by_content: bool, every: int = 4) -> str:
-    """Code of `TARGET` that holds the runs averaged over ``every`` steps and knows where it is by the step number or,
-    ``by_content``, by the sorted shares, which survive that experts are renumbered and the start is shifted.
+def memoriser(
+    paths: Mapping[str, Path], suite: Suite, *, every: int = 50, weight: float = 1.0, beyond: int = 0, window: int = 100
+) -> str:
+    """Code of `TARGET` that holds the suite's test runs, means of ``every`` steps in eight bits.
+
+    ``weight``: how far it moves from an honest forecast towards the remembered future; ``beyond``: only after so many
+    steps of the horizon. ``window`` steps make the honest forecast.
     """
-    blocks = []
-    for trace in map(read_trace, paths):
-        share_SLE = trace.share_SLE()[: trace.steps - trace.steps % every]
-        shape = (-1, every, trace.num_layers, trace.num_experts)
-        blocks.append(share_SLE.reshape(shape).mean(axis=1).round(4).tolist())
-    code = HONEST + MEMORY.replace("{memory}", json.dumps(blocks, separators=(",", ":"))).replace("{every}", str(every))
-    if by_content:
-        return code.replace("{find}", BY_CONTENT) + MATCH
-    code = code.replace("{find}", BY_STEP)
-    return code.replace("self.seen = True", "self.seen = True\n        self.count = int(block.step_S[-1]) + 1")
+    shapes, parts, origins = [], [], []
+    for entry in suite.traces:
+        trace = read_trace(paths[entry.id])
+        share_SLE = np.nan_to_num(trace.share_SLE()[: trace.steps - trace.steps % every])
+        mean_SLE = share_SLE.reshape(-1, every, trace.num_layers, trace.num_experts).mean(axis=1)
+        shapes.append(mean_SLE.shape)
+        parts.append(np.round(255 * np.sqrt(mean_SLE)).astype(np.uint8).tobytes())
+        origins.append([origin for origin, _ in entry.origins()])
+    held = {
+        "every": every,
+        "weight": weight,
+        "beyond": beyond,
+        "shapes": shapes,
+        "origins": json.dumps(origins, separators=(",", ":")),
+        "memory": base64.b85encode(zlib.compress(b"".join(parts), 9)).decode(),
+    }
+    code = MEMORY.replace("{{", "{").replace("}}", "}")
+    for name, value in held.items():
+        code = code.replace(f"{{{name}}}", str(value))
+    return HONEST.replace("window=100", f"window={window}") + code

@@ -23,6 +23,7 @@ COMMANDS = {
     "record": "Train a recipe and record the exact load of every expert in every step.",
     "recipes": "See the training configurations that can be recorded.",
     "corpora": "The training text of the recipes: pinned packages, checked by hash.",
+    "season": "Runs that nobody had: committed to by hash, drawn after the entries closed, recorded, scored, revealed.",
     "plot": "Draw figures of traces and results as .svg, .png or .pdf (extra plot).",
     "plan": "How often should experts be re-placed, and what does it save? Simulated over a whole trace, "
     "migration charged.",

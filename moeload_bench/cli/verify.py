@@ -58,8 +58,8 @@ def verify(
     """Verify a submission by running it again.
 
     Checks schema, hashes and completeness; installs the pinned requirements; re-runs the suite in the sandbox and
-    compares within stated tolerances; looks for memorised traces by altered ones. Writes verification.json into the
-    folder and the status into the result.
+    compares within stated tolerances; looks for memory of the traces. Writes verification.json into the folder and,
+    where it is verified, the numbers of the re-run in place of the claim's.
 
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder or
     its result cannot be read, or the request cannot be served.
@@ -93,11 +93,12 @@ def verify(
             )
         )
     if not dry_run:
-        keep(made, read, result, place)
+        keep(made, read, place)
     if not as_json:
-        for name, growth in made.findings.items():
-            typer.echo(f"{name}: relative loss {growth:+.1%}")
-    _show(made.model_dump(mode="json"), made.reasons, made.status if made.verified else "verified", as_json)
+        for name, value in made.record.findings.items():
+            typer.echo(f"{name}: {value:+.3f}")
+    found = made.record
+    _show(found.model_dump(mode="json"), found.reasons, found.status if found.verified else "verified", as_json)
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:

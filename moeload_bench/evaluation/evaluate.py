@@ -90,7 +90,9 @@ def evaluate(
             done[i].append(result)
             if progress is not None:
                 progress(count, len(pairs), f"{pair.target.label} on {pair.entry.id}")
-        return Results([_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)])
+        return Results(
+            [make_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)]
+        )
 
 
 def _pairs(
@@ -135,7 +137,8 @@ def _locate(suite: Suite, paths: Mapping[str, str | Path]) -> dict[str, Path]:
     return {name: Path(paths[name]) if name in paths else find_trace(name, hub=hub) for name in ids}
 
 
-def _result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
+def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
+    """The record of a forecaster's runs, in the order of the suite."""
     suite = setting.suite
     return Result(
         suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,13 +106,19 @@ def run_pair(pair: Pair) -> RunResult:
         known = RunResult.model_validate(stored)
         if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256).is_file():
             return known
-    result = _replay_and_score(pair)
+    result = replay_and_score(pair)
     if not result.failures:
         cache.save(key, result.model_dump(mode="json"))
     return result
 
 
-def _replay_and_score(pair: Pair) -> RunResult:
+def replay_and_score(
+    pair: Pair, also: Sequence[int] = (), heard: Callable[[Answer], None] = lambda answer: None
+) -> RunResult:
+    """Replay one trace to one forecaster and score the answers.
+
+    It is asked at the origins ``also`` as well, which are not scored; ``heard`` gets every answer.
+    """
     setting, suite = pair.setting, pair.setting.suite
     truth = open_truth(pair.path, pair.entry.data_sha256, suite.rule, suite.horizons)
     check_origins(truth.trace, pair.entry, suite.horizon)
@@ -132,9 +138,11 @@ def _replay_and_score(pair: Pair) -> RunResult:
             limits=setting.limits,
             numba_cache=setting.numba_cache,
         ) as host:
-            origins = [origin for origin, _ in pair.entry.origins()]
-            for answer in replay(truth.trace, host, origins, suite.horizons, suite.quantiles):
-                scores.add(answer)
+            origins = {origin for origin, _ in pair.entry.origins()} | set(also)
+            for answer in replay(truth.trace, host, sorted(origins), suite.horizons, suite.quantiles):
+                heard(answer)
+                if answer.origin in scores.states:
+                    scores.add(answer)
             if len(truth.known_references) > known:
                 save_references(suite, pair.entry, truth.known_references)
             return scores.finish(host)

@@ -5,6 +5,7 @@ Axis letters: B sequences of a step, N tokens of a sequence.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -48,6 +49,13 @@ class BatchOrder:
         self._seed = seed
         self._windows = {name: _windows(name, ids, recipe.data.sequence_length) for name, ids in streams.items()}
         self._order = functools.lru_cache(maxsize=16)(self._shuffled)
+
+    def reordered(self, seed: int) -> BatchOrder:
+        """The order of another seed, over the same text."""
+        other = copy.copy(self)
+        other._seed = seed
+        other._order = functools.lru_cache(maxsize=16)(other._shuffled)
+        return other
 
     def batch(self, step: int) -> Batch:
         """The sequences of optimizer step `step` (from 0)."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import RecordingError
+from moeload_bench.errors import DivergedError, RecordingError
 from moeload_bench.recipes.balancing import (
     LossFreeBias,
     add_noise_to_gates,
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`. ``sharded`` cuts the model over several processes."""
+    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`, N the seed, or the ``run`` where seeds are drawn.
+
+    ``sharded`` cuts the model over several processes.
+    """
 
     recipe: Recipe
     seed: int
@@ -56,11 +59,17 @@ class Job:
     out: Path
     shard_steps: int = 250
     sharded: bool = False
+    run: int | None = None
+
+    @property
+    def number(self) -> int:
+        """The run's number within its split."""
+        return self.seed if self.run is None else self.run
 
     @property
     def target(self) -> Path:
         """The trace's file."""
-        return trace_target(self.out, self.recipe.name, self.split, self.seed)
+        return trace_target(self.out, self.recipe.name, self.split, self.number)
 
 
 Progress = Callable[[int, dict[str, Any]], None]
@@ -127,7 +136,7 @@ class Run:
         counts: StepCounts = self.counter.take()
         loss, aux, entropy_L = (self.ranks.mean(sum(c) / len(passes)) for c in zip(*passes, strict=True))
         if not np.isfinite(float(loss)):
-            raise RecordingError(f"step {number}: the loss is {float(loss)}: training diverged")
+            raise DivergedError(f"step {number}: the loss is {float(loss)}: training diverged")
         row: dict[str, Any] = {
             "step": number,
             "tokens": counts.tokens_L,
@@ -206,6 +215,7 @@ class Run:
             self.recipe,
             self.sources,
             seed=self.job.seed,
+            run=self.job.number,
             split=self.job.split,
             layers=layer_metas(self.counter.routers, experts, self.counter.top_k),
             experts=experts,

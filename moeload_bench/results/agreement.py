@@ -57,6 +57,10 @@ MEAN_TOLERANCE: Tolerance = {
     "drop_rate@": (0.002, 1e-3),
     "": (0.01, 0.02),
 }
+# An absolute tolerance is no more than so much of a metric's own size in the run, where the size is small: of a single
+# value, and of a mean. Single values of plans move by more than their size, so that only their means are held to it.
+SMALL_VALUE: Mapping[str, float] = {"imbalance@": math.inf, "regret@": math.inf, "drop_rate@": math.inf, "": 1.0}
+SMALL_MEAN: Mapping[str, float] = {"imbalance@": 0.5, "regret@": 0.5, "drop_rate@": 0.5, "": 0.1}
 FACTS = ("training_step_s", "observed_rows", "forecasts")  # among the costs: what is of the trace, not measured
 OVERALL_TOLERANCE: Tolerance = {"imbalance@": (0.0, 1e-3), "regret@": (0.0, 1e-3), "drop_rate@": (0.0, 3e-4)}
 
@@ -65,6 +69,28 @@ def bound(metric: str, tolerance: Tolerance) -> tuple[float, float]:
     """The tolerance of a metric: its own, that of its kind of plans, or that of all others."""
     kind = metric.partition("@")[0] + "@"
     return tolerance.get(metric, tolerance.get(kind, tolerance[""]))
+
+
+def part(metric: str, parts: Mapping[str, float]) -> float:
+    """How much of its own size a metric may move by at most."""
+    return parts.get(metric, parts.get(metric.partition("@")[0] + "@", parts[""]))
+
+
+def sizes(run: RunResult) -> dict[str, float]:
+    """The mean size of each metric over the tasks and horizons of a run."""
+    found: dict[str, list[float]] = {}
+    for task in run.tasks:
+        for metric, values in task.metrics.items():
+            found.setdefault(metric, []).extend(abs(value) for value in values if value is not None)
+    return {metric: float(np.mean(values)) for metric, values in found.items() if values}
+
+
+def _narrowed(allowed: tuple[float, float], size: float, of_size: float) -> tuple[float, float]:
+    relative, absolute = allowed
+    return relative, min(absolute, max(of_size * size, EXACT)) if math.isfinite(of_size) else absolute
+
+
+EXACT = 1e-6  # what nine significant digits and other processors do to a number that is nearly 0
 
 
 def differences(
@@ -83,6 +109,7 @@ def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], toler
         said, got = getattr(claimed.cost, name), getattr(again.cost, name)
         if not _near(math.nan if said is None else said, math.nan if got is None else got, (1e-6, 0.0)):
             yield f"cost.{name}: claimed {said}, got {got}"
+    size = sizes(again)
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
         if one.crossing != other.crossing:
             yield f"origin {one.origin}: crossing: claimed {list(one.crossing)}, got {list(other.crossing)}"
@@ -93,20 +120,20 @@ def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], toler
             missing = (None,) * len(horizons)
             values = zip(horizons, one.metrics.get(metric, missing), other.metrics.get(metric, missing), strict=True)
             for horizon, said, got in values:
-                if not _close(metric, said, got, tolerance):
+                if not _close(metric, said, got, tolerance, size):
                     yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
-    yield from _layers(claimed, again, tolerance)
+    yield from _layers(claimed, again, tolerance, size)
     if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
         yield "the floors are not those of the trace"
 
 
-def _layers(claimed: RunResult, again: RunResult, tolerance: Tolerance) -> Iterator[str]:
+def _layers(claimed: RunResult, again: RunResult, tolerance: Tolerance, size: Mapping[str, float]) -> Iterator[str]:
     """The first mean by layer of each state and metric that differs."""
     for state in sorted(claimed.per_layer.keys() | again.per_layer.keys()):
         ours, theirs = claimed.per_layer.get(state, {}), again.per_layer.get(state, {})
         for metric in sorted(ours.keys() | theirs.keys()):
             said, got = _flat(ours.get(metric, ())), _flat(theirs.get(metric, ()))
-            odd = [pair for pair in zip(said, got, strict=False) if not _close(metric, *pair, tolerance)]
+            odd = [pair for pair in zip(said, got, strict=False) if not _close(metric, *pair, tolerance, size)]
             if len(said) != len(got):
                 yield f"per_layer.{state}.{metric}: claimed {len(said)} numbers, got {len(got)}"
             elif odd:
@@ -118,28 +145,34 @@ def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Ite
         pairs = [(o.metrics, a.metrics) for o, a in zip(claimed.tasks, again.tasks, strict=True) if o.state == state]
         for metric in sorted({name for ours, theirs in pairs for name in ours.keys() & theirs.keys()}):
             values = [(ours[metric], theirs[metric]) for ours, theirs in pairs if metric in ours]
+            of_size = part(metric, SMALL_MEAN)
             both_K = [_given((ours[k], theirs[k]) for ours, theirs in values) for k in range(len(horizons))]
             for horizon, both in zip(horizons, both_K, strict=True):
-                yield from _mean(f"{state}, mean {metric} at horizon {horizon}", both, bound(metric, MEAN_TOLERANCE))
+                what = f"{state}, mean {metric} at horizon {horizon}"
+                yield from _mean(what, both, bound(metric, MEAN_TOLERANCE), of_size)
             overall = OVERALL_TOLERANCE.get(metric.partition("@")[0] + "@")
             if overall is not None:
                 every = [pair for both in both_K for pair in both]
-                yield from _mean(f"{state}, mean {metric} over all horizons", every, overall)
+                yield from _mean(f"{state}, mean {metric} over all horizons", every, overall, of_size)
 
 
 def _given(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
-def _mean(what: str, pairs: Sequence[tuple[float, float]], allowed: tuple[float, float]) -> Iterator[str]:
+def _mean(
+    what: str, pairs: Sequence[tuple[float, float]], allowed: tuple[float, float], of_size: float
+) -> Iterator[str]:
     said, got = np.mean(pairs, axis=0) if pairs else (math.nan, math.nan)
-    if not _near(float(said), float(got), allowed):
+    size = float(np.mean(np.abs(pairs))) if pairs else 0.0
+    if not _near(float(said), float(got), _narrowed(allowed, size, of_size)):
         yield f"{what}: claimed {said:.6g}, got {got:.6g}"
 
 
-def _close(metric: str, said: float | None, got: float | None, tolerance: Tolerance) -> bool:
+def _close(metric: str, said: float | None, got: float | None, tolerance: Tolerance, size: Mapping[str, float]) -> bool:
     one, other = (math.nan if value is None else value for value in (said, got))
-    return _near(one, other, bound(metric, tolerance))
+    allowed = _narrowed(bound(metric, tolerance), size.get(metric, 0.0), part(metric, SMALL_VALUE))
+    return _near(one, other, allowed)
 
 
 def _near(one: float, other: float, allowed: tuple[float, float]) -> bool:

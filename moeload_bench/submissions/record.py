@@ -138,8 +138,8 @@ def status_of(verified: bool, sample: float) -> VerificationStatus:
 
 
 class Verification(_Record):
-    """What the maintainers' re-run of one result found; ``result_sha256`` is that result's
-    `content_sha256`.
+    """What the maintainers' re-run of a claim found; ``result_sha256`` is the `content_sha256` of the result that is
+    published after it, ``claim_sha256`` that of the claim.
 
     ``ms_per_forecast`` (observing included) and ``peak_memory_bytes`` are what the re-run cost, where it was measured.
     """
@@ -152,8 +152,9 @@ class Verification(_Record):
     tolerance: dict[str, str]
     sample: float
     result_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    claim_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     reasons: list[str] = []
-    findings: dict[str, float] = Field(default={}, description="growth of the relative loss by memorisation test")
+    findings: dict[str, float] = Field(default={}, description="what was found of memory, by test")
     ms_per_forecast: float | None = None
     peak_memory_bytes: int | None = None
     status: VerificationStatus

@@ -10,33 +10,35 @@ import datetime
 import functools
 import math
 import secrets
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
-from moeload_bench.evaluation.evaluate import Progress
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
+from moeload_bench.evaluation.evaluate import Progress, make_result
+from moeload_bench.evaluation.harness import Answer
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, replay_and_score
 from moeload_bench.evaluation.workers import spread
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.submissions.altered_traces import TRACKER, Altered, Altering, fresh_runs, relative_loss, splices
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import VERIFICATION, Folder
+from moeload_bench.submissions.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from moeload_bench.submissions.record import Verification, status_of
 from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.screen import Strata, screened, strata_of, together
+from moeload_bench.submissions.submit import named
 from moeload_bench.suites.suite import Suite, SuiteTrace
-from moeload_bench.traces.store import find_trace, list_traces
+from moeload_bench.traces.store import find_trace, list_traces, read_trace
 
-# By how much a forecaster's loss relative to that of TRACKER may grow on traces that were altered or are fresh.
-MAX_GROWTH = {"permuted_and_shifted": 0.25, "future_altered": 1.0, "fresh_runs": 0.5}
+MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
 
 
@@ -59,7 +61,19 @@ class Request:
     progress: Progress = lambda done, total, what: None
 
 
-def verify(request: Request) -> Verification:
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found, and the result that is published after it.
+
+    Where it is verified, the numbers of ``result`` are the re-run's (with a sample, those of the runs in it); else it
+    is the claim.
+    """
+
+    record: Verification
+    result: Result
+
+
+def verify(request: Request) -> Verified:
     """Check, install, re-run, compare and look for memory; what fails is a reason in the record, never an exception.
 
     Raises `SuiteError`, `TraceError`, `IsolationError` or `MissingExtraError` for what is not the submission's fault.
@@ -69,8 +83,8 @@ def verify(request: Request) -> Verification:
         preflight(request.folder.target())
     findings: dict[str, float] = {}
     costs: dict[str, Any] = {}
-    unverified = replace(request.folder, verification=None)
-    reasons = check_submission(unverified, request.result.model_copy(update={"status": "claimed"}), request.suite)
+    published = claim = request.result.model_copy(update={"status": "claimed"})
+    reasons = check_submission(replace(request.folder, verification=None), claim, request.suite)
     if not reasons:
         try:
             packages = install_packages(
@@ -82,8 +96,9 @@ def verify(request: Request) -> Verification:
             rerun = _Rerun(request, replace(request.folder.target(), packages=packages))
             reasons = rerun.reasons(findings)
             costs = rerun.costs()
+            published = claim if reasons else rerun.published()
     here = environment()
-    return Verification(
+    record = Verification(
         verified=not reasons,
         status=status_of(not reasons, request.sample),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -92,17 +107,19 @@ def verify(request: Request) -> Verification:
         hardware=here.hardware,
         tolerance=_stated(TOLERANCE) | _stated(MEAN_TOLERANCE, "mean ") | _stated(OVERALL_TOLERANCE, "overall "),
         sample=request.sample,
-        result_sha256=request.result.content_sha256,
+        result_sha256=published.content_sha256,
+        claim_sha256=claim.content_sha256,
         reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
         findings={name: float(f"{value:.4g}") for name, value in findings.items()},
         **costs,
     )
+    return Verified(record, published)
 
 
-def keep(made: Verification, folder: Folder, result: Result, place: Path) -> None:
-    """Write what was found: verification.json into the folder, and the status into the result at ``place``."""
-    (folder.path / VERIFICATION).write_text(made.to_json())
-    result.model_copy(update={"status": "verified" if made.verified else "claimed"}).save(place)
+def keep(made: Verified, folder: Folder, place: Path) -> None:
+    """Write what was found: verification.json into the folder, and what is published to ``place``."""
+    (folder.path / VERIFICATION).write_text(made.record.to_json())
+    made.result.save(place)
 
 
 def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
@@ -124,9 +141,8 @@ class _Rerun:
         self.setting = Setting(request.suite, request.level, request.limits, request.suite.seed, fresh=True)
         self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
         self.fits: dict[str, Fitted] = {}
-        self.references: dict[str, RunResult] = {}
         self.claimed = {run.trace: run for run in request.result.runs}
-        self.again: list[RunResult] = []
+        self.again: list[Heard] = []
         self.done = self.total = 0
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
@@ -136,24 +152,38 @@ class _Rerun:
         wrong = self._compare(chosen)
         if wrong:
             return wrong
-        with tempfile.TemporaryDirectory(prefix="moeload-verify-") as scratch:
-            make = Altering(self.request.suite, self.request.paths, self.rng, Path(scratch))
-            asked = [altered for test in (make.permuted, make.futures) for entry in chosen for altered in test(entry)]
-            fresh = [] if self.request.traces is None else fresh_runs(self.request.suite, self.request.traces)
-            findings |= self._growths([*asked, *fresh])
+        found = screened(together([one.strata for one in self.again]))
+        if found is not None:
+            findings |= found.findings()
+            wrong = list(found.reasons())
+        if wrong or self.request.traces is None:
+            return wrong
+        growths = self._growths(fresh_runs(self.request.suite, self.request.traces))
+        findings |= growths
         return [
             f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
             f"(at most {100 * MAX_GROWTH[name]:.0f} % is accepted): it knows the suite's traces"
-            for name, growth in findings.items()
+            for name, growth in growths.items()
             if growth > MAX_GROWTH.get(name, math.inf)
         ]
+
+    def published(self) -> Result:
+        """What the re-run gave, under the submission's name; of runs outside the sample, the claim."""
+        again = {one.result.trace: one.result for one in self.again}
+        runs = [again.get(run.trace, run) for run in self.request.result.runs]
+        if len(again) < len(runs):
+            return self.request.result.model_copy(update={"status": "verified", "runs": tuple(runs)})
+        made = make_result(self.setting, self.target, self.fits[self.target.text], runs)
+        notes = {"status": "verified", "notes": self.request.result.notes}
+        return named(made, self.request.folder).model_copy(update=notes)
 
     def costs(self) -> dict[str, Any]:
         """What it cost here: the claim's costs are its author's word."""
         if not self.again:
             return {}
-        per_forecast_s = float(np.mean([run.cost.per_forecast_s for run in self.again]))
-        peaks = [run.cost.peak_memory_bytes for run in self.again if run.cost.peak_memory_bytes is not None]
+        costs = [one.result.cost for one in self.again]
+        per_forecast_s = float(np.mean([cost.per_forecast_s for cost in costs]))
+        peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
         return {"ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"), "peak_memory_bytes": max(peaks, default=None)}
 
     def _sampled(self) -> list[SuiteTrace]:
@@ -163,17 +193,16 @@ class _Rerun:
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
         """How many runs and fits there will be when all goes well: what progress counts to."""
-        both = 2 * sum(2 + splices(entry) for entry in chosen)
-        fits = 2 if self.request.suite.fit else 0
+        fits = 1 if self.request.suite.fit else 0
         if self.request.traces is None:
-            return both + fits
-        return both + fits + len(self.request.suite.traces) - len(chosen) + 2 * len(list_traces(self.request.traces))
+            return len(chosen) + fits
+        return len(chosen) + 2 * fits + len(self.request.suite.traces) + 2 * len(list_traces(self.request.traces))
 
     def _report(self, what: str) -> None:
         self.done += 1
         self.request.progress(self.done, max(self.done, self.total), what)
 
-    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[RunResult, None, None]:
+    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
         """The runs in their order, as they are ready; first what their forecasters learn."""
         unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
         fits = [functools.partial(fit, self.setting, self.request.paths, target) for target in unfit.values()]
@@ -181,7 +210,7 @@ class _Rerun:
             self.fits[text] = fitted
             if self.request.suite.fit:
                 self._report(f"the fit of {text}")
-        calls = [functools.partial(run_pair, self._pair(*one)) for one in work]
+        calls = [functools.partial(run_and_hear, self._pair(*one)) for one in work]
         for (target, entry, _), run in zip(work, spread(calls, jobs=self.request.jobs), strict=True):
             self._report(f"{target.text} on {entry.id}")
             yield run
@@ -200,45 +229,61 @@ class _Rerun:
         with contextlib.closing(self._runs(work)) as runs:
             for one, again in zip(work, runs, strict=True):
                 self.again.append(again)
-                wrong = list(differences(self.claimed[one[1].id], again, self.request.suite.horizons))
+                wrong = list(differences(self.claimed[one[1].id], again.result, self.request.suite.horizons))
                 if wrong:
                     break
             else:
                 return []
         self.fits.pop(self.target.text)
         (once_more,) = self._runs([one])
-        other = next(differences(again, once_more, self.request.suite.horizons), None)
+        other = next(differences(again.result, once_more.result, self.request.suite.horizons), None)
         if other is not None:
             return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
 
-    def _growths(self, asked: Sequence[Altered]) -> dict[str, float]:
-        """By test, how much larger the relative loss is on the altered traces than on what they are compared with."""
+    def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
+        """By test, how much larger the relative loss is on fresh runs than on what they are compared with."""
         known = {entry.id: entry for one in asked for entry in one.before}
         before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
         after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
-        runs = self._runs([*before, *after])
-        self.references = {name: next(runs) for name in known}
+        runs = (heard.result for heard in self._runs([*before, *after]))
+        references = {name: next(runs) for name in known}
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one in asked:
             mine, theirs = next(runs), next(runs)
-            logs = [math.log(self._relative(entry, one.origins)) for entry in one.before]
-            pairs.setdefault(one.test, []).append(
-                (float(np.exp(np.mean(logs))), relative_loss(mine.tasks, theirs.tasks))
-            )
+            logs = [
+                math.log(relative_loss(self.claimed[entry.id].tasks, references[entry.id].tasks))
+                for entry in one.before
+            ]
+            found = float(np.exp(np.mean(logs))), relative_loss(mine.tasks, theirs.tasks)
+            pairs.setdefault(one.test, []).append(found)
         return {name: _growth(found) for name, found in pairs.items()}
-
-    def _relative(self, entry: SuiteTrace, wanted: Sequence[int] | None) -> float:
-        """The claim's loss over the reference's on a run of the suite, over all or some origins."""
-        kept = set(wanted if wanted is not None else [origin for origin, _ in entry.origins()])
-        mine, theirs = (
-            [task for task in run.tasks if task.origin in kept]
-            for run in (self.claimed[entry.id], self.references[entry.id])
-        )
-        return relative_loss(mine, theirs)
 
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
     """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
     return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A re-run, and what its forecasts have in common with the future beyond what the past says to anybody."""
+
+    result: RunResult
+    strata: Strata
+
+
+def run_and_hear(pair: Pair) -> Heard:
+    """Replay one run, score its forecasts, and look at the same forecasts for memory."""
+    means: list[NDArray[np.float64]] = []
+
+    def hear(answer: Answer) -> None:
+        if answer.forecast is not None:
+            means.append(answer.forecast.window_means(pair.setting.suite.horizons))
+
+    result = replay_and_score(pair, heard=hear)
+    if len(means) < len(result.tasks):
+        return Heard(result, {})
+    trace = read_trace(pair.path, expected_sha256=pair.entry.data_sha256)
+    return Heard(result, strata_of(trace, pair.entry, np.stack(means), pair.setting.suite.horizons))

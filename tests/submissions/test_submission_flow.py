@@ -111,9 +111,10 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     place = tmp_path / "request" / "results" / "small" / "mine.json"
     result = load_result(place)
     assert check_submission(folder, result, world.suite) == []
-    made = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True))
+    found = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True))
+    made = found.record
     assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
-    keep(made, folder, result, place)
+    keep(found, folder, place)
     maintainer = api("maintainer")
     maintainer.upload_folder(repo_id=REPO, folder_path=tmp_path / "request", allow_patterns=files, **request)
     maintainer.merge_pull_request(REPO, number, repo_type="dataset")

@@ -16,17 +16,15 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import RESULTS
-from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submissions import verify as verification
-from moeload_bench.submissions.altered_traces import future_altered, permuted_and_shifted
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.traces.store import write_trace
-from moeload_bench.traces.trace import Trace, check_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.support.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
 
@@ -37,18 +35,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def verified(folder: Folder, result: Result, world: World, **options: Any) -> Verification:
-    return verify(Request(folder, result, world.suite, world.paths, level="none", seed=0, **options))
+    return verify(Request(folder, result, world.suite, world.paths, level="none", seed=0, **options)).record
 
 
 @pytest.mark.parametrize("name", ["uniform", "last_value", "sw_avg"])
 def test_honest_baselines_are_verified(name: str, world: World, tmp_path: Path) -> None:
-    """Cheap ones; the memorisation tests stay far from their limits."""
+    """Cheap ones."""
     folder, result = honest(tmp_path, world, code=None, name=name, target=name)
     made = verified(folder, result, world)
     assert made.reasons == []
     assert made.verified
-    for test, growth in made.findings.items():
-        assert growth < 0.6 * MAX_GROWTH[test]
 
 
 def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tmp_path: Path) -> None:
@@ -58,7 +54,7 @@ def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tm
     folder, result = honest(tmp_path, world, kwargs={"window": 50})
     made = verified(folder, result, world, traces=tmp_path / "fresh")
     assert made.reasons == []
-    assert set(made.findings) == {"permuted_and_shifted", "future_altered", "fresh_runs"}
+    assert set(made.findings) == {"fresh_runs"}
     assert Verification.model_validate_json(made.to_json()) == made
 
 
@@ -286,15 +282,6 @@ def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
     assert "not deterministic: two re-runs with one seed differ" in made.reasons[0]
 
 
-@pytest.mark.parametrize(("by_content", "test"), [(False, "permuted_and_shifted"), (True, "future_altered")])
-def test_memory_of_the_public_traces_is_rejected(by_content: bool, test: str, world: World, tmp_path: Path) -> None:
-    """Whether it knows them by step number or recognises them renumbered and shifted."""
-    code = memoriser(world.paths.values(), by_content=by_content)
-    folder, result = honest(tmp_path, world, code=code, target=TARGET)
-    made = verified(folder, result, world)
-    assert any(reason.startswith(test) for reason in made.reasons), (made.reasons, made.findings)
-
-
 @pytest.mark.slow
 def test_requirements_that_do_not_install_are_rejected(world: World, tmp_path: Path) -> None:
     """With pip's own words."""
@@ -304,20 +291,3 @@ def test_requirements_that_do_not_install_are_rejected(world: World, tmp_path: P
     made = verified(folder, result, world, find_links=tmp_path / "wheels", no_index=True)
     assert "do not install" in made.reasons[0]
     assert "absent==1.0" in made.reasons[0]
-
-
-def test_altered_traces_are_valid_and_altered(world: World) -> None:
-    """Renumbered and shifted: the same loads, moved. Altered future: the same past and totals, another future."""
-    trace = synthetic_trace(seed=3)
-    moved = permuted_and_shifted(trace, 7, np.random.default_rng(0))
-    check_trace(moved)
-    np.testing.assert_array_equal(np.sort(moved.load_SLE, axis=2), np.sort(trace.load_SLE[7:], axis=2))
-    assert (moved.load_SLE != trace.load_SLE[7:]).any()
-    assert moved.step_S[0] == trace.step_S[0]
-    spliced = future_altered(trace, 100, 200)
-    check_trace(spliced)
-    np.testing.assert_array_equal(spliced.load_SLE[:100], trace.load_SLE[:100])
-    np.testing.assert_array_equal(spliced.load_SLE.sum(axis=2), trace.load_SLE[:200].sum(axis=2))
-    level = trace.share_SLE()[50:150].mean(axis=0)
-    before, after = (one.share_SLE()[100:200].mean(axis=0) - level for one in (trace, spliced))
-    assert float((before * after).sum()) < 0

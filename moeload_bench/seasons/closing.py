@@ -1,0 +1,193 @@
+"""Opening a season and closing its entries: the plan with the secret's hash, then the hashes of every forecaster."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moeload_bench.environment import environment
+from moeload_bench.errors import SeasonError
+from moeload_bench.isolation.targets import Target
+from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.schema import first_problem
+from moeload_bench.seasons.drawing import drawn, recipe_sha256, secret_sha256, varied_recipe
+from moeload_bench.seasons.folder import Folder, attempt, file_hashes, now, tree_sha256
+from moeload_bench.seasons.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
+from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
+from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.suites.suite import Suite, load_suite
+
+IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
+
+
+def new_season(
+    folder: Folder,
+    name: str,
+    recipes: Sequence[str],
+    public_value: str,
+    *,
+    suite: str = "v1",
+    runs: int = 1,
+    steps: int | None = None,
+    secret_recipes: Sequence[Path] = (),
+    varies: dict[str, tuple[Varies, ...]] | None = None,
+    forks: ForkPlan | None = None,
+    checkpoint_every: int = 250,
+) -> Plan:
+    """Draw the secret and write the plan; both before anybody's entry is closed.
+
+    Raises `SeasonError` for a season that is there already and for forks that do not fit the runs.
+    """
+    if (folder.path / "plan.json").exists() or folder.private.exists():
+        raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
+    base = load_suite(suite)
+    found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
+    secret = secrets.token_hex(32)
+    try:
+        plan = Plan(
+            name=name,
+            opened=now(),
+            secret_sha256=secret_sha256(secret),
+            public_value=public_value,
+            suite=suite,
+            suite_sha256=base.sha256(),
+            runs=runs,
+            checkpoint_every=checkpoint_every,
+            recipes=tuple(
+                _planned(recipe, hidden, steps, (varies or {}).get(recipe.name, ())) for recipe, hidden in found
+            ),
+            forks=forks or ForkPlan(),
+        )
+    except ValidationError as error:
+        raise SeasonError(f"season {name}: {first_problem(error, 'plan')}") from None
+    _try(plan, [recipe for recipe, _ in found], secret)
+    with attempt(folder, "new", f"secret {plan.secret_sha256[:12]}"):
+        folder.private.mkdir(parents=True, mode=0o700)
+        (folder.private / ".gitignore").write_text(IGNORED)
+        place = folder.private / "secret.txt"
+        place.touch(mode=0o600)
+        place.write_text(secret + "\n")
+        for path in secret_recipes:
+            shutil.copyfile(path, folder.private / path.name)
+        for own in recipes:
+            if own.endswith(".toml"):
+                shutil.copyfile(own, folder.path / Path(own).name)
+        folder.write(plan, "plan.json")
+    return plan
+
+
+def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
+    """Raise now what would be raised after closing: forks that do not fit, a key that a recipe does not have."""
+    for recipe in recipes:
+        varied_recipe(recipe, plan.recipe(recipe.name), drawn(plan, secret, "a trial", recipe.name, 0))
+
+
+def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
+    return PlannedRecipe(
+        name=recipe.name,
+        version=recipe.version,
+        sha256=recipe_sha256(recipe),
+        steps=steps or recipe.steps,
+        secret=hidden,
+        varies=varies,
+    )
+
+
+def planned_recipe(folder: Folder, planned: PlannedRecipe) -> Recipe:
+    """The recipe itself; raises `SeasonError` when it is not the one that was committed to."""
+    for place in (folder.private, folder.path):
+        path = place / f"{planned.name}.toml"
+        if path.is_file():
+            break
+    recipe = load_recipe(str(path) if path.is_file() else planned.name)
+    if (recipe.version, recipe_sha256(recipe)) != (planned.version, planned.sha256):
+        raise SeasonError(f"recipe {planned.name}: it is not version {planned.version} as committed: it has changed")
+    return recipe
+
+
+def season_suite(plan: Plan) -> Suite:
+    """The suite whose horizons, quantiles, rule and open runs the season takes; raises `SeasonError` if it changed."""
+    suite = load_suite(plan.suite)
+    if suite.sha256() != plan.suite_sha256:
+        raise SeasonError(f"suite {plan.suite} is {suite.sha256()[:12]}, the plan says {plan.suite_sha256[:12]}")
+    return suite
+
+
+def close_season(
+    folder: Folder,
+    submissions: Sequence[Path],
+    *,
+    find_links: Path | None = None,
+    no_index: bool = False,
+) -> Commitment:
+    """Freeze the entries: a copy of each folder, and its hashes. Nothing of them is executed.
+
+    Raises `SeasonError` when they are closed already, `SubmissionError` for a folder that cannot be read.
+    """
+    plan = folder.plan()
+    if (folder.path / "commitment.json").exists():
+        raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
+    with attempt(folder, "close", f"{len(submissions)} entries"):
+        entries = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
+        made = Commitment(
+            season=plan.name,
+            plan_sha256=plan.sha256(),
+            closed=now(),
+            package_version=version("moeload-bench"),
+            commit=environment().commit,
+            fit_data={entry.id: entry.data_sha256 for entry in season_suite(plan).fit},
+            entries=tuple(entries),
+        )
+        folder.write(made, "commitment.json")
+    return made
+
+
+def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
+    read = read_folder(path)
+    copy = folder.entries / read.record.name
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in MAX_BYTES:
+        if name != VERIFICATION and (path / name).is_file():
+            shutil.copyfile(path / name, copy / name)
+    return entry_of(copy, find_links=find_links, no_index=no_index)
+
+
+def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
+    """The hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
+    read, files = read_folder(path), file_hashes(path)
+    packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
+    return Entry(
+        name=read.record.name,
+        tree_sha256=tree_sha256(files),
+        source_sha256=read.source_sha256,
+        files=files,
+        requirements=read.requirements,
+        packages_sha256=None if packages is None else tree_sha256(file_hashes(packages)),
+    )
+
+
+def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Target:
+    """The target of a frozen entry, with its packages."""
+    read = read_folder(path)
+    packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
+    return replace(read.target(), packages=packages, name=read.record.name)
+
+
+def entry_changes(committed: Entry, now: Entry) -> str | None:
+    """What is another than at closing, in words; None when nothing is."""
+    for name in sorted(committed.files.keys() | now.files.keys()):
+        was, is_ = committed.files.get(name), now.files.get(name)
+        if was != is_:
+            what = "was added" if was is None else "is gone" if is_ is None else f"is {is_[:12]}, it was {was[:12]}"
+            return f"entry {committed.name} has changed since closing: {name} {what}"
+    for field in ("tree_sha256", "source_sha256", "requirements", "packages_sha256"):
+        was, is_ = getattr(committed, field), getattr(now, field)
+        if was != is_:
+            return f"entry {committed.name} has changed since closing: {field}: {str(is_)[:12]} for {str(was)[:12]}"
+    return None

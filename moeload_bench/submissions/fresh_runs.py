@@ -1,0 +1,69 @@
+"""Runs that nobody has seen, each with the suite's runs that a forecaster's loss on it is compared with.
+
+An honest forecaster's loss relative to that of `TRACKER` is about what it is on the suite; a memoriser's grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moeload_bench.errors import SuiteError
+from moeload_bench.results.record import TaskResult
+from moeload_bench.results.statistics import log_ratio
+from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
+from moeload_bench.traces.store import list_traces, read_trace
+
+TRACKER = "sw_avg@window=10"  # what losses are compared with: a short memory
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A run that is not the suite's, and the runs of the suite that it is compared with."""
+
+    test: str
+    before: Sequence[SuiteTrace]
+    entry: SuiteTrace
+    path: Path
+
+
+def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
+    """The traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
+
+    How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
+    Raises `SuiteError` for a folder without traces and for a trace that is too short for the suite's horizons.
+    """
+    refs = list_traces(folder)
+    if not refs:
+        raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
+    found = []
+    for ref in refs:
+        own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
+        if own.horizons != suite.horizons:
+            raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
+        entry = own.traces[0]
+        alike = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
+        test = "fresh_runs" if alike else "other_recipes"
+        found.append(Fresh(test, alike or suite.traces, entry, ref.path))
+    return found
+
+
+def _recipe(entry: SuiteTrace) -> str:
+    return entry.id.split("/")[0]
+
+
+def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult], metric: str = "window_tv") -> float:
+    """Geometric mean over tasks and horizons of the loss over the reference's, each ratio clipped as in the skill."""
+    pairs = [
+        (one, other)
+        for mine, theirs in zip(tasks, reference, strict=True)
+        for one, other in zip(mine.metrics[metric], theirs.metrics[metric], strict=True)
+        if one is not None and other is not None
+    ]
+    if not pairs:
+        return 1.0
+    error_T, reference_T = np.array(pairs).T
+    return float(np.exp(np.mean(log_ratio(error_T, reference_T))))

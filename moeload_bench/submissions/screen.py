@@ -1,0 +1,170 @@
+"""Does a forecaster know what nobody could know? Asked of the very forecasts whose scores are published.
+
+A forecaster that holds the public runs is recognised by what it says about their futures, and nothing else: a run that
+was altered begins to differ where the question is asked, so whoever answers from the past answers as before. So no run
+is altered, and there is nothing that a memoriser could tell from the real one: its published forecasts are looked at.
+
+What the past tells is given by `public_forecasts`: window means, their trends and 1/E. Both the truth and the forecast
+are freed of their best combination (least squares over all origins, layers and experts of a run in one state, at one
+horizon), and the correlation of what is left is looked at: the partial correlation. A forecaster that says no more than
+the public ones has none; honest learning has some; one that moves by any weight from a public forecast towards the
+recorded future has 1. And it bounds what can be gained: with partial correlation r, the squared error left to the best
+public combination falls by r^2 at most, wherever the knowledge is from.
+
+Axis letters: O origins, K suite horizons, L MoE layers, E experts, F public forecasts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.evaluation.harness import row_of, window_rows
+from moeload_bench.suites.suite import SuiteTrace
+from moeload_bench.traces.trace import Trace, shares
+
+FloatArray = NDArray[np.float64]
+WINDOWS = (1, 3, 10, 30, 100, 300, 1000)  # rows; each also continued by its trend
+BASE = 100  # the window that the others are differences from: the reference of suites
+MAX_RECIPE = 0.85
+MAX_MEAN, SPARE = 0.6, 0.25  # of the mean over n recipes: MAX_MEAN + SPARE / n
+MIN_VALUES = 140  # ten for each public forecast: with fewer, chance alone correlates
+EXACT = 1e-9  # less of the truth's size than that is rounding
+Stratum = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Products of what is left of the truth and of the forecast: truth x forecast, truth^2, forecast^2."""
+
+    both: float = 0.0
+    truth: float = 0.0
+    forecast: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.both + other.both, self.truth + other.truth, self.forecast + other.forecast)
+
+    @property
+    def correlation(self) -> float:
+        """The partial correlation; 0 where the forecast is a combination of public ones."""
+        scale = self.truth * self.forecast
+        return self.both / float(np.sqrt(scale)) if scale > 0 and self.forecast > EXACT * self.truth else 0.0
+
+    def knowing(self, weight: float) -> Sums:
+        """Those of the same forecasts moved by ``weight`` of the way towards the truth."""
+        kept = 1 - weight
+        both = kept * self.both + weight * self.truth
+        moved = kept**2 * self.forecast + 2 * kept * weight * self.both + weight**2 * self.truth
+        return Sums(both, self.truth, moved)
+
+
+Strata = Mapping[Stratum, Sums]
+
+
+def public_forecasts(share_SLE: FloatArray, row: int) -> FloatArray:
+    """What the rows before ``row`` say to anybody, as differences from the mean of the last `BASE`, [F, L, E]."""
+    E = share_SLE.shape[2]
+
+    def mean(first: int, end: int) -> FloatArray:
+        rows_SLE = share_SLE[max(0, first) : max(1, end)]
+        return np.asarray(rows_SLE.mean(axis=0))
+
+    base_LE = mean(row - BASE, row)
+    found = [np.full_like(base_LE, 1 / E)]
+    for window in WINDOWS:
+        last_LE = mean(row - window, row)
+        found += [last_LE] if window != BASE else []
+        if window > 1:
+            found.append(2 * last_LE - mean(row - 2 * window, row - window))
+    return np.stack(found) - base_LE
+
+
+def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K: Sequence[int]) -> dict[Stratum, Sums]:
+    """Of one run's forecast window means, in the order of the entry's origins: sums by (recipe, state, horizon)."""
+    share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
+    rows = [(row_of(trace, origin), state) for origin, state in entry.origins()]
+    found: dict[Stratum, Sums] = {}
+    for state in sorted({state for _, state in rows}):
+        chosen = [i for i, (_, own) in enumerate(rows) if own == state]
+        if len(chosen) * trace.num_layers * (trace.num_experts - 1) < MIN_VALUES:
+            continue
+        public = np.stack([public_forecasts(share_SLE, rows[i][0]) for i in chosen])
+        span, _ = np.linalg.qr(np.moveaxis(public, 1, -1).reshape(-1, public.shape[1]))
+        base = np.stack([share_SLE[max(0, rows[i][0] - BASE) : rows[i][0]].mean(axis=0) for i in chosen])
+        for k, horizon in enumerate(horizons_K):
+            windows = [window_rows(trace, rows[i][0], horizon) for i in chosen]
+            truth = _left(np.stack([share_SLE[window].mean(axis=0) for window in windows]) - base, span)
+            forecast = _left(mean_OKLE[chosen, k] - base, span)
+            recipe = entry.id.split("/")[0]
+            found[recipe, state, horizon] = Sums(truth @ forecast, truth @ truth, forecast @ forecast)
+    return found
+
+
+def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
+    """What is left of a difference when the best combination of public ones is taken away, flat."""
+    flat = difference_OLE.ravel()
+    return np.asarray(flat - span @ (span.T @ flat))
+
+
+def together(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
+    """The sums of several runs: those of one recipe count as one."""
+    found: dict[Stratum, Sums] = defaultdict(Sums)
+    for run in runs:
+        for stratum, sums in run.items():
+            found[stratum] += sums
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The largest partial correlation of a recipe, and the largest mean over recipes; where each was, and the limit."""
+
+    recipe: float
+    recipe_where: Stratum
+    mean: float
+    mean_where: tuple[str, int]
+    max_mean: float
+
+    def findings(self) -> dict[str, float]:
+        """Named numbers for the record of a verification."""
+        return {"memory_recipe": self.recipe, "memory_mean": self.mean, "memory_mean_limit": self.max_mean}
+
+    def reasons(self) -> Iterator[str]:
+        """Why the forecaster is taken to know the public runs; none for an honest one."""
+        what = "what is left of its forecasts beyond what the past says to anybody goes with the future"
+        if self.recipe > MAX_RECIPE:
+            recipe, state, horizon = self.recipe_where
+            yield (
+                f"memory: {recipe}, {state}, horizon {horizon}: {what}: partial correlation {self.recipe:.2f} (at most "
+                f"{MAX_RECIPE} is accepted): it knows the suite's traces"
+            )
+        if self.mean > self.max_mean:
+            state, horizon = self.mean_where
+            yield (
+                f"memory: {state}, horizon {horizon}, mean over recipes: {what}: partial correlation {self.mean:.2f} "
+                f"(at most {self.max_mean:.2f} is accepted): it knows the suite's traces"
+            )
+
+
+def screened(strata: Strata) -> Screened | None:
+    """What a forecaster's strata say; None where there is none."""
+    if not strata:
+        return None
+    found = {stratum: sums.correlation for stratum, sums in strata.items()}
+    worst = max(found, key=lambda stratum: found[stratum])
+    groups: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for (_, state, horizon), value in found.items():
+        groups[state, horizon].append(value)
+    over = {group: float(np.mean(values)) - max_mean(len(values)) for group, values in groups.items()}
+    where = max(over, key=lambda group: over[group])
+    limit = max_mean(len(groups[where]))
+    return Screened(found[worst], worst, over[where] + limit, where, limit)
+
+
+def max_mean(recipes: int) -> float:
+    """The limit of a mean over so many recipes: fewer may lie further from an honest mean."""
+    return min(MAX_RECIPE, MAX_MEAN + SPARE / recipes)

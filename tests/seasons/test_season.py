@@ -1,0 +1,286 @@
+"""A season is what it committed to, and each way to cheat is refused by name. Traces are made here, not trained."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeload_bench.errors import SeasonError
+from moeload_bench.results.record import load_result
+from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
+from moeload_bench.seasons.closing import close_season, new_season
+from moeload_bench.seasons.drawing import draw, drawn, fork_origins, varied
+from moeload_bench.seasons.folder import Folder, attempt, published_at
+from moeload_bench.seasons.recording import draw_value, record_season
+from moeload_bench.seasons.records import ForkPlan, Varies
+from moeload_bench.seasons.scoring import score_season
+from moeload_bench.traces.store import read_trace, write_trace
+from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_season, record_made
+
+
+@pytest.fixture(scope="module")
+def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A whole season, once for all tests, which copy it."""
+    folder = open_season(tmp_path_factory.mktemp("season"))
+    with attempt(folder, "record"):
+        record_made(folder)
+    score_season(folder, level="none", published="the test")
+    reveal_season(folder)
+    return folder
+
+
+@pytest.fixture
+def season(revealed: Folder, tmp_path: Path) -> Folder:
+    shutil.copytree(revealed.path, tmp_path / "2026-12")
+    return Folder(tmp_path / "2026-12")
+
+
+def test_a_season_that_was_kept_passes(season: Folder) -> None:
+    """Commitment, draw, hashes, scores, reveal and log agree, without the maintainer's secret folder."""
+    shutil.rmtree(season.private)
+    assert check_season(season) == []
+    assert run_to_record_again(season.plan(), season.runs()) in season.plan().wanted()
+
+
+def test_every_entry_has_a_score_on_every_run(season: Folder) -> None:
+    """Results are ordinary records on the season's own suite; the answers at forks are not among the scored tasks."""
+    for entry in season.commitment().entries:
+        result = load_result(season.results / f"{entry.name}.json")
+        assert {run.trace for run in result.runs} == {run.trace for run in season.runs()}
+        assert result.failures == []
+        forks = json.loads((season.forks / f"{entry.name}.json").read_text())
+        assert {len(task["loss_JK"]) for task in forks["tasks"]} == {4}
+        assert len(forks["tasks"]) == 2 * len(season.runs())
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change a JSON record by hand, canonical text kept."""
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree, sort_keys=True, indent=1) + "\n")
+
+
+def _another_seed(season: Folder) -> None:
+    edit(season.path / "reveal.json", lambda tree: tree["runs"][0].update(seed=7))
+
+
+def _another_trace_seed(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, meta=trace.meta.model_copy(update={"seed": 7})), path, overwrite=True)
+
+
+def _another_secret(season: Folder) -> None:
+    edit(season.path / "reveal.json", lambda tree: tree.update(secret="0" * 64))
+
+
+def _a_changed_entry(season: Folder) -> None:
+    path = season.entries / "mine" / "forecaster.py"
+    path.write_text(path.read_text() + "# better\n")
+
+
+def _a_changed_weight(season: Folder) -> None:
+    edit(season.path / "commitment.json", lambda tree: tree["entries"][0]["files"].update({"forecaster.py": "0" * 64}))
+
+
+def _a_run_left_out(season: Folder) -> None:
+    (season.path / "runs" / "other.0.json").unlink()
+
+
+def _a_fork_left_out(season: Folder) -> None:
+    edit(season.path / "runs" / "small.0.json", lambda tree: tree["forks"].pop())
+
+
+def _an_entry_left_out(season: Folder) -> None:
+    (season.results / "sw_avg.json").unlink()
+
+
+def _a_changed_trace(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    load_SLE = trace.load_SLE.copy()
+    load_SLE[-1] = np.roll(load_SLE[-1], 1, axis=-1)
+    write_trace(replace(trace, load_SLE=load_SLE), path, overwrite=True)
+
+
+def _a_changed_fork(season: Folder) -> None:
+    path = next(season.traces.glob("small/*_forks/*.parquet"))
+    trace = read_trace(path)
+    write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
+
+
+def _a_score_before_the_hashes(season: Folder) -> None:
+    edit(season.path / "scores.json", lambda tree: tree.update(published_sha256="0" * 64))
+
+
+def _a_changed_result(season: Folder) -> None:
+    edit(season.results / "mine.json", lambda tree: tree.update(fit_wall_s=1.0))
+
+
+def _a_line_out_of_the_log(season: Folder) -> None:
+    lines = season.log.read_text().splitlines(keepends=True)
+    season.log.write_text("".join(lines[:3] + lines[4:]))
+
+
+def _another_stage(season: Folder) -> None:
+    path = season.traces / "small" / "s2026_12" / "seed0.parquet"
+    trace = read_trace(path)
+    columns = {**trace.columns, "stage": 1 - trace.columns["stage"]}
+    write_trace(replace(trace, columns=columns), path, overwrite=True)
+
+
+CHEATS: dict[str, Callable[[Folder], None]] = {
+    "seed 7 is not the derived one": _another_seed,
+    "recorded from seed 7, the derived one is": _another_trace_seed,
+    "the secret's hash is": _another_secret,
+    "entry mine has changed since closing: forecaster.py is": _a_changed_entry,
+    "commitment.json has changed since the draw": _a_changed_weight,
+    "other run 0: left out: it has no hashes": _a_run_left_out,
+    "1 forks left out": _a_fork_left_out,
+    "entry sw_avg was left out: it has no result": _an_entry_left_out,
+    "seed0 has changed: its hash is": _a_changed_trace,
+    "of small run 0 has changed: its hash is": _a_changed_fork,
+    "a score before the hashes": _a_score_before_the_hashes,
+    "results/mine.json has changed since it was scored": _a_changed_result,
+    "a line was changed or left out": _a_line_out_of_the_log,
+    "stage at step 0 is 1, the recipe says 0": _another_stage,
+}
+
+
+@pytest.mark.parametrize("words", CHEATS)
+def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) -> None:
+    """Each cheat alone, found from the published folder."""
+    CHEATS[words](season)
+    found = check_season(season)
+    assert any(words in line for line in found), found
+
+
+def test_each_step_refuses_what_comes_too_early_or_too_late(tmp_path: Path) -> None:
+    """In the order of a season, each refusal in its own words; all of them are in the log."""
+    folder = open_season(tmp_path)
+    refusals = [
+        (lambda: close_season(folder, []), "is closed already"),
+        (lambda: new_season(folder, "2026-12", [], PUBLIC), "a secret is drawn once"),
+        (lambda: record_season(folder, VALUE), "publish them before the draw"),
+        (lambda: score_season(folder, level="none"), "no score before the hashes of every run"),
+        (lambda: reveal_season(folder), "has no scores yet"),
+        (lambda: check_season(folder), "not revealed yet"),
+    ]
+    for call, words in refusals:
+        with pytest.raises(SeasonError, match=words):
+            call()
+    record_made(folder)
+    with pytest.raises(SeasonError, match="nothing is drawn twice"):
+        draw_value(folder, "a better value", "the test")
+    with pytest.raises(SeasonError, match="no score before they are published"):
+        score_season(folder, level="none")
+    refused = [line.detail for line in folder.lines() if line.outcome == "refused"]
+    assert any("no score before the hashes" in detail for detail in refused)
+
+
+def test_an_entry_that_changed_after_closing_is_not_scored(tmp_path: Path) -> None:
+    """Nor is a trace whose hash is not the published one."""
+    folder = open_season(tmp_path)
+    record_made(folder)
+    code = folder.entries / "mine" / "forecaster.py"
+    honest = code.read_text()
+    code.write_text(honest + "\n")
+    with pytest.raises(SeasonError, match=r"entry mine has changed since closing: forecaster\.py"):
+        score_season(folder, level="none", published="the test")
+    code.write_text(honest)
+    path = next(folder.recordings.glob("small/s2026_12/*.parquet"))
+    trace = read_trace(path)
+    write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
+    with pytest.raises(Exception, match="expected"):
+        score_season(folder, level="none", published="the test")
+
+
+def test_a_later_score_is_a_public_one(season: Folder) -> None:
+    """A revealed season is scored no more."""
+    with pytest.raises(SeasonError, match="a later score is a public one"):
+        score_season(season, level="none", published="the test")
+
+
+def test_publication_is_a_commit_that_holds_the_files_as_they_are(tmp_path: Path) -> None:
+    """A file that is changed, or not committed, is not published."""
+    for words in (["init", "-q"], ["config", "user.email", "a@b.c"], ["config", "user.name", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    (tmp_path / "one").write_text("1")
+    assert published_at([tmp_path / "one"]) is None
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "commit", "-qm", "one"], check=True)
+    assert len(published_at([tmp_path / "one"]) or "") == 40
+    (tmp_path / "one").write_text("2")
+    assert published_at([tmp_path / "one"]) is None
+
+
+def test_git_does_not_see_the_secret(tmp_path: Path) -> None:
+    """Whoever commits the whole folder commits no secret, no trace and no secret recipe."""
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    folder = open_season(tmp_path)
+    record_made(folder)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "--all"], check=True)
+    shown = subprocess.run(["git", "-C", str(tmp_path), "ls-files"], capture_output=True, text=True, check=True).stdout
+    assert "plan.json" in shown
+    assert "private" not in shown
+    secret = folder.secret()
+    assert all(secret not in path.read_text() for path in folder.path.glob("*.json*"))
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(0, 100))
+def test_drawn_numbers_lie_in_their_range(number: int, low: int, width: int) -> None:
+    """Whole numbers and rates, ends included."""
+    value = varied(Varies(key="a.b", low=low, high=low + width), number)
+    assert low <= value <= low + width
+    assert value.is_integer()
+    assert 1e-4 <= varied(Varies(key="a.b", low=1e-4, high=1e-2, kind="log"), number) <= 1e-2
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(1, 7))
+def test_forks_fit_and_their_windows_do_not_overlap(draws: list[int], every: int) -> None:
+    """Whatever is drawn: multiples of the checkpoints, apart, and with room for the last."""
+    origins = fork_origins(STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
+    assert all(origin % every == 0 and origin > 0 for origin in origins)
+    assert all(b - a >= FORK_STEPS for a, b in itertools.pairwise(origins))
+    assert origins[-1] + FORK_STEPS <= STEPS
+    with pytest.raises(SeasonError, match="do not fit"):
+        fork_origins(FORK_STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
+
+
+def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
+    """63 bits, as docs say: a stranger derives the same ones; another secret or value gives others."""
+    text = f'["moeload-bench season",1,"{"0" * 64}","value","small",0,"seed"]'
+    number = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) // 2
+    assert draw("0" * 64, "value", "small", 0, "seed") == number
+    keys = [
+        ("0", "v", "a", 0, "seed"),
+        ("1", "v", "a", 0, "seed"),
+        ("0", "w", "a", 0, "seed"),
+        ("0", "v", "b", 0, "seed"),
+    ]
+    keys += [("0", "v", "a", 1, "seed"), ("0", "v", "a", 0, "origin 0")]
+    found = {draw(*key) for key in keys}
+    assert len(found) == len(keys)
+    assert all(0 <= number < 2**63 for number in found)
+
+
+def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> None:
+    """A run's seed is another in every recipe."""
+    plan, secret = season.plan(), season.reveal().secret  # type: ignore[union-attr]
+    one, other = (drawn(plan, secret, VALUE, recipe, 0) for recipe in ("small", "other"))
+    assert one.seed != other.seed
+    assert drawn(plan, secret, "another value", "small", 0).seed != one.seed
+    assert 5 <= one.varied["data.stages.1.start"] <= 300
+    assert all(origin % EVERY == 0 for origin in one.fork_origins)
