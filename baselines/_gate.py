@@ -83,7 +83,8 @@ class Gate:
         clipped_LC = np.clip((context_LC - self.mean_C) / self.scale_C, -CONTEXT_CLIP, CONTEXT_CLIP)
         hidden_LU = np.tanh(clipped_LC @ self.inner_CU.astype(np.float64) + self.inner_U)
         raw_LN = hidden_LU @ self.outer_UM.astype(np.float64) + self.outer_M
-        return raw_LN.reshape(len(context_LC), len(ANCHORS), WEIGHTS).swapaxes(0, 1)
+        raw_LAM: FloatArray = raw_LN.reshape(len(context_LC), len(ANCHORS), WEIGHTS).astype(np.float64, copy=False)
+        return raw_LAM.swapaxes(0, 1)
 
     def to_bytes(self) -> bytes:
         """An npz archive of float32, without pickle."""

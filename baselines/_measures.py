@@ -224,7 +224,7 @@ def _noise(memory: Memory) -> FloatArray:
     rows_SLE = memory.share.newest(NOISE_ROWS + 1)
     if len(rows_SLE) < 2:
         return np.full(rows_SLE.shape[1], 0.05)
-    return np.maximum(tv(rows_SLE[1:], rows_SLE[:-1]).mean(axis=0) / np.sqrt(2), LEAST_NOISE)
+    return np.asarray(np.maximum(tv(rows_SLE[1:], rows_SLE[:-1]).mean(axis=0) / np.sqrt(2), LEAST_NOISE))
 
 
 def _unevenness(window_WLE: FloatArray, noise_L: FloatArray) -> list[FloatArray]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from moeload_bench.baselines._gate import Gate
-from moeload_bench.baselines._gate_fit import CONTROLLED, SAMPLED, Learning, Samples, samples_of, train
+from moeload_bench.baselines._gate_fit import CONTROLLED, LATE, SAMPLED, Learning, Samples, samples_of, train
 from moeload_bench.baselines._measures import ANCHORS, Measures, Memory, measure
 from moeload_bench.baselines._path import hat_weights
 from moeload_bench.baselines.gated import MIN_ROWS
@@ -210,7 +210,7 @@ def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
 
 
 def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Everything on the page, by name; the first three share their networks."""
+    """Everything on the page, by name; the first four share their networks."""
     headline: list[Gate] = []
 
     def full() -> list[Gate]:
@@ -234,6 +234,7 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         "learn.2": lambda: changed(most=2),
         "learn.4": lambda: changed(most=4),
         "without.momentum": lambda: changed(("momentum", "fade", "close")),
+        "late.untaught": lambda: study.scored(study.gates(Learning(), keep=lambda s: s.kind != LATE), study.late),
         "without.sampled": lambda: changed(keep=lambda s: s.kind != SAMPLED),
     }
 

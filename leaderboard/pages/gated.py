@@ -26,6 +26,15 @@ from moeload_bench.suites.suite import load_suite
 PAGE = ROOT / "docs" / "reports" / "gated.md"
 PART = re.compile(r"(<!-- made by leaderboard/pages/gated.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 STATES = ("transient", "stable")
+LOSS_FREE = CLUSTERS[1]
+SEEN: tuple[tuple[str, str, Sequence[str]], ...] = (
+    ("gated", "every step", ()),
+    ("gated", "every step, without the two loss-free recipes", LOSS_FREE),
+    ("sampled", "every tenth step", ()),
+    ("late", "from mid-run on", ()),
+    ("late.untaught", "from mid-run on, learned without late twins", ()),
+)
+"""Experiment, which rows of the run were seen, recipes that the row leaves out."""
 MEANING = {
     "control.tuned": "`sw_avg.tuned`: one window per horizon and state, chosen on the other clusters",
     "control.constant": "the same network without any context: constant weights",
@@ -63,14 +72,15 @@ def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
 
 
 def headline(known: Mapping[str, Record]) -> str:
-    """Skill and error by horizon; the same runs sampled every tenth step below."""
+    """Skill and error by horizon, for runs that are seen in several ways."""
     horizons = load_suite(SUITE).horizons
     rows = []
-    for name, what in (("gated", "every step"), ("sampled", "every tenth step"), ("late", "from mid-run on")):
-        for state in STATES[1:] if name == "late" else STATES:
-            record, own = known[name][state], by_recipe(known[name], state)
-            by_horizon = 1 - np.exp(np.mean(list(record["log_ratio"].values()), axis=0))
-            error = np.mean(list(record["window_tv"].values()), axis=0)
+    for name, what, left in SEEN:
+        for state in STATES if name in known else ():
+            own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
+            ratio, found = known[name][state]["log_ratio"], known[name][state]["window_tv"]
+            by_horizon = 1 - np.exp(np.mean([ratio[recipe] for recipe in own], axis=0))
+            error = np.mean([found[recipe] for recipe in own], axis=0)
             cells = [f"{s:+.2f} ({e:.3f})" for s, e in zip(by_horizon, error, strict=True)]
             rows.append((what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), *cells))
     head = ("rows seen", "state", "skill", "new recipe", "new cluster", *(f"h = {h:,}" for h in horizons))

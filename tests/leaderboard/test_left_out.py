@@ -1,0 +1,40 @@
+"""The page of recipes that `gated` has not seen is the one that its measurements make."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from leaderboard.committed import ROOT
+from tests.conftest import need
+
+need("torch", "pip install 'moeload-bench[torch]'")
+
+from leaderboard.left_out import CLUSTERS, OUT, SUITE  # noqa: E402  needs torch, checked above
+from leaderboard.pages import gated  # noqa: E402
+from moeload_bench.suites.suite import load_suite  # noqa: E402
+
+
+def test_the_page_is_the_measurements() -> None:
+    """Its tables are those that leaderboard/left_out.json makes."""
+    known = json.loads(OUT.read_text())
+    text = (ROOT / "docs" / "reports" / "gated.md").read_text()
+    assert gated.filled(text, known) == text
+    assert set(gated.PARTS) == {match["name"] for match in gated.PART.finditer(text)}
+
+
+def test_clusters_hold_every_recipe_of_the_suite_once() -> None:
+    """No recipe is learned from while a relative of it is left out, and none is forgotten."""
+    recipes = [recipe for cluster in CLUSTERS for recipe in cluster]
+    assert sorted(recipes) == sorted(entry.id.split("/")[0] for entry in load_suite(SUITE).fit)
+
+
+@pytest.mark.parametrize("state", ["transient", "stable"])
+def test_controls_lose(state: str) -> None:
+    """On clusters left out, `gated` is better than each control and than the best window in hindsight."""
+    known = json.loads(OUT.read_text())
+    mine = gated.skill(list(gated.by_recipe(known["gated"], state).values()))
+    others = [name for name in known if name.split(".")[0] in ("control", "yardstick")]
+    assert len(others) >= 4
+    assert all(gated.skill(list(gated.by_recipe(known[name], state).values())) < mine for name in others)
