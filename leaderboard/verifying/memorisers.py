@@ -92,12 +92,12 @@ class Remembers(Mine):
         rest = np.take_along_axis(MEMORY[run][place + 1:], order_LE[None], axis=2)
         if not len(rest):
             return Forecast.constant(honest[0], request.horizon)
-        future = np.repeat(rest, EVERY, axis=0)[:request.horizon] + 1e-12
-        future = np.concatenate([future, np.repeat(future[-1:], request.horizon - len(future), axis=0)])
+        edges = np.minimum(EVERY * np.arange(1, -(-request.horizon // EVERY) + 1), request.horizon)
+        future = rest[np.minimum(np.arange(len(edges)), len(rest) - 1)] + 1e-12
         future /= future.sum(axis=2, keepdims=True)
         future = (1 - WEIGHT) * honest + WEIGHT * future
-        future[:BEYOND] = honest
-        return Forecast.path(future / future.sum(axis=2, keepdims=True))
+        future[edges - EVERY < BEYOND] = honest[0]
+        return Forecast(future / future.sum(axis=2, keepdims=True), edges.astype(np.int64))
 """
 TARGET = "forecaster.py:Remembers"
 

@@ -1,0 +1,149 @@
+"""What honest forecasters and memorisers show on the screen of `verify`: what its limits were set on.
+
+    python -m leaderboard.verifying.screening v1 gated ema       honest forecasters, kept in screened.json
+    python -m leaderboard.verifying.screening v1 memory          the memorisers of leaderboard/verifying/memorisers.py
+    python -m leaderboard.pages docs/guide/leaderboard.md        the tables made from them
+
+Nothing is drawn in the screen: a forecaster is always found or never. Memorisers differ in what they mix their memory
+with and in how much. The weight at which a memory is found follows from an honest forecaster's numbers in closed form
+(`screen.Sums.knowing`): that of an exact memory mixed into its forecasts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaderboard.pages.parts import Maker
+from leaderboard.verifying.memorisers import TARGET, memoriser
+from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.isolation.hosts import Limits, open_host
+from moeload_bench.isolation.targets import Target, parse_target
+from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
+from moeload_bench.submissions.screen import MAX_RECIPE, Screened, Strata, Stratum, screened, strata_of, together
+from moeload_bench.submissions.verify import locate
+from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.traces.store import read_trace
+
+MEASURED = Path(__file__).resolve().parent / "screened.json"
+WEIGHTS = tuple(range(1, 100))  # in hundredths
+EVERY = {"mini": 16, "v1": 125}  # steps of a memoriser's memory: what fits into the size of a submission
+MEMORISERS: Mapping[str, Mapping[str, Any]] = {
+    "memory": {},
+    "memory, weight 0.3": {"weight": 0.3},
+    "memory, beyond horizon 100": {"beyond": 100},
+    "memory on sw_avg 37, weight 0.3": {"weight": 0.3, "window": 37},
+}
+
+
+def measure(suite: Suite, target: Target) -> Strata:
+    """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
+    paths = locate(suite)
+    setting = Setting(suite, "none", Limits(), suite.seed, True)
+    fitted = fit(setting, paths, target) if target.file is None else Fitted()
+    found = []
+    for entry in suite.traces:
+        trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
+        origins = [origin for origin, _ in entry.origins()]
+        info = trace_info(trace, suite.group_of(entry.id))
+        with open_host(target, info, seed=suite.seed, fitted=fitted.data, level="none") as host:
+            answers = [answer.forecast for answer in replay(trace, host, origins, suite.horizons)]
+        means = [answer.window_means(suite.horizons) for answer in answers if answer is not None]
+        found.append(strata_of(trace, entry, np.stack(means), suite.horizons))
+    return together(found)
+
+
+def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
+    """The least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
+    for weight in WEIGHTS:
+        moved = {stratum: sums.knowing(weight / 100) for stratum, sums in strata.items()}
+        if any(_of(moved).reasons()):
+            return weight / 100
+    return None
+
+
+def _of(strata: Strata) -> Screened:
+    found = screened(strata)
+    if found is None:
+        raise SystemExit("no stratum of this suite is large enough")
+    return found
+
+
+def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the screen says of each, honest or a memoriser."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            target, size = _memoriser(name, suite, Path(scratch)) if name in MEMORISERS else (parse_target(name), None)
+            strata = measure(suite, target)
+        found = _of(strata)
+        made: dict[str, Any] = {key: round(float(value), 4) for key, value in found.findings().items()}
+        made |= {"found": any(found.reasons())}
+        made |= {"bytes": size} if size else {"least_weight": least_weight(strata)}
+        yield name, made
+
+
+def _memoriser(name: str, suite: Suite, root: Path) -> tuple[Target, int]:
+    file = root / "memoriser.py"
+    file.write_text(memoriser(locate(suite), suite, every=EVERY[suite.name], **MEMORISERS[name]))
+    return Target(TARGET, None, file, TARGET.partition(":")[2]), file.stat().st_size
+
+
+def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """By suite and forecaster: the largest correlations, and from which weight a memory mixed into it is found."""
+    head = "| suite | forecaster | one recipe | mean of recipes (limit) | found | an exact memory in it is found from |"
+    lines = [head, "|---|---|---:|---:|---|---:|"]
+    for suite, found in measured.items():
+        for name, one in sorted(found.items(), key=lambda item: (item[0] in MEMORISERS, item[0])):
+            label = f"*{name}* ({one['bytes']} bytes)" if name in MEMORISERS else f"`{name}`"
+            least = f"weight {one['least_weight']}" if one.get("least_weight") else ""
+            mean = f"{one['memory_mean']:.2f} ({one['memory_mean_limit']:.2f})"
+            said = "**yes**" if one["found"] else "no"
+            lines.append(f"| {suite} | {label} | {one['memory_recipe']:.2f} | {mean} | {said} | {least} |")
+    return "\n".join([*lines, f"| | *accepted up to* | {MAX_RECIPE:.2f} | | | |"])
+
+
+def tolerances() -> str:
+    """By how much a re-run may differ, metrics with the same tolerances in one row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric in TOLERANCE:
+        cells = (_larger(TOLERANCE[metric]), _larger(MEAN_TOLERANCE[metric]), _larger(OVERALL_TOLERANCE.get(metric)))
+        alike.setdefault(cells, []).append(f"`{metric}`" if metric else "all others")
+    rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
+    return "\n".join(["| metric | a value | a mean | over all horizons |", "|---|---|---|---|", *rows])
+
+
+def _larger(tolerance: tuple[float, float] | None) -> str:
+    relative, absolute = tolerance or (0.0, 0.0)
+    return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
+
+
+PARTS: Mapping[str, Maker] = {
+    "screened": lambda _: table(json.loads(MEASURED.read_text())),
+    "tolerances": lambda _: tolerances(),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and keep what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    given = parser.parse_args(arguments)
+    for name, made in record(load_suite(given.suite), given.names):
+        print(given.suite, name, made, flush=True)
+        kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
+        kept.setdefault(given.suite, {})[name] = made
+        MEASURED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
