@@ -90,7 +90,7 @@ def run(
             _make_folder(folder, option)
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
-            _with_uniform(targets or _installed(defaults or task_list.baselines, task_list)),
+            _with_uniform(targets or _installed(defaults or suite_baselines(task_list), task_list)),
             task_list,
             paths=paths,
             level=parse_level(level),

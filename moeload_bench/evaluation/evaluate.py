@@ -24,6 +24,7 @@ from moeload_bench.isolation.targets import (
     BASELINES_PACKAGE,
     Target,
     class_target,
+    is_baseline,
     load_class,
     parse_target,
     preflight,
@@ -119,15 +120,32 @@ def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
     if not isinstance(forecaster, str):
         return class_target(forecaster)
     if suite is not None and forecaster in suite.variants:
-        return replace(parse_target(suite.variants[forecaster]), name=forecaster)
+        return replace(_named_by(suite, suite.variants[forecaster]), name=forecaster)
     return parse_target(forecaster)
+
+
+def suite_baselines(suite: Suite) -> Sequence[str]:
+    """The forecasters that a suite names, each a baseline of this package: whoever runs the suite did not name them.
+
+    Raises `SuiteError` for another one, an installed package's too.
+    """
+    for name in suite.baselines:
+        _named_by(suite, suite.variants.get(name, name))
+    return suite.baselines
+
+
+def _named_by(suite: Suite, text: str) -> Target:
+    target = parse_target(text)
+    if not is_baseline(target):
+        raise SuiteError(f"suite {suite.name} names {text[:80]!r}, expected a baseline of this package")
+    return target
 
 
 def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite: Suite) -> Sequence[ForecasterLike]:
     if forecasters is None:
         if not suite.baselines:
             raise SuiteError(f"suite {suite.name} names no baselines: say which forecasters to run")
-        return suite.baselines
+        return suite_baselines(suite)
     return [forecasters] if isinstance(forecasters, str | type | Target) else forecasters
 
 
