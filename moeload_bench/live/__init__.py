@@ -1,4 +1,4 @@
-"""A run watched while it trains: has it stabilised, which experts die, is it time to move them?
+"""A run watched while it trains: has it stabilised, which experts die, is it time to move them? This room answers.
 
 `LoadMonitor` in a training, `replay` on a trace: what is said at a step is what a replay of the recorded trace says at
 that step. Names are loaded when they are first used.

@@ -131,7 +131,7 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
 def test_run_prints_json_for_scripts(own_trace: Path) -> None:
     """`--json` prints result records and nothing else on standard output."""
     done = moeload("run", "uniform", "--trace", str(own_trace), "--json")
-    (record,) = json.loads(done.stdout)
+    (record,) = json.loads(done.stdout)["results"]
     assert record["forecaster"]["name"] == "uniform"
 
 
@@ -145,7 +145,7 @@ def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path)
 def test_uniform_is_a_row_of_every_table(own_trace: Path) -> None:
     """It is run beside whatever was asked for, once."""
     done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json")
-    assert [record["forecaster"]["name"] for record in json.loads(done.stdout)] == ["uniform", "sw_avg"]
+    assert [record["forecaster"]["name"] for record in json.loads(done.stdout)["results"]] == ["uniform", "sw_avg"]
 
 
 def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
@@ -219,4 +219,6 @@ def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
     helpers = {"__init__", "app", "progress"}
-    assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == set(COMMANDS)
+    assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
+        name.replace("-", "_") for name in COMMANDS
+    }

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 MODULES = (drift, forecaster, metrics, catalogue, scores, rule, floors, noise, statistics, shifts)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
-OTHER = {"load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a", "sw_avg(100)"}
+OTHER = {
+    "load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "v2", "traces show", "n/a",
+    "sw_avg(100)",
+}  # fmt: skip
 
 
 def quoted(page):

@@ -125,7 +125,7 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
     """Median, least, largest over those that do."""
 
     def layer(text: str | None) -> LayerDescription:
-        return LayerDescription("0", "", text, None, None, None, None, "floor_batch", None, None)
+        return LayerDescription("0", "", text, None, None, None, None, None, "floor_batch", None, None)
 
     three = [layer("430 (400 to 450)"), layer("570 (390 to 610)"), layer("460 (450 to 1000)")]
     assert onset(three) == "460 (by layer 430 to 570; band 390 to 1000)"
