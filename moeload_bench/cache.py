@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+
+from moeload_bench.files import replacing
 
 CACHE_VERSION = 1
 
@@ -55,14 +56,8 @@ def save(key: str, value: dict[str, Any]) -> None:
     path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"sha256": _digest(value), "value": value}).encode()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)
 
 
 def _path(key: str) -> Path:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from moeload_bench.files import PACKAGE
@@ -17,10 +18,10 @@ BLAS_KERNELS = "blas kernels"
 """Among a result's versions; results older than this entry do not have it."""
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the libraries whose numerics a forecast may depend on."""
+def package_versions(names: Sequence[str] = TRACKED_PACKAGES) -> dict[str, str]:
+    """Versions of those packages that are installed; by default of those whose numerics a forecast may depend on."""
     found = {}
-    for name in TRACKED_PACKAGES:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -48,22 +49,23 @@ def kernels() -> dict[str, str]:
 
 def environment() -> Environment:
     """Where this runs."""
+    processor = processor_name() or "unknown processor"
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
         commit=commit_of(PACKAGE.parent),
         python=platform.python_version(),
         versions={**package_versions(), **kernels()},
-        hardware=f"{platform.machine()} {platform.system()}, {_processor()}, {_cores()} cores",
+        hardware=f"{platform.machine()} {platform.system()}, {processor}, {_cores()} cores",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
-def _processor() -> str:
-    """Its name."""
+def processor_name() -> str:
+    """The processor's name; empty where the system does not tell it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
+    return names[0] if names else platform.processor()
 
 
 def _cores() -> int:

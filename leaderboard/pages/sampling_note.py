@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboard.committed import ROOT
-from moeload_bench.scoring.metrics import error_rate
-from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
+from moeload_bench.forecaster import Forecast
+from moeload_bench.scoring.noise import sampling_error
+from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.traces.trace import shares
 
 NOTE = ROOT / "docs" / "methods" / "sampling-floor-note.md"
@@ -34,17 +35,12 @@ SETUPS = (Setup("125M", 16, 0.0025), Setup("350M", 128, 0.013))
 ASSUMPTIONS = tuple((tokens, top_k) for tokens in (1024, 2048, 4096) for top_k in (1, 2))
 
 
-def sampling_error(experts: int, tokens: int, top_k: int, steps: int = 1) -> float:
-    """Expected |p_hat - p| / p of an oracle, equal shares: sqrt(2 / pi) sqrt(p (1 - k p) / (k T steps)) / p."""
-    p = 1.0 / experts
-    variance = float(sampling_variance(np.array(p), np.array(top_k * tokens), top_k))
-    return MEAN_ABS_NORMAL * float(np.sqrt(variance / steps)) / p
-
-
 def simulated_error(experts: int, tokens: int, steps: int = 400) -> float:
     """The same for top-1 by drawing multinomial counts and scoring the true probabilities with ``error_rate``."""
-    load = np.random.default_rng(0).multinomial(tokens, np.full(experts, 1.0 / experts), (steps, 1))
-    return float(error_rate(np.full((1, 1, experts), 1.0 / experts), shares(load))[0][0])
+    p = 1.0 / experts
+    load = np.random.default_rng(0).multinomial(tokens, np.full(experts, p), (steps, 1))
+    scores = score_forecast(Forecast.constant(np.full((1, experts), p), steps), shares(load), (steps,))
+    return float(scores["error_rate"][0, 0])
 
 
 def tokens_needed(error: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from leaderboard.site import words
 from leaderboard.site.forecaster_page import Facts
@@ -85,7 +86,7 @@ def layers(run: Run) -> Table:
              "states, in steps")  # fmt: skip
     rows = tuple(
         (
-            layer.layer, layer.onset or "never", figure(layer.imbalance_first), figure(layer.imbalance_last),
+            layer.layer, str(layer.onset or "never"), figure(layer.imbalance_first), figure(layer.imbalance_last),
             plain(layer.dead_experts), figure(layer.floor_window_tv), figure(layer.floor_tv),
             figure(layer.over_dispersion), layer.states,
         )
@@ -127,7 +128,7 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
             f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", f"{run.tokens:,}",
             figure(present_mean([one.imbalance_first for one in run.layers])),
             figure(present_mean([one.imbalance_last for one in run.layers])),
-            card_tables.onset(run.layers).partition(" ")[0],
+            f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",
             card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
         )
         for run in runs

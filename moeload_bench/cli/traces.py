@@ -58,7 +58,8 @@ def show(
 ) -> None:
     """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
     loaded = load_trace(trace)
-    layers = [dataclasses.asdict(layer) for layer in describe_layers(loaded)]
+    described = describe_layers(loaded)
+    layers = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in described]
     about = about_columns(loaded)
     meta = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
     if as_json:

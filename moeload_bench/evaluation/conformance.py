@@ -199,23 +199,13 @@ REPORTED: dict[str, Rule] = {"expert_permutation": expert_permutation}
 # ------------------------------------------------------------------------------------------------ helpers
 
 
-def window_means_KLE(forecast: Forecast, horizons: Sequence[int]) -> FloatArray:
-    """Mean share over the first k steps for each horizon k."""
-    length_B = np.diff(forecast.edges_B, prepend=0)
-    start_B = forecast.edges_B - length_B
-    inside_KB = np.clip(np.asarray(horizons)[:, None] - start_B, 0, length_B)
-    return np.asarray(np.einsum("kb,ble->kle", inside_KB / np.asarray(horizons)[:, None], forecast.share_BLE))
-
-
 def differs(one: Forecast, other: Forecast, horizons: Sequence[int], exact: bool = False) -> str | None:
     """None when two forecasts say the same over every horizon (``exact``: are the same, bit for bit)."""
     if exact:
         same = np.array_equal(one.share_BLE, other.share_BLE) and np.array_equal(one.edges_B, other.edges_B)
         if same:
             return None
-    for h, one_LE, other_LE in zip(
-        horizons, window_means_KLE(one, horizons), window_means_KLE(other, horizons), strict=True
-    ):
+    for h, one_LE, other_LE in zip(horizons, one.window_means(horizons), other.window_means(horizons), strict=True):
         if exact or not np.allclose(one_LE, other_LE, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE):
             worst = float(np.abs(one_LE - other_LE).max())
             return f"the mean share over {h} steps differs by up to {worst:.3g}"

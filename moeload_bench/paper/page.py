@@ -20,9 +20,10 @@ from moeload_bench.paper.study import (
     Value,
     over,
 )
-from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, findings, sampling_error, summary
+from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, summary
 from moeload_bench.results.render import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
+from moeload_bench.scoring.description import Onset
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.suites.suite import STATES
 
@@ -113,8 +114,8 @@ def _onset_text(run: RunStudy) -> str:
 
 def _with_band(layer: LayerStates) -> str:
     """An onset, and the band in which thresholds a quarter lower or higher put it."""
-    onset, low, high = ("never" if step is None else f"{step:,}" for step in (layer.onset, *layer.band))
-    return "never" if onset == low == "never" else f"{onset} ({low} to {high})"
+    found = Onset(layer.onset, *layer.band)
+    return "never" if found.step is None and found.low is None else found.words(",")
 
 
 def _protocol(study: Study) -> str:
@@ -140,7 +141,7 @@ def _paper() -> str:
     facts = paper()
     rows = [[one.setup, one.forecaster, f"{one.horizon:,}", _reported(one), one.note] for one in facts.errors]
     floors = [
-        [one.name, str(top_k), f"{100 * sampling_error(one, top_k):.3g}"] for one in facts.setups for top_k in (1, 2)
+        [one.name, str(top_k), f"{100 * draws_alone(one, top_k):.3g}"] for one in facts.setups for top_k in (1, 2)
     ]
     return f"""## What the paper reports
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from moeload_bench.paper.claims import (
     ABOVE,
     BACK,
@@ -35,7 +33,7 @@ from moeload_bench.paper.study import (
     Study,
     Value,
 )
-from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, sampling_variance
+from moeload_bench.scoring.noise import sampling_error
 
 GPT3_TOKENS = 2048
 """Tokens per sequence of GPT-3; the paper does not state its own."""
@@ -178,11 +176,9 @@ def ratio(top: Value, bottom: Value) -> Value:
     return None if top is None or not bottom else top / bottom
 
 
-def sampling_error(setup: Setup, top_k: int, tokens: int = GPT3_TOKENS) -> float:
+def draws_alone(setup: Setup, top_k: int) -> float:
     """Per-step relative error of a forecaster that knows the routing of a balanced setup: what draws alone leave."""
-    p = 1.0 / setup.experts
-    variance = float(sampling_variance(np.array(p), np.array(top_k * tokens * setup.sequences), top_k))
-    return MEAN_ABS_NORMAL * math.sqrt(variance) / p
+    return sampling_error(setup.experts, GPT3_TOKENS * setup.sequences, top_k)
 
 
 def _protocols(horizons: Sequence[int]) -> list[tuple[Protocol, int]]:

@@ -5,8 +5,6 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
@@ -16,8 +14,6 @@ from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
-BAND = re.compile(r"\((\d+|never) to (\d+|never)\)")
-"""The band in `LayerDescription.onset`."""
 SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 """What a column holds per step, by its axes."""
 
@@ -149,23 +145,25 @@ def spans(found: Sequence[str]) -> str:
 
 def onset(layers: Sequence[LayerDescription]) -> str:
     """Median, least and largest first stable step over the layers that have one, and the band of `onset_band`."""
-    found = [layer.onset.split(" ")[0] for layer in layers if layer.onset]
-    steps = sorted(int(value) for value in found if value.isdigit())
+    steps = onset_steps(layers)
     if not steps:
         return "never"
     never = f", {len(layers) - len(steps)} never" if len(steps) < len(layers) else ""
     return f"{median(steps):g} (by layer {steps[0]} to {steps[-1]}{never}; band {onset_band(layers)})"
 
 
+def onset_steps(layers: Sequence[LayerDescription]) -> list[int]:
+    """The first stable steps of the layers that have one, in rising order."""
+    return sorted(layer.onset.step for layer in layers if layer.onset and layer.onset.step is not None)
+
+
 def onset_band(layers: Sequence[LayerDescription]) -> str:
     """The least lower and the largest upper bound of the layers' onsets, "390 to 610"; "never" is the largest step."""
-    bands = [BAND.findall(layer.onset)[0] if layer.onset else ("never", "never") for layer in layers]
-    low, high = zip(*bands, strict=True)
-    return f"{min(low, key=_step)} to {max(high, key=_step)}"
-
-
-def _step(bound: str) -> float:
-    return math.inf if bound == "never" else int(bound)
+    found = [layer.onset for layer in layers]
+    low = min((one.low for one in found if one and one.low is not None), default=None)
+    never = any(one is None or one.high is None for one in found)
+    high = None if never else max(one.high for one in found if one and one.high is not None)
+    return f"{'never' if low is None else low} to {'never' if high is None else high}"
 
 
 def number(values: Iterable[float | None]) -> str:

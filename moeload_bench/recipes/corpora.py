@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.errors import RecordingError, not_found
 
-CACHE_ENV = "MOELOAD_CACHE"
 _SEPARATOR = "\n\n"
 
 Files = Iterator[tuple[str, bytes]]
@@ -200,14 +200,6 @@ CORPORA: tuple[Corpus, ...] = (
 )
 
 
-def cache_folder() -> Path:
-    """`$MOELOAD_CACHE`, else `moeload-bench` in the user's cache folder."""
-    if os.environ.get(CACHE_ENV):
-        return Path(os.environ[CACHE_ENV])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "moeload-bench"
-
-
 def find_corpus(name: str) -> Corpus:
     """The corpus of that name; raises `NotFoundError`, which lists those that exist."""
     for corpus in CORPORA:
@@ -218,7 +210,7 @@ def find_corpus(name: str) -> Corpus:
 
 def text_path(corpus: Corpus) -> Path:
     """Where the extracted text of a corpus is cached."""
-    return cache_folder() / "corpora" / f"{corpus.name}-{corpus.version}.txt"
+    return cache_dir() / "corpora" / f"{corpus.name}-{corpus.version}.txt"
 
 
 def fetch_corpus(corpus: Corpus) -> Path:

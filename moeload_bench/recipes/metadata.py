@@ -7,7 +7,7 @@ from typing import Any
 
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.text import TextSource
-from moeload_bench.recording.metadata import hardware, package_versions
+from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
 
 TRACE_LICENCE = "CC-BY-4.0"
@@ -53,7 +53,7 @@ def recipe_meta(
         schedule=recipe.schedule.model_dump(),
         precision=recipe.precision,
         parallel=dict(parallel),
-        versions=package_versions(),
+        versions=recorded_versions(),
         hardware=hardware(),
         licence=TRACE_LICENCE,
         notes=tuple(recipe_notes(recipe)),

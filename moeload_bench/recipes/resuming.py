@@ -8,7 +8,7 @@ from typing import Any
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.recipe import Recipe
-from moeload_bench.recording.metadata import package_versions
+from moeload_bench.recording.metadata import recorded_versions
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import RecordingWarning
 
@@ -51,7 +51,7 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
         )
     if ("fsdp" in meta["parallel"]) != sharded:
         raise RecordingError(f"{parts.folder}: begun {'without' if sharded else 'with'} --shard: go on in the same way")
-    here, then = package_versions(), meta["versions"]
+    here, then = recorded_versions(), meta["versions"]
     for name in _NUMBERS_DEPEND_ON:
         if here.get(name) != then.get(name):
             differ = f"begun with {name} {then.get(name)}, this is {here.get(name)}"

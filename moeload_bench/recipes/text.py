@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.errors import RecipeError
-from moeload_bench.recipes.corpora import cache_folder, fetch_corpus, find_corpus
+from moeload_bench.recipes.corpora import fetch_corpus, find_corpus
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".json", ".html", ".tex")
 _UNKNOWN_LICENCE = "unknown"
@@ -53,7 +54,7 @@ def resolve_source(name: str) -> TextSource:
 
 def _gathered(name: str, origin: str, pieces: Iterable[str]) -> TextSource:
     """Write pieces of text into one cached file that is named by its content."""
-    folder = cache_folder() / "gathered"
+    folder = cache_dir() / "gathered"
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.recipes.corpora import cache_folder
+from moeload_bench.files import replacing
 from moeload_bench.recipes.text import TextSource
 
 _CHUNK_LINES = 2000
@@ -34,7 +33,7 @@ def train_tokenizer(sources: Sequence[TextSource], vocabulary: int) -> TrainedTo
     except ImportError:
         raise MissingExtraError("tokenizers", "record", "recording a recipe") from None
     key = hashlib.sha256(json.dumps([vocabulary, [source.sha256 for source in sources]]).encode()).hexdigest()
-    path = cache_folder() / "tokenizers" / f"{key[:16]}.json"
+    path = cache_dir() / "tokenizers" / f"{key[:16]}.json"
     if not path.is_file():
         tokenizer = _train([source.path for source in sources], vocabulary)
         _write_atomically(path, tokenizer.to_str().encode())
@@ -67,15 +66,14 @@ def _content_sha256(tokenizer: Any) -> str:
 def token_stream(source: TextSource, trained: TrainedTokenizer) -> NDArray[np.uint16]:
     """All tokens of a text in order, memory-mapped from the cache."""
     name = f"{source.name}-{source.sha256[:8]}-{trained.sha256[:16]}.npy"
-    path = cache_folder() / "tokens" / name
+    path = cache_dir() / "tokens" / name
     if not path.is_file():
         chunks = list(_chunks(source.path))
         encoded = trained.tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
         ids = np.concatenate([np.array(piece.ids, dtype=np.uint16) for piece in encoded])
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
+        with replacing(path) as scratch, scratch.open("wb") as file:
             np.save(file, ids)
-        os.replace(file.name, path)
     stream: NDArray[np.uint16] = np.load(path, mmap_mode="r")
     return stream
 
@@ -94,6 +92,5 @@ def _chunks(path: Path) -> Iterator[str]:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)

@@ -5,16 +5,15 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from moeload_bench.environment import package_versions, processor_name
 from moeload_bench.errors import RecordingError
 from moeload_bench.traces.meta import wrong_field
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Array, LayerMeta, TraceMeta
@@ -37,35 +36,22 @@ def layer_metas(
     )
 
 
-def package_versions() -> dict[str, str]:
+def recorded_versions() -> dict[str, str]:
     """Versions of Python and of what decides the numbers of a run."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **package_versions(_PACKAGES)}
 
 
 def hardware() -> dict[str, Any]:
     """Machine, processor and accelerator, without names of hosts or users."""
     import torch
 
-    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu_name()}
+    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": processor_name()}
     found["cpu_count"] = os.cpu_count()
     found["threads"] = torch.get_num_threads()
     found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def measured_cells(measured: Mapping[str, Any], layers: int, experts: int) -> dict[str, Array]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
-from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, package_versions
+from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, recorded_versions
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
@@ -256,7 +256,7 @@ class Recorder:
             "config": _config_record(config),
             "global_batch_tokens": self._global_tokens,
             "parallel": self._parallel(),
-            "versions": package_versions(),
+            "versions": recorded_versions(),
             "hardware": hardware(),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,22 @@ FLOOR_STEPS = 100
 """Horizon of the floor that is shown."""
 
 
+class Onset(NamedTuple):
+    """The first stable step of a layer, and the least and largest that varied thresholds give; None for never."""
+
+    step: int | None
+    low: int | None
+    high: int | None
+
+    def __str__(self) -> str:
+        return self.words()
+
+    def words(self, form: str = "") -> str:
+        """`390 (300 to 610)`, each number in a format such as ","."""
+        step, low, high = ("never" if each is None else format(each, form) for each in self)
+        return f"{step} ({low} to {high})"
+
+
 @dataclass(frozen=True)
 class LayerDescription:
     """One MoE layer of a trace; None where there is nothing to say.
@@ -42,7 +59,7 @@ class LayerDescription:
 
     layer: str
     states: str
-    onset: str | None
+    onset: Onset | None
     imbalance_first: float | None
     imbalance_last: float | None
     max_vio: float | None
@@ -113,10 +130,10 @@ def _spans(trace: Trace, labels: StateLabels, layer: int) -> str:
     )
 
 
-def _onset(trace: Trace, labels: StateLabels, layer: int) -> str | None:
-    row = int(labels.onset_L[layer])
-    low, high = ("never" if r < 0 else str(int(trace.step_S[r])) for r in labels.onset_band_L2[layer])
-    return None if row < 0 and low == "never" else f"{trace.step_S[row] if row >= 0 else 'never'} ({low} to {high})"
+def _onset(trace: Trace, labels: StateLabels, layer: int) -> Onset | None:
+    rows = (int(labels.onset_L[layer]), *map(int, labels.onset_band_L2[layer]))
+    found = Onset(*(None if row < 0 else int(trace.step_S[row]) for row in rows))
+    return None if found.step is None and found.low is None else found
 
 
 def _floors(

@@ -26,42 +26,6 @@ REVIVED_SHARE = 0.2
 """A dead expert is revived when its window-mean share reaches this fraction of 1/E."""
 
 
-def window_tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
-    """0.5 * sum_E |mean_H p_hat - mean_H p|: the fraction of the window's tokens planned for the wrong expert; [L]."""
-    forecast_LE, share_LE = window_means(forecast_HLE, share_HLE)
-    return total_variation(forecast_LE, share_LE)
-
-
-def tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
-    """Mean over steps of 0.5 * sum_E |p_hat - p|; [L]. The noise of single batches is in it."""
-    distance_HL = 0.5 * np.abs(forecast_HLE - share_HLE).sum(axis=2)
-    return _mean_where(distance_HL, np.isfinite(distance_HL))
-
-
-def error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean of |p_hat - p| / p over the (step, expert) cells where p > 0, and the fraction of valid cells these are.
-
-    Two arrays [L]. This is a reading of the founding paper's "error ratio" (arXiv 2404.16914 gives no formula).
-    A layer whose cells are all zero or invalid scores NaN.
-    """
-    counted = np.nan_to_num(share_HLE) > 0
-    ratio = np.zeros(share_HLE.shape)
-    np.divide(np.abs(forecast_HLE - share_HLE), share_HLE, out=ratio, where=counted)
-    cells_L = counted.sum(axis=(0, 2)).astype(np.float64)
-    valid_L = np.isfinite(share_HLE).sum(axis=(0, 2)).astype(np.float64)
-    return _ratio(ratio.sum(axis=(0, 2)), cells_L), _ratio(cells_L, valid_L)
-
-
-def error_rate_uniform(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
-    """Mean over steps and experts of |p_hat - p| / (1/E); [L]. Equal to 2 * tv: E cancels."""
-    return 2.0 * tv(forecast_HLE, share_HLE)
-
-
-def window_error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
-    """Mean over experts with a window-mean share above 0 of |mean_H p_hat - mean_H p| / mean_H p; [L]."""
-    return relative_error(*window_means(forecast_HLE, share_HLE))
-
-
 def hot_recall(forecast_LE: FloatArray, share_LE: FloatArray, k: int) -> FloatArray:
     """Expected fraction of the k truly most loaded experts that are among the forecast's k; [L].
 
@@ -127,11 +91,6 @@ def coverage(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float
     return np.where(np.isfinite(share_LE).all(axis=-1), inside.mean(axis=-1), np.nan)
 
 
-def nominal_coverage(levels: tuple[float, ...]) -> float:
-    """The coverage that the outermost levels promise."""
-    return float(max(levels) - min(levels))
-
-
 def total_variation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
     """0.5 * sum_E |p_hat - p|; [L]."""
     return np.asarray(0.5 * np.abs(forecast_LE - share_LE).sum(axis=-1))
@@ -143,18 +102,6 @@ def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
     ratio = np.zeros(share_LE.shape)
     np.divide(np.abs(forecast_LE - share_LE), share_LE, out=ratio, where=counted)
     return _ratio(ratio.sum(axis=-1), counted.sum(axis=-1).astype(np.float64))
-
-
-def window_means(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Means over the valid steps of the window: forecast and truth, each [L, E]."""
-    valid_HL = valid_rows(share_HLE)
-    forecast = np.broadcast_to(forecast_HLE, share_HLE.shape)
-    count_L1 = valid_HL.sum(axis=0)[:, None].astype(np.float64)
-    weight = valid_HL[..., None]
-    return (
-        _ratio(np.where(weight, forecast, 0.0).sum(axis=0), count_L1),
-        _ratio(np.where(weight, share_HLE, 0.0).sum(axis=0), count_L1),
-    )
 
 
 def valid_rows(share_HLE: FloatArray) -> NDArray[np.bool_]:
@@ -186,10 +133,6 @@ def _average_ranks(values_LE: FloatArray) -> FloatArray:
         through = np.searchsorted(ordered[at], values_LE[at], side="right")
         out[at] = 0.5 * (below + through + 1)
     return out
-
-
-def _mean_where(value_HL: FloatArray, valid_HL: NDArray[np.bool_]) -> FloatArray:
-    return _ratio(np.where(valid_HL, value_HL, 0.0).sum(axis=0), valid_HL.sum(axis=0).astype(np.float64))
 
 
 def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:

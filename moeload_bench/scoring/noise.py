@@ -103,6 +103,16 @@ def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray
     return np.asarray(share * np.maximum(1.0 - top_k * share, 0.0) / total)
 
 
+def sampling_error(experts: int, tokens: int, top_k: int, steps: int = 1) -> float:
+    """Expected |p_hat - p| / p of an oracle, equal shares: sqrt(2 / pi) sqrt(p (1 - k p) / (k T steps)) / p.
+
+    What draws alone leave of a per-step error (or of that of a mean over ``steps``) when a step has ``tokens`` tokens.
+    """
+    p = 1.0 / experts
+    variance = float(sampling_variance(np.array(p), np.array(top_k * tokens), top_k))
+    return MEAN_ABS_NORMAL * float(np.sqrt(variance / steps)) / p
+
+
 def relative_noise(spread: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Expected |x - p| / x of an observed share x > 0, and the probability of x > 0, at noise of sd ``spread`` * p.
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from leaderboard.pages import sampling_note as maker
+from moeload_bench.scoring.noise import sampling_error
 
 
 def test_the_committed_note_is_what_the_code_gives():
@@ -17,7 +18,7 @@ def test_the_committed_note_is_what_the_code_gives():
 def test_the_formula_is_what_drawing_gives():
     """Multinomial counts scored against their true probabilities: within 2 % of the closed form."""
     for experts, tokens in ((16, 256 * 1024), (128, 256 * 2048)):
-        formula = maker.sampling_error(experts, tokens, 1)
+        formula = sampling_error(experts, tokens, 1)
         assert maker.simulated_error(experts, tokens, 100) == pytest.approx(formula, rel=0.02)
 
 

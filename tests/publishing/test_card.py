@@ -18,7 +18,7 @@ from moeload_bench.publishing.card_tables import TABLES, onset, spans
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.render import markdown_table
-from moeload_bench.scoring.description import LayerDescription, make_run, read_runs, run_spans
+from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
@@ -124,14 +124,15 @@ def test_spans_tell_when_layers_agree_and_are_cut_when_they_flap() -> None:
 def test_onset_counts_layers_that_never_become_stable() -> None:
     """Median, least, largest over those that do."""
 
-    def layer(text: str | None) -> LayerDescription:
-        return LayerDescription("0", "", text, None, None, None, None, None, "floor_batch", None, None)
+    def layer(*onset: int | None) -> LayerDescription:
+        known = Onset(*onset) if onset else None
+        return LayerDescription("0", "", known, None, None, None, None, None, "floor_batch", None, None)
 
-    three = [layer("430 (400 to 450)"), layer("570 (390 to 610)"), layer("460 (450 to 1000)")]
+    three = [layer(430, 400, 450), layer(570, 390, 610), layer(460, 450, 1000)]
     assert onset(three) == "460 (by layer 430 to 570; band 390 to 1000)"
-    some = [layer("430 (400 to 450)"), layer("never (380 to never)"), layer(None)]
+    some = [layer(430, 400, 450), layer(None, 380, None), layer()]
     assert onset(some) == "430 (by layer 430 to 430, 2 never; band 380 to never)"
-    assert onset([layer(None)]) == "never"
+    assert onset([layer()]) == "never"
 
 
 def test_a_table_without_rows_says_so() -> None:

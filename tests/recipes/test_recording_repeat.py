@@ -10,7 +10,7 @@ import pytest
 from moeload_bench.recipes.corpora import find_corpus, text_path
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recipes.training import Job, record_recipe
-from moeload_bench.recording.metadata import hardware, package_versions
+from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
 from moeload_bench.traces.trace import Trace
 
@@ -25,7 +25,7 @@ def reason_to_skip(trace: Trace) -> str | None:
     reasons = []
     for what, here, then in (
         ("processor", hardware(), trace.meta.hardware),
-        ("versions", package_versions(), trace.meta.versions),
+        ("versions", recorded_versions(), trace.meta.versions),
     ):
         differ = [f"{key} {then.get(key)} -> {here.get(key)}" for key in then if then.get(key) != here.get(key)]
         if differ:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.scoring import metrics
 from moeload_bench.scoring.floors import FLOOR_METRICS, excess, floors_from, trace_floors, window_starts
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.trace import Trace
+from tests.scoring import oracle
 from tests.support.synthetic import autocorrelated, draw, even, fixed
 
 HORIZONS = (1, 10, 100, 500)
@@ -27,11 +27,11 @@ def oracle_errors(trace, p_SLE, horizon):
     found = {name: [] for name in FLOOR_METRICS}
     for origin in range(300, len(share) - horizon + 1, max(horizon // 2, 5)):
         truth, forecast = share[origin : origin + horizon], p_SLE[origin : origin + horizon]
-        found["window_tv"].append(metrics.window_tv(forecast, truth))
-        found["tv"].append(metrics.tv(forecast, truth))
-        found["error_rate"].append(metrics.error_rate(forecast, truth)[0])
-        found["error_rate_uniform"].append(metrics.error_rate_uniform(forecast, truth))
-        found["window_error_rate"].append(metrics.window_error_rate(forecast, truth))
+        found["window_tv"].append(oracle.window_tv(forecast, truth))
+        found["tv"].append(oracle.tv(forecast, truth))
+        found["error_rate"].append(oracle.error_rate(forecast, truth)[0])
+        found["error_rate_uniform"].append(oracle.error_rate_uniform(forecast, truth))
+        found["window_error_rate"].append(oracle.window_error_rate(forecast, truth))
     return {name: np.mean(values) for name, values in found.items()}
 
 
@@ -213,7 +213,7 @@ def test_excess_recovers_a_forecasts_own_error(tokens):
     trace = trace_of(p, tokens)
     off = p * np.where(np.arange(16) % 2, 1.1, 0.9)
     off /= off.sum(axis=-1, keepdims=True)
-    own = metrics.tv(off[:1], p[:1]).mean()
+    own = oracle.tv(off[:1], p[:1]).mean()
     error = oracle_errors(trace, off, 1)["window_tv"]
     floor = stable_floor(trace, "floor_batch", (1,))["window_tv"][0]
     assert 0.78 * own < float(excess(error, floor)) < 1.02 * own

