@@ -91,6 +91,7 @@ def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> N
     assert trace.meta.count_semantics == semantics
 
 
+@pytest.mark.slow
 def test_sglang_records_of_passes_are_added_over_ranks_and_replicas(tmp_path: Path) -> None:
     """Mode per_pass: one file per rank, counts of physical experts; replicas count for their expert."""
     need("torch", "pip install '.[torch]'")
@@ -269,7 +270,13 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "says"), DAMAGES, ids=lambda value: value if isinstance(value, str) else "")
+def cases() -> list[Any]:
+    """Damages of sglang's tensors start a process with torch each, seconds of work: these are slow."""
+    slow = [damage.__qualname__.startswith("tensor.") for _, damage, _ in DAMAGES]
+    return [pytest.param(*d, marks=pytest.mark.slow) if s else d for d, s in zip(DAMAGES, slow, strict=True)]
+
+
+@pytest.mark.parametrize(("name", "damage", "says"), cases(), ids=lambda value: value if isinstance(value, str) else "")
 def test_a_damaged_log_is_refused(name: str, damage: Callable[[Path], None], says: str, tmp_path: Path) -> None:
     """Every kind of damage has its message, with file and line or name; nothing is written."""
     folder = made(name, tmp_path)
