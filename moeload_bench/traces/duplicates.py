@@ -125,7 +125,7 @@ def _single_steps(load_SE: IntArray) -> FloatArray:
     first_S, after_S = np.clip(np.arange(S) - half, 0, S), np.clip(np.arange(S) + half + 1, 0, S)
     step_SE = share_SE - (before_SE[after_S] - before_SE[first_S]) / (after_S - first_S)[:, None]
     size_E = np.sqrt(np.square(step_SE).mean(axis=0))
-    return np.clip(step_SE / np.where(size_E > 0, size_E, 1.0), -OUTLIER, OUTLIER)
+    return np.asarray(np.clip(step_SE / np.where(size_E > 0, size_E, 1.0), -OUTLIER, OUTLIER))
 
 
 def _sorted_shares(load_WLE: IntArray) -> tuple[FloatArray, FloatArray]:
