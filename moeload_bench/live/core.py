@@ -209,7 +209,7 @@ class Watch:
 
     def _snapshot(self) -> Snapshot:
         assert self.next_step is not None
-        recent_SLE = np.concatenate(self._window)
+        recent_SLE = _steps_last(np.concatenate(self._window))
         share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
         even = 1.0 / share_LE.shape[1]
         dead_LE = share_LE < DEAD_SHARE * even
@@ -278,6 +278,7 @@ class _Plans:
         self._rows += len(share_SLE)
         if self.shape is None:
             return
+        share_SLE = _steps_last(share_SLE)
         static_SL = step_imbalance(self.static_LR, share_SLE, self.shape.devices)
         known = np.isfinite(static_SL)
         same = self.current_LR is self.static_LR
@@ -375,6 +376,11 @@ def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     positive_LE = np.where(share_LE > 0, share_LE, 1.0)
     entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
     return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
+
+
+def _steps_last(share_SLE: FloatArray) -> FloatArray:
+    """The same array with the steps contiguous in memory, so that device loads are one BLAS call per layer."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(share_SLE, 0, -1)), -1, 0)
 
 
 def _row_mean(values_SX: FloatArray) -> FloatArray:
