@@ -15,7 +15,7 @@ import typer
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
-from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
