@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -248,7 +249,8 @@ def _shelf(group: Sequence[Samples], mean_C: gate.Float32, scale_C: gate.Float32
         shape[1 + layer] = L
         out = np.zeros(shape, dtype=np.float32)
         for o, value in enumerate(values):
-            out[(o, *(slice(n) for n in value.shape))] = value
+            inside: tuple[Any, ...] = (o, *(slice(n) for n in value.shape))
+            out[inside] = value
         return torch.as_tensor(out)
 
     context = [(m.context_LC - mean_C) / scale_C for m in measured]

@@ -166,13 +166,13 @@ def _drawn(season: Season, found: Found) -> Iterator[str]:
             yield f"{recipe} run {run}: seed {got.seed} is not the derived one, {wanted.seed}"
         elif got != wanted:
             yield f"{recipe} run {run}: what was drawn is not what the derivation gives"
-    for run in season.runs:
-        wanted_here, trace = expected.get((run.recipe, run.run)), found.traces.get(run.trace)
+    for hashes in season.runs:
+        wanted_here, trace = expected.get((hashes.recipe, hashes.run)), found.traces.get(hashes.trace)
         if wanted_here is not None and trace is not None:
             if trace.seed != wanted_here.seed:
-                yield f"trace {run.trace}: recorded from seed {trace.seed}, the derived one is {wanted_here.seed}"
+                yield f"trace {hashes.trace}: recorded from seed {trace.seed}, the derived one is {wanted_here.seed}"
             elif trace.odd is not None:
-                yield f"trace {run.trace}: {trace.odd}"
+                yield f"trace {hashes.trace}: {trace.odd}"
 
 
 def _entries(season: Season, found: Found) -> Iterator[str]:
@@ -282,7 +282,10 @@ def _read(folder: Folder, plan: Plan, path: Path, values: Drawn | None) -> Found
 def departs(trace: Trace, recipe: Recipe) -> str | None:
     """Where a trace's planned columns are not its recipe's: the learning rate or the data stage of a step."""
     steps = [int(step) for step in trace.step_S]
-    wanted = {"lr": [recipe.lr_at(step) for step in steps], "stage": [recipe.stage_at(step) for step in steps]}
+    wanted: dict[str, list[float]] = {
+        "lr": [recipe.lr_at(step) for step in steps],
+        "stage": [float(recipe.stage_at(step)) for step in steps],
+    }
     for name, plan_S in wanted.items():
         differs_S = ~np.isclose(trace.columns[name], plan_S, rtol=1e-5, atol=0)
         if differs_S.any():

@@ -199,7 +199,8 @@ def _results(
     progress: Progress,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Hashes of the results and of the fork losses of every entry, which are written."""
-    results, losses = {}, {}
+    results: dict[str, str] = {}
+    losses: dict[str, str] = {}
     total, done = len(targets) * len(setting.suite.traces), 0
     with workers(jobs=jobs) as run:
         fits = list(run([functools.partial(fit, setting, files, target) for target in targets]))
