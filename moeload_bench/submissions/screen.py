@@ -100,7 +100,8 @@ def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K
             truth = _left(np.stack([share_SLE[window].mean(axis=0) for window in windows]) - base, span)
             forecast = _left(mean_OKLE[chosen, k] - base, span)
             recipe = entry.id.split("/")[0]
-            found[recipe, state, horizon] = Sums(truth @ forecast, truth @ truth, forecast @ forecast)
+            products = (truth @ forecast, truth @ truth, forecast @ forecast)
+            found[recipe, state, horizon] = Sums(*map(float, products))
     return found
 
 
