@@ -185,8 +185,8 @@ def test_the_papers_numbers_stand_in_one_file() -> None:
 
 def test_the_sampling_floor_of_the_paper_is_that_of_the_note() -> None:
     """The page and docs/methods/sampling-floor-note.md use one formula."""
-    from leaderboard.pages.sampling_note import sampling_error as noted
+    from moeload_bench.scoring.noise import sampling_error
 
     for setup, top_k in itertools.product(paper().setups, (1, 2)):
-        expected = noted(setup.experts, setup.sequences * verdicts.GPT3_TOKENS, top_k)
-        assert verdicts.sampling_error(setup, top_k) == pytest.approx(expected)
+        expected = sampling_error(setup.experts, setup.sequences * verdicts.GPT3_TOKENS, top_k)
+        assert verdicts.draws_alone(setup, top_k) == pytest.approx(expected)

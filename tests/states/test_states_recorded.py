@@ -93,7 +93,7 @@ def test_floors_of_recordings_are_ordered(recorded):
 def test_a_recording_is_described(recorded):
     """Every layer has a description: onset with its band, imbalance of at least 1, over-dispersion above 1."""
     for layer in describe_layers(recorded):
-        assert re.fullmatch(r"\d+ \(\d+ to (\d+|never)\)", layer.onset or "")
+        assert re.fullmatch(r"\d+ \(\d+ to (\d+|never)\)", str(layer.onset))
         assert layer.states.startswith("transient 0-")
         assert layer.imbalance_first >= 1.0
         assert layer.imbalance_last >= 1.0
