@@ -202,12 +202,12 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert told.returncode == 0, told.stderr
     made = Verification.model_validate_json(told.stdout)
     assert (made.verified, made.sample, made.level) == (True, 0.5, "process")
-    assert set(made.findings) == {"permuted_and_shifted", "future_altered", "fresh_runs"}
+    assert "fresh_runs" in made.findings
     assert not (tmp_path / folder / VERIFICATION).exists()
 
     kept = moeload(world, "verify", str(folder), "--level", "process", "--sample", "0.5", cwd=tmp_path)
     assert kept.returncode == 0, kept.stderr
-    assert "future_altered: relative loss" in kept.stdout
+    assert kept.stdout.startswith("verified (sample)")
     assert "runs, about" in kept.stderr
     assert load_result(tmp_path / result).status == "verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0

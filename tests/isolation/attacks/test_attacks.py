@@ -18,7 +18,7 @@ from moeload_bench.isolation.hosts import MIB, Limits
 from tests.isolation.attacks.arena import HERE, LIMITS, attack, attack_beside_honest
 
 PACKAGE = Path(moeload_bench.__path__[0])
-REPOSITORY = HERE.parents[1]
+REPOSITORY = HERE.parents[2]
 SHORT = Limits(wall_s_per_call=1, cpu_s=20, processes=48)
 
 
