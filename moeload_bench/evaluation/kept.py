@@ -11,8 +11,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.truth import Truth
@@ -55,6 +53,6 @@ def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:
         horizons=suite.horizons,
         origins=entry.origins(),
         scoring_version=SCORING_VERSION,
-        versions={**package_versions(), "numpy": np.__version__},
+        versions=package_versions(),
         **more,
     )

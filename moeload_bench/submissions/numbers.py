@@ -26,7 +26,6 @@ MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
 MAX_LAYERS, MAX_EXPERTS = 1 << 16, 1 << 20
 LEAST_REGRET = -0.5
 """The reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half."""
-FLOOR_TOLERANCE = 1e-6  # relative; processors differ in the last digits
 # The least and the greatest value of each metric; those of plans depend on the number of devices, see `_range`.
 RANGES: Mapping[str, tuple[float, float]] = {
     "window_tv": (0, 1),
