@@ -26,7 +26,7 @@ from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.isolation.watch import LINUX, Watch
-from moeload_bench.isolation.watcher import end_tree
+from moeload_bench.isolation.watcher import MIB, end_tree, over_memory
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
@@ -139,6 +139,10 @@ class Process:
         number = -status if status < 0 else status - 128  # bubblewrap reports a signal as 128 + its number
         if number in set(signal.Signals):
             name = signal.Signals(number).name
+            if name == "SIGKILL" and self._group is not None and self._group.memory_kills():
+                return over_memory(
+                    self._limits.memory_bytes + MIB, self._limits.memory_bytes
+                )  # before the watch looked
             why = f" after {self._limits.cpu_s:g} s of CPU time" if name == "SIGXCPU" else ""
             return f"was ended by {name}{why}"
         said = _last_words(self._popen)

@@ -115,9 +115,9 @@ class Watched:
         if self._group is None:
             memory += held + (SOCKET_BYTES * sockets(self._root) if self._inside else 0)
         elif self._group.memory_kills():
-            memory = max(memory, most + 1)
+            memory = max(memory, most + MIB)
         if memory > most:
-            return f"used {memory // MIB} MiB of memory, allowed are {most // MIB} MiB"
+            return over_memory(memory, most)
         if cpu_s > limits["cpu_s"]:
             return f"used {cpu_s:.1f} s of CPU time, allowed are {limits['cpu_s']:g} s"
         if processes > limits["processes"]:
@@ -164,6 +164,11 @@ class Watched:
             self._group.remove()
 
 
+def over_memory(used_bytes: int, allowed_bytes: int) -> str:
+    """The verdict on one that used too much memory."""
+    return f"used {used_bytes // MIB} MiB of memory, allowed are {allowed_bytes // MIB} MiB"
+
+
 def main(shared_fd: int) -> None:
     """Watch until standard input ends; then end what is left, also groups whose forecaster is gone."""
     shared = mmap.mmap(shared_fd, SLOT_BYTES * SLOTS)
@@ -205,12 +210,15 @@ def _look(one: Watched, shared: mmap.mmap) -> None:
 # ------------------------------------------------------------------------------------------------ /proc
 
 
-def read_proc(path: str) -> bytes:
-    """A file of /proc; many are read at every look, and `open` takes three times as long."""
+def read_proc(path: str, whole: bool = True) -> bytes:
+    """A file of /proc; many are read at every look, and `open` takes three times as long.
+
+    A list comes a page at a time and is ``whole`` when a read gives nothing; a single line needs no second read.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = [os.read(fd, 1 << 16)]
-        while len(parts[-1]) > 1 << 12:
+        while whole and parts[-1]:
             parts.append(os.read(fd, 1 << 16))
         return b"".join(parts)
     finally:
@@ -239,7 +247,7 @@ def children(pid: int) -> list[int]:
 def usage_of(pid: int) -> Usage | None:
     """See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages."""
     try:
-        text = read_proc(f"/proc/{pid}/stat")
+        text = read_proc(f"/proc/{pid}/stat", whole=False)
     except OSError:
         return None
     fields = text.rpartition(b")")[2].split()

@@ -38,8 +38,11 @@ def target(name: str, **arguments: object) -> str:
 
 
 @SLOW
-def test_memory_in_the_queues_of_sockets_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grouped", [True, False])
+def test_memory_in_the_queues_of_sockets_counts(grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """600 MiB that no process holds, at a limit of 286: the group's limit, or the number of sockets, ends it."""
+    if not grouped:
+        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
     assert "MiB of memory, allowed are 286 MiB" in fight(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
 
 
