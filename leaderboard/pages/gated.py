@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
 from leaderboard.committed import ROOT
 from leaderboard.left_out import CLUSTERS, OUT, SUITE
@@ -48,6 +49,9 @@ MEANING = {
     "learn.2": "learned from 2 clusters",
     "learn.4": "learned from 4 clusters",
 }
+
+NOMINAL = 0.8
+"""What lies between the outer quantiles of the suite, 0.1 and 0.9."""
 
 Record = Mapping[str, Any]
 
@@ -85,6 +89,31 @@ def headline(known: Mapping[str, Record]) -> str:
             rows.append((what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), *cells))
     head = ("rows seen", "state", "skill", "new recipe", "new cluster", *(f"h = {h:,}" for h in horizons))
     return table(head, rows)
+
+
+def quantiles(known: Mapping[str, Record]) -> str:
+    """Coverage over recipes, the worst of them, and `wql`, of `gated` and of `sw_avg_conformal`."""
+    rows = []
+    for state in STATES:
+        record = known["quantiles"][state]
+        gain = {recipe: float(np.mean(log_K)) for recipe, log_K in record["log_ratio"].items()}
+        for name in ("gated", "sw_avg_conformal"):
+            by = {recipe: float(np.mean(values)) for recipe, values in record["coverage"][name].items()}
+            worst = min(by, key=lambda recipe: -abs(by[recipe] - NOMINAL))
+            low, high = _t_interval(list(by.values()))
+            wql_K = np.mean(list(record["wql"][name].values()), axis=0)
+            better = f"{skill(list(gain.values())):+.3f} {bounds(gain)}" if name == "gated" else ""
+            rows.append((f"`{name}`", state, f"{np.mean(list(by.values())):.3f} [{low:.2f}, {high:.2f}]",
+                         f"{by[worst]:.2f} (`{worst}`)", *(f"{v:.4f}" for v in wql_K), better))  # fmt: skip
+    horizons = load_suite(SUITE).horizons
+    head = ("", "state", f"coverage of {NOMINAL:.1f}", "worst recipe", *(f"wql, h = {h:,}" for h in horizons))
+    return table((*head, "less wql than `sw_avg_conformal`"), rows)
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of a mean over recipes."""
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def recipes(known: Mapping[str, Record]) -> str:
@@ -125,7 +154,7 @@ def ablations(known: Mapping[str, Record]) -> str:
 
 
 PARTS: dict[str, Callable[[Mapping[str, Record]], str]] = {
-    "headline": headline, "recipes": recipes, "controls": controls, "ablations": ablations,
+    "headline": headline, "quantiles": quantiles, "recipes": recipes, "controls": controls, "ablations": ablations,
 }  # fmt: skip
 
 
