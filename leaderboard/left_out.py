@@ -2,8 +2,8 @@
 
     python -m leaderboard.left_out [--only EXPERIMENT ...]
 
-Writes leaderboard/left_out.json, which docs/reports/gated.md is made from (`python -m leaderboard.pages.gated`). For
-each experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
+Writes leaderboard/left_out.json, which `python -m leaderboard.pages docs/reports/gated.md` makes a page from. For each
+experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
 chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment; what is there already is kept
 unless named.
 
@@ -40,6 +40,7 @@ from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
+from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.committed import ROOT
 from moeload_bench.evaluation.harness import make_request, step_block, trace_info
 from moeload_bench.results.statistics import log_ratio
@@ -51,22 +52,8 @@ from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 
-OUT = ROOT / "leaderboard" / "left_out.json"
-SUITE = "v1"
 PER_STATE = 20
 LATE_STARTS = (1000, 3000, 6000)
-CLUSTERS = (
-    ("qwen3moe-16e-aux0", "qwen3moe-16e-aux", "qwen3moe-16e-shift", "qwen3moe-16e-restart"),
-    ("deepseekv3-16e-shift", "deepseekv3-32e-lossfree"),
-    ("gptoss-32e-top4",),
-    ("granitemoe-32e-top8",),
-    ("mixtral-8e-pooled",),
-    ("olmoe-64e-top8",),
-    ("qwen3moe-64e-top1",),
-    ("switch-8e-drop",),
-)
-"""Recipes of one cluster share text, seed and most of their settings (two even their first 2,000 steps)."""
-
 FloatArray = NDArray[np.float64]
 
 

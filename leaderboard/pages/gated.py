@@ -1,31 +1,23 @@
-"""Fill the tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
+"""The tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
 
-    python -m leaderboard.pages.gated [--check]
-
-Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures. With --check nothing is written;
-exit status 1 when the page would change.
+Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from leaderboard.committed import ROOT
-from leaderboard.left_out import CLUSTERS, OUT, SUITE
+from leaderboard.clusters import CLUSTERS, OUT, SUITE
+from leaderboard.pages.parts import Maker
 from moeload_bench.results.render import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite
 
-PAGE = ROOT / "docs" / "reports" / "gated.md"
-PART = re.compile(r"(<!-- made by leaderboard/pages/gated.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 STATES = ("transient", "stable")
 LOSS_FREE = CLUSTERS[1]
 SEEN: tuple[tuple[str, str, Sequence[str]], ...] = (
@@ -153,30 +145,10 @@ def ablations(known: Mapping[str, Record]) -> str:
     return _beside(known, [name for name in MEANING if name.split(".")[0] in ("without", "learn") and name in known])
 
 
-PARTS: dict[str, Callable[[Mapping[str, Record]], str]] = {
-    "headline": headline, "quantiles": quantiles, "recipes": recipes, "controls": controls, "ablations": ablations,
-}  # fmt: skip
+def _part(make: Callable[[Mapping[str, Record]], str]) -> Maker:
+    return lambda _: make(json.loads(OUT.read_text(encoding="utf-8")))
 
 
-def filled(text: str, known: Mapping[str, Record]) -> str:
-    """The page with its parts made anew."""
-    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](known)}\n{match[3]}", text)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    old = PAGE.read_text()
-    new = filled(old, json.loads(OUT.read_text()))
-    if new == old:
-        return 0
-    print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")
-    if not check:
-        PAGE.write_text(new)
-    return 1 if check else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+PARTS: Mapping[str, Maker] = {
+    make.__name__: _part(make) for make in (headline, quantiles, recipes, controls, ablations)
+}
