@@ -33,7 +33,8 @@ class Fracast(BlockAdapter):
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
         """One batch of all series."""
-        told_NHQ = np.asarray(self._model.forecast_batch(context_NT, horizon=ahead), dtype=np.float32).astype(np.float64)
+        native = np.asarray(self._model.forecast_batch(context_NT, horizon=ahead), dtype=np.float32)
+        told_NHQ = native.astype(np.float64)
         known = np.array(self._model.quantiles)
         return told_NHQ[:, :, int(np.abs(known - 0.5).argmin())], between_levels(told_NHQ, known, levels)
 
