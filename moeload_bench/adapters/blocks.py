@@ -67,7 +67,7 @@ class BlockMemory:
     def means(self, block: int) -> FloatArray:
         """[N, T] means of neighbouring blocks, oldest first; those above a row end at a multiple of ten rows."""
         if block == 1:
-            return self._row_SLE.reshape(len(self._row_SLE), -1).T
+            return self._row_SLE.reshape(len(self._row_SLE), self.last_LE.size).T
         size = block // 10
         whole = self._ten_SLE[len(self._ten_SLE) % size :]
         return whole.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block
