@@ -43,7 +43,7 @@ class PredictorAdapter(BlockAdapter):
         if len(told) != len(context_NT):
             raise ForecastError(f"the predictor gave {len(told)} forecasts, expected one for each of {len(context_NT)}")
         at = [0.5, *levels]
-        value_QNH = np.array([[np.asarray(one.quantile(level))[:ahead] for one in told] for level in at])
+        value_QNH = np.array([[one.quantile(level)[:ahead] for one in told] for level in at], dtype=np.float64)
         return value_QNH[0], value_QNH[1:]
 
 
