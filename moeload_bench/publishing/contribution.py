@@ -24,7 +24,7 @@ _IDENTIFYING = re.compile(
 )
 
 
-def identifying(meta: TraceMeta) -> list[tuple[str, str]]:
+def identifying_fields(meta: TraceMeta) -> list[tuple[str, str]]:
     """(field, text) of what in the metadata names a machine or a person: folders, mail addresses, hosts."""
     return [
         (where, found.group(0).strip(" '\":="))
@@ -90,7 +90,7 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
         yield "count_semantics is 'unknown', expected pre_drop or post_drop: say what the counts are"
     if meta.recipe in taken:
         yield f"recipe is {meta.recipe!r}, which is one of the project's own: give it another name"
-    for where, text in identifying(meta):
+    for where, text in identifying_fields(meta):
         yield f"metadata field {where} holds {text!r}, which tells a machine or a person: take it out"
 
 

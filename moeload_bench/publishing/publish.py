@@ -17,10 +17,19 @@ from moeload_bench.errors import HubError
 from moeload_bench.hub.client import (
     check_repo,
     check_token,
-    explained,
+    explaining_failures,
     persist,
 )
-from moeload_bench.publishing.files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
+from moeload_bench.publishing.files import (
+    LocalFile,
+    Plan,
+    RemoteFile,
+    collect_files,
+    first_names,
+    is_foreign,
+    is_trace,
+    make_plan,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,13 +74,13 @@ def publish(
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
-    files = collect(folder)
+    files = collect_files(folder)
     check_card(folder)
     release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent)
     if dry_run:
-        return explained(repo, release.rehearse)
+        return explaining_failures(repo, release.rehearse)
     check_token(release.api)
-    return explained(repo, lambda: persist(release.attempt))
+    return explaining_failures(repo, lambda: persist(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -158,12 +167,14 @@ class _Release:
         remote = self.tree(head)
         foreign = [name for name in remote if is_foreign(name)]
         if foreign:
-            raise HubError(f"{self.repo}: the repository exists with other content ({few(foreign)}): use another one")
+            raise HubError(
+                f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
+            )
         plan = make_plan(self.files, remote)
         touched = [name for name in (*plan.replace, *plan.remove) if is_trace(name)]
         if touched and not self.overwrite:
             raise HubError(
-                f"{self.repo}: main holds traces that the folder changes or lacks ({few(touched)}); "
+                f"{self.repo}: main holds traces that the folder changes or lacks ({first_names(touched)}); "
                 "--overwrite changes main and leaves older releases as they are"
             )
         return plan
