@@ -20,8 +20,9 @@ from leaderboard.site.inputs import Board, Inputs
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
-from leaderboard.site.words import file_name, verify_command, web_link
+from leaderboard.site.words import verify_command, web_link
 from moeload_bench.errors import MoeloadError
+from moeload_bench.files import file_name
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.traces.store import read_trace

@@ -24,6 +24,7 @@ from leaderboard.site.views import (
     views_of,
 )
 from leaderboard.site.words import NONE, NOT_GIVEN, counted, interval_text, percent, signed_skill, three_digits
+from moeload_bench.files import file_name
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.grid import floors_of, marks_of
 from moeload_bench.results.record import Result
@@ -92,7 +93,7 @@ def forecaster_row(entry: Entry) -> Json:
     failed = len(entry.result.failures)
     return {
         "name": entry.name,
-        "page": f"forecasters/{words.file_name(entry.name)}.html",
+        "page": f"forecasters/{file_name(entry.name)}.html",
         "standing": entry.standing,
         "level": entry.result.isolation,
         "failed": counted(failed, "failed task") if failed else "",
@@ -197,7 +198,7 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
 
 def data_file(suite: str, metric: str) -> str:
     """Where the data of a metric lie."""
-    return f"data/{words.file_name(suite)}.{words.file_name(metric.replace('@', '.'))}.js"
+    return f"data/{file_name(suite)}.{file_name(metric.replace('@', '.'))}.js"
 
 
 def claims(board: Board) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from leaderboard.site import words
 from leaderboard.site.forecaster_page import Facts
 from leaderboard.site.grids import Table, fact_text, one_run
 from leaderboard.site.inputs import Board, with_runs_of
 from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, three_digits
+from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
 from moeload_bench.results.grid import present_mean
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
@@ -33,7 +33,7 @@ class TracePage:
 
 def page_path(trace_id: str) -> str:
     """Where the page of a trace lies."""
-    return f"traces/{words.file_name(trace_id.replace('/', '.'))}.html"
+    return f"traces/{file_name(trace_id.replace('/', '.'))}.html"
 
 
 def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -16,7 +15,6 @@ from moeload_bench.scoring.catalogue import metric_spec
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
-_PLAIN = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
 
 def three_digits(value: float | None) -> str:
@@ -59,14 +57,6 @@ def metric_unit(metric: str) -> str:
     """The unit of a metric; empty for one that the catalogue does not know."""
     spec = metric_spec(metric)
     return spec.unit if spec else ""
-
-
-def file_name(name: str) -> str:
-    """A file name for any text: itself where it is plain, else its plain part and a hash that keeps it apart."""
-    if _PLAIN.fullmatch(name) and len(name) <= 80 and name != "index":
-        return name
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    return f"{plain or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def web_link(link: str | None) -> str | None:

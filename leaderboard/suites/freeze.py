@@ -103,7 +103,10 @@ def _origins(plan: Plan, ref: TraceRef, trace: Trace, per_state: int) -> tuple[d
 
 
 def to_toml(suite: Suite) -> str:
-    """The suite as TOML; `load_suite` reads the same suite back."""
+    """The suite as TOML; `load_suite` reads the same suite back.
+
+    Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
+    """
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
     tables = {name: content.pop(name) for name in ("variants", "rule", "hub")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]

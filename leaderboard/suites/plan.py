@@ -2,9 +2,9 @@
 
     python -m leaderboard.suites.plan v1        # "RECIPE SEED SPLIT" for each run, in the order of recording
 
-A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of traces
-and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training under
-two names.
+A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of
+traces and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training
+under two names.
 """
 
 from __future__ import annotations

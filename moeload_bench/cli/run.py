@@ -16,6 +16,7 @@ from moeload_bench.cache import cache_dir
 from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
@@ -115,12 +116,6 @@ def run(
         _print(results, metric, own=trace)
     if results.failures:
         raise typer.Exit(1)
-
-
-def file_name(target: str) -> str:
-    """A forecaster's name as a file name: `arima@order=[1,1,1]` becomes `arima_order=1-1-1`."""
-    plain = "".join(char for char in target if char not in "[]\"' ").replace(",", "-")
-    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
 
 
 def _with_uniform(targets: Sequence[str]) -> list[str]:

@@ -9,8 +9,6 @@ monitor.attach(trainer, out="runs", name="my-run")                          # an
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import MoeloadError, PlacementError
+from moeload_bench.files import replacing
 from moeload_bench.live.advice import Advice
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.names import metrics_of
@@ -192,9 +191,8 @@ def _write_plan(path: Path, advice: Advice) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(record, file)
-        os.replace(file.name, path)
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps(record), encoding="utf-8")
     except OSError as error:
         _warn(f"{path}: the plan cannot be written: {error}")
 

@@ -11,17 +11,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from moeload_bench import cache
-from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster, key_parts
 from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import Limits, open_host
-from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.paper.choice import Chosen
 from moeload_bench.paper.measuring import Request, task_list
 from moeload_bench.paper.study import PAPER_FORECASTERS
 from moeload_bench.results.record import Results
-from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 
@@ -54,7 +52,13 @@ def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, or
     if fitted.failure is not None:
         return None
     suite = setting.suite
-    key = _key(suite, trace, target, fitted, origin)
+    key = cache.task_key(
+        kind="forecast",
+        trace_sha256=data_sha256(trace),
+        fitted_sha256=None if fitted.data is None else hashlib.sha256(fitted.data).hexdigest(),
+        origin=origin,
+        **key_parts(setting, target),
+    )
     stored = None if setting.fresh else cache.load(key)
     if stored is not None:
         return Forecast(np.array(stored["share"]), np.array(stored["edges"], dtype=np.int64))
@@ -70,19 +74,3 @@ def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, or
     if forecast is not None:
         cache.save(key, {"share": forecast.share_BLE.tolist(), "edges": forecast.edges_B.tolist()})
     return forecast
-
-
-def _key(suite: Suite, trace: Trace, target: Target, fitted: Fitted, origin: int) -> str:
-    return cache.task_key(
-        kind="forecast",
-        trace_sha256=data_sha256(trace),
-        source_sha256=source_sha256(target),
-        class_name=target.class_name,
-        kwargs=dict(target.kwargs),
-        fitted_sha256=None if fitted.data is None else hashlib.sha256(fitted.data).hexdigest(),
-        group=suite.group_of(trace.id),
-        horizons=list(suite.horizons),
-        seed=suite.seed,
-        origin=origin,
-        versions=package_versions(),
-    )

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -102,14 +100,12 @@ class Parts:
             raise RecordingError(f"{self.folder}: got step {first}, expected {self.next_step} to follow")
         name = f"{first:010d}.parquet"
         checkpoint = checkpoint_name(after) if save_checkpoint else None
-        scratch = self.folder / f".{first:010d}.tmp"
         try:
             self._check_owner()
             write_trace(trace, self.folder / name, overwrite=True)
             if save_checkpoint is not None and checkpoint is not None:
-                save_checkpoint(scratch)
-                _sync(scratch)
-                os.replace(scratch, self.folder / checkpoint)
+                with replacing(self.folder / checkpoint, durable=True) as scratch:
+                    save_checkpoint(scratch)
             self._write_manifest(
                 {
                     **self._manifest,
@@ -188,11 +184,8 @@ class Parts:
             raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".tmp", delete=False) as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self.folder / "manifest.json")
+        with replacing(self.folder / "manifest.json", durable=True) as scratch:
+            scratch.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         self._manifest = manifest
 
     def _remove_leftovers(self) -> None:
@@ -217,11 +210,6 @@ def cut(trace: Trace, count: int) -> Trace:
         trace.load_SLE[:count].copy(),
         columns,
     )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import DivergedError, SeasonError
+from moeload_bench.files import replacing
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.seasons.closing import planned_recipe
 from moeload_bench.seasons.drawing import draw_run, varied_recipe
@@ -125,9 +126,8 @@ def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | N
         source, target = parts / checkpoint_name(step), checkpoints / checkpoint_name(step)
         if step in wanted and source.is_file() and not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = target.with_suffix(".tmp")
-            shutil.copyfile(source, scratch)
-            scratch.replace(target)
+            with replacing(target) as scratch:
+                shutil.copyfile(source, scratch)
 
     def hear(number: int, row: dict[str, Any]) -> None:
         keep(number + 1)

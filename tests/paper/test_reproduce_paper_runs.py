@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.cli import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation.evaluate import evaluate
@@ -220,6 +222,18 @@ def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], t
     truth_HLE = trace.share_SLE()[row : row + 40]
     expected = next(task.metrics["window_tv"] for task in results[0].runs[0].tasks if task.origin == origin)
     assert score_forecast(one, truth_HLE, (20, 40))["window_tv"].mean(axis=1) == pytest.approx(expected)
+
+
+def test_a_forecast_is_kept_for_its_level(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """Work finished at one isolation level answers for no other, for a single forecast as for a run."""
+    study, results, trace = small
+    origin = middle_origin(results)
+    assert origin is not None
+    run = Chosen(trace.id, write(tmp_path, trace), ())
+    for level in ("none", "process"):
+        ask_forecasters(run, trace, study.runs[0].targets, origin, replace(SHORT, level=level))
+    paths = [path for path in cache_dir().rglob("*.json") if "share" in json.loads(path.read_bytes())["value"]]
+    assert len(paths) == 2
 
 
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
