@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from moeload_bench.cli.options import parameters_of, signed
 from moeload_bench.cli.progress import pair_progress, table_width
 from moeload_bench.interchange.flame_moe import read_flame_moe
 from moeload_bench.interchange.formats import FORMATS
@@ -85,19 +85,14 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
 
     def register(read: Callable[..., Any]) -> Callable[..., Any]:
         functions: list[Callable[..., Any]] = [read, _shared, *([_bounds] if bounds else [])]
-        asked = [p for f in functions for p in inspect.signature(f, eval_str=True).parameters.values()]
+        asked = [p for f in functions for p in parameters_of(f).values()]
         parameters = [p for p in asked if p.name not in _SUPPLIED]
-        own = [name for name in inspect.signature(read).parameters if name not in _SUPPLIED]
+        own = [name for name in parameters_of(read) if name not in _SUPPLIED]
 
         def command(**given: Any) -> None:
             _run(read, {key: given.pop(key) for key in own}, given)
 
-        # required ones may stand behind those with defaults: all are keywords
-        keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in keywords}
-        command.__doc__ = read.__doc__
-        app.command(name)(command)
+        app.command(name)(signed(command, parameters, read.__doc__))
         return read
 
     return register
