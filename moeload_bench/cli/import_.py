@@ -22,7 +22,7 @@ from moeload_bench.interchange.npz import import_npz
 from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
 from moeload_bench.interchange.sglang import read_sglang
 from moeload_bench.interchange.smartmoe import read_smartmoe
-from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.interchange.tensorboard import read_tensorboard
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
@@ -155,8 +155,8 @@ def from_npz(path: Source, *, options: Any, report: Any) -> Any:
     return import_npz(path, options.top_k, options.tokens, **_meta(options))
 
 
-@_command("csv", bounds=False)
-def from_csv(path: Source, *, options: Any, report: Any) -> Any:
+@_command("csv")
+def from_csv(path: Source, *, report: Any) -> Any:
     """Import a CSV table with a header line.
 
     Columns: step,layer,expert,load (one count per row) or step,layer,load_0,load_1,... (one layer-step per row), each
@@ -164,7 +164,7 @@ def from_csv(path: Source, *, options: Any, report: Any) -> Any:
 
     [bold]moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet[/bold]
     """
-    return import_csv(path, options.top_k, options.tokens, **_meta(options))
+    return read_csv(path, report)
 
 
 @_command("jsonl")
