@@ -33,7 +33,8 @@ from moeload_bench.errors import MissingExtraError, TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import counts, find_files
 
-MAX_BYTES = 8 << 30
+MAX_BYTES = 2 << 30
+"""Unpacked: a file is read whole, and its counts are held a few times over."""
 SECONDS = 600
 CHILD = Path(__file__).with_name("torch_child.py")
 
