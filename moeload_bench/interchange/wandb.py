@@ -24,6 +24,8 @@ from moeload_bench.interchange.text import WholeLines, find_files
 from moeload_bench.traces.parquet import check_cost, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
+MAX_LINE = 64 << 20
+"""Bytes of a line; a run with thousands of columns has lines of a megabyte."""
 STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
 
 
@@ -56,9 +58,12 @@ def _columns(file: Path) -> list[str]:
             return list(parquet.schema_arrow.names)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader([stream.readline(64 << 20)]), [])
+            head = stream.readline(MAX_LINE + 1)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}: not a CSV table: {error}") from None
+    if len(head) > MAX_LINE:
+        raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
+    return next(csv.reader([head]), [])
 
 
 def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[Any]:
@@ -70,8 +75,7 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterato
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    # a run with thousands of columns has lines of a megabyte
-    options = arrow_csv.ReadOptions(use_threads=False, block_size=64 << 20)
+    options = arrow_csv.ReadOptions(use_threads=False, block_size=MAX_LINE)
     convert = arrow_csv.ConvertOptions(
         include_columns=wanted,
         column_types=dict.fromkeys(wanted, pa.float64()),
