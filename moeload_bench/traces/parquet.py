@@ -75,6 +75,15 @@ def decoded_bytes(path: Path) -> int:
         return _footer_bytes(file)
 
 
+def check_cost(path: Path, file: pq.ParquetFile, *, lists: bool = True) -> None:
+    """Raise `TraceError` where a batch of rows may take memory out of proportion to the file.
+
+    ``lists``: a row may hold any number of values, so all values of the file count; else its largest page does.
+    """
+    most = largest_page_bytes(path, file.metadata)
+    check_decoded(max(most, _footer_bytes(file)) if lists else most, path.stat().st_size, str(path))
+
+
 def _footer_bytes(file: pq.ParquetFile) -> int:
     """A footer may lie: a number below zero counts for nothing, so that it cannot hide another one."""
     total = 0
