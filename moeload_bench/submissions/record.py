@@ -157,6 +157,7 @@ class Verification(_Record):
     findings: dict[str, float] = Field(default={}, description="what was found of memory, by test")
     ms_per_forecast: float | None = None
     peak_memory_bytes: int | None = None
+    pages_in_memory: bool | None = Field(default=None, description="whether no run could tell what another had read")
     status: VerificationStatus
 
     @model_validator(mode="after")
