@@ -46,9 +46,9 @@ class Drop:
 
 
 def drops(season: Errors, public: Errors, reference: str, unfitted: Collection[str]) -> list[Drop]:
-    """Every entry that both sides have, most beyond first; the reference itself has no drop and is left out.
+    """Every entry that both sides have, most beyond first; the reference's own drop is 0, and left out of the list.
 
-    Raises `ResultError` where the reference is missing on a side, no recipe is on both, or nothing unfitted is.
+    Raises `ResultError` where the reference is missing on a side.
     """
     for side, errors in (("season", season), ("public suite", public)):
         if reference not in errors.by_forecaster:
@@ -59,9 +59,7 @@ def drops(season: Errors, public: Errors, reference: str, unfitted: Collection[s
     names = [name for name in names if shared[name]]
     found = {name: _drop(*sides[name], shared[name]) for name in names}
     known = [found[name][0] for name in names if name in unfitted]
-    if not known:
-        raise ResultError("no unfitted forecaster has results on a recipe of both sides: nothing to compare drops with")
-    usual = float(np.median(known))
+    usual = float(np.median([*known, *([0.0] if reference in unfitted or not known else [])]))
     p_values = {name: _p(found[name], usual) for name in names if name not in unfitted}
     tested = {name: p for name, p in p_values.items() if p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
