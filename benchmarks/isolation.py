@@ -71,7 +71,7 @@ def print_calls(layers: int, experts: int, levels: list[Level]) -> None:
         print(f"  {level:8}", *cells)
 
 
-def print_against(other: Path, repetitions: int = 12) -> None:
+def print_against(other: Path, repetitions: int = 4) -> None:
     """Least start-up and least median call of `sw_avg` in the sandbox, here and there, and their ratio."""
     here = Path(__file__).resolve().parents[1]
     for layers, experts in SHAPES:
@@ -85,8 +85,9 @@ def print_against(other: Path, repetitions: int = 12) -> None:
 
 
 def measure_in(place: Path, layers: int, experts: int) -> list[float]:
-    """`measure` of a checkout's own code, by its own interpreter."""
-    code = f"import json, isolation; print(json.dumps(isolation.measure({layers}, {experts}, 'sandbox')))"
+    """`measure` of a checkout's own code, by its own interpreter: the least of five, in a warm harness."""
+    measure = f"isolation.measure({layers}, {experts}, 'sandbox')"
+    code = f"import isolation; {measure}; print(list(map(min, zip(*({measure} for _ in range(5))))))"
     python = place / ".venv" / "bin" / "python"
     done = subprocess.run([python, "-c", code], cwd=place / "benchmarks", capture_output=True, text=True, check=True)
     seconds: list[float] = json.loads(done.stdout)
