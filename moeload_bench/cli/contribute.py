@@ -25,7 +25,7 @@ def contribute(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it is sent.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
 ) -> None:
-    """Give a trace to the dataset: one pull request that adds it under community/, with its row of the card.
+    """Give a trace to the dataset: one pull request that adds it under community/.
 
     It is checked first as `verify-trace` will check it. Folders, names of hosts and users, and mail addresses are taken
     out of its metadata and shown before anything is sent; the file itself stays as it is. Needs a token of the Hub that
