@@ -24,12 +24,20 @@ import numpy as np
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
-from moeload_bench.submissions.screen import MAX_RECIPE, Screened, Strata, Stratum, screened, strata_of, together
-from moeload_bench.submissions.verify import locate
+from moeload_bench.submissions.screen import (
+    MAX_RECIPE,
+    Screened,
+    Strata,
+    Stratum,
+    screen_strata,
+    strata_of,
+    summed_by_recipe,
+)
+from moeload_bench.submissions.verify import locate_traces
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 
@@ -46,9 +54,9 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 
 def measure(suite: Suite, target: Target) -> Strata:
     """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
-    paths = locate(suite)
+    paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
-    fitted = fit(setting, paths, target) if target.file is None else Fitted()
+    fitted = fit_forecaster(setting, paths, target) if target.file is None else Fitted()
     found = []
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
@@ -58,7 +66,7 @@ def measure(suite: Suite, target: Target) -> Strata:
             answers = [answer.forecast for answer in replay(trace, host, origins, suite.horizons)]
         means = [answer.window_means(suite.horizons) for answer in answers if answer is not None]
         found.append(strata_of(trace, entry, np.stack(means), suite.horizons))
-    return together(found)
+    return summed_by_recipe(found)
 
 
 def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
@@ -71,7 +79,7 @@ def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
 
 
 def _of(strata: Strata) -> Screened:
-    found = screened(strata)
+    found = screen_strata(strata)
     if found is None:
         raise SystemExit("no stratum of this suite is large enough")
     return found
@@ -92,7 +100,7 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 def _memoriser(name: str, suite: Suite, root: Path) -> tuple[Target, int]:
     file = root / "memoriser.py"
-    file.write_text(memoriser(locate(suite), suite, every=EVERY[suite.name], **MEMORISERS[name]))
+    file.write_text(memoriser(locate_traces(suite), suite, every=EVERY[suite.name], **MEMORISERS[name]))
     return Target(TARGET, None, file, TARGET.partition(":")[2]), file.stat().st_size
 
 

@@ -24,7 +24,7 @@ from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
-from moeload_bench.results.words import absence, best_lines, failure_lines
+from moeload_bench.results.words import best_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, load_suite, slide, suite_for_trace
 from moeload_bench.traces.store import find_trace, read_trace
@@ -205,7 +205,7 @@ def _print(results: Results, metric: str, own: Path | None) -> None:
         if table is not None:
             console.print(table)
         elif name == metric:
-            console.print(absence(results, metric))
+            console.print(why_no_table(results, metric))
     for line in failure_lines(results):
         console.print(printable(line), style="red")
     if own is None:

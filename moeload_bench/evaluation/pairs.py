@@ -73,7 +73,7 @@ class Pair:
     fitted: Fitted
 
 
-def fit(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
+def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
     """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
     if not setting.suite.fit:
         return Fitted()

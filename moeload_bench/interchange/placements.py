@@ -55,7 +55,7 @@ class Placement:
         return slots_LEX
 
 
-def place(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
+def place_forecast(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
     """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, or too few ``model_layers``."""
     least = max(ahead.layers) + 1
     if model_layers is not None and model_layers < least:

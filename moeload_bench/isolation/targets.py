@@ -158,7 +158,7 @@ def preflight(target: Target) -> None:
     """
     if target.cls is not None:
         check_kwargs(target, load_class(target))
-    elif target.file is None and str(target.module).startswith(BASELINES_PACKAGE):
+    elif is_baseline(target):
         cls = load_class(target)
         check_kwargs(target, cls)
         if target.kwargs:

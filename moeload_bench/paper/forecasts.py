@@ -13,7 +13,7 @@ import numpy as np
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
@@ -32,7 +32,9 @@ def middle_origin(results: Results) -> int | None:
     return stable[len(stable) // 2] if stable else None
 
 
-def ask(run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request) -> dict[str, Forecast]:
+def ask_forecasters(
+    run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request
+) -> dict[str, Forecast]:
     """The paper's forecasters' answers at an origin, for the longest horizon; one that failed is left out."""
     suite = task_list(run, trace, request)
     setting = Setting(suite, request.level, Limits(), suite.seed, request.fresh)
@@ -41,7 +43,7 @@ def ask(run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, requ
     for name in PAPER_FORECASTERS:
         if name in targets:
             target = parse_target(targets[name])
-            fitted = fit(setting, paths, target)
+            fitted = fit_forecaster(setting, paths, target)
             forecast = _forecast(setting, trace, target, fitted, origin)
             if forecast is not None:
                 answers[name] = forecast

@@ -13,7 +13,7 @@ from typing import Any
 
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.publishing.card import FRONT, by_recipe, config, features, splits_of
-from moeload_bench.publishing.card_tables import balancing
+from moeload_bench.publishing.card_tables import balancing_words
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import Run, undescribed_run
 from moeload_bench.traces.meta import TraceMeta
@@ -59,7 +59,7 @@ def with_traces(card: str, traces: Sequence[tuple[Trace, int]]) -> str:
     return _joined(data, _with_rows(body, [_row(recipe, runs) for recipe, runs in groups.items()]))
 
 
-def carried(card: str, other: str) -> str:
+def carried_rows(card: str, other: str) -> str:
     """The card with what another one says of traces of others."""
     (data, body), (theirs, text) = _parted(card), _parted(other)
     for field in ("configs", "dataset_info"):
@@ -85,7 +85,7 @@ def _row(recipe: str, runs: Sequence[Run]) -> str:
         meta.experts,
         meta.top_k or "varies",
         f"{runs[0].tokens:,}",
-        balancing(meta),
+        balancing_words(meta),
         meta.licence,
     )
     return markdown_table(HEAD, [cells]).splitlines()[-1]

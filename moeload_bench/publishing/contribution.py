@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing.community import checked_about, path_of
-from moeload_bench.publishing.identifying import identifying, without_identifying
+from moeload_bench.publishing.identifying import identifying_fields, without_identifying
 from moeload_bench.traces.duplicates import duplicate_of
 from moeload_bench.traces.meta import TraceMeta, checked_meta
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_meta
@@ -62,7 +62,7 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
     for file in _files(path):
         try:
             read = _read(file)
-            removed.update(dict.fromkeys(identifying(read.meta, wishes.own_names)))
+            removed.update(dict.fromkeys(identifying_fields(read.meta, wishes.own_names)))
             trace = replace(read, meta=_as_wished(read.meta, wishes))
         except TraceError as error:
             problems.append(str(error))
@@ -155,7 +155,7 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
         yield "count_semantics is 'unknown', expected pre_drop or post_drop: say what the counts are"
     if meta.recipe in taken:
         yield f"recipe is {meta.recipe!r}, which is taken: give it another name"
-    for where, text in identifying(meta):
+    for where, text in identifying_fields(meta):
         yield f"metadata field {where} holds {text!r}, which tells a machine or a person: take it out"
 
 

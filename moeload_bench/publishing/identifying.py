@@ -38,7 +38,7 @@ def own_names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if len(name) > 2 and name.lower() not in _EVERYBODYS))
 
 
-def identifying(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
+def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """(field, text) of what in the metadata names a machine or a person, ``names`` among it."""
     pattern = _compiled(names)
     return [pair for where, key, text in _texts(meta.model_dump(mode="json"), "", "") for pair in
@@ -46,7 +46,7 @@ def identifying(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, s
 
 
 def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta:
-    """The metadata with `REMOVED` wherever `identifying` finds something.
+    """The metadata with `REMOVED` wherever `identifying_fields` finds something.
 
     Raises `TraceError` where a field cannot do without it: a recipe's name that is a host's.
     """

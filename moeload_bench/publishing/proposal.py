@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.hub.client import check_repo, check_token, explained, propose
+from moeload_bench.hub.client import check_repo, check_token, explaining_failures, propose
 from moeload_bench.publishing.community import FOLDER, PATH, about_of, same_card, with_traces
 from moeload_bench.publishing.contribution import Contribution, check_size, contribution_problems, known_traces
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace, write_trace
@@ -32,7 +32,7 @@ class DeclaredFile(NamedTuple):
 
 def taken_names(repo: str, api: HfApi) -> set[str]:
     """The names that traces of others have in a repository."""
-    files = explained(repo, lambda: api.list_repo_files(repo, repo_type="dataset"))
+    files = explaining_failures(repo, lambda: api.list_repo_files(repo, repo_type="dataset"))
     return {found["name"] for name in files if (found := PATH.fullmatch(name))}
 
 
@@ -66,15 +66,15 @@ def pull_problems(
     """
     check_repo(repo)
     revision = f"refs/pr/{number}"
-    added, lines = explained(repo, lambda: _added(repo, revision, api))
+    added, lines = explaining_failures(repo, lambda: _added(repo, revision, api))
     yield from lines
     if lines:
         return
     with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
         root = Path(folder)
         for name in added:
-            explained(repo, lambda name=name: _fetch(repo, name, revision, api, root))  # type: ignore[misc]
-        there = explained(repo, lambda: api.snapshot_download(
+            explaining_failures(repo, lambda name=name: _fetch(repo, name, revision, api, root))  # type: ignore[misc]
+        there = explaining_failures(repo, lambda: api.snapshot_download(
             repo, repo_type="dataset", revision="main", allow_patterns=["*.parquet"]))  # fmt: skip
         everything = [*known_traces([Path(there)]), *known]
         names = {*taken, *taken_names(repo, api)}
@@ -154,5 +154,5 @@ def _wrong_card(repo: str, revision: str, api: HfApi, root: Path, names: Mapping
 
 
 def _card(repo: str, revision: str, api: HfApi) -> str:
-    path = explained(repo, lambda: api.hf_hub_download(repo, CARD, repo_type="dataset", revision=revision))
+    path = explaining_failures(repo, lambda: api.hf_hub_download(repo, CARD, repo_type="dataset", revision=revision))
     return Path(path).read_text(encoding="utf-8")

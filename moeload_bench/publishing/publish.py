@@ -18,16 +18,16 @@ from moeload_bench.errors import HubError
 from moeload_bench.hub.client import (
     check_repo,
     check_token,
-    explained,
+    explaining_failures,
     persist,
 )
-from moeload_bench.publishing.community import FOLDER, carried, same_card
+from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.files import (
     LocalFile,
     Plan,
     RemoteFile,
-    collect,
-    few,
+    collect_files,
+    first_names,
     is_foreign,
     is_trace,
     local_file,
@@ -78,14 +78,14 @@ def publish(
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
-    files = collect(folder)
+    files = collect_files(folder)
     check_card(folder)
     with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
         release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent, Path(scratch))
         if dry_run:
-            return explained(repo, release.rehearse)
+            return explaining_failures(repo, release.rehearse)
         check_token(release.api)
-        return explained(repo, lambda: persist(release.attempt))
+        return explaining_failures(repo, lambda: persist(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -161,7 +161,7 @@ class _Release:
             return self.files
         there = self.api.hf_hub_download(self.repo, CARD, repo_type="dataset", revision=commit)
         card = self.files[CARD].path.read_text(encoding="utf-8")
-        both = carried(card, Path(there).read_text(encoding="utf-8"))
+        both = carried_rows(card, Path(there).read_text(encoding="utf-8"))
         if same_card(both, card):
             return self.files
         path = self.scratch / CARD
@@ -187,12 +187,14 @@ class _Release:
         remote = self.tree(head)
         foreign = [name for name in remote if is_foreign(name)]
         if foreign:
-            raise HubError(f"{self.repo}: the repository exists with other content ({few(foreign)}): use another one")
+            raise HubError(
+                f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
+            )
         plan = make_plan(self.files_at(head), remote)
         touched = [name for name in (*plan.replace, *plan.remove) if is_trace(name)]
         if touched and not self.overwrite:
             raise HubError(
-                f"{self.repo}: main holds traces that the folder changes or lacks ({few(touched)}); "
+                f"{self.repo}: main holds traces that the folder changes or lacks ({first_names(touched)}); "
                 "--overwrite changes main and leaves older releases as they are"
             )
         return plan

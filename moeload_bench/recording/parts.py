@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
-from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
-from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writing
+from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cell_rows, open_parquet
+from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
 from moeload_bench.traces.trace import Array, Trace, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
     record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
-    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writing(names)) as writer:
+    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer:
         for table in _row_groups(shards):
             writer.write_table(table)
     return target
@@ -270,7 +270,7 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
         digest.update(column_header(name, shape))
         for path in shards:
             column = _table(path, [name]).column(name).combine_chunks()
-            digest.update(column_bytes(cells(name, column, shape[1:], str(path))))
+            digest.update(column_bytes(cell_rows(name, column, shape[1:], str(path))))
     return digest.hexdigest()
 
 

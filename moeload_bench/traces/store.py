@@ -100,11 +100,13 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     check_trace(trace, where=str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as scratch:
-        pq.write_table(_to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writing(list(columns_of(trace))))
+        pq.write_table(
+            _to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writer_options(list(columns_of(trace)))
+        )
     return target
 
 
-def writing(names: Sequence[str]) -> dict[str, Any]:
+def writer_options(names: Sequence[str]) -> dict[str, Any]:
     """How pyarrow writes a trace of these columns.
 
     Measured numbers are floats that hardly ever repeat: their bytes are stored side by side (byte-stream-split), which

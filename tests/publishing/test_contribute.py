@@ -15,9 +15,9 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
 from moeload_bench.publishing import contribution, proposal
-from moeload_bench.publishing.community import carried, checked_about, with_traces
+from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
 from moeload_bench.publishing.contribution import Wishes, make_contribution
-from moeload_bench.publishing.identifying import REMOVED, identifying, own_names, without_identifying
+from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
 from moeload_bench.publishing.proposal import open_contribution, pull_problems
 from moeload_bench.publishing.publish import publish
 from moeload_bench.traces.meta import TraceMeta
@@ -159,9 +159,9 @@ def test_nothing_that_identifies_is_left(tmp_path: Path) -> None:
         parallel={"/home/jo/x": 1, "nodes": ["tcp://10.0.3.7:1", "n2.cluster"]}, optimizer={"by": "a@b.org"},
         notes=("ran on colossus-3, see file:///srv/log", "half of it, 1/2 of tokens"), versions={"torch": "2.9.1+cu1"},
     )  # fmt: skip
-    assert len(identifying(meta, ["colossus-3"])) == 8
+    assert len(identifying_fields(meta, ["colossus-3"])) == 8
     bare = without_identifying(meta, ["colossus-3"])
-    assert identifying(bare, ["colossus-3"]) == []
+    assert identifying_fields(bare, ["colossus-3"]) == []
     assert bare.notes == (f"ran on {REMOVED}, see {REMOVED}", meta.notes[1])
     assert bare.versions == meta.versions
 
@@ -279,7 +279,7 @@ def test_rows_of_others_survive(tmp_path: Path) -> None:
     for trace in shown:
         card = with_traces(card, [(trace, 10)])
     assert card.index("community-a` | about a") < card.index("community-b` | about b")
-    again = carried("---\nlicense: mit\n---\n# Traces anew\n", card)
+    again = carried_rows("---\nlicense: mit\n---\n# Traces anew\n", card)
     assert again.split("## Traces of others")[1] == card.split("## Traces of others")[1]
     assert again.count("config_name: community-") == 4
     assert with_traces(card, [(shown[0], 10)]).count("about b") == 1

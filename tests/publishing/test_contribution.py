@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.publishing import contribution
 from moeload_bench.publishing.contribution import contribution_problems
-from moeload_bench.publishing.identifying import identifying
+from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import list_traces, write_trace
 from moeload_bench.traces.trace import Trace
@@ -73,7 +73,7 @@ def test_versions_and_model_names_are_no_hosts() -> None:
         versions={"torch": "2.9.1+cu128", "python": "3.12.3"}, notes=("see https://example.org/run", "1/2 of tokens"),
         hardware={"cpu": "AMD EPYC 7763", "system": "Linux"},
     )  # fmt: skip
-    assert identifying(meta) == []
+    assert identifying_fields(meta) == []
 
 
 def test_counts_that_do_not_add_up_are_refused(tmp_path: Path, known: Path) -> None:
