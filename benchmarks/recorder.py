@@ -82,9 +82,7 @@ def train_step(model: Any, optimizer: Any, tokens: Any, passes: int = 1) -> floa
     return float(loss.item())
 
 
-def measure(
-    layers: int, pairs: int, sequences: int, passes: int = 1, compiled: bool = False
-) -> dict[str, Any]:
+def measure(layers: int, pairs: int, sequences: int, passes: int = 1, compiled: bool = False) -> dict[str, Any]:
     """CPU seconds of ``pairs`` steps with and as many without recording, and their ratio."""
     import torch
 

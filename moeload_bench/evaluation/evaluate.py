@@ -62,7 +62,8 @@ def evaluate(
     finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
     finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
     there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`,
-    `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another argument) concerns the request.
+    `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another argument)
+    concerns the request.
     """
     parse_level(level)
     jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)

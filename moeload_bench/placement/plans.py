@@ -78,8 +78,8 @@ class ClusterShape:
             raise PlacementError(f"{where} need a slot each, got {self.slots} slots; {fits} would do")
         if self.slots > experts * self.devices:
             raise PlacementError(
-                f"{where} on {self.devices} devices have at most {experts * self.devices} replicas, one of each expert on "
-                f"each device; got {self.slots} slots"
+                f"{where} on {self.devices} devices have at most {experts * self.devices} replicas, one of each "
+                f"expert on each device; got {self.slots} slots"
             )
         if self.devices == 1:
             raise PlacementError(f"{where} on 1 device: every plan costs the same; expected 2 to {experts} devices")

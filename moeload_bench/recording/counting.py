@@ -101,6 +101,11 @@ class RouterCounter:
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
 
+    @property
+    def has_passes(self) -> bool:
+        """Whether any pass was counted since the last step was closed."""
+        return any(self._tokens)
+
     def close(self) -> None:
         """Remove the hooks."""
         for handle in self._handles:
