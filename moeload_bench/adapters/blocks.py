@@ -29,6 +29,8 @@ FloatArray = NDArray[np.float64]
 BLOCKS = (1, 10, 100, 1000)
 """Rows of a block; the first is a row, the others are made from sums of ten."""
 LEAST_BLOCKS = 16
+MOST_AHEAD = 48
+"""Values ahead that a library is asked for; where a horizon needs more, the last of them goes on."""
 ROWS, TENS = 512, 2048
 """Newest rows, and sums of ten rows, that are remembered."""
 LEAST_ROWS = 8
@@ -118,7 +120,7 @@ class BlockAdapter:
         E, shape = self.info.num_experts, self._memory.last_LE.shape
         told = {}
         for block in set(block_K):
-            ahead = max(a for a, b in zip(ahead_K, block_K, strict=True) if b == block)
+            ahead = min(MOST_AHEAD, max(a for a, b in zip(ahead_K, block_K, strict=True) if b == block))
             point_NH, quantile_QNH = self.predict(E * self._memory.means(block), ahead, request.quantiles)
             if point_NH.shape != (E * shape[0], ahead) or not np.isfinite(point_NH).all():
                 raise ForecastError(f"the library gave {point_NH.shape}, expected finite {(E * shape[0], ahead)}")
@@ -126,9 +128,9 @@ class BlockAdapter:
         means, quantiles = [], []
         for block, ahead in zip(block_K, ahead_K, strict=True):
             point_NH, quantile_QNH = told[block]
-            means.append(simplex(point_NH[:, :ahead].mean(axis=1).reshape(shape), self._memory.last_LE))
+            means.append(simplex(_mean_of(point_NH, ahead).reshape(shape), self._memory.last_LE))
             if quantile_QNH is not None:
-                quantiles.append(quantile_QNH[:, :, :ahead].mean(axis=2).reshape(-1, *shape) / E)
+                quantiles.append(_mean_of(quantile_QNH, ahead).reshape(-1, *shape) / E)
         if not quantiles or not request.quantiles:
             return np.stack(means), None
         quantile_QKLE = np.clip(np.nan_to_num(np.stack(quantiles, axis=1)), 0.0, 1.0)
@@ -138,6 +140,12 @@ class BlockAdapter:
         """The longest block that fits into so many rows and has been seen often enough."""
         fits = [b for b in BLOCKS if b <= rows and (b == 1 or self._memory.count(b) >= LEAST_BLOCKS)]
         return fits[-1]
+
+
+def _mean_of(told: FloatArray, ahead: int) -> FloatArray:
+    """The mean of [..., H] over the first ``ahead`` values; the last one goes on where there are fewer."""
+    beyond = max(0, ahead - told.shape[-1])
+    return np.asarray((told[..., :ahead].sum(axis=-1) + beyond * told[..., -1]) / ahead)
 
 
 def simplex(share_LE: FloatArray, fallback_LE: FloatArray) -> FloatArray:
