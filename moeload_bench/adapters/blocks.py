@@ -72,7 +72,7 @@ class BlockMemory:
             return self._row_SLE.reshape(len(self._row_SLE), self.last_LE.size).T
         size = block // 10
         whole = self._ten_SLE[len(self._ten_SLE) % size :]
-        return whole.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block
+        return np.asarray(whole.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block)
 
 
 class BlockAdapter:

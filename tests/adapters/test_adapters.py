@@ -91,7 +91,7 @@ def test_what_a_library_says_becomes_shares() -> None:
     told = check_forecast(followed(Wild, load).forecast(request), request, INFO)
     np.testing.assert_allclose(told.share_BLE[0, 0], [0, 0, 0.625, 0.375])
     np.testing.assert_allclose(told.share_BLE[0, 1], (load[-1] / load[-1].sum(axis=1, keepdims=True))[1])
-    with pytest.raises(ForecastError, match=r"gave \(3, 100\), expected finite \(8, 100\)"):
+    with pytest.raises(ForecastError, match=r"gave \(3, 48\), expected finite \(8, 48\)"):
         followed(Short, load).forecast(request)
 
 
