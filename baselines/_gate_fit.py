@@ -237,8 +237,10 @@ def train(samples: Sequence[Samples], seed: int, learning: Learning) -> gate.Gat
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-        numbers = [inner.weight.T, inner.bias, outer.weight.T, outer.bias]
-        return gate.Gate(mean_C, scale_C, *(np.ascontiguousarray(n.detach().numpy()) for n in numbers))
+        inner_CU, inner_U, outer_UM, outer_M = (
+            np.ascontiguousarray(n.detach().numpy()) for n in (inner.weight.T, inner.bias, outer.weight.T, outer.bias)
+        )
+        return gate.Gate(mean_C, scale_C, inner_CU, inner_U, outer_UM, outer_M)
 
 
 def _standard(samples: Sequence[Samples], ignored: tuple[str, ...]) -> tuple[gate.Float32, gate.Float32]:

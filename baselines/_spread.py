@@ -207,4 +207,4 @@ def _weighted_quantiles(known: Sequence[tuple[int, FloatArray]]) -> FloatArray |
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
     at = (np.cumsum(weight) - 0.5 * weight) / weight.sum()
-    return np.interp(LEVELS, at, value)
+    return np.asarray(np.interp(LEVELS, at, value))
