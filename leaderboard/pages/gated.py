@@ -78,8 +78,20 @@ def headline(known: Mapping[str, Record]) -> str:
             by_horizon = 1 - np.exp(np.mean([ratio[recipe] for recipe in own], axis=0))
             error = np.mean([found[recipe] for recipe in own], axis=0)
             cells = [f"{s:+.2f} ({e:.3f})" for s, e in zip(by_horizon, error, strict=True)]
-            rows.append((what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), *cells))
-    head = ("rows seen", "state", "skill", "new recipe", "new cluster", *(f"h = {h:,}" for h in horizons))
+            least = max(own, key=lambda recipe: own[recipe])
+            worst = f"{skill([own[least]]):+.2f} (`{least}`)"
+            rows.append(
+                (what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), worst, *cells)
+            )
+    head = (
+        "rows seen",
+        "state",
+        "skill",
+        "new recipe",
+        "new cluster",
+        "least recipe",
+        *(f"h = {h:,}" for h in horizons),
+    )
     return table(head, rows)
 
 
