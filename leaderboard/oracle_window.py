@@ -42,7 +42,7 @@ def window_errors(trace: Trace, origins: Sequence[int], horizons: Sequence[int])
     mean only where the whole window has none.
     """
     share_SLE = shares(trace.load_SLE)
-    known_SL1 = np.isfinite(share_SLE).all(axis=2, keepdims=True)
+    known_SL1 = np.asarray(np.isfinite(share_SLE).all(axis=2, keepdims=True))
     sum_SLE = _running(np.asarray(np.where(known_SL1, share_SLE, 0.0)))
     count_SL1 = _running(known_SL1.astype(np.float64))
     first, stride = int(trace.step_S[0]), trace.meta.stride

@@ -1,0 +1,45 @@
+"""Forecasting beside exact reaction: what is measured on a run, and what the page makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leaderboard import reaction
+from leaderboard.pages import reaction as page
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_load_SLE
+
+
+def test_bounds_hold_on_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan for every step from its loads is never worse than the static layout or a plan held for ten steps; only the
+    static layout moves nothing."""
+    monkeypatch.setattr(reaction, "EVERY", (10,))
+    trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2)
+    found = reaction.measure_run(trace, (0.5,), (1.0,))
+    assert set(found) == {
+        "static", "exact@1", "sw_avg@10", "gated@10", "true mean@10", "gated + 0.5 sd@10",
+        "gated + 1 sd, covariance of steps@10",
+    }  # fmt: skip
+    assert min(found, key=lambda name: found[name][0]) == "exact@1"
+    assert [name for name, (_, moved) in found.items() if moved == 0] == ["static"]
+
+
+def test_devices_that_change_names_move_nothing() -> None:
+    """Replicas are counted after devices are renumbered."""
+    shape = ClusterShape("two", 2, 8)
+    before = plan(np.random.default_rng(0).dirichlet(np.ones(8), 3), shape)
+    swapped = before.reshape(3, 2, 4)[:, ::-1].reshape(3, 8)
+    assert reaction._moved(before, swapped, shape) == 0
+
+
+def test_the_page_charges_moving() -> None:
+    """Free moving favours exact reaction; from the cost in the words on a forecast saves as much."""
+    forecast = next(kind for kind in page.measured() if "covariance" in kind)
+    assert page.best("exact", 0.0)[0] > page.best(forecast, 0.0)[0] > page.best("sw_avg", 0.0)[0] > 0
+    cost = page._cheaper(forecast)
+    assert page.best(forecast, cost)[0] >= page.best("exact", cost)[0]
+    assert page.best(forecast, cost / 2)[0] < page.best("exact", cost / 2)[0]
+    assert page.best(forecast, 1e4) == (0.0, 0)
+    assert f"{cost:.2g} % of a step" in page.reaction_words()
