@@ -14,12 +14,14 @@ from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
+from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 OTHER_CODE = "made from other code"
+UNIFORM = "uniform"
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
@@ -108,6 +110,16 @@ def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
     folder = submission_of(result, submissions)
     target = parse_target(result.forecaster.target) if folder is None else folder.target()
     return replace(target, name=result.name)
+
+
+def model_type_of(result: Result, record: Submission | None) -> ModelType:
+    """What a forecaster is: what its submission says, else what follows from how it was made."""
+    if record is not None and record.model_type is not None:
+        return record.model_type
+    if result.forecaster.target == UNIFORM:
+        return "yardstick"
+    fitted = result.fit_wall_s is not None
+    return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
 
 
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:

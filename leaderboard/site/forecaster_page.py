@@ -13,6 +13,7 @@ from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_tr
 from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, three_digits
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, RunResult
+from moeload_bench.submissions.record import MODEL_TYPES
 
 Facts = list[tuple[str, str]]
 MAX_FAILURES = 50
@@ -72,7 +73,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
     result, horizons = entry.result, board.suite.horizons
     shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
     return Section(
-        suite=board.suite.name,
+        suite=board.label,
         standing=entry.standing,
         standing_text=STANDINGS[entry.standing],
         reasons=entry.wrong,
@@ -217,7 +218,8 @@ def submission_facts(entry: Entry) -> Facts:
     return [
         ("Authors", ", ".join(record.authors)),
         ("Licence", record.licence),
-        ("Learned from more than the train runs", "yes" if record.fitted_beyond_train else "no"),
+        ("Type", f"{entry.model_type}: {MODEL_TYPES[entry.model_type]}"),
+        ("Other data that it learned from", entry.fitted_on or "none"),
         ("Hardware", record.hardware),
         ("Code", f"{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
     ]

@@ -39,6 +39,8 @@ def boards_sha256(inputs: Inputs) -> str:
     digest = hashlib.sha256(inputs.sha256.encode())
     for board in inputs.boards:
         digest.update(board.suite.model_dump_json().encode())
+        if board.season is not None:
+            digest.update(repr((board.season.scores, board.season.tests, board.season.floors)).encode())
         for entry in board.entries:
             digest.update(entry.result.model_dump_json().encode() + repr((entry.standing, entry.wrong)).encode())
             if entry.folder is not None:

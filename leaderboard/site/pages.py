@@ -15,6 +15,7 @@ from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
+from leaderboard.site.drops import drops_table
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs
 from leaderboard.site.kept import boards_sha256, kept_files
@@ -25,6 +26,7 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run, make_run
+from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 
 COLUMNS = (
@@ -39,6 +41,7 @@ COLUMNS = (
     ("regret", "Regret", "regret@quarter on the same tasks", True),
     ("ms", "ms", "Wall time per answered origin, observing included", True),
     ("training", "% train", "Of the recorded training time", True),
+    ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
     ("level", "Level", "Isolation that the result was made under", False),
     (
         "standing",
@@ -96,7 +99,7 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
         "index.html", "index.html", "index.html",
         board=boards[0], metric=metric, metric_name=PRIMARY, columns=COLUMNS, switches=switches(boards),
         rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT.key()],
-        data=markup(json_text(data)),
+        data=markup(json_text(data)), drops=drops_table(render.inputs.boards),
     )  # fmt: skip
 
 
@@ -104,10 +107,11 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """(id, label, options) of each switch for the first suite; the page fills them anew for another one."""
     first = boards[0]
     return [
-        ("suite", "Suite", [(board["name"], board["name"]) for board in boards]),
+        ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
         ("state", "State", [(state, f"{state} states" if state == ALL else state) for state in first["states"]]),
         ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
         ("recipe", "Recipe", [(ALL, "all recipes"), *((recipe, recipe) for recipe in first["recipes"])]),
+        ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
         ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
     ]
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leaderboard.seasons import FLOOR, fork_floors
 from leaderboard.site import words
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.views import (
     ALL,
+    PRIMARY,
     Cell,
     View,
     best_window,
@@ -31,6 +33,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.render import marked_floor
 from moeload_bench.results.statistics import MIN_RECIPES
 from moeload_bench.scoring.catalogue import describe_metric, lower_is_better, ratio_metric
+from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.suites.suite import CROSSING
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
@@ -58,6 +61,8 @@ def board_payload(board: Board) -> Json:
     """What does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
     return {
         "name": board.suite.name,
+        "label": board.label,
+        "types": types_of(board),
         "about": suite_about(board),
         "horizons": list(board.suite.horizons),
         "states": states_of(board),
@@ -95,9 +100,17 @@ def forecaster_row(entry: Entry) -> Json:
         "name": entry.name,
         "page": f"forecasters/{file_name(entry.name)}.html",
         "standing": entry.standing,
+        "type": entry.model_type,
+        "elsewhere": f"learned from other data: {entry.fitted_on}" if entry.fitted_on else "",
         "level": entry.result.isolation,
         "failed": counted(failed, "failed task") if failed else "",
     }
+
+
+def types_of(board: Board) -> list[str]:
+    """What the entries of a suite are, in the order in which the words are explained."""
+    found = {entry.model_type for entry in board.entries}
+    return [name for name in MODEL_TYPES if name in found]
 
 
 def cost_row(result: Result) -> list[str]:
@@ -193,7 +206,16 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
         for (state, floor), value_K in floors_of(result, metric).items():
             rows = found.setdefault(f"{state} {recipe}", [])
             rows.append([floor, marked_floor(floor, marks), list(map(three_digits, value_K))])
+        if board.season is not None and metric == PRIMARY:
+            for state, one in fork_floors(board.season, recipe).items():
+                rows = found.setdefault(f"{state} {recipe}", [])
+                rows.append([FLOOR, f"{FLOOR} ({counted(one.origins, 'origin')})", list(map(fork_text, one.cells()))])
     return found
+
+
+def fork_text(cell: tuple[float, float] | None) -> str:
+    """A floor with its standard error; a dash beyond the end of the forks."""
+    return NONE if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
 
 
 def data_file(suite: str, metric: str) -> str:

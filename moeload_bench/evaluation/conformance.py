@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
 from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, block_rows, observe_in_parts
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
@@ -47,6 +48,7 @@ def check_forecaster(
     `IsolationError` for an unknown level.
     """
     parse_level(level)
+    seed = whole_number(seed, "seed", 0)
     if isinstance(forecaster, str):
         forecaster = parse_target(forecaster)
     target = forecaster if isinstance(forecaster, Target) else class_target(forecaster)

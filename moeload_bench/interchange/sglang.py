@@ -33,17 +33,18 @@ from moeload_bench.errors import MissingExtraError, TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import find_files, whole_counts
 
-MAX_BYTES = 8 << 30
+MAX_BYTES = 2 << 30
+"""Unpacked: a file is read whole, and its counts are held a few times over."""
 SECONDS = 600
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
-def read_sglang(paths: Sequence[str | Path], report: Report | None = None, *, max_bytes: int = MAX_BYTES) -> Log:
+def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Log:
     """The log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []
     for done, file in enumerate(files, 1):
-        loaded.append(load_arrays(file, max_bytes))
+        loaded.append(load_arrays(file, MAX_BYTES))
         if report is not None:
             report(done, len(files), file.name)
     kinds = {frozenset(arrays) for arrays in loaded}

@@ -110,6 +110,14 @@ class _Tensor(NamedTuple):
     end: int
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ: of two counts for one iteration and layer, none may be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice in its header")
+    return found
+
+
 class _Safetensors:
     """The counts in one safetensors file, read a tensor at a time."""
 
@@ -122,7 +130,7 @@ class _Safetensors:
                 raise TraceError(f"{path}: not a safetensors file: a header of {length} bytes in {size}")
             raw = file.read(length)
         try:
-            header = json.loads(raw)
+            header = json.loads(raw, object_pairs_hook=_once)
             self.tensors = dict(self._entry(k, v, size - 8 - length) for k, v in header.items() if k != "__metadata__")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None

@@ -24,7 +24,7 @@ from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import FloatArray, IntArray, plan
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
@@ -185,6 +185,11 @@ class Watch:
         checked = self._blocks % self._check_blocks == 0
         self.history.add(int(rows[0]["step"]), share_SLE, self._states.transient_L)
         return self._snapshot() if checked else None
+
+    @property
+    def shape(self) -> ClusterShape | None:
+        """The cluster that plans are made for, None where none fits the model."""
+        return self._plans.shape
 
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""

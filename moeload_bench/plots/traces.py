@@ -81,7 +81,7 @@ def draw_heatmap(view: View) -> Figure:
         for ax, layer, relative_NE in zip(axes, view.layers, relative, strict=True):
             image = _heat(ax, view, relative_NE, norm, colours)
             decorate_panel(ax, view, layer)
-        bar = colour_bar(figure, axes, image, "load / even load", extend="max")
+        bar = colour_bar(figure, axes, image, "load / even load (the largest - 1: MaxVio)", extend="max")
         ticks = range(round(norm.vmin), round(norm.vmax) + 1)
         bar.set_ticks(list(ticks), labels=[f"1/{2**-t}" if t < 0 else str(2**t) for t in ticks])
         finish_figure(figure, view, "expert", _heat_handles(relative), f", {_each(view)}")

@@ -63,7 +63,18 @@ class Parts:
         name = self._manifest["checkpoint"]
         return self.folder / name if name else None
 
-    def start(self, resume: bool, *, go_on: str = "go on with --resume", elsewhere: str = "another --out") -> None:
+    def remove(self) -> None:
+        """Forget an unfinished recording, if one is there."""
+        if (self.folder / "manifest.json").is_file():
+            self.discard()
+
+    def start(
+        self,
+        resume: bool,
+        *,
+        go_on: str = "go on with --resume or start anew with --fresh",
+        elsewhere: str = "another --out",
+    ) -> None:
         """Make or reopen the folder; whoever had it open before cannot write to it any more.
 
         Raises `RecordingError` when a trace or, without ``resume``, an unfinished recording is there already, and when

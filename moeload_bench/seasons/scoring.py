@@ -24,8 +24,15 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.seasons.closing import entry_changes, entry_of, entry_target, season_suite
 from moeload_bench.seasons.drawing import all_drawn
-from moeload_bench.seasons.folder import Folder, file_sha256, logged_attempt, published_at
-from moeload_bench.seasons.forks import ForkTask, detection_power, floor_fork, share_distance
+from moeload_bench.seasons.folder import Folder, file_sha256, logged_attempt, published_at, read_record
+from moeload_bench.seasons.forks import (
+    ForkTask,
+    ForkTest,
+    detection_power,
+    floor_fork,
+    permutation_test,
+    share_distance,
+)
 from moeload_bench.seasons.recording import fork_path
 from moeload_bench.seasons.records import (
     Commitment,
@@ -236,6 +243,18 @@ def _write_forks(
     made = EntryForks(season=plan.name, entry=entry, horizons=horizons, tasks=tasks)
     folder.write(made, f"forks/{entry}.json")
     return {entry: made.sha256()}
+
+
+def fork_tests(folder: Folder) -> dict[str, ForkTest]:
+    """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
+    scores = folder.scores()
+    found = {}
+    for name in sorted(scores.forks if scores else ()):
+        tasks = read_record(EntryForks, folder.forks / f"{name}.json").tasks
+        losses = [(task.recipe, task.run, np.array(task.loss_JK)) for task in tasks if task.failure is None]
+        if losses:
+            found[name] = permutation_test(losses)
+    return found
 
 
 def score_run(pair: Pair, forks: RunForks) -> Scored:

@@ -33,13 +33,18 @@ from moeload_bench.suites.suite import Suite
 
 @dataclass(frozen=True)
 class Author:
-    """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware."""
+    """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware.
+
+    ``model_type`` and ``fitted_on``: what it is, and the names of other data.
+    """
 
     authors: Sequence[str]
     licence: str
     link: str | None
     fitted_beyond_train: bool
     hardware: str
+    model_type: str | None = None
+    fitted_on: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         "target": text,
         "kwargs": dict(target.kwargs),
         "fitted_beyond_train": author.fitted_beyond_train,
+        "model_type": author.model_type,
+        "fitted_on": list(author.fitted_on),
         "hardware": author.hardware,
         "suite": {"name": suite.name, "sha256": suite.sha256()},
     }

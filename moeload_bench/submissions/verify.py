@@ -24,7 +24,7 @@ from moeload_bench.evaluation.evaluate import Progress, make_result
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import run_spread
-from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
@@ -144,10 +144,12 @@ class _Rerun:
         self.claimed = {run.trace: run for run in request.result.runs}
         self.again: list[Heard] = []
         self.done = self.total = 0
+        self.pages_in_memory: bool | None = None
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
         """Why it fails, [] when it does not; stops at the first kind of failure."""
-        chosen = self._sampled()
+        self.pages_in_memory = share_no_pages(self.target, self.request.level)
+        chosen = self._drawn()
         self.total = self._expected(chosen)
         wrong = self._compare(chosen)
         if wrong:
@@ -178,18 +180,23 @@ class _Rerun:
         return as_submitted(made, self.request.folder).model_copy(update=notes)
 
     def costs(self) -> dict[str, Any]:
-        """What it cost here: the claim's costs are its author's word."""
+        """What it cost here, for the claim's costs are its author's word; and whether its runs shared pages."""
         if not self.again:
             return {}
         costs = [one.result.cost for one in self.again]
         per_forecast_s = float(np.mean([cost.per_forecast_s for cost in costs]))
         peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
-        return {"ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"), "peak_memory_bytes": max(peaks, default=None)}
+        return {
+            "ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"),
+            "peak_memory_bytes": max(peaks, default=None),
+            "pages_in_memory": self.pages_in_memory,
+        }
 
-    def _sampled(self) -> list[SuiteTrace]:
+    def _drawn(self) -> list[SuiteTrace]:
+        """The sample, all runs by default, in an order that nobody knows: no run can tell which ones were before."""
         entries = self.request.suite.traces
         count = max(1, math.ceil(self.request.sample * len(entries)))
-        return [entries[i] for i in sorted(self.rng.choice(len(entries), size=count, replace=False))]
+        return [entries[i] for i in self.rng.permutation(len(entries))[:count]]
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
         """How many runs and fits there will be when all goes well: what progress counts to."""

@@ -18,10 +18,11 @@ from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, Tr
 from moeload_bench.interchange import placements
 from moeload_bench.interchange.forecasts import Ahead, forecast_ahead, write_forecast
 from moeload_bench.interchange.placements import Placement, place_forecast, write_placement
+from moeload_bench.interchange.rows import Options, write_log
 from moeload_bench.interchange.series import FORMATS, write_series
-from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
@@ -179,7 +180,8 @@ def test_peers_read_the_same_numbers(tool: str, kind: str, name: str, tmp_path: 
 def test_a_table_comes_back_as_the_same_trace(tmp_path: Path) -> None:
     """`export trace --format csv` and `import csv`: steps, layers, tokens and loads."""
     trace = sampled()
-    again = import_csv(write_series(trace, tmp_path / "t.csv", "csv"), top_k=2)
+    log = read_csv(write_series(trace, tmp_path / "t.csv", "csv"))
+    again = read_trace(write_log(log, tmp_path / "t.parquet", Options(top_k=2)).path)
     assert data_sha256(again) == data_sha256(trace)
     assert again.meta.layers == trace.meta.layers
 
