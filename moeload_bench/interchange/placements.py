@@ -55,7 +55,7 @@ class Placement:
         return slots_LEX
 
 
-def place(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
+def place_forecast(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
     """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, and as `placement_of`."""
     slot_expert_LR = plan(ahead.weight_LE, shape)
     return placement_of(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, ahead.about, model_layers)

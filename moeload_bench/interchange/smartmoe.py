@@ -19,7 +19,7 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
-from moeload_bench.interchange.text import Progress, counts, find_files, read_lines
+from moeload_bench.interchange.text import Progress, find_files, read_lines, whole_counts
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
 _LINE = re.compile(rb"(\d+):(\[.*\])\s*")
@@ -114,6 +114,6 @@ def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
             table = json.loads(match[2])
         except (ValueError, RecursionError) as error:
             raise TraceError(f"{line.where}: no lists of numbers: {printable(str(error))[:200]}") from None
-        yield layer, counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
+        yield layer, whole_counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
     if not seen:
         raise TraceError(f"{path}: no line, expected one per layer")

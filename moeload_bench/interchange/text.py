@@ -50,7 +50,7 @@ def _natural(path: Path) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def numbered(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
+def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
     """Files by the number that ``pattern`` finds in their names; a number that is missing from 0 on is named."""
     found: dict[int, Path] = {}
     for file in files:
@@ -207,14 +207,14 @@ def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequenc
     return record[name]
 
 
-def whole(value: Any, what: str, where: str, least: int = 0) -> int:
+def whole_number(value: Any, what: str, where: str, least: int = 0) -> int:
     """A whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
         raise TraceError(f"{where}: {what} is {printable(repr(value))[:80]}, expected a whole number from {least}")
     return value
 
 
-def counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
+def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
     """Whole numbers from 0, of ``ndim`` axes; 12.0 is a whole number, 12.5 is not."""
     try:
         array = np.asarray(value)

@@ -348,11 +348,11 @@ class _Plans:
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
     """The snapshots that a monitor with these settings gave, or would have given, while the trace was recorded."""
-    for _, snapshot in watched(trace, settings or Settings()):
+    for _, snapshot in replay_with_watch(trace, settings or Settings()):
         yield snapshot
 
 
-def watched(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
+def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
     """As `replay`, with the watch itself: its history, and where it stands."""
     watch: Watch | None = None
     for row in rows_of(trace):
