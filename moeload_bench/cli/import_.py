@@ -136,7 +136,7 @@ def _meta(options: Any) -> dict[str, Any]:
 
 @app.command("formats")
 def formats() -> None:
-    """List the formats, what writes each, and what its counts are. Details: docs/interchange.md."""
+    """List the formats, what writes each, and what its counts are. Details: docs/guide/interchange.md."""
     table = Table("format", "files", "written by", "counts")
     for one in FORMATS:
         table.add_row(*one)
