@@ -3,6 +3,7 @@
     python benchmarks/recorder.py [--layers 6 24] [--pairs 200] [--json]
     python benchmarks/recorder.py --parts [--layers 6 24] [--pairs 200]
     python benchmarks/recorder.py --monitor [--layers 6 24] [--experts 8 64] [--pairs 200]
+    python benchmarks/recorder.py --compile [--passes 1 2 4] [--layers 6 24] [--pairs 200]
 
 Two copies of a model are trained on the same batches, one recorded and one not, and change roles half-way. A pair is
 one step of each; of every two pairs one begins with the first copy and one with the second, which of them is drawn, so
@@ -17,6 +18,9 @@ of ten and forecasts in one of fifty, which an interquartile mean would pass ove
 taken by itself, in the running loop, and its mean over all steps is added; what is left of a pair says what the
 monitor does to the steps around it. The interval is from a bootstrap over both.
 
+``--compile`` trains models compiled by `torch.compile`, in steps of ``--passes`` forward and backward passes, and says
+how often something was compiled again after the first steps.
+
 ``--parts`` says where the time goes, by the thread's CPU clock around each part in the running loop: alone, with its
 code and data in the caches, a part takes a fraction of that.
 """
@@ -26,6 +30,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import itertools
 import json
 import random
 import tempfile
@@ -67,16 +72,17 @@ def build(layers: int, experts: int = 8) -> Any:
     return AutoModelForCausalLM.from_config(config).train()
 
 
-def train_step(model: Any, optimizer: Any, tokens: Any) -> float:
-    """One optimizer step; returns the loss, as a loop that logs it does."""
-    loss = model(input_ids=tokens, labels=tokens).loss
-    loss.backward()
+def train_step(model: Any, optimizer: Any, tokens: Any, passes: int = 1) -> float:
+    """One optimizer step of so many passes; returns the last loss, as a loop that logs it does."""
+    for part in tokens.chunk(passes):
+        loss = model(input_ids=part, labels=part).loss
+        (loss / passes).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.item())
 
 
-def measure(layers: int, pairs: int, sequences: int) -> dict[str, Any]:
+def measure(layers: int, pairs: int, sequences: int, passes: int = 1, compiled: bool = False) -> dict[str, Any]:
     """CPU seconds of ``pairs`` steps with and as many without recording, and their ratio."""
     import torch
 
@@ -88,24 +94,36 @@ def measure(layers: int, pairs: int, sequences: int) -> dict[str, Any]:
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
     spent: dict[bool, list[float]] = {True: [], False: []}
     shards: list[float] = []
+    again = 0
     for chosen in (0, 1):  # each copy is recorded in half of the pairs: where it lies in memory matters too
         with tempfile.TemporaryDirectory() as folder, record(models[chosen], folder, on_error="raise") as recorder:
+            running = [torch.compile(model) for model in models] if compiled else models
             for pair, order in zip(range(-WARM_UP, pairs // 2), orders(chosen), strict=False):
                 if pair == 0:
                     recorder.flush()  # the first shard of a process imports its writer
+                    again -= compilations()
                 tokens = torch.randint(0, 1024, (sequences, 128))
                 for i in order:
                     start = time.process_time()
-                    loss = train_step(models[i], optimizers[i], tokens)
+                    loss = train_step(running[i], optimizers[i], tokens, passes)
                     if i == chosen:
                         recorder.step(loss=loss, lr=1e-3)
                     if pair >= 0:
                         spent[i == chosen].append(time.process_time() - start)
+            again += compilations()
             start = time.process_time()
             recorder.flush()
             shards.append(time.process_time() - start)
     with_, without = np.array(spent[True]) + np.mean(shards) / SHARD_STEPS, np.array(spent[False])
-    return {"layers": layers, "pairs": len(with_), **ratio(with_, without)}
+    more = {"passes": passes, "compiled_again": again} if compiled else {}
+    return {"layers": layers, "pairs": len(with_), **ratio(with_, without), **more}
+
+
+def compilations() -> int:
+    """Graphs that were compiled in this process so far."""
+    import torch
+
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def measure_monitor(layers: int, experts: int, pairs: int, sequences: int) -> dict[str, Any]:
@@ -266,6 +284,8 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[8, 64], help="of each model, with --monitor")
     parser.add_argument("--sequences", type=int, default=12)
     parser.add_argument("--monitor", action="store_true", help="what a monitor costs beside the recorder")
+    parser.add_argument("--compile", action="store_true", help="models compiled by torch.compile")
+    parser.add_argument("--passes", type=int, nargs="+", default=[1, 2, 4], help="of each step, with --compile")
     parser.add_argument("--parts", action="store_true", help="where the time goes, over as many steps as pairs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -273,6 +293,12 @@ def main() -> None:
         for layers, experts in zip(given.layers, given.experts, strict=True):
             with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
                 found = measure_monitor(layers, experts, given.pairs, given.sequences)
+            print(json.dumps(found) if given.json else line(layers, found), flush=True)
+        return
+    if given.compile:
+        for layers, passes in itertools.product(given.layers, given.passes):
+            with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
+                found = measure(layers, given.pairs, given.sequences, passes, compiled=True)
             print(json.dumps(found) if given.json else line(layers, found), flush=True)
         return
     for layers in given.layers:
@@ -285,10 +311,13 @@ def line(layers: int, found: dict[str, Any]) -> str:
     """A measurement for people."""
     if "ratio" not in found:
         return f"{layers:2} layers, ms per step: " + ", ".join(f"{name} {ms:.3f}" for name, ms in found.items())
+    pairs = f"{found['pairs']} pairs"
+    if "passes" in found:
+        pairs += f" of {found['passes']} passes, compiled again {found['compiled_again']} times"
     inside = f", {found['inside_ms']:.2f} ms of it in the monitor" if "inside_ms" in found else ""
     return (
         f"{layers:2} layers: {found['ratio']:.4f} [{found['low']:.4f}, {found['high']:.4f}] times the CPU time of "
-        f"{found['seconds_without']:.3f} s per step, {found['pairs']} pairs{inside}"
+        f"{found['seconds_without']:.3f} s per step, {pairs}{inside}"
     )
 
 

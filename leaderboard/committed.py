@@ -36,10 +36,10 @@ def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
     """
     tasks = load_suite(suite)
     found = load_all(tasks, results)
-    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in problems(result, tasks)]
+    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in result_problems(result, tasks)]
     if wrong:
         raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in wrong))
-    return ordered(list(found.values()), tasks)
+    return in_suite_order(list(found.values()), tasks)
 
 
 def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
@@ -53,14 +53,14 @@ def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
     return found
 
 
-def ordered(results: list[Result], suite: Suite) -> list[Result]:
+def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
     """The suite's baselines in their order, then the others by name."""
     found = {result.name: result for result in results}
     first = [name for name in suite.baselines if name in found]
     return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
 
 
-def problems(result: Result, suite: Suite) -> Iterator[str]:
+def result_problems(result: Result, suite: Suite) -> Iterator[str]:
     """Why a result is not one of this suite and of this code, in words."""
     if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
         yield (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT, model_type_of, ordered
+from leaderboard.committed import ROOT, in_suite_order, model_type_of
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import errors_of, reference_of
@@ -62,7 +62,7 @@ def _read(folder: Folder) -> Season:
     return Season(
         folder,
         suite,
-        tuple(ordered(results, suite)),
+        tuple(in_suite_order(results, suite)),
         scores,
         fork_tests(folder),
         read_record(ForkFloors, floors) if scores.fork_floors else None,

@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
+from typing import Any, NoReturn
 
 
 def main() -> None:
     """Run the command line; an error raised on purpose or by the system is one line on standard error and status 2."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    _speak_any_name()
+    ended = _end_like_an_interrupt()
     from moeload_bench.cli.app import app
     from moeload_bench.errors import MoeloadError, printable
 
     try:
         app()
+        _flush()
     except MoeloadError as error:
         text = str(error)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _leave_output(141)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
+    except (SystemExit, KeyboardInterrupt):
+        if ended:
+            sys.exit(128 + ended[0])
+        raise
     else:
         return
-    print(f"moeload-bench: {printable(text)}", file=sys.stderr)
+    with suppress(OSError, AttributeError):  # standard error may be closed: the status says it
+        print(f"moeload-bench: {printable(text)}", file=sys.stderr)
     sys.exit(2)
+
+
+def _end_like_an_interrupt() -> list[int]:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does: what it started ends too, and what it began is put away.
+
+    Returns the list that then holds the signal's number. A signal that is ignored (`nohup`) stays so.
+    """
+    ended: list[int] = []
+
+    def end(number: int, frame: Any) -> NoReturn:
+        for other in caught:
+            signal.signal(other, signal.SIG_IGN)
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+    caught = [number for number in named if number is not None and signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    return ended
+
+
+def _speak_any_name() -> None:
+    """A file's name need not be UTF-8, nor be one that the terminal's encoding has: it is written with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this
+        null = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _leave_output(status: int) -> NoReturn:
+    """End where standard output is closed: the interpreter would try to flush it once more, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import re
 from typing import Any, NoReturn
 
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import MoeloadError, TraceError
 
 MAX_BYTES_ENV = "MOELOAD_MAX_TRACE_BYTES"
 FREE_BYTES = 256 << 20
@@ -21,6 +22,20 @@ MAX_RATIO = 100
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def whole_number(value: object, name: str, least: int) -> int:
+    """An argument that counts something, as an int; raises `MoeloadError` that names it for anything else.
+
+    A fraction is not rounded, and True is no number.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise MoeloadError(f"{name} is {value!r}, expected a whole number from {least}")
+    return number
 
 
 def check_decoded(decoded: int, file_bytes: int, where: str) -> None:

@@ -10,6 +10,7 @@ MoeloadError
 │   └── IsolationError    the child process died, hung, flooded or could not be started
 ├── RecordingError        a recording that cannot start or go on
 │   ├── RecipeError       a recipe that cannot be used
+│   ├── InterruptedRecordingError  a recording that was told to stop, and can go on
 │   └── DivergedError     a training whose loss is no number any more
 ├── PlacementError        a cluster shape or cost constant that makes no plan
 ├── PlotError             a figure that cannot be drawn or written
@@ -67,6 +68,10 @@ class RecordingError(MoeloadError):
 
 class RecipeError(RecordingError):
     """A recipe that cannot be used."""
+
+
+class InterruptedRecordingError(RecordingError):
+    """A recording that was told to stop; all of its steps are on disk and it can go on."""
 
 
 class DivergedError(RecordingError):

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeload_bench.errors import IsolationError, NotFoundError
+from moeload_bench.errors import (
+    IsolationError,
+    MoeloadError,
+    NotFoundError,
+    PlacementError,
+    SuiteError,
+    TargetError,
+)
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.replanning import compare_policies
@@ -19,7 +26,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Simulation
 from moeload_bench.results.statistics import Tasks, interval
-from moeload_bench.suites.suite import suite_for_trace
+from moeload_bench.suites.suite import load_suite, suite_for_trace
 from tests.conftest import need, synthetic_trace
 
 TRACE = synthetic_trace(400)
@@ -70,6 +77,58 @@ def test_other_words_are_refused_too() -> None:
         interval(np.zeros(2), Tasks.__new__(Tasks), "new seeds")  # type: ignore[arg-type]
     with pytest.raises(Exception, match="unknown backend 'Loky'; there is: loky, dask, ray"):
         evaluate("sw_avg", SUITE, paths={TRACE.id: "x.parquet"}, backend="Loky")
+
+
+@pytest.mark.parametrize("jobs", [0, -3, 1.5, True, "2", None])
+def test_jobs_are_a_whole_number_from_one(jobs: Any) -> None:
+    """Refused by name before any work: -3 was taken for "all cores but two", 1.5 and True for 1."""
+    with pytest.raises(MoeloadError, match="jobs is .*, expected a whole number from 1"):
+        evaluate("sw_avg", SUITE, paths={TRACE.id: "x.parquet"}, jobs=jobs)
+
+
+@pytest.mark.parametrize("seed", [1.5, -1, True, "0"])
+def test_a_seed_is_a_whole_number_from_zero(seed: Any) -> None:
+    """In `evaluate` and in `check_forecaster`."""
+    for call in (lambda: evaluate("sw_avg", SUITE, seed=seed), lambda: check_forecaster("sw_avg", seed=seed)):
+        with pytest.raises(MoeloadError, match="seed is .*, expected a whole number from 0"):
+            call()
+
+
+def test_an_address_needs_a_cluster_and_a_list_needs_a_forecaster() -> None:
+    """Neither is passed over: an address without a backend, an empty list, a cluster without an address."""
+    given = {"suite": SUITE, "paths": {TRACE.id: "x.parquet"}}
+    with pytest.raises(MoeloadError, match="the address 'tcp://a:1' .* with the backend 'loky', expected 'dask' or"):
+        evaluate("sw_avg", address="tcp://a:1", **given)  # type: ignore[arg-type]
+    with pytest.raises(MoeloadError, match="forecasters is an empty list, expected at least one"):
+        evaluate([], **given)  # type: ignore[arg-type]
+    with pytest.raises(MoeloadError, match="the backend 'dask' needs the address"):
+        evaluate("sw_avg", backend="dask", **given)  # type: ignore[arg-type]
+
+
+def test_an_argument_is_given_once() -> None:
+    """Of two windows neither wins in silence."""
+    with pytest.raises(TargetError, match="window is given twice"):
+        parse_target("sw_avg@window=1,window=2")
+
+
+def test_there_are_no_more_replicas_than_experts_times_devices() -> None:
+    """More slots would hold an expert twice on one device; a hundred million of them take all memory."""
+    for slots in (10, 100_000_000):
+        with pytest.raises(PlacementError, match=rf"at most 8 replicas, .*; got {slots} slots"):
+            compare_policies(TRACE, "sw_avg", ClusterShape("two", slots=slots, devices=2), COST)
+
+
+def test_a_suite_file_that_is_not_there_is_said_to_be_missing() -> None:
+    """Not "unknown suite x.toml; there is: FILE.toml"."""
+    with pytest.raises(SuiteError, match=r"^x\.toml: no such file; the package's suites are named mini, v1"):
+        load_suite("x.toml")
+
+
+@pytest.mark.parametrize("levels", [(2.0,), (0.9, 0.1), (0.5, 0.5)])
+def test_quantiles_of_a_suite_rise_between_0_and_1(levels: tuple[float, ...]) -> None:
+    """Refused as the suite is read."""
+    with pytest.raises(ValueError, match="quantiles"):
+        SUITE.model_validate({**SUITE.model_dump(), "quantiles": levels})
 
 
 def test_words_of_figures_and_recorders_are_refused_too(tmp_path: Path) -> None:

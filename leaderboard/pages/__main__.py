@@ -24,11 +24,11 @@ PAGES = (
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
-    Page("docs/methods/sampling-floor-note.md", sampling_note.made),
+    Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts("docs/reports/results.md", results.PARTS),
-    Page("cards", cards.made),
+    Page("cards", cards.card_files),
 )
 
 

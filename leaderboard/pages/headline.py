@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
+from leaderboard import oracle_window
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
@@ -17,7 +20,7 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING, Grid, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
-from moeload_bench.results.statistics import Claim, rank_groups, ranks
+from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
 from moeload_bench.results.words import span_words
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
@@ -36,12 +39,14 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFlo
             f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
         )
     errors = errors_of(results, metric)
+    if metric == oracle_window.METRIC:
+        errors = oracle_window.with_yardstick(errors, results[0].suite.name)
     forks = forks or {}
     parts = [
         _state_table(grid, errors.select(state=state), state, reference.name, forks.get(state))
         for state in _states(grid)
     ]
-    return "\n\n".join([*parts, " ".join(_words(grid, reference.name, forks))]) + "\n"
+    return "\n\n".join([*parts, " ".join(_words(grid, reference.name, errors, forks))]) + "\n"
 
 
 def _states(grid: Grid) -> list[str]:
@@ -50,23 +55,41 @@ def _states(grid: Grid) -> list[str]:
 
 def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: ForkFloor | None) -> str:
     rows = [row for row in grid.rows if row.state == state]
-    rank = ranks(rank_groups(errors.by_forecaster, errors.tasks, base_T=errors.by_forecaster[reference]))
+    entries = {name: error_T for name, error_T in errors.by_forecaster.items() if name != oracle_window.NAME}
+    rank = ranks(rank_groups(entries, errors.tasks, base_T=errors.by_forecaster[reference]))
     found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
     lines: list[tuple[str, ...]] = []
     for row in sorted(rows, key=lambda row: -found[row.forecaster][0]):
-        value, intervals = found[row.forecaster]
-        span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
         lines.append((
-            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), f"{value:+.3f}{span}",
+            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), _skill(*found[row.forecaster]),
             str(rank.get(row.forecaster, NOTHING)), three_digits(1e3 * row.per_forecast_s),
+        ))  # fmt: skip
+    if oracle_window.NAME in errors.by_forecaster:
+        lines.append((
+            f"*{oracle_window.NAME}*", *map(three_digits, _run_means(errors, oracle_window.NAME, grid.horizons)),
+            _skill(*skill(errors, oracle_window.NAME, reference)), "", "",
         ))  # fmt: skip
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
     if fork is not None:
         lines.append((f"*{FLOOR_FORK}*", *map(_with_error, fork.cells()), "", "", ""))
     return markdown_table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
+
+
+def _skill(value: float, intervals: Sequence[Interval]) -> str:
+    """Skill, with the interval for a new recipe where there is one."""
+    span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
+    return f"{value:+.3f}{span}"
+
+
+def _run_means(errors: Errors, name: str, horizons: Sequence[int]) -> Iterator[float]:
+    """[K]: the mean over runs of the run's mean over its origins."""
+    for horizon in horizons:
+        here = errors.select(horizon=horizon)
+        run_T, runs = here.tasks.by_run
+        yield float(np.mean([here.by_forecaster[name][run_T == n].mean() for n in range(len(runs))]))
 
 
 def _cell(value: float | None, best: float | None) -> str:
@@ -77,10 +100,15 @@ def _with_error(cell: tuple[float, float] | None) -> str:
     return NOTHING if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
 
 
-def _words(grid: Grid, reference: str, forks: Mapping[str, ForkFloor]) -> Iterator[str]:
+def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, ForkFloor]) -> Iterator[str]:
     spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
     yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
+    if oracle_window.NAME in errors.by_forecaster:
+        yield (
+            f"*{oracle_window.NAME}*: the best fixed window of each run, state and horizon in hindsight: a yardstick "
+            "and no forecaster, so without a rank."
+        )
     if forks:
         origins = sum(one.origins for one in forks.values())
         yield (

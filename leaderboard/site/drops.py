@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.seasons import drop_words, drops_of
+from leaderboard.seasons import Season, drop_words, drops_of
 from leaderboard.site.grids import Table
 from leaderboard.site.inputs import Board
-from leaderboard.site.words import NONE, figure, signed
+from leaderboard.site.words import NONE, signed_skill, three_digits
+from moeload_bench.results.drops import Drop
 
 
 def drops_table(boards: Sequence[Board]) -> Table | None:
@@ -19,10 +20,12 @@ def drops_table(boards: Sequence[Board]) -> Table | None:
     found = drops_of(season, public.compared)
     known = f"skill, {public.suite.name} (public)"
     heads = ("forecaster", "skill, season", known, "drop beyond the unfitted", "Holm p", "fork test p", "")
-    rows = [
-        (one.forecaster, signed(one.season), signed(one.public), signed(one.beyond), figure(one.p_holm),
-         figure(season.tests[one.forecaster].p_value) if one.forecaster in season.tests else NONE,
-         "flagged" if one.flagged else "")
-        for one in found
-    ]  # fmt: skip
+    rows = [_row(season, one) for one in found]
     return Table(drop_words(season, public.suite.name), heads, tuple(rows), 1, 6) if rows else None
+
+
+def _row(season: Season, one: Drop) -> tuple[str, ...]:
+    skills = [signed_skill(value) for value in (one.season, one.public, one.beyond)]
+    test = season.tests.get(one.forecaster)
+    fork = NONE if test is None else three_digits(test.p_value)
+    return (one.forecaster, *skills, three_digits(one.p_holm), fork, "flagged" if one.flagged else "")

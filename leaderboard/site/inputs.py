@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.committed import UNIFORM, load_all, model_type_of, ordered
+from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
 from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
@@ -124,7 +124,7 @@ def season_board(season: Season) -> Board:
 def read_board(root: Path, folder: Path) -> Board:
     """The results of one suite's folder."""
     suite = load_suite(str(root / "moeload_bench" / "suites" / f"{folder.name}.toml"))
-    results = ordered(list(load_all(suite, folder.parent).values()), suite)
+    results = in_suite_order(list(load_all(suite, folder.parent).values()), suite)
     for result in results:
         if result.suite.sha256 != suite.sha256():
             was, now = result.suite.sha256[:12], suite.sha256()[:12]
@@ -162,7 +162,7 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
     yield from (refs[key] for key in sorted(refs))
 
 
-def only(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
+def with_runs_of(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
     """The results with the runs of one recipe, or with one run."""
     return [
         result.model_copy(

@@ -24,7 +24,7 @@ CODE_FOLDERS = ("site", "pages")
 CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
-def kept(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
+def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
     """The files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
     path = cache_dir() / "site" / f"{task_key(part=part, made_from=made_from, code=code_sha256())}.zip"
     found = _read(path)

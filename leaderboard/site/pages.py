@@ -18,12 +18,13 @@ from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.drops import drops_table
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs
-from leaderboard.site.kept import boards_sha256, kept
+from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
-from leaderboard.site.words import file_name, verify_command, web_link
+from leaderboard.site.words import verify_command, web_link
 from moeload_bench.errors import MoeloadError
-from moeload_bench.publishing.card_tables import summary
+from moeload_bench.files import file_name
+from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
@@ -69,8 +70,8 @@ def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site."""
     yield from asset_files()
     shown = boards_sha256(inputs)
-    yield from kept("boards", shown, lambda: board_files(inputs))
-    yield from kept("forecasters", shown, lambda: forecaster_files(inputs))
+    yield from kept_files("boards", shown, lambda: board_files(inputs))
+    yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs))
     yield from trace_files(inputs)
     yield from text_files(inputs)
 
@@ -147,7 +148,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
     for ref in inputs.traces:
-        drawn = dict(kept("trace", file_sha256(ref.path), partial(run_files, ref.path)))
+        drawn = dict(kept_files("trace", file_sha256(ref.path), partial(run_files, ref.path)))
         run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)
         stem = trace_page.page_path(run.id).removesuffix(".html")
@@ -159,7 +160,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
     pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
     table = trace_page.runs_table(runs, inputs.boards)
-    words = summary(runs).replace("`", "")
+    words = size_summary(runs).replace("`", "")
     yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=words)
 
 

@@ -27,7 +27,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.verifying.screening import EVERY, forecast_means, keep, memoriser_file
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.submissions.screen import FloatArray, Strata, Sums, screened, strata_of, together
+from moeload_bench.submissions.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
 from moeload_bench.traces.trace import Trace, shares
 
@@ -94,7 +94,7 @@ def measure(suite: Suite) -> dict[str, dict[str, Any]]:
 
 
 def _found(runs: Sequence[Strata]) -> bool:
-    looked = screened(together(runs))
+    looked = screen_strata(summed_by_recipe(runs))
     return looked is not None and any(looked.reasons())
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
@@ -35,11 +35,11 @@ from moeload_bench.submissions.screen import (
     Screened,
     Strata,
     Stratum,
-    screened,
+    screen_strata,
     strata_of,
-    together,
+    summed_by_recipe,
 )
-from moeload_bench.submissions.verify import locate
+from moeload_bench.submissions.verify import locate_traces
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -58,14 +58,14 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 def measure(suite: Suite, target: Target) -> Strata:
     """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
     runs = forecast_means(suite, target)
-    return together([strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs])
+    return summed_by_recipe([strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs])
 
 
 def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteTrace, FloatArray]]:
     """Its forecast window means [O, K, L, E] of each run."""
-    paths = locate(suite)
+    paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
-    fitted = fit(setting, paths, target) if target.file is None else Fitted()
+    fitted = fit_forecaster(setting, paths, target) if target.file is None else Fitted()
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
         origins = [origin for origin, _ in entry.origins()]
@@ -85,7 +85,7 @@ def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
 
 
 def _of(strata: Strata) -> Screened:
-    found = screened(strata)
+    found = screen_strata(strata)
     if found is None:
         raise SystemExit("no stratum of this suite is large enough")
     return found
@@ -114,7 +114,7 @@ def _honest(name: str) -> tuple[Target, int | None]:
 def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, int]:
     """A memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
-    file.write_text(memoriser(locate(suite), suite, **{"every": EVERY[suite.name], **options}))
+    file.write_text(memoriser(locate_traces(suite), suite, **{"every": EVERY[suite.name], **options}))
     return Target(TARGET, None, file, TARGET.partition(":")[2]), file.stat().st_size
 
 

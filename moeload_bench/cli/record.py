@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moeload_bench.cli.progress import terminal_bar
-from moeload_bench.errors import MissingExtraError
+from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
 from moeload_bench.publishing.push import RecordingPush
 from moeload_bench.recipes.processes import torchrun_ranks
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import finish_parts
+
+if TYPE_CHECKING:
+    from moeload_bench.recipes.training import Job
 
 LINE_EVERY_STEPS = 100
 Report = Callable[[int, dict[str, Any]], None]
@@ -40,6 +45,9 @@ def record(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished recording; start when there is none.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget an unfinished recording that lies there, and start anew.")
+    ] = False,
     shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = 250,
     shard: Annotated[
         bool, typer.Option("--shard", help="Under torchrun: cut model and optimizer over the processes (FSDP2).")
@@ -56,7 +64,8 @@ def record(
 
     [bold]torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e[/bold]   two processes share each step
 
-    Steps are on disk every --shard-steps steps, with a checkpoint. On one machine a resumed recording equals an
+    Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
+    --shard-steps steps. On one machine a resumed recording equals an
     uninterrupted one in every count.
     """
     if recipe.endswith(".parts"):
@@ -64,6 +73,8 @@ def record(
         parts.reopen()
         typer.echo(finish_parts(parts, complete=False))
         return
+    if resume and fresh:
+        raise RecordingError("got --resume and --fresh, expected one of them")
     loaded = load_recipe(recipe)
     try:
         from moeload_bench.recipes.training import Job, record_recipe
@@ -74,13 +85,61 @@ def record(
         if ranks.leads:
             if loaded.data.pretraining is not None and not resume:
                 typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
-            with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
-                path = record_recipe(job, resume=resume, progress=report, ranks=ranks)
+            with told_to_stop() as stop:
+                try:
+                    with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
+                        path = record_recipe(job, resume=resume, fresh=fresh, progress=report, ranks=ranks, stop=stop)
+                except InterruptedRecordingError as ended:
+                    typer.echo(f"{ended}. To go on: {_going_on(recipe, job)}", err=True)
+                    raise typer.Exit(128 + (stop.asked or 0)) from None
             typer.echo(path)
+            typer.echo(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
         else:
-            record_recipe(job, resume=resume, ranks=ranks)
+            record_recipe(job, resume=resume, fresh=fresh, ranks=ranks)
     if ranks.count > 1:
         _leave()
+
+
+def _going_on(recipe: str, job: Job) -> str:
+    split = "" if job.split == "test" else f" --split {job.split}"
+    steps = "" if job.steps == job.recipe.steps else f" --steps {job.steps}"
+    out = shlex.quote(str(job.out))
+    return f"moeload-bench record {shlex.quote(recipe)} --seed {job.seed}{split}{steps} --out {out} --resume"
+
+
+class Stop:
+    """Asked after each step whether to stop; the number of the signal that said so, None before."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self.stepping = False
+
+    def __call__(self) -> bool:
+        self.stepping = True
+        return self.asked is not None
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Stop]:
+    """Signals that end a program ask for the end of the step first; the second one, or one before any step, ends it."""
+    stop = Stop()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.asked is not None or not stop.stepping:
+            raise KeyboardInterrupt
+        stop.asked = number
+        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+
+    named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    before = {number: signal.getsignal(number) for number in named if number is not None}
+    caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
 
 
 def _leave() -> None:

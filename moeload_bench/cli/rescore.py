@@ -14,7 +14,7 @@ from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.record import load_result
 from moeload_bench.results.render import result_table
-from moeload_bench.results.words import absence, failure_lines
+from moeload_bench.results.words import failure_lines, why_no_table
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import find_trace, read_trace
 
@@ -45,7 +45,7 @@ def rescore(
         typer.echo(results.to_json(), nl=False)
         return
     console = Console(width=table_width())
-    console.print(result_table(results, name) or absence(results, name), markup=False, highlight=False)
+    console.print(result_table(results, name) or why_no_table(results, name), markup=False, highlight=False)
     for line in failure_lines(results):
         console.print(line, style="red", markup=False, highlight=False)
 

@@ -16,6 +16,7 @@ from moeload_bench.cache import cache_dir
 from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
@@ -24,7 +25,7 @@ from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
-from moeload_bench.results.words import absence, best_lines, failure_lines
+from moeload_bench.results.words import best_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, load_suite, slide, suite_for_trace
 from moeload_bench.traces.store import find_trace, read_trace
@@ -117,12 +118,6 @@ def run(
         raise typer.Exit(1)
 
 
-def file_name(target: str) -> str:
-    """A forecaster's name as a file name: `arima@order=[1,1,1]` becomes `arima_order=1-1-1`."""
-    plain = "".join(char for char in target if char not in "[]\"' ").replace(",", "-")
-    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
-
-
 def _with_uniform(targets: Sequence[str]) -> list[str]:
     """The targets with the even share among them, first where it was not asked for."""
     return list(targets) if UNIFORM in targets else [UNIFORM, *targets]
@@ -205,7 +200,7 @@ def _print(results: Results, metric: str, own: Path | None) -> None:
         if table is not None:
             console.print(table)
         elif name == metric:
-            console.print(absence(results, metric))
+            console.print(why_no_table(results, metric))
     for line in failure_lines(results):
         console.print(printable(line), style="red")
     if own is None:

@@ -22,7 +22,7 @@ from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from moeload_bench.suites.suite import default_suite, load_suite
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def submit(
         check_name(draft.record, root)
     else:
         there.refuse_taken(draft.record)
-    prepared = prepare(
+    prepared = prepare_submission(
         draft,
         tasks,
         level=isolation,

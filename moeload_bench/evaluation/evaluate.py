@@ -15,13 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
-from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
-from moeload_bench.evaluation.workers import check_memory, workers
+from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
+from moeload_bench.evaluation.workers import check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
-    BASELINES_PACKAGE,
     Target,
     class_target,
     is_baseline,
@@ -61,16 +61,20 @@ def evaluate(
     finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
     finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
     there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`,
-    `SuiteError`, `TraceError`, `IsolationError` for an unknown level) concerns the request.
+    `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another argument)
+    concerns the request.
     """
     parse_level(level)
+    jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)
+    check_backend(backend, address)
     tasks = load_suite(suite) if isinstance(suite, str) else suite
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:
         preflight(target)
     files = _locate(tasks, paths or {})
+    jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
     if backend == "loky":
-        check_memory(files, min(jobs, len(targets) * len(tasks.traces)))
+        check_memory(files, jobs)
     with (
         TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
         workers(jobs=jobs, backend=backend, address=address) as run,
@@ -79,7 +83,7 @@ def evaluate(
             tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
         learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
-        fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
+        fit_calls = [functools.partial(fit_forecaster, setting, files, targets[i]) for i in learners]
         early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
         outputs = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
         fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
@@ -107,7 +111,7 @@ def _pairs(
 
 def _may_learn(target: Target) -> bool:
     """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
+    if target.cls is None and not is_baseline(target):
         return True
     return hasattr(load_class(target), "fit")
 
@@ -146,7 +150,10 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
         if not suite.baselines:
             raise SuiteError(f"suite {suite.name} names no baselines: say which forecasters to run")
         return suite_baselines(suite)
-    return [forecasters] if isinstance(forecasters, str | type | Target) else forecasters
+    listed = [forecasters] if isinstance(forecasters, str | type | Target) else list(forecasters)
+    if not listed:
+        raise MoeloadError("forecasters is an empty list, expected at least one; None runs the suite's baselines")
+    return listed
 
 
 def _locate(suite: Suite, paths: Mapping[str, str | Path]) -> dict[str, Path]:

@@ -28,7 +28,7 @@ Run = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
 BACKENDS = ("loky", "dask", "ray")
 
 
-def spread(
+def run_spread(
     calls: Sequence[Callable[[], T]], *, jobs: int = 1, backend: str = "loky", address: str | None = None
 ) -> Iterator[T]:
     """Make all calls and yield what they return, in order, as soon as it is there; as `workers` does."""
@@ -42,19 +42,26 @@ def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None)
 
     ``jobs`` is the number of processes on this machine (`loky`); with one, a call is made when its result is asked for.
     A cluster at ``address`` uses all its workers. An exception of a call is raised where its result is taken; calls
-    that have not begun when the block is left are dropped. Raises `MoeloadError` for an unknown backend or a cluster
-    without an address, `MissingExtraError` when its client is not installed.
+    that have not begun when the block is left are dropped. Raises `MoeloadError` for an unknown backend, a cluster
+    without an address and an address without a cluster, `MissingExtraError` when its client is not installed.
     """
-    if backend not in BACKENDS:
-        raise MoeloadError(f"unknown backend {backend!r}; there is: {', '.join(BACKENDS)}")
+    check_backend(backend, address)
     if backend == "loky":
         with nullcontext(_here) if jobs == 1 else _loky(jobs) as run:
             yield run
         return
-    if address is None:
-        raise MoeloadError(f"the backend {backend!r} needs the address of a running cluster (--address)")
-    with _dask(address) if backend == "dask" else _ray(address) as run:
+    with _dask(str(address)) if backend == "dask" else _ray(str(address)) as run:
         yield run
+
+
+def check_backend(backend: str, address: str | None) -> None:
+    """Raise `MoeloadError` for an unknown backend, a cluster without an address and an address without a cluster."""
+    if backend not in BACKENDS:
+        raise MoeloadError(f"unknown backend {backend!r}; there is: {', '.join(BACKENDS)}")
+    if backend == "loky" and address is not None:
+        raise MoeloadError(f"got the address {address!r} (--address) with the backend 'loky', expected 'dask' or 'ray'")
+    if backend != "loky" and address is None:
+        raise MoeloadError(f"the backend {backend!r} needs the address of a running cluster (--address)")
 
 
 def _here(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:

@@ -76,7 +76,7 @@ def sandbox_command(
     machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
-        raise IsolationError(f"isolation level 'sandbox' is not available: {unavailable()}")
+        raise IsolationError(f"isolation level 'sandbox' is not available: {why_unavailable()}")
     mounts, extra_fds = _target_mounts(target)
     seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
     info_read, info_write = os.pipe()
@@ -116,7 +116,7 @@ def extra_path(target: Target) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def unavailable() -> str | None:
+def why_unavailable() -> str | None:
     """None when a sandbox comes up on this machine (tried once per process), else the reason."""
     if sys.platform != "linux":
         return f"bubblewrap is for Linux, this is {sys.platform}"

@@ -124,7 +124,7 @@ def level_available(level: Level) -> str | None:
     if level == "sandbox":
         from moeload_bench.isolation import bubblewrap
 
-        return bubblewrap.unavailable()
+        return bubblewrap.why_unavailable()
     return None
 
 

@@ -159,7 +159,7 @@ def preflight(target: Target) -> None:
     """
     if target.cls is not None:
         check_kwargs(target, load_class(target))
-    elif target.file is None and str(target.module).startswith(BASELINES_PACKAGE):
+    elif is_baseline(target):
         cls = load_class(target)
         check_kwargs(target, cls)
         if target.kwargs:
@@ -213,6 +213,8 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or not _KEY.fullmatch(key.strip()):
             raise TargetError(f"{text!r}: cannot read {part!r}, expected key=value")
+        if key.strip() in kwargs:
+            raise TargetError(f"{text!r}: {key.strip()} is given twice")
         try:
             kwargs[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import DivergedError, RecordingError
+from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
 from moeload_bench.recipes.balancing import (
     LossFreeBias,
     add_noise_to_gates,
@@ -260,17 +260,26 @@ class Run:
 
 
 def record_recipe(
-    job: Job, *, resume: bool = False, progress: Progress | None = None, ranks: Ranks | None = None
+    job: Job,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Train and record a recipe; returns the trace's file. All of several ``ranks`` call it, the first one writes.
 
-    Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and ``resume``
-    is not given, and when counts do not add up; what was recorded before is intact then.
+    ``fresh`` forgets an unfinished recording. ``stop`` is asked after every step of a single process: when it says so,
+    all steps go to disk with a checkpoint and `InterruptedRecordingError` is raised.
+
+    Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and neither
+    ``resume`` nor ``fresh`` is given, and when counts do not add up; what was recorded before is intact then.
     """
     run: Run | None = None
     ranks = ranks or Ranks()
     writer = TraceWriter(job.target, lambda: _begun(run).meta(), shard_steps=job.shard_steps, state=lambda: _state(run))
-    first = ranks.led(lambda: _start(job, writer.parts, resume, ranks))
+    first = ranks.led(lambda: _start(job, writer.parts, resume, fresh, ranks))
     run = Run(job, ranks)
     ranks.led(lambda: check_same_text(writer.parts, _begun(run).sha256()))
     checkpoint = _checkpoint(job, writer.parts, first, ranks)
@@ -286,11 +295,16 @@ def record_recipe(
             writer.add(row, run.save)
         if progress is not None:
             progress(number, row)
+        if ranks.count == 1 and stop() and number + 1 < job.steps:
+            writer.flush(run.save)
+            raise InterruptedRecordingError(f"{writer.parts.folder}: stopped; {writer.next_step} steps are on disk")
     return writer.finish(complete=job.steps >= job.recipe.steps) if ranks.leads else job.target
 
 
-def _start(job: Job, parts: Parts, resume: bool, ranks: Ranks) -> int:
+def _start(job: Job, parts: Parts, resume: bool, fresh: bool, ranks: Ranks) -> int:
     """Open the recording; the step that it goes on with."""
+    if fresh and not job.target.exists():
+        parts.remove()
     parts.start(resume)
     check_same_recipe(job.recipe, parts, ranks.count, sharded=job.sharded)
     return parts.next_step

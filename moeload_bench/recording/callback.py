@@ -11,15 +11,19 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import TrainerCallback
 
+from moeload_bench.errors import RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import checked_meta
+from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.recorder import Monitor, OnError, Recorder, check_on_error
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
+
+IfExists = Literal["error", "number", "overwrite"]
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -27,7 +31,14 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
 
     One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm
     are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
-    the recording of the run before. When training breaks off, what was recorded goes to disk and the hooks come off as
+    the recording of the run before.
+
+    ``if_exists``: what to do where a trace of this name and run is already: "error" raises `RecordingError` here, before
+    anything is trained (an unfinished recording may be gone on with, so `train()` refuses that one, and only if it
+    begins anew); "number" takes the next run number that is free; "overwrite" removes what is there when training
+    begins anew.
+
+    When training breaks off, what was recorded goes to disk and the hooks come off as
     soon as the callback is no longer used. Seed, precision, optimizer and schedule are taken from the Trainer, unless
     ``meta`` says otherwise. Arguments: see `moeload_bench.recording.record`.
     """
@@ -48,8 +59,17 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         layers: Sequence[int] | None = None,
         imbalance_rank: bool = False,
         monitor: Monitor | None = None,
+        if_exists: IfExists = "error",
     ) -> None:
+        if if_exists not in get_args(IfExists):
+            raise not_found("if_exists", if_exists, get_args(IfExists))
         self.target = None if out is None else trace_target(out, name, split, run)
+        if if_exists == "error" and self.target is not None and self.target.exists():
+            raise RecordingError(
+                f'{self.target}: a trace is there already; if_exists="number" takes the next free number, "overwrite" '
+                "removes it, or choose another out, name or run"
+            )
+        self._if_exists = if_exists
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
         self._options: dict[str, Any] = {
             "adapters": adapters,
@@ -74,8 +94,14 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self._leave is not None:
             self._leave()  # the training before broke off
         given = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
+        if self.target is not None and state.is_world_process_zero:
+            self.target = free_target(self.target, self._if_exists, goes_on=state.global_step > 0)
+            given["run"] = int(self.target.stem.removeprefix("seed")) if self._if_exists == "number" else given["run"]
         recorder = Recorder(model, self.target, meta=given, writes=state.is_world_process_zero, **self._options)
-        recorder.start(state.global_step, go_on="go on with train(resume_from_checkpoint=...)")
+        recorder.start(
+            state.global_step,
+            go_on='go on with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',
+        )
         # a Trainer tells its callbacks nothing when it breaks off
         self._leave = weakref.finalize(self, recorder.leave_unfinished)
         self._recorder = recorder
@@ -119,6 +145,24 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self._open_step is not None and self._recorder is not None:
             self._recorder.step(self._open_step, **self._row)
         self._open_step = None
+
+
+def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
+    """Where to record: ``target`` itself, emptied for "overwrite"; for "number" the next one that is free, or where
+    training ``goes_on`` the last one that is unfinished.
+    """
+    if if_exists == "number":
+        number = int(target.stem.removeprefix("seed"))
+        while target.exists() or Parts(target).folder.exists():
+            following = target.with_name(f"seed{number + 1}.parquet")
+            last = not following.exists() and not Parts(following).folder.exists()
+            if goes_on and last and not target.exists():
+                return target
+            target, number = following, number + 1
+    elif if_exists == "overwrite" and not goes_on:
+        target.unlink(missing_ok=True)
+        Parts(target).remove()
+    return target
 
 
 def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class RouterCounter:
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
-        self._handles.append(model.register_forward_pre_hook(self._before_pass, with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(_untraced(self._before_pass), with_kwargs=True))
         self.discard()
 
     def discard(self) -> None:
@@ -100,6 +100,11 @@ class RouterCounter:
         self._ratios: list[Any] = [0.0] * count
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
+
+    @property
+    def has_passes(self) -> bool:
+        """Whether any pass was counted since the last step was closed."""
+        return any(self._tokens)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -209,7 +214,7 @@ class RouterCounter:
             except Exception as error:  # an adapter is anybody's code, and a forward pass must not fail by it
                 self._broken = _as_recording_error(router, error)
 
-        return hook
+        return _untraced(hook)
 
     def _before_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._skipped = self._skip is not None and self._skip()
@@ -277,6 +282,15 @@ class RouterCounter:
         else:
             self._ratios[layer] += float(load_E.max() * len(load_E) / max(1, total))
         self._passes[layer] += 1
+
+
+def _untraced(hook: Callable[..., None]) -> Any:
+    """The hook, run by Python as it is inside of a compiled model too.
+
+    It counts passes. Traced, the counts become guards, and each further pass of a step compiles the model once more,
+    until the compiler's limit.
+    """
+    return torch.compiler.disable(hook)
 
 
 def chosen_routers(routers: list[Router], layers: Sequence[int] | None) -> list[Router]:

@@ -175,7 +175,9 @@ class Recorder:
         written: list[Path] = []
         notes = (self.stopped,) if self.stopped else ()
         whole = complete and self.stopped is None
-        if self._writes:
+        if self._writes and not self._writer.started and self.stopped is None and self.counter.has_passes:
+            self._guard(_forgotten_step)
+        elif self._writes:
             self._guard(lambda: written.append(self._writer.finish(whole, notes)))
             if written and self._stage is not None:
                 self._guard(self._merge_stages, written)
@@ -267,6 +269,10 @@ class Recorder:
     def _parallel(self) -> dict[str, int]:
         layout = parallel_layout(self._model)
         return layout if self._stage is None else {**layout, "stage": self._stage.index, "stages": self._stage.stages}
+
+
+def _forgotten_step() -> None:
+    raise RecordingError("passes were counted and no step was closed: call r.step() after each optimizer.step()")
 
 
 def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.resumed import resume_notes
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
@@ -64,6 +65,7 @@ class TraceWriter:
         self._state = state
         self._last_shard = time.monotonic()
         self._rows: list[Row] = []
+        self._flushed = False
 
     @property
     def started(self) -> bool:
@@ -109,10 +111,21 @@ class TraceWriter:
             meta = self._meta()
             record = meta.model_dump(mode="json")
             machines = _machines(self.parts, record, int(self._rows[0]["step"]))
-            state = {**self._state(), "meta": record, "machines": machines, "columns": sorted(self._rows[0])}
+            state = {
+                **self._state(),
+                "meta": record,
+                "machines": machines,
+                "columns": sorted(self._rows[0]),
+                "resumed": self._resumed(int(self._rows[0]["step"])),
+            }
             self.parts.append(trace_of(self._rows, meta), save_checkpoint, state)
-            self._rows = []
+            self._rows, self._flushed = [], True
         self._last_shard = time.monotonic()
+
+    def _resumed(self, step: int) -> list[int]:
+        """The steps with which the recording went on, this writer's first one among them where others came before."""
+        before = [at for at in self.parts.state.get("resumed", []) if at < step]
+        return [*before, step] if self.parts.has_shards and not self._flushed else before
 
     def truncate(self, before_step: int) -> None:
         """Forget the steps from ``before_step`` on, because training went back."""
@@ -135,7 +148,8 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
         raise RecordingError(f"{parts.folder}: nothing was recorded")
     meta = TraceMeta.model_validate(parts.state["meta"])
     machines = _recorded_on(parts)
-    notes = (*meta.notes, *notes, *itertools.starmap(_moved, itertools.pairwise(machines)))
+    jumps = resume_notes(parts.shards(), parts.state.get("resumed", []))
+    notes = (*meta.notes, *notes, *itertools.starmap(_moved, itertools.pairwise(machines)), *jumps)
     began = {key: machines[0][key] for key in _MACHINE}
     path = parts.merge(meta.model_copy(update={**began, "complete": complete, "notes": notes}))
     parts.discard()

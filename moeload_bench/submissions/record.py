@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from moeload_bench.isolation.targets import baseline_names
@@ -146,15 +147,10 @@ class Submission(_Record):
         return f"{self.target}@{','.join(f'{key}={text}' for key, text in plain.items())}"
 
     def to_toml(self) -> str:
-        """The text of submission.toml. JSON's strings, numbers and flat lists are TOML's."""
+        """The text of submission.toml."""
         unsaid = set() if self.fitted_on else {"fitted_on"}
         fields = self.model_dump(exclude={"kwargs", "suite", *unsaid}, exclude_none=True)
-        tables = {"": fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()}
-        lines = []
-        for table, values in tables.items():
-            lines += ["", f"[{table}]"] if table else []
-            lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-        return "\n".join(lines) + "\n"
+        return tomli_w.dumps({**fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()})
 
 
 VerificationStatus = Literal["verified", "verified (sample)", "failed"]

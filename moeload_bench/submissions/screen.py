@@ -111,7 +111,7 @@ def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
     return np.asarray(flat - span @ (span.T @ flat))
 
 
-def together(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
+def summed_by_recipe(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
     """The sums of several runs: those of one recipe count as one."""
     found: dict[Stratum, Sums] = defaultdict(Sums)
     for run in runs:
@@ -151,7 +151,7 @@ class Screened:
             )
 
 
-def screened(strata: Strata) -> Screened | None:
+def screen_strata(strata: Strata) -> Screened | None:
     """What a forecaster's strata say; None where there is none."""
     if not strata:
         return None

@@ -133,7 +133,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     return Draft(record, {RECORD: record.to_toml(), **texts})
 
 
-def prepare(
+def prepare_submission(
     draft: Draft,
     suite: Suite,
     *,
@@ -165,7 +165,7 @@ def prepare(
         say(f"running suite {suite.name}: {len(suite.traces)} runs at level {level}")
         with progress() as report:
             (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=report)
-        result = named(result, folder)
+        result = as_submitted(result, folder)
         if result.failures:
             trace, task = result.failures[0]
             raise SubmissionError(f"{len(result.failures)} tasks failed; {trace}, origin {task.origin}: {task.failure}")
@@ -175,7 +175,7 @@ def prepare(
     return Prepared(draft, result)
 
 
-def named(result: Result, folder: Folder) -> Result:
+def as_submitted(result: Result, folder: Folder) -> Result:
     """The result under the submission's name, with its requirements; paths of this machine are not in it."""
     made = {"name": folder.record.name, "target": folder.record.result_target, "requirements": folder.requirements}
     return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})

@@ -176,6 +176,8 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """A suite by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
     text = os.fspath(name_or_path)
     path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
+    if not path.is_file() and text.endswith(".toml"):
+        raise SuiteError(f"{text}: no such file; the package's suites are named {', '.join(suite_names())}")
     if not path.is_file():
         raise not_found("suite", text, [*suite_names(), "FILE.toml"])
     size = path.stat().st_size

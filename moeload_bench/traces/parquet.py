@@ -44,13 +44,22 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path if _is_text(path) else path.open("rb"), memory_map=True) as file:
             yield file
     except MoeloadError:
         raise
     except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
+
+
+def _is_text(path: Path) -> bool:
+    """Whether pyarrow can be given the name: it takes UTF-8 only, and a file system has other names too."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
@@ -73,6 +82,15 @@ def decoded_bytes(path: Path) -> int:
     """What the columns of a file take as arrays, from its footer."""
     with open_parquet(path) as file:
         return _footer_bytes(file)
+
+
+def check_cost(path: Path, file: pq.ParquetFile, *, lists: bool = True) -> None:
+    """Raise `TraceError` where a batch of rows may take memory out of proportion to the file.
+
+    ``lists``: a row may hold any number of values, so all values of the file count; else its largest page does.
+    """
+    most = largest_page_bytes(path, file.metadata)
+    check_decoded(max(most, _footer_bytes(file)) if lists else most, path.stat().st_size, str(path))
 
 
 def _footer_bytes(file: pq.ParquetFile) -> int:
@@ -105,7 +123,7 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, path: Path) -> dict[str,
     rows = max(1, steps) if at_once else max(ROW_GROUP_STEPS, CELLS_A_BATCH // cells_per_step)
     for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
-            values = cells(name, batch.column(name), array.shape[1:], where)
+            values = cell_rows(name, batch.column(name), array.shape[1:], where)
             if batch.num_rows == steps:
                 arrays[name] = values  # all there is: not copied
             else:
@@ -158,7 +176,7 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
         raise TraceError(f"{where}: column {name} of shape {shape} does not fit in memory: {error}") from None
 
 
-def cells(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
+def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
     """The rows of one column [rows, *cell_shape]."""
     import pyarrow as pa
 

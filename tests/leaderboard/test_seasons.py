@@ -16,7 +16,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.seasons.checking import reveal_season
-from moeload_bench.seasons.folder import Folder, attempt
+from moeload_bench.seasons.folder import Folder, logged_attempt
 from moeload_bench.seasons.scoring import score_season
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -31,7 +31,7 @@ HORIZONS = (1, 10, 50)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A season with forks, scored and revealed."""
     made = open_season(tmp_path_factory.mktemp("season"))
-    with attempt(made, "record"):
+    with logged_attempt(made, "record"):
         record_made(made)
     score_season(made, level="none", published="the test")
     reveal_season(made)

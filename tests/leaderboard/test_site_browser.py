@@ -16,7 +16,8 @@ import pytest
 from leaderboard.site.__main__ import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
-from leaderboard.site.words import MINUS, NONE, file_name
+from leaderboard.site.words import MINUS, NONE
+from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import marked_floor

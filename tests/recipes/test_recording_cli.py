@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -54,6 +59,34 @@ def test_a_recording_is_made_and_named_by_its_path(tmp_path: Path, monkeypatch: 
     assert str(path) in out.replace("\n", "")
     trace = read_trace(path)
     assert (trace.steps, trace.meta.seed, trace.meta.complete) == (4, 3, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_recording_that_is_told_to_stop_keeps_every_step(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, a scheduler's timeout, a closed session: all steps are on disk, the command to go on is said and works;
+    without --resume or --fresh nothing begins where an unfinished recording lies."""
+    use_small_text(monkeypatch)
+    words = ["record", str(write_recipe(tmp_path)), "--steps", "6", "--out", str(tmp_path / "runs")]
+
+    @contextmanager
+    def stopping(steps: int) -> Iterator[Any]:
+        yield lambda step, row: signal.raise_signal(number) if step == 2 else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("moeload_bench.cli.record.step_progress", stopping)
+        stopped = CliRunner().invoke(app, words)
+    assert stopped.exit_code == 128 + number
+    said = re.search(r"3 steps are on disk\. To go on: moeload-bench (.*)", stopped.stderr)
+    assert said is not None
+    with pytest.raises(RecordingError, match="go on with --resume or start anew with --fresh"):
+        call(*words)
+    if number == signal.SIGTERM:
+        call(*words, "--fresh")
+    else:
+        call(*shlex.split(said[1]))
+    assert read_trace(tmp_path / "runs/small/test/seed0.parquet").step_S.tolist() == list(range(6))
 
 
 def test_a_second_recording_at_the_target_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

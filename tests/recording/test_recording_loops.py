@@ -73,6 +73,16 @@ def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
         r.step(speed=3)
 
 
+def test_a_forgotten_step_is_named(tmp_path: Path) -> None:
+    """A loop that never calls `step` is told so, instead of "nothing was recorded"."""
+    model = tiny_model("qwen3_moe")
+    with (
+        pytest.warns(RecordingWarning, match=r"no step was closed: call r\.step\(\) after each optimizer\.step\(\)"),
+        record(model, tmp_path),
+    ):
+        train(model, 2, lambda step, loss: None)
+
+
 def test_padding_is_marked(tmp_path: Path) -> None:
     """Padding tokens are routed and counted; the trace says so."""
     model = tiny_model("qwen3_moe")

@@ -1,0 +1,68 @@
+"""Whether a recording that went on looks like one training: shares that jump where it did are noted in the trace.
+
+A jump says that something was not restored (weights, the order of the data) or was changed on purpose; the counts are
+exact all the same.
+
+Axis letters: W rows of a window, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.traces.trace import Trace
+
+WINDOW = 20
+"""Rows of each of the four windows, two on either side, that are compared."""
+LEAST = 0.05
+"""A part of the tokens that counts as a jump at least."""
+TIMES = 2.0
+"""How much more than on either side the shares must move."""
+
+
+def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[str]:
+    """A note for each step of ``resumed`` at which some layer's shares jump; ``shards`` follow one another."""
+    steps = sorted(set(resumed))
+    if not steps:
+        return
+    share_SLE, step_S = _shares(shards, steps)
+    for step in steps:
+        at = int(np.searchsorted(step_S, step))
+        found = _jump(share_SLE, at)
+        if found is not None:
+            moved, usual = found
+            yield (
+                f"at step {step}, where the recording was resumed, shares jump: {100 * moved:.1f} % of a layer's "
+                f"tokens go to other experts, beside {100 * usual:.1f} % before and after; was everything restored?"
+            )
+
+
+def _shares(shards: Iterable[Trace], steps: list[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Shares [S, L, E] and steps of the rows near those steps."""
+    near, kept = [], []
+    for shard in shards:
+        reach = 2 * WINDOW * shard.meta.stride
+        here_S = np.zeros(shard.steps, dtype=np.bool_)
+        for step in steps:
+            here_S |= (shard.step_S >= step - reach) & (shard.step_S < step + reach)
+        near.append(shard.share_SLE()[here_S])
+        kept.append(shard.step_S[here_S])
+    return np.concatenate(near), np.concatenate(kept)
+
+
+def _jump(share_SLE: NDArray[np.float64], at: int) -> tuple[float, float] | None:
+    """How far a layer's shares move there, and at most on either side; None for no jump, or too few rows to tell."""
+    if at < 2 * WINDOW or at + 2 * WINDOW > len(share_SLE):
+        return None
+    means_LE = [share_SLE[at + k * WINDOW : at + (k + 1) * WINDOW].mean(axis=0) for k in (-2, -1, 0, 1)]
+    before_L, across_L, after_L = (0.5 * np.abs(one - other).sum(axis=1) for one, other in itertools.pairwise(means_LE))
+    usual_L = np.maximum(before_L, after_L)
+    jumps_L = (across_L > LEAST) & (across_L > TIMES * usual_L)
+    if not jumps_L.any():
+        return None
+    worst = int(np.argmax(np.where(jumps_L, across_L, -1.0)))
+    return float(across_L[worst]), float(usual_L[worst])
