@@ -13,7 +13,7 @@ from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import Target
 from moeload_bench.seasons.closing import season_suite
 from moeload_bench.seasons.drawing import all_drawn
-from moeload_bench.seasons.folder import Folder, attempt
+from moeload_bench.seasons.folder import Folder, logged_attempt
 from moeload_bench.seasons.forks import ForkTest, permutation_test
 from moeload_bench.seasons.scoring import RunForks, Scored, frozen_suite, run_forks, score_run
 from moeload_bench.suites.suite import Suite
@@ -25,7 +25,7 @@ from tests.support.submitted import make_world
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Suite, dict[str, RunForks]]:
     """A season of two runs of each of two recipes, with forks; recorded and not scored."""
     folder = open_season(tmp_path_factory.mktemp("season"), runs=2)
-    with attempt(folder, "record"):
+    with logged_attempt(folder, "record"):
         record_made(folder)
     plan = folder.plan()
     suite = frozen_suite(plan, season_suite(plan), folder.runs(), folder.recordings)
