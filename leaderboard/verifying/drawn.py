@@ -146,7 +146,8 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     for suite, kinds in measured.items():
         for kind in KINDS:
             one = kinds[kind]
-            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {one['half_found_from']} |")
+            half = one["half_found_from"] or "none"
+            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {half} |")
     return "\n".join(lines)
 
 
