@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moeload_bench.cli.progress import pair_progress, table_width
+from moeload_bench.errors import counted
 from moeload_bench.interchange.flame_moe import read_flame_moe
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
@@ -124,7 +125,7 @@ def _write(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any])
     else:
         write_trace(found, out)
         steps, layers, experts, notes, sampled = found.steps, found.num_layers, found.num_experts, (), ""
-    typer.echo(f"{out}: {steps} steps{sampled}, {layers} layers, {experts} experts")
+    typer.echo(f"{out}: {counted(steps, 'step')}{sampled}, {counted(layers, 'layer')}, {counted(experts, 'expert')}")
     for note in notes:
         typer.echo(f"note: {note}", err=True)
 

@@ -23,7 +23,7 @@ from moeload_bench.submissions.names import check_name, check_owner, names_in, r
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
-from moeload_bench.suites.suite import default_suite, load_suite
+from moeload_bench.suites.suite import check_traces, default_suite, load_suite
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -74,6 +74,7 @@ def submit(
     tasks = load_suite(suite or default_suite())
     if tasks.submissions != "open":
         raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
+    check_traces(tasks)
     who = Author(author, licence, link, beyond, hardware or environment().hardware)
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
