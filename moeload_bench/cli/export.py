@@ -41,9 +41,8 @@ def forecast(
     write_forecast(ahead, out, kind)
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
-    typer.echo(
-        f"{out}: {counted(L, 'layer')}, {counted(E, 'expert')}, mean of steps {first} to {first + horizon - 1} by {forecaster}"
-    )
+    size, last = f"{counted(L, 'layer')}, {counted(E, 'expert')}", first + horizon - 1
+    typer.echo(f"{out}: {size}, mean of steps {first} to {last} by {forecaster}")
 
 
 @app.command("trace")

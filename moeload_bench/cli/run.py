@@ -18,7 +18,7 @@ from moeload_bench.cli.opening import trace_file
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
-from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
 from moeload_bench.placement.cost import HEADLINE
@@ -74,6 +74,9 @@ def run(
         typer.Option(min=1, help="Disjoint blocks of so many steps, each forecast as a whole (the paper's)."),
     ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="In the sandbox too, say at which lines a forecaster failed.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time on this machine.")
     ] = 1,
@@ -114,6 +117,7 @@ def run(
                 task_list,
                 paths=paths,
                 level=parse_level(level),
+                limits=Limits(traceback=traceback),
                 jobs=jobs,
                 backend=backend,
                 address=address,

@@ -39,7 +39,7 @@ class ModelTable(Record):
             size = self.config.get(key)
             if isinstance(size, int) and size % ALIGNED:
                 raise ValueError(
-                    f"config.{key} is {size}, expected a multiple of {ALIGNED}: grouped products of experts take no other"
+                    f"config.{key} is {size}, expected a multiple of {ALIGNED}, as grouped matrix products need"
                 )
         return self
 

@@ -212,15 +212,16 @@ def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
 def check_traces(suite: Suite) -> None:
     """Say before any work, and before the network is asked, where the traces of a suite can be had from.
 
-    Raises `SuiteError` when some are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the Hub.
+    Raises `SuiteError` when some are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the
+    Hub.
     """
     here = {ref.id for ref in list_traces()}
     missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in here]
     if missing and suite.hub is None and not os.environ.get(HUB_ENV):
         raise SuiteError(
-            f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, first "
-            f"{missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say where "
-            f"they are with --traces DIR, ${TRACES_ENV}=DIR or, once they are on the Hub, ${HUB_ENV}=ORG/NAME@TAG"
+            f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, "
+            f"first {missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say "
+            f"where they are with --traces DIR, ${TRACES_ENV}=DIR or, once they are on the Hub, ${HUB_ENV}=ORG/NAME@TAG"
         )
 
 
