@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from moeload_bench.cli.progress import pair_progress, table_width
+from moeload_bench.cli.progress import pair_progress, print_entries
 from moeload_bench.errors import counted
 from moeload_bench.interchange.flame_moe import read_flame_moe
 from moeload_bench.interchange.formats import FORMATS
@@ -142,11 +140,10 @@ def _meta(options: Any) -> dict[str, Any]:
 
 @app.command("formats")
 def formats() -> None:
-    """List the formats, what writes each, and what its counts are. Details: docs/interchange.md."""
-    table = Table("format", "files", "written by", "counts")
-    for one in FORMATS:
-        table.add_row(*one)
-    Console(width=table_width()).print(table, markup=False)
+    """List the formats, what writes each, and what its counts are. Details: docs/guide/interchange.md."""
+    print_entries(
+        (f"{one.name}  {one.files}", f"written by: {one.written_by}; counts: {one.counts}") for one in FORMATS
+    )
 
 
 @_command("npz", bounds=False)

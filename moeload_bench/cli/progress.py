@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,6 @@ PIPED = 100
 """Columns of what is read by people and goes where there is no terminal."""
 
 
-def table_width() -> int | None:
-    """The terminal's width; where there is no terminal, wide enough that no table is squeezed."""
-    return None if sys.stdout.isatty() else WIDE
-
-
 def plain_console(*, wide: bool = False) -> Console:
     """A console on standard output that prints text as text: what stands in a file is never markup.
 
@@ -37,6 +32,17 @@ def plain_console(*, wide: bool = False) -> Console:
     if wide:
         console.width = max(WIDE, console.width)
     return console
+
+
+def print_entries(entries: Iterable[tuple[str, str]]) -> None:
+    """Each entry's name, and below it, indented, what is said of it: what cells of 80 columns have no room for."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = plain_console()
+    for name, about in entries:
+        console.print(Text(printable(name), style="bold"))
+        console.print(Padding(Text(printable(about)), (0, 0, 0, 4)))
 
 
 def command_lines(command: str, width: int) -> str:

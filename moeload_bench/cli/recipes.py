@@ -6,10 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
-from moeload_bench.cli.progress import plain_console
+from moeload_bench.cli.progress import plain_console, print_entries
 from moeload_bench.errors import printable
 from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
 
@@ -24,12 +22,10 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([{"name": r.name, "version": r.version, "about": r.about} for r in recipes], indent=1))
         return
-    console, width = plain_console(), max(len(r.name) for r in recipes)
-    for r in recipes:
-        size = f"{r.steps:,} x {r.data.sequences * r.data.sequence_length:,}"
-        console.print(Padding(Text(f"{r.name:{width}}  {size}", style="bold"), (0, 0)))
-        console.print(Padding(Text(printable(r.about)), (0, 0, 0, 4)))
-    console.print("Steps x tokens of a step. One to copy and change: moeload-bench recipes show NAME --toml")
+    width = max(len(r.name) for r in recipes)
+    sizes = {r.name: f"{r.steps:,} x {r.data.sequences * r.data.sequence_length:,}" for r in recipes}
+    print_entries((f"{r.name:{width}}  {sizes[r.name]}", r.about) for r in recipes)
+    plain_console().print("Steps x tokens of a step. One to copy and change: moeload-bench recipes show NAME --toml")
 
 
 @app.command("show")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
@@ -36,6 +37,8 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Table | 
     if grid is None:
         return
     plans = result_grid(results, f"regret@{HEADLINE}") if has_skill(metric) else None
+    yield ""
+    yield f"Suite {results[0].suite.name}, {counted(len(results[0].runs), 'run')}."
     for state in STATES:
         rows = [row for row in grid.rows if row.state == state]
         if rows:

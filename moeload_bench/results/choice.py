@@ -52,7 +52,8 @@ class ForecasterChoice:
         """What is best and by how much, what cannot be told from it, and what to take."""
         if self.ahead is None:
             return f"{self.state}: {self.best} is the only one, so there is no choice ({self.metric})."
-        lead = f"by {100 * self.ahead:.2g} % of error" if self.ahead > 0 else "and another as good"
+        percent = 100 * self.ahead
+        lead = f"by {percent:.{0 if percent >= 10 else 1}f} % of error" if percent >= 0.05 else "and another as good"
         if len(self.alike) == 1:
             apart = f"the others can be told from it ({self.metric})"
             return f"{self.state}: take {self.best}. It is best, {lead}; {apart}."

@@ -122,7 +122,7 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
     done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
-    assert "stable: sw_avg served best" in done.stdout
+    assert "stable: take sw_avg. It is best, by " in done.stdout
     saved = load_result(tmp_path / "out" / "sw_avg.json")
     assert saved.isolation == "process"
     assert not saved.failures
@@ -161,8 +161,8 @@ def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
     done = moeload("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
     assert "Warning" not in done.stderr
     assert "nan" not in done.stdout
-    assert "served best" not in done.stdout
-    assert "transient: nothing could be scored" in done.stdout
+    assert "best" not in done.stdout.partition("Suite")[0]
+    assert "transient: nothing can be said" in done.stdout
 
 
 def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None:
@@ -198,8 +198,12 @@ def test_traces_show_describes_each_layer(own_trace: Path) -> None:
     assert len(shown["layers"]) == 2
     text = moeload("traces", "show", str(own_trace))
     assert text.returncode == 0
-    for words in ("first and of the last 100 steps", "below 0.1 / E", "floor_window_tv at h = 100 steps"):
+    for words in ("Settled at step", "no expert is dead", "first and of the last 100 steps", "below 0.1 / E"):
         assert words in " ".join(text.stdout.split())
+    assert "data_sha256" in moeload("traces", "show", str(own_trace), "--meta").stdout
+    assert "floor_window_tv at h = 100 steps" in " ".join(
+        moeload("traces", "show", str(own_trace), "--wide").stdout.split()
+    )
 
 
 def test_traces_list_names_the_bundled_suite() -> None:
