@@ -28,13 +28,14 @@ from moeload_bench.errors import TargetError
 
 from ._measures import ANCHORS, CANDIDATES, DECAYS, TRENDS, WINDOWS, Measures, context_names
 from ._series import FloatArray
+from ._spread import HORIZONS, LEVELS, Spread
 
-VERSION = 1
+VERSION = 2
 """Raised when the weights of an earlier version would mean something else."""
 MAX_BYTES = 1 << 20
 SHIPPED = Path(__file__).with_suffix(".npz")
 """Fitted on the `train` runs of suite v1 by `python -m leaderboard.fit_gated`."""
-SHIPPED_SHA256 = "cc9d79da5e219d73ac792cd9c0487b9672288019fbf6399e82e26b03da5707bc"
+SHIPPED_SHA256 = "10a02fe797267b97195fd870d492f622c733aab298a5781593edaaed56c7375e"
 
 MIXED = len(WINDOWS) + CANDIDATES
 ADDED = 2 * len(TRENDS)
@@ -50,7 +51,10 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """The weights: ``mean_C`` and ``scale_C`` standardise the context, two layers follow."""
+    """The weights: ``mean_C`` and ``scale_C`` standardise the context, two layers follow.
+
+    ``spread``: the quantiles around what it says; None until they are calibrated.
+    """
 
     mean_C: Float32
     scale_C: Float32
@@ -58,6 +62,7 @@ class Gate:
     inner_U: Float32
     outer_UM: Float32
     outer_M: Float32
+    spread: Spread | None = None
 
     def forecast(self, seen: Measures) -> FloatArray:
         """[A, L, E] shares at the anchors; every [a, l] sums to 1."""
@@ -90,7 +95,10 @@ class Gate:
         """An npz archive of float32, without pickle."""
         file = io.BytesIO()
         names = ("mean_C", "scale_C", "inner_CU", "inner_U", "outer_UM", "outer_M")
-        np.savez(file, signature=_signature(), **{name: getattr(self, name) for name in names})
+        arrays = {name: getattr(self, name) for name in names}
+        if self.spread is not None:
+            arrays["factor_CKQ"] = self.spread.factor_CKQ
+        np.savez(file, signature=_signature(), **arrays)
         return file.getvalue()
 
 
@@ -120,7 +128,8 @@ def read_gate(data: bytes, origin: str) -> Gate:
         got = arrays.get(name, np.zeros(0))
         if len(units) != 1 or got.shape != shape or got.dtype != np.float32 or not np.isfinite(got).all():
             raise TargetError(f"gated: {name} of {origin} is {got.dtype} {got.shape}, expected finite float32 {shape}")
-    return Gate(**{name: arrays[name] for name in shapes})
+    spread = Spread.checked(arrays["factor_CKQ"], origin) if "factor_CKQ" in arrays else None
+    return Gate(**{name: arrays[name] for name in shapes}, spread=spread)
 
 
 @lru_cache(maxsize=1)
@@ -147,6 +156,6 @@ def _weight_of_even(raw: FloatArray) -> FloatArray:
 
 
 def _signature() -> NDArray[np.uint8]:
-    """A hash of what the weights mean: version, windows, context."""
-    text = repr((VERSION, WINDOWS, TRENDS, DECAYS, ANCHORS, context_names()))
+    """A hash of what the weights mean: version, windows, context, quantiles."""
+    text = repr((VERSION, WINDOWS, TRENDS, DECAYS, ANCHORS, context_names(), HORIZONS, LEVELS))
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)

@@ -13,9 +13,13 @@ runs of fewer than `MIN_GROUPS` recipes nothing is fitted, and a forecaster that
 weights that ship with the package, learned from the `train` runs of suite v1: so it serves one's own run (`--trace`)
 and a live one at once. ``weights="shipped"`` uses these always.
 
+Quantiles of the window means are calibrated with the weights, by split conformal prediction per horizon and state
+(`_spread`): what the network was off by on the runs that it learned from, over what can be seen at the origin.
+
 The rules for unusual input:
 
-- Nothing observed: 1/E. Fewer than 5 rows: their mean. A window longer than what was seen is what was seen.
+- Nothing observed: 1/E. Fewer than 5 rows: their mean; both without quantiles. A window longer than what was seen is
+  what was seen.
 - One expert: its share is 1. A layer-step without load repeats the layer's last valid shares; a layer that never had
   load is forecast at 1/E. A dead expert is forecast at 0, except under loss-free balancing, whose controller wakes it
   up.
@@ -32,6 +36,8 @@ The rules for unusual input:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from moeload_bench.errors import TargetError
@@ -41,6 +47,7 @@ from ._gate import read_gate, shipped_gate
 from ._measures import ANCHORS, Memory, measure
 from ._path import block_edges, hat_weights
 from ._series import uniform
+from ._spread import moving, scale_of
 
 MIN_ROWS = 5
 MIN_GROUPS = 6
@@ -77,10 +84,19 @@ class Gated:
             rows_SLE = self._memory.share.newest(MIN_ROWS)
             share_LE = rows_SLE.mean(axis=0) if len(rows_SLE) else uniform(self._memory.info)
             return Forecast.constant(share_LE, request.horizon)
-        share_ALE = self._gate.forecast(measure(self._memory))
+        measured = measure(self._memory)
+        share_ALE = self._gate.forecast(measured)
         edges = block_edges(request, self._memory.info.stride)
         share_BLE = np.tensordot(hat_weights(ANCHORS, edges), share_ALE, axes=1)
-        return Forecast(share_BLE, np.array(edges, dtype=np.int64))
+        told = Forecast(share_BLE, np.array(edges, dtype=np.int64))
+        if self._gate.spread is None or not request.quantiles:
+            return told
+        mean_KLE = told.window_means(request.horizons)
+        scale_KLE = scale_of(measured, mean_KLE, request.horizons)
+        quantile_QKLE = self._gate.spread.quantiles(
+            request.quantiles, request.horizons, mean_KLE, scale_KLE, moving(self._memory)
+        )
+        return replace(told, quantile_QKLE=quantile_QKLE)
 
 
 def _checked(weights: str) -> str:

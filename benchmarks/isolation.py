@@ -3,18 +3,23 @@
     python benchmarks/isolation.py                 sw_avg at 6 x 8 and 128 x 128, then every baseline on the mini suite
     python benchmarks/isolation.py --calls-only    the first part
     python benchmarks/isolation.py uniform arima   the mini suite for these targets only
+    python benchmarks/isolation.py --against DIR   start-up and calls in the sandbox, beside another checkout's
 
 Levels alternate within each repetition, so that a busy machine hits them alike; medians are printed. Goal: the whole
-mini suite takes at most 1.1 times as long for `arima`.
+mini suite takes at most 1.1 times as long for `arima`. With --against both checkouts (each with its own .venv) are
+measured in turn, and the least of each is compared: what disturbs a machine only ever adds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
+import subprocess
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +33,7 @@ SHAPES = ((6, 8), (128, 128))
 REPETITIONS = 7
 CALLS = 40
 HORIZONS = (10, 100, 1000)
+WHAT = f"start-up, observe 10 steps, forecast {HORIZONS[-1]} steps"
 
 
 def main() -> None:
@@ -35,7 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="forecasters of the second table; the suite's baselines by default")
     parser.add_argument("--calls-only", action="store_true", help="skip the mini suite")
+    parser.add_argument("--against", type=Path, help="another checkout, with a .venv")
     arguments = parser.parse_args()
+    if arguments.against is not None:
+        print_against(arguments.against)
+        return
     levels = [level for level in LEVELS if level_available(level) is None]
     for missing in set(LEVELS) - set(levels):
         print(f"no level {missing}: {level_available(missing)}")
@@ -54,11 +64,34 @@ def print_calls(layers: int, experts: int, levels: list[Level]) -> None:
     medians = {
         level: [statistics.median(column) for column in zip(*rows, strict=True)] for level, rows in found.items()
     }
-    print(f"\nsw_avg at {layers} x {experts}, milliseconds: start-up, observe 10 steps, forecast {HORIZONS[-1]} steps")
+    print(f"\nsw_avg at {layers} x {experts}, milliseconds: {WHAT}")
     for level, values in medians.items():
         added = [value - base for value, base in zip(values, medians["none"], strict=True)]
         cells = [f"{1e3 * value:9.3f} (+{1e3 * more:8.3f})" for value, more in zip(values, added, strict=True)]
         print(f"  {level:8}", *cells)
+
+
+def print_against(other: Path, repetitions: int = 4) -> None:
+    """Least start-up and least median call of `sw_avg` in the sandbox, here and there, and their ratio."""
+    here = Path(__file__).resolve().parents[1]
+    for layers, experts in SHAPES:
+        found: dict[Path, list[list[float]]] = {here: [], other: []}
+        for turn in range(2 * repetitions):
+            place = (here, other)[(turn + turn // 2) % 2]
+            found[place].append(measure_in(place, layers, experts))
+        least = {place: np.min(rows, axis=0) for place, rows in found.items()}
+        print(f"sw_avg at {layers} x {experts} in the sandbox: {WHAT}; milliseconds here, there, and their ratio")
+        print("  ", *(f"{1e3 * a:9.3f} / {1e3 * b:9.3f} = {a / b:.3f}" for a, b in zip(*least.values(), strict=True)))
+
+
+def measure_in(place: Path, layers: int, experts: int) -> list[float]:
+    """`measure` of a checkout's own code, by its own interpreter: the least of five, in a warm harness."""
+    measure = f"isolation.measure({layers}, {experts}, 'sandbox')"
+    code = f"import isolation; {measure}; print(list(map(min, zip(*({measure} for _ in range(5))))))"
+    python = place / ".venv" / "bin" / "python"
+    done = subprocess.run([python, "-c", code], cwd=place / "benchmarks", capture_output=True, text=True, check=True)
+    seconds: list[float] = json.loads(done.stdout)
+    return seconds
 
 
 def measure(layers: int, experts: int, level: Level) -> tuple[float, float, float]:

@@ -14,12 +14,14 @@ from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
+from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 OTHER_CODE = "made from other code"
+UNIFORM = "uniform"
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
@@ -34,10 +36,10 @@ def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
     """
     tasks = load_suite(suite)
     found = load_all(tasks, results)
-    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in problems(result, tasks)]
+    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in result_problems(result, tasks)]
     if wrong:
         raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in wrong))
-    return ordered(list(found.values()), tasks)
+    return in_suite_order(list(found.values()), tasks)
 
 
 def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
@@ -51,14 +53,14 @@ def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
     return found
 
 
-def ordered(results: list[Result], suite: Suite) -> list[Result]:
+def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
     """The suite's baselines in their order, then the others by name."""
     found = {result.name: result for result in results}
     first = [name for name in suite.baselines if name in found]
     return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
 
 
-def problems(result: Result, suite: Suite) -> Iterator[str]:
+def result_problems(result: Result, suite: Suite) -> Iterator[str]:
     """Why a result is not one of this suite and of this code, in words."""
     if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
         yield (
@@ -108,6 +110,16 @@ def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
     folder = submission_of(result, submissions)
     target = parse_target(result.forecaster.target) if folder is None else folder.target()
     return replace(target, name=result.name)
+
+
+def model_type_of(result: Result, record: Submission | None) -> ModelType:
+    """What a forecaster is: what its submission says, else what follows from how it was made."""
+    if record is not None and record.model_type is not None:
+        return record.model_type
+    if result.forecaster.target == UNIFORM:
+        return "yardstick"
+    fitted = result.fit_wall_s is not None
+    return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
 
 
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:

@@ -30,9 +30,9 @@ from leaderboard.committed import (
     RESULTS,
     ROOT,
     SUBMISSIONS,
+    in_suite_order,
     load_all,
-    ordered,
-    problems,
+    result_problems,
     submission_of,
     target_of,
 )
@@ -142,7 +142,7 @@ def run_again(results: Sequence[Result], suite: Suite, jobs: int) -> list[Result
 
 def chosen(suite: Suite, folder: Path, only: Sequence[str] | None) -> list[Result]:
     """The committed results to run again; raises `ResultError` or `NotFoundError` when there are none."""
-    found = {result.name: result for result in ordered(list(load_all(suite, folder).values()), suite)}
+    found = {result.name: result for result in in_suite_order(list(load_all(suite, folder).values()), suite)}
     if not found:
         raise ResultError(f"no committed result of suite {suite.name} in {folder}")
     for name in only or ():
@@ -174,7 +174,7 @@ def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, e
     changed = local_changes()
     if changed:
         print(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
-    wrong = {result.name: list(problems(result, tasks)) for result in results}
+    wrong = {result.name: list(result_problems(result, tasks)) for result in results}
     runnable = [r for r in results if all(line.startswith(OTHER_CODE) for line in wrong[r.name])]
     for committed, again in zip(runnable, run_again(runnable, tasks, jobs), strict=True):
         how, found = report(committed, again, exact)

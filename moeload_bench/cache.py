@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from moeload_bench.files import replacing
 
@@ -22,11 +23,7 @@ CACHE_VERSION = 1
 def cache_dir() -> Path:
     """Where finished work is kept."""
     named = os.environ.get("MOELOAD_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "moeload-bench"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moeload-bench"
+    return Path(named) if named else user_cache_path("moeload-bench", appauthor=False)
 
 
 def task_key(**parts: Any) -> str:

@@ -1,8 +1,10 @@
-"""Where the package's own files lie, and how a file is replaced: at once or not at all."""
+"""Where the package's own files lie, what a file is called, and how it is replaced: at once or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +13,34 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 """The folder of the installed package; its suites, recipes and bundled traces lie in it."""
 
+_PLAIN = re.compile(r"(?!index$)[a-z0-9]+([._-][a-z0-9]+)*")
+
+
+def file_name(text: str) -> str:
+    """A file's name for any text, without its ending: the text itself where it is plain, else its readable part and
+    a hash that tells it from every other text. `arima@order=[1,1,1]` becomes `arima_order=1-1-1-8b0cd3bc`."""
+    if _PLAIN.fullmatch(text) and len(text) <= 80:
+        return text
+    readable = re.sub(r"[\[\]\"' ]", "", text.lower()).replace(",", "-")
+    readable = re.sub(r"[^a-z0-9=]*[^a-z0-9=.-][^a-z0-9=]*|[.-]{2,}", "_", readable).strip("._-=")[:60].rstrip("._-=")
+    return f"{readable or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file beside ``target`` that takes its place at the end, or is removed on any error."""
+def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A file beside ``target`` that takes its place at the end, or is removed on any error.
+
+    ``durable``: its content is on the disk before it has the name, so that a power cut leaves the old file or the new.
+    """
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     scratch = Path(name)
     try:
         yield scratch
         scratch.chmod(0o644)
+        if durable:
+            with scratch.open("rb+") as file:
+                os.fsync(file.fileno())
         scratch.replace(target)
     except BaseException:
         scratch.unlink(missing_ok=True)

@@ -16,19 +16,19 @@ from collections.abc import Sequence
 from leaderboard.committed import ROOT
 from leaderboard.pages import cards, decisions, format, headline, large_runs, results, sampling_note
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
-from leaderboard.verifying import screening
+from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import MoeloadError
 
 PAGES = (
     page_of_parts("README.md", headline.PARTS),
-    page_of_parts("docs/guide/leaderboard.md", screening.PARTS),
+    page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
-    Page("docs/methods/sampling-floor-note.md", sampling_note.made),
+    Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts("docs/reports/results.md", results.PARTS),
-    Page("cards", cards.made),
+    Page("cards", cards.card_files),
 )
 
 

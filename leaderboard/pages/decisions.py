@@ -13,7 +13,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
 from leaderboard.pages.results import results_of, separated
-from leaderboard.pages.separation import PRIMARY, cells
+from leaderboard.pages.separation import PRIMARY, compared_cells
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
@@ -47,7 +47,7 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
 def separation() -> str:
     """Which forecasters the error tells from the reference, and which the plans made from them."""
     results = results_of(SUITE)
-    return "\n\n".join(separated(results, cells(results, PRIMARY))) + "\n"
+    return "\n\n".join(separated(results, compared_cells(results, PRIMARY))) + "\n"
 
 
 def regret_table() -> str:

@@ -129,7 +129,7 @@ PARTS: dict[str, Callable[[Mapping[str, Record]], str]] = {
 }  # fmt: skip
 
 
-def filled(text: str, known: Mapping[str, Record]) -> str:
+def fill_page(text: str, known: Mapping[str, Record]) -> str:
     """The page with its parts made anew."""
     return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](known)}\n{match[3]}", text)
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args(arguments).check
     old = PAGE.read_text()
-    new = filled(old, json.loads(OUT.read_text()))
+    new = fill_page(old, json.loads(OUT.read_text()))
     if new == old:
         return 0
     print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")

@@ -1,18 +1,26 @@
-"""README.md's table: one metric of the largest suite, short enough to be read; docs/reports/results.md has the rest."""
+"""README.md's tables: one metric of the newest season, where there is one, and of the largest public suite.
+
+Short enough to be read; docs/reports/results.md has the rest of the public suites.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
+from leaderboard import oracle_window
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
+from leaderboard.seasons import FLOOR as FLOOR_FORK
+from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of, fork_floors, scored_seasons
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Grid, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
-from moeload_bench.results.statistics import Claim, rank_groups, ranks
+from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
 from moeload_bench.results.words import span_words
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
@@ -20,8 +28,8 @@ CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
 
 
-def headline(results: Sequence[Result], metric: str) -> str:
-    """A table per state, best forecasters first, and what its numbers are.
+def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFloor] | None = None) -> str:
+    """A table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
@@ -31,41 +39,82 @@ def headline(results: Sequence[Result], metric: str) -> str:
             f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
         )
     errors = errors_of(results, metric)
-    parts = [_state_table(grid, errors.select(state=state), state, reference.name) for state in _states(grid)]
-    return "\n\n".join([*parts, " ".join(_words(grid, reference.name))]) + "\n"
+    if metric == oracle_window.METRIC:
+        errors = oracle_window.with_yardstick(errors, results[0].suite.name)
+    forks = forks or {}
+    parts = [
+        _state_table(grid, errors.select(state=state), state, reference.name, forks.get(state))
+        for state in _states(grid)
+    ]
+    return "\n\n".join([*parts, " ".join(_words(grid, reference.name, errors, forks))]) + "\n"
 
 
 def _states(grid: Grid) -> list[str]:
     return [state for state in STATES if any(row.state == state for row in grid.rows)]
 
 
-def _state_table(grid: Grid, errors: Errors, state: str, reference: str) -> str:
+def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: ForkFloor | None) -> str:
     rows = [row for row in grid.rows if row.state == state]
-    rank = ranks(rank_groups(errors.by_forecaster, errors.tasks, base_T=errors.by_forecaster[reference]))
+    entries = {name: error_T for name, error_T in errors.by_forecaster.items() if name != oracle_window.NAME}
+    rank = ranks(rank_groups(entries, errors.tasks, base_T=errors.by_forecaster[reference]))
     found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
     lines: list[tuple[str, ...]] = []
     for row in sorted(rows, key=lambda row: -found[row.forecaster][0]):
-        value, intervals = found[row.forecaster]
-        span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
         lines.append((
-            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), f"{value:+.3f}{span}",
+            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), _skill(*found[row.forecaster]),
             str(rank.get(row.forecaster, NOTHING)), three_digits(1e3 * row.per_forecast_s),
+        ))  # fmt: skip
+    if oracle_window.NAME in errors.by_forecaster:
+        lines.append((
+            f"*{oracle_window.NAME}*", *map(three_digits, _run_means(errors, oracle_window.NAME, grid.horizons)),
+            _skill(*skill(errors, oracle_window.NAME, reference)), "", "",
         ))  # fmt: skip
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
+    if fork is not None:
+        lines.append((f"*{FLOOR_FORK}*", *map(_with_error, fork.cells()), "", "", ""))
     return markdown_table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
+
+
+def _skill(value: float, intervals: Sequence[Interval]) -> str:
+    """Skill, with the interval for a new recipe where there is one."""
+    span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
+    return f"{value:+.3f}{span}"
+
+
+def _run_means(errors: Errors, name: str, horizons: Sequence[int]) -> Iterator[float]:
+    """[K]: the mean over runs of the run's mean over its origins."""
+    for horizon in horizons:
+        here = errors.select(horizon=horizon)
+        run_T, runs = here.tasks.by_run
+        yield float(np.mean([here.by_forecaster[name][run_T == n].mean() for n in range(len(runs))]))
 
 
 def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _words(grid: Grid, reference: str) -> Iterator[str]:
+def _with_error(cell: tuple[float, float] | None) -> str:
+    return NOTHING if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
+
+
+def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, ForkFloor]) -> Iterator[str]:
     spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
     yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
+    if oracle_window.NAME in errors.by_forecaster:
+        yield (
+            f"*{oracle_window.NAME}*: the best fixed window of each run, state and horizon in hindsight: a yardstick "
+            "and no forecaster, so without a rank."
+        )
+    if forks:
+        origins = sum(one.origins for one in forks.values())
+        yield (
+            f"*{FLOOR_FORK}*: left to whoever knows the whole state of training and not the text to come, ± its "
+            f"standard error, from the other futures of {origins} origins."
+        )
     yield (
         f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`, in brackets its 95 % "
         f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
@@ -78,10 +127,33 @@ def headline_suite(names: Sequence[str]) -> Suite:
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
-def headline_part(metric: str) -> str:
-    """The largest suite that has results, named, and its headline."""
+def headline_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
+    """The newest season's headline, where one was scored, then that of the largest suite with results, *public*."""
     suite = headline_suite(suites_with_results())
-    return f"Suite `{suite.name}`. {suite.description}\n\n{headline(results_of(suite.name), metric)}"
+    public = results_of(suite.name)
+    parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(public, metric)]
+    seasons = scored_seasons() if seasons is None else seasons
+    return "\n\n".join([*(season_parts(seasons[0], public, metric) if seasons else []), *parts])
+
+
+def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[str]:
+    """A season's headline, and what every entry loses from the public suite to it."""
+    runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
+    about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
+    parts = [about, headline(season.results, metric, fork_floors(season) if metric == PRIMARY else None)]
+    found = drops_of(season, public)
+    if not found:
+        return parts
+    heads = ("forecaster", "skill, season", f"skill, {public[0].suite.name}", "drop beyond the unfitted", "Holm p",
+             "fork test p", "")  # fmt: skip
+    lines = [
+        (f"`{one.forecaster}`", f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}",
+         NOTHING if one.p_holm is None else f"{one.p_holm:.2g}",
+         f"{season.tests[one.forecaster].p_value:.2g}" if one.forecaster in season.tests else NOTHING,
+         "**flagged**" if one.flagged else "")
+        for one in found
+    ]  # fmt: skip
+    return [*parts, markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
 
 
 PARTS: Mapping[str, Maker] = {"headline": headline_part}

@@ -16,7 +16,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from moeload_bench.paper.facts import paper
-from moeload_bench.publishing.card_tables import balancing, number, onset, onset_band
+from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
@@ -89,14 +89,14 @@ def runs_table(found: Sequence[Statistics]) -> str:
         (
             f"`{s.run.id}`",
             f"{len(s.run.meta.layers)} x {s.run.meta.experts}, {s.run.meta.top_k or 'varies'}",
-            balancing(s.run.meta),
+            balancing_words(s.run.meta),
             f"{s.tokens_per_expert:,.0f}",
-            onset(s.run.layers),
+            onset_summary(s.run.layers),
             _percent(s.first_drift),
             _percent(s.drift),
-            number(layer.imbalance_first for layer in s.run.layers),
-            number(layer.imbalance_last for layer in s.run.layers),
-            number(layer.over_dispersion for layer in s.run.layers),
+            layer_mean(layer.imbalance_first for layer in s.run.layers),
+            layer_mean(layer.imbalance_last for layer in s.run.layers),
+            layer_mean(layer.over_dispersion for layer in s.run.layers),
         )
         for s in found
     ]

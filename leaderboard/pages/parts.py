@@ -30,10 +30,10 @@ class Page(NamedTuple):
 def page_of_parts(name: str, makers: Mapping[str, Maker], draw: Callable[[], None] | None = None) -> Page:
     """A page of this repository, named by its path, whose parts these functions make."""
     path = ROOT / name
-    return Page(name, lambda: {path: filled(path.read_text(encoding="utf-8"), makers)}, draw)
+    return Page(name, lambda: {path: fill_parts(path.read_text(encoding="utf-8"), makers)}, draw)
 
 
-def filled(text: str, makers: Mapping[str, Maker]) -> str:
+def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:
     """The text with every generated part made anew; raises `ResultError` for a part of an unknown name."""
 
     def made(match: re.Match[str]) -> str:

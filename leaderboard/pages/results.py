@@ -17,7 +17,7 @@ from pathlib import Path
 
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, cells
+from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.errors import MoeloadError
 from moeload_bench.placement.cost import HEADLINE
@@ -47,7 +47,7 @@ def results_page() -> str:
 
 def suite_page(suite: Suite, results: Sequence[Result]) -> str:
     """All sections of one suite."""
-    primary = cells(results, PRIMARY)
+    primary = compared_cells(results, PRIMARY)
     sections = [
         f"## Suite `{suite.name}`\n\n{about(suite, results)}",
         f"### Which differences can be told\n\n{told_apart(results, primary)}",
@@ -250,7 +250,8 @@ def separated(results: Sequence[Result], primary: Sequence[Cell]) -> Iterator[st
         yield f"Too few recipes (fewer than {MIN_RECIPES}) to test what plans tell apart."
         return
     plans = {
-        shape: {(c.state, c.horizon): c for c in cells(results, f"imbalance@{shape}")} for shape in _shapes(results)
+        shape: {(c.state, c.horizon): c for c in compared_cells(results, f"imbalance@{shape}")}
+        for shape in _shapes(results)
     }
     rows, more, fewer, untested = [], 0, 0, False
     for cell in primary:

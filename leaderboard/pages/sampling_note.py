@@ -129,6 +129,6 @@ prints which error it is, its floor and the excess, and ranks by `window_tv`.
 """
 
 
-def made() -> dict[Path, str]:
+def note_files() -> dict[Path, str]:
     """The file with the whole note."""
     return {NOTE: note()}

@@ -38,7 +38,7 @@ class Cell:
         return self.groups is not None
 
 
-def cells(results: Sequence[Result], metric: str) -> list[Cell]:
+def compared_cells(results: Sequence[Result], metric: str) -> list[Cell]:
     """Every state and horizon that has tasks; [] where the reference is not among the results."""
     reference = reference_of(results)
     if reference is None or reference not in results:

@@ -70,7 +70,7 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
 
 def axis_title(metric: str) -> str:
     """The metric with its unit."""
-    unit = words.unit(metric)
+    unit = words.metric_unit(metric)
     return f"{metric} ({unit})" if unit else metric
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from leaderboard.site import words
-from leaderboard.site.grids import Table, by_recipe, every_metric, plain
-from leaderboard.site.inputs import Board, Entry, only
+from leaderboard.site.grids import Table, by_recipe, every_metric, fact_text
+from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.payload import cell_row, skill_note
 from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_training, per_forecast_ms
-from leaderboard.site.words import MINUS, NONE, arguments, count, figure, megabytes
+from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, three_digits
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, RunResult
+from moeload_bench.submissions.record import MODEL_TYPES
 
 Facts = list[tuple[str, str]]
 MAX_FAILURES = 50
@@ -60,7 +61,7 @@ def grids_of(board: Board) -> Grids:
     """`result_grid` of every metric, and by recipe of the two that a page shows so."""
     metrics = {metric: result_grid(board.compared, metric) for metric in metrics_of(board)}
     recipes = {
-        (recipe, metric): result_grid(only(board.compared, recipe=recipe), metric)
+        (recipe, metric): result_grid(with_runs_of(board.compared, recipe=recipe), metric)
         for recipe in board.recipes
         for metric in (PRIMARY, REGRET)
     }
@@ -72,7 +73,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
     result, horizons = entry.result, board.suite.horizons
     shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
     return Section(
-        suite=board.suite.name,
+        suite=board.label,
         standing=entry.standing,
         standing_text=STANDINGS[entry.standing],
         reasons=entry.wrong,
@@ -97,7 +98,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
         findings=findings(entry),
         tolerances=tolerances(entry),
         run_command=words.run_command(result),
-        made=made(result),
+        made=reproduction_facts(result),
     )
 
 
@@ -113,8 +114,8 @@ def headline(entry: Entry, view: View) -> Facts:
         ("Win rate", win_rate),
         (PRIMARY, value),
         (REGRET, regret),
-        ("ms per forecast", figure(per_forecast_ms(entry.result))),
-        ("% of training time", figure(of_training(entry.result))),
+        ("ms per forecast", three_digits(per_forecast_ms(entry.result))),
+        ("% of training time", three_digits(of_training(entry.result))),
         ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),
     ]
 
@@ -126,7 +127,7 @@ def failures(result: Result) -> tuple[str, ...]:
         grouped.setdefault((trace, task.failure or ""), []).append(task.origin)
     ordered = sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [
-        f"{trace}: {count(len(origins), 'task')} from origin {min(origins):,}: {reason}"
+        f"{trace}: {counted(len(origins), 'task')} from origin {min(origins):,}: {reason}"
         for (trace, reason), origins in ordered
     ]
     more = len(lines) - MAX_FAILURES
@@ -146,8 +147,9 @@ def _cost(run: RunResult) -> tuple[str, ...]:
     of_training = None if cost.of_training is None else 100 * cost.of_training
     events = ", ".join(f"{name} {number:,}" for name, number in sorted(run.counts.items()))
     return (
-        run.trace, figure(1e3 * cost.per_forecast_s), figure(of_training), figure(cost.observe_wall_s),
-        figure(cost.forecast_wall_s), figure(cpu_s), figure(cost.startup_wall_s),
+        run.trace, three_digits(1e3 * cost.per_forecast_s), three_digits(of_training),
+        three_digits(cost.observe_wall_s), three_digits(cost.forecast_wall_s), three_digits(cpu_s),
+        three_digits(cost.startup_wall_s),
         megabytes(cost.peak_memory_bytes), events or NONE,
     )  # fmt: skip
 
@@ -159,11 +161,11 @@ def verification(entry: Entry) -> Facts:
         return []
     return [
         ("Run again on", found.date),
-        ("Commit", plain(found.commit)),
+        ("Commit", fact_text(found.commit)),
         ("Level", found.level),
         ("Hardware", found.hardware),
-        ("Part of the runs", words.share(found.sample)),
-        ("ms per forecast in the re-run", figure(found.ms_per_forecast)),
+        ("Part of the runs", words.percent(found.sample)),
+        ("ms per forecast in the re-run", three_digits(found.ms_per_forecast)),
         ("Peak memory in the re-run", megabytes(found.peak_memory_bytes)),
     ]
 
@@ -187,22 +189,22 @@ def tolerances(entry: Entry) -> Table | None:
                  tuple(sorted(found.tolerance.items())), 2)  # fmt: skip
 
 
-def made(result: Result) -> Facts:
+def reproduction_facts(result: Result) -> Facts:
     """All that is needed to obtain the result again."""
     where = result.environment
     return [
         ("Target", result.forecaster.target),
-        ("Arguments", arguments(result.forecaster.kwargs) or "none, the defaults"),
+        ("Arguments", arguments_text(result.forecaster.kwargs) or "none, the defaults"),
         ("Requirements", ", ".join(result.forecaster.requirements) or "none"),
         ("SHA-256 of the code", result.forecaster.source_sha256),
         ("Suite", f"{result.suite.name}, {result.suite.sha256}"),
         ("Seed", str(result.seed)),
         ("Scoring version", str(result.scoring_version)),
         ("Isolation", result.isolation),
-        ("Fitting", NONE if result.fit_wall_s is None else f"{figure(result.fit_wall_s)} s"),
+        ("Fitting", NONE if result.fit_wall_s is None else f"{three_digits(result.fit_wall_s)} s"),
         ("Hardware", where.hardware),
         ("Python", where.python),
-        ("Package", f"{where.package_version}, commit {plain(where.commit)}"),
+        ("Package", f"{where.package_version}, commit {fact_text(where.commit)}"),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items())) or NONE),
         ("Made", where.created),
     ]
@@ -216,7 +218,8 @@ def submission_facts(entry: Entry) -> Facts:
     return [
         ("Authors", ", ".join(record.authors)),
         ("Licence", record.licence),
-        ("Learned from more than the train runs", "yes" if record.fitted_beyond_train else "no"),
+        ("Type", f"{entry.model_type}: {MODEL_TYPES[entry.model_type]}"),
+        ("Other data that it learned from", entry.fitted_on or "none"),
         ("Hardware", record.hardware),
         ("Code", f"{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.site.views import ALL
-from leaderboard.site.words import NONE, figure
+from leaderboard.site.words import NONE, three_digits
 from moeload_bench.results.grid import FLOOR_ROWS, Grid, Row, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import marked_floor
@@ -35,7 +35,7 @@ def value_cells(row: Row) -> tuple[str, ...]:
     """`value (excess)` at each horizon; only the value where there is no floor."""
     over_K = row.excess_K or (None,) * len(row.value_K)
     return tuple(
-        figure(value) if value is None or over is None else f"{figure(value)} ({figure(over)})"
+        three_digits(value) if value is None or over is None else f"{three_digits(value)} ({three_digits(over)})"
         for value, over in zip(row.value_K, over_K, strict=True)
     )
 
@@ -71,11 +71,11 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
         if not here:
             continue
         floors = [
-            (marked_floor(floor, grid.marks), *map(figure, grid.floors[state, floor]))
+            (marked_floor(floor, grid.marks), *map(three_digits, grid.floors[state, floor]))
             for floor in FLOOR_ROWS
             if (state, floor) in grid.floors
         ]
-        rows = [(row.forecaster, *map(figure, row.value_K)) for row in here]
+        rows = [(row.forecaster, *map(three_digits, row.value_K)) for row in here]
         caption = f"{metric}, {state}: mean over {origins_of(here)} and over layers."
         heads = ("forecaster", *horizon_heads(grid.horizons))
         tables.append(Table(caption, heads, tuple(rows + floors), quiet=len(floors)))
@@ -85,12 +85,14 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
 def every_metric(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int]) -> Table:
     """One row per metric and state, over all recipes; ``grids`` by metric."""
     rows = [
-        (metric, row.state, *map(figure, row.value_K)) for metric, grid in grids for row in rows_of(grid, forecaster)
+        (metric, row.state, *map(three_digits, row.value_K))
+        for metric, grid in grids
+        for row in rows_of(grid, forecaster)
     ]
     caption = "Every metric: mean over runs of means over origins and layers; all recipes."
     return Table(caption, ("metric", "state", *horizon_heads(horizons)), tuple(rows), 2)
 
 
-def plain(value: object) -> str:
+def fact_text(value: object) -> str:
     """Text of a fact; a dash for nothing."""
     return NONE if value is None or value == "" else str(value)

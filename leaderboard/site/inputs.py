@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.committed import load_all, ordered
+from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
+from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
-from moeload_bench.submissions.record import Verification, VerificationStatus
+from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import TraceRef, list_traces
 
-UNIFORM = "uniform"
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
 Standing = Literal["claimed", "checked"] | VerificationStatus
 
@@ -37,6 +37,18 @@ class Entry:
         return self.result.name
 
     @property
+    def model_type(self) -> ModelType:
+        """Statistical, learned, pretrained, or a yardstick."""
+        return model_type_of(self.result, self.folder.record if self.folder else None)
+
+    @property
+    def fitted_on(self) -> str:
+        """The other data that it has learned from, in words; empty for none."""
+        if self.folder is None or not self.folder.record.fitted_beyond_train:
+            return ""
+        return ", ".join(self.folder.record.fitted_on) or "data that it does not name"
+
+    @property
     def verification(self) -> Verification | None:
         """What the maintainers' re-run found; None without one that is about this result."""
         return self.folder.verification if self.folder and self.standing not in ("claimed", "checked") else None
@@ -47,11 +59,18 @@ class Board:
     """A suite with its entries, baselines first in the suite's order, then the others by name.
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
+    ``season`` is set where nobody had the suite's runs before they were scored; else they are public.
     """
 
     suite: Suite
     entries: tuple[Entry, ...]
     reference: Result | None
+    season: Season | None = None
+
+    @property
+    def label(self) -> str:
+        """The suite's name, with what its runs are."""
+        return f"{self.suite.name} ({'public' if self.season is None else 'runs that nobody had'})"
 
     @property
     def results(self) -> list[Result]:
@@ -78,7 +97,7 @@ class Inputs:
 
 
 def read_inputs(root: str | Path) -> Inputs:
-    """Read a checkout; suites are those with committed results, the one with most runs first.
+    """Read a checkout: scored seasons, the newest first; then suites with committed results, most runs first.
 
     Raises `ResultError` for results that cannot be compared, and whatever error a file is refused with.
     """
@@ -88,13 +107,24 @@ def read_inputs(root: str | Path) -> Inputs:
     if not boards:
         raise ResultError(f"{base / 'leaderboard' / 'results'}: no SUITE/NAME.json; `make results` writes some")
     boards.sort(key=lambda board: (-len(board.suite.traces), board.suite.name))
+    seasons = scored_seasons(base / "leaderboard" / "seasons")
+    folders += [season.folder.results for season in seasons]
+    boards = [*map(season_board, seasons), *boards]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
+
+
+def season_board(season: Season) -> Board:
+    """The entries of a season: the maintainers ran all of them, so all are verified."""
+    entries = [
+        Entry(result, read_folder(season.folder.entries / result.name), "verified", ()) for result in season.results
+    ]
+    return Board(season.suite, tuple(entries), reference_of(season.results), season)
 
 
 def read_board(root: Path, folder: Path) -> Board:
     """The results of one suite's folder."""
     suite = load_suite(str(root / "moeload_bench" / "suites" / f"{folder.name}.toml"))
-    results = ordered(list(load_all(suite, folder.parent).values()), suite)
+    results = in_suite_order(list(load_all(suite, folder.parent).values()), suite)
     for result in results:
         if result.suite.sha256 != suite.sha256():
             was, now = result.suite.sha256[:12], suite.sha256()[:12]
@@ -132,7 +162,7 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
     yield from (refs[key] for key in sorted(refs))
 
 
-def only(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
+def with_runs_of(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
     """The results with the runs of one recipe, or with one run."""
     return [
         result.model_copy(

@@ -24,7 +24,7 @@ CODE_FOLDERS = ("site", "pages")
 CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
-def kept(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
+def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
     """The files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
     path = cache_dir() / "site" / f"{task_key(part=part, made_from=made_from, code=code_sha256())}.zip"
     found = _read(path)
@@ -39,6 +39,8 @@ def boards_sha256(inputs: Inputs) -> str:
     digest = hashlib.sha256(inputs.sha256.encode())
     for board in inputs.boards:
         digest.update(board.suite.model_dump_json().encode())
+        if board.season is not None:
+            digest.update(repr((board.season.scores, board.season.tests, board.season.floors)).encode())
         for entry in board.entries:
             digest.update(entry.result.model_dump_json().encode() + repr((entry.standing, entry.wrong)).encode())
             if entry.folder is not None:

@@ -15,15 +15,18 @@ from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
+from leaderboard.site.drops import drops_table
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs
-from leaderboard.site.kept import boards_sha256, kept
+from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
-from leaderboard.site.words import file_name, verify_command, web_link
+from leaderboard.site.words import verify_command, web_link
 from moeload_bench.errors import MoeloadError
-from moeload_bench.publishing.card_tables import summary
+from moeload_bench.files import file_name
+from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run, make_run
+from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 
 COLUMNS = (
@@ -38,6 +41,7 @@ COLUMNS = (
     ("regret", "Regret", "regret@quarter on the same tasks", True),
     ("ms", "ms", "Wall time per answered origin, observing included", True),
     ("training", "% train", "Of the recorded training time", True),
+    ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
     ("level", "Level", "Isolation that the result was made under", False),
     (
         "standing",
@@ -66,8 +70,8 @@ def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site."""
     yield from asset_files()
     shown = boards_sha256(inputs)
-    yield from kept("boards", shown, lambda: board_files(inputs))
-    yield from kept("forecasters", shown, lambda: forecaster_files(inputs))
+    yield from kept_files("boards", shown, lambda: board_files(inputs))
+    yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs))
     yield from trace_files(inputs)
     yield from text_files(inputs)
 
@@ -95,7 +99,7 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
         "index.html", "index.html", "index.html",
         board=boards[0], metric=metric, metric_name=PRIMARY, columns=COLUMNS, switches=switches(boards),
         rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT.key()],
-        data=markup(json_text(data)),
+        data=markup(json_text(data)), drops=drops_table(render.inputs.boards),
     )  # fmt: skip
 
 
@@ -103,10 +107,11 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """(id, label, options) of each switch for the first suite; the page fills them anew for another one."""
     first = boards[0]
     return [
-        ("suite", "Suite", [(board["name"], board["name"]) for board in boards]),
+        ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
         ("state", "State", [(state, f"{state} states" if state == ALL else state) for state in first["states"]]),
         ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
         ("recipe", "Recipe", [(ALL, "all recipes"), *((recipe, recipe) for recipe in first["recipes"])]),
+        ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
         ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
     ]
 
@@ -143,7 +148,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
     for ref in inputs.traces:
-        drawn = dict(kept("trace", file_sha256(ref.path), partial(run_files, ref.path)))
+        drawn = dict(kept_files("trace", file_sha256(ref.path), partial(run_files, ref.path)))
         run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)
         stem = trace_page.page_path(run.id).removesuffix(".html")
@@ -155,7 +160,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
     pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
     table = trace_page.runs_table(runs, inputs.boards)
-    words = summary(runs).replace("`", "")
+    words = size_summary(runs).replace("`", "")
     yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=words)
 
 

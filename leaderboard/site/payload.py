@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leaderboard.seasons import FLOOR, fork_floors
 from leaderboard.site import words
 from leaderboard.site.charts import chart_specs
-from leaderboard.site.inputs import Board, Entry, only
+from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.views import (
     ALL,
+    PRIMARY,
     Cell,
     View,
     best_window,
@@ -23,13 +25,15 @@ from leaderboard.site.views import (
     states_of,
     views_of,
 )
-from leaderboard.site.words import NONE, NOT_GIVEN, count, figure, share, signed, span
+from leaderboard.site.words import NONE, NOT_GIVEN, counted, interval_text, percent, signed_skill, three_digits
+from moeload_bench.files import file_name
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.grid import floors_of, marks_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import marked_floor
 from moeload_bench.results.statistics import MIN_RECIPES
 from moeload_bench.scoring.catalogue import describe_metric, lower_is_better, ratio_metric
+from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.suites.suite import CROSSING
 
 FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
@@ -57,6 +61,8 @@ def board_payload(board: Board) -> Json:
     """What does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
     return {
         "name": board.suite.name,
+        "label": board.label,
+        "types": types_of(board),
         "about": suite_about(board),
         "horizons": list(board.suite.horizons),
         "states": states_of(board),
@@ -67,7 +73,9 @@ def board_payload(board: Board) -> Json:
         ],
         "forecasters": [forecaster_row(entry) for entry in board.entries],
         "cost": {
-            recipe: [cost_row(result) for result in only(board.results, recipe=None if recipe == ALL else recipe)]
+            recipe: [
+                cost_row(result) for result in with_runs_of(board.results, recipe=None if recipe == ALL else recipe)
+            ]
             for recipe in (ALL, *board.recipes)
         },
         "hindsight": hindsight(board),
@@ -80,8 +88,8 @@ def suite_about(board: Board) -> str:
     """What a suite is: its description, how much it holds, its hash."""
     suite = board.suite
     origins = sum(len(trace.origins()) for trace in suite.traces)
-    runs = f"{count(len(suite.traces), 'test run')} of {count(len(board.recipes), 'recipe')}"
-    size = f"{runs}, {count(origins, 'origin')}, {len(suite.horizons)} horizons"
+    runs = f"{counted(len(suite.traces), 'test run')} of {counted(len(board.recipes), 'recipe')}"
+    size = f"{runs}, {counted(origins, 'origin')}, {len(suite.horizons)} horizons"
     return f"{suite.description} {size}; SHA-256 {suite.sha256()[:16]}.".strip()
 
 
@@ -90,16 +98,24 @@ def forecaster_row(entry: Entry) -> Json:
     failed = len(entry.result.failures)
     return {
         "name": entry.name,
-        "page": f"forecasters/{words.file_name(entry.name)}.html",
+        "page": f"forecasters/{file_name(entry.name)}.html",
         "standing": entry.standing,
+        "type": entry.model_type,
+        "elsewhere": f"learned from other data: {entry.fitted_on}" if entry.fitted_on else "",
         "level": entry.result.isolation,
-        "failed": count(failed, "failed task") if failed else "",
+        "failed": counted(failed, "failed task") if failed else "",
     }
+
+
+def types_of(board: Board) -> list[str]:
+    """What the entries of a suite are, in the order in which the words are explained."""
+    found = {entry.model_type for entry in board.entries}
+    return [name for name in MODEL_TYPES if name in found]
 
 
 def cost_row(result: Result) -> list[str]:
     """Milliseconds per forecast, per cent of the training time, and CPU milliseconds per forecast."""
-    return [figure(per_forecast_ms(result)), figure(of_training(result)), figure(cpu_ms(result))]
+    return [three_digits(per_forecast_ms(result)), three_digits(of_training(result)), three_digits(cpu_ms(result))]
 
 
 def unmeasured(board: Board) -> str:
@@ -140,9 +156,9 @@ def view_payload(view: View, board: Board) -> Json:
     """The rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
         "rows": [cell_row(cell, view) for cell in view.cells],
-        "floor": figure(view.floor),
-        "over": over(view, board),
-        "size": f"{count(view.runs, 'run')}, {count(view.origins, 'origin')}",
+        "floor": three_digits(view.floor),
+        "over": averaged_over(view, board),
+        "size": f"{counted(view.runs, 'run')}, {counted(view.origins, 'origin')}",
     }
 
 
@@ -150,24 +166,24 @@ def cell_row(cell: Cell, view: View) -> list[str]:
     """The texts of `FIELDS`."""
     single = view.recipe != ALL
     return [
-        figure(cell.value),
-        figure(cell.excess),
-        signed(cell.skill),
-        NONE if cell.skill is None or single else span(cell.new_recipe),
-        NONE if cell.skill is None or single else span(cell.new_seeds),
-        share(cell.win_rate),
+        three_digits(cell.value),
+        three_digits(cell.excess),
+        signed_skill(cell.skill),
+        NONE if cell.skill is None or single else interval_text(cell.new_recipe),
+        NONE if cell.skill is None or single else interval_text(cell.new_seeds),
+        percent(cell.win_rate),
         NONE if cell.skill is None or single else str(cell.group or NOT_GIVEN),
-        figure(cell.regret),
+        three_digits(cell.regret),
         "front" if cell.front else "",
     ]
 
 
-def over(view: View, board: Board) -> str:
+def averaged_over(view: View, board: Board) -> str:
     """Over what the values of a view are means."""
     states = {ALL: "whatever the state", CROSSING: "whose window crosses a change of state"}.get(
         view.state, f"in the {view.state} state"
     )
-    recipes = count(len(board.recipes), "recipe") if view.recipe == ALL else f"recipe {view.recipe}"
+    recipes = counted(len(board.recipes), "recipe") if view.recipe == ALL else f"recipe {view.recipe}"
     if not view.origins:
         return f"no value: in {recipes} the suite has no origin {states}"
     horizons = (
@@ -176,8 +192,8 @@ def over(view: View, board: Board) -> str:
         else f"horizon {view.horizon:,}"
     )
     return (
-        f"mean over {count(view.runs, 'run')} of {recipes}, of means over {count(view.origins, 'origin')} {states}, "
-        f"over layers, at {horizons}"
+        f"mean over {counted(view.runs, 'run')} of {recipes}, "
+        f"of means over {counted(view.origins, 'origin')} {states}, over layers, at {horizons}"
     )
 
 
@@ -185,17 +201,26 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.recipes):
-        (result,) = only(board.results[:1], recipe=None if recipe == ALL else recipe)
+        (result,) = with_runs_of(board.results[:1], recipe=None if recipe == ALL else recipe)
         marks = marks_of(result)
         for (state, floor), value_K in floors_of(result, metric).items():
             rows = found.setdefault(f"{state} {recipe}", [])
-            rows.append([floor, marked_floor(floor, marks), list(map(figure, value_K))])
+            rows.append([floor, marked_floor(floor, marks), list(map(three_digits, value_K))])
+        if board.season is not None and metric == PRIMARY:
+            for state, one in fork_floors(board.season, recipe).items():
+                rows = found.setdefault(f"{state} {recipe}", [])
+                rows.append([FLOOR, f"{FLOOR} ({counted(one.origins, 'origin')})", list(map(fork_text, one.cells()))])
     return found
+
+
+def fork_text(cell: tuple[float, float] | None) -> str:
+    """A floor with its standard error; a dash beyond the end of the forks."""
+    return NONE if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
 
 
 def data_file(suite: str, metric: str) -> str:
     """Where the data of a metric lie."""
-    return f"data/{words.file_name(suite)}.{words.file_name(metric.replace('@', '.'))}.js"
+    return f"data/{file_name(suite)}.{file_name(metric.replace('@', '.'))}.js"
 
 
 def claims(board: Board) -> str:
@@ -207,7 +232,7 @@ def claims(board: Board) -> str:
     )
     few = len(board.recipes) < MIN_RECIPES
     if few:
-        have = count(len(board.recipes), "recipe")
+        have = counted(len(board.recipes), "recipe")
         return f"{text} With {have} there are none and no rank groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
     return (
         f"{text} Rank: groups in the order of skill; each ends before the first forecaster that can be told apart from "

@@ -41,6 +41,7 @@ class Renderer:
     """Pages from templates, with what every page shows."""
 
     def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
         self._environment = environment()
         self._shared = {"nav": NAV, "sha256": inputs.sha256}
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from leaderboard.site import words
 from leaderboard.site.forecaster_page import Facts
-from leaderboard.site.grids import Table, one_run, plain
-from leaderboard.site.inputs import Board, only
+from leaderboard.site.grids import Table, fact_text, one_run
+from leaderboard.site.inputs import Board, with_runs_of
 from leaderboard.site.views import PRIMARY
-from leaderboard.site.words import NONE, figure
+from leaderboard.site.words import NONE, three_digits
+from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
 from moeload_bench.results.grid import present_mean
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
@@ -33,14 +33,14 @@ class TracePage:
 
 def page_path(trace_id: str) -> str:
     """Where the page of a trace lies."""
-    return f"traces/{words.file_name(trace_id.replace('/', '.'))}.html"
+    return f"traces/{file_name(trace_id.replace('/', '.'))}.html"
 
 
 def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
     """The page of a run; scores from every suite whose test run it is."""
     scores = []
     for board in boards:
-        results = only(board.compared, trace=run.id)
+        results = with_runs_of(board.compared, trace=run.id)
         if all(result.runs for result in results):
             names = [entry.name for entry in board.entries]
             scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))
@@ -48,7 +48,7 @@ def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
         id=run.id,
         recipe=run.recipe,
         facts=facts(run),
-        spans=card_tables.spans(run.spans),
+        spans=card_tables.first_spans(run.spans),
         layers=layers(run),
         sources=sources(run),
         scores=tuple(scores),
@@ -62,14 +62,14 @@ def facts(run: Run) -> Facts:
     return [
         ("Recipe", f"{meta.recipe}, version {meta.recipe_version}"),
         ("Split", meta.split),
-        ("Seed", plain(meta.seed)),
+        ("Seed", fact_text(meta.seed)),
         ("Model", meta.family),
         ("Steps", f"{run.steps:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
         ("Tokens per step", f"{run.tokens:,}"),
         ("MoE layers, experts, top-k", f"{len(meta.layers)}, {meta.experts}, {meta.top_k or 'varies'}"),
         ("Gate", f"{meta.gate}, {meta.score_function}"),
-        ("Balancing", card_tables.balancing(meta)),
-        ("Text", card_tables.text(meta.sources)),
+        ("Balancing", card_tables.balancing_words(meta)),
+        ("Text", card_tables.source_names(meta.sources)),
         ("Precision", meta.precision),
         ("Columns", ", ".join(run.columns)),
         ("Licence", meta.licence),
@@ -86,9 +86,10 @@ def layers(run: Run) -> Table:
              "states, in steps")  # fmt: skip
     rows = tuple(
         (
-            layer.layer, str(layer.onset or "never"), figure(layer.imbalance_first), figure(layer.imbalance_last),
-            plain(layer.dead_experts), figure(layer.floor_window_tv), figure(layer.floor_tv),
-            figure(layer.over_dispersion), layer.states,
+            layer.layer, str(layer.onset or "never"),
+            three_digits(layer.imbalance_first), three_digits(layer.imbalance_last),
+            fact_text(layer.dead_experts), three_digits(layer.floor_window_tv), three_digits(layer.floor_tv),
+            three_digits(layer.over_dispersion), layer.states,
         )
         for layer in run.layers
     )  # fmt: skip
@@ -126,10 +127,10 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
         (
             run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
             f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", f"{run.tokens:,}",
-            figure(present_mean([one.imbalance_first for one in run.layers])),
-            figure(present_mean([one.imbalance_last for one in run.layers])),
+            three_digits(present_mean([one.imbalance_first for one in run.layers])),
+            three_digits(present_mean([one.imbalance_last for one in run.layers])),
             f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",
-            card_tables.balancing(run.meta), card_tables.text(run.meta.sources),
+            card_tables.balancing_words(run.meta), card_tables.source_names(run.meta.sources),
         )
         for run in runs
     )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.site.inputs import Board, only
+from leaderboard.site.inputs import Board, with_runs_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results import comparison
@@ -81,9 +81,9 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
     states, ratio = states_of(board), ratio_metric(metric)
     for recipe in (ALL, *board.recipes):
         chosen = None if recipe == ALL else recipe
-        results = only(board.results, recipe=chosen)
-        reference = only([board.reference], recipe=chosen)[0] if board.reference and ratio else None
-        compared = only(board.compared, recipe=chosen)
+        results = with_runs_of(board.results, recipe=chosen)
+        reference = with_runs_of([board.reference], recipe=chosen)[0] if board.reference and ratio else None
+        compared = with_runs_of(board.compared, recipe=chosen)
         errors = errors_of(compared, metric)
         ratios = errors if ratio in (None, metric) else errors_of(compared, ratio)
         for state in states:
@@ -96,8 +96,8 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
                     here if horizon is None else here.select(horizon=horizon),
                     of_ratio if horizon is None else of_ratio.select(horizon=horizon),
                     (metric, state, recipe), (k, horizon),
-                    {name: at(value_K, k) for name, value_K in value_by_name.items()},
-                    {name: at(value_K, k) for name, value_K in regret_by_name.items()},
+                    {name: value_at(value_K, k) for name, value_K in value_by_name.items()},
+                    {name: value_at(value_K, k) for name, value_K in regret_by_name.items()},
                 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def value_k(result: Result, metric: str, state: str) -> Values:
     return tuple(present_mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
 
 
-def at(value_K: Values, k: int | None) -> float | None:
+def value_at(value_K: Values, k: int | None) -> float | None:
     """The value at one horizon; the mean over horizons for None."""
     return present_mean(value_K) if k is None else value_K[k] if value_K else None
 
@@ -141,7 +141,7 @@ def _view(
 ) -> View:
     metric, state, recipe = about
     k, steps = horizon
-    floor = None if k is None else at(floor_values(results[0], state, "floor_batch", metric), k)
+    floor = None if k is None else value_at(floor_values(results[0], state, "floor_batch", metric), k)
     names = [result.name for result in results]
     listed = {name: errors.by_forecaster[name] for name in names}
     better = lower_is_better(metric)
@@ -155,15 +155,15 @@ def _view(
         by_claim = {interval.claim: interval for interval in intervals}
         over = None if floor is None or value[name] is None else float(excess(np.array(value[name]), np.array(floor)))
         cells.append(Cell(
-            name, value[name], over, known(found), by_claim.get("a new recipe"),
-            by_claim.get("these recipes, new seeds"), known(wins.get(name)), groups.get(name), regret[name],
+            name, value[name], over, none_for_nan(found), by_claim.get("a new recipe"),
+            by_claim.get("these recipes, new seeds"), none_for_nan(wins.get(name)), groups.get(name), regret[name],
             name in front,
         ))  # fmt: skip
     runs, origins = _over(results[0], state, k)
     return View(state, recipe, steps, floor, tuple(cells), runs, origins)
 
 
-def known(value: float | None) -> float | None:
+def none_for_nan(value: float | None) -> float | None:
     """NaN becomes None."""
     return None if value is None or np.isnan(value) else float(value)
 

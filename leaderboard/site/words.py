@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -16,10 +15,9 @@ from moeload_bench.scoring.catalogue import metric_spec
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
-_PLAIN = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
 
-def figure(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """Three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
     if value is None or not math.isfinite(value):
         return NONE
@@ -30,22 +28,22 @@ def figure(value: float | None) -> str:
     return text.replace("-", MINUS)
 
 
-def signed(value: float | None) -> str:
+def signed_skill(value: float | None) -> str:
     """Skill: three decimals with its sign."""
     return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", MINUS)
 
 
-def share(value: float | None) -> str:
+def percent(value: float | None) -> str:
     """A fraction as per cent."""
     return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
-def span(interval: Interval | None) -> str:
+def interval_text(interval: Interval | None) -> str:
     """A 95 % interval; `n/a` where the suite is too small for one."""
-    return NOT_GIVEN if interval is None else f"{signed(interval.low)[:-1]} to {signed(interval.high)[:-1]}"
+    return NOT_GIVEN if interval is None else f"{signed_skill(interval.low)[:-1]} to {signed_skill(interval.high)[:-1]}"
 
 
-def count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
@@ -55,18 +53,10 @@ def megabytes(size: int | None) -> str:
     return NONE if size is None else f"{size / 1e6:.0f} MB"
 
 
-def unit(metric: str) -> str:
+def metric_unit(metric: str) -> str:
     """The unit of a metric; empty for one that the catalogue does not know."""
     spec = metric_spec(metric)
     return spec.unit if spec else ""
-
-
-def file_name(name: str) -> str:
-    """A file name for any text: itself where it is plain, else its plain part and a hash that keeps it apart."""
-    if _PLAIN.fullmatch(name) and len(name) <= 80 and name != "index":
-        return name
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    return f"{plain or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def web_link(link: str | None) -> str | None:
@@ -74,7 +64,7 @@ def web_link(link: str | None) -> str | None:
     return link if link and re.fullmatch(r"https?://[^\s<>\"']+", link) else None
 
 
-def arguments(kwargs: Mapping[str, Any]) -> str:
+def arguments_text(kwargs: Mapping[str, Any]) -> str:
     """Arguments of a forecaster as `key=value, ...`."""
     return ", ".join(f"{key}={_literal(value)}" for key, value in sorted(kwargs.items()))
 

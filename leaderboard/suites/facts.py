@@ -13,12 +13,12 @@ from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.results.facts import SuiteFacts, facts_path, suite_facts
 from moeload_bench.results.record import same_numbers
-from moeload_bench.results.text import readable
+from moeload_bench.results.text import readable_json
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace, read_trace
 
 
-def made(suite: Suite) -> SuiteFacts:
+def compute_facts(suite: Suite) -> SuiteFacts:
     """The facts of every scored run, from its trace."""
     traces = {
         entry.id: Truth(
@@ -34,7 +34,7 @@ def write_facts(facts: SuiteFacts) -> None:
     path = facts_path(facts.suite)
     if path is None:
         raise ResultError(f"{facts.suite!r} is not a name for a suite of the package")
-    path.write_text(readable(facts.model_dump(mode="json")) + "\n")
+    path.write_text(readable_json(facts.model_dump(mode="json")) + "\n")
     suite_facts.cache_clear()
     print(f"written: {path.name}")
 
@@ -42,7 +42,7 @@ def write_facts(facts: SuiteFacts) -> None:
 def differing(suite: Suite) -> list[str]:
     """The runs whose kept facts are not what their traces give."""
     kept = suite_facts(suite.name, suite.sha256())
-    found = made(suite).model_dump()["traces"]
+    found = compute_facts(suite).model_dump()["traces"]
     return [
         name
         for name, facts in found.items()
@@ -59,7 +59,7 @@ def main() -> int:
     try:
         suite = load_suite(given.suite)
         if not given.check:
-            write_facts(made(suite))
+            write_facts(compute_facts(suite))
             return 0
         wrong = differing(suite)
     except MoeloadError as error:

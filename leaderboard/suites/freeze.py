@@ -21,7 +21,15 @@ import re
 import sys
 from pathlib import Path
 
-from leaderboard.suites.plan import Plan, compare_folder, lack, load_plan, near_twins, problems, twin
+from leaderboard.suites.plan import (
+    Plan,
+    compare_folder,
+    load_plan,
+    near_twins,
+    origin_shortage,
+    run_problems,
+    twin_problem,
+)
 from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import label_states
@@ -47,8 +55,8 @@ def freeze(
     for ref in refs:
         trace = read_trace(ref.path)
         start_SLE = trace.load_SLE[:FIRST].copy()  # a view would keep every trace in memory
-        same = twin(ref.id, start_SLE, starts)
-        unfit = [*problems(plan, ref, trace), *([same] if same else [])]
+        same = twin_problem(ref.id, start_SLE, starts)
+        unfit = [*run_problems(plan, ref, trace), *([same] if same else [])]
         wrong += unfit
         if unfit:
             continue
@@ -88,14 +96,17 @@ def _origins(plan: Plan, ref: TraceRef, trace: Trace, per_state: int) -> tuple[d
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
     for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], per_state).items():
-        line = lack(plan, ref.id, state, len(origins))
+        line = origin_shortage(plan, ref.id, state, len(origins))
         wrong += [line] if line else []
         chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()
     return chosen, wrong
 
 
 def to_toml(suite: Suite) -> str:
-    """The suite as TOML; `load_suite` reads the same suite back."""
+    """The suite as TOML; `load_suite` reads the same suite back.
+
+    Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
+    """
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
     tables = {name: content.pop(name) for name in ("variants", "rule", "hub")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]

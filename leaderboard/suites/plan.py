@@ -2,9 +2,9 @@
 
     python -m leaderboard.suites.plan v1        # "RECIPE SEED SPLIT" for each run, in the order of recording
 
-A plan is one TOML file in leaderboard/suites/plans/. `problems` says in words what stands between a folder of traces
-and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training under
-two names.
+A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of
+traces and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training
+under two names.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]
     return [found[run] for run in sorted(set(plan.runs) & found.keys())], wrong
 
 
-def problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
+def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
     """What keeps a run out of the suite, in words."""
     if trace.id != ref.id:
         yield f"{ref.id}: the file holds {trace.id}"
@@ -114,7 +114,7 @@ def problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
         yield f"{ref.id}: no column load_half, without which the batch noise is not measured"
 
 
-def twin(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str | None:
+def twin_problem(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str | None:
     """Why a run cannot count beside those ``before`` it: one starts as it does, and one of the two is scored.
 
     Recipes that differ only in what comes later give one training at first when the seed is the same. As two recipes it
@@ -136,7 +136,7 @@ def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def lack(plan: Plan, run: str, state: str, origins: int) -> str | None:
+def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | None:
     """What is wrong with the number of origins of a run in a state, None for nothing."""
     listed = plan.lacking.get(run)
     if listed is not None and listed.state == state:

@@ -21,7 +21,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 MAINTAINERS = "The moeload-bench maintainers"
 
 
-def write(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
+def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
     """The folder of one baseline; a verification of another result goes. Raises `SubmissionError`, `ResultError`."""
     result = load_claim(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
@@ -44,7 +44,7 @@ def main() -> int:
     suite = load_suite(sys.argv[1])
     for name in suite.baselines:
         if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
-            print(write(name, suite).path)
+            print(write_submission(name, suite).path)
         else:
             print(f"{name}: left out, it has no result on {suite.name}", file=sys.stderr)
     return 0

@@ -4,9 +4,10 @@
     python -m leaderboard.verifying.screening v1 memory          the memorisers of leaderboard/verifying/memorisers.py
     python -m leaderboard.pages docs/guide/leaderboard.md        the tables made from them
 
-Nothing is drawn in the screen: a forecaster is always found or never. Memorisers differ in what they mix their memory
-with and in how much. The weight at which a memory is found follows from an honest forecaster's numbers in closed form
-(`screen.Sums.knowing`): that of an exact memory mixed into its forecasts.
+Nothing is drawn in the screen: a forecaster is always found or never. Memorisers differ in what they hold, what they
+mix it with and in how much; `leaderboard.verifying.drawn` draws that. The weight at which a memory is found follows
+from an honest forecaster's numbers in closed form (`screen.Sums.knowing`): that of an exact memory mixed into its
+forecasts.
 """
 
 from __future__ import annotations
@@ -24,14 +25,24 @@ import numpy as np
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
-from moeload_bench.submissions.screen import MAX_RECIPE, Screened, Strata, Stratum, screened, strata_of, together
-from moeload_bench.submissions.verify import locate
-from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.submissions.screen import (
+    MAX_RECIPE,
+    FloatArray,
+    Screened,
+    Strata,
+    Stratum,
+    screen_strata,
+    strata_of,
+    summed_by_recipe,
+)
+from moeload_bench.submissions.verify import locate_traces
+from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
 from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 
 MEASURED = Path(__file__).resolve().parent / "screened.json"
 WEIGHTS = tuple(range(1, 100))  # in hundredths
@@ -46,19 +57,22 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 
 def measure(suite: Suite, target: Target) -> Strata:
     """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
-    paths = locate(suite)
+    runs = forecast_means(suite, target)
+    return summed_by_recipe([strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs])
+
+
+def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteTrace, FloatArray]]:
+    """Its forecast window means [O, K, L, E] of each run."""
+    paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
-    fitted = fit(setting, paths, target) if target.file is None else Fitted()
-    found = []
+    fitted = fit_forecaster(setting, paths, target) if target.file is None else Fitted()
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
         origins = [origin for origin, _ in entry.origins()]
         info = trace_info(trace, suite.group_of(entry.id))
         with open_host(target, info, seed=suite.seed, fitted=fitted.data, level="none") as host:
             answers = [answer.forecast for answer in replay(trace, host, origins, suite.horizons)]
-        means = [answer.window_means(suite.horizons) for answer in answers if answer is not None]
-        found.append(strata_of(trace, entry, np.stack(means), suite.horizons))
-    return together(found)
+        yield trace, entry, np.stack([one.window_means(suite.horizons) for one in answers if one is not None])
 
 
 def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
@@ -71,7 +85,7 @@ def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
 
 
 def _of(strata: Strata) -> Screened:
-    found = screened(strata)
+    found = screen_strata(strata)
     if found is None:
         raise SystemExit("no stratum of this suite is large enough")
     return found
@@ -81,7 +95,10 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
     """What the screen says of each, honest or a memoriser."""
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
-            target, size = _memoriser(name, suite, Path(scratch)) if name in MEMORISERS else (parse_target(name), None)
+            known = MEMORISERS.get(name)
+            target, size = (
+                (parse_target(name), None) if known is None else memoriser_file(suite, Path(scratch), **known)
+            )
             strata = measure(suite, target)
         found = _of(strata)
         made: dict[str, Any] = {key: round(float(value), 4) for key, value in found.findings().items()}
@@ -90,9 +107,14 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
         yield name, made
 
 
-def _memoriser(name: str, suite: Suite, root: Path) -> tuple[Target, int]:
+def _honest(name: str) -> tuple[Target, int | None]:
+    return parse_target(name), None
+
+
+def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, int]:
+    """A memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
-    file.write_text(memoriser(locate(suite), suite, every=EVERY[suite.name], **MEMORISERS[name]))
+    file.write_text(memoriser(locate_traces(suite), suite, **{"every": EVERY[suite.name], **options}))
     return Target(TARGET, None, file, TARGET.partition(":")[2]), file.stat().st_size
 
 
@@ -137,12 +159,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("suite")
     parser.add_argument("names", nargs="+", metavar="NAME")
     given = parser.parse_args(arguments)
-    for name, made in record(load_suite(given.suite), given.names):
-        print(given.suite, name, made, flush=True)
-        kept = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
-        kept.setdefault(given.suite, {})[name] = made
-        MEASURED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    suite = load_suite(given.suite)
+    for name, made in record(suite, given.names):
+        keep(MEASURED, given.suite, {name: made})
     return 0
+
+
+def keep(path: Path, suite: str, found: Mapping[str, Any]) -> None:
+    """Add what was found on a suite to a file of JSON, and print it."""
+    print(suite, found, flush=True)
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept.setdefault(suite, {}).update(found)
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

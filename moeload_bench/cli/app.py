@@ -20,6 +20,7 @@ COMMANDS = {
     "publish": "Publish a folder of traces on the Hugging Face Hub.",
     "submit": "Submit a forecaster to the leaderboard.",
     "verify": "Verify a submission by running it again.",
+    "contribute": "Give a trace to the dataset: one pull request that adds it under community/.",
     "verify-trace": "Check a trace that somebody else recorded, before it is published.",
     "record": "Train a recipe and record the exact load of every expert in every step.",
     "recipes": "See the training configurations that can be recorded.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from moeload_bench.cli.options import parameters_of, signed
 from moeload_bench.cli.progress import pair_progress, print_entries
 from moeload_bench.errors import counted
 from moeload_bench.interchange.flame_moe import read_flame_moe
@@ -21,7 +21,7 @@ from moeload_bench.interchange.npz import import_npz
 from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
 from moeload_bench.interchange.sglang import read_sglang
 from moeload_bench.interchange.smartmoe import read_smartmoe
-from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.interchange.tensorboard import read_tensorboard
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
@@ -84,19 +84,14 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
 
     def register(read: Callable[..., Any]) -> Callable[..., Any]:
         functions: list[Callable[..., Any]] = [read, _shared, *([_bounds] if bounds else [])]
-        asked = [p for f in functions for p in inspect.signature(f, eval_str=True).parameters.values()]
+        asked = [p for f in functions for p in parameters_of(f).values()]
         parameters = [p for p in asked if p.name not in _SUPPLIED]
-        own = [name for name in inspect.signature(read).parameters if name not in _SUPPLIED]
+        own = [name for name in parameters_of(read) if name not in _SUPPLIED]
 
         def command(**given: Any) -> None:
             _run(read, {key: given.pop(key) for key in own}, given)
 
-        # required ones may stand behind those with defaults: all are keywords
-        keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in keywords}
-        command.__doc__ = read.__doc__
-        app.command(name)(command)
+        app.command(name)(signed(command, parameters, read.__doc__))
         return read
 
     return register
@@ -158,8 +153,8 @@ def from_npz(path: Source, *, options: Any, report: Any) -> Any:
     return import_npz(path, options.top_k, options.tokens, **_meta(options))
 
 
-@_command("csv", bounds=False)
-def from_csv(path: Source, *, options: Any, report: Any) -> Any:
+@_command("csv")
+def from_csv(path: Source, *, report: Any) -> Any:
     """Import a CSV table with a header line.
 
     Columns: step,layer,expert,load (one count per row) or step,layer,load_0,load_1,... (one layer-step per row), each
@@ -167,7 +162,7 @@ def from_csv(path: Source, *, options: Any, report: Any) -> Any:
 
     [bold]moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet[/bold]
     """
-    return import_csv(path, options.top_k, options.tokens, **_meta(options))
+    return read_csv(path, report)
 
 
 @_command("jsonl")

@@ -16,7 +16,7 @@ from moeload_bench.cli.progress import command_lines, pair_progress, plain_conso
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecasts import forecast_ahead
-from moeload_bench.interchange.placements import place, write_placement
+from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.levels import Level
 from moeload_bench.placement.plans import ClusterShape
@@ -146,7 +146,7 @@ def _write(
 ) -> None:
     shape.check(trace.num_experts)
     ahead = forecast_ahead(trace, forecaster, horizon, level=level, seed=seed)
-    write_placement(place(ahead, shape, model_layers), path, kind)
+    write_placement(place_forecast(ahead, shape, model_layers), path, kind)
     first = ahead.about["first_step"]
     typer.echo(
         f"{path}: {kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to {first + horizon - 1}, "

@@ -11,11 +11,11 @@ import typer
 from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
 from moeload_bench.errors import printable
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.paper.choice import choose
+from moeload_bench.paper.choice import choose_runs
 from moeload_bench.paper.figures import save_figures
 from moeload_bench.paper.files import files_of, verdict_sheet
-from moeload_bench.paper.forecasts import ask, middle_origin
-from moeload_bench.paper.measuring import Request, measure
+from moeload_bench.paper.forecasts import ask_forecasters, middle_origin
+from moeload_bench.paper.measuring import Request, measure_runs
 from moeload_bench.paper.page import FOLDER, folder_of
 from moeload_bench.paper.study import Study
 from moeload_bench.paper.verdicts import findings, summary
@@ -64,7 +64,7 @@ def paper(
     """
     if figures:
         _need_matplotlib()
-    choice = choose(traces, trace or ())
+    choice = choose_runs(traces, trace or ())
     request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
     runs = _measured(choice, request, out, figures, as_json)
     study = Study(
@@ -95,7 +95,7 @@ def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -
     """The studies; the first ones have their figures drawn as soon as they are there."""
     runs = []
     with pair_progress(quiet=quiet, unit="forecasters") as report:
-        for run, (study, results) in zip(choice.runs, measure(choice, request, report), strict=True):
+        for run, (study, results) in zip(choice.runs, measure_runs(choice, request, report), strict=True):
             runs.append(study)
             if len(runs) <= figures:
                 _draw(run, study, results, request, out)
@@ -105,7 +105,7 @@ def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -
 def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
     trace = read_trace(run.path, verify=False)
     origin = middle_origin(results)
-    forecasts = {} if origin is None else ask(run, trace, study.targets, origin, request)
+    forecasts = {} if origin is None else ask_forecasters(run, trace, study.targets, origin, request)
     list(save_figures(trace, study, results, forecasts, origin or 0, out / FOLDER / folder_of(run.id)))
 
 

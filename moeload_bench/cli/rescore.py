@@ -13,7 +13,7 @@ from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import load_result
-from moeload_bench.results.words import absence, failure_lines
+from moeload_bench.results.words import failure_lines, why_no_table
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import find_trace, read_trace
 
@@ -44,7 +44,7 @@ def rescore(
         typer.echo(results.to_json(), nl=False)
         return
     console = plain_console()
-    for part in list(brief_tables(results, name, console.width)) or [absence(results, name)]:
+    for part in list(brief_tables(results, name, console.width)) or [why_no_table(results, name)]:
         console.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")

@@ -18,6 +18,7 @@ from moeload_bench.cli.opening import trace_file
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
@@ -27,7 +28,7 @@ from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
-from moeload_bench.results.words import absence, answer_lines, failure_lines
+from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, slide, suite_for_trace
 from moeload_bench.traces.store import find_trace, look_in, read_trace
@@ -142,12 +143,6 @@ def run(
         raise typer.Exit(1)
 
 
-def file_name(target: str) -> str:
-    """A forecaster's name as a file name: `arima@order=[1,1,1]` becomes `arima_order=1-1-1`."""
-    plain = "".join(char for char in target if char not in "[]\"' ").replace(",", "-")
-    return "".join(char if char.isalnum() or char in "._-=" else "_" for char in plain)
-
-
 def _with_uniform(targets: Sequence[str]) -> list[str]:
     """The targets with the even share among them, first where it was not asked for."""
     return list(targets) if UNIFORM in targets else [UNIFORM, *targets]
@@ -248,7 +243,7 @@ def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: 
         console.print(line)
     tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
     out = plain_console(wide=True) if wide else console
-    for part in tables or [absence(results, metric)]:
+    for part in tables or [why_no_table(results, metric)]:
         out.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")

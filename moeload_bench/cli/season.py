@@ -153,6 +153,7 @@ def score(
             progress=progress,
         )
     typer.echo(f"{root / name}: {len(made.results)} entries scored")
+    _show_forks(_folder(root, name))
 
 
 @app.command("reveal")
@@ -193,8 +194,21 @@ def check(
             typer.echo(f"{hashes.trace}: not recorded: {printable(hashes.failure)}")
     if wrong:
         raise typer.Exit(1)
+    _show_forks(folder)
     did = "was recorded again and is the same" if record_again else "is the one to record again (--record-again DIR)"
     typer.echo(f"season {name}: as committed; {recipe} run {run} {did}")
+
+
+def _show_forks(folder: Folder) -> None:
+    """What the forks say of each entry: whether it knew the recorded futures."""
+    from moeload_bench.errors import printable
+    from moeload_bench.seasons.scoring import fork_tests
+
+    level = folder.plan().forks.level
+    for name, test in fork_tests(folder).items():
+        said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
+        least = f"the least that {test.runs} runs can give is {test.least_p:.2g}"
+        typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 
 def _folder(root: Path, name: str) -> Folder:

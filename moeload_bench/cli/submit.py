@@ -22,7 +22,7 @@ from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from moeload_bench.suites.suite import check_traces, default_suite, load_suite
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ def submit(
     beyond: Annotated[
         bool, typer.Option("--fitted-beyond-train", help="It has learned from more than the suite's `train` runs.")
     ] = False,
+    model_type: Annotated[
+        str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
+    ] = None,
+    fitted_on: Annotated[
+        list[str] | None, typer.Option("--fitted-on", help="Other data that it has learned from; once for each.")
+    ] = None,
     hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
     repo: Annotated[
         str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
@@ -75,7 +81,9 @@ def submit(
     if tasks.submissions != "open":
         raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
     check_traces(tasks)
-    who = Author(author, licence, link, beyond, hardware or environment().hardware)
+    kind = "pretrained" if model_type is None and (beyond or fitted_on) else model_type
+    where = hardware or environment().hardware
+    who = Author(author, licence, link, beyond or kind == "pretrained", where, kind, fitted_on or ())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
@@ -84,7 +92,7 @@ def submit(
         check_name(draft.record, root)
     else:
         there.refuse_taken(draft.record)
-    prepared = prepare(
+    prepared = prepare_submission(
         draft,
         tasks,
         level=isolation,

@@ -14,7 +14,7 @@ from moeload_bench.submissions.check import apart_level, check_submission, load_
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.names import check_name
 from moeload_bench.submissions.submit import result_path
-from moeload_bench.submissions.verify import Request, keep, locate
+from moeload_bench.submissions.verify import Request, locate_traces, write_verification
 from moeload_bench.submissions.verify import verify as run
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 
@@ -82,7 +82,7 @@ def verify(
                 read,
                 result,
                 tasks,
-                locate(tasks),
+                locate_traces(tasks),
                 level=apart_level(level),
                 sample=sample,
                 traces=traces,
@@ -93,7 +93,7 @@ def verify(
             )
         )
     if not dry_run:
-        keep(made, read, place)
+        write_verification(made, read, place)
     if not as_json:
         for name, value in made.record.findings.items():
             typer.echo(f"{name}: {value:+.3f}")

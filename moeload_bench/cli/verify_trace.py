@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from moeload_bench.traces.store import TraceRef
+
 
 def verify_trace(
-    path: Annotated[Path, typer.Argument(help="A contributed trace (.parquet), or a folder of them.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="A contributed trace (.parquet), or a folder of them; or --repo and --pull.")
+    ] = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -18,30 +24,52 @@ def verify_trace(
             show_default="all traces found on this machine",
         ),
     ] = None,
+    repo: Annotated[str | None, typer.Option("--repo", help="The dataset repository, ORG/NAME, of --pull.")] = None,
+    pull: Annotated[
+        int | None, typer.Option("--pull", help="The number of a pull request; compared with all of its repository.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of what is wrong.")] = False,
 ) -> None:
     """Check a trace that somebody else recorded, before it is published.
 
     Nothing but traces, hashes, conservation of counts, an open licence, no names of machines or persons, and no
-    training that is there already, also with experts in another order, cut, sampled or thinned. Exit status 1 when
-    anything is wrong, a line for each reason.
+    training that is there already, also with experts in another order, cut, sampled or thinned. Of a pull request the
+    names and declared sizes come first, and only what may be a trace is downloaded. Exit status 1 when anything is
+    wrong, a line for each reason.
     """
-    from moeload_bench.errors import TraceError
-    from moeload_bench.publishing.contribution import contribution_problems
-    from moeload_bench.recipes.recipe import list_recipes
+    from moeload_bench.errors import printable
+    from moeload_bench.publishing.contribution import known_traces
     from moeload_bench.traces.store import list_traces
 
-    if not path.exists():
-        raise TraceError(f"{path}: no such file or folder")
-    known = [ref for folder in against for ref in list_traces(folder)] if against else list_traces()
+    known = known_traces(against) if against else list_traces()
     wrong = []
-    for line in contribution_problems(path, known, list_recipes()):
+    for line in _problems(path, repo, pull, known):
         wrong.append(line)
         if not as_json:
-            typer.echo(f"refused {line}")
+            typer.echo(f"refused {printable(line)}")
     if as_json:
         typer.echo(json.dumps(wrong, indent=1))
     elif not wrong:
-        typer.echo(f"ok      {path}: compared with {len(known)} traces")
+        what = f"{path}: compared with" if path else f"{repo}, pull request {pull}: compared with the repository and"
+        typer.echo(f"ok      {what} {len(known)} traces")
     if wrong:
         raise typer.Exit(1)
+
+
+def _problems(path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef]) -> Iterator[str]:
+    """Of a path, or of a pull request: one of the two must be named."""
+    from moeload_bench.errors import TraceError
+    from moeload_bench.publishing.contribution import contribution_problems
+    from moeload_bench.recipes.recipe import list_recipes
+
+    if path is not None and repo is None and pull is None:
+        if not path.exists():
+            raise TraceError(f"{path}: no such file or folder")
+        return contribution_problems(path, known, list_recipes())
+    if path is not None or repo is None or pull is None:
+        raise typer.BadParameter("name a PATH, or a pull request by --repo ORG/NAME and --pull NUMBER")
+    from huggingface_hub import HfApi
+
+    from moeload_bench.publishing.proposal import pull_problems
+
+    return pull_problems(repo, pull, HfApi(), known, list_recipes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import sys
@@ -9,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from moeload_bench.cli.options import with_watching
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,30 +26,15 @@ if TYPE_CHECKING:
 EVERYTHING = 10_000
 """A height that no layer is left out for."""
 
-Forecaster = Annotated[str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class.")]
-Devices = Annotated[int | None, typer.Option(help="D: devices that share a layer's experts. E / 4 by default.")]
-Slots = Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")]
-Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
-ExpertMB = Annotated[float, typer.Option(help="MB that move with one replica.")]
-Bandwidth = Annotated[float, typer.Option(help="GB/s that one device receives while experts move.")]
-StepMs = Annotated[float, typer.Option(help="Step time in ms, with experts spread evenly by number.")]
-Horizon = Annotated[int, typer.Option(help="Steps that forecasts and advice are for.")]
 
-
+@with_watching
 def watch(
     path: Annotated[
         str, typer.Argument(help="A recording in progress (.parts), a .parquet trace, a folder of them, or an id.")
     ],
     once: Annotated[bool, typer.Option("--once", help="Print what is known now and stop.")] = False,
     layer: Annotated[int | None, typer.Option(help="The layer drawn first; the most unbalanced by default.")] = None,
-    forecaster: Forecaster = "sw_avg",
-    horizon: Horizon = 200,
-    devices: Devices = None,
-    slots: Slots = None,
-    nodes: Nodes = 1,
-    expert_mb: ExpertMB = 200.0,
-    bandwidth: Bandwidth = 25.0,
-    step_ms: StepMs = 100.0,
+    settings: Any = None,
     follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
     svg: Annotated[Path | None, typer.Option(help="With --once: draw it into this .svg file instead.")] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
@@ -63,39 +51,11 @@ def watch(
     """
     from moeload_bench.live.following import Place
 
-    settings = cluster_settings(forecaster, horizon, devices, slots, nodes, expert_mb, bandwidth, step_ms, follow)
-    view = _View(Place.of(path), settings, layer)
+    view = _View(Place.of(path), dataclasses.replace(settings, follow=follow), layer)
     if once or svg is not None or not sys.stdout.isatty():
         view.print_once(svg)
         return
     view.run(refresh)
-
-
-def cluster_settings(
-    forecaster: str,
-    horizon: int,
-    devices: int | None,
-    slots: int | None,
-    nodes: int,
-    expert_mb: float,
-    bandwidth: float,
-    step_ms: float,
-    follow: bool,
-) -> Settings:
-    """Settings from the options of `watch` and `report`; raises `PlacementError` for a cluster that makes no plan."""
-    from moeload_bench.errors import PlacementError
-    from moeload_bench.live.cluster import Cluster
-    from moeload_bench.live.core import Settings
-    from moeload_bench.placement.plans import ClusterShape
-    from moeload_bench.placement.replan import CostModel
-
-    if (devices is None) != (slots is None):
-        raise PlacementError("--devices and --slots go together: got one of them")
-    shape = None if devices is None or slots is None else ClusterShape("given", devices, slots, nodes, nodes)
-    if shape is None and nodes != 1:
-        raise PlacementError(f"--nodes {nodes} needs --devices and --slots")
-    cluster = Cluster(shape, CostModel(step_ms, expert_mb, bandwidth))
-    return Settings(forecaster=forecaster, horizon=horizon, cluster=cluster, follow=follow)
 
 
 class _View:

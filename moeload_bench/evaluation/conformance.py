@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
-from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, observe, rows
+from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, block_rows, observe_in_parts
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
@@ -117,14 +117,14 @@ def forecast_is_pure(subject: Subject) -> str | None:
     run, half = BASIC.block(), BASIC.steps // 2
     with subject.open(BASIC) as asked, subject.open(BASIC) as quiet:
         for host in (asked, quiet):
-            observe(host, rows(run, 0, half))
+            observe_in_parts(host, block_rows(run, 0, half))
         first = asked.forecast(BASIC.request())
         asked.forecast(BASIC.request(BASIC.horizons[:2]))
         again = differs(first, asked.forecast(BASIC.request()), BASIC.horizons, exact=True)
         if again is not None:
             return f"asked twice: {again}"
         for host in (asked, quiet):
-            observe(host, rows(run, half, BASIC.steps))
+            observe_in_parts(host, block_rows(run, half, BASIC.steps))
         later = differs(asked.forecast(BASIC.request()), quiet.forecast(BASIC.request()), BASIC.horizons)
         return None if later is None else f"asked half-way or not: {later}"
 
@@ -140,9 +140,9 @@ def independent_instances(subject: Subject) -> str | None:
     alone = subject.basic()
     with subject.open(BASIC) as one, subject.open(BASIC) as other:
         for seed, host in ((0, one), (5, other)):
-            observe(host, rows(BASIC.block(seed), 0, 40))
+            observe_in_parts(host, block_rows(BASIC.block(seed), 0, 40))
         for seed, host in ((0, one), (5, other)):
-            observe(host, rows(BASIC.block(seed), 40, BASIC.steps))
+            observe_in_parts(host, block_rows(BASIC.block(seed), 40, BASIC.steps))
         other.forecast(BASIC.request())
         return differs(alone, one.forecast(BASIC.request()), BASIC.horizons)
 
@@ -169,7 +169,7 @@ def expert_permutation(subject: Subject) -> str | None:
     plain, run = subject.basic(), BASIC.block()
     columns = {"loss": run.covariates["loss"], "load_half": run.covariates["load_half"][:, :, order]}
     with subject.open(BASIC) as host:
-        observe(host, StepBlock(run.step_S, run.load_SLE[:, :, order], run.tokens_SL, columns))
+        observe_in_parts(host, StepBlock(run.step_S, run.load_SLE[:, :, order], run.tokens_SL, columns))
         permuted = host.forecast(BASIC.request())
     expected = Forecast(plain.share_BLE[:, :, order], plain.edges_B)
     return differs(expected, permuted, BASIC.horizons)

@@ -18,11 +18,10 @@ from typing import Any
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, SuiteError
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, run_pair
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.evaluation.workers import check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
-    BASELINES_PACKAGE,
     Target,
     class_target,
     is_baseline,
@@ -84,7 +83,7 @@ def evaluate(
             tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
         learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
-        fit_calls = [functools.partial(fit, setting, files, targets[i]) for i in learners]
+        fit_calls = [functools.partial(fit_forecaster, setting, files, targets[i]) for i in learners]
         early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
         outputs = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
         fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
@@ -112,7 +111,7 @@ def _pairs(
 
 def _may_learn(target: Target) -> bool:
     """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    if target.file is not None or (target.cls is None and not str(target.module).startswith(BASELINES_PACKAGE)):
+    if target.cls is None and not is_baseline(target):
         return True
     return hasattr(load_class(target), "fit")
 

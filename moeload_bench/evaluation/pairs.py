@@ -73,11 +73,11 @@ class Pair:
     fitted: Fitted
 
 
-def fit(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
+def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
     """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
     if not setting.suite.fit:
         return Fitted()
-    key = cache.task_key(kind="fit", **_key_parts(setting, target))
+    key = cache.task_key(kind="fit", **key_parts(setting, target))
     stored = None if setting.is_fresh(target) else cache.load(key)
     if stored is not None:
         data = stored["data"]
@@ -272,11 +272,12 @@ def _pair_key(pair: Pair) -> str:
         trace=pair.entry.id,
         trace_sha256=pair.entry.data_sha256,
         fitted_sha256=fitted,
-        **_key_parts(pair.setting, pair.target),
+        **key_parts(pair.setting, pair.target),
     )
 
 
-def _key_parts(setting: Setting, target: Target) -> dict[str, Any]:
+def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
+    """All but the trace that a forecaster's answers and their scores depend on: every key of finished work says it."""
     return {
         "suite_sha256": setting.suite.sha256(),
         "source_sha256": source_sha256(target),

@@ -102,7 +102,7 @@ class Subject:
     def ask(self, scenario: Scenario, sizes: Sequence[int] = (), horizons: tuple[int, ...] | None = None) -> Forecast:
         """Show a new instance the whole run, in blocks of these sizes (in turn), and ask."""
         with self.open(scenario) as host:
-            observe(host, scenario.block(), sizes)
+            observe_in_parts(host, scenario.block(), sizes)
             return host.forecast(scenario.request(horizons))
 
     def fitted(self, scenario: Scenario) -> bytes | None:
@@ -123,16 +123,16 @@ class Subject:
         return None if out is None else out[0]
 
 
-def observe(host: Host, block: StepBlock, sizes: Sequence[int] = ()) -> None:
+def observe_in_parts(host: Host, block: StepBlock, sizes: Sequence[int] = ()) -> None:
     """Show a block, split into blocks of these sizes in turn (whole when there are none)."""
     start = turn = 0
     while start < len(block):
         size = sizes[turn % len(sizes)] if sizes else len(block)
-        host.observe(rows(block, start, start + size))
+        host.observe(block_rows(block, start, start + size))
         start, turn = start + size, turn + 1
 
 
-def rows(block: StepBlock, start: int, stop: int) -> StepBlock:
+def block_rows(block: StepBlock, start: int, stop: int) -> StepBlock:
     """Rows start .. stop-1 of a block."""
     cut = slice(start, stop)
     columns = {name: column[cut] for name, column in block.covariates.items()}

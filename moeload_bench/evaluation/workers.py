@@ -28,7 +28,7 @@ Run = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
 BACKENDS = ("loky", "dask", "ray")
 
 
-def spread(
+def run_spread(
     calls: Sequence[Callable[[], T]], *, jobs: int = 1, backend: str = "loky", address: str | None = None
 ) -> Iterator[T]:
     """Make all calls and yield what they return, in order, as soon as it is there; as `workers` does."""

@@ -98,7 +98,7 @@ def propose(
         *(CommitOperationAdd(name, content) for name, content in files.items()),
         *(CommitOperationDelete(name) for name in remove),
     ]
-    made = explained(
+    made = explaining_failures(
         repo,
         lambda: api.create_commit(
             repo, operations, commit_message=title, commit_description=description, repo_type=repo_type, create_pr=True
@@ -119,7 +119,7 @@ def check_token(api: HfApi) -> str:
         raise HubError(f"{api.endpoint}: {explain(error)}") from None
 
 
-def explained(repo: str, work: Callable[[], T]) -> T:
+def explaining_failures(repo: str, work: Callable[[], T]) -> T:
     """What the work gives; a request of it that failed is raised as a `HubError` that says what to do."""
     try:
         return work()

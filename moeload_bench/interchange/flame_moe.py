@@ -21,6 +21,7 @@ import numpy as np
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import find_files
+from moeload_bench.traces.parquet import check_cost, open_parquet
 
 _ROWS = 1 << 16
 
@@ -78,22 +79,17 @@ class _Counter:
 
     def count(self, path: Path, look_only: bool = False) -> tuple[IntArray, int]:
         """Load [E] and number of tokens; ``look_only`` reads one batch, for top-k."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         load_E, tokens = np.zeros(self.experts, dtype=np.int64), 0
-        try:
-            with pq.ParquetFile(path) as file:
-                if self.column not in file.schema_arrow.names:
-                    got = printable(", ".join(file.schema_arrow.names))[:200]
-                    raise TraceError(f"{path}: no column {self.column!r}; there is: {got}")
-                for batch in file.iter_batches(_ROWS, columns=[self.column], use_threads=False):
-                    load_E += self._batch(batch.column(0), f"{path}, from row {tokens}")
-                    tokens += len(batch)
-                    if look_only:
-                        break
-        except (pa.ArrowException, OSError) as error:
-            raise TraceError(f"{path}: not a readable parquet file: {printable(str(error))[:200]}") from None
+        with open_parquet(path) as file:
+            if self.column not in file.schema_arrow.names:
+                got = printable(", ".join(file.schema_arrow.names))[:200]
+                raise TraceError(f"{path}: no column {self.column!r}; there is: {got}")
+            check_cost(path, file)
+            for batch in file.iter_batches(_ROWS, columns=[self.column], use_threads=False):
+                load_E += self._batch(batch.column(0), f"{path}, from row {tokens}")
+                tokens += len(batch)
+                if look_only:
+                    break
         return load_E, tokens
 
     def _batch(self, lists: object, where: str) -> IntArray:

@@ -60,7 +60,7 @@ def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level 
     share_LE = np.asarray(forecast.window_means((horizon,))[0], dtype=np.float64)
     total_L = trace.load_SLE[-LEVEL_ROWS:].sum(axis=2).mean(axis=0)
     about = {
-        "made_by": f"moeload-bench {_version()}",
+        "made_by": made_by(),
         "trace": trace.id,
         "data_sha256": data_sha256(trace),
         "forecaster": forecaster,
@@ -73,10 +73,11 @@ def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level 
     return Ahead(share_LE, share_LE * total_L[:, None], tuple(m.index for m in trace.meta.layers), about)
 
 
-def _version() -> str:
+def made_by() -> str:
+    """This package and its version."""
     from importlib.metadata import version
 
-    return version("moeload-bench")
+    return f"moeload-bench {version('moeload-bench')}"
 
 
 def write_forecast(ahead: Ahead, path: Path, kind: str) -> Path:

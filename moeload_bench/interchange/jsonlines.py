@@ -18,7 +18,7 @@ import numpy as np
 
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
-from moeload_bench.interchange.text import JsonLines, Progress, counts, field_of, find_files, whole
+from moeload_bench.interchange.text import JsonLines, Progress, field_of, find_files, whole_counts, whole_number
 
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
@@ -107,7 +107,7 @@ def _steps(lines: JsonLines) -> Iterator[_Step]:
     step: _Step | None = None
     layers = 0
     for line, record in lines:
-        number = whole(field_of(record, "step", line.where, _FIELDS), "step", line.where)
+        number = whole_number(field_of(record, "step", line.where, _FIELDS), "step", line.where)
         if step is not None and number < step.number:
             raise TraceError(f"{line.where}: step {number} after {step.number}: out of order or twice")
         if step is None or number > step.number:
@@ -124,14 +124,14 @@ def _add(step: _Step, record: dict[str, Any], where: str) -> None:
     unknown = set(record) - set(_FIELDS)
     if unknown:
         raise TraceError(f"{where}: unknown field {min(unknown)!r}; there is: {', '.join(_FIELDS)}")
-    layer = whole(field_of(record, "layer", where, _FIELDS), "layer", where)
+    layer = whole_number(field_of(record, "layer", where, _FIELDS), "layer", where)
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of step {step.number} again, expected one line for it")
-    step.load[layer] = counts(field_of(record, "load", where, _FIELDS), "load", where)
+    step.load[layer] = whole_counts(field_of(record, "load", where, _FIELDS), "load", where)
     if "tokens" in record:
-        step.tokens[layer] = whole(record["tokens"], "tokens", where)
+        step.tokens[layer] = whole_number(record["tokens"], "tokens", where)
     if "dropped" in record:
-        step.dropped[layer] = counts(record["dropped"], "dropped", where)
+        step.dropped[layer] = whole_counts(record["dropped"], "dropped", where)
         if len(step.dropped[layer]) != len(step.load[layer]):
             raise TraceError(
                 f"{where}: dropped has {len(step.dropped[layer])} experts, expected {len(step.load[layer])}"

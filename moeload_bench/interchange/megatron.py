@@ -33,12 +33,12 @@ from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import (
     JsonLines,
     Progress,
-    counts,
     field_of,
+    files_by_number,
     find_files,
-    numbered,
     same_on_all,
-    whole,
+    whole_counts,
+    whole_number,
 )
 
 _TOKENS = ("iter", "block", "layer", "tpe")
@@ -96,13 +96,13 @@ _Add = Callable[[_Step, int, dict[str, Any], str], None]
 
 def read_tokens(paths: Sequence[str | Path], layout: Layout, report: Report | None = None) -> Log:
     """The log in the `rank*.jsonl` files of a folder or glob; experts are put together over the ranks."""
-    ranks = numbered(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
+    ranks = files_by_number(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
 def read_trace(paths: Sequence[str | Path], experts: int, layout: Layout, report: Report | None = None) -> Log:
     """The log in the `router_trace_rank*.jsonl` files; ``experts`` of a layer, which the files do not say."""
-    ranks = numbered(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
+    ranks = files_by_number(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     choices = _Choices(experts)
     log = _log(ranks, layout, report, "step", _TRACE, choices.add, experts)
     return replace(log, top_k=choices.top_k)
@@ -170,7 +170,7 @@ class _Rank:
         step: _Step | None = None
         whole_passes: dict[int, int] = {}
         for line, record in self.lines:
-            number = whole(field_of(record, self._key, line.where, self._names), self._key, line.where)
+            number = whole_number(field_of(record, self._key, line.where, self._names), self._key, line.where)
             if field_of(record, "block", line.where, self._names) != "decoder":
                 self.heads = True
                 continue
@@ -184,7 +184,7 @@ class _Rank:
                     whole_passes = whole_passes or step.passes
                     yield step
                 step = _Step(number, line.where, {}, {}, {})
-            layer = whole(field_of(record, "layer", line.where, self._names), "layer", line.where)
+            layer = whole_number(field_of(record, "layer", line.where, self._names), "layer", line.where)
             self._add(step, layer, record, line.where)
         if step is not None and (not self.lines.cut or step.passes == whole_passes):
             yield step
@@ -194,7 +194,7 @@ def _add_tokens(step: _Step, layer: int, record: dict[str, Any], where: str) -> 
     """Tokens per expert: one line holds all micro-batches of a layer."""
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
-    tpe = counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
+    tpe = whole_counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
     step.load[layer], step.passes[layer] = tpe.sum(axis=0), len(tpe)
 
 
@@ -207,13 +207,15 @@ class _Choices:
 
     def add(self, step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
         """Count one line's choices."""
-        tokens = whole(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
-        top_k = whole(field_of(record, "topk", where, _TRACE), "topk", where, least=1)
+        tokens = whole_number(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
+        top_k = whole_number(field_of(record, "topk", where, _TRACE), "topk", where, least=1)
         if self.top_k not in (None, top_k):
             raise TraceError(f"{where}: topk is {top_k}, it was {self.top_k} before: mixed top-k is not in the format")
         self.top_k = top_k
         chosen_TK = field_of(record, "top_indices", where, _TRACE)
-        index_TK = counts(chosen_TK, "top_indices", where, ndim=2) if tokens else np.zeros((0, top_k), dtype=np.int64)
+        index_TK = (
+            whole_counts(chosen_TK, "top_indices", where, ndim=2) if tokens else np.zeros((0, top_k), dtype=np.int64)
+        )
         if index_TK.shape != (tokens, top_k):
             raise TraceError(f"{where}: top_indices has shape {list(index_TK.shape)}, expected {[tokens, top_k]}")
         if index_TK.size and index_TK.max() >= self.experts:

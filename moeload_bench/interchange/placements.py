@@ -55,18 +55,31 @@ class Placement:
         return slots_LEX
 
 
-def place(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
-    """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, or too few ``model_layers``."""
-    least = max(ahead.layers) + 1
+def place_forecast(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
+    """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, and as `placement_of`."""
+    slot_expert_LR = plan(ahead.weight_LE, shape)
+    return placement_of(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, ahead.about, model_layers)
+
+
+def placement_of(
+    slot_expert_LR: IntArray,
+    experts: int,
+    shape: ClusterShape,
+    layers: tuple[int, ...],
+    about: Mapping[str, Any],
+    model_layers: int | None = None,
+) -> Placement:
+    """A plan that is there already. Raises `PlacementError` for too few ``model_layers`` and for layers that share an
+    index."""
+    least = max(layers) + 1
     if model_layers is not None and model_layers < least:
         raise PlacementError(
             f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"
         )
-    if len(set(ahead.layers)) < len(ahead.layers):
+    if len(set(layers)) < len(layers):
         raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can say")
-    about = {**ahead.about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
-    slot_expert_LR = plan(ahead.weight_LE, shape)
-    return Placement(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, model_layers or least, about)
+    whence = {**about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
+    return Placement(slot_expert_LR, experts, shape, layers, model_layers or least, whence)
 
 
 def write_placement(placement: Placement, path: Path, kind: str) -> Path:
@@ -75,12 +88,17 @@ def write_placement(placement: Placement, path: Path, kind: str) -> Path:
     Beside it goes `FILE.about.json`, what it was made from; `json` holds that itself. Raises `NotFoundError` for a name
     that is none of the FORMATS, `PlacementError` for a plan that a format cannot hold.
     """
-    if kind not in FORMATS:
-        raise not_found("placement format", kind, FORMATS)
+    check_format(kind)
     put_file(path, FORMATS[kind](placement, path))
     if kind != "json":
         put_about(path, placement.about)
     return path
+
+
+def check_format(kind: str) -> None:
+    """Raise `NotFoundError` for a name that is none of the FORMATS."""
+    if kind not in FORMATS:
+        raise not_found("placement format", kind, FORMATS)
 
 
 def _json(placement: Placement, path: Path) -> bytes:

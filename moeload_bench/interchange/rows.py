@@ -161,6 +161,7 @@ class _Chunks:
         self._dropped: bool | None = None
         self.paths: list[Path] = []
         self.steps = 0
+        self._meta()  # what is wrong with it is said before a long log is read
 
     def add(self, row: Row) -> None:
         """Take in one row; every so many loads they go to disk."""

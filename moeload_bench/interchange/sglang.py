@@ -31,19 +31,20 @@ import numpy as np
 
 from moeload_bench.errors import MissingExtraError, TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
-from moeload_bench.interchange.text import counts, find_files
+from moeload_bench.interchange.text import find_files, whole_counts
 
-MAX_BYTES = 8 << 30
+MAX_BYTES = 2 << 30
+"""Unpacked: a file is read whole, and its counts are held a few times over."""
 SECONDS = 600
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
-def read_sglang(paths: Sequence[str | Path], report: Report | None = None, *, max_bytes: int = MAX_BYTES) -> Log:
+def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Log:
     """The log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []
     for done, file in enumerate(files, 1):
-        loaded.append(load_arrays(file, max_bytes))
+        loaded.append(load_arrays(file, MAX_BYTES))
         if report is not None:
             report(done, len(files), file.name)
     kinds = {frozenset(arrays) for arrays in loaded}
@@ -72,16 +73,17 @@ def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[Row]:
 
 
 def _stat(array: Any, where: str) -> tuple[IntArray, IntArray]:
-    load_SLE = counts(array, "logical_count", where, ndim=3)
+    load_SLE = whole_counts(array, "logical_count", where, ndim=3)
     return np.arange(len(load_SLE)), load_SLE
 
 
 def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray, IntArray]:
     """Physical counts of all ranks added up by pass, and replicas by expert."""
     number_N, rank_N = (
-        np.concatenate([counts(a[name], name, str(f)) for a, f in _each(loaded, files)]) for name in ("pass", "rank")
+        np.concatenate([whole_counts(a[name], name, str(f)) for a, f in _each(loaded, files)])
+        for name in ("pass", "rank")
     )
-    map_LR = counts(loaded[0]["physical_to_logical"], "last_physical_to_logical_map", str(files[0]), ndim=2)
+    map_LR = whole_counts(loaded[0]["physical_to_logical"], "last_physical_to_logical_map", str(files[0]), ndim=2)
     step_S, at_N = np.unique(number_N, return_inverse=True)
     ranks = np.unique(rank_N)
     held = np.zeros((len(step_S), len(ranks)), dtype=np.int64)
@@ -96,7 +98,7 @@ def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray
     load_SLE = np.zeros((len(step_S), len(map_LR), E), dtype=np.int64)
     done = 0
     for arrays, file in _each(loaded, files):
-        count_NLR = counts(arrays["physical_count"], "global_physical_count", str(file), ndim=3)
+        count_NLR = whole_counts(arrays["physical_count"], "global_physical_count", str(file), ndim=3)
         if count_NLR.shape[1:] != map_LR.shape:
             raise TraceError(f"{file}: counts have shape {count_NLR.shape[1:]}, expected {map_LR.shape} as the map")
         for n, layer in np.ndindex(count_NLR.shape[:2]):

@@ -19,7 +19,7 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
-from moeload_bench.interchange.text import Progress, counts, find_files, read_lines
+from moeload_bench.interchange.text import Progress, find_files, read_lines, whole_counts
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
 _LINE = re.compile(rb"(\d+):(\[.*\])\s*")
@@ -45,12 +45,32 @@ def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> 
     progress = Progress(files, report)
     first = min(found)
     layers, experts = _shape(_file(found[first][min(ranks)], Progress([], None)))
-    rows = (_row(number, found[number], layers, experts, progress) for number in sorted(found))
-    return Log(f"{files[0].parent} ({len(ranks)} ranks)", layers, experts, rows)
+    cut: list[str] = []
+    rows = _rows(found, layers, experts, progress, cut)
+    return Log(f"{files[0].parent} ({len(ranks)} ranks)", layers, experts, rows, cut=cut)
 
 
 def _shape(load: dict[int, IntArray]) -> tuple[tuple[int, ...], int]:
     return tuple(sorted(load)), len(next(iter(load.values())))
+
+
+def _rows(
+    found: dict[int, dict[int, Path]], layers: tuple[int, ...], experts: int, progress: Progress, cut: list[str]
+) -> Iterator[Row]:
+    """Whole iterations; the last one is left out where a file of it breaks off."""
+    *others, last = sorted(found)
+    for number in others:
+        yield _row(number, found[number], layers, experts, progress)
+    try:
+        row = _row(last, found[last], layers, experts, progress)
+    except _BreaksOffError as error:
+        cut.append(f"{error} (the run still writes?); iterations before {last} are read")
+        return
+    yield row
+
+
+class _BreaksOffError(TraceError):
+    """A last line without its end."""
 
 
 def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: int, progress: Progress) -> Row:
@@ -83,6 +103,8 @@ def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
         match = _LINE.fullmatch(line.text)
         if match is None:
             got = printable(line.text[:60].decode(errors="replace"))
+            if not line.whole:
+                raise _BreaksOffError(f"{line.where}: the last line breaks off after {got!r}")
             raise TraceError(f"{line.where}: got {got!r}, expected layer:[[count, ...], ...]")
         layer = int(match[1])
         if layer in seen:
@@ -92,6 +114,6 @@ def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
             table = json.loads(match[2])
         except (ValueError, RecursionError) as error:
             raise TraceError(f"{line.where}: no lists of numbers: {printable(str(error))[:200]}") from None
-        yield layer, counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
+        yield layer, whole_counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
     if not seen:
         raise TraceError(f"{path}: no line, expected one per layer")

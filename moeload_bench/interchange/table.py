@@ -1,4 +1,4 @@
-"""Traces from CSV tables with a header line.
+"""CSV tables with a header line, read twice, a few megabytes at a time.
 
 Two layouts, told apart by the header:
 
@@ -8,69 +8,95 @@ Two layouts, told apart by the header:
 Both may have a column `tokens` (tokens entering the layer in that step). Rows may come in any order. `layer` is the
 index of the block in the model; every step has every layer, every layer every expert from 0 on.
 
-Axis letters: S steps, L MoE layers, E experts, N rows.
+The first reading finds steps, layers and experts. The second puts every count into its place in a temporary file (in
+`$TMPDIR`, 8 bytes for each count), which is what lets rows come in any order in bounded memory.
+
+Axis letters: S steps, L MoE layers, E experts, N rows of a batch, W counts in a row, P places of rows.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.common import trace_from
-from moeload_bench.traces.trace import Trace
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.text import WholeLines
+from moeload_bench.traces.trace import MAX_COUNT
 
-MAX_BYTES = 4 * 2**30
-IntArray = NDArray[np.int64]
+BLOCK = 8 << 20
+"""Bytes of the table that are in memory at once; no line may be longer."""
+CELLS_AT_ONCE = 1 << 20
 _LAYOUTS = "step,layer,expert,load or step,layer,load_0,load_1,..., each with an optional column tokens"
 
 
-class _Cells(NamedTuple):
-    """Where the rows belong: distinct steps [S] and layers [L], and of each row its place among the layer-steps [N]."""
+class _Batch(NamedTuple):
+    """Some rows: columns by name, and the number of the first (the header is row 1)."""
+
+    table: dict[str, IntArray]
+    row: int
+
+
+class _Shape(NamedTuple):
+    """What the first reading finds; ``width`` counts in a row, ``units`` rows of a whole layer-step."""
 
     step_S: IntArray
     layer_L: IntArray
-    place_N: IntArray
+    experts: int
+    width: int
+    rows: int
+
+    @property
+    def units(self) -> int:
+        return self.experts // self.width
+
+    @property
+    def places(self) -> int:
+        return len(self.step_S) * len(self.layer_L) * self.units
+
+    def of(self, table: dict[str, IntArray]) -> IntArray:
+        """The place of each row [N], ordered by step, layer and expert."""
+        step_N, layer_N = np.searchsorted(self.step_S, table["step"]), np.searchsorted(self.layer_L, table["layer"])
+        place_N = step_N * len(self.layer_L) + layer_N
+        return np.asarray(place_N * self.units + table["expert"] if "expert" in table else place_N)
+
+    def name(self, place: int) -> str:
+        cell, expert = divmod(place, self.units)
+        step, layer = divmod(cell, len(self.layer_L))
+        where = f"step {self.step_S[step]}, layer {self.layer_L[layer]}"
+        return f"expert {expert} of {where}" if self.units > 1 else where
 
 
-def import_csv(
-    path: Path, top_k: int | None = None, tokens: int | None = None, *, max_bytes: int = MAX_BYTES, **meta: Any
-) -> Trace:
-    """The trace in a table; ``meta`` goes into `TraceMeta`.
+def read_csv(path: Path, report: Report | None = None) -> Log:
+    """The log in a table.
 
-    ``tokens`` is the number per step and layer where the table has no such column. Files above ``max_bytes`` are
-    refused. Raises `TraceError` that names file, row (the header is row 1), what was got and what was expected.
+    Raises `TraceError` that names file, row (the header is row 1), what was got and what was expected. A last line that
+    breaks off ends the table; the step that it may belong to is left out then.
     """
-    names = _header(path, max_bytes)
-    table = _read(path, names)
-    cells = _cells(table)
-    load_SLE = _long(path, table, cells) if "expert" in table else _wide(path, table, cells)
-    E = load_SLE.shape[2]
-    return trace_from(
-        path,
-        load_SLE,
-        _tokens(path, table["tokens"], cells) if "tokens" in table else None,
-        tokens,
-        top_k,
-        step_S=cells.step_S,
-        layers=[{"index": int(index), "experts": E, "top_k": top_k} for index in cells.layer_L],
-        **meta,
-    )
+    names = _header(path)
+    lines = WholeLines.of(path, len(names))
+    shape = _survey(path, names, lines, report)
+    cells = _Cells(path, shape, "tokens" in names)
+    for batch in _batches(path, names, lines, report, half=1):
+        cells.put(batch)
+    steps = cells.whole_steps(bool(lines.cut))
+    cut = [lines.cut] if lines.cut else []
+    layers = tuple(int(m) for m in shape.layer_L)
+    return Log(str(path), layers, shape.experts, cells.rows(steps), cut=cut)
 
 
-def _header(path: Path, max_bytes: int) -> list[str]:
+def _header(path: Path) -> list[str]:
     try:
-        size = path.stat().st_size
         with path.open(encoding="utf-8-sig") as file:
             names = [name.strip().strip('"') for name in file.readline(1_000_000).strip().split(",")]
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: not a CSV table: {error}") from None
-    if size > max_bytes:
-        raise TraceError(f"{path}: {size} bytes, expected at most {max_bytes}")
     wide = [f"load_{e}" for e in range(sum(name.startswith("load_") for name in names))]
     counts = ["expert", "load"] if "expert" in names else wide
     if len(counts) == 0 or sorted(set(names) - {"tokens"}) != sorted(["step", "layer", *counts]):
@@ -80,28 +106,43 @@ def _header(path: Path, max_bytes: int) -> list[str]:
     return names
 
 
-def _read(path: Path, names: list[str]) -> dict[str, IntArray]:
+def _batches(path: Path, names: list[str], lines: WholeLines, report: Report | None, half: int) -> Iterator[_Batch]:
+    """The rows, checked to be counts; ``half``: the reading that this is, of two."""
     import pyarrow as pa
     from pyarrow import csv
 
+    row = 2
     try:
-        table = csv.read_csv(
-            path,
-            # without threads, errors name the row
-            read_options=csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
-            parse_options=csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
-        )
+        with (
+            lines.open() as stream,
+            csv.open_csv(
+                stream,
+                # without threads, errors name the row
+                read_options=csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False, block_size=BLOCK),
+                parse_options=csv.ParseOptions(ignore_empty_lines=False),
+                convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
+            ) as reader,
+        ):
+            for found in reader:
+                table: dict[str, IntArray] = {name: found.column(name).to_numpy() for name in names}
+                _check_range(path, table, row)
+                yield _Batch(table, row)
+                row += found.num_rows
+                if report is not None:
+                    report(half * lines.end + stream.tell(), 2 * lines.end, f"row {row - 1}")
     except pa.ArrowInvalid as error:
         raise TraceError(f"{path}, {_located(str(error), names)}") from None
-    if table.num_rows == 0:
+    if row == 2:
         raise TraceError(f"{path}: no rows after the header, expected one per count or layer-step")
-    arrays: dict[str, IntArray] = {name: table.column(name).to_numpy() for name in names}
-    for name, value_N in arrays.items():
-        if value_N.min() < 0:
-            row = int(np.argmax(value_N < 0))
-            raise TraceError(f"{path}, row {row + 2}, column {name}: got {value_N[row]}, expected at least 0")
-    return arrays
+
+
+def _check_range(path: Path, table: dict[str, IntArray], row: int) -> None:
+    for name, value_N in table.items():
+        wrong_N = (value_N < 0) | (value_N > MAX_COUNT)
+        if wrong_N.any():
+            n = int(np.argmax(wrong_N))
+            limit = "at least 0" if value_N[n] < 0 else f"at most {MAX_COUNT}"
+            raise TraceError(f"{path}, row {row + n}, column {name}: got {value_N[n]}, expected {limit}")
 
 
 def _located(message: str, names: list[str]) -> str:
@@ -116,67 +157,116 @@ def _located(message: str, names: list[str]) -> str:
     return f"no table: {message}"
 
 
-def _cells(table: dict[str, IntArray]) -> _Cells:
-    step_S, step_N = np.unique(table["step"], return_inverse=True)
-    layer_L, layer_N = np.unique(table["layer"], return_inverse=True)
-    return _Cells(step_S, layer_L, step_N * len(layer_L) + layer_N)
+def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | None) -> _Shape:
+    """The first reading; raises `TraceError` where the rows cannot be a whole table whatever they hold."""
+    step_S, layer_L = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    width, most, rows = sum(name.startswith("load_") for name in names), -1, 0
+    for batch in _batches(path, names, lines, report, half=0):
+        step_S, layer_L = np.union1d(step_S, batch.table["step"]), np.union1d(layer_L, batch.table["layer"])
+        most = max(most, int(batch.table["expert"].max())) if "expert" in names else -1
+        rows += len(batch.table["step"])
+    shape = _Shape(step_S, layer_L, width or most + 1, width or 1, rows)
+    if rows < shape.units or shape.places > 2**62:
+        S, L = len(step_S), len(layer_L)
+        raise TraceError(f"{path}: got {rows} rows, expected {S} steps x {L} layers x {shape.experts} experts")
+    return shape
 
 
-def _long(path: Path, table: dict[str, IntArray], cells: _Cells) -> IntArray:
-    S, L, E = len(cells.step_S), len(cells.layer_L), int(table["expert"].max()) + 1
-    rows = len(cells.place_N)
-    if rows < E or S * L * E > 2**62:
-        raise TraceError(f"{path}: got {rows} rows, expected {S} steps x {L} layers x {E} experts (write zeros too)")
-    place_N = cells.place_N * E + table["expert"]
-    _check_once(path, place_N, lambda n: f"expert {table['expert'][n]} of {_place(cells, cells.place_N[n])}")
-    if rows != S * L * E:
-        present = np.sort(place_N)
-        missing = int(np.argmax(np.append(present, -1) != np.arange(rows + 1)))
+class _Cells:
+    """Every count at its place, in a file without a name: 1 more than it is, so that 0 says that none came.
+
+    Where there are fewer rows than places, one of the first ``rows`` + 1 places is empty: no more are kept.
+    """
+
+    def __init__(self, path: Path, shape: _Shape, has_tokens: bool) -> None:
+        self._path, self._shape = path, shape
+        self._kept = min(shape.places, shape.rows + 1)
+        self._loads = _reserved(path, self._kept * shape.width * 8)
+        self._tokens = _reserved(path, (self._kept // shape.units + 1) * 8) if has_tokens else None
+
+    def put(self, batch: _Batch) -> None:
+        """Write some rows; one for a place that is taken is refused, and one of other tokens than its neighbours."""
+        table, shape = batch.table, self._shape
+        place_N = shape.of(table)
+        kept_N = place_N < self._kept
+        place_N, row_N = place_N[kept_N], batch.row + np.flatnonzero(kept_N)
+        if not len(place_N):
+            return
+        columns = ["load"] if shape.width == 1 and "load" in table else [f"load_{e}" for e in range(shape.width)]
+        first, last = int(place_N.min()), int(place_N.max())
+        held_PW = _mapped(self._loads, first, last - first + 1, shape.width)
+        _, once = np.unique(place_N, return_index=True)
+        again_N = held_PW[place_N - first, 0] != 0
+        again_N[np.setdiff1d(np.arange(len(place_N)), once)] = True
+        if again_N.any():
+            n = int(np.argmax(again_N))
+            named = shape.name(int(place_N[n]))
+            raise TraceError(f"{self._path}, row {row_N[n]}: {named} again, expected one row for it")
+        held_PW[place_N - first] = 1 + np.stack([table[name][kept_N] for name in columns], axis=1)
+        if self._tokens is not None:
+            self._put_tokens(self._tokens, place_N // shape.units, table["tokens"][kept_N], row_N)
+
+    def _put_tokens(self, file: IO[bytes], cell_N: IntArray, token_N: IntArray, row_N: IntArray) -> None:
+        first, last = int(cell_N.min()), int(cell_N.max())
+        held_P = _mapped(file, first, last - first + 1, 1)[:, 0]
+        before_N = held_P[cell_N - first]
+        held_P[cell_N - first] = np.where(before_N != 0, before_N, token_N + 1)
+        expected_N = held_P[cell_N - first] - 1
+        wrong = np.flatnonzero(expected_N != token_N)
+        if wrong.size:
+            n = int(wrong[0])
+            where = self._shape.name(int(cell_N[n]) * self._shape.units).split(" of ")[-1]
+            raise TraceError(
+                f"{self._path}, row {row_N[n]}: got {token_N[n]} tokens for {where}, expected {expected_N[n]} as in "
+                "another of its rows"
+            )
+
+    def whole_steps(self, may_lack_last: bool) -> int:
+        """How many steps are whole: all of them, or all but the last where that one may have broken off."""
+        shape = self._shape
+        missing = self._first_missing()
+        if missing is None:
+            return len(shape.step_S)
+        last = len(shape.step_S) - 1
+        if may_lack_last and last and missing // (shape.places // len(shape.step_S)) == last:
+            return last
+        S, L, E = len(shape.step_S), len(shape.layer_L), shape.experts
+        whole = f"{S} steps x {L} layers" + (f" x {E} experts" if shape.units > 1 else "") + f" = {shape.places}"
         raise TraceError(
-            f"{path}: no row for expert {missing % E} of {_place(cells, missing // E)}: got {rows} rows, expected "
-            f"{S} steps x {L} layers x {E} experts = {S * L * E} (write zeros too)"
+            f"{self._path}: no row for {shape.name(missing)}: got {shape.rows} rows, expected {whole} (write zeros too)"
         )
-    load = np.empty(S * L * E, dtype=np.int64)
-    load[place_N] = table["load"]
-    return load.reshape(S, L, E)
+
+    def _first_missing(self) -> int | None:
+        for first in range(0, self._kept, CELLS_AT_ONCE):
+            held_PW = _mapped(self._loads, first, min(CELLS_AT_ONCE, self._kept - first), self._shape.width)
+            if (empty_P := held_PW[:, 0] == 0).any():
+                return first + int(np.argmax(empty_P))
+        return None
+
+    def rows(self, steps: int) -> Iterator[Row]:
+        """The first ``steps`` steps."""
+        shape = self._shape
+        L, E = len(shape.layer_L), shape.experts
+        for s, step in enumerate(shape.step_S[:steps].tolist()):
+            held = _mapped(self._loads, s * L * shape.units, L * shape.units, shape.width)
+            tokens_L = None if self._tokens is None else np.array(_mapped(self._tokens, s * L, L, 1)[:, 0]) - 1
+            yield Row(step, np.array(held).reshape(L, E) - 1, str(self._path), tokens_L)
 
 
-def _wide(path: Path, table: dict[str, IntArray], cells: _Cells) -> IntArray:
-    S, L, E = len(cells.step_S), len(cells.layer_L), sum(name.startswith("load_") for name in table)
-    _check_once(path, cells.place_N, lambda n: _place(cells, cells.place_N[n]))
-    rows = len(cells.place_N)
-    if rows != S * L:
-        missing = int(np.argmax(np.append(np.sort(cells.place_N), -1) != np.arange(rows + 1)))
+def _reserved(path: Path, size: int) -> IO[bytes]:
+    """A file of so many zeros, gone when it is closed; a full disk is said here, not where a count is written."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the rows are read)
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        file.close()
+        where = tempfile.gettempdir()
         raise TraceError(
-            f"{path}: no row for {_place(cells, missing)}: got {rows} rows, expected {S} steps x {L} layers = {S * L}"
-        )
-    load = np.empty((S * L, E), dtype=np.int64)
-    load[cells.place_N] = np.stack([table[f"load_{e}"] for e in range(E)], axis=1)
-    return load.reshape(S, L, E)
+            f"{path}: needs {size} bytes in {where} meanwhile ($TMPDIR is another place): {error}"
+        ) from None
+    return file
 
 
-def _tokens(path: Path, token_N: IntArray, cells: _Cells) -> IntArray:
-    """[S, L]; all rows of a layer-step must agree."""
-    S, L = len(cells.step_S), len(cells.layer_L)
-    tokens = np.empty(S * L, dtype=np.int64)
-    tokens[cells.place_N] = token_N
-    wrong = np.flatnonzero(tokens[cells.place_N] != token_N)
-    if wrong.size:
-        n = int(wrong[0])
-        raise TraceError(
-            f"{path}, row {n + 2}: got {token_N[n]} tokens for {_place(cells, cells.place_N[n])}, expected "
-            f"{tokens[cells.place_N[n]]} as in another of its rows"
-        )
-    return tokens.reshape(S, L)
-
-
-def _check_once(path: Path, place_N: IntArray, say: Any) -> None:
-    _, first = np.unique(place_N, return_index=True)
-    if len(first) != len(place_N):
-        again = np.setdiff1d(np.arange(len(place_N)), first)[0]
-        raise TraceError(f"{path}, row {again + 2}: {say(again)} again, expected one row for it")
-
-
-def _place(cells: _Cells, place: Any) -> str:
-    step, layer = divmod(int(place), len(cells.layer_L))
-    return f"step {cells.step_S[step]}, layer {cells.layer_L[layer]}"
+def _mapped(file: IO[bytes], first: int, count: int, width: int) -> Any:
+    """[count, width] of the file from place ``first`` on: pages that are given back with the array."""
+    return np.memmap(file, dtype=np.int64, mode="r+", offset=first * width * 8, shape=(count, width))

@@ -24,7 +24,14 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
-from moeload_bench.interchange.text import counts, field_of, find_files, numbered, same_on_all, whole
+from moeload_bench.interchange.text import (
+    field_of,
+    files_by_number,
+    find_files,
+    same_on_all,
+    whole_counts,
+    whole_number,
+)
 
 MAX_HEADER = 256 << 20
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
@@ -35,7 +42,7 @@ def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, 
     files = [f for f in find_files(paths, "rank*.safetensors") if re.fullmatch(r"rank\d+\.safetensors", f.name)]
     if not files:
         raise TraceError(f"{paths[0]}: no rank*.safetensors, expected one per rank")
-    ranks = [_Safetensors(file) for _, file in sorted(numbered(files, r"rank(\d+)\.", "rank").items())]
+    ranks = [_Safetensors(file) for _, file in sorted(files_by_number(files, r"rank(\d+)\.", "rank").items())]
     experts, top_k = _meta_info(files[0].parent / "meta_info.json")
     keys = _keys(ranks)
     steps, layers = sorted({step for step, _ in keys}), tuple(sorted({layer for _, layer in keys}))
@@ -57,7 +64,9 @@ def _meta_info(path: Path) -> tuple[int, int]:
     if not isinstance(record, dict):
         raise TraceError(f"{path}: got a JSON {type(record).__name__}, expected an object")
     names = ("num_experts", "num_experts_per_token")
-    experts, top_k = (whole(field_of(record, name, str(path), names), name, str(path), least=1) for name in names)
+    experts, top_k = (
+        whole_number(field_of(record, name, str(path), names), name, str(path), least=1) for name in names
+    )
     return experts, top_k
 
 
@@ -101,6 +110,14 @@ class _Tensor(NamedTuple):
     end: int
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ: of two counts for one iteration and layer, none may be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice in its header")
+    return found
+
+
 class _Safetensors:
     """The counts in one safetensors file, read a tensor at a time."""
 
@@ -113,7 +130,7 @@ class _Safetensors:
                 raise TraceError(f"{path}: not a safetensors file: a header of {length} bytes in {size}")
             raw = file.read(length)
         try:
-            header = json.loads(raw)
+            header = json.loads(raw, object_pairs_hook=_once)
             self.tensors = dict(self._entry(k, v, size - 8 - length) for k, v in header.items() if k != "__metadata__")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None
@@ -146,7 +163,7 @@ class _Safetensors:
         tensor = self.tensors[step, layer]
         file.seek(self._data + tensor.begin)
         what = f"{step}_{layer}"
-        load_E = counts(np.frombuffer(file.read(tensor.end - tensor.begin), tensor.dtype), what, str(self.path))
+        load_E = whole_counts(np.frombuffer(file.read(tensor.end - tensor.begin), tensor.dtype), what, str(self.path))
         if len(load_E) != experts:
             raise TraceError(f"{self.path}: tensor {what} has {len(load_E)} counts, expected {experts} experts")
         return load_E

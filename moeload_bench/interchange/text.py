@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +50,7 @@ def _natural(path: Path) -> list[Any]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def numbered(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
+def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
     """Files by the number that ``pattern`` finds in their names; a number that is missing from 0 on is named."""
     found: dict[int, Path] = {}
     for file in files:
@@ -122,6 +124,55 @@ def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
         yield Line(path, number + 1, b"".join(pieces), False)
 
 
+class WholeLines(NamedTuple):
+    """A table's file up to ``end``; ``cut`` names a last line that breaks off, which lies behind it."""
+
+    path: Path
+    end: int
+    cut: str
+
+    @classmethod
+    def of(cls, path: Path, columns: int) -> WholeLines:
+        """Look at the last line: one without a line break and of fewer than ``columns`` cells breaks off."""
+        with path.open("rb") as file:
+            end = file.seek(0, io.SEEK_END)
+            for size in (1 << 20, MAX_LINE):
+                start = file.seek(max(0, end - size))
+                tail = file.read(end - start)
+                if b"\n" in tail or start == 0:
+                    break
+        last = tail[tail.rfind(b"\n") + 1 :]
+        cells = next(csv.reader([last.decode(errors="replace")]), [])
+        if not last or len(last) == end or len(cells) >= columns:
+            return cls(path, end, "")
+        return cls(path, end - len(last), f"{path}: the last line breaks off (the run still writes?); read up to it")
+
+    def open(self) -> io.RawIOBase:
+        """The bytes up to the end."""
+        return _Bounded(self.path, self.end)
+
+
+class _Bounded(io.RawIOBase):
+    def __init__(self, path: Path, end: int) -> None:
+        self._file, self._end = path.open("rb"), end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._end - self._file.tell())
+        part = self._file.read(wanted)
+        buffer[: len(part)] = part
+        return len(part)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class JsonLines:
     """The objects of a file of JSON Lines, with the lines that they stand in.
 
@@ -156,14 +207,14 @@ def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequenc
     return record[name]
 
 
-def whole(value: Any, what: str, where: str, least: int = 0) -> int:
+def whole_number(value: Any, what: str, where: str, least: int = 0) -> int:
     """A whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
         raise TraceError(f"{where}: {what} is {printable(repr(value))[:80]}, expected a whole number from {least}")
     return value
 
 
-def counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
+def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
     """Whole numbers from 0, of ``ndim`` axes; 12.0 is a whole number, 12.5 is not."""
     try:
         array = np.asarray(value)

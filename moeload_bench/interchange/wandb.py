@@ -10,6 +10,7 @@ Axis letters: L MoE layers, E experts, N rows.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ import numpy as np
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.scalars import Names, match_names
-from moeload_bench.interchange.text import find_files
+from moeload_bench.interchange.text import WholeLines, find_files
+from moeload_bench.traces.parquet import check_cost, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
+MAX_LINE = 64 << 20
+"""Bytes of a line; a run with thousands of columns has lines of a megabyte."""
 STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
 
 
@@ -42,60 +46,51 @@ def read_wandb(
     step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
     if step is None:
         raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
-    rows = _rows(file, names, step, report)
-    return Log(str(file), names.layers, names.experts, rows, semantics="unknown", notes=[f"logged as {names.pattern}"])
+    lines = None if file.suffix == ".parquet" else WholeLines.of(file, len(columns))
+    rows, notes = _rows(file, names, step, lines, report), [f"logged as {names.pattern}"]
+    cut = [lines.cut] if lines and lines.cut else []
+    return Log(str(file), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
 
 
 def _columns(file: Path) -> list[str]:
     if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        names: list[str] = _reading(file, lambda: list(pq.read_schema(file).names))
-        return names
-    import csv
-
+        with open_parquet(file) as parquet:
+            return list(parquet.schema_arrow.names)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader([stream.readline(64 << 20)]), [])
+            head = stream.readline(MAX_LINE + 1)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}: not a CSV table: {error}") from None
+    if len(head) > MAX_LINE:
+        raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
+    return next(csv.reader([head]), [])
 
 
-def _reading(file: Path, read: Any) -> Any:
-    import pyarrow as pa
-
-    try:
-        return read()
-    except (pa.ArrowException, OSError, StopIteration) as error:
-        raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
-
-
-def _batches(file: Path, wanted: list[str]) -> Iterator[Any]:
-    import pyarrow as pa
-
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(file) as parquet:
+def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[Any]:
+    if lines is None:
+        with open_parquet(file) as parquet:
+            check_cost(file, parquet, lists=False)
             yield from parquet.iter_batches(256, columns=wanted, use_threads=False)
         return
-    from pyarrow import csv
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
 
-    # a run with thousands of columns has lines of a megabyte
-    options = csv.ReadOptions(use_threads=False, block_size=64 << 20)
-    convert = csv.ConvertOptions(
+    options = arrow_csv.ReadOptions(use_threads=False, block_size=MAX_LINE)
+    convert = arrow_csv.ConvertOptions(
         include_columns=wanted,
         column_types=dict.fromkeys(wanted, pa.float64()),
         null_values=["", "NaN", "nan", "null", "None"],
     )
-    with csv.open_csv(file, read_options=options, convert_options=convert) as reader:
-        yield from reader
+    try:
+        with lines.open() as stream, arrow_csv.open_csv(stream, options, convert_options=convert) as reader:
+            yield from reader
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
-def _rows(file: Path, names: Names, step: str, report: Report | None) -> Iterator[Row]:
+def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report: Report | None) -> Iterator[Row]:
     wanted, size, done = [step, *names.at], file.stat().st_size, 0
-    batches = _batches(file, wanted)
-    while (batch := _reading(file, lambda: next(batches, None))) is not None:
+    for batch in _batches(file, wanted, lines):
         value_NC = np.stack(
             [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
         )

@@ -46,6 +46,7 @@ MASKED_IN_PROC = (
     "buddyinfo", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks", "pagetypeinfo",
     "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list", "vmallocinfo", "vmstat", "zoneinfo",
 )  # fmt: skip
+LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
 _slots = itertools.count()
@@ -75,7 +76,7 @@ def sandbox_command(
     machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
-        raise IsolationError(f"isolation level 'sandbox' is not available: {unavailable()}")
+        raise IsolationError(f"isolation level 'sandbox' is not available: {why_unavailable()}")
     mounts, extra_fds = _target_mounts(target)
     seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
     info_read, info_write = os.pipe()
@@ -115,7 +116,7 @@ def extra_path(target: Target) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def unavailable() -> str | None:
+def why_unavailable() -> str | None:
     """None when a sandbox comes up on this machine (tried once per process), else the reason."""
     if sys.platform != "linux":
         return f"bubblewrap is for Linux, this is {sys.platform}"
@@ -168,7 +169,7 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
     folders = _interpreter_folders()
     binds = [["--ro-bind", str(folder), str(folder)] for folder in folders]
     binds += [["--ro-bind", str(link.resolve()), str(link)] for link in _interpreter_links(folders)]
-    binds += [_library_mount(Path(name)) for name in ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")]
+    binds += [_library_mount(Path(name)) for name in LIBRARIES]
     for name in ("/etc/ld.so.cache", "/etc/alternatives", "/usr/share/zoneinfo"):
         binds.append(["--ro-bind-try", name, name])
     if os.geteuid() == 0:
@@ -235,6 +236,14 @@ def package_folders() -> list[Path]:
     """This package and its baselines, wherever an editable install keeps them."""
     baselines = find_module("moeload_bench.baselines")
     return outermost([PACKAGE, *([] if baselines is None else [baselines.parent])])
+
+
+def shared_places(target: Target) -> list[Path]:
+    """Files and folders of this machine's file systems that a sandbox shows: every sandbox the same ones."""
+    own = [] if target.file or target.module is None else [_outermost_package(target.module)[0]]
+    libraries = [Path(os.path.realpath(name)) for name in LIBRARIES if os.path.isdir(name)]
+    packages = [] if target.packages is None else [target.packages]
+    return outermost([*_interpreter_folders(), *libraries, *package_folders(), *own, *packages])
 
 
 def hidden_folders() -> list[Path]:

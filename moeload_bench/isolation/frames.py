@@ -57,7 +57,7 @@ class ArraySpec:
     shape: tuple[int, ...]
 
 
-def encode(header: Header, arrays: Mapping[str, Array]) -> list[memoryview]:
+def encode_frame(header: Header, arrays: Mapping[str, Array]) -> list[memoryview]:
     """The frame as buffers to be written one after the other; contiguous little-endian arrays are not copied."""
     little = {name: _little(array) for name, array in arrays.items()}
     specs = [[name, array.dtype.str, list(array.shape)] for name, array in little.items()]

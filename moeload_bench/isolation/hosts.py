@@ -33,6 +33,7 @@ __all__ = [
     "level_available",
     "open_host",
     "parse_level",
+    "share_no_pages",
 ]
 
 
@@ -90,6 +91,18 @@ def fit_target(
     return fit_child(target, runs, seed, level, limits or Limits())
 
 
+def share_no_pages(target: Target, level: Level) -> bool | None:
+    """Before runs that must not tell one another anything: have all files that their sandboxes show in memory.
+
+    False where memory is too small for that; None at other levels, where runs can tell one another what they want.
+    """
+    if level != "sandbox":
+        return None
+    from moeload_bench.isolation.pages import read_all
+
+    return read_all(target)
+
+
 def parse_level(text: str) -> Level:
     """A level from its name; raises `IsolationError` naming those that exist."""
     for level in LEVELS:
@@ -111,7 +124,7 @@ def level_available(level: Level) -> str | None:
     if level == "sandbox":
         from moeload_bench.isolation import bubblewrap
 
-        return bubblewrap.unavailable()
+        return bubblewrap.why_unavailable()
     return None
 
 

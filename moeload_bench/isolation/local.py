@@ -52,7 +52,7 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
-def guarded(call: Callable[[], Any], what: str, *, trail: bool = True) -> Any:
+def guarded_call(call: Callable[[], Any], what: str, *, trail: bool = True) -> Any:
     """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`."""
     try:
         return call()
@@ -72,7 +72,7 @@ def import_class(target: Target, *, trail: bool = True) -> type[Any]:
     return cls
 
 
-def construct(
+def construct_forecaster(
     cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None, *, trail: bool = True
 ) -> Any:
     """The forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an argument that
@@ -106,7 +106,7 @@ def run_fit(
 
     takes = inspect.signature(cls.fit).parameters
     kwargs = {name: value for name, value in target.kwargs.items() if name in takes}
-    out = guarded(lambda: cls.fit(list(runs), seed, **kwargs), "fit", trail=trail)
+    out = guarded_call(lambda: cls.fit(list(runs), seed, **kwargs), "fit", trail=trail)
     if not isinstance(out, bytes):
         raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
     if len(out) > most:
@@ -145,7 +145,7 @@ class LocalHost:
         started = time.perf_counter()
         self._meter = Meter()
         self._info = info
-        self._forecaster = construct(import_class(target), target, info, seed, fitted)
+        self._forecaster = construct_forecaster(import_class(target), target, info, seed, fitted)
         self._meter.startup_wall_s = time.perf_counter() - started
 
     def observe(self, block: StepBlock) -> None:
@@ -166,7 +166,7 @@ class LocalHost:
     def _timed(self, call: str, function: Callable[[], Any]) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            return guarded(function, call)
+            return guarded_call(function, call)
         finally:
             self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
 

@@ -71,7 +71,7 @@ class Process:
         number = secrets.randbits(53)
         try:
             self.watch.check()
-            self._write(frames.encode({**header, "seq": number}, arrays), deadline)
+            self._write(frames.encode_frame({**header, "seq": number}, arrays), deadline)
             reply, out = frames.read_frame(
                 lambda view: self._read_into(view, deadline), rules, max_header_bytes=MAX_REPLY_HEADER_BYTES
             )

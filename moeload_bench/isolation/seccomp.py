@@ -5,8 +5,8 @@ other call is answered as if the kernel did not have it, so that C libraries use
 with others: new namespaces and mounts, looking into or steering other processes, memory that belongs to no process
 (memfd, System V IPC), the kernel's larger attack surfaces (bpf, io_uring, perf, keyrings), and ways to learn or change
 which pages of a shared file are in memory, or to hold a lock on one, which another sandbox would see (mincore,
-cachestat, preadv2 with RWF_NOWAIT, fadvise, readahead, inotify, flock, leases). Sockets are unix sockets only. See
-seccomp(2).
+cachestat, preadv2 with RWF_NOWAIT, fadvise, readahead, MADV_PAGEOUT, inotify, flock, leases). Sockets are unix sockets
+only. See seccomp(2).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ NUMBER_AT, ARCH_AT, ARGUMENTS_AT, ARGUMENT_BYTES = 0, 4, 16, 8
 NEW_NAMESPACE_FLAGS = 0x7E020080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME}
 AF_UNIX, SIGCHLD = 1, 17
 LOCKS_AND_LEASES = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)  # F_*LK*, F_OFD_*LK*, F_SETLEASE, F_GETLEASE, F_NOTIFY
+PAGES_AWAY = (20, 21)  # MADV_COLD, MADV_PAGEOUT: whoever owns a file may take it out of memory with them
 X32_BIT = 0x40000000
 
 # Those with the same number on both architectures, then each one's own.
@@ -39,7 +40,7 @@ _X86_64 = {
     "fallocate": 285, "fchmod": 91, "fchmodat": 268, "fchown": 93, "fchownat": 260, "utimensat": 280, "umask": 95,
     "statfs": 137, "fstatfs": 138, "fsync": 74, "fdatasync": 75, "sendfile": 40, "copy_file_range": 326,
     "splice": 275, "tee": 276, "vmsplice": 278, "ioctl": 16, "mmap": 9, "munmap": 11, "mprotect": 10, "mremap": 25,
-    "msync": 26, "brk": 12, "madvise": 28, "mlock": 149, "munlock": 150, "mlock2": 325, "mlockall": 151,
+    "msync": 26, "brk": 12, "mlock": 149, "munlock": 150, "mlock2": 325, "mlockall": 151,
     "munlockall": 152, "membarrier": 324, "mbind": 237, "get_mempolicy": 239, "set_mempolicy": 238,
     "pkey_alloc": 330, "pkey_free": 331, "pkey_mprotect": 329, "ppoll": 271, "pselect6": 270, "epoll_create1": 291,
     "epoll_ctl": 233, "epoll_pwait": 281, "eventfd2": 290, "signalfd4": 289, "timerfd_create": 283,
@@ -76,7 +77,7 @@ _AARCH64 = {
     "fallocate": 47, "fchmod": 52, "fchmodat": 53, "fchown": 55, "fchownat": 54, "utimensat": 88, "umask": 166,
     "statfs": 43, "fstatfs": 44, "fsync": 82, "fdatasync": 83, "sendfile": 71, "copy_file_range": 285, "splice": 76,
     "tee": 77, "vmsplice": 75, "ioctl": 29, "mmap": 222, "munmap": 215, "mprotect": 226, "mremap": 216,
-    "msync": 227, "brk": 214, "madvise": 233, "mlock": 228, "munlock": 229, "mlock2": 284, "mlockall": 230,
+    "msync": 227, "brk": 214, "mlock": 228, "munlock": 229, "mlock2": 284, "mlockall": 230,
     "munlockall": 231, "membarrier": 283, "mbind": 235, "get_mempolicy": 236, "set_mempolicy": 237,
     "pkey_alloc": 289, "pkey_free": 290, "pkey_mprotect": 288, "ppoll": 73, "pselect6": 72, "epoll_create1": 20,
     "epoll_ctl": 21, "epoll_pwait": 22, "eventfd2": 19, "signalfd4": 74, "timerfd_create": 85,
@@ -131,13 +132,14 @@ class Machine(NamedTuple):
     socketpair: int
     fcntl: int
     rt_sigaction: int
+    madvise: int
     allowed: Mapping[str, int]
     answered: Mapping[str, int]
 
 
 MACHINES: Mapping[str, Machine] = {
-    "x86_64": Machine(0xC000003E, 56, 41, 53, 72, 13, _SHARED | _X86_64, _ANSWERED_X86_64),
-    "aarch64": Machine(0xC00000B7, 220, 198, 199, 25, 134, _SHARED | _AARCH64, _ANSWERED_AARCH64),
+    "x86_64": Machine(0xC000003E, 56, 41, 53, 72, 13, 28, _SHARED | _X86_64, _ANSWERED_X86_64),
+    "aarch64": Machine(0xC00000B7, 220, 198, 199, 25, 134, 233, _SHARED | _AARCH64, _ANSWERED_AARCH64),
 }
 
 
@@ -160,6 +162,7 @@ def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
     ]  # fmt: skip
     program += _when(machine.clone, no_namespace)
     program += _when(machine.socket, unix_only) + _when(machine.socketpair, unix_only)
+    program += _when(machine.madvise, [_argument(2), *_refused(PAGES_AWAY, errno.EINVAL)])
     program += _when(machine.fcntl, no_lock) + _when(machine.rt_sigaction, no_change if keeps_children else [])
     for number in machine.allowed.values():
         program += [_op(JEQ, number, 0, 1), _op(RET, ALLOW)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
@@ -98,6 +97,8 @@ def plugin_places() -> dict[str, str]:
 
     A package names them under `[project.entry-points."moeload_bench.forecasters"]`. A baseline keeps its name.
     """
+    import importlib.metadata  # here: it loads what no forecaster's process needs
+
     found = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     return {point.name: point.value for point in found if _PLACE.fullmatch(point.value)}
 
@@ -158,7 +159,7 @@ def preflight(target: Target) -> None:
     """
     if target.cls is not None:
         check_kwargs(target, load_class(target))
-    elif target.file is None and str(target.module).startswith(BASELINES_PACKAGE):
+    elif is_baseline(target):
         cls = load_class(target)
         check_kwargs(target, cls)
         if target.kwargs:

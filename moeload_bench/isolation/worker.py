@@ -140,7 +140,7 @@ class Worker:
             reply |= {"status": "forecast_error", "text": str(error), "rule": error.rule}
         except (TargetError, MissingExtraError) as error:
             reply |= {"status": "target_error", "text": str(error)}
-        self._write(frames.encode(reply, out))
+        self._write(frames.encode_frame(reply, out))
 
     def _do_init(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
         from moeload_bench.isolation import local, messages
@@ -153,14 +153,16 @@ class Worker:
             return {"has_fit": local.has_fit(self._class)}, {}
         info = messages.info_from(header["info"])
         fitted = messages.fitted_from(arrays)
-        self._forecaster = local.construct(self._class, target, info, header["seed"], fitted, trail=header["trail"])
+        self._forecaster = local.construct_forecaster(
+            self._class, target, info, header["seed"], fitted, trail=header["trail"]
+        )
         return {}, {}
 
     def _do_observe(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
         from moeload_bench.isolation import local, messages
 
         block = messages.block_from(arrays)
-        local.guarded(lambda: self._forecaster.observe(block), "observe", trail=self._init["trail"])
+        local.guarded_call(lambda: self._forecaster.observe(block), "observe", trail=self._init["trail"])
         return {}, {}
 
     def _do_forecast(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
@@ -168,7 +170,7 @@ class Worker:
         from moeload_bench.isolation import local, messages
 
         request = messages.request_from(header, arrays)
-        answer = local.guarded(lambda: self._forecaster.forecast(request), "forecast", trail=self._init["trail"])
+        answer = local.guarded_call(lambda: self._forecaster.forecast(request), "forecast", trail=self._init["trail"])
         info = messages.info_from(self._init["info"])
         out = messages.forecast_arrays(check_forecast(answer, request, info))
         return {"counts": local.read_counts(self._forecaster)}, out

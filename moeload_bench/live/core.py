@@ -24,7 +24,7 @@ from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import FloatArray, IntArray, plan
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
@@ -186,6 +186,11 @@ class Watch:
         self.history.add(int(rows[0]["step"]), share_SLE, self._states.transient_L)
         return self._snapshot() if checked else None
 
+    @property
+    def shape(self) -> ClusterShape | None:
+        """The cluster that plans are made for, None where none fits the model."""
+        return self._plans.shape
+
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
         self._plans.adopt(slot_expert_LR)
@@ -343,11 +348,11 @@ class _Plans:
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
     """The snapshots that a monitor with these settings gave, or would have given, while the trace was recorded."""
-    for _, snapshot in watched(trace, settings or Settings()):
+    for _, snapshot in replay_with_watch(trace, settings or Settings()):
         yield snapshot
 
 
-def watched(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
+def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
     """As `replay`, with the watch itself: its history, and where it stands."""
     watch: Watch | None = None
     for row in rows_of(trace):

@@ -18,7 +18,7 @@ from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.advice import Advice, name_layers
-from moeload_bench.live.core import Settings, Snapshot, watched
+from moeload_bench.live.core import Settings, Snapshot, replay_with_watch
 from moeload_bench.live.history import Past
 from moeload_bench.results.choice import ForecasterChoice, PolicyChoice, choose_forecasters, choose_policy
 from moeload_bench.results.record import Results
@@ -71,7 +71,7 @@ class Findings:
         return self.choices[-1].cheapest if self.choices else watching if isinstance(watching, str) else "sw_avg"
 
 
-def find(
+def make_findings(
     trace: Trace,
     source: str,
     settings: Settings | None = None,
@@ -106,7 +106,7 @@ def find(
 def _watched(trace: Trace, settings: Settings, missing: list[str]) -> tuple[list[Snapshot], Past | None]:
     snapshots, past = [], None
     try:
-        for watch, snapshot in watched(trace, settings):
+        for watch, snapshot in replay_with_watch(trace, settings):
             snapshots.append(snapshot)
             past = watch.history.past() if trace.step_S[-1] - snapshot.step < settings.every else past
     except MoeloadError as error:

@@ -8,9 +8,6 @@ monitor.attach(trainer, out="runs", name="my-run")                          # an
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +33,8 @@ class LoadMonitor:
     ``settings``: what is watched for, and on which cluster advice is given. ``sinks``: see `moeload_bench.live.sinks`;
     they get the mean over layers and the worst one, with ``all_layers`` every layer. ``on_advice``: called with each
     `Advice` to re-plan; unless it returns False (or raises) the plan counts as carried out. ``advice_file``: the newest
-    plan to have, as JSON. Without ``on_advice`` nothing counts as carried out until `carried_out` says so, unless
+    plan to have, in a format of `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one).
+    Without ``on_advice`` nothing counts as carried out until `carried_out` says so, unless
     ``settings.follow``.
 
     ``snapshots``: the last `KEPT`, the newest last. ``stopped``: why monitoring ended early, None while it goes on.
@@ -50,6 +48,7 @@ class LoadMonitor:
         all_layers: bool = False,
         on_advice: Callable[[Advice], object] | None = None,
         advice_file: str | Path | None = None,
+        advice_format: str = "json",
     ) -> None:
         self.settings = settings or Settings()
         self.snapshots: deque[Snapshot] = deque(maxlen=KEPT)
@@ -58,6 +57,11 @@ class LoadMonitor:
         self._all_layers = all_layers
         self._on_advice = on_advice
         self._advice_file = None if advice_file is None else Path(advice_file)
+        self._advice_format = advice_format
+        if advice_file is not None:
+            from moeload_bench.interchange.placements import check_format
+
+            check_format(advice_format)
         self._sinks = [Sink(given) for given in sinks]
         self._direct: list[Log] = []
 
@@ -152,7 +156,7 @@ class LoadMonitor:
         if advice is None or advice.verdict != "replan":
             return
         if self._advice_file is not None:
-            _write_plan(self._advice_file, advice)
+            self._write_plan(self._advice_file, advice)
         if self._on_advice is None:
             return
         try:
@@ -162,6 +166,31 @@ class LoadMonitor:
             return
         if not refused and not self.settings.follow:
             self._adopt(advice)
+
+    def _write_plan(self, path: Path, advice: Advice) -> None:
+        """The plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
+        from moeload_bench.interchange.forecasts import made_by
+        from moeload_bench.interchange.placements import placement_of, write_placement
+
+        assert self.watch is not None
+        assert self.watch.shape is not None
+        assert advice.slot_expert_LR is not None
+        about = {
+            "made_by": made_by(),
+            "forecaster": str(self.settings.forecaster),
+            "first_step": advice.step,
+            "horizon": advice.horizon,
+            "replanned": [self.watch.names_L[i] for i in advice.layers],
+            "reason": advice.reason,
+        }
+        info = self.watch.info
+        try:
+            placement = placement_of(
+                advice.slot_expert_LR, info.num_experts, self.watch.shape, info.layer_indices, about
+            )
+            write_placement(placement, path, self._advice_format)
+        except (OSError, MoeloadError) as error:
+            _warn(f"{path}: the plan cannot be written: {error}")
 
     def _adopt(self, advice: Advice | None) -> None:
         if advice is not None and advice.verdict == "replan":
@@ -178,25 +207,6 @@ class LoadMonitor:
         named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
         self.stopped = f"monitoring stopped: {named}"
         _warn(self.stopped)
-
-
-def _write_plan(path: Path, advice: Advice) -> None:
-    """The plan as JSON, replaced at once; what cannot be written is a warning."""
-    assert advice.slot_expert_LR is not None
-    record = {
-        "step": advice.step,
-        "horizon": advice.horizon,
-        "layers": list(advice.layers),
-        "reason": advice.reason,
-        "slot_expert": advice.slot_expert_LR.tolist(),
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump(record, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        _warn(f"{path}: the plan cannot be written: {error}")
 
 
 def _warn(text: str) -> None:

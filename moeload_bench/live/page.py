@@ -19,7 +19,7 @@ from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart
-from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, find, next_commands
+from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, make_findings, next_commands
 from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
@@ -78,7 +78,7 @@ def report(
 
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
-    found = find(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)
+    found = make_findings(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)
     return Report(render(found), found)
 
 

@@ -52,7 +52,7 @@ def needed_steps(horizons: Sequence[int] = HORIZONS) -> int:
     return 2 * max(horizons)
 
 
-def choose(
+def choose_runs(
     folder: str | os.PathLike[str] | None = None,
     named: Sequence[str] = (),
     horizons: Sequence[int] = HORIZONS,

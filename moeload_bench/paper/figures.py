@@ -16,7 +16,7 @@ from moeload_bench.forecaster import Forecast
 from moeload_bench.paper.measuring import in_blocks
 from moeload_bench.paper.study import PAPER_FORECASTERS, PARTS, RunStudy
 from moeload_bench.paper.verdicts import PART_NAMES
-from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, line, title_of, view_trace
+from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, legend_line, title_of, view_trace
 from moeload_bench.plots.style import (
     GREY,
     MARKERS,
@@ -104,7 +104,7 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
             low, high = _range(ax)
             if low > 0:
                 log_axis(ax.yaxis, low, high)
-        handles = [line(name, PALETTE[i], marker=MARKERS[i], markersize=3) for i, name in enumerate(results)]
+        handles = [legend_line(name, PALETTE[i], marker=MARKERS[i], markersize=3) for i, name in enumerate(results)]
         _finish(figure, view, horizon, handles)
         return figure
 
@@ -130,7 +130,7 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
             _dress(ax, view, result, metric, horizon)
             ax.set_ylim(0, 1.08 * _range(ax)[1] or 1.0)
         handles = [
-            line(f"{name}, sliding, at the origin", PALETTE[i], marker=MARKERS[i], markersize=3),
+            legend_line(f"{name}, sliding, at the origin", PALETTE[i], marker=MARKERS[i], markersize=3),
             Patch(facecolor=PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
         ]
         _finish(figure, view, horizon, handles)
@@ -161,8 +161,11 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
                 ax.set_title(f"{view.name(layer)}, expert {expert}")
         figure.supxlabel(STEP_LABEL)
         figure.supylabel("share of the layer's tokens [fraction]")
-        handles = [line(name, PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
-        truth = [line(f"measured, means of {AVERAGED} steps", "black"), line("measured, each step", "#BBBBBB")]
+        handles = [legend_line(name, PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
+        truth = [
+            legend_line(f"measured, means of {AVERAGED} steps", "black"),
+            legend_line("measured, each step", "#BBBBBB"),
+        ]
         title = f"{title_of(view)}: forecasts of the next {horizon:,} steps at step {origin:,} (dotted)"
         legend_above(figure, title, [*handles, *truth], columns=5)
         return figure
@@ -215,7 +218,7 @@ def _dots(ax: Axes, i: int, label: str, value_L: Sequence[float | None], scale: 
 
 
 def _key(i: int, label: str) -> Any:
-    return line(label, PALETTE[i], ":", marker=MARKERS[i])
+    return legend_line(label, PALETTE[i], ":", marker=MARKERS[i])
 
 
 def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +274,7 @@ def _finish(figure: Figure, view: View, horizon: int, handles: list[Any]) -> Non
     figure.supxlabel(STEP_LABEL)
     figure.supylabel(f"error over the next {horizon:,} steps [%]")
     mixed = "; gap in the band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
-    floors = [line(f"{name} of the state", GREY, dashes) for name, dashes in FLOORS.items()]
+    floors = [legend_line(f"{name} of the state", GREY, dashes) for name, dashes in FLOORS.items()]
     legend_above(
         figure, f"{title_of(view)}: means over MoE layers{mixed}", [*handles, *floors, *state_handles()], columns=4
     )

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moeload_bench.paper.claims import Finding
-from moeload_bench.paper.page import FOLDER, page
-from moeload_bench.paper.study import METRICS, Study, over
+from moeload_bench.paper.page import FOLDER, study_page
+from moeload_bench.paper.study import METRICS, Study, excess_over
 from moeload_bench.paper.verdicts import findings
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
@@ -23,7 +23,7 @@ STUDY = f"{FOLDER}/study.json"
 def files_of(study: Study) -> dict[str, str]:
     """Path below the output folder to text."""
     return {
-        PAGE: page(study),
+        PAGE: study_page(study),
         STUDY: study.model_dump_json(indent=1) + "\n",
         f"{FOLDER}/errors.csv": to_csv(error_sheet(study)),
         f"{FOLDER}/verdicts.csv": to_csv(verdict_sheet(study, findings(study))),
@@ -47,7 +47,7 @@ def error_sheet(study: Study) -> Iterator[dict[str, Any]]:
                     "error": metric,
                     "value": row.errors.get(metric),
                     **floors,
-                    "excess": over(row.errors.get(metric), floors["floor_batch"]),
+                    "excess": excess_over(row.errors.get(metric), floors["floor_batch"]),
                 }
 
 

@@ -11,17 +11,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from moeload_bench import cache
-from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster, key_parts
 from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import Limits, open_host
-from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.paper.choice import Chosen
 from moeload_bench.paper.measuring import Request, task_list
 from moeload_bench.paper.study import PAPER_FORECASTERS
 from moeload_bench.results.record import Results
-from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 
@@ -32,7 +30,9 @@ def middle_origin(results: Results) -> int | None:
     return stable[len(stable) // 2] if stable else None
 
 
-def ask(run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request) -> dict[str, Forecast]:
+def ask_forecasters(
+    run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request
+) -> dict[str, Forecast]:
     """The paper's forecasters' answers at an origin, for the longest horizon; one that failed is left out."""
     suite = task_list(run, trace, request)
     setting = Setting(suite, request.level, Limits(), suite.seed, request.fresh)
@@ -41,7 +41,7 @@ def ask(run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, requ
     for name in PAPER_FORECASTERS:
         if name in targets:
             target = parse_target(targets[name])
-            fitted = fit(setting, paths, target)
+            fitted = fit_forecaster(setting, paths, target)
             forecast = _forecast(setting, trace, target, fitted, origin)
             if forecast is not None:
                 answers[name] = forecast
@@ -52,7 +52,13 @@ def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, or
     if fitted.failure is not None:
         return None
     suite = setting.suite
-    key = _key(suite, trace, target, fitted, origin)
+    key = cache.task_key(
+        kind="forecast",
+        trace_sha256=data_sha256(trace),
+        fitted_sha256=None if fitted.data is None else hashlib.sha256(fitted.data).hexdigest(),
+        origin=origin,
+        **key_parts(setting, target),
+    )
     stored = None if setting.fresh else cache.load(key)
     if stored is not None:
         return Forecast(np.array(stored["share"]), np.array(stored["edges"], dtype=np.int64))
@@ -68,19 +74,3 @@ def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, or
     if forecast is not None:
         cache.save(key, {"share": forecast.share_BLE.tolist(), "edges": forecast.edges_B.tolist()})
     return forecast
-
-
-def _key(suite: Suite, trace: Trace, target: Target, fitted: Fitted, origin: int) -> str:
-    return cache.task_key(
-        kind="forecast",
-        trace_sha256=data_sha256(trace),
-        source_sha256=source_sha256(target),
-        class_name=target.class_name,
-        kwargs=dict(target.kwargs),
-        fitted_sha256=None if fitted.data is None else hashlib.sha256(fitted.data).hexdigest(),
-        group=suite.group_of(trace.id),
-        horizons=list(suite.horizons),
-        seed=suite.seed,
-        origin=origin,
-        versions=package_versions(),
-    )

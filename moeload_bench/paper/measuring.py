@@ -64,7 +64,9 @@ class Request:
             raise SuiteError(f"origins lie {self.every} steps apart, expected a divisor of the horizon {wrong[0]:,}")
 
 
-def measure(choice: Choice, request: Request, progress: Progress | None = None) -> Iterator[tuple[RunStudy, Results]]:
+def measure_runs(
+    choice: Choice, request: Request, progress: Progress | None = None
+) -> Iterator[tuple[RunStudy, Results]]:
     """Study each run in turn; with it come the results that figures are drawn from.
 
     ``progress(done, total, what)`` counts forecasters over all runs.

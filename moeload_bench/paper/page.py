@@ -18,7 +18,7 @@ from moeload_bench.paper.study import (
     RunStudy,
     Study,
     Value,
-    over,
+    excess_over,
 )
 from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, summary
 from moeload_bench.results.render import three_digits
@@ -33,7 +33,7 @@ LISTED = 4
 """Up to so many runs have their figures listed; of more the smallest and the largest are given."""
 
 
-def page(study: Study) -> str:
+def study_page(study: Study) -> str:
     """The whole page; figures are linked from the folder FOLDER beside it."""
     found = findings(study)
     parts = [_head(study), _summary(study), _runs(study), _protocol(study), _paper()]
@@ -223,7 +223,7 @@ def _error_rows(run: RunStudy, protocol: str, state: str) -> Iterator[list[str]]
             cells = []
             for metric in METRICS:
                 value = row.errors.get(metric)
-                above = over(value, run.floor("floor_batch", metric, state=state, horizon=horizon))
+                above = excess_over(value, run.floor("floor_batch", metric, state=state, horizon=horizon))
                 cells.append(percent(value) if above is None else f"{percent(value)} ({percent(above)})")
             yield [state, f"{horizon:,}", f"`{row.forecaster}`", str(row.origins), *cells]
         for name in FLOOR_NAMES if here else ():

@@ -156,6 +156,6 @@ def load_study(path: Path) -> Study:
         raise ResultError(f"{path}: {first_problem(error, 'study')}") from None
 
 
-def over(value: Value, floor: Value) -> Value:
+def excess_over(value: Value, floor: Value) -> Value:
     """The excess of an error over a floor, None where either does not exist."""
     return None if value is None or floor is None else float(f"{float(excess(np.array(value), np.array(floor))):.6g}")

@@ -112,7 +112,8 @@ def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
     for name in PAPER_FORECASTERS:
         for metric in METRICS:
             figures = [
-                ratio(of(run, name, metric, horizon, state="transient"), of(run, name, metric, horizon)) for run in runs
+                ratio(mean_error(run, name, metric, horizon, state="transient"), mean_error(run, name, metric, horizon))
+                for run in runs
             ]
             yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, _recipes(runs), figures, ABOVE)
 
@@ -123,7 +124,10 @@ def _order(
     for protocol, horizon in where:
         for metric in METRICS:
             figures = [
-                ratio(of(run, better, metric, horizon, protocol), of(run, worse, metric, horizon, protocol))
+                ratio(
+                    mean_error(run, better, metric, horizon, protocol),
+                    mean_error(run, worse, metric, horizon, protocol),
+                )
                 for run in runs
             ]
             named = f"{better}, " if "@" in better else ""
@@ -133,7 +137,7 @@ def _order(
 def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
     for name in PAPER_FORECASTERS:
         for metric in METRICS:
-            figures = [ratio(of(run, name, metric, long), of(run, name, metric, short)) for run in runs]
+            figures = [ratio(mean_error(run, name, metric, long), mean_error(run, name, metric, short)) for run in runs]
             yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, _recipes(runs), figures, ABOVE)
 
 
@@ -146,7 +150,7 @@ def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding
             about = [one.value for one in reported if one.bound == "about"]
             bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
             for metric in METRICS:
-                figures = [of(run, name, metric, horizon, protocol) for run in runs]
+                figures = [mean_error(run, name, metric, horizon, protocol) for run in runs]
                 yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, _recipes(runs), figures, bounds)
 
 
@@ -155,7 +159,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
         for metric in METRICS:
             figures = [
                 ratio(
-                    of(run, "sw_avg", metric, horizon),
+                    mean_error(run, "sw_avg", metric, horizon),
                     run.floor(floor, metric, state="stable", horizon=horizon),
                 )
                 for run in runs
@@ -164,7 +168,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
             yield judge("floor", variant, metric, _recipes(runs), figures, within(-math.inf, NEAR_FLOOR))
 
 
-def of(
+def mean_error(
     run: RunStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable"
 ) -> Value:
     """A forecaster's mean error over the origins in a state, None where they are too few."""

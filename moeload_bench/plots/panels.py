@@ -41,7 +41,7 @@ TITLE_PAD = 9
 SHIFT: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "linewidth": 1.0}
 
 
-def dress(ax: Axes, view: View, layer: int) -> None:
+def decorate_panel(ax: Axes, view: View, layer: int) -> None:
     """Title, state strip, planned shifts and the range of steps of a layer's panel."""
     from matplotlib.ticker import MaxNLocator
 
@@ -61,7 +61,7 @@ def mark_shifts(ax: Axes, view: View) -> None:
         ax.axvline(step, **SHIFT, zorder=4, gid="shift")
 
 
-def finish(figure: Figure, view: View, y_label: str, handles: Sequence[Any], note: str = "") -> None:
+def finish_figure(figure: Figure, view: View, y_label: str, handles: Sequence[Any], note: str = "") -> None:
     """Labels, title and one legend for all panels: what the figure shows, the states, the planned shifts."""
     figure.supxlabel(STEP_LABEL)
     figure.supylabel(y_label)
@@ -77,11 +77,11 @@ def title_of(view: View) -> str:
 
 def view_handles(view: View) -> list[Any]:
     """Legend entries of states and planned shifts, as far as there are any."""
-    shifts = [line("planned shift", **SHIFT)] if view.shifts() else []
+    shifts = [legend_line("planned shift", **SHIFT)] if view.shifts() else []
     return [*(state_handles() if view.labels else []), *shifts]
 
 
-def line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
+def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
     """A legend entry."""
     from matplotlib.lines import Line2D
 
@@ -92,7 +92,7 @@ def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], order
     """What the colours of `ordered_colours` mean: legend entries while they are few, else a colour bar is added."""
     count = len(names)
     if count <= FEW:
-        return [line(name, PALETTE[i]) for i, name in enumerate(names)]
+        return [legend_line(name, PALETTE[i]) for i, name in enumerate(names)]
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 

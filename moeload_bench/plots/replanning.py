@@ -10,7 +10,7 @@ from moeload_bench.evaluation.replanning import Comparison
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import FloatArray
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
-from moeload_bench.plots.panels import line
+from moeload_bench.plots.panels import legend_line
 from moeload_bench.plots.style import (
     GREY,
     MARKERS,
@@ -120,7 +120,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
     right.tick_params(labelleft=False)
     left.set_ylabel(f"layer {layer_names(trace)[layer]}: device load / mean")
     band = Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=BAND)
-    return [line(BUSIEST, "black", linewidth=0.8), band, *(state_handles() if with_states else [])]
+    return [legend_line(BUSIEST, "black", linewidth=0.8), band, *(state_handles() if with_states else [])]
 
 
 def _most_unbalanced(simulation: Simulation) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots.panels import line
+from moeload_bench.plots.panels import legend_line
 from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results.disagreement import error_and_regret, value_at
 from moeload_bench.results.grid import Grid, Row, Values, result_grid
@@ -56,7 +56,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
         _log_if_positive(axes)
         figure.supxlabel("horizon [training steps]")
         floors = [
-            line(marked_floor(name, grid.marks), GREY, dashes)
+            legend_line(marked_floor(name, grid.marks), GREY, dashes)
             for name, dashes in FLOOR_LINES.items()
             if any(name == key[1] for key in grid.floors)
         ]
@@ -95,8 +95,8 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
             log_axis(axes[0].xaxis, min(spent.values()), max(spent.values()))
         _log_if_positive(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
-        front = line("not beaten in both", GREY, "-", linewidth=0.8)
-        floors = [line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
+        front = legend_line("not beaten in both", GREY, "-", linewidth=0.8)
+        floors = [legend_line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
         unmeasured = sorted(set(look) - set(spent))
         note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
         _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
@@ -140,11 +140,11 @@ def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
     states = [state for state in STATES if rows[state]]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
     for ax, state in zip(axes, states, strict=True):
-        ax.set_title(over(rows[state][0]))
+        ax.set_title(averaged_over(rows[state][0]))
     return figure, axes, [str(state) for state in states]
 
 
-def over(row: Row) -> str:
+def averaged_over(row: Row) -> str:
     """The state of a row, and over how many runs and origins its values are means."""
     return f"{row.state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}"
 
@@ -166,7 +166,7 @@ def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
     for name, marks in _look(results).items():
         failed = sum(len(result.failures) for result in results if result.name == name)
         label = f"{name} ({_count(failed, 'task')} failed)" if failed else name
-        handles.append(line(label, linestyle="none" if dots else "-", **marks))
+        handles.append(legend_line(label, linestyle="none" if dots else "-", **marks))
     return handles
 
 
@@ -238,7 +238,7 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
             ax.xaxis.set_minor_formatter(NullFormatter())
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_title(next(over(row) for row in error.rows if row.state == state))
+            ax.set_title(next(averaged_over(row) for row in error.rows if row.state == state))
             ax.grid()
         figure.supxlabel("window_tv [fraction of tokens]")
         figure.supylabel(f"regret@{shape} [%]")

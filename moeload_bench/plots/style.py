@@ -217,7 +217,7 @@ def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
     return 1
 
 
-def say(axes: Axes, text: str) -> None:
+def write_remark(axes: Axes, text: str) -> None:
     """A remark in the middle of a panel without data."""
     box = {"facecolor": "white", "linewidth": 0, "pad": 1}
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7, bbox=box)

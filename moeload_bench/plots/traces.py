@@ -18,9 +18,9 @@ from moeload_bench.plots.panels import (
     View,
     colour_bar,
     colour_key,
-    dress,
-    finish,
-    line,
+    decorate_panel,
+    finish_figure,
+    legend_line,
     mark_shifts,
     title_of,
     view_handles,
@@ -34,8 +34,8 @@ from moeload_bench.plots.style import (
     new_figure,
     ordered_colours,
     panels,
-    say,
     style,
+    write_remark,
 )
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.rule import StateLabels
@@ -80,11 +80,11 @@ def draw_heatmap(view: View) -> Figure:
         image: Any = None
         for ax, layer, relative_NE in zip(axes, view.layers, relative, strict=True):
             image = _heat(ax, view, relative_NE, norm, colours)
-            dress(ax, view, layer)
-        bar = colour_bar(figure, axes, image, "load / even load", extend="max")
+            decorate_panel(ax, view, layer)
+        bar = colour_bar(figure, axes, image, "load / even load (the largest - 1: MaxVio)", extend="max")
         ticks = range(round(norm.vmin), round(norm.vmax) + 1)
         bar.set_ticks(list(ticks), labels=[f"1/{2**-t}" if t < 0 else str(2**t) for t in ticks])
-        finish(figure, view, "expert", _heat_handles(relative), f", {_each(view)}")
+        finish_figure(figure, view, "expert", _heat_handles(relative), f", {_each(view)}")
         return figure
 
 
@@ -135,16 +135,16 @@ def draw_shares(view: View) -> Figure:
             share_SE = _share(view, layer)
             bins = view.binned(share_SE)
             if np.isnan(bins.mean_NX).all():
-                say(ax, "no load")
+                write_remark(ax, "no load")
             else:
                 _expert_lines(ax, bins, _order(share_SE), band=True)
             ax.axhline(1 / E, color=GREY, linestyle=EVEN, linewidth=0.8, zorder=3)
-            dress(ax, view, layer)
+            decorate_panel(ax, view, layer)
         axes[0].set_ylim(bottom=0)
         band = ", shaded from the least to the largest step" if E <= FEW and view.bin_rows() > 1 else ""
-        handles = [*_expert_key(figure, axes, E), line("even load, 1/E", GREY, EVEN)]
+        handles = [*_expert_key(figure, axes, E), legend_line("even load, 1/E", GREY, EVEN)]
         note = f": {_each(view)}{band}"
-        finish(figure, view, "share of the layer's tokens [fraction]", handles, note)
+        finish_figure(figure, view, "share of the layer's tokens [fraction]", handles, note)
         return figure
 
 
@@ -166,15 +166,15 @@ def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 10
             if (bins.mean_NX > LEAST_VARIATION).any():
                 _expert_lines(ax, bins, _order(share_S1E[view.rows, 0]), band=False)
             else:
-                say(ax, "no variation" if np.isfinite(bins.mean_NX).any() else _no_window(view, window))
-            dress(ax, view, layer)
+                write_remark(ax, "no variation" if np.isfinite(bins.mean_NX).any() else _no_window(view, window))
+            decorate_panel(ax, view, layer)
             ax.grid(axis="y")
         if not any(ax.get_lines() for ax in axes):
             for ax in axes:
                 ax.tick_params(axis="y", which="both", left=False, labelleft=False)
                 ax.grid(visible=False)
         over = f": {statistic} over windows of {window * view.trace.meta.stride} steps"
-        finish(figure, view, unit, _expert_key(figure, axes, view.trace.num_experts), over)
+        finish_figure(figure, view, unit, _expert_key(figure, axes, view.trace.num_experts), over)
         return figure
 
 
@@ -231,12 +231,12 @@ def draw_states(view: View) -> Figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.9, 0.16 * L + 0.1])
         handles = []
         if view.labels is None:
-            say(top, "no states")
+            write_remark(top, "no states")
         else:
             handles = _drift(figure, top, view, view.labels)
             for place, layer in enumerate(view.layers):
                 _row(bottom, view, view.labels, layer, place)
-            handles.append(line("onset, with its band", "black", marker="|", markersize=7))
+            handles.append(legend_line("onset, with its band", "black", marker="|", markersize=7))
         for ax in (top, bottom):
             mark_shifts(ax, view)
         bottom.set_yticks(range(L), [view.name(layer).removeprefix("layer ") for layer in view.layers])
@@ -260,8 +260,8 @@ def _drift(figure: Figure, ax: Axes, view: View, labels: StateLabels) -> list[An
     ax.axhline(labels.rule.low, color=GREY, linestyle=LOW)
     return [
         *colour_key(figure, [ax], [view.name(layer) for layer in view.layers], "layer, in the model's order"),
-        line(f"above {labels.rule.high:g}: transient", GREY, HIGH),
-        line(f"{labels.rule.hold} steps below {labels.rule.low:g}: stable", GREY, LOW),
+        legend_line(f"above {labels.rule.high:g}: transient", GREY, HIGH),
+        legend_line(f"{labels.rule.hold} steps below {labels.rule.low:g}: stable", GREY, LOW),
     ]
 
 

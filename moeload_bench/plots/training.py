@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import PlotError
 from moeload_bench.evaluation.over_training import TrainingErrors
-from moeload_bench.plots.panels import View, dress, finish, line
-from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, say, style
+from moeload_bench.plots.panels import View, decorate_panel, finish_figure, legend_line
+from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, style, write_remark
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
 from moeload_bench.scoring.scores import horizon_rows
@@ -41,20 +41,22 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
         for ax, layer in zip(axes, view.layers, strict=True):
             known = [_curve(ax, i, one, layer) for i, one in enumerate(errors)]
             if not any(known):
-                say(ax, "no load, or no forecast")
+                write_remark(ax, "no load, or no forecast")
             _floor(ax, view, layer, metric, horizon)
         _scale(axes)
         for ax, layer in zip(axes, view.layers, strict=True):
-            dress(ax, view, layer)
+            decorate_panel(ax, view, layer)
             ax.grid(axis="y")
         spec = metric_spec(metric)
         handles = [
-            line(one.forecaster, PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3)
+            legend_line(one.forecaster, PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3)
             for i, one in enumerate(errors)
         ]
         if metric in FLOOR_METRICS and "load_half" in view.trace.columns:
-            handles.append(line("floor_batch of the state", GREY, FLOOR_LINE))
-        finish(figure, view, f"{metric} over the next {horizon} steps" + (f"\n[{spec.unit}]" if spec else ""), handles)
+            handles.append(legend_line("floor_batch of the state", GREY, FLOOR_LINE))
+        finish_figure(
+            figure, view, f"{metric} over the next {horizon} steps" + (f"\n[{spec.unit}]" if spec else ""), handles
+        )
         return figure
 
 

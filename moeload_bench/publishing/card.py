@@ -19,7 +19,7 @@ from moeload_bench.traces.meta import COLUMNS
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
 SPLITS = ("train", "test")
-_FRONT = re.compile(r"\A---\n(?:.*?\n)?---\n", re.DOTALL)
+FRONT = re.compile(r"\A---\n(?:.*?\n)?---\n", re.DOTALL)
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end generated -->)", re.DOTALL
 )
@@ -35,7 +35,7 @@ def render_card(text: str, runs: Sequence[Run]) -> str:
         made = publication() if name == "publication" else TABLES[name](runs)
         return f"{match['begin']}{made}\n{match['end']}"
 
-    return f"---\n{front_matter(runs)}\n---\n" + _BLOCK.sub(block, _FRONT.sub("", text))
+    return f"---\n{front_matter(runs)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
 
 
 def front_matter(runs: Sequence[Run]) -> str:
@@ -71,13 +71,19 @@ def splits_of(runs: Sequence[Run]) -> list[str]:
     return [*(split for split in SPLITS if split in found), *sorted(found - set(SPLITS))]
 
 
-def config(recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """The `configs` entry of a recipe."""
-    files = [{"split": split, "path": f"{recipe}/{split}/*.parquet"} for split in splits_of(runs)]
-    return {"config_name": recipe, "data_files": files}
+def config(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, Any]:
+    """The `configs` entry of a recipe, in a ``folder`` of the repository that its name then begins with."""
+    place = f"{folder}/{recipe}" if folder else recipe
+    files = [{"split": split, "path": f"{place}/{split}/*.parquet"} for split in splits_of(runs)]
+    return {"config_name": config_name(recipe, folder), "data_files": files}
 
 
-def features(recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
+def config_name(recipe: str, folder: str = "") -> str:
+    """What `load_dataset` calls a recipe: `FOLDER-RECIPE` in a folder, its own name in none."""
+    return f"{folder}-{recipe}" if folder else recipe
+
+
+def features(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, Any]:
     """The `dataset_info` entry of a recipe: what makes `datasets` read [L, E] columns as `Array2D`.
 
     Raises `TraceError` when the runs of a recipe differ in shape or columns: they cannot share a table.
@@ -90,7 +96,7 @@ def features(recipe: str, runs: Sequence[Run]) -> dict[str, Any]:
                 f"{run.id}: {len(run.meta.layers)} layers, {run.meta.experts} experts and columns "
                 f"{', '.join(run.columns)}; {first.id} has {shape[0]}, {shape[1]} and {', '.join(first.columns)}"
             )
-    return {"config_name": recipe, "features": [feature(name, *shape) for name in first.columns]}
+    return {"config_name": config_name(recipe, folder), "features": [feature(name, *shape) for name in first.columns]}
 
 
 def feature(name: str, layers: int, experts: int) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def runs_table(runs: Sequence[Run]) -> str:
             run.meta.experts,
             run.meta.top_k or "varies",
             f"{run.tokens:,}",
-            balancing(run.meta),
-            text(run.meta.sources),
+            balancing_words(run.meta),
+            source_names(run.meta.sources),
             "-" if run.meta.seed is None else run.meta.seed,
             f"{run.bytes / 1e6:.2f} MB",
         )
@@ -53,14 +53,14 @@ def loads_table(runs: Sequence[Run]) -> str:
     rows = [
         (
             f"`{run.id}`",
-            spans(run.spans),
-            onset(run.layers),
-            number(layer.imbalance_first for layer in run.layers),
-            number(layer.imbalance_last for layer in run.layers),
+            first_spans(run.spans),
+            onset_summary(run.layers),
+            layer_mean(layer.imbalance_first for layer in run.layers),
+            layer_mean(layer.imbalance_last for layer in run.layers),
             sum(layer.dead_experts or 0 for layer in run.layers),
-            number(layer.floor_window_tv for layer in run.layers),
-            number(layer.floor_tv for layer in run.layers),
-            number(layer.over_dispersion for layer in run.layers),
+            layer_mean(layer.floor_window_tv for layer in run.layers),
+            layer_mean(layer.floor_tv for layer in run.layers),
+            layer_mean(layer.over_dispersion for layer in run.layers),
         )
         for run in runs
     ]
@@ -97,7 +97,7 @@ def columns_table(runs: Sequence[Run]) -> str:
     return markdown_table(("Column", "Type", "Per step", "Meaning and unit", "Recorded in"), rows)
 
 
-def summary(runs: Sequence[Run]) -> str:
+def size_summary(runs: Sequence[Run]) -> str:
     """How much there is, in one sentence."""
     if not runs:
         return "The folder holds no run yet."
@@ -109,7 +109,7 @@ def summary(runs: Sequence[Run]) -> str:
 
 
 TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
-    "summary": summary,
+    "summary": size_summary,
     "runs": runs_table,
     "loads": loads_table,
     "hashes": hashes_table,
@@ -120,7 +120,7 @@ TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
 # ---------------------------------------------------------------- cells
 
 
-def balancing(meta: TraceMeta) -> str:
+def balancing_words(meta: TraceMeta) -> str:
     """The balancing method with its coefficient and scope, and the drop policy where tokens are dropped."""
     method = meta.balancing.method.replace("_", " ")
     if meta.balancing.method != "none":
@@ -129,7 +129,7 @@ def balancing(meta: TraceMeta) -> str:
     return method + (f"; capacity factor {meta.capacity_factor:g}" if meta.capacity_factor else "")
 
 
-def text(sources: Sequence[SourceMeta]) -> str:
+def source_names(sources: Sequence[SourceMeta]) -> str:
     """Names of the sources, by stage of the data where there are several."""
     stages: dict[int, list[str]] = {}
     for source in sources:
@@ -137,13 +137,13 @@ def text(sources: Sequence[SourceMeta]) -> str:
     return ", then ".join(" + ".join(names) for _, names in sorted(stages.items())) or "unknown"
 
 
-def spans(found: Sequence[str]) -> str:
+def first_spans(found: Sequence[str]) -> str:
     """The first spans, and how many more there are."""
     more = len(found) - MAX_SPANS
     return "; ".join(found[:MAX_SPANS]) + (f"; and {more} more" if more > 0 else "")
 
 
-def onset(layers: Sequence[LayerDescription]) -> str:
+def onset_summary(layers: Sequence[LayerDescription]) -> str:
     """Median, least and largest first stable step over the layers that have one, and the band of `onset_band`."""
     steps = onset_steps(layers)
     if not steps:
@@ -166,7 +166,7 @@ def onset_band(layers: Sequence[LayerDescription]) -> str:
     return f"{'never' if low is None else low} to {'never' if high is None else high}"
 
 
-def number(values: Iterable[float | None]) -> str:
+def layer_mean(values: Iterable[float | None]) -> str:
     """The mean over layers with three significant digits; "-" where no layer has a value."""
     known = [value for value in values if value is not None]
     return f"{fmean(known):.3g}" if known else "-"

@@ -1,49 +1,98 @@
-"""What a maintainer asks of a trace that somebody else recorded, before it is published beside the project's own."""
+"""A trace that somebody else recorded: made ready to be given, and what is asked of it before it is published."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from moeload_bench.errors import TraceError
+from moeload_bench.publishing.community import checked_about, path_of
+from moeload_bench.publishing.identifying import identifying_fields, without_identifying
 from moeload_bench.traces.duplicates import duplicate_of
-from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import TraceRef, read_trace
+from moeload_bench.traces.meta import TraceMeta, checked_meta
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_meta
 from moeload_bench.traces.trace import Trace
 
 MAX_BYTES = 2 * 2**30
 """A trace file may have; 50,000 steps of 24 layers and 128 experts take about half of it."""
 LICENCES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "ODC-By-1.0", "MIT", "BSD-3-Clause", "Apache-2.0")
 """Under which anybody may use a trace and pass it on."""
-_IDENTIFYING = re.compile(
-    r"(?P<path>(?:^|[\s'\":=])(?:/(?:home|Users|root|mnt|data|scratch|workspace|tmp)/|~/|[A-Za-z]:\\|\\\\)\S*)"
-    r"|(?P<address>[\w.+-]+@[\w-]+\.[\w.]+)"
-    r"|(?P<host>\b(?:\d{1,3}\.){3}\d{1,3}\b|\b[\w-]+\.(?:local|internal|lan|cluster)\b)"
-)
 
 
-def identifying(meta: TraceMeta) -> list[tuple[str, str]]:
-    """(field, text) of what in the metadata names a machine or a person: folders, mail addresses, hosts."""
-    return [
-        (where, found.group(0).strip(" '\":="))
-        for where, text in _texts(meta.model_dump(mode="json"), "")
-        for found in _IDENTIFYING.finditer(text)
-    ]
+@dataclass(frozen=True)
+class Contribution:
+    """Traces as they would be published: by their path in the repository, with what was ``removed`` from the metadata
+    as (field, text), and a line for each of the ``problems`` that stand in the way.
+    """
+
+    traces: Mapping[str, Trace]
+    removed: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def recipes(self) -> list[str]:
+        """The names that they would have."""
+        return sorted({trace.meta.recipe for trace in self.traces.values()})
 
 
-def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Every text of a tree with its place; names of keys are texts too."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _texts(str(key), where)
-            yield from _texts(item, f"{where}.{key}".lstrip("."))
-    elif isinstance(value, Sequence):
-        for number, item in enumerate(value):
-            yield from _texts(item, f"{where}.{number}")
+@dataclass(frozen=True)
+class Wishes:
+    """What a contributor says of the traces: a line about them, their licence, and a name in the place of theirs;
+    ``own_names`` are those of the machine and the user, taken out with the rest that identifies.
+    """
+
+    about: str
+    licence: str
+    name: str | None = None
+    own_names: tuple[str, ...] = ()
+
+
+def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Contribution:
+    """The trace at a path, or those below it, as they would be published; asked is what `contribution_problems` asks.
+
+    Raises `TraceError` for a line about them that cannot stand in a card.
+    """
+    checked_about(wishes.about)
+    refs, names = list(known), set(taken)
+    problems = [*_foreign(path)]
+    traces: dict[str, Trace] = {}
+    removed: dict[tuple[str, str], None] = {}
+    origin: dict[str, Path] = {}
+    for file in _files(path):
+        try:
+            read = _read(file)
+            removed.update(dict.fromkeys(identifying_fields(read.meta, wishes.own_names)))
+            trace = replace(read, meta=_as_wished(read.meta, wishes))
+        except TraceError as error:
+            problems.append(str(error))
+            continue
+        place = path_of(trace)
+        if place in origin:
+            problems.append(f"{file}: {trace.id} again, as {origin[place]}: number the runs of one split")
+        problems += [f"{file}: {line}" for line in _wrong_meta(trace.meta, names)]
+        problems += _copies(file, trace, [*((ref.id, ref.path) for ref in refs), *_named(origin.values())])
+        traces[place], origin[place] = trace, file
+    return Contribution(traces, tuple(removed), tuple(problems))
+
+
+def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:
+    """The line about it is the first note: the card's row is made from the metadata alone."""
+    name = wishes.name or meta.recipe
+    more = {"recipe": name, "group": name, "licence": wishes.licence}
+    renamed = checked_meta({**meta.model_dump(mode="json"), **more}, "the contribution")
+    bare = without_identifying(renamed, wishes.own_names)
+    return bare.model_copy(update={"notes": (wishes.about, *(note for note in bare.notes if note != wishes.about))})
+
+
+def known_traces(folders: Iterable[Path]) -> list[TraceRef]:
+    """The traces of dataset folders, those that others gave included."""
+    found = []
+    for folder in folders:
+        found += list_traces(folder)
+        if (folder / "community").is_dir():
+            found += list_traces(folder / "community")
+    return found
 
 
 def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Iterator[str]:
@@ -54,23 +103,34 @@ def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable
     ``taken`` ones; and training that is not among the ``known`` traces or a second time in the contribution, also
     permuted, cut, sampled or thinned (`duplicate_of`).
     """
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    traces = [file for file in files if file.suffix == ".parquet"]
-    yield from (f"{file}: no trace; a contribution holds .parquet files and nothing else" for file in files
-                if file not in traces)  # fmt: skip
-    if not traces:
-        yield f"{path}: no trace is there"
-    refs, names = list(known), set(taken)
+    yield from _foreign(path)
+    refs, names, traces = list(known), set(taken), _files(path)
     for number, file in enumerate(traces):
-        trace = None
         try:
             trace = _read(file)
         except TraceError as error:
             yield str(error)
-        if trace is not None:
-            yield from (f"{file}: {line}" for line in _wrong_meta(trace.meta, names))
-            others = [*((ref.id, ref.path) for ref in refs), *((str(other), other) for other in traces[:number])]
-            yield from _copies(file, trace, others)
+            continue
+        yield from (f"{file}: {line}" for line in _wrong_meta(trace.meta, names))
+        yield from _copies(file, trace, [*((ref.id, ref.path) for ref in refs), *_named(traces[:number])])
+
+
+def _files(path: Path) -> list[Path]:
+    """The trace files at or below a path."""
+    return [file for file in _all_files(path) if file.suffix == ".parquet"]
+
+
+def _all_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _foreign(path: Path) -> Iterator[str]:
+    """What lies there and is no trace; none of it is opened."""
+    for file in _all_files(path):
+        if file.suffix != ".parquet":
+            yield f"{file}: no trace; a contribution holds .parquet files and nothing else"
+    if not _files(path):
+        yield f"{path}: no trace is there"
 
 
 def _read(file: Path) -> Trace:
@@ -78,9 +138,14 @@ def _read(file: Path) -> Trace:
         size = file.stat().st_size
     except OSError as error:
         raise TraceError(f"{file}: {error.strerror}") from None
-    if size > MAX_BYTES:
-        raise TraceError(f"{file}: {size:,} bytes, a contributed trace has at most {MAX_BYTES:,}")
+    check_size(str(file), size)
     return read_trace(file)
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise `TraceError` for a file of more than `MAX_BYTES`, known before it is opened."""
+    if size > MAX_BYTES:
+        raise TraceError(f"{name}: {size:,} bytes, a contributed trace has at most {MAX_BYTES:,}")
 
 
 def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
@@ -89,14 +154,20 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
     if meta.count_semantics == "unknown":
         yield "count_semantics is 'unknown', expected pre_drop or post_drop: say what the counts are"
     if meta.recipe in taken:
-        yield f"recipe is {meta.recipe!r}, which is one of the project's own: give it another name"
-    for where, text in identifying(meta):
+        yield f"recipe is {meta.recipe!r}, which is taken: give it another name"
+    for where, text in identifying_fields(meta):
         yield f"metadata field {where} holds {text!r}, which tells a machine or a person: take it out"
+
+
+def _named(files: Iterable[Path]) -> list[tuple[str, Path]]:
+    return [(str(file), file) for file in files]
 
 
 def _copies(file: Path, trace: Trace, others: Sequence[tuple[str, Path]]) -> Iterator[str]:
     for name, path in others:
         try:
+            if stored_meta(path).experts != trace.num_experts:
+                continue  # told from its footer alone: another one's loads need not be read
             reason = duplicate_of(trace, read_trace(path, verify=False))
         except TraceError:
             continue  # one of the contribution's own, refused by itself

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.publishing.card_tables import summary
+from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
 
@@ -48,7 +48,7 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": "moeload-traces",
         "description": "Expert loads of Mixture-of-Experts training runs: the tokens that the router sent to each "
-        f"expert of each MoE layer in each step. {summary(runs)}",
+        f"expert of each MoE layer in each step. {size_summary(runs)}",
         "license": "https://creativecommons.org/licenses/by/4.0/",
         "creator": {"@type": "sc:Organization", "name": "moeload-bench contributors"},
         **_release(runs),

@@ -52,10 +52,10 @@ class Plan:
 
     def __str__(self) -> str:
         parts = {"missing": self.add, "different": self.replace, "extra": self.remove}
-        return "; ".join(f"{kind}: {few(names)}" for kind, names in parts.items() if names) or "no difference"
+        return "; ".join(f"{kind}: {first_names(names)}" for kind, names in parts.items() if names) or "no difference"
 
 
-def few(names: Collection[str]) -> str:
+def first_names(names: Collection[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
@@ -71,7 +71,7 @@ def is_foreign(name: str) -> bool:
     return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN or PARTS in name)
 
 
-def collect(folder: str | Path) -> dict[str, LocalFile]:
+def collect_files(folder: str | Path) -> dict[str, LocalFile]:
     """The files of a release by path; raises `HubError` or `TraceError` for a folder that is not one.
 
     Every trace is read and verified, its id must be its path, and nothing else may lie there but `DOCUMENTS` (hidden
@@ -110,7 +110,7 @@ def local_file(path: Path) -> LocalFile:
     return LocalFile(path, len(data), hashlib.sha256(data).hexdigest(), git)
 
 
-def same(local: LocalFile, remote: RemoteFile | None) -> bool:
+def holds_content(local: LocalFile, remote: RemoteFile | None) -> bool:
     """Whether the Hub holds this content."""
     if remote is None:
         return False
@@ -122,7 +122,7 @@ def make_plan(files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) 
     both = files.keys() & remote.keys()
     return Plan(
         add=tuple(sorted(files.keys() - remote.keys())),
-        replace=tuple(sorted(name for name in both if not same(files[name], remote[name]))),
+        replace=tuple(sorted(name for name in both if not holds_content(files[name], remote[name]))),
         remove=tuple(sorted(remote.keys() - files.keys() - {HUB_OWN})),
-        keep=tuple(sorted(name for name in both if same(files[name], remote[name]))),
+        keep=tuple(sorted(name for name in both if holds_content(files[name], remote[name]))),
     )

@@ -8,6 +8,7 @@ that exists is complete, and it is never moved.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +18,27 @@ from moeload_bench.errors import HubError
 from moeload_bench.hub.client import (
     check_repo,
     check_token,
-    explained,
+    explaining_failures,
     persist,
 )
-from moeload_bench.publishing.files import LocalFile, Plan, RemoteFile, collect, few, is_foreign, is_trace, make_plan
+from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
+from moeload_bench.publishing.files import (
+    LocalFile,
+    Plan,
+    RemoteFile,
+    collect_files,
+    first_names,
+    is_foreign,
+    is_trace,
+    local_file,
+    make_plan,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 Report = Callable[[int, int, str], None]
+CARD = "README.md"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -65,13 +78,14 @@ def publish(
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
-    files = collect(folder)
+    files = collect_files(folder)
     check_card(folder)
-    release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent)
-    if dry_run:
-        return explained(repo, release.rehearse)
-    check_token(release.api)
-    return explained(repo, lambda: persist(release.attempt))
+    with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
+        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent, Path(scratch))
+        if dry_run:
+            return explaining_failures(repo, release.rehearse)
+        check_token(release.api)
+        return explaining_failures(repo, lambda: persist(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:
@@ -89,6 +103,7 @@ class _Release:
     private: bool
     overwrite: bool
     report: Report
+    scratch: Path
     started: Plan | None = None
 
     def rehearse(self) -> Publication:
@@ -111,7 +126,7 @@ class _Release:
         plan = self.plan(head)
         self.started = self.started or plan
         commit = head if plan.empty else self.upload(plan, head)
-        left = make_plan(self.files, self.tree(commit))
+        left = make_plan(self.files_at(commit), self.tree(commit))
         if not left.empty:
             raise HubError(
                 f"{self.repo}: after the upload the Hub holds other content than the folder ({left}): no tag"
@@ -137,7 +152,21 @@ class _Release:
         if commit is None:
             return {}
         rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type="dataset")
-        return {f.path: RemoteFile(f.lfs.sha256 if f.lfs else None, f.blob_id) for f in rows if isinstance(f, RepoFile)}
+        files = [row for row in rows if isinstance(row, RepoFile) and not row.path.startswith(f"{FOLDER}/")]
+        return {file.path: RemoteFile(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
+
+    def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
+        """The folder's files; its card with what the card of a commit says of traces of others, which stay there."""
+        if commit is None or not self.api.file_exists(self.repo, CARD, repo_type="dataset", revision=commit):
+            return self.files
+        there = self.api.hf_hub_download(self.repo, CARD, repo_type="dataset", revision=commit)
+        card = self.files[CARD].path.read_text(encoding="utf-8")
+        both = carried_rows(card, Path(there).read_text(encoding="utf-8"))
+        if same_card(both, card):
+            return self.files
+        path = self.scratch / CARD
+        path.write_text(both, encoding="utf-8")
+        return {**self.files, CARD: local_file(path)}
 
     def finished(self) -> Publication | None:
         """The release when the tag is there with the folder's content, None when there is no such tag."""
@@ -145,7 +174,7 @@ class _Release:
         commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
         if commit is None:
             return None
-        differs = make_plan(self.files, self.tree(commit))
+        differs = make_plan(self.files_at(commit), self.tree(commit))
         if not differs.empty:
             raise HubError(
                 f"{self.repo}: release {self.tag} exists with other content ({differs}); a release never changes: "
@@ -158,12 +187,14 @@ class _Release:
         remote = self.tree(head)
         foreign = [name for name in remote if is_foreign(name)]
         if foreign:
-            raise HubError(f"{self.repo}: the repository exists with other content ({few(foreign)}): use another one")
-        plan = make_plan(self.files, remote)
+            raise HubError(
+                f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
+            )
+        plan = make_plan(self.files_at(head), remote)
         touched = [name for name in (*plan.replace, *plan.remove) if is_trace(name)]
         if touched and not self.overwrite:
             raise HubError(
-                f"{self.repo}: main holds traces that the folder changes or lacks ({few(touched)}); "
+                f"{self.repo}: main holds traces that the folder changes or lacks ({first_names(touched)}); "
                 "--overwrite changes main and leaves older releases as they are"
             )
         return plan
@@ -172,8 +203,8 @@ class _Release:
         """Send content, then make it visible in one commit on top of ``head``."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        names = (*plan.add, *plan.replace)
-        adds = [CommitOperationAdd(name, str(self.files[name].path)) for name in names]
+        names, files = (*plan.add, *plan.replace), self.files_at(head)
+        adds = [CommitOperationAdd(name, str(files[name].path)) for name in names]
         for done, addition in enumerate(adds, start=1):
             self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type="dataset")
             self.report(done, len(adds), addition.path_in_repo)

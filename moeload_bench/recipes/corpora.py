@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import RecordingError, not_found
+from moeload_bench.files import replacing
 
 _SEPARATOR = "\n\n"
 
@@ -222,9 +222,8 @@ def fetch_corpus(corpus: Corpus) -> Path:
     if target.is_file() and _sha256(target) == corpus.text_sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, replacing(target) as text:
         archive = _download(corpus, Path(scratch))
-        text = Path(scratch) / "text"
         with text.open("w", encoding="utf-8", newline="\n") as out:
             out.writelines(corpus.extract(_members(archive)))
         got = _sha256(text)
@@ -233,7 +232,6 @@ def fetch_corpus(corpus: Corpus) -> Path:
                 f"corpus {corpus.name}: extracted text has SHA-256 {got} ({text.stat().st_size} bytes), expected "
                 f"{corpus.text_sha256} ({corpus.text_bytes} bytes): the extraction changed"
             )
-        os.replace(text, target)
     return target
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,8 +22,8 @@ import numpy as np
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
-from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cells, open_parquet
-from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writing
+from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cell_rows, open_parquet
+from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
 from moeload_bench.traces.trace import Array, Trace, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -115,14 +113,12 @@ class Parts:
             raise RecordingError(f"{self.folder}: got step {first}, expected {self.next_step} to follow")
         name = f"{first:010d}.parquet"
         checkpoint = checkpoint_name(after) if save_checkpoint else None
-        scratch = self.folder / f".{first:010d}.tmp"
         try:
             self._check_owner()
             write_trace(trace, self.folder / name, overwrite=True)
             if save_checkpoint is not None and checkpoint is not None:
-                save_checkpoint(scratch)
-                _sync(scratch)
-                os.replace(scratch, self.folder / checkpoint)
+                with replacing(self.folder / checkpoint, durable=True) as scratch:
+                    save_checkpoint(scratch)
             self._write_manifest(
                 {
                     **self._manifest,
@@ -201,11 +197,8 @@ class Parts:
             raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".tmp", delete=False) as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self.folder / "manifest.json")
+        with replacing(self.folder / "manifest.json", durable=True) as scratch:
+            scratch.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         self._manifest = manifest
 
     def _remove_leftovers(self) -> None:
@@ -256,11 +249,6 @@ def cut(trace: Trace, count: int) -> Trace:
     )
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     """Write whole shards of consecutive steps as the trace ``target``, atomically; returns its file.
 
@@ -275,7 +263,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
     record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
-    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writing(names)) as writer:
+    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer:
         for table in _row_groups(shards):
             writer.write_table(table)
     return target
@@ -307,7 +295,7 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
         digest.update(column_header(name, shape))
         for path in shards:
             column = _table(path, [name]).column(name).combine_chunks()
-            digest.update(column_bytes(cells(name, column, shape[1:], str(path))))
+            digest.update(column_bytes(cell_rows(name, column, shape[1:], str(path))))
     return digest.hexdigest()
 
 

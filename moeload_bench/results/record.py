@@ -23,7 +23,7 @@ from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
 from moeload_bench.files import replacing
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
-from moeload_bench.results.text import compact, content_sha256, readable
+from moeload_bench.results.text import compact_json, content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Result(Record):
     def to_json(self) -> str:
         """Canonical text, one line a task; without what the package keeps of the suite's traces."""
         kept = suite_facts(self.suite.name, self.suite.sha256)
-        return readable(_packed(self, own=not kept)) + "\n"
+        return readable_json(_packed(self, own=not kept)) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record, replacing what was there in one move."""
@@ -265,7 +265,7 @@ class Results(Sequence[Result]):
 
     def to_json(self) -> str:
         """A JSON list of the results, each with what belongs to its traces."""
-        return "[" + ",\n".join(readable(_packed(result, own=True)) for result in self) + "]\n"
+        return "[" + ",\n".join(readable_json(_packed(result, own=True)) for result in self) + "]\n"
 
 
 _TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
@@ -321,7 +321,7 @@ def parse_result(text: bytes, where: str) -> Result:
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
         runs = tree["runs"] if version == 1 else [_unpacked(run, facts, suite.name) for run in tree["runs"]]
-        result = Result.model_validate_json(compact({**tree, "schema_version": 2, "runs": runs}))
+        result = Result.model_validate_json(compact_json({**tree, "schema_version": 2, "runs": runs}))
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moeload_bench.results.grid import FLOOR_ROWS, NOTHING, Grid, Row, result_grid
 from moeload_bench.results.record import Results
-from moeload_bench.results.words import caption
+from moeload_bench.results.words import table_caption
 from moeload_bench.suites.suite import CROSSING, STATES
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ def result_table(results: Results, metric: str) -> Table | None:
     grid = result_grid(results, metric)
     if grid is None:
         return None
-    table = Table(title=f"{metric}, suite {results[0].suite.name}", caption=Text(caption(grid)), caption_justify="left")
+    table = Table(
+        title=f"{metric}, suite {results[0].suite.name}", caption=Text(table_caption(grid)), caption_justify="left"
+    )
     for heading in ("state", "forecaster"):
         table.add_column(heading)
     for horizon in grid.horizons:
@@ -90,7 +92,7 @@ def to_markdown(grid: Grid) -> str:
             if (state, floor) in grid.floors:
                 floor_K = map(three_digits, grid.floors[state, floor])
                 lines.append("| " + " | ".join([state, f"*{marked_floor(floor, grid.marks)}*", *floor_K, ""]) + " |")
-    below = "\n".join(line for line in caption(grid).split("\n") if not line.startswith("ms:"))
+    below = "\n".join(line for line in table_caption(grid).split("\n") if not line.startswith("ms:"))
     return "\n".join([*lines, "", below, ""])
 
 

@@ -222,20 +222,25 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
     return max(errors, key=lambda name: skill(log_ratio(errors[name], base), tasks))
 
 
-def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
-    """The means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group.
-
-    Tasks without a ratio are left out, and so are runs without tasks.
-    """
+def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
+    """By recipe the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
     number_T, recipe_R = tasks.by_run
     known = np.isfinite(log_ratio_T)
     count_R = np.bincount(number_T[known], minlength=len(recipe_R))
     sum_R = np.bincount(number_T[known], weights=log_ratio_T[known], minlength=len(recipe_R))
-    means: dict[str, dict[str, list[float]]] = {}
+    means: dict[str, list[float]] = {}
     for recipe, total, count in zip(recipe_R, sum_R.tolist(), count_R.tolist(), strict=True):
         if count:
-            means.setdefault(tasks.twins.get(recipe, recipe), {}).setdefault(recipe, []).append(total / count)
-    return [[np.array(runs) for runs in group.values()] for group in means.values()]
+            means.setdefault(recipe, []).append(total / count)
+    return {recipe: np.array(runs) for recipe, runs in means.items()}
+
+
+def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
+    """The means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
+    groups: dict[str, list[FloatArray]] = {}
+    for recipe, runs in run_means(log_ratio_T, tasks).items():
+        groups.setdefault(tasks.twins.get(recipe, recipe), []).append(runs)
+    return list(groups.values())
 
 
 def _group_means(groups: Sequence[Sequence[FloatArray]]) -> FloatArray:

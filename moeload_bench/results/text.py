@@ -22,7 +22,7 @@ LINES: Mapping[str, int] = {
 """How many levels below a field of this name begin a line of their own; all else stays on its field's line."""
 
 
-def compact(tree: Any) -> str:
+def compact_json(tree: Any) -> str:
     """On one line, canonical."""
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -34,20 +34,20 @@ def _order(key: str) -> tuple[int, str]:
 
 def content_sha256(tree: Any) -> str:
     """The hash of a record's content."""
-    return hashlib.sha256(compact(tree).encode()).hexdigest()
+    return hashlib.sha256(compact_json(tree).encode()).hexdigest()
 
 
-def readable(tree: Any, levels: int = 1, indent: str = "") -> str:
+def readable_json(tree: Any, levels: int = 1, indent: str = "") -> str:
     """The same content over lines as `LINES` says."""
     if levels == 0 or not isinstance(tree, dict | list) or not tree:
-        return compact(tree)
+        return compact_json(tree)
     inner = indent + " "
     if isinstance(tree, dict):
         parts = [
-            f"{json.dumps(key)}: {readable(tree[key], max(levels - 1, LINES.get(key, 0)), inner)}"
+            f"{json.dumps(key)}: {readable_json(tree[key], max(levels - 1, LINES.get(key, 0)), inner)}"
             for key in sorted(tree, key=_order)
         ]
     else:
-        parts = [readable(item, levels - 1, inner) for item in tree]
+        parts = [readable_json(item, levels - 1, inner) for item in tree]
     opening, closing = "{}" if isinstance(tree, dict) else "[]"
     return f"{opening}\n{inner}" + f",\n{inner}".join(parts) + f"\n{indent}{closing}"

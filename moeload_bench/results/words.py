@@ -20,7 +20,7 @@ from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import STATES, near_twins_of
 
 
-def caption(grid: Grid) -> str:
+def table_caption(grid: Grid) -> str:
     """The lines below a table."""
     about = [*_about(grid), *_floor_words(grid)]
     return "\n".join([*about, *_skill_words(grid), *_cost_words(grid.rows)])
@@ -105,7 +105,7 @@ def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Counted by the forecaster: {'; '.join(listed)}."
 
 
-def absence(results: Results, metric: str) -> str:
+def why_no_table(results: Results, metric: str) -> str:
     """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
     if needs_quantiles(metric):
         return f"no table of {metric}: it needs quantiles, and no forecaster gave any"

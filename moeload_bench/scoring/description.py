@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,6 +232,12 @@ def read_runs(folder: str | Path) -> list[Run]:
 
 def make_run(trace: Trace, size: int) -> Run:
     """The record of one trace; ``size`` is that of its file in bytes."""
+    bare = undescribed_run(trace, size)
+    return replace(bare, spans=run_spans(trace), layers=tuple(describe_layers(trace)))
+
+
+def undescribed_run(trace: Trace, size: int) -> Run:
+    """The record of one trace without what has to be computed of its loads: no spans of states, no layers."""
     return Run(
         id=trace.id,
         meta=trace.meta,
@@ -240,8 +246,8 @@ def make_run(trace: Trace, size: int) -> Run:
         columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
         bytes=size,
         data_sha256=data_sha256(trace),
-        spans=run_spans(trace),
-        layers=tuple(describe_layers(trace)),
+        spans=(),
+        layers=(),
     )
 
 

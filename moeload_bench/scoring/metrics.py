@@ -125,7 +125,10 @@ def _in_top(values_LE: FloatArray, k: int) -> FloatArray:
 
 
 def _average_ranks(values_LE: FloatArray) -> FloatArray:
-    """Ranks along E from 1, ties at their average: half of (values below + values not above + 1)."""
+    """Ranks along E from 1, ties at their average: half of (values below + values not above + 1).
+
+    As `scipy.stats.rankdata` gives them (a test compares); to import scipy.stats takes longer than to score a run.
+    """
     ordered = np.sort(values_LE, axis=-1)
     out = np.empty(values_LE.shape)
     for at in np.ndindex(values_LE.shape[:-1]):

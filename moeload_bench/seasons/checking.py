@@ -16,7 +16,7 @@ from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.record import load_result
 from moeload_bench.seasons.closing import entry_changes, entry_of, planned_recipe
 from moeload_bench.seasons.drawing import all_drawn, secret_sha256, varied_recipe
-from moeload_bench.seasons.folder import NO_LINE, Folder, attempt, file_sha256
+from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, logged_attempt
 from moeload_bench.seasons.recording import fork_path, run_job, same_training
 from moeload_bench.seasons.records import (
     Commitment,
@@ -85,7 +85,7 @@ def reveal_season(folder: Folder) -> Reveal:
     plan, draw = folder.plan(), folder.draw()
     if draw is None or folder.scores() is None:
         raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
-    with attempt(folder, "reveal"):
+    with logged_attempt(folder, "reveal"):
         secret = folder.secret()
         made = Reveal(season=plan.name, secret=secret, runs=all_drawn(plan, secret, draw.value))
         shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.parts"))
@@ -105,10 +105,10 @@ def check_season(folder: Folder, *, find_links: Path | None = None, no_index: bo
     if draw is None or scores is None or reveal is None:
         raise SeasonError(f"{folder.path}: not revealed yet: `season check` is for what is public")
     season = Season(folder.plan(), folder.commitment(), draw, folder.runs(), scores, reveal, folder.lines())
-    return list(problems(season, _found(folder, season, find_links, no_index)))
+    return list(season_problems(season, _found(folder, season, find_links, no_index)))
 
 
-def problems(season: Season, found: Found) -> Iterator[str]:
+def season_problems(season: Season, found: Found) -> Iterator[str]:
     """Where the records contradict each other, or what was found beside them. Pure."""
     yield from _bound(season)
     yield from _logged(season.lines)

@@ -16,8 +16,8 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.isolation.targets import Target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.schema import first_problem
-from moeload_bench.seasons.drawing import drawn, recipe_sha256, secret_sha256, varied_recipe
-from moeload_bench.seasons.folder import Folder, attempt, file_hashes, now, tree_sha256
+from moeload_bench.seasons.drawing import draw_run, recipe_sha256, secret_sha256, varied_recipe
+from moeload_bench.seasons.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
 from moeload_bench.seasons.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
 from moeload_bench.submissions.requirements import install_packages
@@ -52,7 +52,7 @@ def new_season(
     try:
         plan = Plan(
             name=name,
-            opened=now(),
+            opened=utc_now(),
             secret_sha256=secret_sha256(secret),
             public_value=public_value,
             suite=suite,
@@ -67,7 +67,7 @@ def new_season(
     except ValidationError as error:
         raise SeasonError(f"season {name}: {first_problem(error, 'plan')}") from None
     _try(plan, [recipe for recipe, _ in found], secret)
-    with attempt(folder, "new", f"secret {plan.secret_sha256[:12]}"):
+    with logged_attempt(folder, "new", f"secret {plan.secret_sha256[:12]}"):
         folder.private.mkdir(parents=True, mode=0o700)
         (folder.private / ".gitignore").write_text(IGNORED)
         place = folder.private / "secret.txt"
@@ -85,7 +85,7 @@ def new_season(
 def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
     """Raise now what would be raised after closing: forks that do not fit, a key that a recipe does not have."""
     for recipe in recipes:
-        varied_recipe(recipe, plan.recipe(recipe.name), drawn(plan, secret, "a trial", recipe.name, 0))
+        varied_recipe(recipe, plan.recipe(recipe.name), draw_run(plan, secret, "a trial", recipe.name, 0))
 
 
 def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
@@ -133,12 +133,12 @@ def close_season(
     plan = folder.plan()
     if (folder.path / "commitment.json").exists():
         raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
-    with attempt(folder, "close", f"{len(submissions)} entries"):
+    with logged_attempt(folder, "close", f"{len(submissions)} entries"):
         entries = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
         made = Commitment(
             season=plan.name,
             plan_sha256=plan.sha256(),
-            closed=now(),
+            closed=utc_now(),
             package_version=version("moeload-bench"),
             commit=environment().commit,
             fit_data={entry.id: entry.data_sha256 for entry in season_suite(plan).fit},

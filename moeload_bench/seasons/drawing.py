@@ -20,7 +20,7 @@ BITS = 63
 EARLY = 5  # the first fork begins within this part of a run: where most runs are in their transient
 
 
-def draw(secret: str, value: str, recipe: str, run: int, what: str) -> int:
+def draw_number(secret: str, value: str, recipe: str, run: int, what: str) -> int:
     """A number of 63 bits."""
     text = json.dumps(["moeload-bench season", 1, secret, value, recipe, run, what], separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - BITS)
@@ -31,12 +31,12 @@ def secret_sha256(secret: str) -> str:
     return hashlib.sha256(bytes.fromhex(secret)).hexdigest()
 
 
-def drawn(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Drawn:
+def draw_run(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Drawn:
     """All that is drawn for one run of the plan."""
     planned, forks = plan.recipe(recipe), plan.forks_of(recipe)
 
     def number(what: str) -> int:
-        return draw(secret, value, recipe, run, what)
+        return draw_number(secret, value, recipe, run, what)
 
     origins: tuple[int, ...] = ()
     if forks is not None:
@@ -46,7 +46,7 @@ def drawn(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Drawn:
         recipe=recipe,
         run=run,
         seed=number("seed"),
-        varied={varies.key: varied(varies, number(f"varies {varies.key}")) for varies in planned.varies},
+        varied={varies.key: value_in_range(varies, number(f"varies {varies.key}")) for varies in planned.varies},
         fork_origins=origins,
         fork_seeds=tuple(
             tuple(number(f"future {j} of origin {i}") for j in range(forks.futures)) if forks else ()
@@ -57,10 +57,10 @@ def drawn(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Drawn:
 
 def all_drawn(plan: Plan, secret: str, value: str) -> tuple[Drawn, ...]:
     """What is drawn for every run of the plan, in its order."""
-    return tuple(drawn(plan, secret, value, recipe, run) for recipe, run in plan.wanted())
+    return tuple(draw_run(plan, secret, value, recipe, run) for recipe, run in plan.wanted())
 
 
-def varied(varies: Varies, number: int) -> float:
+def value_in_range(varies: Varies, number: int) -> float:
     """A value of the range from a drawn number."""
     if varies.kind == "integer":
         return varies.low + (number * (int(varies.high - varies.low) + 1) >> BITS)

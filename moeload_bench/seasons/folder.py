@@ -122,7 +122,7 @@ class Folder:
 
 
 @contextmanager
-def attempt(folder: Folder, action: Action, detail: str = "") -> Iterator[None]:
+def logged_attempt(folder: Folder, action: Action, detail: str = "") -> Iterator[None]:
     """Log that something is tried, and how it ended; a refusal is logged with its words."""
     _append(folder, action, "begun", detail)
     try:
@@ -141,7 +141,7 @@ def _append(folder: Folder, action: Action, outcome: Literal["begun", "done", "r
         before = folder.lines()
         line = LogLine(
             number=len(before),
-            at=now(),
+            at=utc_now(),
             action=action,
             outcome=outcome,
             detail=detail,
@@ -152,7 +152,7 @@ def _append(folder: Folder, action: Action, outcome: Literal["begun", "done", "r
         os.fsync(file.fileno())
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 

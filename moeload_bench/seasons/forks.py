@@ -35,7 +35,7 @@ class ForkTask:
 
     def loss_JK(self) -> FloatArray:
         """`window_tv` against each future: half the L1 distance, mean over layers."""
-        return distance(self.future_JKLE, self.forecast_KLE)
+        return share_distance(self.future_JKLE, self.forecast_KLE)
 
     def knowing(self, future: int, weight: float) -> ForkTask:
         """The same forecast by one that holds one future and moves by ``weight`` of the way towards it."""
@@ -53,7 +53,7 @@ class ForkTest:
     least_p: float
 
 
-def distance(one: FloatArray, other: FloatArray) -> FloatArray:
+def share_distance(one: FloatArray, other: FloatArray) -> FloatArray:
     """Total variation of shares [..., L, E], mean over layers."""
     return np.asarray(0.5 * np.abs(one - other).sum(axis=-1).mean(axis=-1))
 
@@ -93,7 +93,9 @@ def _tested(log_RJ: FloatArray, seed: int) -> ForkTest:
     return ForkTest(observed, p_value, R, max(float(J) ** -R, 0.0 if J**R <= EXACT else 1 / (1 + DRAWS)))
 
 
-def power(tasks: Sequence[ForkTask], weight: float, level: float, draws: int = 200, seed: int = 0) -> dict[str, float]:
+def detection_power(
+    tasks: Sequence[ForkTask], weight: float, level: float, draws: int = 200, seed: int = 0
+) -> dict[str, float]:
     """How often the test finds a memory of a weight: of all recorded futures ("all"), or of those of one recipe.
 
     In each draw one future of every run is taken as the recorded one, as they are exchangeable; the forecasts of the
@@ -127,7 +129,7 @@ def floor_fork(future_JKLE: FloatArray) -> tuple[FloatArray, FloatArray]:
     futures (Efron and Stein 1981), for this origin.
     """
     J = len(future_JKLE)
-    pair_JJK = np.stack([distance(future_JKLE, future) for future in future_JKLE])
+    pair_JJK = np.stack([share_distance(future_JKLE, future) for future in future_JKLE])
     total_K = pair_JJK.sum(axis=(0, 1))
     floor_K = total_K / (J * (J - 1)) / math.sqrt(2)
     if J < 3:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import DivergedError, SeasonError
+from moeload_bench.files import replacing
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.seasons.closing import planned_recipe
-from moeload_bench.seasons.drawing import drawn, varied_recipe
-from moeload_bench.seasons.folder import Folder, attempt, now, published_at
+from moeload_bench.seasons.drawing import draw_run, varied_recipe
+from moeload_bench.seasons.folder import Folder, logged_attempt, published_at, utc_now
 from moeload_bench.seasons.records import Draw, Drawn, ForkHash, Plan, RunHashes
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -42,7 +43,7 @@ def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw
         if before.value != value:
             raise SeasonError(f"the public value is {before.value!r} already, got {value!r}: nothing is drawn twice")
         return before
-    made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=now())
+    made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=utc_now())
     folder.write(made, "draw.json")
     return made
 
@@ -66,7 +67,7 @@ def record_season(
     unknown = set(only) - {recipe.name for recipe in plan.recipes}
     if unknown:
         raise SeasonError(f"recipes {sorted(unknown)} are not in the plan of season {plan.name}")
-    with attempt(folder, "record", f"value {value[:80]}; recipes {' '.join(sorted(only)) or 'all'}"):
+    with logged_attempt(folder, "record", f"value {value[:80]}; recipes {' '.join(sorted(only)) or 'all'}"):
         draw = draw_value(folder, value, published)
         done = {(run.recipe, run.run) for run in folder.runs()}
         wanted = [one for one in plan.wanted() if one not in done and (not only or one[0] in only)]
@@ -76,7 +77,7 @@ def record_season(
 def _record_run(
     folder: Folder, plan: Plan, draw: Draw, recipe: str, run: int, progress: Callable[[str, int], Progress | None]
 ) -> RunHashes:
-    values = drawn(plan, folder.secret(), draw.value, recipe, run)
+    values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
     common = {"season": plan.name, "draw_sha256": draw.sha256(), "recipe": recipe, "run": run}
     name = f"runs/{recipe}.{run}.json"
@@ -125,9 +126,8 @@ def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | N
         source, target = parts / checkpoint_name(step), checkpoints / checkpoint_name(step)
         if step in wanted and source.is_file() and not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = target.with_suffix(".tmp")
-            shutil.copyfile(source, scratch)
-            scratch.replace(target)
+            with replacing(target) as scratch:
+                shutil.copyfile(source, scratch)
 
     def hear(number: int, row: dict[str, Any]) -> None:
         keep(number + 1)

@@ -17,15 +17,22 @@ from numpy.typing import NDArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.evaluate import make_result
 from moeload_bench.evaluation.harness import Answer, row_of
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, replay_and_score
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.seasons.closing import entry_changes, entry_of, entry_target, season_suite
 from moeload_bench.seasons.drawing import all_drawn
-from moeload_bench.seasons.folder import Folder, attempt, file_sha256, published_at
-from moeload_bench.seasons.forks import ForkTask, distance, floor_fork, power
+from moeload_bench.seasons.folder import Folder, file_sha256, logged_attempt, published_at, read_record
+from moeload_bench.seasons.forks import (
+    ForkTask,
+    ForkTest,
+    detection_power,
+    floor_fork,
+    permutation_test,
+    share_distance,
+)
 from moeload_bench.seasons.recording import fork_path
 from moeload_bench.seasons.records import (
     Commitment,
@@ -89,7 +96,7 @@ def score_season(
     that has changed, and a season that is revealed.
     """
     plan, commitment = folder.plan(), folder.commitment()
-    with attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
+    with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
         draw, runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
         values = all_drawn(plan, folder.secret(), draw.value)
@@ -203,7 +210,7 @@ def _results(
     losses: dict[str, str] = {}
     total, done = len(targets) * len(setting.suite.traces), 0
     with workers(jobs=jobs) as run:
-        fits = list(run([functools.partial(fit, setting, files, target) for target in targets]))
+        fits = list(run([functools.partial(fit_forecaster, setting, files, target) for target in targets]))
         calls = [
             functools.partial(score_run, Pair(setting, entry, files[entry.id], target, fitted), forks[entry.id])
             for target, fitted in zip(targets, fits, strict=True)
@@ -238,6 +245,18 @@ def _write_forks(
     return {entry: made.sha256()}
 
 
+def fork_tests(folder: Folder) -> dict[str, ForkTest]:
+    """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
+    scores = folder.scores()
+    found = {}
+    for name in sorted(scores.forks if scores else ()):
+        tasks = read_record(EntryForks, folder.forks / f"{name}.json").tasks
+        losses = [(task.recipe, task.run, np.array(task.loss_JK)) for task in tasks if task.failure is None]
+        if losses:
+            found[name] = permutation_test(losses)
+    return found
+
+
 def score_run(pair: Pair, forks: RunForks) -> Scored:
     """One entry on one run: its result, and the losses of the answers that it gave where the run forks."""
     answers: dict[int, Answer] = {}
@@ -258,7 +277,7 @@ def _loss(trace: Trace, forks: RunForks, i: int, answer: Answer | None) -> ForkL
     if answer is None or answer.forecast is None:
         reason = answer.failure if answer else None
         return ForkLoss(**common, failure=reason or "it was not asked: its process is gone")
-    loss_JK = distance(futures(trace, forks, i), answer.forecast.window_means(forks.horizons))
+    loss_JK = share_distance(futures(trace, forks, i), answer.forecast.window_means(forks.horizons))
     return ForkLoss(**common, loss_JK=tuple(tuple(float(f"{x:.9g}") for x in row) for row in loss_JK))
 
 
@@ -306,7 +325,7 @@ def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn]) -
             floors.append(_floor(trace.id, origin, names[row], future_JKLE))
     if not floors:
         return None
-    found = {f"{weight:g}": power(tasks, weight, plan.forks.level) for weight in WEIGHTS}
+    found = {f"{weight:g}": detection_power(tasks, weight, plan.forks.level) for weight in WEIGHTS}
     made = ForkFloors(
         season=plan.name,
         horizons=horizons,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from moeload_bench.isolation.targets import baseline_names
@@ -50,6 +52,13 @@ def _simple(value: Scalar) -> bool:
     return not isinstance(value, int) or -MAX_INTEGER <= value < MAX_INTEGER
 
 
+ModelType = Literal["statistical", "learned", "pretrained", "yardstick"]
+MODEL_TYPES: Mapping[ModelType, str] = {
+    "statistical": "computed from the run's own past; nothing was learned from other runs",
+    "learned": "learned from the suite's open train runs",
+    "pretrained": "learned from other data too, which are named",
+    "yardstick": "no entry to win with: what others are measured by, or one chosen on the scores",
+}
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Name = Annotated[str, AfterValidator(_file_name)]
 Scalar = bool | int | float | str
@@ -78,6 +87,8 @@ class Submission(_Record):
     target: str
     kwargs: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=50)] = {}
     fitted_beyond_train: bool
+    model_type: ModelType | None = None
+    fitted_on: Annotated[list[Line], Field(max_length=20)] = []
     hardware: Line
     suite: SuiteClaim
 
@@ -96,6 +107,23 @@ class Submission(_Record):
             if not _KEY.fullmatch(key) or len(values) > 1000 or not all(map(_simple, values)):
                 raise ValueError(f"{key[:40]!r}: expected a Python name with short printable values or 64-bit numbers")
         return kwargs
+
+    @model_validator(mode="after")
+    def _says_what_it_learned(self) -> Submission:
+        beyond = self.model_type == "pretrained"
+        if self.model_type is not None and beyond != self.fitted_beyond_train:
+            raise ValueError(
+                f"model_type: got {self.model_type!r} with fitted_beyond_train {self.fitted_beyond_train}: what "
+                "learned from more than the train runs is 'pretrained', and nothing else is"
+            )
+        if beyond != bool(self.fitted_on):
+            raise ValueError(f"fitted_on: got {self.fitted_on}, expected names of data where 'pretrained', else none")
+        return self
+
+    def type_of(self, fitted: bool) -> ModelType:
+        """What it says that it is; where it says nothing, what follows from whether it was ``fitted`` on the suite."""
+        known: ModelType = "learned" if fitted else "statistical"
+        return self.model_type or ("pretrained" if self.fitted_beyond_train else known)
 
     @property
     def has_code(self) -> bool:
@@ -119,14 +147,10 @@ class Submission(_Record):
         return f"{self.target}@{','.join(f'{key}={text}' for key, text in plain.items())}"
 
     def to_toml(self) -> str:
-        """The text of submission.toml. JSON's strings, numbers and flat lists are TOML's."""
-        fields = self.model_dump(exclude={"kwargs", "suite"}, exclude_none=True)
-        tables = {"": fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()}
-        lines = []
-        for table, values in tables.items():
-            lines += ["", f"[{table}]"] if table else []
-            lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-        return "\n".join(lines) + "\n"
+        """The text of submission.toml."""
+        unsaid = set() if self.fitted_on else {"fitted_on"}
+        fields = self.model_dump(exclude={"kwargs", "suite", *unsaid}, exclude_none=True)
+        return tomli_w.dumps({**fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()})
 
 
 VerificationStatus = Literal["verified", "verified (sample)", "failed"]
@@ -157,6 +181,7 @@ class Verification(_Record):
     findings: dict[str, float] = Field(default={}, description="what was found of memory, by test")
     ms_per_forecast: float | None = None
     peak_memory_bytes: int | None = None
+    pages_in_memory: bool | None = Field(default=None, description="whether no run could tell what another had read")
     status: VerificationStatus
 
     @model_validator(mode="after")

@@ -28,11 +28,11 @@ from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.trace import Trace, shares
 
 FloatArray = NDArray[np.float64]
-WINDOWS = (1, 3, 10, 30, 100, 300, 1000)  # rows; each also continued by its trend
+WINDOWS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)  # rows; each also continued by its trend
 BASE = 100  # the window that the others are differences from: the reference of suites
 MAX_RECIPE = 0.8
 MAX_MEAN, SPARE = 0.55, 0.25  # of the mean over n recipes: MAX_MEAN + SPARE / n
-MIN_VALUES = 140  # ten for each public forecast: with fewer, chance alone correlates
+MIN_VALUES = 250  # ten for each public forecast: with fewer, chance alone correlates
 EXACT = 1e-9  # less of the truth's size than that is rounding
 Stratum = tuple[str, str, int]
 
@@ -111,7 +111,7 @@ def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
     return np.asarray(flat - span @ (span.T @ flat))
 
 
-def together(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
+def summed_by_recipe(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
     """The sums of several runs: those of one recipe count as one."""
     found: dict[Stratum, Sums] = defaultdict(Sums)
     for run in runs:
@@ -151,7 +151,7 @@ class Screened:
             )
 
 
-def screened(strata: Strata) -> Screened | None:
+def screen_strata(strata: Strata) -> Screened | None:
     """What a forecaster's strata say; None where there is none."""
     if not strata:
         return None

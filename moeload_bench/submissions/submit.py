@@ -33,13 +33,18 @@ from moeload_bench.suites.suite import Suite
 
 @dataclass(frozen=True)
 class Author:
-    """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware."""
+    """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware.
+
+    ``model_type`` and ``fitted_on``: what it is, and the names of other data.
+    """
 
     authors: Sequence[str]
     licence: str
     link: str | None
     fitted_beyond_train: bool
     hardware: str
+    model_type: str | None = None
+    fitted_on: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         "target": text,
         "kwargs": dict(target.kwargs),
         "fitted_beyond_train": author.fitted_beyond_train,
+        "model_type": author.model_type,
+        "fitted_on": list(author.fitted_on),
         "hardware": author.hardware,
         "suite": {"name": suite.name, "sha256": suite.sha256()},
     }
@@ -126,7 +133,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     return Draft(record, {RECORD: record.to_toml(), **texts})
 
 
-def prepare(
+def prepare_submission(
     draft: Draft,
     suite: Suite,
     *,
@@ -158,7 +165,7 @@ def prepare(
         say(f"running suite {suite.name}: {len(suite.traces)} runs at level {level}")
         with progress() as report:
             (result,) = evaluate(target, suite, paths=paths, level=level, jobs=jobs, progress=report)
-        result = named(result, folder)
+        result = as_submitted(result, folder)
         if result.failures:
             trace, task = result.failures[0]
             raise SubmissionError(f"{len(result.failures)} tasks failed; {trace}, origin {task.origin}: {task.failure}")
@@ -168,7 +175,7 @@ def prepare(
     return Prepared(draft, result)
 
 
-def named(result: Result, folder: Folder) -> Result:
+def as_submitted(result: Result, folder: Folder) -> Result:
     """The result under the submission's name, with its requirements; paths of this machine are not in it."""
     made = {"name": folder.record.name, "target": folder.record.result_target, "requirements": folder.requirements}
     return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})

@@ -22,9 +22,9 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
 from moeload_bench.evaluation.evaluate import Progress, make_result
 from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit, replay_and_score
-from moeload_bench.evaluation.workers import spread
-from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.workers import run_spread
+from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
 from moeload_bench.results.record import Result, RunResult
@@ -33,8 +33,8 @@ from moeload_bench.submissions.folder import VERIFICATION, Folder
 from moeload_bench.submissions.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from moeload_bench.submissions.record import Verification, status_of
 from moeload_bench.submissions.requirements import install_packages
-from moeload_bench.submissions.screen import Strata, screened, strata_of, together
-from moeload_bench.submissions.submit import named
+from moeload_bench.submissions.screen import Strata, screen_strata, strata_of, summed_by_recipe
+from moeload_bench.submissions.submit import as_submitted
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, list_traces, read_trace
 
@@ -116,7 +116,7 @@ def verify(request: Request) -> Verified:
     return Verified(record, published)
 
 
-def keep(made: Verified, folder: Folder, place: Path) -> None:
+def write_verification(made: Verified, folder: Folder, place: Path) -> None:
     """Write what was found: verification.json into the folder, and what is published to ``place``."""
     (folder.path / VERIFICATION).write_text(made.record.to_json())
     made.result.save(place)
@@ -126,7 +126,7 @@ def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
     return {f"{what}{name or 'others'}": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
 
 
-def locate(suite: Suite) -> dict[str, Path]:
+def locate_traces(suite: Suite) -> dict[str, Path]:
     """The files of a suite's traces: bundled, local or from the Hub."""
     hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     return {entry.id: find_trace(entry.id, hub=hub) for entry in (*suite.traces, *suite.fit)}
@@ -144,15 +144,17 @@ class _Rerun:
         self.claimed = {run.trace: run for run in request.result.runs}
         self.again: list[Heard] = []
         self.done = self.total = 0
+        self.pages_in_memory: bool | None = None
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
         """Why it fails, [] when it does not; stops at the first kind of failure."""
-        chosen = self._sampled()
+        self.pages_in_memory = share_no_pages(self.target, self.request.level)
+        chosen = self._drawn()
         self.total = self._expected(chosen)
         wrong = self._compare(chosen)
         if wrong:
             return wrong
-        found = screened(together([one.strata for one in self.again]))
+        found = screen_strata(summed_by_recipe([one.strata for one in self.again]))
         if found is not None:
             findings |= found.findings()
             wrong = list(found.reasons())
@@ -175,21 +177,26 @@ class _Rerun:
             return self.request.result.model_copy(update={"status": "verified", "runs": tuple(runs)})
         made = make_result(self.setting, self.target, self.fits[self.target.text], runs)
         notes = {"status": "verified", "notes": self.request.result.notes}
-        return named(made, self.request.folder).model_copy(update=notes)
+        return as_submitted(made, self.request.folder).model_copy(update=notes)
 
     def costs(self) -> dict[str, Any]:
-        """What it cost here: the claim's costs are its author's word."""
+        """What it cost here, for the claim's costs are its author's word; and whether its runs shared pages."""
         if not self.again:
             return {}
         costs = [one.result.cost for one in self.again]
         per_forecast_s = float(np.mean([cost.per_forecast_s for cost in costs]))
         peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
-        return {"ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"), "peak_memory_bytes": max(peaks, default=None)}
+        return {
+            "ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"),
+            "peak_memory_bytes": max(peaks, default=None),
+            "pages_in_memory": self.pages_in_memory,
+        }
 
-    def _sampled(self) -> list[SuiteTrace]:
+    def _drawn(self) -> list[SuiteTrace]:
+        """The sample, all runs by default, in an order that nobody knows: no run can tell which ones were before."""
         entries = self.request.suite.traces
         count = max(1, math.ceil(self.request.sample * len(entries)))
-        return [entries[i] for i in sorted(self.rng.choice(len(entries), size=count, replace=False))]
+        return [entries[i] for i in self.rng.permutation(len(entries))[:count]]
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
         """How many runs and fits there will be when all goes well: what progress counts to."""
@@ -205,13 +212,15 @@ class _Rerun:
     def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
         """The runs in their order, as they are ready; first what their forecasters learn."""
         unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
-        fits = [functools.partial(fit, self.setting, self.request.paths, target) for target in unfit.values()]
-        for text, fitted in zip(unfit, spread(fits, jobs=self.request.jobs), strict=True):
+        fits = [
+            functools.partial(fit_forecaster, self.setting, self.request.paths, target) for target in unfit.values()
+        ]
+        for text, fitted in zip(unfit, run_spread(fits, jobs=self.request.jobs), strict=True):
             self.fits[text] = fitted
             if self.request.suite.fit:
                 self._report(f"the fit of {text}")
         calls = [functools.partial(run_and_hear, self._pair(*one)) for one in work]
-        for (target, entry, _), run in zip(work, spread(calls, jobs=self.request.jobs), strict=True):
+        for (target, entry, _), run in zip(work, run_spread(calls, jobs=self.request.jobs), strict=True):
             self._report(f"{target.text} on {entry.id}")
             yield run
 

@@ -16,8 +16,8 @@ from moeload_bench.errors import MoeloadError, TraceError
 
 
 def read_arrays(path: Path, known: Collection[str], max_bytes: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an archive by name, all of them plain numbers, of at most ``max_bytes`` together; without that, in
-    proportion to the archive (`moeload_bench.bounds`).
+    """The arrays of an archive by name, all of them plain numbers, of at most ``max_bytes`` together, and in proportion
+    to the archive (`moeload_bench.bounds`).
 
     Raises `TraceError` that names file, array, what was got and what was expected: for what is no archive, an array
     that is not ``known``, there twice, of objects, too large, or larger than what the archive holds of it.
@@ -46,10 +46,9 @@ def _name(path: Path, member: str, known: Collection[str]) -> str:
 def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None) -> None:
     """Refuse before unpacking: too large altogether, or a header that promises more than its member holds."""
     total = sum(entry.file_size for entry in archive.infolist())
-    if max_bytes is None:
-        check_decoded(total, path.stat().st_size, str(path))
-    elif total > max_bytes:
+    if max_bytes is not None and total > max_bytes:
         raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}")
+    check_decoded(total, path.stat().st_size, str(path))
     for entry in archive.infolist():
         with archive.open(entry) as file:
             shape, dtype = _header(path, entry.filename, file)

@@ -84,6 +84,15 @@ def decoded_bytes(path: Path) -> int:
         return _footer_bytes(file)
 
 
+def check_cost(path: Path, file: pq.ParquetFile, *, lists: bool = True) -> None:
+    """Raise `TraceError` where a batch of rows may take memory out of proportion to the file.
+
+    ``lists``: a row may hold any number of values, so all values of the file count; else its largest page does.
+    """
+    most = largest_page_bytes(path, file.metadata)
+    check_decoded(max(most, _footer_bytes(file)) if lists else most, path.stat().st_size, str(path))
+
+
 def _footer_bytes(file: pq.ParquetFile) -> int:
     """A footer may lie: a number below zero counts for nothing, so that it cannot hide another one."""
     total = 0
@@ -114,7 +123,7 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, path: Path) -> dict[str,
     rows = max(1, steps) if at_once else max(ROW_GROUP_STEPS, CELLS_A_BATCH // cells_per_step)
     for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
-            values = cells(name, batch.column(name), array.shape[1:], where)
+            values = cell_rows(name, batch.column(name), array.shape[1:], where)
             if batch.num_rows == steps:
                 arrays[name] = values  # all there is: not copied
             else:
@@ -167,7 +176,7 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
         raise TraceError(f"{where}: column {name} of shape {shape} does not fit in memory: {error}") from None
 
 
-def cells(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
+def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
     """The rows of one column [rows, *cell_shape]."""
     import pyarrow as pa
 

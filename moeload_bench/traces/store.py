@@ -19,7 +19,7 @@ import numpy as np
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, checked_meta
+from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta
 from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
 from moeload_bench.traces.trace import COLUMNS, Array, Trace, check_trace
 
@@ -100,11 +100,13 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     check_trace(trace, where=str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as scratch:
-        pq.write_table(_to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writing(list(columns_of(trace))))
+        pq.write_table(
+            _to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writer_options(list(columns_of(trace)))
+        )
     return target
 
 
-def writing(names: Sequence[str]) -> dict[str, Any]:
+def writer_options(names: Sequence[str]) -> dict[str, Any]:
     """How pyarrow writes a trace of these columns.
 
     Measured numbers are floats that hardly ever repeat: their bytes are stored side by side (byte-stream-split), which
@@ -170,6 +172,14 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
         if expected_sha256 not in (None, content):
             raise HashMismatchError(f"{where}: data_sha256 is {content}, expected {expected_sha256}: another trace")
     return trace
+
+
+def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
+    """The metadata of a trace's file, unverified; its columns are not read. Raises `TraceError`."""
+    where = str(path)
+    with open_parquet(Path(path)) as file:
+        record = read_record(file, where)
+    return checked_meta({key: record[key] for key in record if key not in ("data_sha256", "meta_sha256")}, where)
 
 
 # ---------------------------------------------------------------- finding

@@ -19,7 +19,7 @@ from moeload_bench import cache
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation import workers as parallel
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.workers import spread
+from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.results.record import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import Suite, SuiteTrace
@@ -257,7 +257,7 @@ def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
         with parallel.workers(backend="dask", address=address) as run:
             run([partial(wait_for, tmp_path / "go"), later.touch])
         (tmp_path / "go").touch()
-        assert list(spread([later.exists], backend="dask", address=address)) == [False]
+        assert list(run_spread([later.exists], backend="dask", address=address)) == [False]
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def ray_head() -> Iterator[str]:
 def test_a_backend_that_cannot_be_used_says_why() -> None:
     """Unknown, or without an address."""
     with pytest.raises(MoeloadError, match="there is: loky, dask, ray"):
-        list(spread([], backend="slurm"))
+        list(run_spread([], backend="slurm"))
     for backend in ("dask", "ray"):
         with pytest.raises(MoeloadError, match="needs the address"):
-            list(spread([], backend=backend))
+            list(run_spread([], backend=backend))

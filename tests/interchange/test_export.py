@@ -17,11 +17,12 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, TraceError
 from moeload_bench.interchange import placements
 from moeload_bench.interchange.forecasts import Ahead, forecast_ahead, write_forecast
-from moeload_bench.interchange.placements import Placement, place, write_placement
+from moeload_bench.interchange.placements import Placement, place_forecast, write_placement
+from moeload_bench.interchange.rows import Options, write_log
 from moeload_bench.interchange.series import FORMATS, write_series
-from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
@@ -43,7 +44,7 @@ def ahead() -> Ahead:
 
 @pytest.fixture
 def placed(ahead: Ahead) -> Placement:
-    return place(ahead, SHAPE)
+    return place_forecast(ahead, SHAPE)
 
 
 def test_the_forecast_is_made_from_the_whole_trace(ahead: Ahead) -> None:
@@ -100,12 +101,12 @@ def test_eplb_maps_agree_with_one_another(placed: Placement, tmp_path: Path) -> 
 
 def test_sglang_gets_a_row_for_every_layer_and_no_other_key(placed: Placement, ahead: Ahead, tmp_path: Path) -> None:
     """Dense layers hold the experts in order, as sglang's own trivial map; keys are arguments there."""
-    record = json.loads(write_placement(place(ahead, SHAPE, 6), tmp_path / "p.json", "sglang").read_text())
+    record = json.loads(write_placement(place_forecast(ahead, SHAPE, 6), tmp_path / "p.json", "sglang").read_text())
     assert list(record) == ["physical_to_logical_map"]
     assert len(record["physical_to_logical_map"]) == 6
     assert record["physical_to_logical_map"][0] == [0, 1, 2, 3, 0, 1]
     with pytest.raises(PlacementError, match="--model-layers is 3, the trace has layer 3; expected 4 or more"):
-        place(ahead, SHAPE, 3)
+        place_forecast(ahead, SHAPE, 3)
     with pytest.raises(PlacementError, match=r"p\.txt: .* expected a name that ends in \.json or \.pt"):
         write_placement(placed, tmp_path / "p.txt", "sglang")
 
@@ -121,7 +122,7 @@ def test_tensors_are_read_by_torch_load(kind: str, placed: Placement, tmp_path: 
 
 def test_megatron_holds_each_expert_once(ahead: Ahead, placed: Placement, tmp_path: Path) -> None:
     """Without spare slots the experts of each rank are listed; with them the format says what it cannot hold."""
-    plain = place(ahead, ClusterShape("plain", 2, 4))
+    plain = place_forecast(ahead, ClusterShape("plain", 2, 4))
     record = json.loads(write_placement(plain, tmp_path / "p.json", "megatron").read_text())
     assert sorted(e for rank in record["experts_of_rank"]["3"] for e in rank) == [0, 1, 2, 3]
     with pytest.raises(PlacementError, match="got 6 slots for 4 experts; expected --slots 4"):
@@ -179,7 +180,8 @@ def test_peers_read_the_same_numbers(tool: str, kind: str, name: str, tmp_path: 
 def test_a_table_comes_back_as_the_same_trace(tmp_path: Path) -> None:
     """`export trace --format csv` and `import csv`: steps, layers, tokens and loads."""
     trace = sampled()
-    again = import_csv(write_series(trace, tmp_path / "t.csv", "csv"), top_k=2)
+    log = read_csv(write_series(trace, tmp_path / "t.csv", "csv"))
+    again = read_trace(write_log(log, tmp_path / "t.parquet", Options(top_k=2)).path)
     assert data_sha256(again) == data_sha256(trace)
     assert again.meta.layers == trace.meta.layers
 

@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
+from moeload_bench.interchange import table
 from moeload_bench.interchange.npz import import_npz
-from moeload_bench.interchange.table import import_csv
+from moeload_bench.interchange.rows import CutShortWarning, Options, write_log
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 
 LONG = "step,layer,expert,load\n"
@@ -28,6 +32,13 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "counts.csv"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def import_csv(path: Path, top_k: int | None = None, **options: Any) -> Trace:
+    """Read, written beside the table and read back."""
+    out = path.with_name("imported.parquet")
+    out.unlink(missing_ok=True)
+    return read_trace(write_log(read_csv(path), out, Options(top_k=top_k, **options)).path)
 
 
 def long_table(load_SLE: np.ndarray, order: np.ndarray, tokens: int | None = None) -> str:
@@ -94,7 +105,7 @@ def test_a_column_of_tokens_is_checked_against_top_k(tmp_path: Path) -> None:
         (GOOD.replace("1,0,1,2\n", ""), r"no row for expert 1 of step 1, layer 0: got 3 rows, expected 2 steps x 1"),
         (GOOD.replace("1,0,1,2", "1,0,7,2"), r"got 4 rows, expected 2 steps x 1 layers x 8 experts"),
         (GOOD.replace("1,0,", "5,1,"), r"no row for expert 0 of step 0, layer 1"),
-        (GOOD + "5,0,0,2\n5,0,1,2\n", r"gap after step 1: got step 5, expected 2"),
+        (GOOD + "5,0,0,2\n5,0,1,2\n", r"step 2 is missing: got step 5 after 1"),
         ("step,layer,load_0\n0,0,1\n0,0,1\n", r"row 3: step 0, layer 0 again"),
         ("step,layer,load_0\n0,0,1\n1,0,1\n1,1,1\n", r"no row for step 0, layer 1: got 3 rows, expected 2 steps x 2"),
         (
@@ -109,14 +120,50 @@ def test_a_bad_table_is_refused_with_its_row(text: str, says: str, tmp_path: Pat
         import_csv(write(tmp_path, text))
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """Sizes are bounded, for tables and for archives, before anything is unpacked."""
-    with pytest.raises(TraceError, match=r"counts\.csv: \d+ bytes, expected at most 10"):
-        import_csv(write(tmp_path, GOOD), max_bytes=10)
+def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """Archives are read whole, so their size is bounded before anything is unpacked."""
     np.savez_compressed(tmp_path / "bomb.npz", load=np.zeros((1000, 10, 10), dtype=np.int64))
     assert (tmp_path / "bomb.npz").stat().st_size < 10_000
     with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes unpacked, expected at most 100000"):
         import_npz(tmp_path / "bomb.npz", max_bytes=100_000)
+
+
+@pytest.mark.parametrize("layout", ["long", "wide"])
+def test_a_table_in_many_blocks_is_the_same(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a few rows at a time, shuffled or in order: the counts, and the number of a row that comes twice."""
+    rng = np.random.default_rng(0)
+    load = rng.integers(0, 999, size=(12, 3, 4))
+    order = rng.permutation(load.size if layout == "long" else 36)
+    text = long_table(load, order, tokens=7) if layout == "long" else wide_table(load, order)
+    monkeypatch.setattr(table, "BLOCK", 40)
+    monkeypatch.setattr(table, "CELLS_AT_ONCE", 5)
+    trace = import_csv(write(tmp_path, text))
+    np.testing.assert_array_equal(trace.load_SLE, load)
+    last = text.splitlines()[-1]
+    with pytest.raises(TraceError, match=rf"row {len(order) + 2}: .*again, expected one row for it"):
+        read_csv(write(tmp_path, f"{text}{last}\n"))
+    if layout == "long":
+        assert (trace.tokens_SL == 7).all()
+        with pytest.raises(TraceError, match=r"row \d+: got [78] tokens for step .*, expected [78] as in another"):
+            read_csv(write(tmp_path, re.sub(r",7\n$", ",8\n", text)))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_a_table_that_breaks_off_ends_with_its_last_whole_step(cut: int, tmp_path: Path) -> None:
+    """A last line without all its cells, as of a run that still writes, is left out with its step, and said."""
+    text = GOOD + "2,0,0,3\n2,0,1,1\n"
+    assert text[-cut - 1] != "\n"
+    path = write(tmp_path, text[: -1 - cut - len("1")])
+    with pytest.warns(CutShortWarning, match=r"counts\.csv: the last line breaks off"):
+        trace = import_csv(path)
+    assert trace.step_S.tolist() == [0, 1]
+    assert not trace.meta.complete
+
+
+def test_a_gap_before_the_last_step_is_no_break(tmp_path: Path) -> None:
+    """Only the last step of a table that breaks off may lack rows."""
+    with pytest.raises(TraceError, match="no row for expert 1 of step 1, layer 0"):
+        read_csv(write(tmp_path, GOOD.replace("1,0,1,2\n", "") + "2,0,0,3\n2,0,"))
 
 
 def test_an_archive_gives_back_every_column(tmp_path: Path) -> None:
@@ -187,7 +234,7 @@ def test_tokens_are_given_once(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="tokens are in the file; got 5"):
         import_npz(tmp_path / "a.npz", 2, 5)
     with pytest.raises(TraceError, match="tokens do not follow from loads after drops"):
-        import_csv(write(tmp_path, GOOD), 2, count_semantics="post_drop")
+        import_csv(write(tmp_path, GOOD), 2, counted="post_drop")
 
 
 @pytest.mark.parametrize("kind", ["npz", "csv"])
@@ -205,10 +252,11 @@ def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
     trace = read_trace(out)
     assert trace.id == "mine/test/seed0"
     assert trace.load_SLE.tolist() == [[[3, 1]], [[2, 2]]]
+    other = ["--out", str(tmp_path / "other.parquet")]
     for more, says in (
         ([], "a trace is there already"),
-        (["--name", "a b"], r"metadata field recipe: .*pattern.*, got 'a b'"),
-        (["--split", "a b"], r"metadata field split: .*pattern.*, got 'a b'"),
+        ([*other, "--name", "a b"], r"metadata field recipe: .*pattern.*, got 'a b'"),
+        ([*other, "--split", "a b"], r"metadata field split: .*pattern.*, got 'a b'"),
         (["--out", str(tmp_path / "noext")], r"noext: expected a file name that ends in \.parquet"),
     ):
         again = CliRunner().invoke(app, [*words, *more])

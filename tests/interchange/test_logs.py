@@ -20,13 +20,15 @@ from moeload_bench.interchange import flame_moe, megatron, rows, text
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.laer_moe import read_laer_moe
-from moeload_bench.interchange.rows import CutShortWarning, Log, Options, write_log
+from moeload_bench.interchange.npz import import_npz
+from moeload_bench.interchange.rows import CutShortWarning, Options, write_log
 from moeload_bench.interchange.sglang import load_arrays, read_sglang
 from moeload_bench.interchange.smartmoe import read_smartmoe
+from moeload_bench.interchange.table import read_csv
 from moeload_bench.interchange.tensorboard import read_tensorboard
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
-from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 from tests.support.foreign import logs
@@ -34,8 +36,10 @@ from tests.support.foreign import logs
 CHOSEN = logs.choices()
 LAYOUT = megatron.Layout(expert=4, pipeline=2, stage_layers=2)
 
-Read = Callable[[Path], Log]
+Read = Callable[[Path], Any]
 READERS: dict[str, tuple[Callable[..., Path], Read]] = {
+    "npz": (logs.archive, lambda f: import_npz(f / "counts.npz", top_k=2)),
+    "csv": (logs.table, lambda f: read_csv(f / "counts.csv")),
     "jsonl": (logs.jsonl, lambda f: read_jsonl([f])),
     "megatron-tokens": (logs.megatron_tokens, lambda f: megatron.read_tokens([f], LAYOUT)),
     "megatron-routing": (
@@ -51,6 +55,9 @@ READERS: dict[str, tuple[Callable[..., Path], Read]] = {
     "tensorboard": (logs.tensorboard, lambda f: read_tensorboard([f])),
 }
 TORCH = ("sglang",)
+NO_TOP_K = ("laer-moe",)
+WHOLE = ("npz",)
+"""Formats that are one file, read whole into a trace."""
 
 
 def made(name: str, folder: Path) -> Path:
@@ -62,16 +69,20 @@ def made(name: str, folder: Path) -> Path:
 
 def imported(name: str, path: Path, out: Path, **options: Any) -> Trace:
     """Read and written by the importer of a format."""
-    write_log(READERS[name][1](path), out, Options(**options))
+    found = READERS[name][1](path)
+    if isinstance(found, Trace):
+        write_trace(found, out)
+    else:
+        write_log(found, out, Options(**options))
     return read_trace(out)
 
 
 def test_every_format_is_listed_and_tested() -> None:
-    """`import formats` lists at least eight formats; each but the two older ones is in this file, and a command."""
+    """`import formats` lists at least eight formats; each is in this file, and a command."""
     done = CliRunner().invoke(app, ["import", "formats"])
     assert done.exit_code == 0
     assert len(FORMATS) >= 8
-    assert {one.name for one in FORMATS} == {"npz", "csv", *READERS}
+    assert {one.name for one in FORMATS} == set(READERS)
     for one in FORMATS:
         assert one.name in done.output
         assert CliRunner().invoke(app, ["import", one.name, "--help"]).exit_code == 0
@@ -80,7 +91,7 @@ def test_every_format_is_listed_and_tested() -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> None:
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
-    top_k = None if name == "laer-moe" else 2
+    top_k = None if name in NO_TOP_K else 2
     trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=top_k)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
     stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "laer-moe": 1, "flame-moe": 540}.get(name, 10)
@@ -190,117 +201,452 @@ def parquet(indices: Any) -> Callable[[Path], None]:
     return damage
 
 
+def per_pass(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Damage: another record of the first rank, in sglang's mode per_pass."""
+
+    def damage(folder: Path) -> None:
+        import torch
+
+        next(folder.glob("*.pt")).unlink()
+        logs.sglang_per_pass(folder, CHOSEN)
+        first = folder / "expert_distribution_recorder_1.0_0.pt"
+        record = torch.load(first, weights_only=True)
+        change(record)
+        torch.save(record, first)
+
+    return damage
+
+
+def arrays(**changes: Any) -> Callable[[Path], None]:
+    """Damage: other arrays in a NumPy archive."""
+    return lambda folder: logs.archive(folder, CHOSEN, **changes) and None
+
+
+def cut(pattern: str) -> Callable[[Path], None]:
+    """Damage: the second half of a file is gone."""
+
+    def damage(folder: Path) -> None:
+        path = sorted(folder.glob(pattern))[0]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def event(*scalars: bytes) -> Callable[[Path], None]:
+    """Damage: further scalars at the end of TensorBoard's file."""
+
+    def damage(folder: Path) -> None:
+        path = next(folder.iterdir())
+        path.write_bytes(path.read_bytes() + b"".join(map(logs._record, scalars)))
+
+    return damage
+
+
+OTHER, MISSING, ORDER, NEGATIVE, FRACTION = "another format", "missing", "order or twice", "negative", "fraction"
+EXPERT, CUT, TOP_K, PICKLE, BOMB = "expert out of range", "breaks off", "mixed top-k", "a pickle", "too large"
+KINDS = (OTHER, MISSING, ORDER, NEGATIVE, FRACTION, EXPERT, CUT, TOP_K, PICKLE, BOMB)
+
+PICKLED = pickle.dumps([1] * 99)
 LINE = r'(\{"iter": 20[^\n]*\n)'
-DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
-    ("jsonl", put("rank0*", b"step,layer\n1,2\n"), r"rank0\.jsonl, line 1: not JSON"),
-    ("jsonl", put("rank0*", b"[" * 100_000 + b"\n"), r"rank0\.jsonl, line 1: not JSON"),
-    ("jsonl", edit("rank0*", r'"step": 20', '"step": 5'), r"rank0\.jsonl, line 9: step 5 after 10: out of order"),
-    ("jsonl", edit("rank0*", r'("step": 10, "layer": 3.*?\n)', r'\1{"step": 10, "layer": 3, "load": [1]}\n'), "again"),
-    ("jsonl", edit("rank0*", r'("load": \[)\d+', r"\1-1"), r"rank0\.jsonl, line 1: load\[0\] is -1"),
-    ("jsonl", edit("rank0*", r'("load": \[)\d+', r"\g<1>1.5"), r"line 1: load\[0\] is 1\.5, expected a whole"),
-    ("jsonl", edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
-    ("jsonl", edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
-    ("jsonl", edit("rank0*", r'"layer": 1', '"layer": 7'), r"layer [17] of step|step 0: layer [17]|expected \(0, 2"),
-    ("jsonl", edit("rank1*", r'\{"step": 10.*?(\{"step": 20)', r"\1"), "step 10 is missing"),
-    ("jsonl", edit("rank0*", r'"tokens"', '"token"'), r"unknown field 'token'; there is: step, layer, load"),
-    ("megatron-tokens", lose("rank3*"), r"rank 3 missing: got 7 files"),
-    ("megatron-tokens", lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
-    ("megatron-tokens", put("rank0*", b'{"step": 1}\n'), r"rank0\.jsonl, line 1: no field 'iter'; got step, expected"),
-    ("megatron-tokens", edit("rank2*", LINE, r"\1\1"), r"layer 0 of iter 20 again"),
-    ("megatron-tokens", edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
-    ("megatron-tokens", edit("rank2*", LINE + LINE, ""), "iteration 20 is missing in rank 2"),
-    ("megatron-tokens", edit("rank2*", LINE, ""), "rank 2 has no layer 0 in iteration 20"),
-    ("megatron-tokens", edit("rank2*", r'("tpe": \[\[)\d+', r"\1-3"), r"rank2\.jsonl, line 1: tpe\[0, 0\] is -3"),
-    ("megatron-tokens", edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>0.5"), r"tpe\[0, 0\] is 0\.5"),
-    ("megatron-tokens", edit("rank2*", r'("tpe": \[\[)\d+, ', r"\1"), r"tpe is not a table of numbers"),
-    ("megatron-tokens", edit("rank2*", r'"tpe": \[\[[^]]*\], ', '"tpe": ['), r"rank 2 has 1 micro-batches in layer 0"),
+TAG = "moe/layer_{}/expert_{}"
+ONES = np.ones((3, 4, 8), dtype=np.int64)
+DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
+    ("npz", OTHER, arrays(loads=ONES), "unknown array 'loads', expected: load, step, tokens"),
+    ("npz", MISSING, arrays(step=np.array([0, 10, 30])), "gap after step 10"),
+    ("npz", ORDER, arrays(step=np.array([0, 20, 10])), "step 10"),
+    ("npz", NEGATIVE, arrays(load=-ONES), "step 0, layer 0: expert 0 has load -1"),
+    ("npz", FRACTION, arrays(load=0.5 * ONES), "load must hold whole numbers"),
+    ("npz", CUT, cut("*.npz"), "not a NumPy archive"),
+    ("npz", TOP_K, arrays(load=logs.truth(CHOSEN) + (np.arange(8) == 0)), "loads sum to|sum to"),
+    ("npz", PICKLE, put("*.npz", PICKLED), "not a NumPy archive"),
+    (
+        "csv",
+        OTHER,
+        edit("*.csv", "expert", "device"),
+        "row 1: columns are 'step,layer,device,load', expected step,layer",
+    ),
+    ("csv", MISSING, edit("*.csv", r"\n10,1,2,\d+", ""), "no row for expert 2 of step 10, layer 1: got 95 rows"),
+    ("csv", ORDER, edit("*.csv", r"\n10,1,2,", "\n10,1,1,"), "row 44: expert 1 of step 10, layer 1 again"),
+    ("csv", NEGATIVE, edit("*.csv", r"\n10,1,2,", "\n10,1,2,-"), r"row 44, column load: got -\d+, expected at least 0"),
+    (
+        "csv",
+        FRACTION,
+        edit("*.csv", r"(\n10,1,2,\d+)", r"\1.5"),
+        r"row 44, column load: got '\d+\.5', expected a whole",
+    ),
+    ("csv", EXPERT, edit("*.csv", r"\n10,1,2,", "\n10,1,8,"), "got 96 rows, expected 3 steps x 4 layers x 9 experts"),
+    ("csv", TOP_K, edit("*.csv", r"\n10,1,2,", "\n10,1,2,1"), "step 10: loads sum to"),
+    ("csv", PICKLE, put("*.csv", PICKLED), "not a CSV table"),
+    ("jsonl", OTHER, put("rank0*", b"step,layer\n1,2\n"), r"rank0\.jsonl, line 1: not JSON"),
+    ("jsonl", OTHER, put("rank0*", b"[" * 100_000 + b"\n"), r"rank0\.jsonl, line 1: not JSON"),
+    ("jsonl", OTHER, edit("rank0*", r'"tokens"', '"token"'), r"unknown field 'token'; there is: step, layer, load"),
+    (
+        "jsonl",
+        MISSING,
+        edit("rank0*", r'"layer": 1', '"layer": 7'),
+        r"layer [17] of step|step 0: layer [17]|expected \(0, 2",
+    ),
+    ("jsonl", MISSING, edit("rank1*", r'\{"step": 10.*?(\{"step": 20)', r"\1"), "step 10 is missing"),
+    (
+        "jsonl",
+        ORDER,
+        edit("rank0*", r'"step": 20', '"step": 5'),
+        r"rank0\.jsonl, line 9: step 5 after 10: out of order",
+    ),
+    (
+        "jsonl",
+        ORDER,
+        edit("rank0*", r'("step": 10, "layer": 3.*?\n)', r'\1{"step": 10, "layer": 3, "load": [1]}\n'),
+        "again",
+    ),
+    ("jsonl", NEGATIVE, edit("rank0*", r'("load": \[)\d+', r"\1-1"), r"rank0\.jsonl, line 1: load\[0\] is -1"),
+    (
+        "jsonl",
+        FRACTION,
+        edit("rank0*", r'("load": \[)\d+', r"\g<1>1.5"),
+        r"line 1: load\[0\] is 1\.5, expected a whole",
+    ),
+    ("jsonl", FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
+    ("jsonl", EXPERT, edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
+    ("jsonl", TOP_K, edit("rank0*", r'("load": \[)\d+', r"\g<1>99"), r"step 0, layer 0: loads sum to"),
+    ("jsonl", PICKLE, put("rank0*", PICKLED), "not JSON|no whole step is there"),
     (
         "megatron-tokens",
+        OTHER,
+        put("rank0*", b'{"step": 1}\n'),
+        r"rank0\.jsonl, line 1: no field 'iter'; got step, expected",
+    ),
+    ("megatron-tokens", MISSING, lose("rank3*"), r"rank 3 missing: got 7 files"),
+    ("megatron-tokens", MISSING, lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
+    ("megatron-tokens", MISSING, edit("rank2*", LINE + LINE, ""), "iteration 20 is missing in rank 2"),
+    ("megatron-tokens", MISSING, edit("rank2*", LINE, ""), "rank 2 has no layer 0 in iteration 20"),
+    (
+        "megatron-tokens",
+        MISSING,
+        edit("rank2*", r'"tpe": \[\[[^]]*\], ', '"tpe": ['),
+        r"rank 2 has 1 micro-batches in layer 0",
+    ),
+    ("megatron-tokens", ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of iter 20 again"),
+    ("megatron-tokens", ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
+    (
+        "megatron-tokens",
+        NEGATIVE,
+        edit("rank2*", r'("tpe": \[\[)\d+', r"\1-3"),
+        r"rank2\.jsonl, line 1: tpe\[0, 0\] is -3",
+    ),
+    ("megatron-tokens", FRACTION, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>0.5"), r"tpe\[0, 0\] is 0\.5"),
+    ("megatron-tokens", EXPERT, edit("rank2*", r'("tpe": \[\[)\d+, ', r"\1"), r"tpe is not a table of numbers"),
+    ("megatron-tokens", EXPERT, edit("rank2*", r"(\[\[|\], \[)", r"\g<1>0, ", 2), r"rank \d has 2 experts, expected 3"),
+    (
+        "megatron-tokens",
+        TOP_K,
         edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>99"),
         r"loads sum to .* tokens were dropped or padded",
     ),
-    ("megatron-routing", lose("*rank5*"), r"rank 5 missing"),
-    ("megatron-routing", edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>8"), r"holds expert 8, expected 0 to 7"),
-    ("megatron-routing", edit("*rank0*", r'("top_indices": \[\[)\d+', r"\1-1"), r"top_indices\[0, 0\] is -1"),
-    ("megatron-routing", edit("*rank0*", r'"topk": 2', '"topk": 3'), r"line 1: top_indices has shape|topk is"),
-    ("megatron-routing", edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
-    ("megatron-routing", edit("*rank0*", r'"step": 2', '"step": 0', 4), r"step 0 after 1: out of order or twice"),
-    ("sglang", put("*.pt", b"PK"), r"\.pt: not an archive as torch.save writes it"),
-    ("sglang", put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
-    ("sglang", tensor(lambda torch: [1]), "holds a list, expected a dict"),
-    ("sglang", tensor(lambda torch: {"logical_count": print}), "holds an object that is no tensor"),
-    ("sglang", tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
-    ("sglang", tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), 0.5)}), r"\[0, 0, 0\] is 0\.5"),
-    ("sglang", tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), -1)}), r"\[0, 0, 0\] is -1"),
-    ("sglang", tensor(lambda torch: {"logical_count": torch.ones(2, 4)}), r"has shape \[2, 4\], expected 3 axes"),
-    ("sglang", tensor(lambda torch: {"logical_count": torch.zeros(2, 1, 4)}), "no count in any layer"),
-    ("sglang", tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
-    ("tensorrt-llm", lose("rank1*"), r"rank 1 missing"),
-    ("tensorrt-llm", lose("meta*"), r"meta_info\.json: expected JSON with num_experts"),
-    ("tensorrt-llm", put("rank0*", pickle.dumps([1] * 99)), "not a safetensors file: a header of"),
-    ("tensorrt-llm", put("rank0*", b"\xff" * 64), "not a safetensors file: a header of"),
-    ("tensorrt-llm", safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
-    ("tensorrt-llm", safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})), "has 5 counts, expected 8 experts"),
-    ("tensorrt-llm", safetensor(lambda t: t.pop("101_4")), "layer 4 of iteration 101 is in one rank only"),
-    ("tensorrt-llm", safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
-    ("smartmoe", lose("table_iter11_rank2*"), r"table_iter11_rank2\.log is missing"),
-    ("smartmoe", edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
-    ("smartmoe", edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
-    ("smartmoe", edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
-    ("smartmoe", edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 again"),
-    ("smartmoe", edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
-    ("laer-moe", edit("*.csv", "token_num", "tokens"), "expected columns rank,method"),
-    ("laer-moe", edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,-4"), "row 2: token_num is -4"),
-    ("laer-moe", edit("*.csv", r"0,LAER,a-model,0,0,\d+\n", ""), "rows, expected 3 iterations x 4 layers x 8"),
-    ("flame-moe", parquet([[1, 9]]), r"expert 9, expected 0 to 7"),
-    ("flame-moe", parquet([[1, 2], [1]]), "mixed top-k"),
-    ("flame-moe", parquet([[1, 2, 3]]), "3 experts per token|2 experts per token"),
-    ("flame-moe", put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
-    ("flame-moe", lose("540/layer_02*"), "layer 2 of checkpoint 540 is missing"),
-    ("wandb", edit("*.csv", "layer3/expert7", "layer3/expert9"), "expert 8 of layer 0|expert . of layer . is missing"),
-    ("wandb", edit("*.csv", r"\n0,,\d+", "\n0,,0.5"), r"row 2: .*layer0/expert0 is 0\.5, expected a whole number"),
-    ("wandb", edit("*.csv", r"\n0,,\d+", "\n0,,-2"), r"layer0/expert0 is -2"),
-    ("wandb", edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
-    ("wandb", edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
-    ("wandb", edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
-    ("wandb", edit("*.csv", "TokensTotal", "tokens", 0), "no name fits"),
-    ("wandb", edit("*.csv", "Step", "when"), "no column of steps"),
-    ("tensorboard", put("events*", b"\xff" * 100), "no event file"),
-    ("tensorboard", put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
+    ("megatron-tokens", PICKLE, put("rank0*", PICKLED), "not JSON|no whole iteration is there"),
+    ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'step'; got iter, expected"),
+    ("megatron-routing", MISSING, lose("*rank5*"), r"rank 5 missing"),
+    ("megatron-routing", MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
+    (
+        "megatron-routing",
+        ORDER,
+        edit("*rank0*", r'"step": 2', '"step": 0', 4),
+        r"step 0 after 1: out of order or twice",
+    ),
+    ("megatron-routing", NEGATIVE, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\1-1"), r"top_indices\[0, 0\] is -1"),
+    (
+        "megatron-routing",
+        FRACTION,
+        edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>1.5"),
+        r"top_indices\[0, 0\] is 1\.5",
+    ),
+    (
+        "megatron-routing",
+        EXPERT,
+        edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>8"),
+        r"holds expert 8, expected 0 to 7",
+    ),
+    ("megatron-routing", TOP_K, edit("*rank0*", r'"topk": 2', '"topk": 3'), r"line 1: top_indices has shape|topk is"),
+    (
+        "megatron-routing",
+        TOP_K,
+        edit("*rank0*", r'("step": 1.*?"topk": )2', r"\g<1>3"),
+        "topk is 3, it was 2 before: mixed top-k",
+    ),
+    ("megatron-routing", PICKLE, put("*rank0*", PICKLED), "not JSON|no whole iteration is there"),
+    ("sglang", OTHER, tensor(lambda torch: [1]), "holds a list, expected a dict"),
+    ("sglang", OTHER, tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
+    ("sglang", OTHER, tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
+    (
+        "sglang",
+        OTHER,
+        tensor(lambda torch: {"logical_count": torch.ones(2, 4)}),
+        r"has shape \[2, 4\], expected 3 axes",
+    ),
+    ("sglang", MISSING, tensor(lambda torch: {"logical_count": torch.zeros(2, 1, 4)}), "no count in any layer"),
+    (
+        "sglang",
+        MISSING,
+        per_pass(lambda r: r["records"].pop()),
+        "rank 0 has 0 records of pass 9, expected one from each",
+    ),
+    ("sglang", ORDER, per_pass(lambda r: r["records"].append(r["records"][0])), "rank 0 has 2 records of pass 7"),
+    ("sglang", NEGATIVE, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), -1)}), r"\[0, 0, 0\] is -1"),
+    ("sglang", FRACTION, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), 0.5)}), r"\[0, 0, 0\] is 0\.5"),
+    (
+        "sglang",
+        EXPERT,
+        per_pass(lambda r: r["last_physical_to_logical_map"].fill_(-1)),
+        r"physical_to_logical_map\[0, 0\] is -1",
+    ),
+    ("sglang", CUT, cut("*.pt"), "not an archive as torch.save writes it"),
+    (
+        "sglang",
+        TOP_K,
+        tensor(lambda torch: {"logical_count": torch.arange(8).reshape(1, 2, 4)}),
+        "loads sum to 6 in layer 0",
+    ),
+    ("sglang", PICKLE, put("*.pt", b"PK"), r"\.pt: not an archive as torch.save writes it"),
+    ("sglang", PICKLE, put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
+    ("sglang", PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is no tensor"),
+    ("tensorrt-llm", OTHER, lose("meta*"), r"meta_info\.json: expected JSON with num_experts"),
+    ("tensorrt-llm", OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
+    ("tensorrt-llm", MISSING, lose("rank1*"), r"rank 1 missing"),
+    ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "layer 4 of iteration 101 is in one rank only"),
+    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "a name is there twice in its header"),
+    ("tensorrt-llm", NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
+    (
+        "tensorrt-llm",
+        FRACTION,
+        lambda f: replaced(f / "rank0.safetensors", b'"I32"', b'"F32"'),
+        "expected I32 or I64 counts",
+    ),
+    (
+        "tensorrt-llm",
+        EXPERT,
+        safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})),
+        "has 5 counts, expected 8 experts",
+    ),
+    (
+        "tensorrt-llm",
+        CUT,
+        lambda f: trimmed(f / "rank0.safetensors", 40),
+        r"expected I32 or I64 counts of one axis within \d+",
+    ),
+    (
+        "tensorrt-llm",
+        TOP_K,
+        safetensor(lambda t: t.update({"101_4": t["101_4"] + 1})),
+        "step 101: loads sum to .* multiple of top-k",
+    ),
+    ("tensorrt-llm", PICKLE, put("rank0*", PICKLED), "not a safetensors file: a header of"),
+    ("smartmoe", OTHER, edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
+    ("smartmoe", MISSING, lose("table_iter11_rank2*"), r"table_iter11_rank2\.log is missing"),
+    ("smartmoe", MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
+    ("smartmoe", ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 again"),
+    ("smartmoe", NEGATIVE, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
+    ("smartmoe", FRACTION, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
+    (
+        "smartmoe",
+        EXPERT,
+        edit("table_iter11_rank2*", r"(\[\[|\], \[)", r"\g<1>0.0, ", 2),
+        "layer 0 has 9 experts, expected 8",
+    ),
+    ("smartmoe", TOP_K, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[99.0"), "step 11: loads sum to"),
+    ("smartmoe", PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
+    ("laer-moe", OTHER, edit("*.csv", "token_num", "tokens"), "expected columns rank,method"),
+    (
+        "laer-moe",
+        MISSING,
+        edit("*.csv", r"0,LAER,a-model,0,0,\d+\r?\n", ""),
+        "rows, expected 3 iterations x 4 layers x 8",
+    ),
+    (
+        "laer-moe",
+        ORDER,
+        edit("*.csv", r"(0,LAER,a-model,0,0,\d+\r?\n)", r"\1\1"),
+        "97 rows, expected 3 iterations x 4 layers x 8",
+    ),
+    ("laer-moe", NEGATIVE, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,-4"), "row 2: token_num is -4"),
+    ("laer-moe", FRACTION, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,4.5"), "invalid value '4.5'"),
+    (
+        "laer-moe",
+        EXPERT,
+        edit("*.csv", r"0,LAER,a-model,0,0,", "9,LAER,a-model,0,0,"),
+        "expected 3 iterations x 4 layers x 10",
+    ),
+    ("laer-moe", CUT, edit("*.csv", r",\d+\r?\n$", ""), "Expected 6 columns, got 5"),
+    ("laer-moe", PICKLE, put("*.csv", PICKLED), "expected columns rank,method"),
+    ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
+    ("flame-moe", OTHER, parquet([1, 2]), "column indices is no column of lists"),
+    ("flame-moe", MISSING, lose("540/layer_02*"), "layer 2 of checkpoint 540 is missing"),
+    ("flame-moe", NEGATIVE, parquet([[1, -2]]), "expert -2, expected 0 to 7"),
+    ("flame-moe", FRACTION, parquet([[1.5, 2.0]]), "expected the same number of whole numbers in each"),
+    ("flame-moe", EXPERT, parquet([[1, 9]]), r"expert 9, expected 0 to 7"),
+    ("flame-moe", CUT, cut("540/layer_02*"), "not a readable parquet file"),
+    ("flame-moe", TOP_K, parquet([[1, 2], [1]]), "mixed top-k"),
+    ("flame-moe", TOP_K, parquet([[1, 2, 3]]), "3 experts per token|2 experts per token"),
+    ("flame-moe", PICKLE, put("*/*.parquet", PICKLED), "not a readable parquet file"),
+    ("wandb", OTHER, edit("*.csv", "TokensTotal", "tokens", 0), "no name fits"),
+    ("wandb", OTHER, edit("*.csv", "Step", "when"), "no column of steps"),
+    ("wandb", MISSING, edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
+    ("wandb", MISSING, edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
+    ("wandb", ORDER, edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
+    ("wandb", NEGATIVE, edit("*.csv", r"\n0,,\d+", "\n0,,-2"), r"layer0/expert0 is -2"),
+    (
+        "wandb",
+        FRACTION,
+        edit("*.csv", r"\n0,,\d+", "\n0,,0.5"),
+        r"row 2: .*layer0/expert0 is 0\.5, expected a whole number",
+    ),
+    (
+        "wandb",
+        EXPERT,
+        edit("*.csv", "layer3/expert7", "layer3/expert9"),
+        "expert 8 of layer 0|expert . of layer . is missing",
+    ),
+    ("wandb", TOP_K, edit("*.csv", r"\n0,,\d+", "\n0,,99"), "step 0: loads sum to"),
+    ("wandb", PICKLE, put("*.csv", PICKLED), "not a CSV table"),
+    ("tensorboard", OTHER, put("events*", b"\xff" * 100), "no event file"),
+    ("tensorboard", OTHER, put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
+    ("tensorboard", MISSING, event(*(logs._scalar(s, TAG.format(0, 0), 1.0) for s in (30, 40))), "no value in step 30"),
+    ("tensorboard", ORDER, event(logs._scalar(20, TAG.format(0, 0), 1.0)), "expert_0 of step 20 again"),
+    ("tensorboard", NEGATIVE, event(logs._scalar(30, TAG.format(0, 0), -1.0)), "expert_0 of step 30 is -1"),
+    ("tensorboard", FRACTION, event(logs._scalar(30, TAG.format(0, 0), 0.5)), "expert_0 of step 30 is 0.5"),
+    (
+        "tensorboard",
+        EXPERT,
+        event(logs._scalar(30, TAG.format(0, 9), 1.0)),
+        "expert 8 of layer 0 is missing, expected 10",
+    ),
+    (
+        "tensorboard",
+        TOP_K,
+        event(*(logs._scalar(30, TAG.format(m, e), float(m + e)) for m in range(4) for e in range(8))),
+        "step 30: loads sum to 28 in layer 0 and to 52 in layer 3",
+    ),
+    ("tensorboard", PICKLE, put("events*", PICKLED), "no event file"),
 ]
+CUT_SHORT = {
+    "csv": 15,
+    "jsonl": 20,
+    "megatron-tokens": 20,
+    "megatron-routing": 20,
+    "smartmoe": 20,
+    "wandb": 60,
+    "tensorboard": 20,
+}
+"""Formats that are read up to a line that breaks off, and how many bytes are taken from the end in the test."""
+BOMBS: dict[str, tuple[str, Any, str]] = {
+    "npz": ("env", "1000", "decoded, expected at most 1000"),
+    "csv": ("moeload_bench.interchange.table.BLOCK", 8, "no table"),
+    "jsonl": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "megatron-tokens": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "megatron-routing": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "smartmoe": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "sglang": ("moeload_bench.interchange.sglang.MAX_BYTES", 100, "members unpacked, expected at most 100"),
+    "tensorrt-llm": ("moeload_bench.interchange.tensorrt_llm.MAX_HEADER", 100, "not a safetensors file: a header of"),
+    "laer-moe": ("moeload_bench.interchange.laer_moe.MAX_BYTES", 100, "bytes, expected at most 100"),
+    "flame-moe": ("env", "10", "decoded, expected at most 10"),
+    "wandb": ("moeload_bench.interchange.wandb.MAX_LINE", 50, "row 1: more than 50 bytes"),
+    "tensorboard": ("moeload_bench.interchange.tensorboard.MAX_RECORD", 10, "expected at most 10: no event file"),
+}
+"""What bounds a format's memory, made small: the name of the constant, its value, and the refusal."""
+ABSENT = {
+    ("npz", EXPERT): "the experts are an axis of the array",
+    ("flame-moe", ORDER): "checkpoint and layer are the file's name; several files of one are parts of it",
+    ("laer-moe", TOP_K): "devices have no top-k",
+}
+
+
+def twice(path: Path) -> None:
+    """Damage: a name in the header of a safetensors file stands there twice."""
+    header = re.search(rb'"101_4": (\{.*?\}), ', path.read_bytes())
+    assert header is not None
+    raw = path.read_bytes().replace(header[0], header[0] * 2)
+    length = int.from_bytes(raw[:8], "little") + len(header[0])
+    path.write_bytes(length.to_bytes(8, "little") + raw[8:])
+
+
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    """Damage: other bytes in a file."""
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def trimmed(path: Path, count: int) -> None:
+    """Damage: the end of a file is gone."""
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def test_every_kind_of_damage_is_made_for_every_format() -> None:
+    """The matrix of formats and kinds is full: a damage below, or the reason why there can be none."""
+    made_here = {(name, kind) for name, kind, _, _ in DAMAGES}
+    made_here |= {(name, CUT) for name in CUT_SHORT} | {(name, BOMB) for name in BOMBS}
+    assert not made_here & set(ABSENT)
+    assert made_here | set(ABSENT) == {(name, kind) for name in READERS for kind in KINDS}
 
 
 def cases() -> list[Any]:
     """Damages of sglang's tensors start a process with torch each, seconds of work: these are slow."""
-    slow = [damage.__qualname__.startswith("tensor.") for _, damage, _ in DAMAGES]
+    slow = [damage.__qualname__.startswith(("tensor.", "per_pass.")) for _, _, damage, _ in DAMAGES]
     return [pytest.param(*d, marks=pytest.mark.slow) if s else d for d, s in zip(DAMAGES, slow, strict=True)]
 
 
-@pytest.mark.parametrize(("name", "damage", "says"), cases(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_damaged_log_is_refused(name: str, damage: Callable[[Path], None], says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "damage", "says"),
+    cases(),
+    ids=lambda value: value.replace(" ", "_")[:20] if isinstance(value, str) else "",
+)
+def test_a_damaged_log_is_refused(
+    name: str, kind: str, damage: Callable[[Path], None], says: str, tmp_path: Path
+) -> None:
     """Every kind of damage has its message, with file and line or name; nothing is written."""
     folder = made(name, tmp_path)
     damage(folder)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
-        imported(name, folder, tmp_path / "out.parquet", top_k=None if name == "laer-moe" else 2)
+        imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every format has a bound, known before memory is taken."""
+    constant, value, says = BOMBS[name]
+    folder = made(name, tmp_path)
+    if constant == "env":
+        monkeypatch.setenv("MOELOAD_MAX_TRACE_BYTES", value)
+    else:
+        monkeypatch.setattr(constant, value)
+        monkeypatch.setattr(text, "_BLOCK", 20)
+    with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
+        imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
 
 
 def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
     """A folder of another format holds no file of the name that is looked for."""
     folder = made("smartmoe", tmp_path)
     for name, (_, read) in READERS.items():
-        if name != "smartmoe":
+        if name not in ("smartmoe", "npz", "csv"):
             with pytest.raises(TraceError, match=r"no file .* in this folder"):
                 read(folder)
 
 
-@pytest.mark.parametrize("name", ["jsonl", "megatron-tokens", "megatron-routing", "tensorboard"])
+@pytest.mark.parametrize("name", [name for name in READERS if name not in ("npz", "csv")])
+def test_more_files_than_the_limit_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every format that takes a folder or a glob; npz and csv are one file."""
+    folder = made(name, tmp_path)
+    monkeypatch.setattr(text, "MAX_FILES", 0)
+    with pytest.raises(TraceError, match="more than 0 files, expected a narrower glob"):
+        READERS[name][1](folder)
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
 def test_a_broken_last_line_ends_the_import_with_a_warning(name: str, tmp_path: Path) -> None:
     """A run that still writes: whole steps before it are imported, the trace is marked, and the file is named."""
     folder = made(name, tmp_path)
-    path = sorted(folder.iterdir())[1 if len(list(folder.iterdir())) > 1 else 0]
-    path.write_bytes(path.read_bytes()[:-20])
+    path = text.find_files([folder], "*")[-1]
+    trimmed(path, CUT_SHORT[name])
     with pytest.warns(CutShortWarning, match="breaks off"):
         trace = imported(name, folder, tmp_path / "out.parquet", top_k=2)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN)[:2])

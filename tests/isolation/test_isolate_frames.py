@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moeload_bench.errors import IsolationError
-from moeload_bench.isolation.frames import DTYPES, MAX_DEPTH, ArrayRule, encode, parse_header, read_frame
+from moeload_bench.isolation.frames import DTYPES, MAX_DEPTH, ArrayRule, encode_frame, parse_header, read_frame
 
 arrays = st.dictionaries(
     st.text(max_size=8).filter(bool),
@@ -53,7 +53,7 @@ def frame(header: Any, payload: bytes = b"") -> Stream:
 @given(headers, arrays)
 def test_a_frame_comes_back_as_it_was_sent(header: dict[str, Any], sent: dict[str, Any]) -> None:
     """Header and arrays, whatever their dtype, shape and order in memory; nothing is left over."""
-    stream = Stream(b"".join(encode(header, {name: np.array(array, order="F") for name, array in sent.items()})))
+    stream = Stream(b"".join(encode_frame(header, {name: np.array(array, order="F") for name, array in sent.items()})))
     got_header, got = read_frame(stream.read_into, None)
     assert got_header == header
     assert list(got) == list(sent)
@@ -141,4 +141,4 @@ def test_the_length_of_a_header_is_bounded_before_reading() -> None:
 def test_an_array_of_objects_cannot_be_sent() -> None:
     """The writer refuses too."""
     with pytest.raises(IsolationError, match="cannot pass"):
-        encode({}, {"x": np.array([object()])})
+        encode_frame({}, {"x": np.array([object()])})

@@ -6,7 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from moeload_bench.evaluation.harness import trace_info
-from moeload_bench.evaluation.workers import spread
+from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import parse_target
 from tests.conftest import synthetic_trace
@@ -32,5 +32,5 @@ def test_work_in_this_process_has_one_thread_and_the_caller_keeps_his() -> None:
     with threadpool_limits(2):
         before = threads()
         assert max(before) == 2
-        assert list(spread([threads, threads])) == [{1}, {1}]
+        assert list(run_spread([threads, threads])) == [{1}, {1}]
         assert threads() == before

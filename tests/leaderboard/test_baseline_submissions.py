@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.committed import ROOT, SUBMISSIONS, ordered, target_of
+from leaderboard.committed import ROOT, SUBMISSIONS, in_suite_order, target_of
 from leaderboard.suites.plan import load_plan
-from leaderboard.verifying.baselines import MAINTAINERS, write
+from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 def test_committed_baselines_are_what_their_results_say(name: str, root: Path) -> None:
     """Byte for byte; a verification that fits stays. When this fails: `make verify`, and commit."""
     before = {path.name: path.read_bytes() for path in (SUBMISSIONS / name).iterdir()}
-    folder = write(name, load_suite(read_folder(SUBMISSIONS / name).record.suite.name), root)
+    folder = write_submission(name, load_suite(read_folder(SUBMISSIONS / name).record.suite.name), root)
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
@@ -46,7 +46,7 @@ def test_a_verification_of_another_result_goes(root: Path) -> None:
     place = root / "results" / suite.name / "sw_avg.json"
     load_result(place).model_copy(update={"notes": ("made anew",), "status": "verified"}).save(place)
     (root / "submissions" / "sw_avg" / RECORD).unlink()
-    folder = write("sw_avg", suite, root)
+    folder = write_submission("sw_avg", suite, root)
     assert not (folder.path / VERIFICATION).exists()
     assert load_result(place).status == "claimed"
 
@@ -59,7 +59,7 @@ def test_a_result_of_other_code_makes_no_submission(root: Path) -> None:
     made_by = result.forecaster.model_copy(update={"source_sha256": "0" * 64})
     result.model_copy(update={"forecaster": made_by}).save(place)
     with pytest.raises(SubmissionError, match="sw_avg: the code has changed since the result was made"):
-        write("sw_avg", suite, root)
+        write_submission("sw_avg", suite, root)
 
 
 def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
     for result in results:
         claim = result.model_copy(update={"isolation": "process"})
         claim.save(tmp_path / result_path(suite.name, result.name))
-        assert write(result.name, suite, tmp_path).record.name == result.name
+        assert write_submission(result.name, suite, tmp_path).record.name == result.name
         assert target_of(claim, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
         assert target_of(claim, tmp_path / "nowhere").label == result.name
-    names = [result.name for result in ordered(results[::-1], suite)]
+    names = [result.name for result in in_suite_order(results[::-1], suite)]
     assert names == [name for name in plan.baselines if name.startswith("sw_avg")]
     found = reference_of(results)
     assert found is not None

@@ -20,7 +20,7 @@ def test_the_page_is_the_measurements() -> None:
     """Its tables are those that leaderboard/left_out.json makes."""
     known = json.loads(OUT.read_text())
     text = (ROOT / "docs" / "reports" / "gated.md").read_text()
-    assert gated.filled(text, known) == text
+    assert gated.fill_page(text, known) == text
     assert set(gated.PARTS) == {match["name"] for match in gated.PART.finditer(text)}
 
 

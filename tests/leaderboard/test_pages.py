@@ -9,16 +9,16 @@ import pytest
 
 from leaderboard.committed import ROOT
 from leaderboard.pages import __main__ as pages
-from leaderboard.pages.parts import PART, Page, filled, stale_files
+from leaderboard.pages.parts import PART, Page, fill_parts, stale_files
 
 
 def test_a_part_is_made_anew_and_nothing_around_it_changes() -> None:
     """Whatever stood between the marks is gone; making it twice changes nothing."""
     makers = {"sum": lambda of: f"| {of} |\n"}
     text = "before\n<!-- generated: sum 1+1 -->\nold\n<!-- end -->\nafter\n"
-    made = filled(text, makers)
+    made = fill_parts(text, makers)
     assert made == "before\n<!-- generated: sum 1+1 -->\n\n| 1+1 |\n\n<!-- end -->\nafter\n"
-    assert filled(made, makers) == made
+    assert fill_parts(made, makers) == made
 
 
 def test_every_page_with_a_mark_is_made() -> None:

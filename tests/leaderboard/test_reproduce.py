@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard import reproduce
-from leaderboard.committed import RESULTS, committed_results, load_all, problems
+from leaderboard.committed import RESULTS, committed_results, load_all, result_problems
 from leaderboard.pages.results import results_of
 from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
 from leaderboard.suites.freeze import to_toml
@@ -283,7 +283,7 @@ def test_no_results_and_unknown_names_are_refused(
 
 def test_problems_of_a_good_result_are_none() -> None:
     """The checks pass what they should pass."""
-    assert list(problems(sw_avg(), load_suite("mini"))) == []
+    assert list(result_problems(sw_avg(), load_suite("mini"))) == []
 
 
 def submitted(root: Path, target: str = "forecaster.py:Mine", requirements: str | None = None) -> Result:

@@ -10,12 +10,12 @@ import pytest
 
 from leaderboard import pages
 from leaderboard.pages.headline import headline
-from leaderboard.pages.parts import filled
+from leaderboard.pages.parts import fill_parts
 from leaderboard.pages.results import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
-from leaderboard.pages.separation import cells
+from leaderboard.pages.separation import compared_cells
 from leaderboard.pages.variation import seeds
-from moeload_bench.cli.run import file_name
 from moeload_bench.errors import ResultError
+from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
 from moeload_bench.results.render import three_digits
@@ -83,7 +83,7 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         pages.headline, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
     )
-    text = filled("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n", pages.headline.PARTS)
+    text = fill_parts("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n", pages.headline.PARTS)
     assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| transient |")
     assert read == ["larger"]
     assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
@@ -92,7 +92,7 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
     """A misspelt name would else leave old numbers standing."""
     with pytest.raises(ResultError, match="no generated part is named 'headlin' here; there is: headline"):
-        filled("<!-- generated: headlin window_tv -->\n<!-- end -->\n", pages.headline.PARTS)
+        fill_parts("<!-- generated: headlin window_tv -->\n<!-- end -->\n", pages.headline.PARTS)
 
 
 def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result]) -> None:
@@ -164,7 +164,7 @@ def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
 
 def test_a_single_forecaster_has_no_win_rate(mini: list[Result]) -> None:
     """Nobody to win against: a dash, never nan."""
-    text = win_rate_table(cells(mini[2:], "window_tv"))
+    text = win_rate_table(compared_cells(mini[2:], "window_tv"))
     assert "| transient | `sw_avg` | - | - | - | - | - |" in text
     assert "nan" not in text
 
@@ -180,7 +180,7 @@ def test_few_recipes_are_said_to_tell_nothing(mini: list[Result]) -> None:
 def test_differences_over_many_recipes_are_found_and_counted(mini: list[Result]) -> None:
     """Six recipes whose errors differ by far more than their spread: apart in every cell; one group each."""
     results = many_recipes(mini, 6)
-    for cell in cells(results, "window_tv"):
+    for cell in compared_cells(results, "window_tv"):
         assert set(cell.apart) == {"uniform", "last_value"}
         assert cell.groups == (("sw_avg",), ("last_value",), ("uniform",))
     page = suite_page(load_suite("mini"), results)
@@ -220,7 +220,7 @@ def test_plans_that_too_few_recipes_have_are_not_counted_as_ties(mini: list[Resu
     texts = {}
     for recipes in ((), ("r0", "r1")):
         some = with_shape(results, "nodes", recipes)
-        texts[len(recipes)] = decisions(some, cells(some, "window_tv"))
+        texts[len(recipes)] = decisions(some, compared_cells(some, "window_tv"))
     none, two = texts[0], texts[2]
     assert two.startswith("| state | h | window_tv | imbalance@nodes | imbalance@quarter |")
     cells_of_nodes = [line.split(" | ")[3] for line in two.splitlines()[2:12]]
@@ -257,16 +257,16 @@ def test_failures_are_listed(mini: list[Result]) -> None:
     ("target", "name"),
     [
         ("sw_avg", "sw_avg"),
-        ("sw_avg@window=500", "sw_avg_window=500"),
-        ("arima@order=[1,1,1]", "arima_order=1-1-1"),
-        ("lstm@mode=online", "lstm_mode=online"),
-        ('x@a="b c",d=[1, 2]', "x_a=bc-d=1-2"),
-        ("my/file.py:Mine", "my_file.py_Mine"),
+        ("sw_avg@window=500", "sw_avg_window=500-[0-9a-f]{8}"),
+        ("arima@order=[1,1,1]", "arima_order=1-1-1-[0-9a-f]{8}"),
+        ("lstm@mode=online", "lstm_mode=online-[0-9a-f]{8}"),
+        ('x@a="b c",d=[1, 2]', "x_a=bc-d=1-2-[0-9a-f]{8}"),
+        ("my/file.py:Mine", "my_file.py_mine-[0-9a-f]{8}"),
     ],
 )
 def test_a_forecaster_s_file_is_named_legibly(target: str, name: str) -> None:
-    """Arguments stay readable; no character needs quoting."""
-    assert file_name(target) == name
+    """Arguments stay readable; no character needs quoting; a hash keeps two targets of one readable name apart."""
+    assert re.fullmatch(name, file_name(target))
 
 
 def test_the_baselines_of_a_plan_have_files_of_their_own() -> None:

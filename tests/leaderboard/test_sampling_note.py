@@ -12,7 +12,7 @@ from moeload_bench.scoring.noise import sampling_error
 
 def test_the_committed_note_is_what_the_code_gives():
     """docs/methods/sampling-floor-note.md is generated: no figure in it was typed."""
-    assert {path: path.read_text() for path in maker.made()} == maker.made()
+    assert {path: path.read_text() for path in maker.note_files()} == maker.note_files()
 
 
 def test_the_formula_is_what_drawing_gives():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.parts import filled
+from leaderboard.pages.parts import fill_parts
 from leaderboard.verifying.screening import MEASURED, MEMORISERS, PARTS
 from moeload_bench.submissions.folder import CODE, MAX_BYTES
 from moeload_bench.submissions.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE
@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
 
 def test_the_page_says_what_was_measured() -> None:
     """When this fails: `python -m leaderboard.pages docs/guide/leaderboard.md` (`make verify` runs it); commit."""
-    assert filled(PAGE.read_text(), PARTS) == PAGE.read_text()
+    assert fill_parts(PAGE.read_text(), PARTS) == PAGE.read_text()
 
 
 def test_the_page_names_the_limits_that_are_applied() -> None:

@@ -25,8 +25,17 @@ from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
-from leaderboard.site.words import MINUS, NONE, figure, file_name, run_command, signed, span, web_link
+from leaderboard.site.words import (
+    MINUS,
+    NONE,
+    interval_text,
+    run_command,
+    signed_skill,
+    three_digits,
+    web_link,
+)
 from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import result_grid
@@ -90,13 +99,13 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                 for k, horizon in enumerate(grid.horizons):
                     view = data["views"][f"{row.state} {ALL} {horizon}"]
                     at = names.index(row.forecaster)
-                    assert cell(view, at, "value") == figure(row.value_K[k])
-                    assert cell(view, at, "excess") == figure(row.excess_K[k] if row.excess_K else None)
+                    assert cell(view, at, "value") == three_digits(row.value_K[k])
+                    assert cell(view, at, "excess") == three_digits(row.excess_K[k] if row.excess_K else None)
                 skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
                 assert skill == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
                      if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
-            assert shown == {key: list(map(figure, values)) for key, values in grid.floors.items()}
+            assert shown == {key: list(map(three_digits, values)) for key, values in grid.floors.items()}
 
 
 def test_numbers_can_be_computed_from_the_files_by_hand(committed: Inputs, pages: dict[str, bytes]) -> None:
@@ -133,9 +142,9 @@ def test_the_pages_of_forecasters_hold_the_same_numbers(committed: Inputs, pages
                 shown = next(
                     cells for cells in rows
                     if cells[:2] == ["all recipes", row.state] and cells[-2:] == [str(row.runs), str(row.origins)]
-                    and cells[2].split()[0] == figure(row.value_K[0])
+                    and cells[2].split()[0] == three_digits(row.value_K[0])
                 )  # fmt: skip
-                assert [text.split()[0] for text in shown[2:-2]] == list(map(figure, row.value_K))
+                assert [text.split()[0] for text in shown[2:-2]] == list(map(three_digits, row.value_K))
 
 
 def test_uniform_is_a_row_of_every_view(committed: Inputs, pages: dict[str, bytes]) -> None:
@@ -182,11 +191,11 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
         for field, claim in (("new_recipe", "a new recipe"), ("new_seeds", "these recipes, new seeds")):
             found = interval(ratio_T, errors.tasks, claim)  # type: ignore[arg-type]  # one of the two claims
             assert found is not None
-            assert cell(views["all all all"], i, field) == span(found)
-        assert cell(views["all all all"], i, "skill") == signed(1 - math.exp(fmean(ratio_T)))
+            assert cell(views["all all all"], i, field) == interval_text(found)
+        assert cell(views["all all all"], i, "skill") == signed_skill(1 - math.exp(fmean(ratio_T)))
         rank = next(n for n, group in enumerate(groups, start=1) if entry.name in group)
         assert cell(views["all all all"], i, "group") == str(rank)
-        assert cell(views["all recipe0 all"], i, "new_recipe") == figure(None)
+        assert cell(views["all recipe0 all"], i, "new_recipe") == three_digits(None)
     assert "a new recipe" in payload.claims(board)
     assert "these recipes, new seeds" in payload.claims(board)
     assert "sw_avg.w50, of 2 windows" in payload.hindsight(board)
@@ -239,7 +248,7 @@ def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
     result = mini.results[at]
     runs = [run.cost for run in result.runs]
     expected = fmean(1e3 * (cost.observe_cpu_s + cost.forecast_cpu_s) / cost.forecasts for cost in runs)
-    assert payload.cost_row(result)[2] == figure(expected)
+    assert payload.cost_row(result)[2] == three_digits(expected)
     runs_without = tuple(
         run.model_copy(update={"cost": run.cost.model_copy(update={"forecast_cpu_s": None})}) for run in result.runs
     )
@@ -259,7 +268,7 @@ def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
 
 def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
     """Runs, recipes, origins, state, horizons."""
-    texts = {f"{view.state} {view.horizon}": payload.over(view, mini) for view in views_of(mini, "window_tv")
+    texts = {f"{view.state} {view.horizon}": payload.averaged_over(view, mini) for view in views_of(mini, "window_tv")
              if view.recipe == ALL}  # fmt: skip
     assert "2 runs of 2 recipes" in texts["stable 100"]
     assert "40 origins in the stable state" in texts["stable 100"]
@@ -355,7 +364,7 @@ def test_file_names_stay_in_their_folder() -> None:
     """Whatever the name: one plain part, distinct for distinct names."""
     names = ["../../x", "a/b", "index", "A", "a", "sw_avg@window=50", HOSTILE, "x" * 300, "", "a b", "a-b"]
     files = [file_name(name) for name in names]
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", one) and ".." not in one for one in files)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9._=-]{0,79}", one) and ".." not in one for one in files)
     assert len(set(files)) == len(names)
 
 

@@ -16,7 +16,8 @@ import pytest
 from leaderboard.site.__main__ import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
-from leaderboard.site.words import MINUS, NONE, file_name
+from leaderboard.site.words import MINUS, NONE
+from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import marked_floor
@@ -133,6 +134,33 @@ def test_the_suite_is_switched(board: Any) -> None:
     options = board.find_elements("css selector", "#recipe option")
     assert [option.get_attribute("value") for option in options] == ["all", *(f"recipe{r}" for r in range(6))]
     assert complaints(board) == []
+
+
+def test_entries_are_filtered_by_what_they_are(board: Any, results: dict[str, Result]) -> None:
+    """In the table, below the charts and in them; what learned from other data says so."""
+    types = column(board, "Type")
+    assert {types["uniform"], types["lstm"], types["sw_avg"]} == {"yardstick", "learned", "statistical"}
+    options = [option.get_attribute("value") for option in board.find_elements("css selector", "#type option")]
+    assert options == ["all", *(name for name in ("statistical", "learned", "pretrained", "yardstick")
+                                if name in types.values())]  # fmt: skip
+    for kind in options[1:]:
+        choose(board, type=kind)
+        chosen = {name for name, own in types.items() if own == kind}
+        assert set(column(board, "Type")) == chosen
+        assert {row[0] for row in grid_of(board, "#horizons")[2:]} & set(results) <= chosen
+        data = board.execute_script("return document.querySelector('#horizon-charts .chart > div').moeloadDatasets")
+        assert {row["forecaster"] for row in data["rows"]} == chosen
+        assert {row["forecaster"] for row in board.execute_script(
+            "return document.querySelector('#cost-chart').moeloadDatasets")["points"]} <= chosen  # fmt: skip
+    assert "learned from other data: pages of a wiki" in grid_text(board, "evil")
+    assert complaints(board) == []
+
+
+def grid_text(driver: Any, name: str) -> str:
+    """All that the first cell of a forecaster's row says, with every type shown."""
+    choose(driver, type="all")
+    cells = driver.find_elements("css selector", "#board tbody th")
+    return next(str(cell.text) for cell in cells if cell.text.startswith(name))
 
 
 def test_errors_by_horizon_and_charts_are_those_of_the_tables(board: Any, results: dict[str, Result]) -> None:
@@ -261,14 +289,14 @@ def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
     assert reached[0][1] == "skip"
     assert all(outline != "none" and seen for _, _, outline, seen in reached)
     names = [name for _, name, _, _ in reached]
-    assert {"suite", "state", "horizon", "recipe", "metric", "Traces", "lstm"} <= set(names)
+    assert {"suite", "state", "horizon", "recipe", "type", "metric", "Traces", "lstm"} <= set(names)
     assert sum("dt-column-order" in name for name in names) >= 11
     assert sum("scroll" in name for name in names) == 2
     board.find_element("id", "state").send_keys(Keys.ARROW_DOWN)
     wait_drawn(board)
     assert board.find_element("id", "state").get_property("value") == "transient"
     labels = "return [...document.querySelectorAll('select, input')].map((one) => one.labels.length)"
-    assert board.execute_script(labels) == [1] * 6
+    assert board.execute_script(labels) == [1] * 7
 
 
 @pytest.mark.parametrize("dark", [False, True])

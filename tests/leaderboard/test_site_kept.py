@@ -10,7 +10,7 @@ import pytest
 from leaderboard.committed import ROOT
 from leaderboard.site import kept as keeping
 from leaderboard.site.inputs import Inputs, read_inputs
-from leaderboard.site.kept import boards_sha256, kept
+from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.pages import run_files
 from moeload_bench.cache import cache_dir
 from moeload_bench.traces.store import find_trace
@@ -29,20 +29,20 @@ def test_a_part_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its inputs or the code change."""
     log: list[str] = []
     for made_from in ("a", "a", "b"):
-        assert kept("part", made_from, lambda: drawn(log)) == [("one.txt", b"one")]
+        assert kept_files("part", made_from, lambda: drawn(log)) == [("one.txt", b"one")]
     assert len(log) == 2
     monkeypatch.setattr(keeping, "code_sha256", lambda: "other")
-    kept("part", "a", lambda: drawn(log))
+    kept_files("part", "a", lambda: drawn(log))
     assert len(log) == 3
 
 
 def test_a_part_that_was_cut_off_is_made_again() -> None:
     """Half an archive is no part."""
     log: list[str] = []
-    kept("part", "a", lambda: drawn(log))
+    kept_files("part", "a", lambda: drawn(log))
     (path,) = (cache_dir() / "site").glob("*.zip")
     path.write_bytes(path.read_bytes()[:40])
-    assert kept("part", "a", lambda: drawn(log)) == [("one.txt", b"one")]
+    assert kept_files("part", "a", lambda: drawn(log)) == [("one.txt", b"one")]
     assert len(log) == 2
 
 
@@ -74,6 +74,6 @@ def test_whatever_a_page_of_results_shows_is_in_its_key(mini: Inputs) -> None:
 def test_a_trace_is_described_and_drawn_alike_when_it_was_kept() -> None:
     """The description reads back as it was, the pictures to the byte."""
     path: Path = find_trace("qwen3moe-tiny-8e/test/seed1")
-    first = kept("trace", "x", lambda: run_files(path))
-    assert kept("trace", "x", lambda: pytest.fail("made again")) == first
+    first = kept_files("trace", "x", lambda: run_files(path))
+    assert kept_files("trace", "x", lambda: pytest.fail("made again")) == first
     assert [name for name, _ in first][1:] == ["heatmap.png", "heatmap-dark.png", "states.png", "states-dark.png"]

@@ -15,7 +15,7 @@ from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.evaluation.harness import make_request
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block
 from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.core import Settings, Snapshot, Watch, replay, watched
+from moeload_bench.live.core import Settings, Snapshot, Watch, replay, replay_with_watch
 from moeload_bench.live.history import BINS
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
@@ -264,7 +264,7 @@ def test_bad_input_is_refused_by_name() -> None:
 def test_history_is_there_for_a_screen() -> None:
     """The watch that made a snapshot holds the past up to it."""
     trace = synthetic_trace(400)
-    watch, snapshot = list(watched(trace, Settings()))[-1]
+    watch, snapshot = list(replay_with_watch(trace, Settings()))[-1]
     past = watch.history.past()
     assert snapshot.step == 400
     assert past.share_NLE.shape == (40, 2, 4)

@@ -16,7 +16,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from moeload_bench.errors import PlacementError, RecordingError
+from moeload_bench.errors import NotFoundError, PlacementError, RecordingError
+from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.monitor import LoadMonitor
@@ -345,12 +346,52 @@ def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
     fed(monitor, unbalanced())
     assert [(one.step, one.layers) for one in advice] == [(200, (0, 1))]
     written = json.loads((tmp_path / "out/plan.json").read_text())
-    assert written["slot_expert"] == advice[0].slot_expert_LR.tolist()
+    slots = np.array([layer["devices"] for layer in written["layers"]])
+    np.testing.assert_array_equal(slots.reshape(2, -1), advice[0].slot_expert_LR)
+    assert (written["about"]["first_step"], written["about"]["reason"]) == (200, advice[0].reason)
     assert monitor.latest is not None
     assert monitor.latest.placing is not None
     assert monitor.latest.placing.replans == 1
     assert (monitor.latest.placing.imbalance_L < monitor.latest.placing.static_L - 0.1).all()
     assert "re-plan all 2 layers now: expected max/mean" in advice[0].reason
+
+
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name != "megatron"])
+def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> None:
+    """Every format of `plan --write`: the bytes that it writes for the same slots."""
+    advice: list[Any] = []
+    monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
+    fed(monitor, unbalanced())
+    assert monitor.watch is not None
+    assert monitor.watch.shape is not None
+    whole = placement_of(advice[0].slot_expert_LR, 8, monitor.watch.shape, (0, 1), {})
+    write_placement(whole, tmp_path / "other.json", kind)
+    made, expected = (json_or_text(tmp_path / name) for name in ("plan.json", "other.json"))
+    assert made == expected
+    if kind != "json":
+        assert json.loads((tmp_path / "plan.json.about.json").read_text())["replanned"] == ["0", "1"]
+
+
+def json_or_text(path: Path) -> Any:
+    """The file, without what it says it was made from."""
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        return path.read_text()
+    return {name: value for name, value in record.items() if name != "about"} if isinstance(record, dict) else record
+
+
+def test_a_format_that_cannot_hold_a_plan_is_a_warning(tmp_path: Path) -> None:
+    """Megatron-LM has no replicas: the plan is not written, training and advice go on. Unknown names are refused."""
+    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="megatron")
+    with pytest.warns(
+        RecordingWarning, match=r"plan\.json: the plan cannot be written: Megatron-LM holds each expert once"
+    ):
+        fed(monitor, unbalanced())
+    assert monitor.stopped is None
+    assert not (tmp_path / "plan.json").exists()
+    with pytest.raises(NotFoundError, match="unknown placement format 'x'; there is: eplb, json"):
+        LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="x")
 
 
 @pytest.mark.parametrize("answer", [False, ZeroDivisionError()])

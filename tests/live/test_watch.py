@@ -201,9 +201,9 @@ def test_many_experts_share_lines() -> None:
     share_E = np.full(256, 1 / 512)
     share_E[200] = 0.5
     load_SLE = np.stack([rng.multinomial(4096, share_E / share_E.sum()) for _ in range(200)])[:, None]
-    from moeload_bench.live.core import watched
+    from moeload_bench.live.core import replay_with_watch
 
-    watch, snapshot = list(watched(Trace.from_arrays(load_SLE), SETTINGS))[-1]
+    watch, snapshot = list(replay_with_watch(Trace.from_arrays(load_SLE), SETTINGS))[-1]
     lines = [line.plain for line in heat_lines(watch.history.past(), snapshot, 0, 80)]
     assert len(lines) == 1 + 16 + 3
     hot = next(line for line in lines if line.strip().startswith("192-207"))

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.paper import claims, measuring, verdicts
-from moeload_bench.paper.choice import choose
+from moeload_bench.paper.choice import choose_runs
 from moeload_bench.paper.facts import DATA, paper
 from moeload_bench.paper.files import files_of
 from moeload_bench.paper.measuring import Request, measure_run
-from moeload_bench.paper.page import folder_of, page
+from moeload_bench.paper.page import folder_of, study_page
 from moeload_bench.paper.study import METRICS, Study, load_study
 from moeload_bench.states.drift import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
@@ -45,7 +45,7 @@ def test_every_figure_of_the_page_exists() -> None:
 def test_the_page_is_of_the_traces_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every committed test run is on the page, chosen or passed over with its reason; a new one makes it stale."""
     monkeypatch.chdir(ROOT)
-    choice, study = choose(), committed()
+    choice, study = choose_runs(), committed()
     assert [run.id for run in study.runs] == [run.id for run in choice.runs], "run `make paper`"
     assert sorted(study.passed_over) == sorted(choice.passed_over), "run `make paper`"
 
@@ -77,7 +77,7 @@ def test_the_states_of_a_committed_run_are_recomputed_from_its_trace() -> None:
 def test_the_errors_of_a_committed_run_are_recomputed_from_its_trace() -> None:
     """SW_Avg and uniform on the bundled run, run again: the committed rows in both protocols and all states."""
     run = next(run for run in committed().runs if run.id == MINI)
-    chosen = next(one for one in choose(bundled_folder()).runs if one.id == MINI)
+    chosen = next(one for one in choose_runs(bundled_folder()).runs if one.id == MINI)
     again, _ = measure_run(chosen, PLAIN, [], Request(every=committed().every, level="none"))
     rows = [row for row in run.errors if row.forecaster in PLAIN]
     assert len(again.errors) == len(rows)
@@ -140,7 +140,7 @@ def test_bounds_are_symmetric() -> None:
 
 def test_every_claim_is_on_the_page_with_its_rule() -> None:
     """Statement, rule and at least one verdict."""
-    text = page(committed())
+    text = study_page(committed())
     for claim in claims.claims():
         assert f"### {claim.statement}\n" in text
         assert claim.rule in text

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.cli import reproduce
 from moeload_bench.errors import MissingExtraError, NotFoundError, ResultError, SuiteError, TraceError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.paper import claims, measuring, verdicts
-from moeload_bench.paper.choice import Chosen, choose, needed_steps
+from moeload_bench.paper.choice import Chosen, choose_runs, needed_steps
 from moeload_bench.paper.files import error_sheet, files_of, to_csv
-from moeload_bench.paper.forecasts import ask, middle_origin
+from moeload_bench.paper.forecasts import ask_forecasters, middle_origin
 from moeload_bench.paper.measuring import Request, measure_run
-from moeload_bench.paper.page import page
-from moeload_bench.paper.study import METRICS, Study, load_study, over
+from moeload_bench.paper.page import study_page
+from moeload_bench.paper.study import METRICS, Study, excess_over, load_study
 from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.drift import sliding_variance
@@ -96,7 +98,7 @@ def test_every_error_stands_beside_its_floors(small: tuple[Study, Any, Trace]) -
     row = next(r for r in rows if (r["state"], r["error"], r["horizon"]) == ("stable", "tv", "40"))
     assert float(row["floor_batch"]) == pytest.approx(floors[1], rel=1e-5)
     assert float(row["excess"]) == pytest.approx(math.sqrt(float(row["value"]) ** 2 - floors[1] ** 2), rel=1e-3)
-    assert over(0.1, None) is None
+    assert excess_over(0.1, None) is None
 
 
 def test_a_study_survives_its_file(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_the_rule_chooses_the_closest_first_and_says_why_others_are_passed_over(
     write(tmp_path, own_trace(100, experts=4, recipe="few"))
     write(tmp_path, own_trace(70, recipe="brief"))
     write(tmp_path, own_trace(100, recipe="eight", split="train"))
-    choice = choose(tmp_path, horizons=(20, 40))
+    choice = choose_runs(tmp_path, horizons=(20, 40))
     assert [run.id for run in choice.runs] == ["sixteen/test/seed0", "eight/test/seed0"]
     assert [ref.id for ref in choice.runs[1].train] == ["eight/train/seed0"]
     reasons = dict(choice.passed_over)
@@ -153,16 +155,16 @@ def test_a_trace_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
     """With what is needed; naming a trace does not help it."""
     write(tmp_path, own_trace(100))
     with pytest.raises(SuiteError, match=r"own/test/seed0: too short: 100 steps, needed are 4,000"):
-        choose(tmp_path, ["own/test/seed0"])
+        choose_runs(tmp_path, ["own/test/seed0"])
     with pytest.raises(SuiteError, match=r"no trace is close enough.*own/test/seed0 \(too short"):
-        choose(tmp_path)
+        choose_runs(tmp_path)
     with pytest.raises(TraceError, match="no such folder"):
-        choose(tmp_path / "nothing")
+        choose_runs(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SuiteError, match="no trace there"):
-        choose(tmp_path / "empty")
+        choose_runs(tmp_path / "empty")
     with pytest.raises(NotFoundError):
-        choose(tmp_path, ["nobody/test/seed0"])
+        choose_runs(tmp_path, ["nobody/test/seed0"])
     assert needed_steps() == 4000
 
 
@@ -170,7 +172,7 @@ def test_a_named_trace_need_not_meet_the_rule(tmp_path: Path) -> None:
     """By id or by file."""
     path = write(tmp_path, own_trace(100, experts=4))
     for name in ("own/test/seed0", str(path)):
-        assert [run.path for run in choose(tmp_path, [name], horizons=(20,)).runs] == [path]
+        assert [run.path for run in choose_runs(tmp_path, [name], horizons=(20,)).runs] == [path]
 
 
 def test_few_origins_give_no_figure(small: tuple[Study, Any, Trace]) -> None:
@@ -179,8 +181,8 @@ def test_few_origins_give_no_figure(small: tuple[Study, Any, Trace]) -> None:
     kept = run.error("sw_avg", "tv", state="stable", horizon=20)
     assert kept is not None
     rows = tuple(row.model_copy(update={"origins": claims.LEAST_ORIGINS - 1}) for row in run.errors)
-    assert verdicts.of(run.model_copy(update={"errors": rows}), "sw_avg", "tv", 20) is None
-    assert verdicts.of(run, "sw_avg", "tv", 20) == kept
+    assert verdicts.mean_error(run.model_copy(update={"errors": rows}), "sw_avg", "tv", 20) is None
+    assert verdicts.mean_error(run, "sw_avg", "tv", 20) == kept
 
 
 def test_without_the_forecasters_a_claim_cannot_be_told(small: tuple[Study, Any, Trace]) -> None:
@@ -188,7 +190,7 @@ def test_without_the_forecasters_a_claim_cannot_be_told(small: tuple[Study, Any,
     found = [one for one in verdicts.findings(small[0]) if one.claim == "arima-lstm"]
     assert found
     assert {one.verdict for one in found} == {"cannot tell"}
-    assert "cannot tell: no figure" in page(small[0])
+    assert "cannot tell: no figure" in study_page(small[0])
 
 
 def test_the_first_layer_is_compared_with_the_largest_other(small: tuple[Study, Any, Trace]) -> None:
@@ -212,12 +214,26 @@ def test_forecasts_are_those_that_were_scored(small: tuple[Study, Any, Trace], t
     origin = middle_origin(results)
     assert origin is not None
     run = Chosen(trace.id, write(tmp_path, trace), ())
-    (one,), (again,) = (list(ask(run, trace, study.runs[0].targets, origin, SHORT).values()) for _ in range(2))
+    (one,), (again,) = (
+        list(ask_forecasters(run, trace, study.runs[0].targets, origin, SHORT).values()) for _ in range(2)
+    )
     assert np.array_equal(one.share_BLE, again.share_BLE)
     row = row_of(trace, origin)
     truth_HLE = trace.share_SLE()[row : row + 40]
     expected = next(task.metrics["window_tv"] for task in results[0].runs[0].tasks if task.origin == origin)
     assert score_forecast(one, truth_HLE, (20, 40))["window_tv"].mean(axis=1) == pytest.approx(expected)
+
+
+def test_a_forecast_is_kept_for_its_level(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
+    """Work finished at one isolation level answers for no other, for a single forecast as for a run."""
+    study, results, trace = small
+    origin = middle_origin(results)
+    assert origin is not None
+    run = Chosen(trace.id, write(tmp_path, trace), ())
+    for level in ("none", "process"):
+        ask_forecasters(run, trace, study.runs[0].targets, origin, replace(SHORT, level=level))
+    paths = [path for path in cache_dir().rglob("*.json") if "share" in json.loads(path.read_bytes())["value"]]
+    assert len(paths) == 2
 
 
 def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> None:
@@ -247,7 +263,7 @@ def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any
     origin = middle_origin(results)
     assert origin is not None
     path = write(tmp_path, trace)
-    forecasts = ask(Chosen(trace.id, path, ()), trace, study.runs[0].targets, origin, SHORT)
+    forecasts = ask_forecasters(Chosen(trace.id, path, ()), trace, study.runs[0].targets, origin, SHORT)
     for name in ("a", "b"):
         list(save_figures(trace, study.runs[0], results, forecasts, origin, tmp_path / name))
     names = {path.stem for path in (tmp_path / "a").iterdir()}

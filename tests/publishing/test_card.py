@@ -14,7 +14,7 @@ from leaderboard.pages import cards
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
-from moeload_bench.publishing.card_tables import TABLES, onset, spans
+from moeload_bench.publishing.card_tables import TABLES, first_spans, onset_summary
 from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.render import markdown_table
@@ -53,7 +53,7 @@ def test_the_bundled_card_is_what_its_traces_say() -> None:
 @pytest.mark.slow
 def test_every_generated_file_is_what_the_traces_say() -> None:
     """`make tables` changes nothing, byte for byte."""
-    for path, content in cards.made(ROOT).items():
+    for path, content in cards.card_files(ROOT).items():
         assert path.read_text(encoding="utf-8") == content, f"{path}: run `make tables`"
 
 
@@ -117,8 +117,8 @@ def test_tables_say_how_a_run_was_made() -> None:
 def test_spans_tell_when_layers_agree_and_are_cut_when_they_flap() -> None:
     """Training steps, not rows; the count of what is left out."""
     assert run_spans(synthetic_trace(300)) == ("transient 0-299",)
-    assert spans(list("abcdefgh")) == "a; b; c; d; e; f; g; h"
-    assert spans(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
+    assert first_spans(list("abcdefgh")) == "a; b; c; d; e; f; g; h"
+    assert first_spans(list("abcdefghij")) == "a; b; c; d; e; f; g; h; and 2 more"
 
 
 def test_onset_counts_layers_that_never_become_stable() -> None:
@@ -129,10 +129,10 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
         return LayerDescription("0", "", known, None, None, None, None, None, "floor_batch", None, None)
 
     three = [layer(430, 400, 450), layer(570, 390, 610), layer(460, 450, 1000)]
-    assert onset(three) == "460 (by layer 430 to 570; band 390 to 1000)"
+    assert onset_summary(three) == "460 (by layer 430 to 570; band 390 to 1000)"
     some = [layer(430, 400, 450), layer(None, 380, None), layer()]
-    assert onset(some) == "430 (by layer 430 to 430, 2 never; band 380 to never)"
-    assert onset([layer()]) == "never"
+    assert onset_summary(some) == "430 (by layer 430 to 430, 2 never; band 380 to never)"
+    assert onset_summary([layer()]) == "never"
 
 
 def test_a_table_without_rows_says_so() -> None:

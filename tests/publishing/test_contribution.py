@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.publishing import contribution
-from moeload_bench.publishing.contribution import contribution_problems, identifying
+from moeload_bench.publishing.contribution import contribution_problems
+from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import list_traces, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.synthetic import break_a_sum
 
 FREE = {"licence": "CC-BY-4.0", "count_semantics": "pre_drop"}
 
@@ -51,7 +51,7 @@ def test_a_sound_trace_is_taken(tmp_path: Path, known: Path) -> None:
         ({"licence": "unknown"}, "licence is 'unknown', expected one of CC0-1.0, CC-BY-4.0"),
         ({"licence": "CC-BY-NC-4.0"}, "licence is 'CC-BY-NC-4.0'"),
         ({"count_semantics": "unknown"}, "say what the counts are"),
-        ({"recipe": "qwen3moe-16e-aux"}, "one of the project's own"),
+        ({"recipe": "qwen3moe-16e-aux"}, "which is taken"),
         ({"notes": ("trained in /home/jo/runs",)}, "notes.0 holds '/home/jo/runs', which tells a machine or a person"),
         ({"config": {"path": "C:\\\\Users\\\\jo"}}, "config.path holds 'C:"),
         ({"hardware": {"node": "gpu7.cluster"}}, "hardware.node holds 'gpu7.cluster'"),
@@ -73,18 +73,13 @@ def test_versions_and_model_names_are_no_hosts() -> None:
         versions={"torch": "2.9.1+cu128", "python": "3.12.3"}, notes=("see https://example.org/run", "1/2 of tokens"),
         hardware={"cpu": "AMD EPYC 7763", "system": "Linux"},
     )  # fmt: skip
-    assert identifying(meta) == []
+    assert identifying_fields(meta) == []
 
 
 def test_counts_that_do_not_add_up_are_refused(tmp_path: Path, known: Path) -> None:
     """A file whose counts were edited after it was written is refused with step and layer, got and expected."""
     path = put(tmp_path / "mine", synthetic_trace(600, seed=2, recipe="mine", **FREE))
-    table = pq.read_table(path)
-    load = table["load"].to_pylist()
-    load[5][0][0] += 1
-    field = table.schema.field("load")
-    edited = table.set_column(table.schema.get_field_index("load"), field, pa.array(load, type=field.type))
-    pq.write_table(edited, path)
+    break_a_sum(path)
     (line,) = wrong(path, known)
     assert "step 5" in line
 

@@ -16,7 +16,7 @@ from moeload_bench.results.choice import choose_forecasters
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, Results, TaskResult, load_result
-from moeload_bench.results.words import answer_lines, caption
+from moeload_bench.results.words import answer_lines, table_caption
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.trace import Trace
@@ -41,7 +41,7 @@ def test_a_cell_is_the_mean_over_the_origins_of_its_state(results: Results) -> N
         mine = frame[(frame.forecaster == row.forecaster) & (frame.state == row.state)]
         expected = mine.groupby("horizon").window_tv.mean()
         np.testing.assert_allclose(row.value_K, expected.to_numpy(), rtol=1e-9)
-    assert "mean over runs of means over origins and layers" in caption(grid)
+    assert "mean over runs of means over origins and layers" in table_caption(grid)
 
 
 def test_skill_of_the_reference_is_zero_and_few_recipes_print_no_interval(results: Results) -> None:
@@ -87,7 +87,7 @@ def test_tables_of_plans_have_the_skill_of_imbalance_with_intervals(results: Res
     assert row.skill.startswith("-0.2")
     assert "a new recipe [-0.2" in row.skill
     assert "these recipes, new seeds [-0.2" in row.skill
-    assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in caption(grid)
+    assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in table_caption(grid)
 
 
 def test_counts_are_of_the_values_at_each_horizon(results: Results) -> None:
@@ -102,13 +102,13 @@ def test_counts_are_of_the_values_at_each_horizon(results: Results) -> None:
     assert grid is not None
     counts = {row.state: row.origins_K for row in grid.rows}
     assert counts == {"transient": (2, 2, 2), "stable": (2, 2, 2), "crossing": (0, 1, 4)}
-    assert "transient 2 origins of 1 run(s)" in caption(grid)
-    assert "crossing 0/1/4 origins (by horizon) of 1 run(s)" in caption(grid)
+    assert "transient 2 origins of 1 run(s)" in table_caption(grid)
+    assert "crossing 0/1/4 origins (by horizon) of 1 run(s)" in table_caption(grid)
     given = result_grid([changed[0], results[1].model_copy(update={"runs": rescored(results[1], lambda t, g: {
         "crossing": (False, t.origin < 100, True)}).runs})], "wql")  # fmt: skip
     assert given is not None
-    assert "stable 0/1/1 origins (by horizon) of 1 run(s)" in caption(given)
-    assert "No floor is known for wql" in caption(given)
+    assert "stable 0/1/1 origins (by horizon) of 1 run(s)" in table_caption(given)
+    assert "No floor is known for wql" in table_caption(given)
 
 
 def test_rows_carry_the_floors_of_their_own_state_only(results: Results) -> None:
@@ -117,7 +117,7 @@ def test_rows_carry_the_floors_of_their_own_state_only(results: Results) -> None
     grid = result_grid(stable, "window_tv")
     assert grid is not None
     assert {state for state, _ in grid.floors} == {"stable"}
-    assert "No floor is given for: crossing." in caption(grid)
+    assert "No floor is given for: crossing." in table_caption(grid)
     bare = [
         result.model_copy(
             update={"runs": (run.model_copy(update={"floors": {}, "floor_marks": {"floor_batch": "not given"}}),)}
@@ -127,7 +127,7 @@ def test_rows_carry_the_floors_of_their_own_state_only(results: Results) -> None
     ]
     without = result_grid(bare, "window_tv")
     assert without is not None
-    assert "no half batches were recorded" in caption(without)
+    assert "no half batches were recorded" in table_caption(without)
 
 
 def test_where_there_is_no_skill_the_reason_is_given(results: Results) -> None:
@@ -135,10 +135,10 @@ def test_where_there_is_no_skill_the_reason_is_given(results: Results) -> None:
     alone = result_grid(results[:1], "window_tv")
     assert alone is not None
     assert {row.skill for row in alone.rows} == {"-"}
-    assert "No skill: the reference sw_avg was not run, and the package has no result of it" in caption(alone)
+    assert "No skill: the reference sw_avg was not run, and the package has no result of it" in table_caption(alone)
     recall = result_grid(results, "hot_recall")
     assert recall is not None
-    assert "No skill: hot_recall is no positive error" in caption(recall)
+    assert "No skill: hot_recall is no positive error" in table_caption(recall)
 
 
 def test_the_best_fixed_window_is_named_where_there_are_several(results: Results) -> None:
@@ -149,10 +149,10 @@ def test_the_best_fixed_window_is_named_where_there_are_several(results: Results
     back = better.model_copy(update={"runs": (better.runs[0].model_copy(update={"trace": results[1].runs[0].trace}),)})
     grid = result_grid([*results, back], "window_tv")
     assert grid is not None
-    assert "Best fixed window in hindsight (window_tv): w9, of 2 windows" in caption(grid)
+    assert "Best fixed window in hindsight (window_tv): w9, of 2 windows" in table_caption(grid)
     one = result_grid(results, "window_tv")
     assert one is not None
-    assert "hindsight" not in caption(one)
+    assert "hindsight" not in table_caption(one)
 
 
 def answers(results: Results, metric: str) -> dict[str, str]:
@@ -199,7 +199,7 @@ def test_no_table_says_error_rate_without_saying_which(results: Results) -> None
     for metric, words in (("error_rate", "per-step"), ("window_error_rate", "window-mean")):
         grid = result_grid(results, metric)
         assert grid is not None
-        assert words in caption(grid)
+        assert words in table_caption(grid)
 
 
 def test_an_unknown_metric_has_no_table(results: Results) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import SeasonError
-from moeload_bench.seasons.forks import ForkTask, distance, floor_fork, mean_floor, permutation_test, power
+from moeload_bench.seasons.forks import (
+    ForkTask,
+    detection_power,
+    floor_fork,
+    mean_floor,
+    permutation_test,
+    share_distance,
+)
 
 LEVEL = 0.05
 
@@ -57,7 +64,7 @@ def test_a_test_says_the_least_p_that_it_can_give() -> None:
 
 def test_power_rises_with_the_weight_of_the_memory() -> None:
     """And a memory of one recipe is found less often than one of all."""
-    found = {weight: power(tasks(1), weight, LEVEL, draws=40) for weight in (0.0, 0.3, 1.0)}
+    found = {weight: detection_power(tasks(1), weight, LEVEL, draws=40) for weight in (0.0, 0.3, 1.0)}
     assert found[0.0]["all"] <= 0.25
     assert found[1.0]["all"] == 1.0
     assert found[0.0]["all"] <= found[0.3]["all"] <= found[1.0]["all"]
@@ -73,7 +80,7 @@ def test_the_floor_of_forks_is_the_error_of_whoever_knows_their_centre() -> None
     for run in range(40):
         future = centre + 0.02 * random.standard_normal((5, 1, 2, 8))
         floors.append((str(run), *floor_fork(future)))
-    oracle = distance(centre + 0.02 * random.standard_normal((4000, 1, 2, 8)), centre).mean()
+    oracle = share_distance(centre + 0.02 * random.standard_normal((4000, 1, 2, 8)), centre).mean()
     floor_K, error_K = mean_floor(floors)
     assert floor_K[0] == pytest.approx(oracle, rel=0.05)
     assert abs(floor_K[0] - oracle) < 3 * error_K[0] + 0.02 * oracle

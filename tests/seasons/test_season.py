@@ -21,8 +21,8 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.results.record import load_result
 from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
 from moeload_bench.seasons.closing import close_season, new_season
-from moeload_bench.seasons.drawing import draw, drawn, fork_origins, varied
-from moeload_bench.seasons.folder import Folder, attempt, published_at
+from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
+from moeload_bench.seasons.folder import Folder, logged_attempt, published_at
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
 from moeload_bench.seasons.scoring import score_season
@@ -34,7 +34,7 @@ from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_
 def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A whole season, once for all tests, which copy it."""
     folder = open_season(tmp_path_factory.mktemp("season"))
-    with attempt(folder, "record"):
+    with logged_attempt(folder, "record"):
         record_made(folder)
     score_season(folder, level="none", published="the test")
     reveal_season(folder)
@@ -242,10 +242,10 @@ def test_git_does_not_see_the_secret(tmp_path: Path) -> None:
 @given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(0, 100))
 def test_drawn_numbers_lie_in_their_range(number: int, low: int, width: int) -> None:
     """Whole numbers and rates, ends included."""
-    value = varied(Varies(key="a.b", low=low, high=low + width), number)
+    value = value_in_range(Varies(key="a.b", low=low, high=low + width), number)
     assert low <= value <= low + width
     assert value.is_integer()
-    assert 1e-4 <= varied(Varies(key="a.b", low=1e-4, high=1e-2, kind="log"), number) <= 1e-2
+    assert 1e-4 <= value_in_range(Varies(key="a.b", low=1e-4, high=1e-2, kind="log"), number) <= 1e-2
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(1, 7))
@@ -263,7 +263,7 @@ def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
     """63 bits, as docs say: a stranger derives the same ones; another secret or value gives others."""
     text = f'["moeload-bench season",1,"{"0" * 64}","value","small",0,"seed"]'
     number = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) // 2
-    assert draw("0" * 64, "value", "small", 0, "seed") == number
+    assert draw_number("0" * 64, "value", "small", 0, "seed") == number
     keys = [
         ("0", "v", "a", 0, "seed"),
         ("1", "v", "a", 0, "seed"),
@@ -271,7 +271,7 @@ def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
         ("0", "v", "b", 0, "seed"),
     ]
     keys += [("0", "v", "a", 1, "seed"), ("0", "v", "a", 0, "origin 0")]
-    found = {draw(*key) for key in keys}
+    found = {draw_number(*key) for key in keys}
     assert len(found) == len(keys)
     assert all(0 <= number < 2**63 for number in found)
 
@@ -279,8 +279,8 @@ def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
 def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> None:
     """A run's seed is another in every recipe."""
     plan, secret = season.plan(), season.reveal().secret  # type: ignore[union-attr]
-    one, other = (drawn(plan, secret, VALUE, recipe, 0) for recipe in ("small", "other"))
+    one, other = (draw_run(plan, secret, VALUE, recipe, 0) for recipe in ("small", "other"))
     assert one.seed != other.seed
-    assert drawn(plan, secret, "another value", "small", 0).seed != one.seed
+    assert draw_run(plan, secret, "another value", "small", 0).seed != one.seed
     assert 5 <= one.varied["data.stages.1.start"] <= 300
     assert all(origin % EVERY == 0 for origin in one.fork_origins)

@@ -15,8 +15,8 @@ from moeload_bench.errors import SubmissionError
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import read_folder
-from moeload_bench.submissions.screen import MIN_VALUES, Screened, screened, strata_of, together
-from moeload_bench.submissions.verify import Request, keep, verify
+from moeload_bench.submissions.screen import MIN_VALUES, Screened, screen_strata, strata_of, summed_by_recipe
+from moeload_bench.submissions.verify import Request, verify, write_verification
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
@@ -44,7 +44,7 @@ def look(forecast: Forecasts, seeds: Sequence[int] = (1, 2, 3, 4)) -> Screened:
         entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins)
         mean = np.stack([forecast(trace.share_SLE(), origin) for origin, _ in entry.origins()])
         runs.append(strata_of(trace, entry, mean, HORIZONS))
-    found = screened(together(runs))
+    found = screen_strata(summed_by_recipe(runs))
     assert found is not None
     return found
 
@@ -123,7 +123,7 @@ def test_too_few_values_are_not_judged() -> None:
     few = MIN_VALUES // (3 * 7)
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), stable=tuple(range(100, 100 + few)))
     mean = np.stack([future(trace.share_SLE(), origin) for origin, _ in entry.origins()])
-    assert screened(strata_of(trace, entry, mean, HORIZONS)) is None
+    assert screen_strata(strata_of(trace, entry, mean, HORIZONS)) is None
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_forged_claim_changes_no_published_number(tmp_path: Path) -> None:
     assert (made.record.reasons, made.record.status) == ([], "verified")
     place = tmp_path / "results" / "small" / "mine.json"
     claim.save(place)
-    keep(made, folder, place)
+    write_verification(made, folder, place)
     published = load_result(place)
     assert published.status == "verified"
     for one, other in zip(published.runs, result.runs, strict=True):

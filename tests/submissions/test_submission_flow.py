@@ -15,8 +15,8 @@ from moeload_bench.results.record import load_result
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.names import check_name
-from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare
-from moeload_bench.submissions.verify import Request, keep, verify
+from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
+from moeload_bench.submissions.verify import Request, verify, write_verification
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
 from tests.support.submitted import NAIVE, World, honest, make_world, wheel
@@ -100,7 +100,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
     there = look_at(REPO, api("outsider"))
     there.refuse_taken(draft.record)
-    prepared = prepare(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
+    prepared = prepare_submission(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
     assert prepared.result.isolation == "sandbox"
     number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
 
@@ -114,7 +114,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     found = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True))
     made = found.record
     assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
-    keep(found, folder, place)
+    write_verification(found, folder, place)
     maintainer = api("maintainer")
     maintainer.upload_folder(repo_id=REPO, folder_path=tmp_path / "request", allow_patterns=files, **request)
     maintainer.merge_pull_request(REPO, number, repo_type="dataset")
@@ -141,4 +141,4 @@ def test_conformance_comes_first(world: World, tmp_path: Path) -> None:
     )
     draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
     with pytest.raises(SubmissionError, match="conformance: "):
-        prepare(draft, world.suite, paths=world.paths, level="process")
+        prepare_submission(draft, world.suite, paths=world.paths, level="process")

@@ -125,15 +125,15 @@ def test_what_is_found_does_not_depend_on_how_it_is_spread(
 ) -> None:
     """All runs of a re-run go through the evaluation's parallelism with the same number of jobs."""
     asked: list[int] = []
-    spread = verification.spread
+    run_spread = verification.run_spread
 
     def watched(calls: Any, *, jobs: int) -> Any:
         asked.append(jobs)
-        return spread(calls, jobs=1)
+        return run_spread(calls, jobs=1)
 
     folder, result = honest(tmp_path, world)
     alone = verified(folder, result, world)
-    monkeypatch.setattr(verification, "spread", watched)
+    monkeypatch.setattr(verification, "run_spread", watched)
     beside = verified(folder, result, world, jobs=2)
     assert set(asked) == {2}
     assert (alone.findings, alone.reasons) == (beside.findings, beside.reasons)

@@ -10,7 +10,7 @@ import numpy as np
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.seasons.closing import close_season, new_season, planned_recipe
-from moeload_bench.seasons.drawing import drawn, varied_recipe
+from moeload_bench.seasons.drawing import draw_run, varied_recipe
 from moeload_bench.seasons.folder import Folder
 from moeload_bench.seasons.recording import draw_value, fork_path
 from moeload_bench.seasons.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
@@ -71,7 +71,7 @@ def record_made(folder: Folder) -> None:
     """Draw, and publish the hashes of made traces in place of recorded ones; forks differ by a random walk."""
     plan, draw = folder.plan(), draw_value(folder, VALUE, "the test")
     for recipe, run in plan.wanted():
-        values = drawn(plan, folder.secret(), draw.value, recipe, run)
+        values = draw_run(plan, folder.secret(), draw.value, recipe, run)
         own = varied_recipe(planned_recipe(folder, plan.recipe(recipe)), plan.recipe(recipe), values)
         load_SLE = synthetic_load_SLE(STEPS, seed=values.seed % 1000)
         trace = made_trace(plan, values, own, load_SLE, 0, plan.split, run)

@@ -78,7 +78,8 @@ def add_hostile(root: Path) -> list[str]:
         hostile = result.model_copy(update=update)
         hostile.save(folder / file)
     link = "https://example.org/?a=1&b=2"
-    write_submission(root, hostile, authors=[HOSTILE], licence=HOSTILE, hardware=HOSTILE, link=link)
+    said = {"fitted_beyond_train": True, "model_type": "pretrained", "fitted_on": ["pages of a wiki"]}
+    write_submission(root, hostile, authors=[HOSTILE], licence=HOSTILE, hardware=HOSTILE, link=link, **said)
     return [HOSTILE, "evil"]
 
 

@@ -5,7 +5,11 @@ Axis letters: S steps, L layers, E experts.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
@@ -74,3 +78,12 @@ def draw(
         if sequence % 2 == 0:
             half += load
     return total, half
+
+
+def break_a_sum(path: Path) -> None:
+    """Edit one count of a trace's file, in step 5, and leave everything else as it is."""
+    table = pq.read_table(path)
+    load = table["load"].to_pylist()
+    load[5][0][0] += 1
+    field = table.schema.field("load")
+    pq.write_table(table.set_column(table.schema.get_field_index("load"), field, pa.array(load, type=field.type)), path)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError
-from moeload_bench.traces.parquet import cells
+from moeload_bench.traces.parquet import cell_rows
 from moeload_bench.traces.store import data_sha256, list_traces, load_trace, read_trace, validate_path, write_trace
 from moeload_bench.traces.trace import COLUMNS, Trace
 from tests.conftest import synthetic_trace
@@ -272,7 +272,7 @@ def test_a_slice_of_a_column_gives_its_own_cells(part: tuple[int, int]) -> None:
     load = np.arange(10 * 2 * 3).reshape(10, 2, 3)
     fixed = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(pa.array(load.reshape(-1)), 3), 2)
     for column in (fixed, fixed.cast(pa.list_(pa.list_(pa.int64())))):
-        got = cells("load", column.slice(*part), (2, 3), "here")
+        got = cell_rows("load", column.slice(*part), (2, 3), "here")
         np.testing.assert_array_equal(got, load[part[0] : sum(part)], strict=True)
 
 

@@ -5,7 +5,7 @@
   const loaded = new Map();
   const waiting = new Map();
   const byId = (id) => document.getElementById(id);
-  const SWITCHES = ["suite", "state", "horizon", "recipe", "metric"];
+  const SWITCHES = ["suite", "state", "horizon", "recipe", "type", "metric"];
   const STATES = ["transient", "mixed", "stable", "crossing"];
   const select = Object.fromEntries(SWITCHES.map((id) => [id, byId(id)]));
   const board = () => site.boards.find((one) => one.name === select.suite.value);
@@ -45,6 +45,7 @@
     fill(select.state, one.states.map((state) => [state, state === "all" ? "all states" : state]));
     fill(select.horizon, [["all", "all horizons"], ...one.horizons.map((h) => [String(h), h.toLocaleString("en-US")])]);
     fill(select.recipe, [["all", "all recipes"], ...one.recipes.map((recipe) => [recipe, recipe])]);
+    fill(select.type, [["all", "all types"], ...one.types.map((type) => [type, type])]);
     fill(select.metric, one.metrics.map((metric) => [metric.name, metric.name]));
   }
 
@@ -65,13 +66,14 @@
   function nameCell(row) {
     const box = document.createElement("span");
     box.append(element("a", row.name, { href: row.page }));
+    if (row.elsewhere) box.append(" ", element("small", row.elsewhere, { class: "elsewhere" }));
     if (row.failed) box.append(" ", element("small", row.failed, { class: "bad" }));
     return box;
   }
 
   const TEXT = { name: nameCell, standing: (row) => element("span", row.standing, { class: `badge ${row.standing}` }) };
 
-  const WORDS = ["name", "level", "standing"];
+  const WORDS = ["name", "type", "level", "standing"];
 
   // DataTables would take text for HTML: what is shown are text nodes.
   const column = (key) => ({
@@ -93,7 +95,7 @@
   function makeTable() {
     table = new window.DataTable("#board", {
       data: [], columns: site.columns.map(column), paging: false, info: false, autoWidth: false,
-      layout: { topStart: { search: { placeholder: "name, level or status" } }, topEnd: null, bottomStart: null, bottomEnd: null },
+      layout: { topStart: { search: { placeholder: "name, type, level or status" } }, topEnd: null, bottomStart: null, bottomEnd: null },
       language: { search: "Search ", zeroRecords: "No forecaster matches." },
       search: { smart: true },
     });
@@ -103,6 +105,8 @@
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", "Standings");
   }
+
+  const isChosen = (chosen) => (forecaster) => chosen.type === "all" || forecaster.type === chosen.type;
 
   function rowsOf(one, view, recipe) {
     return one.forecasters.map((forecaster, i) => ({
@@ -115,7 +119,7 @@
   }
 
   function showTable(one, metric, view, chosen) {
-    table.clear().rows.add(rowsOf(one, view, chosen.recipe));
+    table.clear().rows.add(rowsOf(one, view, chosen.recipe).filter(isChosen(chosen)));
     const valueHead = table.column(site.columns.indexOf("value")).header().querySelector(".dt-column-title");
     valueHead.textContent = chosen.metric;
     const key = metric.skill ? "skill" : "value";
@@ -143,6 +147,7 @@
       head.append(element("th", `${state}: ${size}`, { scope: "rowgroup", colspan: 1 + one.horizons.length }));
       body.push(head);
       one.forecasters.forEach((forecaster, i) => {
+        if (!isChosen(chosen)(forecaster)) return;
         const values = one.horizons.map((h) => metric.views[`${state} ${chosen.recipe} ${h}`].rows[i][0]);
         body.push(valueRow(forecaster.name, values, "", state));
       });
@@ -174,8 +179,8 @@
     const rows = one.horizons.flatMap((horizon) =>
       one.forecasters.map((forecaster, i) => {
         const text = metric.views[`${state} ${chosen.recipe} ${horizon}`].rows[i][0];
-        return { forecaster: forecaster.name, horizon, value: number(text), text, ...looks(i) };
-      }));
+        return { forecaster: forecaster.name, type: forecaster.type, horizon, value: number(text), text, ...looks(i) };
+      }).filter(isChosen(chosen)));
     const floors = floorsOf(metric, chosen, state).flatMap(([floor, , values]) =>
       values.map((text, k) => ({ floor, horizon: one.horizons[k], value: number(text), text, dash: window.moeloadCharts.DASHES[floor] })));
     return { rows: drawable(rows), floors: drawable(floors) };
@@ -192,8 +197,9 @@
     byId("horizon-charts").replaceChildren(...boxes);
     panels.forEach(({ data }, i) => window.moeloadCharts.draw(boxes[i].lastChild, metric.charts.horizon, { ...data, extent }));
     const points = rowsOf(one, view, chosen.recipe).map((row, i) => ({
-      forecaster: row.name, ms: number(row.cpu), ms_text: row.cpu, value: number(row.value), text: row.value, front: row.front, ...looks(i),
-    }));
+      forecaster: row.name, type: row.type, ms: number(row.cpu), ms_text: row.cpu, value: number(row.value), text: row.value,
+      front: row.front, ...looks(i),
+    })).filter(isChosen(chosen));
     const floor = drawable([{ value: number(view.floor), text: view.floor }]);
     window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points).filter((row) => row.ms !== null), floor });
     const names = one.forecasters.map((forecaster) => forecaster.name);

@@ -8,7 +8,7 @@
     "M-.9,0A.9,.9,0,1,1,.9,0A.9,.9,0,1,1,-.9,0Z", "M-.8,-.8H.8V.8H-.8Z", "M0,-1L1,.8H-1Z", "M0,-1.1L.95,0L0,1.1L-.95,0Z",
     "M0,1L1,-.8H-1Z", "M-.35,-1H.35V-.35H1V.35H.35V1H-.35V.35H-1V-.35H-.35Z", "M-.8,-1L1,0L-.8,1Z", "M.8,-1L-1,0L.8,1Z",
   ];
-  const DASHES = { floor_batch: [6, 3], floor_level: [1.5, 2.5], floor_sampling: [8, 3, 1.5, 3] };
+  const DASHES = { floor_batch: [6, 3], floor_level: [1.5, 2.5], floor_sampling: [8, 3, 1.5, 3], floor_fork: [2, 5] };
   const SVG = "http://www.w3.org/2000/svg";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const colour = (i) => (dark.matches ? DARK : LIGHT)[i % LIGHT.length];

@@ -6,6 +6,7 @@ and forecasts like an honest forecaster, which the tests take as the sandbox's d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -634,8 +635,32 @@ class DropsPages(Attacker):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             for advice in (4, 20, 21):  # MADV_DONTNEED, COLD, PAGEOUT
-                mapped.madvise(advice)
+                with contextlib.suppress(OSError):
+                    mapped.madvise(advice)
             os.sync()
+
+
+class PassesBits(Attacker):
+    """Tells a later run 16 bits by which of 16 shared files it reads: the other finds them in memory.
+
+    Told none, it is the later run: what the kernel counts of its own page faults says which files came from the disk.
+    """
+
+    def attack(self) -> None:
+        files = [f"{self.kwargs['folder']}/{i}" for i in range(16)]
+        if "bits" in self.kwargs:
+            for i, path in enumerate(files):
+                if int(str(self.kwargs["bits"])) >> i & 1:
+                    self.touch(path)
+        else:
+            self.counts = {"bits": sum(self.touch(path) << i for i, path in enumerate(files))}
+
+    def touch(self, path: str) -> bool:
+        """Whether a file's first page was in memory; it is now."""
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+            assert mapped[0] == 0
+            return resource.getrusage(resource.RUSAGE_SELF).ru_majflt == before
 
 
 class UsesLibraries(Attacker):

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import ForecastRequest, trace_info
-from moeload_bench.isolation import groups
-from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host
-from moeload_bench.isolation.targets import parse_target
+from moeload_bench.isolation import bubblewrap, groups, pages
+from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host, share_no_pages
+from moeload_bench.isolation.targets import Target, parse_target
 from tests.conftest import need, synthetic_trace
 from tests.isolation.attacks.arena import HERE, LIMITS, assert_nothing_left, attack, require_sandbox
 
@@ -181,6 +183,78 @@ def test_a_forecaster_cannot_take_pages_out_of_memory(tmp_path: Path) -> None:
     assert resident(path) == 1
     assert attack(tmp_path, target("DropsPages", path=path)).forecasts == 3
     assert resident(path) == 1
+
+
+def test_not_even_the_owner_of_a_file_can(tmp_path: Path) -> None:
+    """Of a file that belongs to whoever runs the harness, which a normal user's sandbox has the rights of."""
+    tmp_path.chmod(0o755)
+    path = tmp_path / "package.py"
+    path.write_bytes(bytes(1 << 16))
+    drops = replace(parse_target(target("DropsPages", path=path)), packages=tmp_path)
+    assert_forecasts(drops)
+    assert resident(path) == 1
+
+
+@pytest.mark.parametrize("bits", [0b1010010111000011, 0b0101101000111100])
+def test_runs_pass_no_bits_by_the_pages_that_they_read(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do where pages come from the disk; where all are in memory, a run hears the same whatever it was told."""
+    monkeypatch.setattr(bubblewrap, "shared_places", lambda _: [tmp_path])
+    tmp_path.chmod(0o755)
+    for i in range(16):
+        (tmp_path / str(i)).write_bytes(bytes(1 << 14))
+    told, heard = (
+        replace(parse_target(target("PassesBits", folder=tmp_path, **known)), packages=tmp_path)
+        for known in ({"bits": bits}, {})
+    )
+    if not out_of_memory(tmp_path):
+        pytest.skip("not tested: temporary files of this machine are in memory, where they tell nothing")
+    assert_forecasts(told)
+    assert assert_forecasts(heard)["bits"] == bits, "the attack works where nothing is done against it"
+    out_of_memory(tmp_path)
+    assert share_no_pages(told, "sandbox")
+    assert_forecasts(told)
+    assert assert_forecasts(heard)["bits"] == 2**16 - 1
+
+
+def test_all_that_a_sandbox_shows_is_read_before(tmp_path: Path) -> None:
+    """Every place of this machine that is bound into one lies in what `share_no_pages` reads."""
+    require_sandbox()
+    found = replace(parse_target("sw_avg"), packages=tmp_path)
+    places = [Path(os.path.realpath(place)) for place in bubblewrap.shared_places(found)]
+    mounts, _ = bubblewrap._target_mounts(found)
+    options = bubblewrap._root_options(mounts)
+    bound = {Path(os.path.realpath(options[i + 1])) for i, option in enumerate(options) if option == "--ro-bind"}
+    assert tmp_path in bound
+    small = {Path("/dev/null"), Path("/usr/bin/setpriv")}
+    assert not {path for path in bound - small if not any(path.is_relative_to(place) for place in places)}
+
+
+def test_files_that_are_too_many_for_memory_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would push one another out: the verification says that the channel is open."""
+    monkeypatch.setattr(bubblewrap, "shared_places", lambda _: [tmp_path])
+    monkeypatch.setattr(pages, "available_bytes", lambda: 1000)
+    (tmp_path / "a").write_bytes(bytes(501))
+    assert share_no_pages(parse_target("sw_avg"), "sandbox") is False
+    assert share_no_pages(parse_target("sw_avg"), "process") is None
+
+
+def assert_forecasts(forecaster: Target) -> Mapping[str, int]:
+    """It answers, in the sandbox; what it counted."""
+    require_sandbox()
+    with open_host(forecaster, INFO, seed=0, level="sandbox", limits=LIMITS) as host:
+        host.forecast(REQUEST)
+        return host.counts()
+
+
+def out_of_memory(folder: Path) -> bool:
+    """Whether this machine's files can be taken out of memory; those of the folder are."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return all(resident(path) == 0 for path in folder.iterdir())
 
 
 def resident(path: Path) -> float:

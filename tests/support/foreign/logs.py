@@ -95,6 +95,25 @@ def jsonl(folder: Path, chosen: IntArray) -> Path:
     return folder
 
 
+def table(folder: Path, chosen: IntArray) -> Path:
+    """A CSV table, one count per row."""
+    folder.mkdir(parents=True)
+    load = truth(chosen)
+    with (folder / "counts.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "layer", "expert", "load"])
+        writer.writerows([STRIDE * s, m, e, load[s, m, e]] for s, m, e in np.ndindex(load.shape))
+    return folder
+
+
+def archive(folder: Path, chosen: IntArray, **changes: Any) -> Path:
+    """A NumPy archive of loads and steps; ``changes`` are other arrays, for damages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    load = truth(chosen)
+    np.savez(folder / "counts.npz", **{"load": load, "step": STRIDE * np.arange(len(load)), **changes})
+    return folder
+
+
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """JSON Lines."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -116,7 +135,7 @@ def sglang_per_pass(folder: Path, chosen: IntArray, spare: int = 2) -> Path:
     """A file per rank: counts of physical experts, ``spare`` of which are replicas of the first experts."""
     import torch
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     S, W, L, _, _ = chosen.shape
     load = load_of(chosen)
     E = load.shape[-1]

@@ -1,0 +1,31 @@
+"""The newest season beside the largest public suite: how much each entry loses on runs that nobody had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leaderboard.seasons import Season, drop_words, drops_of
+from leaderboard.site.grids import Table
+from leaderboard.site.inputs import Board
+from leaderboard.site.words import NONE, signed_skill, three_digits
+from moeload_bench.results.drops import Drop
+
+
+def drops_table(boards: Sequence[Board]) -> Table | None:
+    """Texts by entry; None without a season, or where no public suite shares a recipe with it."""
+    season = next((board.season for board in boards if board.season is not None), None)
+    public = next((board for board in boards if board.season is None), None)
+    if season is None or public is None:
+        return None
+    found = drops_of(season, public.compared)
+    known = f"skill, {public.suite.name} (public)"
+    heads = ("forecaster", "skill, season", known, "drop beyond the unfitted", "Holm p", "fork test p", "")
+    rows = [_row(season, one) for one in found]
+    return Table(drop_words(season, public.suite.name), heads, tuple(rows), 1, 6) if rows else None
+
+
+def _row(season: Season, one: Drop) -> tuple[str, ...]:
+    skills = [signed_skill(value) for value in (one.season, one.public, one.beyond)]
+    test = season.tests.get(one.forecaster)
+    fork = NONE if test is None else three_digits(test.p_value)
+    return (one.forecaster, *skills, three_digits(one.p_holm), fork, "flagged" if one.flagged else "")
