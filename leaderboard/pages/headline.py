@@ -180,9 +180,9 @@ def brief_part(metric: str) -> str:
     heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), "ms")
     words = (
         f"Suite `{suite.name}`: the part of the tokens that the forecast of the next {BRIEF_HORIZON} steps would plan "
-        "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: 1 - error "
-        f"/ error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. All rows, with "
-        "intervals: [below](#all-forecasters)."
+        "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
+        f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
+        "All rows, with intervals: [below](#all-forecasters)."
     )
     return f"{markdown_table(heads, lines)}\n\n{words}"
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import moeload_bench.cli
 from moeload_bench.__main__ import main
-from moeload_bench.cli.app import COMMANDS, load_command
-from moeload_bench.results.record import load_result
+from moeload_bench.cli.app import COMMANDS, app, load_command
+from moeload_bench.results.record import Result, load_result
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -74,6 +78,43 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
         assert done.stdout == ""
     monkeypatch.setenv("MOELOAD_CACHE", str(file))
     refused(moeload(*words), f"the cache ($MOELOAD_CACHE): got {file}, expected a folder")
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_table(
+    own_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was computed is shown before it is written; what could not be written is one line and status 2."""
+
+    def full(result: Result, path: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Result, "save", full)
+    words = ["moeload-bench", "run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "transient: take sw_avg" in shown.out
+    assert shown.err.endswith("uniform.json: No space left on device\n")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_brackets(name: str) -> None:
+    """`[steps, layers]` is no markup: every bracket of a help text is shown, in each command and those below it."""
+    runner = CliRunner()
+
+    def texts(command: Any, words: list[str]) -> Iterator[tuple[list[str], str]]:
+        yield words, " ".join(str(one.help or "") for one in (command, *command.params) if hasattr(one, "help"))
+        for below, inner in getattr(command, "commands", {}).items():
+            yield from texts(inner, [*words, below])
+
+    for words, text in texts(load_command(name), [name]):
+        wanted = [found.replace("\\[", "[") for found in re.findall(r"\\\[[^\]]*\]", text)]
+        if wanted:
+            shown = runner.invoke(app, [*words, "--help"], terminal_width=200, env={"COLUMNS": "200"}).stdout
+            flat = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+            assert [one for one in wanted if " ".join(one.split()) not in flat] == [], words
 
 
 def test_an_error_of_the_system_is_one_line(

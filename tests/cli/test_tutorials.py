@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
@@ -42,7 +43,7 @@ def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
     shown = run_page("tutorial-training.md", tmp_path)
     steps = [line for line in shown if not line.startswith("moeload-bench plot")]
     assert len(steps) + 1 <= 5  # and the installation
-    for line, after in zip(steps, steps[1:], strict=False):
+    for line, after in itertools.pairwise(steps):
         assert after.startswith(f"moeload-bench {following(shown[line])}"), f"{line} does not end with {after}"
     assert (tmp_path / "shares.png").read_bytes().startswith(PNG)
 
