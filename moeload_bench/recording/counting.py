@@ -291,7 +291,7 @@ def _untraced(hook: Callable[..., None]) -> Any:
     It counts passes. Traced, the counts become guards, and each further pass of a step compiles the model once more,
     until the compiler's limit.
     """
-    return torch.compiler.disable(hook)
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # torch does not say
 
 
 def chosen_routers(routers: list[Router], layers: Sequence[int] | None) -> list[Router]:

@@ -94,7 +94,7 @@ def _summary(results: Results) -> tuple[str, list[str], list[list[str]]]:
     grid, reference = result_grid(results, PRIMARY), reference_of(results)
     if grid is None or reference is None:
         return about, [], [[printable(result.name)] for result in results]
-    states = [state for state in STATES if any(row.state == state for row in grid.rows)]
+    states: list[str] = [state for state in STATES if any(row.state == state for row in grid.rows)]
     cells: dict[str, dict[str, Any]] = {}
     for row in grid.rows:
         cells.setdefault(row.forecaster, {})[row.state] = row.skill_value

@@ -242,14 +242,16 @@ class Results(Sequence[Result]):
         Columns `state`, `forecaster`, `skill`, and `low` and `high` of its 95 % interval for a new recipe (NaN with
         fewer than five recipes). Raises `NotFoundError` for a metric that the results do not hold.
         """
-        return _frames().skill_frame(self, metric)
+        found: pd.DataFrame = _frames().skill_frame(self, metric)
+        return found
 
     def table(self, state: str | None = None, metric: str = "window_tv") -> pd.DataFrame:
         """The result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per forecast.
 
         ``state`` keeps one of transient, stable, mixed, crossing. Raises `NotFoundError` for another word or metric.
         """
-        return _frames().table_frame(self, state, metric)
+        found: pd.DataFrame = _frames().table_frame(self, state, metric)
+        return found
 
     def plot(self, metric: str = "window_tv") -> Any:
         """Error against horizon with the floors drawn in, one panel per state: a figure of matplotlib (extra plot)."""
@@ -257,11 +259,11 @@ class Results(Sequence[Result]):
         return import_module("moeload_bench.plots.results").draw_horizon(list(self), metric)
 
     def __repr__(self) -> str:
-        return _frames().summary_text(self)
+        return str(_frames().summary_text(self))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return _frames().summary_html(self)
+        return str(_frames().summary_html(self))
 
     def to_json(self) -> str:
         """A JSON list of the results, each with what belongs to its traces."""
