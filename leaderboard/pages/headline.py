@@ -184,4 +184,37 @@ def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[
     return [*parts, markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
 
 
-PARTS: Mapping[str, Maker] = {"headline": headline_part}
+BRIEF_ROWS = 5
+BRIEF_HORIZON = 100
+
+
+def brief_part(metric: str) -> str:
+    """Five rows of the largest suite with results: the two best of each state, the reference, and `uniform` last."""
+    suite = headline_suite(suites_with_results())
+    results = results_of(suite.name)
+    grid, reference = result_grid(results, metric), reference_of(results)
+    if grid is None or reference is None or BRIEF_HORIZON not in grid.horizons:
+        raise ResultError(f"{suite.name}: the brief table needs {metric} at h = {BRIEF_HORIZON} and the reference")
+    states, k = ("transient", "stable"), grid.horizons.index(BRIEF_HORIZON)
+    rows = {(row.state, row.forecaster): row for row in grid.rows}
+    best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
+    wanted = [name for pair in zip(*best, strict=True) for name in pair if name != "uniform"]
+    chosen = list(dict.fromkeys([*wanted[:4], reference.name]))[: BRIEF_ROWS - 1]
+    spent = {result.name: cpu_ms(result) for result in results}
+    lines = []
+    for name in [*chosen, "uniform"]:
+        cells = [rows[state, name] for state in states]
+        errors = [text for row in cells for text in (three_digits(row.value_K[k]), f"{row.skill_value or 0.0:+.3f}")]
+        lines.append((f"`{name}`", *errors, three_digits(spent[name])))
+    heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), "ms")
+    words = (
+        f"Suite `{suite.name}`: the part of the tokens that the forecast of the next {BRIEF_HORIZON} steps would plan "
+        "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
+        f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
+        "ms: CPU time of a forecast, observing included. "
+        "All rows, with intervals: [below](#all-forecasters)."
+    )
+    return f"{markdown_table(heads, lines)}\n\n{words}"
+
+
+PARTS: Mapping[str, Maker] = {"headline": headline_part, "brief": brief_part}
