@@ -9,14 +9,14 @@ import pytest
 from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.committed import ROOT
 from leaderboard.pages import gated
-from leaderboard.pages.parts import PART, filled
+from leaderboard.pages.parts import PART, fill_parts
 from moeload_bench.suites.suite import load_suite
 
 
 def test_the_page_is_the_measurements() -> None:
     """Its tables are those that leaderboard/left_out.json makes."""
     text = (ROOT / "docs" / "reports" / "gated.md").read_text()
-    assert filled(text, gated.PARTS) == text
+    assert fill_parts(text, gated.PARTS) == text
     assert set(gated.PARTS) == {match["name"] for match in PART.finditer(text)}
 
 
