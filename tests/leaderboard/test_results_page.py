@@ -88,7 +88,7 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
         "a\n<!-- generated: headline window_tv -->\n\nSuite `larger`, *public*. More.\n\n| transient |"
     )
     assert read == ["larger"]
-    assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
+    assert "<!-- generated: brief window_tv -->" in (ROOT / "README.md").read_text()
 
 
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
