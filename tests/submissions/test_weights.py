@@ -16,7 +16,7 @@ from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.submissions import weights as module
 from moeload_bench.submissions.folder import read_folder
-from moeload_bench.submissions.submit import Author, make_draft, prepare
+from moeload_bench.submissions.submit import Author, make_draft, prepare_submission
 from moeload_bench.submissions.weights import check_weights
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.submitted import World, make_world, write_folder
@@ -160,7 +160,7 @@ def test_a_forecaster_with_weights_is_submitted(level: Any, world: World, tmp_pa
     for mix in (0.1, 0.9):
         (tmp_path / "my.npz").write_bytes(npz(mix))
         draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
-        prepared = prepare(draft, world.suite, paths=world.paths, level=level)
+        prepared = prepare_submission(draft, world.suite, paths=world.paths, level=level)
         assert prepared.files()["submissions/mine/forecaster.npz"] == npz(mix)
         prepared.write(tmp_path / "board")
         assert read_folder(tmp_path / "board" / "submissions" / "mine").record.weights_sha256 is not None
