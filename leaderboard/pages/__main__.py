@@ -14,13 +14,14 @@ import sys
 from collections.abc import Sequence
 
 from leaderboard.committed import ROOT
-from leaderboard.pages import cards, decisions, format, gated, headline, large_runs, results, sampling_note
+from leaderboard.pages import adapters, cards, decisions, format, gated, headline, large_runs, results, sampling_note
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import MoeloadError
 
 PAGES = (
     page_of_parts("README.md", headline.PARTS),
+    page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
