@@ -21,8 +21,8 @@ from moeload_bench.errors import MoeloadError
 
 PAGES = (
     page_of_parts("README.md", headline.PARTS),
-    page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
+    page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),

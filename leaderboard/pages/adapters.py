@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.headline import cpu_ms
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
+from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import errors_of, skill
 from moeload_bench.results.record import load_result
 from moeload_bench.results.render import markdown_table, three_digits
