@@ -15,7 +15,7 @@ from typing import Any, Literal
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import find_trace, list_traces, read_trace
+from moeload_bench.traces.store import find_trace, read_trace
 
 MAX_MANIFEST = 64 << 20
 """Bytes of a manifest at most: a million shards."""
@@ -42,7 +42,8 @@ class Place:
         if given.suffix == ".parquet":
             return cls(given, given.with_suffix(".parts"))
         if given.is_dir():
-            found = [*given.rglob("*.parts/manifest.json"), *(ref.path for ref in list_traces(given))]
+            found = [*given.rglob("*.parts/manifest.json"), *given.rglob("seed*.parquet")]
+            found = [file for file in found if file.name == "manifest.json" or file.parent.suffix != ".parts"]
             if not found:
                 raise NotFoundError(f"{given}: no recording there; expected NAME/SPLIT/seedN.parts or seedN.parquet")
             newest = max(found, key=lambda file: file.stat().st_mtime)
