@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from leaderboard.committed import ROOT
-from leaderboard.pages import cards, decisions, format, headline, large_runs, results, sampling_note
+from leaderboard.pages import cards, decisions, format, gated, headline, large_runs, results, sampling_note
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import MoeloadError
@@ -25,6 +25,7 @@ PAGES = (
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
+    page_of_parts("docs/reports/gated.md", gated.PARTS),
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts("docs/reports/results.md", results.PARTS),

@@ -50,7 +50,8 @@ def trace(
     trace: TraceName,
     out: Out,
     kind: Annotated[
-        Literal["nixtla", "fev", "gluonts", "csv"], typer.Option("--format", help="What reads it: docs/interchange.md.")
+        Literal["nixtla", "fev", "gluonts", "csv"],
+        typer.Option("--format", help="What reads it: docs/guide/interchange.md."),
     ],
     values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
 ) -> None:

@@ -48,9 +48,6 @@ def submit(
             help="A suite's name, or a TOML file.", show_default="the newest full suite: v1; mini until that is frozen"
         ),
     ] = None,
-    beyond: Annotated[
-        bool, typer.Option("--fitted-beyond-train", help="It has learned from more than the suite's `train` runs.")
-    ] = False,
     model_type: Annotated[
         str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
     ] = None,
@@ -81,9 +78,9 @@ def submit(
     if tasks.submissions != "open":
         raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
     check_traces(tasks)
-    kind = "pretrained" if model_type is None and (beyond or fitted_on) else model_type
+    kind = "pretrained" if model_type is None and fitted_on else model_type
     where = hardware or environment().hardware
-    who = Author(author, licence, link, beyond or kind == "pretrained", where, kind, fitted_on or ())
+    who = Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
