@@ -198,7 +198,8 @@ def brief_part(metric: str) -> str:
     states, k = ("transient", "stable"), grid.horizons.index(BRIEF_HORIZON)
     rows = {(row.state, row.forecaster): row for row in grid.rows}
     best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
-    wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in ("uniform", reference.name)]
+    last = (reference.name, "uniform")
+    wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
     chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
     lines = []
     for name in [*chosen, "uniform"]:
