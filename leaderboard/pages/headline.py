@@ -189,7 +189,7 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str) -> str:
-    """Five rows of the largest suite with results: the best of each state in turn, the reference, and `uniform` last."""
+    """Five rows of the largest suite: the best of each state in turn, the reference, and `uniform` last."""
     suite = headline_suite(suites_with_results())
     results = results_of(suite.name)
     grid, reference = result_grid(results, metric), reference_of(results)

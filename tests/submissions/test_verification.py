@@ -233,6 +233,14 @@ def test_better_plans_cannot_be_claimed(kind: str, less: float, where: str) -> N
     assert re.search(where, next(differences(lowered(run, kind, less), run, horizons)))
 
 
+def test_a_drop_rate_of_almost_nothing_may_move_as_honest_ones_do() -> None:
+    """Where hardly any token is dropped, equal experts that change places move the mean by more than half its size."""
+    result = load_result(RESULTS / "mini" / "sw_avg.json")
+    run, horizons = result.runs[0], result.suite.horizons
+    assert list(differences(lowered(run, "drop_rate@", 1.5e-5), run, horizons)) == []
+    assert list(differences(lowered(run, "drop_rate@", 1e-3), run, horizons)) != []
+
+
 def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:
     """What it raises may be long, and of many lines."""
     folder, result = honest(tmp_path, world)
