@@ -189,7 +189,7 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str) -> str:
-    """Five rows of the largest suite with results: the two best of each state, the reference, and `uniform` last."""
+    """Five rows of the largest suite: the best of each state in turn, the reference, and `uniform` last."""
     suite = headline_suite(suites_with_results())
     results = results_of(suite.name)
     grid, reference = result_grid(results, metric), reference_of(results)
@@ -198,8 +198,9 @@ def brief_part(metric: str) -> str:
     states, k = ("transient", "stable"), grid.horizons.index(BRIEF_HORIZON)
     rows = {(row.state, row.forecaster): row for row in grid.rows}
     best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
-    wanted = [name for pair in zip(*best, strict=True) for name in pair if name != "uniform"]
-    chosen = list(dict.fromkeys([*wanted[:4], reference.name]))[: BRIEF_ROWS - 1]
+    last = (reference.name, "uniform")
+    wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
+    chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
     spent = {result.name: cpu_ms(result) for result in results}
     lines = []
     for name in [*chosen, "uniform"]:

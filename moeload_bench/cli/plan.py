@@ -234,8 +234,11 @@ WIDE_COLUMNS = ("policy", "k", "re-plans", "moved", "moved GB", "imbalance", "tr
 
 def _best_of_each(runs: Sequence[PolicyRun], taken: PolicyRun) -> list[PolicyRun]:
     """Every interval of the policy to take, of the others the best one; in the order in which they were run."""
-    most = {run.policy: max(one.saved_percent for one in runs if one.policy == run.policy) for run in runs}
-    return [run for run in runs if run.policy == taken.policy or run.saved_percent == most[run.policy]]
+    best: dict[str, PolicyRun] = {}
+    for run in runs:
+        if run.policy not in best or run.saved_percent > best[run.policy].saved_percent:
+            best[run.policy] = run
+    return [run for run in runs if run.policy == taken.policy or run is best[run.policy]]
 
 
 def _cells(run: PolicyRun, step_ms: float) -> dict[str, str]:

@@ -254,3 +254,10 @@ def test_the_view_refreshes_scrolls_and_quits(recording: Recording, columns: int
         _, status = os.waitpid(child, 0)
         os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> None:
+    """`watch runs/my-run` during training and after it, `runs` and `runs/my-run/test` too."""
+    path = write_trace(synthetic_trace(40), tmp_path / "runs/my-run/test/seed0.parquet")
+    for folder in (path.parent, path.parent.parent, tmp_path / "runs"):
+        assert Place.of(str(folder)).trace == path

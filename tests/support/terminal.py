@@ -23,14 +23,19 @@ ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command wrote to a terminal, without its control codes, and its exit status."""
+    """What a command wrote to a terminal, without its control codes, to standard error, and its exit status."""
 
-    text: str
+    out: str
+    errors: str
     status: int
 
     @property
+    def text(self) -> str:
+        return self.out + self.errors
+
+    @property
     def lines(self) -> list[str]:
-        return self.text.splitlines()
+        return self.out.splitlines()
 
     def faults(self, width: int) -> list[str]:
         """Lines over the width, cells cut by an ellipsis, tracebacks; a word that cannot be broken may be long."""
@@ -43,8 +48,8 @@ def _breakable(line: str, width: int) -> bool:
     return len(line.strip().removesuffix("\\").split()) > 1 and max(map(len, line.split())) <= width - 8
 
 
-def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float = 300.0) -> Shown:
-    """Run a command with its standard output a terminal of this width; standard error goes nowhere."""
+def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float = 900.0) -> Shown:
+    """Run a command with its standard output a terminal of this width; standard error is a pipe."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
@@ -73,8 +78,8 @@ def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float =
                 errors += block
     os.close(leader)
     status = child.wait()
-    text = said.decode(errors="replace") + errors.decode(errors="replace")
-    return Shown(_CODES.sub("", text).replace("\r\n", "\n"), status)
+    out, said_wrong = (_CODES.sub("", text.decode(errors="replace")) for text in (said, errors))
+    return Shown(out.replace("\r\n", "\n"), said_wrong, status)
 
 
 def moeload_in_terminal(*words: str, width: int = 80, cwd: Path) -> Shown:
