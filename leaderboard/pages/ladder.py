@@ -152,7 +152,7 @@ def _direction(small: Sequence[float | None], large: Sequence[float | None]) -> 
 
 
 def interval(rungs: Sequence[Rung], rung: Rung, quantity: Quantity) -> tuple[float, float] | None:
-    """A 95 % t interval on a rung's mean, from the variance of runs within rungs, pooled; none for one run or counts."""
+    """A 95 % t interval on a rung's mean, from the variance of runs in rungs, pooled; not for one run or counts."""
     if quantity.name == "dead":
         return None
     groups = [[_scaled(v, quantity) for v in one.values(quantity) if v is not None] for one in rungs]

@@ -110,7 +110,7 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
         ("state", "State", [(state, f"{state} states" if state == ALL else state) for state in first["states"]]),
         ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
-        ("recipe", "Recipe", [(ALL, "all recipes"), *((recipe, recipe) for recipe in first["recipes"])]),
+        ("recipe", "Runs", first["choices"]),
         ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
         ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
     ]

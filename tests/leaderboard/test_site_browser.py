@@ -24,7 +24,7 @@ from moeload_bench.results.render import marked_floor
 from moeload_bench.suites.suite import CROSSING
 from tests.conftest import need
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
-from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes
+from tests.support.site_world import FEW, HOSTILE, OTHER_TRACE, TRACE, add_hostile, copy_checkout, many_recipes
 
 for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "markdown_it", "yaml"):
     need(_package, "pip install -e '.[site]'")
@@ -38,7 +38,7 @@ PAGES = ("index.html", "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed mini results, a suite of six recipes, one trace, and two entries full of markup."""
-    root = copy_checkout(many_recipes(tmp_path_factory.mktemp("checkout")), (TRACE,), FEW)
+    root = copy_checkout(many_recipes(tmp_path_factory.mktemp("checkout")), (TRACE, OTHER_TRACE), FEW)
     add_hostile(root)
     return root
 
@@ -98,6 +98,27 @@ def column(driver: Any, head: str) -> dict[str, str]:
 def close_to(text: str, value: float) -> bool:
     """Equal to the three digits that are shown."""
     return math.isclose(float(text.replace(MINUS, "-")), value, rel_tol=5.1e-3, abs_tol=1e-12)
+
+
+def test_runs_are_chosen_by_what_their_traces_are(board: Any, results: dict[str, Result]) -> None:
+    """The switch names properties beside recipes; a choice shows the means of its runs, in words too."""
+    from selenium.webdriver.support.select import Select
+
+    titles = [one.text for one in Select(board.find_element("id", "recipe")).options]
+    assert titles[0] == "all recipes"
+    assert {"balancing: none", "balancing: auxiliary loss", "qwen3moe-tiny-8e"} <= set(titles)
+    assert any(title.startswith("drift up to ") for title in titles)
+    choose(board, state="stable", horizon="100", recipe="balancing:none", metric="window_tv")
+    shown = column(board, "window_tv")
+    for name, result in results.items():
+        (run,) = (run for run in result.runs if run.recipe == "qwen3moe-tiny-8e-aux0")
+        value = run_means(run, "stable", "window_tv")[result.suite.horizons.index(100)]
+        assert value is not None
+        assert close_to(shown[name], value), name
+    assert "mean over 1 run of 1 recipe with balancing: none" in board.find_element("id", "over").text
+    assert "layers; balancing: none of suite mini." in board.find_element("id", "horizons-caption").text
+    choose(board, suite="many")
+    assert board.find_element("id", "recipe").get_attribute("value") == "all", "its traces are not there"
 
 
 def test_the_switches_show_the_numbers_of_the_results(board: Any, results: dict[str, Result]) -> None:
