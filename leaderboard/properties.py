@@ -1,7 +1,7 @@
 """What a trace is, and runs sliced by it: drift, over-dispersion, imbalance, experts, top-k, balancing, schedule.
 
 A slice is a group of a suite's runs that share a property, whatever their recipe. Numbers are split where half of the
-runs lie below, so that no bound is chosen by hand; a property that all runs share makes no slice.
+runs lie below, so that no bound is chosen by hand; a property of all runs, or of one recipe alone, makes no slice.
 """
 
 from __future__ import annotations
@@ -111,9 +111,12 @@ def schedule_of(meta: TraceMeta) -> str:
 
 
 def slices_of(properties: Mapping[str, Properties]) -> list[Slice]:
-    """The slices of runs by their trace's id, property by property; none that holds no run or all of them."""
-    found = [*_halves(properties), *_kinds(properties)]
-    return [one for one in found if 0 < len(one.traces) < len(properties)]
+    """The slices of runs by their trace's id, property by property; none of all runs, or of those of one recipe."""
+    recipes: dict[str, set[str]] = {}
+    for name in properties:
+        recipes.setdefault(name.split("/")[0], set()).add(name)
+    known = [set(), set(properties), *recipes.values()]
+    return [one for one in (*_halves(properties), *_kinds(properties)) if one.traces not in known]
 
 
 def _halves(properties: Mapping[str, Properties]) -> Iterator[Slice]:

@@ -61,7 +61,7 @@ class Board:
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
     ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``slices`` are
-    there where every run's trace is.
+    there where every run's trace is (`with_slices`).
     """
 
     suite: Suite
@@ -126,9 +126,13 @@ def read_inputs(root: str | Path) -> Inputs:
     seasons = scored_seasons(base / "leaderboard" / "seasons")
     folders += [season.folder.results for season in seasons]
     boards = [*map(season_board, seasons), *boards]
-    traces = tuple(read_traces(base))
-    sliced = tuple(replace(board, slices=read_slices(board.suite, traces)) for board in boards)
-    return Inputs(base, sliced, traces, _content_sha256(base, folders))
+    return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
+
+
+def with_slices(inputs: Inputs) -> Inputs:
+    """The inputs with the slices of every board that has none yet: the traces are read, or the cache is."""
+    boards = [b if b.slices else replace(b, slices=read_slices(b.suite, inputs.traces)) for b in inputs.boards]
+    return replace(inputs, boards=tuple(boards))
 
 
 def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:

@@ -28,19 +28,17 @@ def test_numbers_are_cut_near_halves_and_equal_ones_stay_together() -> None:
 
 
 def test_slices_partition_the_runs_by_each_property_that_differs() -> None:
-    """Of a property that all share there is none; a run without a number is in neither half."""
+    """Of a property that all share, or one recipe alone has, there is none; a run without a number is in no half."""
     runs = {
         "a/test/seed1": of(drift=0.01),
         "b/test/seed1": of(drift=0.02, balancing="loss-free bias"),
         "b/test/seed2": of(drift=None, balancing="loss-free bias", schedule="constant, data change"),
+        "c/test/seed1": of(drift=0.005, balancing="auxiliary loss"),
     }
     found = {one.title: one.traces for one in slices_of(runs)}
     assert found == {
-        "drift up to 1.00%": {"a/test/seed1"},
-        "drift above 1.00%": {"b/test/seed1"},
-        "balancing: loss-free bias": {"b/test/seed1", "b/test/seed2"},
-        "balancing: none": {"a/test/seed1"},
-        "schedule: constant": {"a/test/seed1", "b/test/seed1"},
+        "drift above 0.50%": {"a/test/seed1", "b/test/seed1"},
+        "schedule: constant": {"a/test/seed1", "b/test/seed1", "c/test/seed1"},
         "schedule: constant, data change": {"b/test/seed2"},
     }
     assert len({one.id for one in slices_of(runs)}) == len(found)

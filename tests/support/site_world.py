@@ -19,7 +19,6 @@ from moeload_bench.suites.suite import Suite, SuiteTrace
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
 TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
-OTHER_TRACE = "moeload_bench/data/qwen3moe-tiny-8e-aux0/test/seed1.parquet"
 FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
 """Metrics that thinned results keep: an error with floors, another one, a cost of plans, a score."""
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&lt;b&gt;\'"'
