@@ -103,7 +103,7 @@ $(VENV)/.engines: $(VENV)/.dev
 # Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
 $(VENV)/.peers: $(VENV)/.venv
 	$(PYTHON) -m venv $(VENV)/peers
-	$(VENV)/peers/bin/python -m pip install -q 'fev==0.10.0' 'statsforecast==2.1.1' 'gluonts==0.17.0'
+	$(VENV)/peers/bin/python -m pip install -q 'fev==0.10.0' 'statsforecast==2.1.1' 'gluonts==0.17.0' 'sktime==1.2.0'
 	touch $@
 
 clean:

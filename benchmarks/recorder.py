@@ -97,7 +97,10 @@ def measure(layers: int, pairs: int, sequences: int, passes: int = 1, compiled: 
     again = 0
     for chosen in (0, 1):  # each copy is recorded in half of the pairs: where it lies in memory matters too
         with tempfile.TemporaryDirectory() as folder, record(models[chosen], folder, on_error="raise") as recorder:
-            running = [torch.compile(model) for model in models] if compiled else models
+            running = models
+            if compiled:  # of two models of one class the compiler takes the code of the first, hooks or not
+                torch._dynamo.config.skip_nnmodule_hook_guards = False
+                running = [torch.compile(model) for model in models]
             for pair, order in zip(range(-WARM_UP, pairs // 2), orders(chosen), strict=False):
                 if pair == 0:
                     recorder.flush()  # the first shard of a process imports its writer

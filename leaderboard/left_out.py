@@ -2,8 +2,8 @@
 
     python -m leaderboard.left_out [--only EXPERIMENT ...]
 
-Writes leaderboard/left_out.json, which docs/reports/gated.md is made from (`python -m leaderboard.pages.gated`). For
-each experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
+Writes leaderboard/left_out.json, which `python -m leaderboard.pages docs/reports/gated.md` makes a page from. For each
+experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
 chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment; what is there already is kept
 unless named.
 
@@ -22,16 +22,29 @@ from typing import Any
 
 import numpy as np
 from moeload_bench.baselines._gate import Gate
-from moeload_bench.baselines._gate_fit import CONTROLLED, LATE, SAMPLED, Learning, Samples, samples_of, train
+from moeload_bench.baselines._gate_fit import (
+    CONTROLLED,
+    LATE,
+    SAMPLED,
+    Learning,
+    Samples,
+    calibrated,
+    samples_of,
+    train,
+)
 from moeload_bench.baselines._measures import ANCHORS, Measures, Memory, measure
 from moeload_bench.baselines._path import hat_weights
+from moeload_bench.baselines._spread import Spread, moving, scale_of
 from moeload_bench.baselines.gated import MIN_ROWS
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
+from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
+from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.committed import ROOT
 from moeload_bench.evaluation.harness import make_request, step_block, trace_info
 from moeload_bench.results.statistics import log_ratio
+from moeload_bench.scoring import metrics
 from moeload_bench.scoring.metrics import relative_error, total_variation
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states, state_names
@@ -39,35 +52,23 @@ from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 
-OUT = ROOT / "leaderboard" / "left_out.json"
-SUITE = "v1"
 PER_STATE = 20
 LATE_STARTS = (1000, 3000, 6000)
-CLUSTERS = (
-    ("qwen3moe-16e-aux0", "qwen3moe-16e-aux", "qwen3moe-16e-shift", "qwen3moe-16e-restart"),
-    ("deepseekv3-16e-shift", "deepseekv3-32e-lossfree"),
-    ("gptoss-32e-top4",),
-    ("granitemoe-32e-top8",),
-    ("mixtral-8e-pooled",),
-    ("olmoe-64e-top8",),
-    ("qwen3moe-64e-top1",),
-    ("switch-8e-drop",),
-)
-"""Recipes of one cluster share text, seed and most of their settings (two even their first 2,000 steps)."""
-
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One origin of a left-out run: what was measured, what came, and what fixed windows would have said."""
+    """One origin of a left-out run: what was measured, what came, what `sw_avg` told and fixed windows would have."""
 
     run: int
     recipe: str
     state: str
     stride: int
     measured: Measures
+    moving_L: NDArray[np.bool_]
     truth_KLE: FloatArray
+    told_KLE: FloatArray
     reference_K: FloatArray
     window_WK: FloatArray
 
@@ -102,7 +103,9 @@ def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int =
         windows = [[total_variation(w, t).mean() for t in true_KLE] for w in measured.window_WLE]
         reference = total_variation(told, true_KLE).mean(axis=-1)
         recipe = trace.id.split("/")[0]
-        found.append(Task(run, recipe, state, stride, measured, true_KLE, reference, np.array(windows)))
+        found.append(
+            Task(run, recipe, state, stride, measured, moving(seen), true_KLE, told, reference, np.array(windows))
+        )
     return found
 
 
@@ -111,13 +114,18 @@ def _followers(info: Any, stride: int) -> tuple[Memory, SlidingWindowAverage]:
     return Memory(sampled), SlidingWindowAverage(sampled, 0)
 
 
+def window_means(gate: Gate, measured: Measures, horizons: Sequence[int]) -> FloatArray:
+    """[K, L, E]: the mean shares over each horizon."""
+    at_ALE = gate.forecast(measured)
+    return np.stack([np.tensordot(hat_weights(ANCHORS, (h,))[0], at_ALE, axes=1) for h in horizons])
+
+
 def errors(gate: Gate, task: Task, horizons: Sequence[int], context_LC: FloatArray | None = None) -> FloatArray:
     """[2, K]: `window_tv` and `window_error_rate`, means over layers; with another context where one is given."""
     measured = task.measured
     if context_LC is not None:
         measured = Measures(**{**vars(measured), "context_LC": context_LC})
-    at_ALE = gate.forecast(measured)
-    mean_KLE = np.stack([np.tensordot(hat_weights(ANCHORS, (h,))[0], at_ALE, axes=1) for h in horizons])
+    mean_KLE = window_means(gate, measured, horizons)
     relative = np.nanmean(relative_error(mean_KLE, task.truth_KLE), axis=-1)
     return np.stack([total_variation(mean_KLE, task.truth_KLE).mean(axis=-1), relative])
 
@@ -131,7 +139,8 @@ class Study:
         traces = [read_trace(ROOT / "traces" / f"{i}.parquet", expected_sha256=e.data_sha256)
                   for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
         self.recipe = [i.split("/")[0] for i in ids]
-        self.samples = samples_of([(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)], 0)
+        self.runs = [(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)]
+        self.samples = samples_of(self.runs, 0)
         self.tasks = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite)]
         self.late = [
             task for n, t in enumerate(traces) for s in LATE_STARTS for task in tasks_of(t, n, self.suite, start=s)
@@ -191,6 +200,47 @@ def record(
     return out
 
 
+def quantiles(study: Study, gates: Sequence[Gate]) -> dict[str, Any]:
+    """Coverage and `wql` of `gated` and of `sw_avg_conformal`, both calibrated on the clusters that they learn from.
+
+    ``log_ratio`` is that of their `wql`.
+    """
+    found: dict[tuple[str, str, str], list[FloatArray]] = {}
+    for gate, (learn, left) in zip(gates, study.folds(), strict=True):
+        own = calibrated(gate, [samples for samples in study.samples if samples.run in learn]).spread
+        average = Spread.from_bytes(ConformalWindowAverage.fit([study.runs[n] for n in learn], 0))
+        for task in study.tasks:
+            if task.run in left and own is not None:
+                mean_KLE = window_means(gate, task.measured, study.suite.horizons)
+                for name, spread, told_KLE in (
+                    ("gated", own, mean_KLE),
+                    ("sw_avg_conformal", average, task.told_KLE),
+                ):
+                    found.setdefault((task.state, name, task.recipe), []).append(
+                        _quantile_scores(study.suite, spread, told_KLE, task)
+                    )
+    out: dict[str, Any] = {}
+    for (state, name, recipe), scores in found.items():
+        coverage_K, wql_K = np.mean(scores, axis=0)
+        here = out.setdefault(state, {"coverage": {}, "wql": {}, "log_ratio": {}})
+        here["coverage"].setdefault(name, {})[recipe] = coverage_K.round(4).tolist()
+        here["wql"].setdefault(name, {})[recipe] = wql_K.round(6).tolist()
+    for here in out.values():
+        first, second = here["wql"]["gated"], here["wql"]["sw_avg_conformal"]
+        here["log_ratio"] = {
+            r: log_ratio(np.array(first[r]), np.array(second[r])).round(5).tolist() for r in sorted(first)
+        }
+    return out
+
+
+def _quantile_scores(suite: Suite, spread: Spread, mean_KLE: FloatArray, task: Task) -> FloatArray:
+    """[2, K]: coverage and `wql`, means over layers."""
+    scale_KLE = scale_of(task.measured, mean_KLE, suite.horizons)
+    quantile_QKLE = spread.quantiles(suite.quantiles, suite.horizons, mean_KLE, scale_KLE, task.moving_L)
+    pairs = [(quantile_QKLE[:, k], truth_LE, suite.quantiles) for k, truth_LE in enumerate(task.truth_KLE)]
+    return np.array([[metric(*pair).mean() for pair in pairs] for metric in (metrics.coverage, metrics.wql)])
+
+
 def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
     """A fixed window per horizon and state: chosen on the other clusters, or in hindsight for each left-out run."""
     folds = {run: learn for learn, left in study.folds() for run in left}
@@ -210,7 +260,7 @@ def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
 
 
 def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Everything on the page, by name; the first four share their networks."""
+    """Everything on the page, by name; the first five share their networks."""
     headline: list[Gate] = []
 
     def full() -> list[Gate]:
@@ -224,6 +274,7 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         "gated": lambda: study.scored(full(), study.tasks),
         "sampled": lambda: study.scored(full(), study.sampled),
         "late": lambda: study.scored(full(), study.late),
+        "quantiles": lambda: quantiles(study, full()),
         "control.swapped": lambda: study.scored(full(), study.tasks, swapped=True),
         "control.tuned": lambda: tuned(study),
         "yardstick.window": lambda: tuned(study, hindsight=True),

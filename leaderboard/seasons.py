@@ -85,7 +85,7 @@ class ForkFloor:
 
 def fork_floors(season: Season, recipe: str = "all") -> dict[str, ForkFloor]:
     """By state, for all recipes or one: means over the runs whose origins of forks were in it."""
-    found = {}
+    found: dict[str, ForkFloor] = {}
     floors = season.floors.floors if season.floors is not None else ()
     chosen = [one for one in floors if recipe in ("all", one.trace.split("/")[0])]
     for state in dict.fromkeys(one.state for one in chosen):

@@ -123,6 +123,11 @@ def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
     return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 expert`, `1,200 experts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """The text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
 

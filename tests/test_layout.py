@@ -71,8 +71,8 @@ def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
     Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
     """
     readable = {
-        "cli", "evaluation", "hub", "interchange", "isolation", "live", "placement", "plots", "publishing", "results",
-        "scoring", "states", "submissions", "traces",
+        "adapters", "cli", "evaluation", "hub", "interchange", "isolation", "live", "placement", "plots", "publishing",
+        "results", "scoring", "states", "submissions", "traces",
     }  # fmt: skip
     folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}
     assert folders - {"baselines"} == readable | set(HIDDEN_IN_PACKAGE)
@@ -123,3 +123,17 @@ def test_a_public_name_is_never_shadowed_by_a_module() -> None:
     folders = {name.split(".")[-1] for name in packages()}
     modules = {path.stem for path in (ROOT / "moeload_bench").glob("*.py")} | folders
     assert modules & set(moeload_bench.__all__) == set()
+
+
+GENERATED = {"sampling-floor-note.md", "state-constants.md"}
+
+
+def test_each_page_begins_with_what_it_answers() -> None:
+    """Guides and methods, below the title; pages that a script writes as a whole begin with what it computed."""
+    for page in sorted((ROOT / "docs").glob("[gm]*/*.md")):
+        if page.name in GENERATED:
+            continue
+        second = page.read_text(encoding="utf-8").split("\n\n")[1]
+        asked = second.startswith("*Answers: ") or second.startswith("This page answers: ")
+        assert asked, f"{page}: the first paragraph says not what the page answers"
+        assert "?" in second

@@ -82,7 +82,7 @@ def test_other_words_are_refused_too() -> None:
 @pytest.mark.parametrize("jobs", [0, -3, 1.5, True, "2", None])
 def test_jobs_are_a_whole_number_from_one(jobs: Any) -> None:
     """Refused by name before any work: -3 was taken for "all cores but two", 1.5 and True for 1."""
-    with pytest.raises(MoeloadError, match="jobs is .*, expected a whole number from 1"):
+    with pytest.raises(MoeloadError, match=r"jobs is .*, expected a whole number from 1"):
         evaluate("sw_avg", SUITE, paths={TRACE.id: "x.parquet"}, jobs=jobs)
 
 
@@ -90,14 +90,14 @@ def test_jobs_are_a_whole_number_from_one(jobs: Any) -> None:
 def test_a_seed_is_a_whole_number_from_zero(seed: Any) -> None:
     """In `evaluate` and in `check_forecaster`."""
     for call in (lambda: evaluate("sw_avg", SUITE, seed=seed), lambda: check_forecaster("sw_avg", seed=seed)):
-        with pytest.raises(MoeloadError, match="seed is .*, expected a whole number from 0"):
+        with pytest.raises(MoeloadError, match=r"seed is .*, expected a whole number from 0"):
             call()
 
 
 def test_an_address_needs_a_cluster_and_a_list_needs_a_forecaster() -> None:
     """Neither is passed over: an address without a backend, an empty list, a cluster without an address."""
     given = {"suite": SUITE, "paths": {TRACE.id: "x.parquet"}}
-    with pytest.raises(MoeloadError, match="the address 'tcp://a:1' .* with the backend 'loky', expected 'dask' or"):
+    with pytest.raises(MoeloadError, match=r"the address 'tcp://a:1' .* with the backend 'loky', expected 'dask' or"):
         evaluate("sw_avg", address="tcp://a:1", **given)  # type: ignore[arg-type]
     with pytest.raises(MoeloadError, match="forecasters is an empty list, expected at least one"):
         evaluate([], **given)  # type: ignore[arg-type]

@@ -15,7 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard.committed import ROOT
-from leaderboard.pages import cards, decisions, format, headline, ladder, large_runs, properties, results, sampling_note
+from leaderboard.pages import (
+    cards,
+    decisions,
+    format,
+    gated,
+    headline,
+    ladder,
+    large_runs,
+    properties,
+    results,
+    sampling_note,
+)
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import MoeloadError
@@ -26,6 +37,7 @@ PAGES = (
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
+    page_of_parts("docs/reports/gated.md", gated.PARTS),
     ladder.LADDER,
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 from leaderboard.committed import ROOT
+from leaderboard.pages import reaction
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
 from leaderboard.pages.results import results_of, separated
@@ -115,7 +116,11 @@ def _thousands(value: float | None) -> str:
 
 
 PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
-REGRET_PARTS: Mapping[str, Maker] = {"separation": lambda _: separation(), "regret": lambda _: regret_table()}
+REGRET_PARTS: Mapping[str, Maker] = {
+    "separation": lambda _: separation(),
+    "regret": lambda _: regret_table(),
+    **reaction.PARTS,
+}
 
 
 def draw_walk() -> None:
@@ -125,5 +130,6 @@ def draw_walk() -> None:
 
 
 def draw_regret_page() -> None:
-    """The figure of docs/reports/regret.md."""
+    """The figures of docs/reports/regret.md."""
+    reaction.draw_reaction()
     save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "reports" / "regret.svg")

@@ -1,30 +1,23 @@
-"""Fill the tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
+"""The tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
 
-    python -m leaderboard.pages.gated [--check]
-
-Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures. With --check nothing is written;
-exit status 1 when the page would change.
+Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import t
 
-from leaderboard.committed import ROOT
-from leaderboard.left_out import CLUSTERS, OUT, SUITE
+from leaderboard.clusters import CLUSTERS, OUT, SUITE
+from leaderboard.pages.parts import Maker
 from moeload_bench.results.render import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite
 
-PAGE = ROOT / "docs" / "reports" / "gated.md"
-PART = re.compile(r"(<!-- made by leaderboard/pages/gated.py: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 STATES = ("transient", "stable")
 LOSS_FREE = CLUSTERS[1]
 SEEN: tuple[tuple[str, str, Sequence[str]], ...] = (
@@ -48,6 +41,9 @@ MEANING = {
     "learn.2": "learned from 2 clusters",
     "learn.4": "learned from 4 clusters",
 }
+
+NOMINAL = 0.8
+"""What lies between the outer quantiles of the suite, 0.1 and 0.9."""
 
 Record = Mapping[str, Any]
 
@@ -87,6 +83,31 @@ def headline(known: Mapping[str, Record]) -> str:
     return table(head, rows)
 
 
+def quantiles(known: Mapping[str, Record]) -> str:
+    """Coverage over recipes, the worst of them, and `wql`, of `gated` and of `sw_avg_conformal`."""
+    rows = []
+    for state in STATES:
+        record = known["quantiles"][state]
+        gain = {recipe: float(np.mean(log_K)) for recipe, log_K in record["log_ratio"].items()}
+        for name in ("gated", "sw_avg_conformal"):
+            by = {recipe: float(np.mean(values)) for recipe, values in record["coverage"][name].items()}
+            worst = min(by, key=lambda recipe: -abs(by[recipe] - NOMINAL))
+            low, high = _t_interval(list(by.values()))
+            wql_K = np.mean(list(record["wql"][name].values()), axis=0)
+            better = f"{skill(list(gain.values())):+.3f} {bounds(gain)}" if name == "gated" else ""
+            rows.append((f"`{name}`", state, f"{np.mean(list(by.values())):.3f} [{low:.2f}, {high:.2f}]",
+                         f"{by[worst]:.2f} (`{worst}`)", *(f"{v:.4f}" for v in wql_K), better))  # fmt: skip
+    horizons = load_suite(SUITE).horizons
+    head = ("", "state", f"coverage of {NOMINAL:.1f}", "worst recipe", *(f"wql, h = {h:,}" for h in horizons))
+    return table((*head, "less wql than `sw_avg_conformal`"), rows)
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of a mean over recipes."""
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
 def recipes(known: Mapping[str, Record]) -> str:
     """Skill by left-out recipe."""
     each = {state: by_recipe(known["gated"], state) for state in STATES}
@@ -124,30 +145,10 @@ def ablations(known: Mapping[str, Record]) -> str:
     return _beside(known, [name for name in MEANING if name.split(".")[0] in ("without", "learn") and name in known])
 
 
-PARTS: dict[str, Callable[[Mapping[str, Record]], str]] = {
-    "headline": headline, "recipes": recipes, "controls": controls, "ablations": ablations,
-}  # fmt: skip
+def _part(make: Callable[[Mapping[str, Record]], str]) -> Maker:
+    return lambda _: make(json.loads(OUT.read_text(encoding="utf-8")))
 
 
-def fill_page(text: str, known: Mapping[str, Record]) -> str:
-    """The page with its parts made anew."""
-    return PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](known)}\n{match[3]}", text)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    old = PAGE.read_text()
-    new = fill_page(old, json.loads(OUT.read_text()))
-    if new == old:
-        return 0
-    print(f"{'stale' if check else 'written'}: {PAGE.relative_to(ROOT)}")
-    if not check:
-        PAGE.write_text(new)
-    return 1 if check else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+PARTS: Mapping[str, Maker] = {
+    make.__name__: _part(make) for make in (headline, quantiles, recipes, controls, ablations)
+}

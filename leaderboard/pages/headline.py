@@ -16,6 +16,7 @@ from leaderboard.pages.results import results_of
 from leaderboard.seasons import FLOOR as FLOOR_FORK
 from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of, fork_floors, scored_seasons
 from moeload_bench.errors import ResultError
+from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Grid, result_grid
 from moeload_bench.results.record import Result
@@ -33,6 +34,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFlo
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
+    results = _without_doubles(results, metric)
     grid, reference = result_grid(results, metric), reference_of(results)
     if grid is None or reference is None or reference not in results:
         raise ResultError(
@@ -46,7 +48,32 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFlo
         _state_table(grid, errors.select(state=state), state, reference.name, forks.get(state))
         for state in _states(grid)
     ]
-    return "\n\n".join([*parts, " ".join(_words(grid, reference.name, errors, forks))]) + "\n"
+    lead = _lead(errors, _states(grid), reference.name)
+    return "\n\n".join([*lead, *parts, " ".join(_words(grid, reference.name, errors, forks))]) + "\n"
+
+
+def _lead(errors: Errors, states: Sequence[str], reference: str) -> Iterator[str]:
+    """What the entry that leads in every state gains; nothing where none does."""
+    gains: dict[str, list[float]] = {}
+    for state in states:
+        here = errors.select(state=state)
+        found = {name: skill(here, name, reference)[0] for name in here.by_forecaster if name != oracle_window.NAME}
+        best = max(found, key=lambda name: found[name])
+        gains.setdefault(best, []).append(found[best])
+    if len(gains) == 1 and reference not in gains:
+        ((name, values),) = gains.items()
+        each = " and ".join(f"{100 * v:.0f} % in the {state} state" for v, state in zip(values, states, strict=True))
+        yield f"The best forecaster here, `{name}`, errs less than the moving average `{reference}` by {each}."
+
+
+def _without_doubles(results: Sequence[Result], metric: str) -> list[Result]:
+    """Without entries that say what the reference says, task for task: they differ by their quantiles alone."""
+    reference = reference_of(results)
+    if reference is None or reference not in results:
+        return list(results)
+    error_T = errors_of(results, metric).by_forecaster
+    same = {n for n, e in error_T.items() if np.array_equal(e, error_T[reference.name], equal_nan=True)}
+    return [result for result in results if result is reference or result.name not in same]
 
 
 def _states(grid: Grid) -> list[str]:
@@ -58,13 +85,14 @@ def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: F
     entries = {name: error_T for name, error_T in errors.by_forecaster.items() if name != oracle_window.NAME}
     rank = ranks(rank_groups(entries, errors.tasks, base_T=errors.by_forecaster[reference]))
     found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
+    spent = {result.name: cpu_ms(result) for result in grid.results}
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
     lines: list[tuple[str, ...]] = []
     for row in sorted(rows, key=lambda row: -found[row.forecaster][0]):
         lines.append((
             f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), _skill(*found[row.forecaster]),
-            str(rank.get(row.forecaster, NOTHING)), three_digits(1e3 * row.per_forecast_s),
+            str(rank.get(row.forecaster, NOTHING)), three_digits(spent[row.forecaster]),
         ))  # fmt: skip
     if oracle_window.NAME in errors.by_forecaster:
         lines.append((
@@ -118,7 +146,7 @@ def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, ForkF
     yield (
         f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`, in brackets its 95 % "
         f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
-        "(docs/methods/statistics.md). ms: wall time per answered origin, observing included."
+        "(docs/methods/statistics.md). ms: CPU time per answered origin, observing included."
     )
 
 
@@ -156,4 +184,35 @@ def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[
     return [*parts, markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
 
 
-PARTS: Mapping[str, Maker] = {"headline": headline_part}
+BRIEF_ROWS = 5
+BRIEF_HORIZON = 100
+
+
+def brief_part(metric: str) -> str:
+    """Five rows of the largest suite with results: the two best of each state, the reference, and `uniform` last."""
+    suite = headline_suite(suites_with_results())
+    results = results_of(suite.name)
+    grid, reference = result_grid(results, metric), reference_of(results)
+    if grid is None or reference is None or BRIEF_HORIZON not in grid.horizons:
+        raise ResultError(f"{suite.name}: the brief table needs {metric} at h = {BRIEF_HORIZON} and the reference")
+    states, k = ("transient", "stable"), grid.horizons.index(BRIEF_HORIZON)
+    rows = {(row.state, row.forecaster): row for row in grid.rows}
+    best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
+    wanted = [name for pair in zip(*best, strict=True) for name in pair if name != "uniform"]
+    chosen = list(dict.fromkeys([*wanted[:4], reference.name]))[: BRIEF_ROWS - 1]
+    lines = []
+    for name in [*chosen, "uniform"]:
+        cells = [rows[state, name] for state in states]
+        errors = [text for row in cells for text in (three_digits(row.value_K[k]), f"{row.skill_value or 0.0:+.3f}")]
+        lines.append((f"`{name}`", *errors, three_digits(1e3 * cells[0].per_forecast_s)))
+    heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), "ms")
+    words = (
+        f"Suite `{suite.name}`: the part of the tokens that the forecast of the next {BRIEF_HORIZON} steps would plan "
+        "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
+        f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
+        "All rows, with intervals: [below](#all-forecasters)."
+    )
+    return f"{markdown_table(heads, lines)}\n\n{words}"
+
+
+PARTS: Mapping[str, Maker] = {"headline": headline_part, "brief": brief_part}

@@ -38,7 +38,7 @@ COLUMNS = (
     ("win_rate", "Win rate", "Part of the tasks with the better value", True),
     ("value", PRIMARY, "The metric that is chosen", True),
     ("excess", "Excess", "Over floor_batch: sqrt(max(0, error² - floor²))", True),
-    ("regret", "Regret", "regret@quarter on the same tasks", True),
+    ("regret", "Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one", True),
     ("ms", "ms", "Wall time per answered origin, observing included", True),
     ("training", "% train", "Of the recorded training time", True),
     ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),

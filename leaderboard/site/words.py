@@ -40,7 +40,7 @@ def percent(value: float | None) -> str:
 
 def interval_text(interval: Interval | None) -> str:
     """A 95 % interval; `n/a` where the suite is too small for one."""
-    return NOT_GIVEN if interval is None else f"{signed_skill(interval.low)[:-1]} to {signed_skill(interval.high)[:-1]}"
+    return NOT_GIVEN if interval is None else f"{signed_skill(interval.low)} to {signed_skill(interval.high)}"
 
 
 def counted(number: int, what: str) -> str:

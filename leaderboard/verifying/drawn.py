@@ -110,7 +110,8 @@ def draw(suite: Suite, number: int, seed: int = 0) -> Iterator[Memoriser]:
             runs = zip(forecast_means(suite, target), strong, strict=True)
             mixed = [_mixed(*run, other, suite.horizons, window) for run, other in runs]
         order = random.permutation(len(mixed))
-        yield Memoriser(*zip(*mixed, strict=True), [bool(i % 2) for i in order])
+        whole, late, with_strong = zip(*mixed, strict=True)
+        yield Memoriser(whole, late, with_strong, [bool(i % 2) for i in order])
 
 
 def _mixed(
@@ -145,7 +146,8 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     for suite, kinds in measured.items():
         for kind in KINDS:
             one = kinds[kind]
-            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {one['half_found_from']} |")
+            half = one["half_found_from"] or "none"
+            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {half} |")
     return "\n".join(lines)
 
 

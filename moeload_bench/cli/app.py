@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.metadata import version as version_of
 from typing import Annotated, Any
@@ -39,6 +40,9 @@ COMMANDS = {
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 
 
+_PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
+
+
 class LazyCommands(TyperGroup):
     """The commands of `COMMANDS`: listed from there, imported only when one is resolved."""
 
@@ -66,7 +70,17 @@ def load_command(name: str) -> Any:
         outer.add_typer(module.app, name=name)
     else:
         outer.command(name)(getattr(module, module_name))
-    return get_group(outer).commands[name]
+    return with_brackets(get_group(outer).commands[name])
+
+
+def with_brackets(command: Any) -> Any:
+    """The command, whose help shows `[steps, layers]` as it stands: only `[bold]` and `[/bold]` are markup in it."""
+    for owner in (command, *command.params):
+        if getattr(owner, "help", None):
+            owner.help = _PLAIN_BRACKET.sub(r"\\[", owner.help)
+    for below in getattr(command, "commands", {}).values():
+        with_brackets(below)
+    return command
 
 
 app = typer.Typer(

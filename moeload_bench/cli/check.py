@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import Annotated
 
 import typer
 
 from moeload_bench.errors import printable
 from moeload_bench.evaluation.conformance import check_forecaster
-from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.hosts import Limits, parse_level
 
 
 def check(
@@ -25,6 +26,9 @@ def check(
             "sandbox (a stranger's code)."
         ),
     ] = "none",
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="In the sandbox too, say at which lines the forecaster failed.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: rule, passed, message, required.")] = False,
 ) -> None:
@@ -37,7 +41,7 @@ def check(
 
     Exit status 0 when every required rule is kept, else 1.
     """
-    results = check_forecaster(target, level=parse_level(level), seed=seed)
+    results = check_forecaster(target, level=parse_level(level), seed=seed, limits=Limits(traceback=traceback))
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
     else:
@@ -46,3 +50,5 @@ def check(
             typer.echo(printable(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip()))
     if any(result.required and not result.passed for result in results):
         raise typer.Exit(1)
+    if not as_json:
+        typer.echo(f"Every rule is kept. Next:\n  moeload-bench run {shlex.quote(target)} sw_avg")

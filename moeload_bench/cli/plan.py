@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecasts import forecast_ahead
@@ -23,12 +24,12 @@ from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.plots.style import check_suffix, save_figure
 from moeload_bench.results.choice import choose_policy
-from moeload_bench.traces.store import load_trace
+from moeload_bench.results.render import plain_table
 from moeload_bench.traces.trace import Trace
 
 
 def plan(
-    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")],
+    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")],
     devices: Annotated[int, typer.Option(help="D: devices that share the experts of a layer (expert parallelism).")],
     slots: Annotated[int, typer.Option(help="R: expert slots on all devices together; R - E of them are spare.")],
     expert_mb: Annotated[
@@ -66,13 +67,16 @@ def plan(
     ] = None,
     kind: Annotated[
         Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
-        typer.Option("--format", help="Which engine's file --write makes: docs/interchange.md."),
+        typer.Option("--format", help="Which engine's file --write makes: docs/guide/interchange.md."),
     ] = "json",
     horizon: Annotated[int, typer.Option(min=1, help="Steps that the written plan is made for.")] = 1000,
     model_layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Every policy at every k, imbalance by state; wider than 80 columns.")
+    ] = False,
 ) -> None:
     """How often should experts be re-placed, and what does it save? Simulated over a whole trace, migration charged.
 
@@ -92,7 +96,7 @@ def plan(
         check_suffix(figure)
     shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
     cost = _cost(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms, needed=write is None)
-    loaded, intervals, isolation = load_trace(trace), _intervals(every), parse_level(level)
+    loaded, intervals, isolation = open_trace(trace), _intervals(every), parse_level(level)
     if write is not None:
         _write(loaded, forecaster, shape, write, kind, horizon, model_layers, isolation, seed)
     if cost is None:
@@ -102,7 +106,7 @@ def plan(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
         )
     following = _next(trace, forecaster, shape, cost)
-    typer.echo(_json(comparison, following), nl=True) if as_json else _print(comparison, following)
+    typer.echo(_json(comparison, following), nl=True) if as_json else _print(comparison, following, wide)
     if figure is not None:
         save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)
@@ -194,54 +198,63 @@ def _run_record(run: PolicyRun) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(run).items() if name != "saved_parts"}
 
 
-def _print(comparison: Comparison, following: str) -> None:
+def _print(comparison: Comparison, following: str, wide: bool) -> None:
+    """The answer, the table, what failed, the next command."""
     console = plain_console()
-    cost = comparison.simulation.cost
-    table = Table(
-        title=f"{comparison.trace}, {comparison.forecaster}: against the static layout of {cost.step_ms:g} ms per step",
-        caption="means over all steps of the trace and all layers",
+    cost, choice = comparison.simulation.cost, choose_policy(comparison.runs)
+    console.print(choice.text)
+    console.print(_answer(comparison))
+    console.print("")
+    console.print(
+        f"{printable(comparison.trace)}, plans from {comparison.forecaster}; means over all steps and layers; percent "
+        f"of the static layout's step of {cost.step_ms:g} ms"
     )
-    for name in (
-        "policy",
-        "k",
-        "re-plans",
-        "moved",
-        "moved MB",
-        "imbalance",
-        "transient",
-        "stable",
-        "gain %",
-        "migration %",
-        "saved %",
-    ):
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    for run in comparison.runs:
-        table.add_row(*_cells(run, cost.step_ms), style="bold" if run is comparison.best else None)
-    console.print(table)
+    columns = WIDE_COLUMNS if wide else COLUMNS
+    table = plain_table()
+    for name in columns:
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+    for run in comparison.runs if wide else _best_of_each(comparison.runs, choice.cheapest):
+        cells = _cells(run, cost.step_ms)
+        style = "bold" if run is choice.cheapest else None
+        table.add_row(*(cells[name] for name in columns), style=style)
+    (plain_console(wide=True) if wide else console).print(table)
+    if not wide:
+        console.print("k: steps between re-plans. Of each policy its best k, of the one to take every k; all: --wide.")
     for note in (*comparison.notes, *comparison.failures[:5]):
         console.print(printable(note), style="red")
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
-    console.print(_answer(comparison))
-    console.print(choose_policy(comparison.runs).text)
-    console.print(f"Next: {following}", soft_wrap=True)
+    console.print("Next:")
+    console.print(command_lines(printable(following), console.width), soft_wrap=True)
 
 
-def _cells(run: PolicyRun, step_ms: float) -> list[str]:
+COLUMNS = ("policy", "k", "re-plans", "moved GB", "imbalance", "gain %", "cost %", "saved %")
+WIDE_COLUMNS = ("policy", "k", "re-plans", "moved", "moved GB", "imbalance", "transient", "stable", *COLUMNS[-3:])
+
+
+def _best_of_each(runs: Sequence[PolicyRun], taken: PolicyRun) -> list[PolicyRun]:
+    """Every interval of the policy to take, of the others the best one; in the order in which they were run."""
+    most = {run.policy: max(one.saved_percent for one in runs if one.policy == run.policy) for run in runs}
+    return [run for run in runs if run.policy == taken.policy or run.saved_percent == most[run.policy]]
+
+
+def _cells(run: PolicyRun, step_ms: float) -> dict[str, str]:
     def number(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    return [
-        run.policy,
-        "-" if run.policy == "static" else f"{run.every:,}",
-        f"{run.replans:,}",
-        f"{run.replicas_moved:,}",
-        f"{run.moved_mb:,.0f}",
-        *(number(value, 3) for value in (run.imbalance, run.imbalance_transient, run.imbalance_stable)),
-        number(run.gain_percent, 2),
-        number(100 * run.migration_ms / step_ms, 2),
-        number(run.saved_percent, 2),
-    ]
+    return {
+        "policy": run.policy,
+        "k": "-" if run.policy == "static" else f"{run.every:,}",
+        "re-plans": f"{run.replans:,}",
+        "moved": f"{run.replicas_moved:,}",
+        "moved GB": f"{run.moved_mb / 1000:,.1f}",
+        "imbalance": number(run.imbalance, 3),
+        "transient": number(run.imbalance_transient, 3),
+        "stable": number(run.imbalance_stable, 3),
+        "gain %": number(run.gain_percent, 2),
+        "cost %": number(100 * run.migration_ms / step_ms, 2),
+        "saved %": number(run.saved_percent, 2),
+    }
 
 
 def _answer(comparison: Comparison) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import not_found, printable
 from moeload_bench.evaluation.evaluate import evaluate
@@ -28,7 +29,7 @@ from moeload_bench.plots import (
 )
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.suites.suite import load_suite, suite_for_trace
-from moeload_bench.traces.store import load_trace, read_trace
+from moeload_bench.traces.store import read_trace
 
 
 class Kinds(TyperGroup):
@@ -47,7 +48,7 @@ app = typer.Typer(
     cls=Kinds, no_args_is_help=True, help="Draw figures of traces and results as .svg, .png or .pdf (extra plot)."
 )
 
-TraceArgument = Annotated[str, typer.Argument(help="A trace's id (RECIPE/SPLIT/seedN) or a .parquet file.")]
+TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The figure: a .svg, .png or .pdf file.")]
 Layers = Annotated[
     list[str] | None,
@@ -174,7 +175,7 @@ def cost(
 
 
 def _view(trace: str, layers: list[str] | None, first: int | None, last: int | None) -> View:
-    return view_trace(load_trace(trace), layers or (), first, last)
+    return view_trace(open_trace(trace), layers or (), first, last)
 
 
 def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,51 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 15.0
 WIDE = 180
+PIPED = 100
+"""Columns of what is read by people and goes where there is no terminal."""
 
 
-def table_width() -> int | None:
-    """The terminal's width; where there is no terminal, wide enough that no table is squeezed."""
-    return None if sys.stdout.isatty() else WIDE
+def plain_console(*, wide: bool = False) -> Console:
+    """A console on standard output that prints text as text: what stands in a file is never markup.
 
-
-def plain_console() -> Console:
-    """A console on standard output that prints text as text: what stands in a file is never markup."""
+    As wide as the terminal; ``wide``: wide enough for any table, whatever the terminal.
+    """
     from rich.console import Console
 
-    return Console(width=table_width(), markup=False, emoji=False, highlight=False)
+    width = None if sys.stdout.isatty() else PIPED
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    if wide:
+        console.width = max(WIDE, console.width)
+    return console
+
+
+def print_entries(entries: Iterable[tuple[str, str]]) -> None:
+    """Each entry's name, and below it, indented, what is said of it: what cells of 80 columns have no room for."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = plain_console()
+    for name, about in entries:
+        console.print(Text(printable(name), style="bold"))
+        console.print(Padding(Text(printable(about)), (0, 0, 0, 4)))
+
+
+def command_lines(command: str, width: int) -> str:
+    """A command over as many lines as it needs, each but the last ended by a backslash; it begins a new line."""
+    words = shlex.split(command, posix=False)
+    pieces: list[str] = []
+    for word in words:
+        if pieces and not word.startswith("-") and pieces[-1].startswith("-") and " " not in pieces[-1]:
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(word)
+    lines, line = [], " "
+    for piece in pieces:
+        if len(line) + 1 + len(piece) + 2 > width and line.strip():
+            lines.append(f"{line} \\")
+            line = "   "
+        line += f" {piece}"
+    return "\n".join([*lines, line])
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
 from moeload_bench.errors import printable
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.paper.choice import choose_runs
@@ -125,9 +124,8 @@ def _record(study: Study) -> dict[str, Any]:
 
 
 def _print(study: Study) -> None:
-    table = Table("claim of the paper", "judged first on", "verdict", "all variants", show_lines=True)
-    for row in summary(study):
-        table.add_row(row.claim.statement, row.variant, row.verdict, row.counts)
-    console = plain_console()
-    console.print(f"runs: {', '.join(run.id for run in study.runs)}")
-    console.print(table)
+    plain_console().print(f"runs: {', '.join(run.id for run in study.runs)}")
+    print_entries(
+        (f"{row.verdict}: {row.claim.statement}", f"judged first on {row.variant}; all variants: {row.counts}")
+        for row in summary(study)
+    )

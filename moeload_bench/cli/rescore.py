@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from moeload_bench.cli.progress import table_width
-from moeload_bench.errors import ResultError, SuiteError
+from moeload_bench.cli.progress import plain_console
+from moeload_bench.errors import ResultError, SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
+from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import load_result
-from moeload_bench.results.render import result_table
 from moeload_bench.results.words import failure_lines, why_no_table
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import find_trace, read_trace
@@ -44,10 +43,11 @@ def rescore(
     if as_json:
         typer.echo(results.to_json(), nl=False)
         return
-    console = Console(width=table_width())
-    console.print(result_table(results, name) or why_no_table(results, name), markup=False, highlight=False)
+    console = plain_console()
+    for part in list(brief_tables(results, name, console.width)) or [why_no_table(results, name)]:
+        console.print(part)
     for line in failure_lines(results):
-        console.print(line, style="red", markup=False, highlight=False)
+        console.print(printable(line), style="red")
 
 
 def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path]]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -13,24 +14,28 @@ from typing import Annotated, Any
 import typer
 
 from moeload_bench.cache import cache_dir
-from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.cli.opening import trace_file
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.files import file_name
-from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.placement.plans import headline_shapes
+from moeload_bench.placement.plans import ClusterShape, headline_shapes
+from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
-from moeload_bench.results.words import best_lines, failure_lines, why_no_table
+from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import Suite, load_suite, slide, suite_for_trace
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.suites.suite import Suite, check_traces, load_suite, slide, suite_for_trace
+from moeload_bench.traces.store import find_trace, look_in, read_trace
 
 UNIFORM = "uniform"
+LEAST_ROOM = 1 << 20
+"""Bytes that a folder for results must have room for."""
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
 
 
@@ -46,12 +51,22 @@ def run(
     ] = None,
     suite: Annotated[str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="mini")] = None,
     trace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your own run instead of a suite: a .parquet trace, or the .parts folder of a recording in progress. "
+            "Its origins are chosen by the rule."
+        ),
+    ] = None,
+    traces: Annotated[
         Path | None,
-        typer.Option(help="Your own run instead of a suite: a .parquet trace; its origins are chosen by the rule."),
+        typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet; beside $MOELOAD_TRACES."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write one result record per forecaster into this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
-    metric: Annotated[str, typer.Option(help="The metric of the first table.")] = "window_tv",
+    wide: Annotated[
+        bool, typer.Option("--wide", help="All columns, floors and captions, in tables wider than 80 columns.")
+    ] = False,
+    metric: Annotated[str, typer.Option(help="The metric of the tables.")] = "window_tv",
     sliding: Annotated[
         int | None, typer.Option(min=1, help="An origin every so many steps (the paper's sliding evaluation).")
     ] = None,
@@ -60,6 +75,9 @@ def run(
         typer.Option(min=1, help="Disjoint blocks of so many steps, each forecast as a whole (the paper's)."),
     ] = None,
     level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="In the sandbox too, say at which lines a forecaster failed.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time on this machine.")
     ] = 1,
@@ -82,38 +100,45 @@ def run(
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
-    task_list, paths, defaults = _task_list(suite, trace)
-    task_list = _slid(task_list, paths, sliding, blocks)
-    _check_metric(metric, task_list)
-    _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-    for folder, option in ((out, "--out"), (keep, "--keep-forecasts")):
-        if folder is not None:
-            _make_folder(folder, option)
-    with pair_progress(quiet=as_json) as progress:
-        results = evaluate(
-            _with_uniform(targets or _installed(defaults or suite_baselines(task_list), task_list)),
-            task_list,
-            paths=paths,
-            level=parse_level(level),
-            jobs=jobs,
-            backend=backend,
-            address=address,
-            seed=seed,
-            fresh=frozenset(targets) if fresh and targets else fresh,
-            progress=progress,
-            keep=keep,
-        )
+    own = _one_trace(trace)
+    if traces is not None:
+        look_in(traces)
+    with ExitStack() as opened:
+        file = None if own is None else opened.enter_context(trace_file(own))
+        task_list, paths, defaults, steps = _task_list(suite, file)
+        task_list = _slid(task_list, paths, sliding, blocks)
+        _check_metric(metric, task_list)
+        _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
+        for folder, option in ((out, "--out"), (keep, "--keep-forecasts")):
+            if folder is not None:
+                _make_folder(folder, option)
+        with pair_progress(quiet=as_json) as progress:
+            results = evaluate(
+                _with_uniform(targets or _installed(defaults or suite_baselines(task_list), task_list)),
+                task_list,
+                paths=paths,
+                level=parse_level(level),
+                limits=Limits(traceback=traceback),
+                jobs=jobs,
+                backend=backend,
+                address=address,
+                seed=seed,
+                fresh=frozenset(targets) if fresh and targets else fresh,
+                progress=progress,
+                keep=keep,
+            )
     for result in results:
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             typer.echo(f"{result.name}: {text}", err=True)
+    if as_json:
+        typer.echo(results.to_json() if own is None else _own_json(results, metric, own), nl=False)
+    else:
+        _print(results, metric, own, task_list, steps, wide)
+    # after the table: what the disk has no room for by now is shown at least
     for folder in dict.fromkeys(folder for folder in (out, keep) if folder is not None):
         for result in results:
             result.save(folder / f"{file_name(result.name)}.json")
-    if as_json:
-        typer.echo(results.to_json() if trace is None else _own_json(results, metric, trace), nl=False)
-    else:
-        _print(results, metric, own=trace)
     if results.failures:
         raise typer.Exit(1)
 
@@ -135,7 +160,8 @@ def _make_folder(folder: Path, what: str) -> None:
     """Make it and write to it now: hours of scoring must not end where nothing can be kept."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM))
     except OSError as error:
         raise ResultError(f"{what}: got {folder}, expected a folder that can be written to: {error.strerror}") from None
 
@@ -153,13 +179,27 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     return kept
 
 
-def _task_list(suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None]:
-    if trace is None:
-        return load_suite(suite or "mini"), {}, None
+def _one_trace(traces: Sequence[str] | None) -> str | None:
+    """The trace that was named; of several none would be scored in silence."""
+    if traces is not None and len(traces) > 1:
+        raise SuiteError(
+            f"got --trace {len(traces)} times, expected once: the tables compare forecasters on one run; "
+            "run the command for each, or write a suite (docs/methods/suites.md)"
+        )
+    return traces[0] if traces else None
+
+
+def _task_list(suite: str | None, file: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None, int | None]:
+    """The tasks, files of traces by id, the forecasters by default, and how many steps one's own run has."""
+    if file is None:
+        tasks = load_suite(suite or "mini")
+        check_traces(tasks)
+        return tasks, {}, None, None
     if suite is not None:
-        raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
-    own = suite_for_trace(read_trace(trace))
-    return own, {own.traces[0].id: trace}, list(OWN_TRACE_BASELINES)
+        raise SuiteError(f"got --suite {suite} and --trace {file}, expected one of them")
+    trace = read_trace(file)
+    own = suite_for_trace(trace)
+    return own, {own.traces[0].id: file}, list(OWN_TRACE_BASELINES), trace.steps * trace.meta.stride
 
 
 def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
@@ -172,7 +212,7 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
     return slide(suite, traces, every, (blocks,) if blocks else suite.horizons)
 
 
-def _own_json(results: Results, metric: str, trace: Path) -> str:
+def _own_json(results: Results, metric: str, trace: str) -> str:
     """The records of one's own run, with what to take in each state and the next command."""
 
     choices = list(choose_forecasters(results, metric))
@@ -180,36 +220,49 @@ def _own_json(results: Results, metric: str, trace: Path) -> str:
     return json.dumps({"results": json.loads(results.to_json()), **record}, indent=1) + "\n"
 
 
-def _next(results: Results, choices: Sequence[ForecasterChoice], trace: Path) -> str | None:
+def _next(results: Results, choices: Sequence[ForecasterChoice], trace: str) -> str | None:
     """The command to go on with: how often to re-plan with the forecaster to take where the run ended up."""
 
     shape = next(iter(headline_shapes(results[0].runs[0].experts)), None)
-    if shape is None or not choices:
-        return None
+    return None if shape is None or not choices else _plan_command(trace, choices[-1].cheapest, shape)
+
+
+def _plan_command(trace: str, forecaster: str, shape: ClusterShape) -> str:
     return (
-        f"moeload-bench plan {shlex.quote(str(trace))} --forecaster {shlex.quote(choices[-1].cheapest)} "
+        f"moeload-bench plan {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} "
         f"--devices {shape.devices} --slots {shape.slots} --expert-mb {EXPERT_MB:g} --bandwidth {BANDWIDTH_GB_S:g} "
         f"--step-ms {STEP_MS:g}"
     )
 
 
-def _print(results: Results, metric: str, own: Path | None) -> None:
+def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
+    """The answer, the tables, what failed, the next command."""
     console = plain_console()
-    for name in dict.fromkeys((metric, f"regret@{HEADLINE}")):
-        table: Any = result_table(results, name)
-        if table is not None:
-            console.print(table)
-        elif name == metric:
-            console.print(why_no_table(results, metric))
+    choices = list(choose_forecasters(results, metric))
+    for line in answer_lines(results, choices, suite.rule, steps):
+        console.print(line)
+    tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
+    out = plain_console(wide=True) if wide else console
+    for part in tables or [why_no_table(results, metric)]:
+        out.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")
-    if own is None:
-        return
-    for line in best_lines(results, metric):
-        console.print(line)
-    choices = list(choose_forecasters(results, metric))
-    for choice in choices:
-        console.print(choice.text)
-    following = _next(results, choices, own)
+    following = _next(results, choices, own) if own is not None else _after_suite(results, choices)
     if following is not None:
-        console.print(f"Next, with your own constants: {following}", soft_wrap=True)
+        console.print("Next, with your own constants:" if own is not None else "Next:")
+        console.print(command_lines(printable(following), console.width), soft_wrap=True)
+
+
+def _wide_tables(results: Results, metric: str) -> list[Any]:
+    tables = (result_table(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
+    return [table for table in tables if table is not None]
+
+
+def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> str | None:
+    """After a suite: how often to re-plan with what it says to take, on the suite's last run."""
+    run = results[0].runs[-1]
+    shape = next(iter(headline_shapes(run.experts)), None)
+    if shape is None or not choices:
+        return None
+    target = next(result.forecaster.target for result in results if result.name == choices[-1].cheapest)
+    return _plan_command(run.trace, target, shape)

@@ -207,7 +207,7 @@ def _show_forks(folder: Folder) -> None:
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
-        least = f"the least that {test.runs} runs can give is {test.least_p:.2g}"
+        least = f"the least of {test.runs} forked runs is {test.least_p:.2g}"
         typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 

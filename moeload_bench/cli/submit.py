@@ -15,15 +15,15 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import HubError, SubmissionError, SuiteError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import Results
-from moeload_bench.results.render import result_table
 from moeload_bench.submissions.check import apart_level
 from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
-from moeload_bench.suites.suite import default_suite, load_suite
+from moeload_bench.suites.suite import check_traces, default_suite, load_suite
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -48,9 +48,6 @@ def submit(
             help="A suite's name, or a TOML file.", show_default="the newest full suite: v1; mini until that is frozen"
         ),
     ] = None,
-    beyond: Annotated[
-        bool, typer.Option("--fitted-beyond-train", help="It has learned from more than the suite's `train` runs.")
-    ] = False,
     model_type: Annotated[
         str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
     ] = None,
@@ -80,9 +77,10 @@ def submit(
     tasks = load_suite(suite or default_suite())
     if tasks.submissions != "open":
         raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
-    kind = "pretrained" if model_type is None and (beyond or fitted_on) else model_type
+    check_traces(tasks)
+    kind = "pretrained" if model_type is None and fitted_on else model_type
     where = hardware or environment().hardware
-    who = Author(author, licence, link, beyond or kind == "pretrained", where, kind, fitted_on or ())
+    who = Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
@@ -164,9 +162,9 @@ def _text(path: Path) -> str:
 
 def _show(prepared: Prepared) -> None:
     """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
-    table = result_table(Results([prepared.result]), PRIMARY)
-    if table is not None:
-        plain_console().print(table)
+    console = plain_console()
+    for part in brief_tables(Results([prepared.result]), PRIMARY, console.width):
+        console.print(part)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():
         typer.echo(f"{len(content):10} bytes  {name}")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from moeload_bench.cli.progress import plain_console
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.progress import command_lines, plain_console
 from moeload_bench.errors import printable
-from moeload_bench.scoring.description import about_columns, describe_layers
-from moeload_bench.traces.store import data_sha256, list_traces, load_trace, read_trace
+from moeload_bench.results.render import plain_table
+from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
+from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.traces.store import data_sha256, list_traces, read_trace
+from moeload_bench.traces.trace import Trace
 
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -45,42 +51,119 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table(*(rows[0] if rows else ("no traces",)))
+    _print_list(rows)
+
+
+def _print_list(rows: Sequence[dict[str, Any]]) -> None:
+    console = plain_console()
+    if not rows:
+        console.print("no traces")
+        return
+    table = plain_table()
+    table.add_column("id", overflow="fold")
+    for name in ("steps", "layers", "experts", "k", "tokens", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    plain_console().print(table)
+        counts = (f"{row[key]:,}" if row[key] is not None else "-" for key in COUNTS)
+        table.add_row(row["id"], *counts, f"{row['bytes'] / 1e6:.1f}")
+    console.print(table)
+    console.print("k: experts per token; tokens: of a step. Where they lie and their balancing: --json.")
+    console.print("Next:")
+    console.print(f"  moeload-bench traces show {rows[0]['id']}")
+
+
+COUNTS = ("steps", "layers", "experts", "top_k", "tokens_per_step")
 
 
 @app.command("show")
 def show(
-    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")],
+    trace: Annotated[
+        str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file, or a recording in progress (.parts).")
+    ],
     as_json: AsJson = False,
+    meta: Annotated[bool, typer.Option("--meta", help="The metadata instead of the layers.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Spans of states, over-dispersion and floors too; wider than 80 columns.")
+    ] = False,
 ) -> None:
-    """Show a trace's metadata, and per layer its states, imbalance, dead experts, over-dispersion and floors."""
-    loaded = load_trace(trace)
+    """Show what a trace says: when it settled, how balanced it is, dead experts; then layer by layer.
+
+    [bold]moeload-bench traces show run.parquet[/bold]          an answer, and a table of the layers
+    [bold]moeload-bench traces show run.parquet --meta[/bold]   what was trained, on what, with which versions
+    """
+    loaded = open_trace(trace)
     described = describe_layers(loaded)
-    layers = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in described]
-    about = about_columns(loaded)
-    meta = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
+    record = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
     if as_json:
-        typer.echo(
-            json.dumps({"id": loaded.id, "meta": meta, "layers": layers, "about": about}, indent=1, default=list)
-        )
-        return
-    _print_trace(loaded.id, meta, layers, about)
+        layers = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in described]
+        shown = {"id": loaded.id, "meta": record, "layers": layers, "about": about_columns(loaded)}
+        typer.echo(json.dumps(shown, indent=1, default=list))
+    elif meta:
+        _print_meta(loaded.id, record)
+    else:
+        _print_layers(loaded, described, wide)
+        _print_next(trace)
 
 
-def _print_trace(name: str, meta: dict[str, Any], layers: list[dict[str, Any]], about: str) -> None:
+def _print_meta(name: str, meta: dict[str, Any]) -> None:
     console = plain_console()
     console.print(name, style="bold")
     for key, value in meta.items():
         if key != "layers" and value not in (None, "", [], {}):
             console.print(f"  {key:22} {printable(str(value))}", overflow="fold")
-    table = Table(*(layers[0] if layers else ()))
+
+
+def _print_layers(trace: Trace, layers: Sequence[LayerDescription], wide: bool) -> None:
+    console = plain_console()
+    console.print(trace.id, style="bold")
+    for line in answer(trace, layers):
+        console.print(line)
+    console.print("")
+    if wide:
+        records = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in layers]
+        full = Table(*(records[0] if records else ()))
+        for record in records:
+            full.add_row(*(_cell(value) for value in record.values()))
+        plain_console(wide=True).print(full)
+        console.print(about_columns(trace))
+        return
+    table = plain_table()
+    table.add_column("layer", overflow="fold")
+    for name in ("state", "onset", "band", "balance first", "last", "dead", "noise floor"):
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for layer in layers:
-        table.add_row(*(_cell(value) for value in layer.values()))
+        table.add_row(*layer_cells(layer))
     console.print(table)
-    console.print(about)
+    console.print(
+        "onset: first stable step, and the band that looser and stricter thresholds give. balance: largest / mean load "
+        f"of the first and of the last {END_STEPS} steps, 1 is even. dead: experts below {DEAD_SHARE:g} / E at the "
+        "end. noise floor: misplaced tokens at h = 100 that no forecast avoids. All columns: --wide; metadata: --meta."
+    )
+
+
+def layer_cells(layer: LayerDescription) -> tuple[str, ...]:
+    """A layer's row: where it stands at the end, since when, how balanced it was and is."""
+    last = layer.states.rsplit("; ", 1)[-1].split(" ", 1)[0]
+    onset = layer.onset
+    return (
+        printable(layer.layer),
+        "-" if last == "not" else last,
+        "-" if onset is None or onset.step is None else f"{onset.step:,}",
+        "-" if onset is None else onset.band(),
+        *(_digits(value) for value in (layer.imbalance_first, layer.imbalance_last)),
+        "-" if layer.dead_experts is None else str(layer.dead_experts),
+        "-" if layer.floor_window_tv is None else f"{layer.floor_window_tv:.4f}",
+    )
+
+
+def _print_next(trace: str) -> None:
+    console = plain_console()
+    console.print("Next:")
+    console.print(command_lines(printable(f"moeload-bench run --trace {shlex.quote(trace)}"), console.width))
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _cell(value: Any) -> str:

@@ -19,6 +19,8 @@ from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_
 from moeload_bench.isolation.targets import Target
 
 FIT_STEPS = 300
+SHORTEST_FIT = 8
+"""Steps of the shortest run that `fit` may get, here or from a suite."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,13 @@ class Subject:
 
     def fit(self, scenario: Scenario) -> bytes | None:
         """Fit anew."""
-        longer = replace(scenario, steps=max(scenario.steps, FIT_STEPS if scenario.experts < 32 else 8))
+        longer = replace(scenario, steps=max(scenario.steps, FIT_STEPS if scenario.experts < 32 else SHORTEST_FIT))
         runs = [(scenario.info, longer.block(seed)) for seed in (1, 2)]
-        out = fit_target(self.target, runs, seed=self.seed, level=self.level, limits=self.limits)
+        try:
+            out = fit_target(self.target, runs, seed=self.seed, level=self.level, limits=self.limits)
+        except ForecastError as error:
+            given = f"it was given runs of {longer.steps} steps, and may get runs of {SHORTEST_FIT}"
+            raise ForecastError(f"{error} ({given})", error.rule) from error
         return None if out is None else out[0]
 
 

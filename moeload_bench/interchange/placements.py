@@ -1,4 +1,4 @@
-"""A plan as the file that an engine loads. What each was read from, and what was run: docs/interchange.md.
+"""A plan as the file that an engine loads. What each was read from, and what was run: docs/guide/interchange.md.
 
 Slots are numbered over all devices, device d owning slots d * R/D to (d + 1) * R/D - 1, as in every format here.
 

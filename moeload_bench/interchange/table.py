@@ -30,7 +30,7 @@ from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import WholeLines
 from moeload_bench.traces.trace import MAX_COUNT
 
-BLOCK = 8 << 20
+BLOCK = 1 << 20
 """Bytes of the table that are in memory at once; no line may be longer."""
 CELLS_AT_ONCE = 1 << 20
 _LAYOUTS = "step,layer,expert,load or step,layer,load_0,load_1,..., each with an optional column tokens"

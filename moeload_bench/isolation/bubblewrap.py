@@ -24,7 +24,7 @@ from pathlib import Path
 from moeload_bench.errors import IsolationError
 from moeload_bench.files import PACKAGE
 from moeload_bench.isolation import seccomp
-from moeload_bench.isolation.sources import find_module
+from moeload_bench.isolation.sources import find_module, weights_beside
 from moeload_bench.isolation.targets import Target
 
 FORECASTER_PATH = "/sandbox/forecaster.py"
@@ -256,11 +256,16 @@ def hidden_folders() -> list[Path]:
 
 
 def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:
-    """The forecaster itself: its file's content as it is now, or the outermost package that holds its module."""
+    """The forecaster itself: its file's content as it is now and its weights, or its outermost package."""
     packages = [] if target.packages is None else [["--ro-bind", str(target.packages), str(target.packages)]]
     if target.file is not None:
         fd = _memory_file("forecaster", target.file.read_bytes())
-        return [*packages, ["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]], (fd,)
+        code = ["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]
+        weights = [
+            ["--ro-bind", str(file), str(Path(FORECASTER_PATH).with_suffix(suffix))]
+            for suffix, file in weights_beside(target.file).items()
+        ]
+        return [*packages, code, *weights], (fd,)
     if target.module is None:
         return packages, ()
     place = str(_outermost_package(target.module)[0])

@@ -45,6 +45,7 @@ class Child:
         header = {
             "op": "init",
             "seed": seed,
+            "trail": self._level != "sandbox" or self._limits.traceback,
             "target": messages.target_header(self._target, shown),
             "info": None if info is None else messages.info_header(info),
         }

@@ -91,7 +91,7 @@ def fit_target(
     return fit_child(target, runs, seed, level, limits or Limits())
 
 
-def share_no_pages(target: Target, level: Level) -> bool | None:
+def share_no_pages(target: Target, level: Level, available_bytes: int | None) -> bool | None:
     """Before runs that must not tell one another anything: have all files that their sandboxes show in memory.
 
     False where memory is too small for that; None at other levels, where runs can tell one another what they want.
@@ -100,7 +100,7 @@ def share_no_pages(target: Target, level: Level) -> bool | None:
         return None
     from moeload_bench.isolation.pages import read_all
 
-    return read_all(target)
+    return read_all(target, available_bytes)
 
 
 def parse_level(text: str) -> Level:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
@@ -22,7 +22,8 @@ class Limits:
     ``startup_wall_s`` bounds importing and constructing, ``wall_s_per_call`` `observe` of one block and `forecast`,
     ``run_wall_s`` all these calls of one run together, ``fit_wall_s`` `fit`. ``cpu_s``, ``memory_bytes`` and
     ``processes`` hold for the process and all its descendants together; ``file_bytes`` for each file it writes,
-    ``files`` for the number of those in a sandbox, ``fitted_bytes`` for what `fit` returns.
+    ``files`` for the number of those in a sandbox, ``fitted_bytes`` for what `fit` returns. ``traceback``: whether an
+    error in a sandbox says where in the forecaster's files it came from, as it does at the other levels.
     """
 
     startup_wall_s: float = 120.0
@@ -35,6 +36,7 @@ class Limits:
     file_bytes: int = 256 * MIB
     files: int = 65_536
     fitted_bytes: int = 32 * MIB
+    traceback: bool = field(default=False, repr=False)  # changes no score, so it is no part of a key
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,16 +16,33 @@ from moeload_bench.isolation.targets import Target, check_kwargs, load_class
 
 MAX_TEXT = 300
 MAX_COUNTS = 32
+MAX_TRAIL = 4
+_HERE = os.path.dirname(os.path.abspath(__file__))
 _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
-def error_text(error: BaseException) -> str:
-    """Type and text of an exception, on one bounded line."""
+def error_text(error: BaseException, *, trail: bool = True) -> str:
+    """Type and text of an exception, on one bounded line; with ``trail`` the lines that led to it."""
     try:
         text = str(error)
     except Exception:  # a stranger's __str__ may raise anything
         text = "(its text cannot be read)"
-    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    line = one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return f"{line}{trail_of(error)}" if trail else line
+
+
+def trail_of(error: BaseException) -> str:
+    """The lines that led to an exception, from the forecaster's own on: ` (at my.py:12 in forecast, my.py:30 in mean)`.
+
+    Of a long way the first and the last ones; empty where it began in none of the forecaster's files.
+    """
+    frames = [(frame.f_code, number) for frame, number in traceback.walk_tb(error.__traceback__)]
+    own = (i for i, (code, _) in enumerate(frames) if not code.co_filename.startswith((_HERE, "<frozen")))
+    first = next(own, len(frames))
+    lines = [f"{os.path.basename(code.co_filename)}:{number} in {code.co_name}" for code, number in frames[first:]]
+    if len(lines) > MAX_TRAIL:
+        lines = [lines[0], "...", *lines[2 - MAX_TRAIL :]]
+    return f" ({one_line('at ' + ', '.join(lines))})" if lines else ""
 
 
 def one_line(text: str) -> str:
@@ -33,15 +52,15 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
-def guarded_call(call: Callable[[], Any], what: str) -> Any:
+def guarded_call(call: Callable[[], Any], what: str, *, trail: bool = True) -> Any:
     """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`."""
     try:
         return call()
     except (Exception, SystemExit) as error:
-        raise ForecastError(f"{what} raised {error_text(error)}") from error
+        raise ForecastError(f"{what} raised {error_text(error, trail=trail)}") from error
 
 
-def import_class(target: Target) -> type[Any]:
+def import_class(target: Target, *, trail: bool = True) -> type[Any]:
     """The target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
     try:
         cls = load_class(target)
@@ -49,11 +68,13 @@ def import_class(target: Target) -> type[Any]:
     except (TargetError, MissingExtraError):
         raise
     except (Exception, SystemExit) as error:
-        raise ForecastError(f"import raised {error_text(error)}") from error
+        raise ForecastError(f"import raised {error_text(error, trail=trail)}") from error
     return cls
 
 
-def construct_forecaster(cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> Any:
+def construct_forecaster(
+    cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None, *, trail: bool = True
+) -> Any:
     """The forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an argument that
     makes no sense) passes unchanged."""
     extra = {} if fitted is None else {"fitted": fitted}
@@ -62,7 +83,7 @@ def construct_forecaster(cls: type[Any], target: Target, info: TraceInfo, seed: 
     except (TargetError, MissingExtraError):
         raise
     except (Exception, SystemExit) as error:
-        raise ForecastError(f"the constructor raised {error_text(error)}") from error
+        raise ForecastError(f"the constructor raised {error_text(error, trail=trail)}") from error
 
 
 def has_fit(cls: type[Any]) -> bool:
@@ -70,14 +91,22 @@ def has_fit(cls: type[Any]) -> bool:
     return callable(getattr(cls, "fit", None))
 
 
-def run_fit(cls: type[Any], target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, most: int) -> bytes:
+def run_fit(
+    cls: type[Any],
+    target: Target,
+    runs: Sequence[tuple[TraceInfo, StepBlock]],
+    seed: int,
+    most: int,
+    *,
+    trail: bool = True,
+) -> bytes:
     """Call `fit` and insist on at most so many bytes. Arguments of the target that `fit` takes by name are passed to
     it."""
     import inspect
 
     takes = inspect.signature(cls.fit).parameters
     kwargs = {name: value for name, value in target.kwargs.items() if name in takes}
-    out = guarded_call(lambda: cls.fit(list(runs), seed, **kwargs), "fit")
+    out = guarded_call(lambda: cls.fit(list(runs), seed, **kwargs), "fit", trail=trail)
     if not isinstance(out, bytes):
         raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
     if len(out) > most:

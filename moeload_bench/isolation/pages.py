@@ -18,21 +18,17 @@ from moeload_bench.isolation.targets import Target
 SPARE = 2  # so many times the files' size has to be available, or their pages would push one another out
 
 
-def read_all(target: Target) -> bool:
-    """Have every page of the files that a sandbox of ``target`` shows in memory; False where they are too many."""
+def read_all(target: Target, available_bytes: int | None) -> bool:
+    """Have every page of the files that a sandbox of ``target`` shows in memory.
+
+    False where they are too many for the memory that is available; None: nobody knows how much that is.
+    """
     found = dict(_files(bubblewrap.shared_places(target)))
-    if SPARE * sum(found.values()) > available_bytes():
+    if available_bytes is not None and SPARE * sum(found.values()) > available_bytes:
         return False
     for path in found:
         _read(path)
     return True
-
-
-def available_bytes() -> int:
-    """What the machine has left."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _files(places: list[Path]) -> Iterator[tuple[str, int]]:

@@ -46,6 +46,25 @@ def module_sha256(name: str) -> str | None:
     return hashlib.sha256("".join(f"{module} {hashes[module]}\n" for module in sorted(hashes)).encode()).hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Hash of one file of code, with its weights where some lie beside it; without them that of the file."""
+    code = hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = weights_beside(path)
+    if not weights:
+        return code
+    parts = [f"code {code}\n"]
+    for suffix, file in weights.items():
+        with file.open("rb") as content:
+            parts.append(f"{suffix} {hashlib.file_digest(content, 'sha256').hexdigest()}\n")
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def weights_beside(path: Path) -> dict[str, Path]:
+    """The files of weights of a file of code, by suffix: beside it and of its name."""
+    files = {suffix: path.with_suffix(suffix) for suffix in WEIGHTS_SUFFIXES}
+    return {suffix: file for suffix, file in files.items() if file.is_file()}
+
+
 def _closure(name: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     waiting = [name]
@@ -63,8 +82,7 @@ def _closure(name: str) -> dict[str, Path]:
 
 def _weights(module: str, path: Path) -> dict[str, Path]:
     """The files of weights of a module, each under the module's name and its own suffix."""
-    files = {f"{module}{suffix}": path.with_suffix(suffix) for suffix in WEIGHTS_SUFFIXES}
-    return {name: file for name, file in files.items() if file.is_file()}
+    return {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
-from moeload_bench.isolation.sources import module_sha256
+from moeload_bench.isolation.sources import file_sha256, module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 PLUGIN_GROUP = "moeload_bench.forecasters"
@@ -190,14 +190,17 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 
 
 def source_sha256(target: Target) -> str:
-    """Hash of the target's source, found without executing it; for a module, with what it imports from its package."""
+    """Hash of the target's source, found without executing it; for a module, with what it imports from its package.
+
+    Weights beside the code (`sources.WEIGHTS_SUFFIXES`) are part of it.
+    """
     if target.cls is not None:
         try:
             return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
         except (OSError, TypeError):
             raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file") from None
     if target.file is not None:
-        return hashlib.sha256(target.file.read_bytes()).hexdigest()
+        return file_sha256(target.file)
     found = module_sha256(str(target.module))
     if found is None:
         raise TargetError(

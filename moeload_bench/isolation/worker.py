@@ -147,20 +147,22 @@ class Worker:
 
         os.dup2(0, 2)  # from here on warnings go nowhere: nobody reads them, and a full pipe would hang it
         target = messages.target_from(header["target"])
-        self._class = local.import_class(target)
+        self._class = local.import_class(target, trail=header["trail"])
         self._init = header
         if header["info"] is None:
             return {"has_fit": local.has_fit(self._class)}, {}
         info = messages.info_from(header["info"])
         fitted = messages.fitted_from(arrays)
-        self._forecaster = local.construct_forecaster(self._class, target, info, header["seed"], fitted)
+        self._forecaster = local.construct_forecaster(
+            self._class, target, info, header["seed"], fitted, trail=header["trail"]
+        )
         return {}, {}
 
     def _do_observe(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
         from moeload_bench.isolation import local, messages
 
         block = messages.block_from(arrays)
-        local.guarded_call(lambda: self._forecaster.observe(block), "observe")
+        local.guarded_call(lambda: self._forecaster.observe(block), "observe", trail=self._init["trail"])
         return {}, {}
 
     def _do_forecast(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
@@ -168,7 +170,7 @@ class Worker:
         from moeload_bench.isolation import local, messages
 
         request = messages.request_from(header, arrays)
-        answer = local.guarded_call(lambda: self._forecaster.forecast(request), "forecast")
+        answer = local.guarded_call(lambda: self._forecaster.forecast(request), "forecast", trail=self._init["trail"])
         info = messages.info_from(self._init["info"])
         out = messages.forecast_arrays(check_forecast(answer, request, info))
         return {"counts": local.read_counts(self._forecaster)}, out
@@ -183,7 +185,8 @@ class Worker:
         from moeload_bench.isolation import local, messages
 
         target = messages.target_from(self._init["target"])
-        fitted = local.run_fit(self._class, target, self._runs, self._init["seed"], header["most"])
+        seed, trail = self._init["seed"], self._init["trail"]
+        fitted = local.run_fit(self._class, target, self._runs, seed, header["most"], trail=trail)
         return {}, messages.fitted_array(fitted)
 
     def _read_into(self, view: memoryview) -> None:

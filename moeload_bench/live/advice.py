@@ -30,7 +30,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class AdviceRule:
-    """The constants of the rule. They were chosen on the `train` runs of suite v1 (docs/live.md).
+    """The constants of the rule. They were chosen on the `train` runs of suite v1 (docs/guide/live.md).
 
     ``patience``: steps seen before any advice; ``margin``: gain over cost that a layer needs to be moved, ``keep`` the
     same for a layer whose move is advised already and was not made; ``least_percent`` of the step time, after the

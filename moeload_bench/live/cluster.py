@@ -14,7 +14,7 @@ BANDWIDTH_GB_S = 25.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """One expert-parallel group and its costs, in the units of `moeload-bench plan` (docs/placement.md).
+    """One expert-parallel group and its costs, in the units of `moeload-bench plan` (docs/methods/placement.md).
 
     ``shape`` None: the headline shape for the model's number of experts, one spare slot on each of E / 4 devices.
     ``cost``: by default a step of 100 ms of which half waits for the most loaded device, experts of 200 MB, and 25 GB/s

@@ -7,6 +7,7 @@ one is `seedN.parquet` beside it. Nothing is written, locked or removed here, an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any, Literal
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import find_trace, list_traces, read_trace
+from moeload_bench.traces.store import find_trace, read_trace
 
 MAX_MANIFEST = 64 << 20
 """Bytes of a manifest at most: a million shards."""
 
+_TRACE = re.compile(r"seed\d+\.parquet")
 Status = Literal["recording", "finished", "waiting"]
 
 
@@ -32,7 +34,7 @@ class Place:
 
     @classmethod
     def of(cls, path: str) -> Place:
-        """From a trace, its parts, an id, or a folder that holds one recording (the newest, where it holds several).
+        """From a trace, its parts, an id, or a folder that holds one recording at any depth (the newest of several).
 
         Raises `NotFoundError` where there is neither.
         """
@@ -42,7 +44,8 @@ class Place:
         if given.suffix == ".parquet":
             return cls(given, given.with_suffix(".parts"))
         if given.is_dir():
-            found = [*given.rglob("*.parts/manifest.json"), *(ref.path for ref in list_traces(given))]
+            traces = (path for path in given.rglob("seed*.parquet") if _TRACE.fullmatch(path.name))
+            found = [*given.rglob("*.parts/manifest.json"), *traces]
             if not found:
                 raise NotFoundError(f"{given}: no recording there; expected NAME/SPLIT/seedN.parts or seedN.parquet")
             newest = max(found, key=lambda file: file.stat().st_mtime)

@@ -38,8 +38,8 @@ LEAST_SCORED = 3
 class Scores:
     """Mean `window_tv` [L] of the finished forecasts, of `last_value` asked at the same steps, and the batch floor.
 
-    ``floor_L`` is the expected error of an oracle that knows each step's routing probabilities (docs/floors.md), NaN
-    without half batches. All NaN before the first is finished.
+    ``floor_L`` is the expected error of an oracle that knows each step's routing probabilities
+    (docs/methods/floors.md), NaN without half batches. All NaN before the first is finished.
     """
 
     finished: int

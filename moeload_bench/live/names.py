@@ -1,4 +1,4 @@
-"""The numbers of a snapshot under the names that dashboards show them by: few, stable, documented in docs/live.md.
+"""The numbers of a snapshot by the names that dashboards show: few, stable, documented in docs/guide/live.md.
 
 Axis letters: L MoE layers.
 """

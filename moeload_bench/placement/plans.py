@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import PlacementError
+from moeload_bench.errors import PlacementError, counted
 from moeload_bench.placement import packing
 
 IntArray = NDArray[np.int64]
@@ -72,7 +72,7 @@ class ClusterShape:
 
     def check(self, experts: int) -> None:
         """Raise `PlacementError` unless ``experts`` can be placed and different plans can differ in cost."""
-        where = f"shape {self.name!r}: {experts} experts"
+        where = f"shape {self.name!r}: {counted(experts, 'expert')}"
         if self.slots < experts:
             fits = -(-experts // self.devices) * self.devices
             raise PlacementError(f"{where} need a slot each, got {self.slots} slots; {fits} would do")
@@ -145,7 +145,9 @@ def replicate(load: Any, slots: int) -> IntArray:
     load = _checked(load)
     experts = load.shape[-1]
     if slots < experts:
-        raise PlacementError(f"{experts} experts need a slot each, got {slots} slots; at least {experts} would do")
+        raise PlacementError(
+            f"{counted(experts, 'expert')} need a slot each, got {slots} slots; at least {experts} would do"
+        )
     rows = load.reshape(-1, experts)
     if slots == experts:
         return np.ones(load.shape, dtype=np.int64)

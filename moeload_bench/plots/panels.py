@@ -191,7 +191,9 @@ def view_trace(
     stop = trace.steps if last is None else int(np.searchsorted(trace.step_S, last, side="right"))
     if start >= stop:
         has = f"{trace.step_S[0]} to {trace.step_S[-1]}" if trace.steps else "none"
-        raise PlotError(f"{trace.id}: no row in steps {first} to {last}; the trace has {has}")
+        asked = "from the first" if first is None else f"from {first:,}"
+        until = "to the end" if last is None else f"to {last:,}"
+        raise PlotError(f"{trace.id}: no row in the steps {asked} {until}; the trace has {has}")
     try:
         labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
     except TraceError:

@@ -118,7 +118,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, prune="upper"))
         axes.grid(axis="y")
     right.tick_params(labelleft=False)
-    left.set_ylabel(f"layer {layer_names(trace)[layer]}: device load / mean")
+    left.set_ylabel(f"layer {layer_names(trace)[layer]}: device load / mean\n(busiest - 1: MaxVio)")
     band = Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=BAND)
     return [legend_line(BUSIEST, "black", linewidth=0.8), band, *(state_handles() if with_states else [])]
 

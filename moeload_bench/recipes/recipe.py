@@ -17,6 +17,9 @@ from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record, first_problem
 
 RECIPE_FOLDER = PACKAGE / "recipes"
+ALIGNED = 8
+"""Numbers of bfloat16 in 16 bytes, to which torch's grouped matrix products align rows."""
+SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 
 
 class ModelTable(Record):
@@ -29,6 +32,16 @@ class ModelTable(Record):
     config: dict[str, Any]
     checkpointing: bool = False
     noisy_gate: bool | None = None
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_products(self) -> ModelTable:
+        for key in SIZES:
+            size = self.config.get(key)
+            if isinstance(size, int) and size % ALIGNED:
+                raise ValueError(
+                    f"config.{key} is {size}, expected a multiple of {ALIGNED}, as grouped matrix products need"
+                )
+        return self
 
 
 class BalancingTable(Record):
@@ -282,14 +295,24 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
 
 
+def recipe_file(name_or_path: str) -> Path:
+    """The file of a recipe; raises `NotFoundError` for an unknown name, `RecipeError` for a file that is not there."""
+    if name_or_path.endswith(".toml"):
+        if not Path(name_or_path).is_file():
+            raise RecipeError(f"{name_or_path}: no such file; one to copy: moeload-bench recipes show NAME --toml")
+        return Path(name_or_path)
+    path = RECIPE_FOLDER / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise not_found("recipe", name_or_path, list_recipes())
+    return path
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe by name, or from the path of a TOML file.
 
     Raises `NotFoundError` for an unknown name and `RecipeError` for a file that breaks the schema.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPE_FOLDER / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise not_found("recipe", name_or_path, list_recipes())
+    path = recipe_file(name_or_path)
     try:
         with path.open("rb") as file:
             recipe = Recipe.model_validate(tomllib.load(file))

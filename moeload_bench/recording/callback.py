@@ -33,10 +33,10 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
     are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
     the recording of the run before.
 
-    ``if_exists``: what to do where a trace of this name and run is already: "error" raises `RecordingError` here, before
-    anything is trained (an unfinished recording may be gone on with, so `train()` refuses that one, and only if it
-    begins anew); "number" takes the next run number that is free; "overwrite" removes what is there when training
-    begins anew.
+    ``if_exists``: what to do where a trace of this name and run is already: "error" raises `RecordingError` here,
+    before anything is trained (an unfinished recording may be gone on with, so `train()` refuses that one, and only
+    where it begins anew); "number" takes the next run number that is free; "overwrite" removes what is there when
+    training begins anew.
 
     When training breaks off, what was recorded goes to disk and the hooks come off as
     soon as the callback is no longer used. Seed, precision, optimizer and schedule are taken from the Trainer, unless

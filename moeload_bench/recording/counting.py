@@ -188,7 +188,8 @@ class RouterCounter:
             silent = [r.name for r, counts_C in zip(self.routers, self._counts, strict=True) if counts_C is None]
             raise RecordingError(
                 f"no training pass went through {len(silent)} of {len(self.routers)} routers in this step, first "
-                f"{silent[0]}: was the model in training mode, with gradients on?"
+                f"{silent[0]}: was the model in training mode, with gradients on? (A model that ran compiled before it "
+                "was recorded keeps the code without hooks: torch.compiler.reset())"
             )
         if len(set(self.experts)) != 1:
             raise RecordingError(
@@ -290,7 +291,7 @@ def _untraced(hook: Callable[..., None]) -> Any:
     It counts passes. Traced, the counts become guards, and each further pass of a step compiles the model once more,
     until the compiler's limit.
     """
-    return torch.compiler.disable(hook)
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # torch does not say
 
 
 def chosen_routers(routers: list[Router], layers: Sequence[int] | None) -> list[Router]:

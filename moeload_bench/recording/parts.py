@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cell_rows, open_parquet
@@ -204,6 +206,30 @@ class Parts:
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in known:
                 path.unlink()
+
+
+def unfinished_trace(folder: Path) -> Trace:
+    """What is on disk of an unfinished recording, as a trace that says so; nothing is written or removed.
+
+    Raises `RecordingError` where there is none, or nothing of it is on disk yet.
+    """
+    parts = Parts(folder.with_suffix(".parquet"))
+    path = parts.folder / "manifest.json"
+    if not path.is_file():
+        whole = f"; it is finished: {parts.target}" if parts.target.is_file() else ""
+        raise RecordingError(f"{folder}: no unfinished recording is there{whole}")
+    parts._manifest = {**_EMPTY, **parts._read_manifest()}
+    shards = list(parts.shards())
+    if not shards:
+        raise RecordingError(f"{folder}: nothing is on disk yet")
+    names = shards[0].columns.keys()
+    return Trace(
+        shards[-1].meta.model_copy(update={"complete": False}),
+        np.concatenate([shard.step_S for shard in shards]),
+        np.concatenate([shard.tokens_SL for shard in shards]),
+        np.concatenate([shard.load_SLE for shard in shards]),
+        {name: np.concatenate([shard.columns[name] for shard in shards]) for name in names},
+    )
 
 
 def checkpoint_name(step: int) -> str:

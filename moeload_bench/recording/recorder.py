@@ -260,6 +260,7 @@ class Recorder:
             "parallel": self._parallel(),
             "versions": recorded_versions(),
             "hardware": hardware(),
+            **_balancing(config),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
         if self._newer:
@@ -289,6 +290,17 @@ def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:
             "ranks of this stage that see different batches"
         )
     return True
+
+
+def _balancing(config: Any) -> dict[str, Any]:
+    """The auxiliary loss that a model of transformers adds to its own loss, where it does; nothing where that is open.
+
+    transformers takes its means over all layers together.
+    """
+    coefficient = getattr(config, "router_aux_loss_coef", None)
+    if not (getattr(config, "output_router_logits", False) and isinstance(coefficient, float) and coefficient > 0):
+        return {}
+    return {"balancing": {"method": "aux_loss", "coefficient": coefficient, "scope": "pooled_over_layers"}}
 
 
 def _config_record(config: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.placement.replan import PolicyRun, best_run
 from moeload_bench.results.record import Result, Results
-from moeload_bench.results.statistics import EXACT
+from moeload_bench.results.statistics import EXACT, log_ratio
 from moeload_bench.scoring.catalogue import METRICS, has_skill
 from moeload_bench.suites.suite import STATES
 
@@ -34,7 +34,8 @@ WORSE_BY = 0.05
 class ForecasterChoice:
     """In one state: the best forecaster, those not told apart from it (itself first), and the cheapest of them.
 
-    ``ms``: what the cheapest one takes per answered origin, observing included.
+    ``ms`` and ``best_ms``: what the cheapest and the best one take per answered origin, observing included. ``ahead``:
+    how much more error than the best one's the next one's is, as a fraction; None for a single forecaster.
     """
 
     state: str
@@ -43,17 +44,28 @@ class ForecasterChoice:
     alike: tuple[str, ...]
     cheapest: str
     ms: float
+    best_ms: float = 0.0
+    ahead: float | None = None
 
     @property
     def text(self) -> str:
-        """One line."""
+        """What is best and by how much, what cannot be told from it, and what to take."""
+        if self.ahead is None:
+            return f"{self.state}: {self.best} is the only one, so there is no choice ({self.metric})."
+        percent = 100 * self.ahead
+        lead = f"by {percent:.{0 if percent >= 10 else 1}f} % of error" if percent >= 0.05 else "and another as good"
         if len(self.alike) == 1:
-            return f"{self.state}: take {self.best}; the others are told apart from it ({self.metric})"
-        others = ", ".join(name for name in self.alike if name != self.best)
-        return (
-            f"{self.state}: take {self.cheapest}, the cheapest ({self.ms:.2g} ms) of those that this run cannot tell "
-            f"from the best, {self.best}: {others} ({self.metric})"
-        )
+            apart = f"the others can be told from it ({self.metric})"
+            return f"{self.state}: take {self.best}. It is best, {lead}; {apart}."
+        others = _listed([name for name in self.alike if name != self.best])
+        cost = f"{self.ms:.2g} ms a forecast"
+        if self.cheapest == self.best:
+            take = f"Take it: it costs least, {cost}"
+        else:
+            times = self.best_ms / self.ms if self.ms else 1.0
+            less = f", {_part(times)} the best one's cost" if times >= 2 else ""
+            take = f"Take {self.cheapest}: it costs least, {cost}{less}"
+        return f"{self.state}: {self.best} is best, {lead}; {others} cannot be told from it. {take} ({self.metric})."
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,17 @@ class PolicyChoice:
             f"{_named(best)}, makes {best.replans} and moves {best.moved_mb / 1000:,.1f} GB for {less:.2f} points "
             "more; this run cannot tell the two apart."
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _part(times: float) -> str:
+    """One so many-eth of something: `half`, `a 3rd of`, `a 100th of`, to one digit."""
+    digits = 10 ** (len(str(int(times))) - 1)
+    number = round(times / digits) * digits
+    return "half" if number == 2 else f"a {number:,}{'rd' if number == 3 else 'th'} of"
 
 
 def _named(run: PolicyRun) -> str:
@@ -109,17 +132,26 @@ def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoi
         known_K = np.isfinite(np.stack(list(usable.values()))).all(axis=(0, 1))
         if not known_K.any():
             continue
-        parts = {name: _parts(value_OK[:, known_K]) for name, value_OK in usable.items()}
-        mean = {name: np.maximum(value_OK[:, known_K].mean(axis=0), EXACT) for name, value_OK in usable.items()}
-        least_K = np.min(list(mean.values()), axis=0)
-        ratio = {name: float((mean_K / least_K).mean()) for name, mean_K in mean.items()}
-        best = min(ratio, key=lambda name: ratio[name])
+        known = {name: value_OK[:, known_K] for name, value_OK in usable.items()}
+        parts = {name: _parts(value_OK) for name, value_OK in known.items()}
+        base = known.get(results[0].suite.reference, next(iter(known.values())))
+        best = min(known, key=lambda name: log_ratio(known[name], base).mean())  # the order of skill
         worse = {n: (np.log(parts[n]) - np.log(parts[best])).mean(axis=1) for n in parts}
-        gap = {n: np.log(ratio[n] / ratio[best]) for n in ratio}
+        gap = {n: float(log_ratio(known[n], known[best]).mean()) for n in known}
         alike = [n for n in parts if n != best and _same(worse[n], gap[n], SAME_ERROR, WORSE_BY)]
         cost = {result.name: _seconds(result) for result in results}
         cheapest = min([best, *alike], key=lambda name: cost[name])
-        yield ForecasterChoice(state, metric, best, (best, *alike), cheapest, 1000 * cost[cheapest])
+        following = min((gap[name] for name in gap if name != best), default=None)
+        yield ForecasterChoice(
+            state,
+            metric,
+            best,
+            (best, *alike),
+            cheapest,
+            ms=1000 * cost[cheapest],
+            best_ms=1000 * cost[best],
+            ahead=None if following is None else max(0.0, float(np.exp(following) - 1)),
+        )
 
 
 def _errors(result: Result, state: str, metric: str) -> NDArray[np.float64] | None:

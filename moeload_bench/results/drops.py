@@ -65,11 +65,17 @@ def drops(season: Errors, public: Errors, reference: str, unfitted: Collection[s
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     made = [
         Drop(
-            name, *(_skill(side, shared[name]) for side in reversed(sides[name])), found[name][0],
-            found[name][0] - usual, len(shared[name]), p_values.get(name), corrected.get(name),
+            forecaster=name,
+            public=_skill(sides[name][1], shared[name]),
+            season=_skill(sides[name][0], shared[name]),
+            drop=found[name][0],
+            beyond=found[name][0] - usual,
+            recipes=len(shared[name]),
+            p=p_values.get(name),
+            p_holm=corrected.get(name),
         )
         for name in names
-    ]  # fmt: skip
+    ]
     return sorted(made, key=lambda one: (-one.beyond, one.forecaster))
 
 

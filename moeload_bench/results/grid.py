@@ -9,13 +9,14 @@ Axis letters: K suite horizons.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.record import Result, RunResult, TaskResult
+from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -38,7 +39,10 @@ class Grid:
 
 
 def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
-    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric."""
+    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
+
+    Rows of a state are in the order of skill.
+    """
     if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
         return None
     ratio = ratio_metric(metric)
@@ -52,12 +56,17 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
         if by_state[state].state_T
     }
     rows = [
-        _row(result, here, state, metric, floors, reference)
+        row
         for state, here in by_state.items()
-        for result in results
         if here.state_T
+        for row in by_skill(_row(result, here, state, metric, floors, reference) for result in results)
     ]
     return Grid(tuple(results), metric, results[0].suite.horizons, tuple(rows), floors, marks_of(results[0]))
+
+
+def by_skill(rows: Iterable[Row]) -> list[Row]:
+    """The most skill first, those without any last, equals as they came: the order of every table."""
+    return sorted(rows, key=lambda row: -np.inf if row.skill_value is None else row.skill_value, reverse=True)
 
 
 def floors_of(result: Result, metric: str) -> dict[tuple[str, str], Values]:
@@ -89,12 +98,15 @@ def _row(
     for run in result.runs:
         for name, count in run.counts.items():
             counts[name] = counts.get(name, 0) + count
+    value, intervals = _skill(errors, result, reference)
     return Row(
         forecaster=result.name,
         state=state,
         value_K=value_K,
         excess_K=tuple(_excess(value, floor) for value, floor in zip(value_K, floor_K, strict=False)),
-        skill=_skill(errors, result, reference),
+        skill=_skill_text(value, intervals),
+        skill_value=value,
+        interval=next((one for one in intervals if one.claim == "a new recipe"), None),
         runs=sum(any(value is not None for value in mean_K) for mean_K in means),
         origins=max(origins_K),
         origins_K=origins_K,
@@ -113,11 +125,15 @@ def marks_of(result: Result) -> dict[str, str]:
     return marks
 
 
-def _skill(errors: Errors, result: Result, reference: Result | None) -> str:
+def _skill(errors: Errors, result: Result, reference: Result | None) -> tuple[float | None, list[Interval]]:
     if reference is None:
-        return NOTHING
+        return None, []
     value, intervals = skill(errors, result.name, reference.name)
-    if np.isnan(value):
+    return (None, []) if np.isnan(value) else (value, intervals)
+
+
+def _skill_text(value: float | None, intervals: Sequence[Interval]) -> str:
+    if value is None:
         return NOTHING
     text = f"{value:+.3f}"
     found = [f"{interval.claim} [{interval.low:+.3f}, {interval.high:+.3f}]" for interval in intervals]
@@ -139,6 +155,7 @@ class Row:
     """One forecaster in one state: the metric and its excess over floor_batch at each suite horizon.
 
     ``origins_K`` how many origins have a value at each horizon, ``origins`` the most of them; ``runs`` with any value.
+    ``skill`` is ``skill_value`` with its intervals as text; ``interval`` that for a new recipe.
     """
 
     forecaster: str
@@ -152,6 +169,19 @@ class Row:
     per_forecast_s: float
     of_training: float | None
     counts: dict[str, int]
+    skill_value: float | None = None
+    interval: Interval | None = None
+
+    @property
+    def fallback(self) -> float | None:
+        """The part of its forecasts in which the forecaster fell back to something plain; None where it is silent."""
+        made = self.counts.get("forecasts", 0)
+        return self.counts["fallback"] / made if made and "fallback" in self.counts else None
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether most of the row's numbers are those of its fallback."""
+        return (self.fallback or 0.0) > 0.5
 
 
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:

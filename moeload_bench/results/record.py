@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -198,10 +199,16 @@ class Results(Sequence[Result]):
         """(forecaster, trace, task) of every failed task."""
         return [(result.name, trace, task) for result in self for trace, task in result.failures]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """One flat record per (forecaster, trace, origin, horizon)."""
+    def rows(self, *, floors: bool = False, cost: bool = False) -> Iterator[dict[str, Any]]:
+        """One flat record per (forecaster, trace, origin, horizon).
+
+        A failed task has its reason in `failure` and None for every metric: what it scores is a penalty, which counts
+        in skill and tables alone. ``floors`` adds `FLOOR.METRIC`, what noise alone costs in the task's state; ``cost``
+        what the forecaster cost in that run.
+        """
         for result in self:
             for run in result.runs:
+                about = _cost_columns(run) if cost else {}
                 for task in run.tasks:
                     for k, horizon in enumerate(result.suite.horizons):
                         yield {
@@ -213,18 +220,79 @@ class Results(Sequence[Result]):
                             "horizon": horizon,
                             "crossing": task.crossing[k],
                             "failure": task.failure,
-                            **{metric: values[k] for metric, values in task.metrics.items()},
+                            **{
+                                metric: None if task.failure is not None else values[k]
+                                for metric, values in task.metrics.items()
+                            },
+                            **(_floor_columns(run, task.state, k) if floors else {}),
+                            **about,
                         }
 
-    def to_pandas(self) -> pd.DataFrame:
-        """`rows` as a data frame."""
+    def to_pandas(self, *, floors: bool = False, cost: bool = False) -> pd.DataFrame:
+        """`rows` as a data frame; what does not exist is NaN."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows())
+        frame = pd.DataFrame(self.rows(floors=floors, cost=cost))
+        numbers = [name for name in frame.columns if frame[name].dtype == object and name not in _TEXTS]
+        return frame.astype(dict.fromkeys(numbers, "float64"))
+
+    def skill(self, metric: str = "window_tv") -> pd.DataFrame:
+        """Skill against the suite's reference: a row per state and forecaster, the most skill first.
+
+        Columns `state`, `forecaster`, `skill`, and `low` and `high` of its 95 % interval for a new recipe (NaN with
+        fewer than five recipes). Raises `NotFoundError` for a metric that the results do not hold.
+        """
+        found: pd.DataFrame = _frames().skill_frame(self, metric)
+        return found
+
+    def table(self, state: str | None = None, metric: str = "window_tv") -> pd.DataFrame:
+        """The result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per forecast.
+
+        ``state`` keeps one of transient, stable, mixed, crossing. Raises `NotFoundError` for another word or metric.
+        """
+        found: pd.DataFrame = _frames().table_frame(self, state, metric)
+        return found
+
+    def plot(self, metric: str = "window_tv") -> Any:
+        """Error against horizon with the floors drawn in, one panel per state: a figure of matplotlib (extra plot)."""
+        # figures know results, never the other way round: this is a name, looked up when somebody asks
+        return import_module("moeload_bench.plots.results").draw_horizon(list(self), metric)
+
+    def __repr__(self) -> str:
+        return str(_frames().summary_text(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(_frames().summary_html(self))
 
     def to_json(self) -> str:
         """A JSON list of the results, each with what belongs to its traces."""
         return "[" + ",\n".join(readable_json(_packed(result, own=True)) for result in self) + "]\n"
+
+
+_TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
+
+
+def _frames() -> Any:
+    """`moeload_bench.results.frames`, which is made of this module's records."""
+    return import_module("moeload_bench.results.frames")
+
+
+def _floor_columns(run: RunResult, state: str, k: int) -> dict[str, Any]:
+    floors = run.floors.get(state, {})
+    return {f"{floor}.{metric}": values[k] for floor, known in floors.items() for metric, values in known.items()}
+
+
+def _cost_columns(run: RunResult) -> dict[str, Any]:
+    cost = run.cost
+    return {
+        "forecast_s": cost.per_forecast_s,
+        "of_training": cost.of_training,
+        "observe_wall_s": cost.observe_wall_s,
+        "forecast_wall_s": cost.forecast_wall_s,
+        "startup_wall_s": cost.startup_wall_s,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+    }
 
 
 def load_result(path: str | os.PathLike[str]) -> Result:

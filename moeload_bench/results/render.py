@@ -50,6 +50,14 @@ def result_table(results: Results, metric: str) -> Table | None:
     return table
 
 
+def plain_table() -> Table:
+    """A table with little between its columns: what 80 columns have room for."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False, pad_edge=False)
+
+
 def marked_floor(floor: str, marks: Mapping[str, str]) -> str:
     """A floor's name, with how far it can be trusted where it is not exact."""
     mark = marks.get(floor, "exact")

@@ -1,4 +1,4 @@
-"""The words of a result table: its caption, why there is none, what failed, who served best.
+"""The words of a result table: its caption, why there is none, what failed, what it comes to.
 
 The caption says what the metric is, over what cells are means, and what skill and floors rest on.
 """
@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from moeload_bench.results.choice import ForecasterChoice
 from moeload_bench.results.comparison import best_window, reference_of
-from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
+from moeload_bench.results.grid import NOTHING, Grid, Row
 from moeload_bench.results.record import Results
-from moeload_bench.results.statistics import EXACT
-from moeload_bench.scoring.catalogue import METRICS, describe_metric, has_skill, needs_quantiles, ratio_metric
+from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_METRICS
+from moeload_bench.states.origins import FIRST
+from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import STATES, near_twins_of
 
 
@@ -120,25 +122,27 @@ def failure_lines(results: Results) -> Iterator[str]:
         yield f"failed: {name} on {trace}, {len(origins)} task(s) from origin {min(origins)}: {reason}"
 
 
-def best_lines(results: Results, metric: str) -> Iterator[str]:
-    """Which forecaster served best in each state: the least mean over horizons of the ratio to the best one there.
+def answer_lines(
+    results: Results, choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
+) -> Iterator[str]:
+    """What a table comes to, state by state: what to take, or why nothing can be said.
 
-    Horizons at which nothing has a value are left out; a metric of which no ratio can be taken gives way to the first.
+    ``steps``: how many the one run has that the results are about.
     """
-    metric = metric if has_skill(metric) else METRICS[0].name
-    grid = result_grid(results, metric)
+    chosen = {choice.state: choice for choice in choices}
+    there = {task.state for result in results for run in result.runs for task in run.tasks}
     for state in STATES:
-        here = [row for row in grid.rows if row.state == state] if grid else []
-        if not here:
-            if state != "mixed":
-                yield f"{state}: no origin of the trace is in this state"
-            continue
-        value_RK = np.array([[np.inf if value is None else value for value in row.value_K] for row in here])
-        value_RK = value_RK[:, np.isfinite(value_RK).any(axis=0)]
-        if not value_RK.size:
-            yield f"{state}: nothing could be scored ({metric} has no value at any horizon)"
-            continue
-        value_RK = np.maximum(value_RK, EXACT)
-        ratio_R = (value_RK / value_RK.min(axis=0)).mean(axis=1)
-        best = [row.forecaster for row, ratio in zip(here, ratio_R, strict=True) if ratio == ratio_R.min()]
-        yield f"{state}: {', '.join(best)} served best ({metric}, horizons weighted alike)"
+        if state in chosen:
+            yield chosen[state].text
+        elif state in there:
+            yield f"{state}: nothing can be said: no forecaster was scored at all of its origins"
+        elif state != "mixed":
+            yield f"{state}: {why_no_origin(state, results[0].suite.horizons[-1], rule, steps)}"
+
+
+def why_no_origin(state: str, horizon: int, rule: StateRule, steps: int | None) -> str:
+    """Why there is no origin in a state: the run is too short for the rule, or never in it with the horizon to come."""
+    before = FIRST if state == "transient" else rule.earliest_stable
+    if steps is not None and steps < before + horizon:
+        return f"needs {before + horizon:,} steps, {before:,} to be {state} and {horizon:,} to forecast; has {steps:,}"
+    return f"no origin: never in this state with {horizon:,} steps to come"

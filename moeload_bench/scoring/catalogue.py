@@ -83,6 +83,21 @@ def describe_metric(name: str) -> str:
     return f"{spec.description} [{spec.unit}]" if spec else "a metric of the results"
 
 
+_PLAIN = {
+    "window_tv": "misplaced tokens, as a fraction",
+    "regret": "excess imbalance of the plan over the best one",
+    "imbalance": "imbalance of the plan",
+    "drop_rate": "dropped tokens, as a fraction",
+    "hot_recall": "hot experts that were named, as a fraction",
+}
+
+
+def plain_name(name: str) -> str:
+    """What a metric is called by those who do not know its name."""
+    spec = metric_spec(name)
+    return _PLAIN.get(name.partition("@")[0], spec.unit if spec else name)
+
+
 def lower_is_better(name: str) -> bool | None:
     """True for errors and what plans cost, False for scores, None for descriptions; True for an unknown metric."""
     spec = metric_spec(name)

@@ -6,13 +6,14 @@ Axis letters: S rows, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import TraceError, counted
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import FloatArray
@@ -36,6 +37,11 @@ class Onset(NamedTuple):
 
     def __str__(self) -> str:
         return self.words()
+
+    def band(self) -> str:
+        """`300-610`, `300-never`."""
+        low, high = ("never" if each is None else format(each, ",") for each in (self.low, self.high))
+        return f"{low}-{high}"
 
     def words(self, form: str = "") -> str:
         """`390 (300 to 610)`, each number in a format such as ","."""
@@ -68,6 +74,44 @@ class LayerDescription:
     floor: str
     floor_window_tv: float | None
     floor_tv: float | None
+
+
+def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
+    """What a trace says, in a sentence or two: when it settled, which layer last, dead experts, balance."""
+    yield f"{trace.steps:,} steps, {counted(trace.num_layers, 'layer')}, {counted(trace.num_experts, 'expert')} each."
+    said = [_settled(layers)]
+    dead = sum(layer.dead_experts or 0 for layer in layers)
+    said.append(f"{counted(dead, 'expert')} dead" if dead else "no expert is dead")
+    known = [layer.imbalance_last for layer in layers if layer.imbalance_last is not None]
+    if known:
+        said.append(f"at the end the busiest expert of a layer has at most {max(known):.2f} times the mean load")
+    yield f"{'; '.join(said)}."
+
+
+def _settled(layers: Sequence[LayerDescription]) -> str:
+    ends = {layer.layer: layer.states.rsplit("; ", 1)[-1].split(" ", 1)[0] for layer in layers}
+    if "not" in ends.values():
+        return f"States are {layers[0].states}"
+    stable = [layer for layer in layers if ends[layer.layer] == "stable"]
+    if not stable:
+        return f"Not settled: {counted(len(layers), 'layer')} of {len(layers)} transient at the end"
+    onsets = {layer.layer: layer.onset.step for layer in stable if layer.onset and layer.onset.step is not None}
+    last = max(onsets, key=lambda name: onsets[name])
+    again = any(layer.states.count("stable") > 1 for layer in stable)
+    if len(stable) == len(layers):
+        whole = "the layer" if len(layers) == 1 else f"all {len(layers)} layers, {_named(last)} last"
+        text = f"Settled at step {onsets[last]:,}: {whole}"
+    else:
+        open_ = [name for name, end in ends.items() if end != "stable"]
+        text = (
+            f"Settled in {len(stable)} of {len(layers)} layers by step {onsets[last]:,}; "
+            f"still transient: {', '.join(open_[:6])}{', ...' if len(open_) > 6 else ''}"
+        )
+    return f"{text} (some of them were transient again after it: --wide)" if again else text
+
+
+def _named(layer: str) -> str:
+    return f"layer {layer}" if layer.isdecimal() else layer
 
 
 def about_columns(trace: Trace) -> str:

@@ -54,6 +54,11 @@ class StateRule:
     hold: int = 100
     band: tuple[float, float] = (0.75, 1.25)
 
+    @property
+    def earliest_stable(self) -> int:
+        """Steps that a layer needs at least to be called stable: two windows to compare, and the hold."""
+        return 2 * self.window + self.hold
+
     def __post_init__(self) -> None:
         whole = bool(self.scales) and min(self.window, self.block, *self.scales) >= 1
         if not whole or self.window % self.block or any(self.block % m for m in self.scales):

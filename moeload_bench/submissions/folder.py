@@ -1,7 +1,8 @@
-"""A submission to the leaderboard: one folder of text files that says which forecaster, whose, and run how.
+"""A submission to the leaderboard: one folder, text but for weights, that says which forecaster, whose, and run how.
 
     submissions/NAME/submission.toml     the record below
     submissions/NAME/forecaster.py       the code; absent for a baseline of this package
+    submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent when it has none
     submissions/NAME/requirements.txt    one pinned `name==version` a line; absent when nothing is needed
     submissions/NAME/verification.json   written by `moeload-bench verify` only
     results/SUITE/NAME.json              the result record
@@ -23,9 +24,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError
+from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.record import Submission, Verification
+from moeload_bench.submissions.weights import WEIGHTS, check_weights
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
@@ -63,9 +66,29 @@ def read_folder(path: str | Path) -> Folder:
     if record.has_code != (CODE in texts):
         what = f"there is no {CODE}" if record.has_code else f"{CODE} is there; a baseline has none"
         raise SubmissionError(f"{folder}: target is {record.target!r} but {what}")
+    _check_weights(folder, record)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
     verification = _validated(Verification, texts.get(VERIFICATION), folder / VERIFICATION)
     return Folder(folder, record, requirements, _source_sha256(folder, record), verification)
+
+
+def _check_weights(folder: Path, record: Submission) -> None:
+    """One file at most, beside code, and the one that the record names by its hash."""
+    there = [name for name in WEIGHTS if _is_regular(folder / name)]
+    if len(there) > 1:
+        raise SubmissionError(f"{folder}: {there[0]} and {there[1]}: a submission has one file of weights at most")
+    if there and not record.has_code:
+        raise SubmissionError(f"{folder}: {there[0]} is there; a baseline has none")
+    found = check_weights(folder / there[0]) if there else None
+    if found != record.weights_sha256:
+        raise SubmissionError(
+            f"{folder / RECORD}: weights_sha256: got {_short(record.weights_sha256)}, expected {_short(found)}, "
+            f"the hash of {there[0] if there else 'no file'}"
+        )
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else repr(sha256[:12])
 
 
 def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
@@ -113,7 +136,7 @@ def text_sha256(text: str) -> str:
 
 def _source_sha256(folder: Path, record: Submission) -> str:
     if record.has_code:
-        return hashlib.sha256((folder / CODE).read_bytes()).hexdigest()
+        return file_sha256(folder / CODE)
     try:
         return source_sha256(parse_target(record.target))
     except MoeloadError as error:
@@ -139,16 +162,11 @@ def _validated(kind: type[R], text: str | None, where: Path) -> R | None:
 
 def _read_text(folder: Path, name: str) -> str | None:
     path = folder / name
-    try:
-        mode = path.lstat()
-    except FileNotFoundError:
+    if not _is_regular(path):
         return None
-    except OSError as error:
-        raise SubmissionError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode.st_mode):
-        raise SubmissionError(f"{path}: expected a regular file, got a link, folder or device")
-    if mode.st_size > MAX_BYTES[name]:
-        raise SubmissionError(f"{path}: {mode.st_size} bytes, at most {MAX_BYTES[name]} are accepted")
+    size = path.stat().st_size
+    if size > MAX_BYTES[name]:
+        raise SubmissionError(f"{path}: {size} bytes, at most {MAX_BYTES[name]} are accepted")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -158,11 +176,24 @@ def _read_text(folder: Path, name: str) -> str | None:
     return text
 
 
+def _is_regular(path: Path) -> bool:
+    """Whether the file is there; raises `SubmissionError` for what is no regular file."""
+    try:
+        mode = path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SubmissionError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode.st_mode):
+        raise SubmissionError(f"{path}: expected a regular file, got a link, folder or device")
+    return True
+
+
 def _refuse_others(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise SubmissionError(f"{folder}: expected a folder with {RECORD}")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in MAX_BYTES)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in (*MAX_BYTES, *WEIGHTS))
     if others:
         raise SubmissionError(
-            f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join(MAX_BYTES)}"
+            f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join((*MAX_BYTES, *WEIGHTS))}"
         )

@@ -78,7 +78,10 @@ class SuiteClaim(_Record):
 
 
 class Submission(_Record):
-    """The content of submission.toml. ``target`` is `forecaster.py:Class`, or a baseline's name without a file."""
+    """The content of submission.toml. ``target`` is `forecaster.py:Class`, or a baseline's name without a file.
+
+    ``weights_sha256``: of the file of weights beside the code, where there is one.
+    """
 
     name: Name
     authors: Annotated[list[Line], Field(min_length=1, max_length=50)]
@@ -86,6 +89,7 @@ class Submission(_Record):
     licence: Line
     target: str
     kwargs: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=50)] = {}
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     fitted_beyond_train: bool
     model_type: ModelType | None = None
     fitted_on: Annotated[list[Line], Field(max_length=20)] = []

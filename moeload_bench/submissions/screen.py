@@ -30,8 +30,8 @@ from moeload_bench.traces.trace import Trace, shares
 FloatArray = NDArray[np.float64]
 WINDOWS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)  # rows; each also continued by its trend
 BASE = 100  # the window that the others are differences from: the reference of suites
-MAX_RECIPE = 0.8
-MAX_MEAN, SPARE = 0.55, 0.25  # of the mean over n recipes: MAX_MEAN + SPARE / n
+MAX_RECIPE = 0.75
+MAX_MEAN, SPARE = 0.5, 0.25  # of the mean over n recipes: MAX_MEAN + SPARE / n
 MIN_VALUES = 250  # ten for each public forecast: with fewer, chance alone correlates
 EXACT = 1e-9  # less of the truth's size than that is rounding
 Stratum = tuple[str, str, int]

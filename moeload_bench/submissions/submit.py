@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.sources import weights_beside
 from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission, require_level
@@ -28,6 +29,7 @@ from moeload_bench.submissions.folder import (
 )
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.weights import WEIGHTS, check_weights
 from moeload_bench.suites.suite import Suite
 
 
@@ -49,17 +51,22 @@ class Author:
 
 @dataclass(frozen=True)
 class Draft:
-    """The texts of a submission's folder by name."""
+    """The texts of a submission's folder by name, and its weights."""
 
     record: Submission
     texts: Mapping[str, str]
+    weights: Mapping[str, bytes] = field(default_factory=dict)
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file's content by name."""
+        return {**{name: text.encode() for name, text in self.texts.items()}, **self.weights}
 
     def write(self, root: Path) -> Path:
         """Write the folder ``root/submissions/NAME``."""
         folder = root / "submissions" / self.record.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in self.texts.items():
-            (folder / name).write_bytes(text.encode())
+        for name, content in self.contents().items():
+            (folder / name).write_bytes(content)
         return folder
 
 
@@ -73,7 +80,7 @@ class Prepared:
     def files(self) -> dict[str, bytes]:
         """Content by path below the root of the leaderboard."""
         name = self.draft.record.name
-        found = {f"submissions/{name}/{file}": text.encode() for file, text in self.draft.texts.items()}
+        found = {f"submissions/{name}/{file}": content for file, content in self.draft.contents().items()}
         return {**found, result_path(self.result.suite.name, name): self.result.to_json().encode()}
 
     def stale(self, present: Iterable[str]) -> list[str]:
@@ -84,7 +91,7 @@ class Prepared:
     def write(self, root: Path) -> None:
         """Write folder and result below ``root``; what an earlier submission of the name left goes."""
         folder = f"submissions/{self.draft.record.name}"
-        for name in self.stale(f"{folder}/{file}" for file in MAX_BYTES):
+        for name in self.stale(f"{folder}/{file}" for file in (*MAX_BYTES, *WEIGHTS)):
             (root / name).unlink(missing_ok=True)
         for name, content in self.files().items():
             path = root / name
@@ -98,8 +105,13 @@ def result_path(suite: str, name: str) -> str:
 
 
 def make_draft(target: Target, name: str, author: Author, suite: Suite, requirements: str | None = None) -> Draft:
-    """The folder of a forecaster in one file, or of a baseline; raises `SubmissionError` for anything else."""
+    """The folder of a forecaster in one file, with the weights beside it, or of a baseline.
+
+    Raises `SubmissionError` for anything else.
+    """
     texts: dict[str, str] = {}
+    weights: dict[str, bytes] = {}
+    sha256 = None
     if target.file is not None:
         try:
             texts[CODE] = target.file.read_bytes().decode("utf-8")
@@ -107,6 +119,9 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
             raise SubmissionError(f"{target.file}: not text: byte {error.start} is not UTF-8") from None
         check_code(texts[CODE], str(target.file))
         text = f"{CODE}:{target.class_name}"
+        for suffix, file in weights_beside(target.file).items():
+            sha256 = check_weights(file)
+            weights[Path(CODE).with_suffix(suffix).name] = file.read_bytes()
     elif target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}."):
         text = target.module.removeprefix(f"{BASELINES_PACKAGE}.")
     else:
@@ -118,6 +133,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         "link": author.link,
         "target": text,
         "kwargs": dict(target.kwargs),
+        "weights_sha256": sha256,
         "fitted_beyond_train": author.fitted_beyond_train,
         "model_type": author.model_type,
         "fitted_on": list(author.fitted_on),
@@ -130,7 +146,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     if requirements is not None:
         parse_requirements(requirements)
         texts[REQUIREMENTS] = requirements
-    return Draft(record, {RECORD: record.to_toml(), **texts})
+    return Draft(record, {RECORD: record.to_toml(), **texts}, weights)
 
 
 def prepare_submission(

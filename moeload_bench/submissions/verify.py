@@ -23,7 +23,7 @@ from moeload_bench.errors import MoeloadError, TargetError, printable
 from moeload_bench.evaluation.evaluate import Progress, make_result
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
-from moeload_bench.evaluation.workers import run_spread
+from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
@@ -148,7 +148,7 @@ class _Rerun:
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
         """Why it fails, [] when it does not; stops at the first kind of failure."""
-        self.pages_in_memory = share_no_pages(self.target, self.request.level)
+        self.pages_in_memory = share_no_pages(self.target, self.request.level, available_bytes())
         chosen = self._drawn()
         self.total = self._expected(chosen)
         wrong = self._compare(chosen)

@@ -20,10 +20,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
+from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
-from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.store import TRACES_ENV, data_sha256, list_traces
 from moeload_bench.traces.trace import Trace
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
@@ -206,6 +207,22 @@ def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
                 f"{entry.id}: origin {origin} with horizon {horizon} does not fit steps "
                 f"{trace.step_S[0]}..{end - 1} at stride {trace.meta.stride}"
             )
+
+
+def check_traces(suite: Suite) -> None:
+    """Say before any work, and before the network is asked, where the traces of a suite can be had from.
+
+    Raises `SuiteError` when some are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the
+    Hub.
+    """
+    here = {ref.id for ref in list_traces()}
+    missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in here]
+    if missing and suite.hub is None and not os.environ.get(HUB_ENV):
+        raise SuiteError(
+            f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, "
+            f"first {missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say "
+            f"where they are with --traces DIR, ${TRACES_ENV}=DIR or, once they are on the Hub, ${HUB_ENV}=ORG/NAME@TAG"
+        )
 
 
 def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ two numbers are of interest here; the rest is stepped over, in time linear in th
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,30 @@ if TYPE_CHECKING:
 
 UNCOMPRESSED, COMPRESSED = 2, 3
 MAX_DEPTH = 8
+Bytes = mmap.mmap | bytes
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
 INTEGERS = (4, 5, 6)
+
+
+def _usual_header() -> re.Pattern[bytes]:
+    """A header as writers write it: type and both sizes first, then structs of numbers and of bounds of 4 or 8 bytes.
+
+    Matched in one go, as there is one for every column and row group; any other header is read field by field. Nothing
+    in it can be read in two ways (a field's first byte tells its kind), so that nothing is tried twice.
+    """
+
+    def tag(*kinds: int) -> bytes:  # of a field whose number is more than that of the one before
+        return b"[" + b"".join(b"\\x%x%x" % (step, kind) for step in range(1, 16) for kind in kinds) + b"]"
+
+    number = rb"[\x80-\xff]{0,4}+[\x00-\x7f]"
+    plain = tag(*INTEGERS) + number + b"|" + tag(TRUE, FALSE) + b"|" + tag(BINARY) + rb"(?:\x04.{4}|\x08.{8})"
+    inner = tag(STRUCT) + rb"(?:" + plain + rb")*+\x00"
+    outer = tag(STRUCT) + rb"(?:" + plain + b"|" + inner + rb")*+\x00"
+    sizes = rb"\x15" + number + rb"\x15(" + number + rb")\x15(" + number + rb")"
+    return re.compile(sizes + rb"(?:" + plain + b"|" + outer + rb")*+\x00", re.DOTALL)
+
+
+_USUAL = _usual_header()
 
 
 def largest_page_bytes(path: Path, metadata: pq.FileMetaData) -> int:
@@ -49,15 +72,21 @@ def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, int]]:
             yield start, start + chunk.total_compressed_size
 
 
-def _pages(content: mmap.mmap, at: int, stop: int) -> Iterator[int]:
+def _pages(content: Bytes, at: int, stop: int) -> Iterator[int]:
     while 0 <= at < stop:
-        sizes, at = _page_header(content, at)
-        yield sizes[UNCOMPRESSED]
-        at += sizes[COMPRESSED]
+        usual = _USUAL.match(content, at)
+        if usual is None:
+            sizes, at = _page_header(content, at)
+        else:
+            sizes, at = (_number(usual[1]), _number(usual[2])), usual.end()
+        if min(sizes) < 0:
+            raise ValueError("its header has no size")
+        yield sizes[0]
+        at += sizes[1]
 
 
-def _page_header(content: mmap.mmap, at: int) -> tuple[dict[int, int], int]:
-    """The two sizes, and where the header ends."""
+def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:
+    """The two sizes, decompressed and compressed (below zero: not there), and where the header ends."""
     sizes = {UNCOMPRESSED: -1, COMPRESSED: -1}
     field = 0
     while (head := content[at]) & 15 != STOP:
@@ -70,12 +99,10 @@ def _page_header(content: mmap.mmap, at: int) -> tuple[dict[int, int], int]:
             sizes[field], at = _integer(content, at)
         else:
             at = _skip(content, at, kind, 0)
-    if min(sizes.values()) < 0:
-        raise ValueError("its header has no size")
-    return sizes, at + 1
+    return (sizes[UNCOMPRESSED], sizes[COMPRESSED]), at + 1
 
 
-def _skip(content: mmap.mmap, at: int, kind: int, depth: int) -> int:
+def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
     """Where a value of a kind ends."""
     if depth > MAX_DEPTH:
         raise ValueError("its header is nested too deep")
@@ -106,13 +133,21 @@ def _skip(content: mmap.mmap, at: int, kind: int, depth: int) -> int:
     raise ValueError(f"its header holds a value of the unknown kind {kind}")
 
 
-def _integer(content: mmap.mmap, at: int) -> tuple[int, int]:
+def _number(raw: bytes) -> int:
+    """As `_integer`, of bytes that are all of the number's."""
+    value = 0
+    for byte in reversed(raw):
+        value = value << 7 | byte & 127
+    return (value >> 1) ^ -(value & 1)
+
+
+def _integer(content: Bytes, at: int) -> tuple[int, int]:
     """A signed number, zigzag."""
     raw, at = _varint(content, at)
     return (raw >> 1) ^ -(raw & 1), at
 
 
-def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(content: Bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = content[at]

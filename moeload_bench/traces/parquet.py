@@ -136,8 +136,9 @@ def read_columns(file: pq.ParquetFile, meta: TraceMeta, path: Path) -> dict[str,
 
 def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
     """The columns, each one of the format's, of its type, and there once."""
+    schema = file.schema_arrow  # made anew each time that it is asked for
     try:
-        names: list[str] = file.schema_arrow.names
+        names: list[str] = schema.names
     except UnicodeDecodeError as error:
         raise TraceError(f"{where}: a column's name is not UTF-8: {error}") from None
     for name in names:
@@ -149,7 +150,7 @@ def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
     if missing:
         raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(names)}")
     for name in names:
-        _check_type(name, file.schema_arrow.field(name).type, where)
+        _check_type(name, schema.field(name).type, where)
     return names
 
 

@@ -206,6 +206,16 @@ def trace_folders() -> Iterator[tuple[str, Path]]:
         yield "local", Path("traces")
 
 
+def look_in(folder: str | os.PathLike[str]) -> None:
+    """Have this process, and those that it starts, look for traces in a folder too, before those of `$MOELOAD_TRACES`.
+
+    Raises `TraceError` for a folder that does not exist.
+    """
+    if not Path(folder).is_dir():
+        raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
+    os.environ[TRACES_ENV] = os.pathsep.join(filter(None, [os.fspath(folder), os.environ.get(TRACES_ENV)]))
+
+
 def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
     """Traces found on this machine, or those of one folder; of equal ids the first one found counts.
 

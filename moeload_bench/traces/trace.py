@@ -214,7 +214,7 @@ def _check_counts(trace: Trace, where: str) -> None:
         if name in trace.columns:
             part = trace.columns[name]
             _refuse(
-                trace, (part < 0) | (part > load), where,
+                trace, part.view(np.uint64) > load.view(np.uint64), where,  # as `_no_count`: no load is negative
                 lambda s, m, e, name=name, part=part: (
                     f"expert {e} has {name} {part[s, m, e]}, expected between 0 and its load {load[s, m, e]}"
                 ),

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import moeload_bench.cli
 from moeload_bench.__main__ import main
-from moeload_bench.cli.app import COMMANDS, load_command
-from moeload_bench.results.record import load_result
+from moeload_bench.cli.app import COMMANDS, app, load_command
+from moeload_bench.results.record import Result, load_result
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -76,6 +80,43 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     refused(moeload(*words), f"the cache ($MOELOAD_CACHE): got {file}, expected a folder")
 
 
+def test_a_disk_that_is_full_at_the_end_costs_no_table(
+    own_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was computed is shown before it is written; what could not be written is one line and status 2."""
+
+    def full(result: Result, path: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Result, "save", full)
+    words = ["moeload-bench", "run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "transient: take sw_avg" in shown.out
+    assert shown.err.endswith("uniform.json: No space left on device\n")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_brackets(name: str) -> None:
+    """`[steps, layers]` is no markup: every bracket of a help text is shown, in each command and those below it."""
+    runner = CliRunner()
+
+    def texts(command: Any, words: list[str]) -> Iterator[tuple[list[str], str]]:
+        yield words, " ".join(str(one.help or "") for one in (command, *command.params) if hasattr(one, "help"))
+        for below, inner in getattr(command, "commands", {}).items():
+            yield from texts(inner, [*words, below])
+
+    for words, text in texts(load_command(name), [name]):
+        wanted = [found.replace("\\[", "[") for found in re.findall(r"\\\[[^\]]*\]", text)]
+        if wanted:
+            shown = runner.invoke(app, [*words, "--help"], terminal_width=200, env={"COLUMNS": "200"}).stdout
+            flat = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+            assert [one for one in wanted if " ".join(one.split()) not in flat] == [], words
+
+
 def test_an_error_of_the_system_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +163,7 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
     done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
-    assert "stable: sw_avg served best" in done.stdout
+    assert "stable: take sw_avg. It is best, by " in done.stdout
     saved = load_result(tmp_path / "out" / "sw_avg.json")
     assert saved.isolation == "process"
     assert not saved.failures
@@ -161,8 +202,8 @@ def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
     done = moeload("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
     assert "Warning" not in done.stderr
     assert "nan" not in done.stdout
-    assert "served best" not in done.stdout
-    assert "transient: nothing could be scored" in done.stdout
+    assert "best" not in done.stdout.partition("Suite")[0]
+    assert "transient: nothing can be said" in done.stdout
 
 
 def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None:
@@ -198,8 +239,12 @@ def test_traces_show_describes_each_layer(own_trace: Path) -> None:
     assert len(shown["layers"]) == 2
     text = moeload("traces", "show", str(own_trace))
     assert text.returncode == 0
-    for words in ("first and of the last 100 steps", "below 0.1 / E", "floor_window_tv at h = 100 steps"):
+    for words in ("Settled at step", "no expert is dead", "first and of the last 100 steps", "below 0.1 / E"):
         assert words in " ".join(text.stdout.split())
+    assert "data_sha256" in moeload("traces", "show", str(own_trace), "--meta").stdout
+    assert "floor_window_tv at h = 100 steps" in " ".join(
+        moeload("traces", "show", str(own_trace), "--wide").stdout.split()
+    )
 
 
 def test_traces_list_names_the_bundled_suite() -> None:
@@ -218,7 +263,7 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"__init__", "app", "options", "progress"}
+    helpers = {"__init__", "app", "opening", "options", "progress"}
     assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
         name.replace("-", "_") for name in COMMANDS
     }

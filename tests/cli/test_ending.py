@@ -29,8 +29,8 @@ class Slow:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_everything_that_run_started(number: signal.Signals, tmp_path: Path) -> None:
-    """A closed ssh session or a scheduler's timeout: workers, their trackers and the forecasters' processes end too, and
-    the status names the signal."""
+    """A closed ssh session or a scheduler's timeout: workers, their trackers and the forecasters' processes end too,
+    and the status names the signal."""
     (tmp_path / "slow.py").write_text(SLOW)
     program = subprocess.Popen(
         [*PROGRAM, "run", f"{tmp_path / 'slow.py'}:Slow", "--jobs", "2"],

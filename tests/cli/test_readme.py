@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from moeload_bench import evaluate, list_traces, load_trace, suite_for_trace, write_trace
+from moeload_bench.cli.app import app
 from moeload_bench.evaluation.conformance import check_forecaster
-from tests.conftest import synthetic_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +52,24 @@ def test_the_forecaster_in_the_readme_is_scored(mine: str) -> None:
     results = evaluate(targets, suite_for_trace(trace), paths={trace.id: path})
     assert results.failures == []
     assert list(results.to_pandas()["forecaster"].unique()) == targets
+
+
+@pytest.mark.slow
+def test_what_follows_a_training_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watch, report and place, as they stand there, in a folder with the recording that the page's line names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2, recipe="my-run")
+    write_trace(trace, "runs/my-run/test/seed0.parquet")
+    (text,) = re.findall(r"Record, watch, report, place:\n\n((?:    [^\n]+\n)+)", README)
+    train, *commands = [shlex.split(line, comments=True) for line in text.splitlines()]
+    assert train == ["python", "train.py"]
+    assert [words[1] for words in commands] == ["watch", "report", "plan"]
+    for words in commands:
+        done = CliRunner().invoke(app, words[1:])
+        assert done.exit_code == 0, done.output
+    assert Path("report.html").stat().st_size > 10_000
+    assert len(json.loads(Path("placement.json").read_text())["physical_to_logical_map"][0]) == 10
 
 
 def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:

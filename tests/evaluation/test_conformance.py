@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.errors import TargetError
 from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecaster
+from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.targets import baseline_names
 from tests.support import broken
 
@@ -97,3 +99,30 @@ def test_the_command_names_the_rule_and_says_so_by_its_exit_status() -> None:
     found = CliRunner().invoke(app, ["check", "tests/support/broken.py:NeedsTwoSteps", "--json"])
     assert found.exit_code == 1
     assert [entry["rule"] for entry in json.loads(found.output) if not entry["passed"]] == ["one_step"]
+
+
+class NeedsManySteps:
+    """Learns from the hundredth step of a run, which not every run has."""
+
+    def __init__(self, info, seed, fitted=None):
+        self.shape = info.num_layers, info.num_experts
+
+    @classmethod
+    def fit(cls, runs, seed):
+        return bytes(block.load_SLE[100, 0, 0] % 3 for _, block in runs)
+
+    def observe(self, block):
+        pass
+
+    def forecast(self, request):
+        return Forecast.constant(np.full(self.shape, 1 / self.shape[1]), request.horizon)
+
+
+def test_a_fit_that_needs_longer_runs_is_told_how_short_they_may_be():
+    """The message names the runs it was given, the shortest it may get and the line that failed."""
+    failed = [result for result in check_forecaster(NeedsManySteps) if not result.passed and result.required]
+    assert failed
+    for result in failed:
+        assert "fit raised IndexError" in result.message
+        assert "it was given runs of 8 steps, and may get runs of 8" in result.message
+        assert "test_conformance.py:" in result.message

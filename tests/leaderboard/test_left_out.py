@@ -6,22 +6,18 @@ import json
 
 import pytest
 
+from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.committed import ROOT
-from tests.conftest import need
-
-need("torch", "pip install 'moeload-bench[torch]'")
-
-from leaderboard.left_out import CLUSTERS, OUT, SUITE  # noqa: E402  needs torch, checked above
-from leaderboard.pages import gated  # noqa: E402
-from moeload_bench.suites.suite import load_suite  # noqa: E402
+from leaderboard.pages import gated
+from leaderboard.pages.parts import PART, filled
+from moeload_bench.suites.suite import load_suite
 
 
 def test_the_page_is_the_measurements() -> None:
     """Its tables are those that leaderboard/left_out.json makes."""
-    known = json.loads(OUT.read_text())
     text = (ROOT / "docs" / "reports" / "gated.md").read_text()
-    assert gated.fill_page(text, known) == text
-    assert set(gated.PARTS) == {match["name"] for match in gated.PART.finditer(text)}
+    assert filled(text, gated.PARTS) == text
+    assert set(gated.PARTS) == {match["name"] for match in PART.finditer(text)}
 
 
 def test_clusters_hold_every_recipe_of_the_suite_once() -> None:

@@ -84,9 +84,11 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
         pages.headline, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
     )
     text = fill_parts("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n", pages.headline.PARTS)
-    assert text.startswith("a\n<!-- generated: headline window_tv -->\n\nSuite `larger`. More.\n\n| transient |")
+    assert text.startswith(
+        "a\n<!-- generated: headline window_tv -->\n\nSuite `larger`, *public*. More.\n\n| transient |"
+    )
     assert read == ["larger"]
-    assert "<!-- generated: headline window_tv -->" in (ROOT / "README.md").read_text()
+    assert "<!-- generated: brief window_tv -->" in (ROOT / "README.md").read_text()
 
 
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pytest
+
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import fill_parts
+from leaderboard.verifying import drawn
 from leaderboard.verifying.screening import MEASURED, MEMORISERS, PARTS
 from moeload_bench.submissions.folder import CODE, MAX_BYTES
-from moeload_bench.submissions.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE
+from moeload_bench.submissions.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE, FloatArray, Strata, strata_of
 from moeload_bench.submissions.verify import MAX_GROWTH
+from moeload_bench.suites.suite import SuiteTrace
+from tests.conftest import synthetic_trace
 
 PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
 
 
 def test_the_page_says_what_was_measured() -> None:
     """When this fails: `python -m leaderboard.pages docs/guide/leaderboard.md` (`make verify` runs it); commit."""
-    assert fill_parts(PAGE.read_text(), PARTS) == PAGE.read_text()
+    assert fill_parts(PAGE.read_text(), {**PARTS, **drawn.PARTS}) == PAGE.read_text()
 
 
 def test_the_page_names_the_limits_that_are_applied() -> None:
@@ -37,3 +43,30 @@ def test_the_limits_separate_what_was_measured() -> None:
             assert one["found"] == (name in MEMORISERS), (suite, name)
             if name in MEMORISERS:
                 assert one["bytes"] <= MAX_BYTES[CODE], (suite, name)
+
+
+def test_every_memoriser_that_was_drawn_was_found() -> None:
+    """Of whole futures, of weight 0.3 and of long horizons only, whatever simple forecast it is mixed with."""
+    measured = json.loads(drawn.DRAWN.read_text())
+    assert {suite: kinds["all runs"]["draws"] for suite, kinds in measured.items()} == drawn.DRAWS
+    for suite, kinds in measured.items():
+        for kind in ("all runs", "all runs, weight 0.3", "beyond horizon 100 only"):
+            assert kinds[kind]["found"] == kinds[kind]["draws"], (suite, kind)
+
+
+def test_sums_of_a_mixture_are_those_of_mixed_forecasts() -> None:
+    """`Mixed.at`, from an honest forecast, a remembered one and both by halves."""
+    random = np.random.default_rng(0)
+    trace = synthetic_trace(400, recipe="one", split="test", run=1)
+    origins = tuple(range(100, 380, 4))
+    entry = SuiteTrace(id=trace.id, data_sha256="0" * 64, stable=origins)
+    one, other = (random.dirichlet(np.ones(4), size=(len(origins), 1, 2)) for _ in range(2))
+
+    def sums(mean_OKLE: FloatArray) -> Strata:
+        return strata_of(trace, entry, mean_OKLE, (10,))
+
+    mixed = drawn.Mixed(sums(one), sums(other), sums((one + other) / 2)).at(0.3)
+    expected = sums(0.7 * one + 0.3 * other)
+    assert mixed.keys() == expected.keys() != set()
+    for stratum, found in mixed.items():
+        assert found.correlation == pytest.approx(expected[stratum].correlation, abs=1e-9)

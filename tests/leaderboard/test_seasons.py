@@ -15,6 +15,7 @@ from leaderboard.site.pages import board_files, forecaster_files
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.render import three_digits
 from moeload_bench.seasons.checking import reveal_season
 from moeload_bench.seasons.folder import Folder, logged_attempt
 from moeload_bench.seasons.scoring import score_season
@@ -85,7 +86,8 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: Season) -> None
         assert all(floor > 0 and np.isfinite(error) for floor, error in filter(None, one.cells()))
     text = "\n".join(season_parts(season, list(season.results), "window_tv"))
     state = next(iter(floors))
-    assert f"*{FLOOR}* | {floors[state].floor_K[0]:#.3g} ± {floors[state].error_K[0]:#.3g}" in " ".join(text.split())
+    floor, error = floors[state].cells()[0] or (0.0, 0.0)
+    assert f"*{FLOOR}* | {three_digits(floor)} ± {three_digits(error)}" in " ".join(text.split())
     assert "Fork test" in text
 
 

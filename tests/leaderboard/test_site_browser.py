@@ -159,7 +159,7 @@ def test_the_suite_is_switched(board: Any) -> None:
     assert column(board, "Rank")["other0"] == "1"
     assert "sw_avg.w50, of 2 windows" in board.find_element("id", "hindsight").text
     options = board.find_elements("css selector", "#recipe option")
-    assert [option.get_attribute("value") for option in options] == ["all", *(f"recipe{r}" for r in range(6))]
+    assert [option.get_attribute("value") for option in options] == ["all", GROUP.id, *(f"recipe{r}" for r in range(6))]
     assert complaints(board) == []
 
 
@@ -209,8 +209,31 @@ def test_errors_by_horizon_and_charts_are_those_of_the_tables(board: Any, result
         drawn = {(row["forecaster"], row["horizon"]): row["text"] for row in data["rows"]}
         assert drawn == {(name, h): text for name in results for h, text in zip(grid.horizons, rows[name], strict=True)
                          if text != NONE}  # fmt: skip
+        floors = [float(row["text"]) for row in data["floors"]]
+        least = min(float(text) for text in drawn.values())
+        assert all(floor >= least / 2 for floor in floors)  # a floor far below would squash the lines
         marks = board.find_elements("css selector", "#horizon-charts svg path, #cost-chart svg path")
         assert len(marks) > len(results)
+
+
+def test_on_a_phone_what_scrolls_says_so(driver: Any, site: Path) -> None:
+    """A table or figure that is wider than the screen has a line below it, which goes at its end; others have none."""
+    for page in (TRACE_PAGE, "forecasters/lstm.html"):
+        open_page(driver, site / page, size=PHONE)
+        boxes = driver.execute_script(
+            """return [...document.querySelectorAll(".scroll")].map((box) => [box.scrollWidth > box.clientWidth + 1,
+                 getComputedStyle(box.nextElementSibling).display !== "none"
+                 && box.nextElementSibling.textContent.includes("scroll")])"""
+        )
+        assert any(wide for wide, _ in boxes)
+        assert all(wide == said for wide, said in boxes)
+        hidden = driver.execute_async_script(
+            """const [done] = arguments; const box = [...document.querySelectorAll(".scroll")].find(
+                 (one) => one.scrollWidth > one.clientWidth + 1);
+               box.scrollLeft = box.scrollWidth;
+               setTimeout(() => done(getComputedStyle(box.nextElementSibling).display === "none"), 300);"""
+        )
+        assert hidden
 
 
 def test_columns_sort_by_mouse_and_by_key(board: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ STEPS, SWITCH, BATCH, LENGTH = 1500, 1100, 16, 64
 SETTINGS = Settings(horizon=100, every=50)
 
 
+@functools.cache  # two trainings on the same text, whoever edits a page meanwhile
+def pages(suffix: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    folder = ROOT / {".md": "docs", ".py": "moeload_bench"}[suffix]
+    return np.frombuffer(b"".join(path.read_bytes() for path in sorted(folder.rglob(f"*{suffix}"))), dtype=np.uint8)
+
+
 class ProseThenCode(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Bytes of this repository: its pages before the switch, its Python after it, in the order of training."""
 
@@ -29,9 +36,7 @@ class ProseThenCode(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng(0)
         parts = []
         for suffix, steps in ((".md", SWITCH), (".py", STEPS - SWITCH)):
-            folder = ROOT / {".md": "docs", ".py": "moeload_bench"}[suffix]
-            paths = sorted(folder.rglob(f"*{suffix}"))
-            text = np.frombuffer(b"".join(path.read_bytes() for path in paths), dtype=np.uint8)
+            text = pages(suffix)
             first = rng.integers(0, len(text) - LENGTH, size=steps * BATCH)
             parts.append(text[first[:, None] + np.arange(LENGTH)])
         self.tokens = torch.tensor(np.concatenate(parts), dtype=torch.int64)

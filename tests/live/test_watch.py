@@ -135,10 +135,14 @@ def test_damage_is_named_and_waited_out(recording: Recording, damage: str) -> No
 
 
 def test_a_place_is_found_by_any_of_its_names(recording: Recording, tmp_path: Path) -> None:
-    """Trace, parts, folder, id; what is neither is named."""
+    """Trace, parts, folder (in progress and finished, at any depth), id; what is neither is named."""
     recording.write(100)
     place = Place.of(str(recording.target))
     assert Place.of(str(recording.writer.parts.folder)) == place == Place.of(str(tmp_path))
+    assert Place.of(str(tmp_path / "mine")) == place
+    done = Place.of(str(write_trace(synthetic_trace(60), tmp_path / "runs/my-run/test/seed0.parquet")))
+    for folder in ("runs", "runs/my-run", "runs/my-run/test"):
+        assert Place.of(str(tmp_path / folder)) == done
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match="no recording there"):
         Place.of(str(tmp_path / "empty"))

@@ -143,7 +143,7 @@ def test_steps_and_layers_can_be_chosen() -> None:
     assert [state for _, _, state in view.spans(1)] == ["stable"]
     with pytest.raises(NotFoundError, match="unknown layer '7'; there is: 0, 1"):
         plots.view_trace(trace, ["7"])
-    with pytest.raises(PlotError, match="no row in steps 700 to None; the trace has 0 to 599"):
+    with pytest.raises(PlotError, match="no row in the steps from 700 to the end; the trace has 0 to 599"):
         plots.view_trace(trace, first=700)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -378,3 +379,11 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     """A folder without text is no source."""
     with pytest.raises(RecipeError, match="holds no text"):
         resolve_source(f"folder:{tmp_path}")
+
+
+def test_a_size_that_grouped_products_do_not_take_is_refused(tmp_path: Path) -> None:
+    """`hidden_size = 127` is named when the recipe is read, not by a failing kernel after minutes."""
+    path = write_recipe(tmp_path)
+    path.write_text(re.sub(r"hidden_size = \d+", "hidden_size = 127", path.read_text(), count=1))
+    with pytest.raises(RecipeError, match=r"config\.hidden_size is 127, expected a multiple of 8"):
+        load_recipe(str(path))

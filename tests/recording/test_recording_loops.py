@@ -73,6 +73,18 @@ def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
         r.step(speed=3)
 
 
+def test_the_auxiliary_loss_of_a_model_is_in_the_metadata(tmp_path: Path) -> None:
+    """Mixtral with its loss on: method, factor and scope are known; off, nothing is claimed."""
+    for on in (True, False):
+        model = tiny_model("mixtral")
+        model.config.output_router_logits, model.config.router_aux_loss_coef = on, 0.02
+        with record(model, tmp_path, name=f"on-{on}".lower()) as r:
+            train(model, 2, lambda step, loss: r.step(loss=loss))
+        balancing = read_trace(tmp_path / f"on-{on}".lower() / "test/seed0.parquet").meta.balancing
+        known = ("aux_loss", 0.02, "pooled_over_layers") if on else ("unknown", 0.0, "unknown")
+        assert (balancing.method, balancing.coefficient, balancing.scope) == known
+
+
 def test_a_forgotten_step_is_named(tmp_path: Path) -> None:
     """A loop that never calls `step` is told so, instead of "nothing was recorded"."""
     model = tiny_model("qwen3_moe")

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import ResultError
+from moeload_bench.results.choice import choose_forecasters
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, Results, TaskResult, load_result
-from moeload_bench.results.words import best_lines, table_caption
+from moeload_bench.results.words import answer_lines, table_caption
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
+from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.trace import Trace
 from tests.evaluation.test_harness import run
 
@@ -153,28 +155,35 @@ def test_the_best_fixed_window_is_named_where_there_are_several(results: Results
     assert "hindsight" not in table_caption(one)
 
 
+def answers(results: Results, metric: str) -> dict[str, str]:
+    """What is said of each state."""
+    lines = answer_lines(results, list(choose_forecasters(results, metric)), StateRule())
+    return dict(line.split(": ", 1) for line in lines)
+
+
 def test_rounding_names_no_best_forecaster(results: Results) -> None:
     """Two exact forecasts served best together, whatever their last bits."""
     exact = [
         rescored(result, lambda task, g, error=error: {"metrics": {"window_tv": (error,) * 3}})
         for result, error in zip(results, (0.0, 3e-16), strict=True)
     ]
-    assert "stable: uniform, sw_avg served best" in "\n".join(best_lines(Results(exact), "window_tv"))
+    stable = answers(Results(exact), "window_tv")["stable"]
+    assert "is best, and another as good" in stable
+    assert "uniform" in stable
+    assert "sw_avg" in stable
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_best_of_nothing_is_nobody(results: Results) -> None:
     """Without any value nothing is named, without a warning; horizons without values decide nothing."""
     none = [rescored(r, lambda task, g: {"metrics": {"window_tv": (None,) * 3}}) for r in results]
-    assert list(best_lines(Results(none), "window_tv")) == [
-        f"{state}: nothing could be scored (window_tv has no value at any horizon)" for state in ("transient", "stable")
-    ]
+    assert answers(Results(none), "window_tv") == dict.fromkeys(
+        ("transient", "stable"), "nothing can be said: no forecaster was scored at all of its origins"
+    )
     some = [
         rescored(r, lambda task, g: {"metrics": {"window_tv": (None, *task.metrics["window_tv"][1:])}}) for r in results
     ]
-    assert "stable: sw_avg served best (window_tv, horizons weighted alike)" in list(
-        best_lines(Results(some), "hot_recall")
-    )
+    assert "take sw_avg. It is best" in answers(Results(some), "hot_recall")["stable"]
 
 
 def test_every_metric_of_results_can_be_asked_for(results: Results) -> None:
@@ -208,7 +217,7 @@ def test_results_of_different_tasks_are_not_compared(results: Results) -> None:
 
 def test_the_best_forecaster_of_each_state_is_named(results: Results) -> None:
     """uniform cannot win on unequal loads."""
-    assert "stable: sw_avg served best" in "\n".join(best_lines(results, "window_tv"))
+    assert "take sw_avg. It is best" in answers(results, "window_tv")["stable"]
 
 
 def test_a_result_survives_its_file(results: Results, tmp_path: Path) -> None:

@@ -72,13 +72,15 @@ def test_a_season_from_new_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     season(root, "record", "2026-12", "--value", VALUE, "--only", "hidden")
     assert "before they are published" in refused(root, "score", "2026-12", "--level", "process")
     commit(tmp_path)
-    season(root, "score", "2026-12", "--level", "process")
+    assert "mine: forks: p = " in season(root, "score", "2026-12", "--level", "process")
     season(root, "reveal", "2026-12")
     commit(tmp_path)
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(tmp_path), str(clone))
     said = season(clone / "seasons", "check", "2026-12", "--record-again", str(tmp_path / "again"))
     assert "was recorded again and is the same" in said
+    assert "uniform: forks: p = " in said
+    assert "(the least of 1 forked runs is 0.33): no sign that it knew a recorded future" in said
     folder = Folder(clone / "seasons" / "2026-12")
     assert not folder.private.exists()
     check_forks(folder, Folder(root / "2026-12"))

@@ -134,7 +134,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> World:
     for seed, recipe in enumerate(("one", "two")):
         trace = wandering(seed, recipe)
         paths[trace.id] = write_trace(trace, root / f"{trace.id}.parquet")
-        origins: dict[str, Any] = {"transient": tuple(range(100, 400, 30)), "stable": tuple(range(410, 590, 18))}
+        origins: dict[str, Any] = {"transient": tuple(range(100, 400, 24)), "stable": tuple(range(410, 590, 14))}
         entries.append(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins))
     return World(Suite(name="small", horizons=HORIZONS, traces=tuple(entries)), paths)
 

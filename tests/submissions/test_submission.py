@@ -74,6 +74,17 @@ BAD_FIELDS = [
     ({"licence": "x" * 201}, "licence"),
     ({"link": "javascript:alert(1)"}, "link"),
     ({"link": "https://a\"onload='x"}, "link"),
+    ({"link": "https://good@evil/"}, "link"),
+    ({"link": "https://good:word@evil.example/"}, "link"),
+    ({"link": "https://evil.example\\@good.example/"}, "link"),
+    ({"link": "http://example.org/"}, "link"),
+    ({"link": "ftp://example.org/"}, "link"),
+    ({"model_type": "oracle of Delphi"}, "model_type"),
+    ({"model_type": "learned", "fitted_beyond_train": True}, "got 'learned' with fitted_beyond_train True"),
+    ({"model_type": "pretrained", "fitted_on": ["a"]}, "got 'pretrained' with fitted_beyond_train False"),
+    ({"model_type": "pretrained", "fitted_beyond_train": True}, "fitted_on: got \\[\\], expected names of data"),
+    ({"fitted_on": ["a wiki"]}, "fitted_on"),
+    ({"fitted_on": ["two\nlines"]}, "fitted_on"),
     ({"target": "other.py:Mine"}, "target"),
     ({"target": "os:system"}, "target"),
     ({"kwargs": {"a b": 1}}, "kwargs"),
@@ -93,8 +104,19 @@ BAD_FIELDS = [
 @pytest.mark.parametrize(("changes", "field"), BAD_FIELDS)
 def test_a_bad_field_is_named(changes: dict[str, Any], field: str, world: World) -> None:
     """One line that names the field."""
-    with pytest.raises(SubmissionError, match=f"test: {field}"):
+    with pytest.raises(SubmissionError, match=f"test: (Value error, |.*: |){field}"):
         parse_submission(fields_of(world, **changes), "test")
+
+
+def test_a_submission_says_what_it_is(world: World) -> None:
+    """Its type and the data it learned from; one that says nothing is what it was made like."""
+    silent = parse_submission(fields_of(world), "test")
+    assert [silent.type_of(fitted) for fitted in (False, True)] == ["statistical", "learned"]
+    assert "model_type" not in silent.to_toml()
+    assert parse_submission(fields_of(world, fitted_beyond_train=True), "test").type_of(True) == "pretrained"
+    said = fields_of(world, model_type="pretrained", fitted_beyond_train=True, fitted_on=["pages of a wiki"])
+    record = parse_submission(said, "test")
+    assert (record.type_of(False), record.fitted_on) == ("pretrained", ["pages of a wiki"])
 
 
 @pytest.mark.parametrize(

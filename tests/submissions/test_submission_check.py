@@ -164,6 +164,14 @@ def test_a_falsified_result_is_refused_with_the_reason(name: str, entry: tuple[F
     assert any(message in line for line in found), found
 
 
+def test_what_was_fitted_is_not_statistical(world: World, tmp_path: Path) -> None:
+    """A submission may say more than the harness sees, and not what it knows to be wrong."""
+    folder, result = honest(tmp_path, world, model_type="statistical")
+    assert check_submission(folder, result, world.suite) == []
+    fitted = result.model_copy(update={"fit_wall_s": 1.0})
+    assert any("expected 'learned'" in line for line in check_submission(folder, fitted, world.suite))
+
+
 def test_code_changed_after_the_run_is_refused(world: World, tmp_path: Path) -> None:
     """One more comment is another source."""
     folder, result = honest(tmp_path, world)

@@ -9,6 +9,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tm
     assert made.reasons == []
     assert set(made.findings) == {"fresh_runs"}
     assert Verification.model_validate_json(made.to_json()) == made
+
+
+def test_runs_come_in_an_order_that_nobody_knows(world: World, tmp_path: Path) -> None:
+    """Another one in each verification; what is published is in the suite's."""
+    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
+    orders = set()
+    for seed in range(8):
+        said: list[str] = []
+        request = Request(folder, result, world.suite, world.paths, level="none", seed=seed)
+        made = verify(replace(request, progress=lambda done, total, what, said=said: said.append(what)))
+        orders.add(tuple(what.rpartition(" ")[2] for what in said))
+        assert [run.trace for run in made.result.runs] == [entry.id for entry in world.suite.traces]
+    assert orders == set(itertools.permutations(entry.id for entry in world.suite.traces))
 
 
 def test_runs_of_other_recipes_are_reported_and_not_judged(world: World, tmp_path: Path) -> None:
@@ -217,6 +231,14 @@ def test_better_plans_cannot_be_claimed(kind: str, less: float, where: str) -> N
     run, horizons = result.runs[0], result.suite.horizons
     assert list(differences(run, run, horizons)) == []
     assert re.search(where, next(differences(lowered(run, kind, less), run, horizons)))
+
+
+def test_a_drop_rate_of_almost_nothing_may_move_as_honest_ones_do() -> None:
+    """Where hardly any token is dropped, equal experts that change places move the mean by more than half its size."""
+    result = load_result(RESULTS / "mini" / "sw_avg.json")
+    run, horizons = result.runs[0], result.suite.horizons
+    assert list(differences(lowered(run, "drop_rate@", 1.5e-5), run, horizons)) == []
+    assert list(differences(lowered(run, "drop_rate@", 1e-3), run, horizons)) != []
 
 
 def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,22 +68,38 @@ def made_trace(plan: Plan, values: Drawn, recipe: Recipe, load_SLE: Any, first: 
     return Trace(trace.meta, step_S, trace.tokens_SL, trace.load_SLE, trace.columns)
 
 
+def futures(load_SLE: Any, origin: int, seeds: Sequence[int]) -> list[Any]:
+    """One more than there are seeds, [S, L, E] each."""
+    level_LE = load_SLE[max(0, origin - 20) : origin].mean(axis=0) + 1
+    found = []
+    for seed in (seeds[0] + 1, *seeds):
+        random = np.random.default_rng(seed)
+        shifted_LE = level_LE * np.exp(0.3 * random.standard_normal(level_LE.shape))
+        p_LE = shifted_LE / shifted_LE.sum(axis=1, keepdims=True)
+        found.append(random.multinomial(1024, p_LE, size=(FORK_STEPS, len(p_LE))))
+    return found
+
+
 def record_made(folder: Folder) -> None:
-    """Draw, and publish the hashes of made traces in place of recorded ones; forks differ by a random walk."""
+    """Draw, and publish the hashes of made traces in place of recorded ones.
+
+    Where a run forks, its own future and the forks are drawn alike: the level before, each with a shift of its own.
+    """
     plan, draw = folder.plan(), draw_value(folder, VALUE, "the test")
     for recipe, run in plan.wanted():
         values = draw_run(plan, folder.secret(), draw.value, recipe, run)
         own = varied_recipe(planned_recipe(folder, plan.recipe(recipe)), plan.recipe(recipe), values)
         load_SLE = synthetic_load_SLE(STEPS, seed=values.seed % 1000)
+        others = {}
+        for i, origin in enumerate(values.fork_origins):
+            recorded, *others[i] = futures(load_SLE, origin, values.fork_seeds[i])
+            load_SLE[origin : origin + FORK_STEPS] = recorded
         trace = made_trace(plan, values, own, load_SLE, 0, plan.split, run)
         write_trace(trace, folder.recordings / f"{trace.id}.parquet")
         forks = []
         for i, origin in enumerate(values.fork_origins):
-            for j, seed in enumerate(values.fork_seeds[i]):
+            for j, part in enumerate(others[i]):
                 path = fork_path(folder.recordings, plan, recipe, run, i, j)
-                random = np.random.default_rng(seed)
-                other = random.multinomial(1024, load_SLE[origin].mean(axis=0) / load_SLE[origin].mean(axis=0).sum())
-                part = np.stack([np.stack([random.permutation(other), other]) for _ in range(FORK_STEPS)])
                 number = int(path.stem.removeprefix("seed"))
                 fork = made_trace(plan, values, own, part, origin, path.parent.name, number)
                 write_trace(fork, path)

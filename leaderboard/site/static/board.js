@@ -104,6 +104,7 @@
     box.setAttribute("tabindex", "0");
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", "Standings");
+    window.moeloadScroll.watch(box);
   }
 
   const isChosen = (chosen) => (forecaster) => chosen.type === "all" || forecaster.type === chosen.type;
@@ -188,6 +189,9 @@
 
   function showCharts(one, metric, view, chosen) {
     const panels = statesShown(one, chosen).map((state) => ({ state, data: horizonData(one, metric, chosen, state) }));
+    // floors may lie hundreds of times below every line: the chart shows those near the lines, the table all of them
+    const least = Math.min(...panels.flatMap(({ data }) => data.rows.map(({ value }) => value)));
+    for (const { data } of panels) data.floors = data.floors.filter(({ value }) => value >= least / 2);
     const extent = panels.flatMap(({ data }) => [...data.rows, ...data.floors].map(({ value }) => ({ value })));
     const boxes = panels.map(({ state }) => {
       const figure = element("figure", "", { class: "chart" });
@@ -200,7 +204,8 @@
       forecaster: row.name, type: row.type, ms: number(row.cpu), ms_text: row.cpu, value: number(row.value), text: row.value,
       front: row.front, ...looks(i),
     })).filter(isChosen(chosen));
-    const floor = drawable([{ value: number(view.floor), text: view.floor }]);
+    const lowest = Math.min(...drawable(points).map(({ value }) => value));
+    const floor = drawable([{ value: number(view.floor), text: view.floor }]).filter(({ value }) => value >= lowest / 2);
     window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points).filter((row) => row.ms !== null), floor });
     const names = one.forecasters.map((forecaster) => forecaster.name);
     const floors = Object.keys(window.moeloadCharts.DASHES).filter((name) => panels.some(({ data }) => data.floors.some((row) => row.floor === name)));

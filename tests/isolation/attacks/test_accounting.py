@@ -18,7 +18,7 @@ import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import ForecastRequest, trace_info
-from moeload_bench.isolation import bubblewrap, groups, pages
+from moeload_bench.isolation import bubblewrap, groups
 from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target
 from tests.conftest import need, synthetic_trace
@@ -213,7 +213,7 @@ def test_runs_pass_no_bits_by_the_pages_that_they_read(
     assert_forecasts(told)
     assert assert_forecasts(heard)["bits"] == bits, "the attack works where nothing is done against it"
     out_of_memory(tmp_path)
-    assert share_no_pages(told, "sandbox")
+    assert share_no_pages(told, "sandbox", None)
     assert_forecasts(told)
     assert assert_forecasts(heard)["bits"] == 2**16 - 1
 
@@ -234,10 +234,9 @@ def test_all_that_a_sandbox_shows_is_read_before(tmp_path: Path) -> None:
 def test_files_that_are_too_many_for_memory_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would push one another out: the verification says that the channel is open."""
     monkeypatch.setattr(bubblewrap, "shared_places", lambda _: [tmp_path])
-    monkeypatch.setattr(pages, "available_bytes", lambda: 1000)
     (tmp_path / "a").write_bytes(bytes(501))
-    assert share_no_pages(parse_target("sw_avg"), "sandbox") is False
-    assert share_no_pages(parse_target("sw_avg"), "process") is None
+    assert share_no_pages(parse_target("sw_avg"), "sandbox", 1001) is False
+    assert share_no_pages(parse_target("sw_avg"), "process", 1001) is None
 
 
 def assert_forecasts(forecaster: Target) -> Mapping[str, int]:

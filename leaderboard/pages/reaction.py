@@ -1,0 +1,126 @@
+"""What docs/reports/regret.md says of forecasting beside exact reaction, from leaderboard/reaction.json.
+
+A share of the step time, `FRACTION`, waits for the most loaded device, as in docs/methods/placement.md; moving one
+expert into a device costs so many per cent of a step. Means over runs, then recipes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaderboard.committed import ROOT
+from leaderboard.pages.parts import Maker
+from moeload_bench.placement.replan import CostModel
+from moeload_bench.plots.style import PALETTE, legend_above, log_axis, new_figure, save_figure, style
+from moeload_bench.results.render import markdown_table
+
+MEASURED = ROOT / "leaderboard" / "reaction.json"
+FIGURE = ROOT / "docs" / "reports" / "reaction.svg"
+FRACTION = CostModel(step_ms=1, expert_mb=0, bandwidth_gb_s=1).expert_fraction
+COSTS = (0.0, 0.1, 1.0, 10.0, 100.0)
+"""Per cent of a step that it costs to move one expert into a device: columns of the table."""
+RANGE = (1e-2, 1e3)
+FloatArray = NDArray[np.float64]
+
+
+@cache
+def measured() -> Mapping[str, Mapping[int, tuple[float, float, float]]]:
+    """Kind of plan to k to (imbalance, per cent of the step saved before moving, most experts a device receives)."""
+    runs = json.loads(MEASURED.read_text(encoding="utf-8"))["test"]
+    found: dict[str, dict[int, tuple[float, float, float]]] = {}
+    for name in next(iter(runs.values())):
+        kind, _, every = name.partition("@")
+        by_recipe: dict[str, list[tuple[float, float, float]]] = {}
+        for run, kinds in runs.items():
+            imbalance, moved = kinds[name]
+            gain = 100 * FRACTION * (1 - imbalance / kinds["static"][0])
+            by_recipe.setdefault(run.split("/")[0], []).append((imbalance, gain, moved))
+        mean = np.mean([np.mean(values, axis=0) for values in by_recipe.values()], axis=0)
+        found.setdefault(kind, {})[int(every or 0)] = (float(mean[0]), float(mean[1]), float(mean[2]))
+    return found
+
+
+def saved(kind: str, every: int, cost: float) -> float:
+    """Per cent of the step time saved against the static layout, moving charged."""
+    _, gain, moved = measured()[kind][every]
+    return gain - (cost * moved / every if every else 0.0)
+
+
+def best(kind: str, cost: float) -> tuple[float, int]:
+    """The most that a kind saves at a cost of moving, and with which k; 0 where the static layout saves more."""
+    return max((0.0, 0), *((saved(kind, every, cost), every) for every in measured()[kind]))
+
+
+def reaction_table() -> str:
+    """Every kind of plan: what it saves at several costs of moving."""
+    rows = []
+    for kind, by_every in sorted(measured().items(), key=lambda item: -max(gain for _, gain, _ in item[1].values())):
+        for every, (imbalance, _, moved) in sorted(by_every.items()):
+            cells = [f"{saved(kind, every, cost):+.2f}" for cost in COSTS]
+            rows.append((kind, every or "-", f"{imbalance:.3f}", f"{moved:.1f}", *cells))
+    head = (
+        "plans from",
+        "every k steps",
+        "imbalance",
+        "most experts into a device",
+        *(f"moving {c:g} %" for c in COSTS),
+    )
+    return markdown_table(head, rows)
+
+
+def reaction_words() -> str:
+    """What forecasting is worth beside exact reaction, and up to which cost of moving that is the better of the two."""
+    forecast = next(kind for kind in measured() if "covariance" in kind)
+    exact, own, plain, mean = (best(kind, 0.0)[0] for kind in ("exact", forecast, "gated", "sw_avg"))
+    even = {kind: _cheaper(kind) for kind in (forecast, "sw_avg")}
+    worth = _cost_where(lambda cost: best(forecast, cost)[0] <= 0)
+    return (
+        f"Where moving is free, a plan for each step from its exact loads saves {exact:.1f} % of the step time; plans "
+        f"from forecasts, made every 10 steps, save {mean:.1f} % (`sw_avg`), {plain:.1f} % (`gated`) and {own:.1f} % "
+        f"(`{forecast}`), which is {100 * own / exact:.0f} % of what exact reaction can. But exact reaction moves "
+        f"{measured()['exact'][1][2]:.0f} experts into the busiest device in every step: it is the better of the two "
+        f"only while moving an expert costs less than {even[forecast]:.2g} % of a step (with `sw_avg` as the "
+        f"alternative {even['sw_avg']:.2g} %). Beyond that a forecast is worth more, up to {worth:,.0f} % of a step "
+        "per expert, where re-planning every 1,000 steps pays no longer."
+    )
+
+
+def _cheaper(kind: str) -> float:
+    """The cost of moving from which plans from forecasts save as much as exact reaction."""
+    return _cost_where(lambda cost: best(kind, cost)[0] >= best("exact", cost)[0])
+
+
+def _cost_where(holds: Callable[[float], bool]) -> float:
+    """The least cost on a fine grid at which something holds; the largest where it never does."""
+    return next((cost for cost in np.geomspace(1e-4, 1e4, 1601).tolist() if holds(cost)), 1e4)
+
+
+def draw_reaction() -> None:
+    """What each kind saves with its best k, against the cost of moving."""
+    cost_N = np.geomspace(*RANGE, 200)
+    with style():
+        figure = new_figure(2.8)
+        axes = figure.add_subplot()
+        kinds = [kind for kind in measured() if kind != "static"]
+        for colour, kind in zip(PALETTE, kinds, strict=False):
+            dashes = "--" if kind in ("exact", "true mean") else "-"
+            axes.plot(cost_N, _curve(kind, cost_N), color=colour, linestyle=dashes, label=kind)
+        log_axis(axes.xaxis, *RANGE)
+        axes.set_xlabel("cost of moving one expert into a device [% of a step]")
+        axes.set_ylabel("saved [% of the step time]")
+        axes.grid()
+        legend_above(figure, "Suite v1, shape quarter: saved against the static layout, each with its best k",
+                     axes.get_legend_handles_labels()[0], columns=3)  # fmt: skip
+        save_figure(figure, FIGURE)
+
+
+def _curve(kind: str, cost_N: Sequence[float] | FloatArray) -> list[float]:
+    return [best(kind, float(cost))[0] for cost in cost_N]
+
+
+PARTS: Mapping[str, Maker] = {"reaction": lambda _: f"{reaction_words()}\n\n{reaction_table()}"}

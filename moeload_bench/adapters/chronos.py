@@ -1,0 +1,57 @@
+"""Chronos (Chronos-Bolt, Chronos-2) from a local folder of weights (`pip install chronos-forecasting`).
+
+    moeload-bench run 'moeload_bench.adapters.chronos:Chronos@folder="/models/chronos-bolt-tiny"'
+
+TimesFM, TiRex and their like follow the same pattern: a class of your own below `BlockAdapter` whose ``predict`` hands
+the series to the model and returns points and quantiles; weights from a local folder, or from a pinned wheel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moeload_bench.adapters.blocks import BlockAdapter, FloatArray
+from moeload_bench.errors import MissingExtraError, TargetError
+from moeload_bench.forecaster import TraceInfo
+
+if importlib.util.find_spec("chronos") is None:
+    raise MissingExtraError("chronos", "adapters", "the forecaster `chronos`")
+
+MEDIAN = 0.5
+
+
+class Chronos(BlockAdapter):
+    """``folder`` holds `config.json` and `model.safetensors`, as the Hub has them; pickled weights are refused."""
+
+    def __init__(self, info: TraceInfo, seed: int, folder: str = "") -> None:
+        super().__init__(info, seed)
+        place = Path(folder)
+        if not folder or not all((place / name).is_file() for name in ("config.json", "model.safetensors")):
+            raise TargetError(
+                f"chronos: folder is {folder!r}, expected a local folder with config.json and model.safetensors"
+            )
+        import torch
+        from chronos import BaseChronosPipeline
+
+        torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        self._pipeline = BaseChronosPipeline.from_pretrained(
+            str(place), device_map="cpu", local_files_only=True, use_safetensors=True
+        )
+
+    def predict(
+        self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """One batch of all series; medians as points."""
+        import torch
+
+        asked = sorted({MEDIAN, *levels})
+        told, _ = self._pipeline.predict_quantiles(
+            torch.as_tensor(context_NT, dtype=torch.float32), prediction_length=ahead, quantile_levels=asked
+        )
+        told_NHQ = np.stack([np.asarray(one, dtype=np.float64).reshape(ahead, len(asked)) for one in told])
+        return told_NHQ[:, :, asked.index(MEDIAN)], np.moveaxis(told_NHQ[:, :, [asked.index(q) for q in levels]], 2, 0)

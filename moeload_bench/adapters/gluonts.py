@@ -1,0 +1,56 @@
+"""Any GluonTS-style predictor: an object with ``predict(dataset)`` that yields forecasts with ``quantile(level)``.
+
+A predictor is made for one length of prediction, so a subclass in your own file says how it is made:
+
+    from moeload_bench.adapters.gluonts import PredictorAdapter
+
+    class Mine(PredictorAdapter):
+        def make(self, ahead):
+            from gluonts.model.seasonal_naive import SeasonalNaivePredictor
+            return SeasonalNaivePredictor(prediction_length=ahead, season_length=1)
+
+GluonTS itself is not needed here: only what the predictor needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.adapters.blocks import BlockAdapter, FloatArray
+from moeload_bench.errors import ForecastError
+
+START, FREQUENCY = "2000-01-01 00:00", "s"
+
+
+class PredictorAdapter(BlockAdapter):
+    """A forecaster made of predictors; `make` is called once per number of blocks ahead."""
+
+    def make(self, ahead: int) -> Any:
+        """The predictor for so many values ahead."""
+        raise NotImplementedError
+
+    def predict(
+        self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Medians as points; one data set of all series."""
+        made = self.__dict__.setdefault("_made", {})
+        if ahead not in made:
+            made[ahead] = self.make(ahead)
+        told = list(made[ahead].predict(entries(context_NT)))
+        if len(told) != len(context_NT):
+            raise ForecastError(f"the predictor gave {len(told)} forecasts, expected one for each of {len(context_NT)}")
+        at = [0.5, *levels]
+        value_QNH = np.array([[one.quantile(level)[:ahead] for one in told] for level in at], dtype=np.float64)
+        return value_QNH[0], value_QNH[1:]
+
+
+def entries(context_NT: FloatArray) -> list[dict[str, Any]]:
+    """The series as GluonTS reads them; steps are called seconds."""
+    import pandas as pd
+
+    start = pd.Period(START, freq=FREQUENCY)
+    return [{"start": start, "target": series_T.astype(np.float32), "item_id": str(n)} for n, series_T in
+            enumerate(context_NT)]  # fmt: skip

@@ -1,0 +1,37 @@
+"""A trace as it is named on the command line: an id, a file, or a recording that is not finished."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moeload_bench.traces.store import find_trace, load_trace, write_trace
+from moeload_bench.traces.trace import Trace
+
+PARTS = ".parts"
+
+
+def open_trace(name: str) -> Trace:
+    """The trace of that name; of a recording in progress (`seedN.parts`) what is on disk of it, without touching it."""
+    if not is_unfinished(name):
+        return load_trace(name)
+    from moeload_bench.recording.parts import unfinished_trace
+
+    return unfinished_trace(Path(name))
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether the name is that of a recording in progress."""
+    return name.rstrip("/").endswith(PARTS)
+
+
+@contextmanager
+def trace_file(name: str) -> Iterator[Path]:
+    """The trace's file; of a recording in progress a copy that is gone afterwards."""
+    if not is_unfinished(name):
+        yield find_trace(name)
+        return
+    with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
+        yield write_trace(open_trace(name), Path(folder) / f"{Path(name.rstrip('/')).stem}.parquet")

@@ -1,0 +1,139 @@
+"""Result tables for a terminal of 80 columns: one per state, few columns, in the order of skill.
+
+The rest is in the wide table (`moeload_bench.results.render.result_table`), in JSON and in `Results.to_pandas`.
+
+Axis letters: K suite horizons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from moeload_bench.errors import counted
+from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
+from moeload_bench.results.record import Results
+from moeload_bench.results.render import plain_table
+from moeload_bench.results.words import span_words
+from moeload_bench.scoring.catalogue import has_skill, plain_name, ratio_metric
+from moeload_bench.suites.suite import STATES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_NAME = 26
+"""Columns of a forecaster's name; a longer one goes on in the next line."""
+GAP = 2
+FLOOR = "(noise floor)"
+MIDDLE = 100
+"""The horizon nearest to this one is the first to be shown, and that of the plans' column."""
+
+
+def brief_tables(results: Results, metric: str, width: int) -> Iterator[Table | str]:
+    """A heading and a table for each state that occurs, then what the columns mean; nothing without the metric."""
+    grid = result_grid(results, metric)
+    if grid is None:
+        return
+    plans = result_grid(results, f"regret@{HEADLINE}") if has_skill(metric) else None
+    yield ""
+    yield f"Suite {results[0].suite.name}, {counted(len(results[0].runs), 'run')}."
+    for state in STATES:
+        rows = [row for row in grid.rows if row.state == state]
+        if rows:
+            yield ""
+            yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
+            yield _table(grid, plans, rows, width)
+    yield ""
+    yield from _legend(grid, plans)
+
+
+def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> Table:
+    state = rows[0].state
+    columns: dict[str, list[str]] = {}
+    if any(row.skill != NOTHING for row in rows):
+        columns["skill"] = [NOTHING if row.skill_value is None else f"{row.skill_value:+.3f}" for row in rows]
+    if any(row.interval for row in rows):
+        columns["95 %"] = [_interval(row) for row in rows]
+    if plans is not None:
+        excess = {row.forecaster: row.value_K[_middle(grid)] for row in plans.rows if row.state == state}
+        columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
+    elif ratio_metric(grid.metric) != grid.metric and "skill" in columns:
+        columns["imbal. %"] = [NOTHING if row.skill_value is None else f"{-100 * row.skill_value:+.1f}" for row in rows]
+    columns["ms"] = [f"{1e3 * row.per_forecast_s:.3g}" for row in rows]
+    names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
+    taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
+        GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
+    )
+    shown = _horizons(grid, rows, width - taken)
+    table = plain_table()
+    table.add_column("forecaster", max_width=MOST_NAME, overflow="fold")
+    for head in (*(f"h={grid.horizons[k]:,}" for k in shown), *columns):
+        table.add_column(head, justify="right", no_wrap=True)
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        errors = [_short(row.value_K[k]) for k in shown]
+        table.add_row(name, *errors, *(cells[i] for cells in columns.values()))
+    floor_K = grid.floors.get((state, "floor_batch"))
+    if floor_K:
+        table.add_row(FLOOR, *(_short(floor_K[k]) for k in shown), style="dim")
+    return table
+
+
+def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
+    """Numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
+    K = len(grid.horizons)
+    order = list(dict.fromkeys([_middle(grid), K - 1, 0, *range(K)]))
+    shown: list[int] = []
+    for k in order:
+        cells = [_short(row.value_K[k]) for row in rows]
+        room -= GAP + max(map(len, [f"h={grid.horizons[k]:,}", *cells]))
+        if room < 0 and shown:
+            break
+        shown.append(k)
+    return sorted(shown)
+
+
+def _middle(grid: Grid) -> int:
+    return min(range(len(grid.horizons)), key=lambda k: abs(grid.horizons[k] - MIDDLE))
+
+
+def _short(value: float | None) -> str:
+    """Three digits behind the point, more where they would be naught."""
+    if value is None:
+        return NOTHING
+    return (
+        f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
+
+
+def _interval(row: Row) -> str:
+    return f"[{row.interval.low:+.2f}, {row.interval.high:+.2f}]" if row.interval else "n/a"
+
+
+def _legend(grid: Grid, plans: Grid | None) -> Iterator[str]:
+    """One line for each column that is not plain."""
+    lines = ["h: training steps ahead"]
+    reference, ratio = reference_of(grid.results), ratio_metric(grid.metric)
+    if ratio is not None and reference is not None:
+        against = "error" if ratio == grid.metric else "imbalance of its plans"
+        lines.append(f"skill: 1 - {against} / that of {reference.name}, more is better, 0 is as good")
+        if any(row.interval for row in grid.rows):
+            lines.append("95 %: interval of the skill on a new recipe")
+        if ratio != grid.metric and plans is None:
+            lines.append(f"imbal. %: imbalance against that of {reference.name}'s plans, less is better")
+    if plans is not None:
+        h = grid.horizons[_middle(grid)]
+        lines.append(f"plan %: {plain_name(plans.metric)}, in percent, at h={h:,} ({plans.metric}); less is better")
+    lines.append("ms: time of a forecast, observing included")
+    yield "; ".join(lines) + "."
+    for name, share in {row.forecaster: row.fallback for row in grid.rows if row.falls_back}.items():
+        yield (
+            f"* {name} fell back to a plain average in {100 * (share or 0):.0f} % of its forecasts: it had seen too "
+            "few rows to fit, or could not fit them. The row is mostly that average's."
+        )
+    yield "All columns: --wide; records: --json; in Python: Results.to_pandas(floors=True, cost=True)."

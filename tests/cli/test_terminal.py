@@ -1,0 +1,207 @@
+"""What a terminal of 80 columns shows: the answer first, tables that fit, the next command last."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from moeload_bench import evaluate, load_suite
+from moeload_bench.cli.progress import command_lines
+from moeload_bench.recording.writer import TraceWriter, rows_of
+from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Results
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
+from tests.support.terminal import Shown, moeload_in_terminal
+
+WIDTHS = (80, 120)
+COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "300", "--every", "100,300")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("runs")
+    write_trace(synthetic_trace(900, recipe="own"), made / "own.parquet")
+    return made
+
+
+def well(shown: Shown, width: int) -> list[str]:
+    """The lines, once nothing is wrong with them."""
+    assert shown.status == 0, shown.text
+    assert shown.faults(width) == []
+    return shown.lines
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
+    """First what to take in each state, then a table per state, then the next command."""
+    shown = moeload_in_terminal("run", "sw_avg", "last_value", "--trace", "own.parquet", width=width, cwd=folder)
+    lines = well(shown, width)
+    assert lines[0].startswith("transient: ")
+    heads = [line for line in lines if line.startswith("forecaster ")]
+    assert len(heads) == 2
+    assert heads[0].split() == ["forecaster", "h=1", "h=10", "h=100", "skill", "ms"]
+    assert "Next, with your own constants:" in lines
+    assert lines[lines.index("Next, with your own constants:") + 1].startswith("  moeload-bench plan own.parquet")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
+    """What to take, what it saves, then one row per policy and every interval of the one to take."""
+    words = ("plan", "own.parquet", "--devices", "2", "--slots", "6", *COSTS)
+    lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
+    assert lines[0].startswith("Take ")
+    (head,) = [line for line in lines if line.startswith("policy ")]
+    assert head.split()[-2:] == ["saved", "%"]
+    wide = moeload_in_terminal(*words, "--wide", width=width, cwd=folder)
+    assert "transient" in wide.text
+    assert sum(line.startswith(("every", "│ every")) for line in wide.lines) == 2
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_traces_show_starts_with_a_plain_answer(folder: Path, width: int) -> None:
+    """When it settled, dead experts, balance; metadata only when it is asked for."""
+    lines = well(moeload_in_terminal("traces", "show", "own.parquet", width=width, cwd=folder), width)
+    assert lines[1] == "900 steps, 2 layers, 4 experts each."
+    assert lines[2].startswith("Settled at step ")
+    assert "data_sha256" not in "\n".join(lines)
+    meta = well(moeload_in_terminal("traces", "show", "own.parquet", "--meta", width=width, cwd=folder), width)
+    assert "data_sha256" in "\n".join(meta)
+
+
+@pytest.mark.parametrize("words", ["traces list", "recipes list", "import formats", "recipes show qwen3moe-tiny-8e"])
+def test_lists_fit_80_columns(words: str, folder: Path) -> None:
+    """No cell is cut."""
+    well(moeload_in_terminal(*words.split(), cwd=folder), 80)
+
+
+def test_a_recipe_can_be_copied(folder: Path) -> None:
+    """`--toml` prints the file as it is read."""
+    shown = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e", "--toml", width=200, cwd=folder)
+    (folder / "qwen3moe-tiny-8e.toml").write_text(shown.text)
+    of_copy = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e.toml", "--json", width=200, cwd=folder)
+    assert json.loads(of_copy.text)["name"] == "qwen3moe-tiny-8e"
+
+
+def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Path) -> None:
+    """Not "no origin is in this state"."""
+    write_trace(synthetic_trace(280, recipe="own"), tmp_path / "own.parquet")
+    lines = well(moeload_in_terminal("run", "sw_avg", "--trace", "own.parquet", cwd=tmp_path), 80)
+    said = " ".join(" ".join(lines).split())
+    assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
+
+
+def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) -> None:
+    """By its folder, which is left as it was."""
+    whole = synthetic_trace(700, recipe="own")
+    writer = TraceWriter(tmp_path / "seed0.parquet", lambda: whole.meta, shard_steps=100)
+    writer.parts.start(resume=False)
+    for row in rows_of(whole):
+        writer.add(row)
+    (tmp_path / "seed0.parts" / "leftover.tmp").write_text("")
+    before = sorted(path.name for path in (tmp_path / "seed0.parts").iterdir())
+    shown = moeload_in_terminal("traces", "show", "seed0.parts", cwd=tmp_path)
+    assert well(shown, 80)[1].startswith("700 steps")
+    run = moeload_in_terminal("run", "sw_avg", "--trace", "seed0.parts", "--level", "none", cwd=tmp_path)
+    assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
+    words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
+    well(moeload_in_terminal(*words, cwd=tmp_path), 80)
+    assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
+    missing = moeload_in_terminal("traces", "show", "nothing.parts", cwd=tmp_path)
+    assert missing.status == 2
+    assert "no unfinished recording is there" in missing.text
+
+
+def test_a_second_trace_is_not_passed_over(folder: Path) -> None:
+    """Both were named, so one of them is not scored in silence."""
+    shown = moeload_in_terminal("run", "--trace", "own.parquet", "--trace", "own.parquet", cwd=folder)
+    assert shown.status == 2
+    assert "got --trace 2 times, expected once" in shown.text
+
+
+def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside a checkout, before any work: a clone, a folder, a place on the Hub; --traces is one of the answers."""
+    monkeypatch.delenv("MOELOAD_TRACES", raising=False)
+    for words in (["run", "sw_avg"], ["submit", "sw_avg", "--name", "mine", "--author", "A", "--dry-run"]):
+        shown = moeload_in_terminal(*words, "--suite", "v1", cwd=tmp_path)
+        assert shown.status == 2, shown.text
+        assert re.search(r"traces are not here, first .*a clone.*--traces DIR.*MOELOAD_TRACES.*MOELOAD_HUB", shown.text)
+    data = Path(__file__).resolve().parents[2] / "moeload_bench" / "data"
+    suite = tmp_path / "mine.toml"
+    entry = load_suite("mini").traces[0]
+    suite.write_text(
+        f'name = "mine"\nhorizons = [1]\n[[traces]]\nid = "other/test/seed1"\ndata_sha256 = "{entry.data_sha256}"\n'
+        "transient = [100]\n"
+    )
+    shown = moeload_in_terminal("run", "sw_avg", "--suite", "mine.toml", cwd=tmp_path)
+    assert "1 of its 1 traces are not here, first other/test/seed1" in shown.text
+    (tmp_path / "here/other/test").mkdir(parents=True)
+    shutil.copy(data / f"{entry.id}.parquet", tmp_path / "here/other/test/seed1.parquet")
+    shown = moeload_in_terminal("run", "sw_avg", "--suite", "mine.toml", "--traces", "here", cwd=tmp_path)
+    assert shown.status == 0, shown.text
+
+
+def test_rows_are_in_the_order_of_skill() -> None:
+    """In every state, those without any last; the columns of the table are those of the grid."""
+    results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
+    grid = result_grid(results, "window_tv")
+    assert grid is not None
+    for state in {row.state for row in grid.rows}:
+        skills = [row.skill_value for row in grid.rows if row.state == state and row.skill_value is not None]
+        assert skills == sorted(skills, reverse=True)
+
+
+def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
+    """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""
+    results = evaluate(["last_value", "sw_avg"], "mini", level="none")
+    counted = Results(
+        [
+            result.model_copy(
+                update={
+                    "runs": tuple(
+                        run.model_copy(update={"counts": {"forecasts": 100, "fallback": 64}}) for run in result.runs
+                    )
+                }
+            )
+            if result.name == "last_value"
+            else result
+            for result in results
+        ]
+    )
+    tables = list(brief_tables(counted, "window_tv", 80))
+    (why,) = [part for part in tables if isinstance(part, str) and part.startswith("* ")]
+    assert why.startswith(
+        "* last_value fell back to a plain average in 64 % of its forecasts: it had seen too few rows"
+    )
+    names = [cell for part in tables if not isinstance(part, str) for cell in part.columns[0]._cells]
+    assert names.count("last_value*") == 2
+
+
+def test_the_skill_of_plans_has_the_difference_beside_it() -> None:
+    """Skill is a ratio of imbalances, near 0 by nature: imbalance in percent of the reference's says how much."""
+    results = evaluate(["uniform", "sw_avg"], "mini", level="none")
+    tables = [part for part in brief_tables(results, "regret@quarter", 80) if not isinstance(part, str)]
+    for table in tables:
+        heads = [str(column.header) for column in table.columns]
+        cells = dict(zip(table.columns[0]._cells, table.columns[heads.index("imbal. %")]._cells, strict=True))
+        assert float(str(cells["uniform"])) > 3
+        assert float(str(cells["sw_avg"])) == 0
+    first = next(part for part in brief_tables(results, "window_tv", 80) if not isinstance(part, str))
+    assert "plan %" in [str(column.header) for column in first.columns]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_long_command_is_broken_where_it_can_be_pasted(width: int) -> None:
+    """Each line but the last ends with a backslash; an option stays with its value; joined it is the command."""
+    command = "moeload-bench plan 'my run.parquet' --forecaster 'a b' --devices 2 --slots 10 --expert-mb 200 --fresh"
+    lines = command_lines(command, width).split("\n")
+    assert max(map(len, lines)) <= width
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    joined = " ".join(line.removesuffix("\\").strip() for line in lines)
+    assert joined == command
+    assert not any(re.search(r"--(?!fresh)\S+( \\)?$", line) for line in lines)
