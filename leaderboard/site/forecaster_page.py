@@ -61,7 +61,7 @@ def grids_of(board: Board) -> Grids:
     """`result_grid` of every metric, and by recipe of the two that a page shows so."""
     metrics = {metric: result_grid(board.compared, metric) for metric in metrics_of(board)}
     recipes = {
-        (recipe, metric): result_grid(with_runs_of(board.compared, recipe=recipe), metric)
+        (recipe, metric): result_grid(with_runs_of(board.compared, board.runs_in(recipe)), metric)
         for recipe in board.recipes
         for metric in (PRIMARY, REGRET)
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
+from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
@@ -17,7 +18,7 @@ from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import TraceRef, list_traces
+from moeload_bench.traces.store import TraceRef, list_traces, stored_hash
 
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
 Standing = Literal["claimed", "checked"] | VerificationStatus
@@ -59,13 +60,28 @@ class Board:
     """A suite with its entries, baselines first in the suite's order, then the others by name.
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
-    ``season`` is set where nobody had the suite's runs before they were scored; else they are public.
+    ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``slices`` are
+    there where every run's trace is (`with_slices`).
     """
 
     suite: Suite
     entries: tuple[Entry, ...]
     reference: Result | None
     season: Season | None = None
+    slices: tuple[Slice, ...] = ()
+
+    @property
+    def choices(self) -> list[str]:
+        """What results can be restricted to: slices of runs by what their traces are, and recipes."""
+        return [*(one.id for one in self.slices), *self.recipes]
+
+    def runs_in(self, choice: str) -> frozenset[str]:
+        """The runs of a choice, all of them for any other word."""
+        by_slice = {one.id: one.traces for one in self.slices}
+        ids = [trace.id for trace in self.suite.traces]
+        if choice in self.recipes:
+            return frozenset(name for name in ids if name.split("/")[0] == choice)
+        return by_slice.get(choice, frozenset(ids))
 
     @property
     def label(self) -> str:
@@ -111,6 +127,21 @@ def read_inputs(root: str | Path) -> Inputs:
     folders += [season.folder.results for season in seasons]
     boards = [*map(season_board, seasons), *boards]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
+
+
+def with_slices(inputs: Inputs) -> Inputs:
+    """The inputs with the slices of every board that has none yet: the traces are read, or the cache is."""
+    boards = [b if b.slices else replace(b, slices=read_slices(b.suite, inputs.traces)) for b in inputs.boards]
+    return replace(inputs, boards=tuple(boards))
+
+
+def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
+    """The suite's runs by what their traces are; none unless each trace is there with the suite's content."""
+    paths = {ref.id: ref.path for ref in traces}
+    entries = [entry for entry in suite.traces if entry.id in paths]
+    if len(entries) < len(suite.traces) or any(stored_hash(paths[e.id]) != e.data_sha256 for e in entries):
+        return ()
+    return tuple(slices_of({entry.id: properties_of(paths[entry.id]) for entry in entries}))
 
 
 def season_board(season: Season) -> Board:
@@ -162,14 +193,10 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
     yield from (refs[key] for key in sorted(refs))
 
 
-def with_runs_of(results: Sequence[Result], *, recipe: str | None = None, trace: str | None = None) -> list[Result]:
-    """The results with the runs of one recipe, or with one run."""
+def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
+    """The results with these runs only."""
     return [
-        result.model_copy(
-            update={
-                "runs": tuple(run for run in result.runs if recipe in (None, run.recipe) and trace in (None, run.trace))
-            }
-        )
+        result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
         for result in results
     ]
 

@@ -39,6 +39,7 @@ def boards_sha256(inputs: Inputs) -> str:
     digest = hashlib.sha256(inputs.sha256.encode())
     for board in inputs.boards:
         digest.update(board.suite.model_dump_json().encode())
+        digest.update(repr([(one.id, one.title, sorted(one.traces)) for one in board.slices]).encode())
         if board.season is not None:
             digest.update(repr((board.season.scores, board.season.tests, board.season.floors)).encode())
         for entry in board.entries:

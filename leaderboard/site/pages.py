@@ -17,7 +17,7 @@ from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.drops import drops_table
 from leaderboard.site.figures import trace_figures
-from leaderboard.site.inputs import Board, Inputs
+from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
@@ -68,6 +68,7 @@ The leaderboard of moeload-bench, built by `make site` from committed results; o
 
 def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site."""
+    inputs = with_slices(inputs)
     yield from asset_files()
     shown = boards_sha256(inputs)
     yield from kept_files("boards", shown, lambda: board_files(inputs))
@@ -110,7 +111,7 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
         ("state", "State", [(state, f"{state} states" if state == ALL else state) for state in first["states"]]),
         ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
-        ("recipe", "Recipe", [(ALL, "all recipes"), *((recipe, recipe) for recipe in first["recipes"])]),
+        ("recipe", "Runs", first["choices"]),
         ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
         ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
     ]

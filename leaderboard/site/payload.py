@@ -67,21 +67,35 @@ def board_payload(board: Board) -> Json:
         "horizons": list(board.suite.horizons),
         "states": states_of(board),
         "recipes": board.recipes,
+        "choices": choices(board),
         "metrics": [
             {"name": name, "about": describe_metric(name), "file": data_file(board.suite.name, name)}
             for name in metrics_of(board)
         ],
         "forecasters": [forecaster_row(entry) for entry in board.entries],
         "cost": {
-            recipe: [
-                cost_row(result) for result in with_runs_of(board.results, recipe=None if recipe == ALL else recipe)
-            ]
-            for recipe in (ALL, *board.recipes)
+            recipe: [cost_row(result) for result in with_runs_of(board.results, board.runs_in(recipe))]
+            for recipe in (ALL, *board.choices)
         },
         "hindsight": hindsight(board),
         "claims": claims(board),
         "unmeasured": unmeasured(board),
     }
+
+
+def choices(board: Board) -> list[tuple[str, str]]:
+    """(value, text) of the switch that chooses runs: all, by what they are, by recipe."""
+    slices = [(one.id, one.title) for one in board.slices]
+    return [(ALL, "all recipes"), *slices, *((recipe, recipe) for recipe in board.recipes)]
+
+
+def runs_words(board: Board, choice: str) -> str:
+    """Which runs are meant, in words."""
+    if choice in board.recipes:
+        return f"recipe {choice}"
+    recipes = counted(len({name.split("/")[0] for name in board.runs_in(choice)}), "recipe")
+    title = next((one.title for one in board.slices if one.id == choice), "")
+    return f"{recipes} with {title}" if title else recipes
 
 
 def suite_about(board: Board) -> str:
@@ -155,16 +169,15 @@ def metric_payload(board: Board, metric: str) -> Json:
 def view_payload(view: View, board: Board) -> Json:
     """The rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
-        "rows": [cell_row(cell, view) for cell in view.cells],
+        "rows": [cell_row(cell, view.recipe in board.recipes) for cell in view.cells],
         "floor": three_digits(view.floor),
         "over": averaged_over(view, board),
         "size": f"{counted(view.runs, 'run')}, {counted(view.origins, 'origin')}",
     }
 
 
-def cell_row(cell: Cell, view: View) -> list[str]:
-    """The texts of `FIELDS`."""
-    single = view.recipe != ALL
+def cell_row(cell: Cell, single: bool) -> list[str]:
+    """The texts of `FIELDS`; nothing is concluded from a ``single`` recipe."""
     return [
         three_digits(cell.value),
         three_digits(cell.excess),
@@ -183,7 +196,7 @@ def averaged_over(view: View, board: Board) -> str:
     states = {ALL: "whatever the state", CROSSING: "whose window crosses a change of state"}.get(
         view.state, f"in the {view.state} state"
     )
-    recipes = counted(len(board.recipes), "recipe") if view.recipe == ALL else f"recipe {view.recipe}"
+    recipes = runs_words(board, view.recipe)
     if not view.origins:
         return f"no value: in {recipes} the suite has no origin {states}"
     horizons = (
@@ -200,8 +213,8 @@ def averaged_over(view: View, board: Board) -> str:
 def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
-    for recipe in (ALL, *board.recipes):
-        (result,) = with_runs_of(board.results[:1], recipe=None if recipe == ALL else recipe)
+    for recipe in (ALL, *board.choices):
+        (result,) = with_runs_of(board.results[:1], board.runs_in(recipe))
         marks = marks_of(result)
         for (state, floor), value_K in floors_of(result, metric).items():
             rows = found.setdefault(f"{state} {recipe}", [])

@@ -40,7 +40,7 @@ def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
     """The page of a run; scores from every suite whose test run it is."""
     scores = []
     for board in boards:
-        results = with_runs_of(board.compared, trace=run.id)
+        results = with_runs_of(board.compared, {run.id})
         if all(result.runs for result in results):
             names = [entry.name for entry in board.entries]
             scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))

@@ -77,13 +77,13 @@ def states_of(board: Board) -> list[str]:
 
 
 def views_of(board: Board, metric: str) -> Iterator[View]:
-    """Every view of a metric: states x recipes x horizons."""
+    """Every view of a metric: states x (slices and recipes) x horizons."""
     states, ratio = states_of(board), ratio_metric(metric)
-    for recipe in (ALL, *board.recipes):
-        chosen = None if recipe == ALL else recipe
-        results = with_runs_of(board.results, recipe=chosen)
-        reference = with_runs_of([board.reference], recipe=chosen)[0] if board.reference and ratio else None
-        compared = with_runs_of(board.compared, recipe=chosen)
+    for recipe in (ALL, *board.choices):
+        chosen = board.runs_in(recipe)
+        results = with_runs_of(board.results, chosen)
+        reference = with_runs_of([board.reference], chosen)[0] if board.reference and ratio else None
+        compared = with_runs_of(board.compared, chosen)
         errors = errors_of(compared, metric)
         ratios = errors if ratio in (None, metric) else errors_of(compared, ratio)
         for state in states:

@@ -5,7 +5,7 @@ Axis letters: T tasks, one per (run, origin, horizon); K suite horizons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,10 @@ class Errors:
             keep &= self.horizon_T == horizon
         if crossing is not None:
             keep &= self.crossing_T == crossing
-        at = np.flatnonzero(keep).tolist()
+        return self.at(np.flatnonzero(keep).tolist())
+
+    def at(self, at: Sequence[int]) -> Errors:
+        """The tasks at these places."""
         return Errors(
             Tasks([self.tasks.recipe_T[i] for i in at], [self.tasks.run_T[i] for i in at], self.tasks.twins),
             self.horizon_T[at],
@@ -52,6 +55,11 @@ class Errors:
             self.crossing_T[at],
             {name: error_T[at] for name, error_T in self.by_forecaster.items()},
         )
+
+
+def runs_of(errors: Errors, traces: Collection[str]) -> Errors:
+    """The tasks of these runs, named by their traces' ids."""
+    return errors.at([i for i, run in enumerate(errors.tasks.run_T) if run in traces])
 
 
 def errors_of(results: Sequence[Result], metric: str) -> Errors:

@@ -182,6 +182,12 @@ def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
     return checked_meta({key: record[key] for key in record if key not in ("data_sha256", "meta_sha256")}, where)
 
 
+def stored_hash(path: str | os.PathLike[str]) -> str:
+    """The `data_sha256` that a trace's file claims; whether its content keeps that claim is not checked."""
+    with open_parquet(Path(path)) as file:
+        return str(read_record(file, str(path)).get("data_sha256"))
+
+
 # ---------------------------------------------------------------- finding
 
 
@@ -260,8 +266,7 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
     found = fetch.fetch_trace(trace_id, hub)
     if found is None:
         return None
-    with open_parquet(found.path) as file:
-        claimed = read_record(file, str(found.path)).get("data_sha256")
+    claimed = stored_hash(found.path)
     if found.pin.data_sha256 not in (None, claimed):
         raise HashMismatchError(
             f"{found.pin}: {trace_id} has data_sha256 {claimed}, suite {found.pin.suite} was frozen with "

@@ -19,10 +19,11 @@ from typing import Any, get_args
 
 import pytest
 
+from leaderboard.properties import Slice
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.__main__ import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
-from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs
+from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs, read_slices
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
 from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import (
@@ -77,6 +78,17 @@ def committed(request: pytest.FixtureRequest) -> Inputs:
 @pytest.fixture(scope="module")
 def mini() -> Board:
     return next(board for board in read_inputs(ROOT).boards if board.suite.name == "mini")
+
+
+def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
+    """A group's row is the mean over its runs, and its words say which; without traces there is no group."""
+    runs = frozenset({"qwen3moe-tiny-8e-aux0/test/seed1"})
+    board = replace(mini, slices=(Slice("balancing:none", "balancing: none", runs),))
+    views = {(view.recipe, view.state, view.horizon): view for view in views_of(board, "window_tv")}
+    group, alone = views["balancing:none", "stable", 100], views["qwen3moe-tiny-8e-aux0", "stable", 100]
+    assert [cell.value for cell in group.cells] == [cell.value for cell in alone.cells]
+    assert "1 run of 1 recipe with balancing: none" in payload.averaged_over(group, board)
+    assert read_slices(mini.suite, ()) == ()
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from leaderboard.properties import Slice
 from leaderboard.site.__main__ import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
@@ -29,6 +31,7 @@ from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_chec
 for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "markdown_it", "yaml"):
     need(_package, "pip install -e '.[site]'")
 
+GROUP = Slice("drift:low", "drift up to 0.90%", frozenset())
 TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
 PAGES = ("index.html", "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE, "methods/metrics.html",
@@ -46,7 +49,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "site"
-    write_site(site_files(read_inputs(checkout)), out)
+    inputs = read_inputs(checkout)
+    few = frozenset(f"recipe{r}/test/seed{s}" for r in range(3) for s in (1, 2))
+    boards = [replace(b, slices=(GROUP._replace(traces=few),)) if b.suite.name == "many" else b for b in inputs.boards]
+    write_site(site_files(replace(inputs, boards=tuple(boards))), out)
     return out
 
 
@@ -100,6 +106,27 @@ def close_to(text: str, value: float) -> bool:
     return math.isclose(float(text.replace(MINUS, "-")), value, rel_tol=5.1e-3, abs_tol=1e-12)
 
 
+def test_runs_are_chosen_by_what_their_traces_are(driver: Any, site: Path, checkout: Path) -> None:
+    """The switch names groups of runs before recipes; a choice shows the means of its runs, in words too."""
+    from selenium.webdriver.support.select import Select
+
+    open_page(driver, site / "index.html", "#suite=many")
+    titles = [one.text for one in Select(driver.find_element("id", "recipe")).options]
+    assert titles[:3] == ["all recipes", GROUP.title, "recipe0"]
+    choose(driver, state="stable", horizon="10", recipe=GROUP.id)
+    shown = column(driver, "window_tv")
+    for name in ("uniform", "other0"):
+        result = load_result(checkout / "leaderboard" / "results" / "many" / f"{name}.json")
+        own = [run for run in result.runs if run.recipe in ("recipe0", "recipe1", "recipe2")]
+        values = [value for run in own if (value := run_means(run, "stable", "window_tv")[1]) is not None]
+        assert len(values) == 6
+        assert close_to(shown[name], sum(values) / 6), name
+    assert f"mean over 6 runs of 3 recipes with {GROUP.title}" in driver.find_element("id", "over").text
+    assert f"layers; {GROUP.title} of suite many." in driver.find_element("id", "horizons-caption").text
+    choose(driver, suite="mini")
+    assert driver.find_element("id", "recipe").get_property("value") == "all", "it has no such group"
+
+
 def test_the_switches_show_the_numbers_of_the_results(board: Any, results: dict[str, Result]) -> None:
     """State, horizon, recipe and metric: each changes the column, always to the mean of the result files."""
     seen = []
@@ -132,7 +159,7 @@ def test_the_suite_is_switched(board: Any) -> None:
     assert column(board, "Rank")["other0"] == "1"
     assert "sw_avg.w50, of 2 windows" in board.find_element("id", "hindsight").text
     options = board.find_elements("css selector", "#recipe option")
-    assert [option.get_attribute("value") for option in options] == ["all", *(f"recipe{r}" for r in range(6))]
+    assert [option.get_attribute("value") for option in options] == ["all", GROUP.id, *(f"recipe{r}" for r in range(6))]
     assert complaints(board) == []
 
 

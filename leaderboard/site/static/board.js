@@ -44,7 +44,7 @@
     const one = board();
     fill(select.state, one.states.map((state) => [state, state === "all" ? "all states" : state]));
     fill(select.horizon, [["all", "all horizons"], ...one.horizons.map((h) => [String(h), h.toLocaleString("en-US")])]);
-    fill(select.recipe, [["all", "all recipes"], ...one.recipes.map((recipe) => [recipe, recipe])]);
+    fill(select.recipe, one.choices);
     fill(select.type, [["all", "all types"], ...one.types.map((type) => [type, type])]);
     fill(select.metric, one.metrics.map((metric) => [metric.name, metric.name]));
   }
@@ -160,7 +160,7 @@
     byId("horizons").tHead.replaceChildren(head);
     byId("horizons").tBodies[0].replaceChildren(...body);
     byId("horizons-caption").textContent = `${chosen.metric} at each horizon h in training steps: mean over runs of means over origins and ` +
-      `layers; ${chosen.recipe === "all" ? "all recipes" : `recipe ${chosen.recipe}`} of suite ${one.name}.`;
+      `layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${one.choices.find(([id]) => id === chosen.recipe)[1]} of suite ${one.name}.`;
   }
 
   function valueRow(name, values, kind, state) {

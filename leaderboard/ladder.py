@@ -1,0 +1,216 @@
+"""The runs of the ladder, measured: what their loads do in the steps that all rungs have, and how forecasters score.
+
+`leaderboard/ladder.json` keeps a record of each run under the hash of its content, with the hashes of all code that the
+scores rest on; `python -m leaderboard.pages ladder` measures the runs of traces/ that it lacks (a minute or more of
+a core each) and makes the page. No forecaster is fitted on a run of the ladder: those that need `fit` are left out, and
+`gated` uses the weights that ship with the package.
+
+Axis letters: K horizons, L MoE layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from leaderboard.suites.plan import Plan, load_plan
+from moeload_bench.errors import ResultError
+from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.isolation.targets import Target, load_class, source_sha256
+from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.recording.parts import cut
+from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.comparison import skill as skill_of
+from moeload_bench.results.grid import present_mean, run_means
+from moeload_bench.results.record import Result
+from moeload_bench.results.text import content_sha256, readable_json
+from moeload_bench.schema import Record
+from moeload_bench.scoring.description import describe_layers
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.states.rule import label_states
+from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, write_trace
+from moeload_bench.traces.trace import Trace
+
+OUT = ROOT / "leaderboard" / "ladder.json"
+TRACES = ROOT / "traces"
+PLAN = "ladder"
+STEPS = 4000
+HORIZONS = (1, 10, 100, 1000)
+"""Every rung has so many steps, and origins with room for these horizons."""
+METRIC, REGRET = "window_tv", "regret@quarter"
+STRONG = "gated"
+STATES = ("transient", "stable")
+
+
+class Score(Record):
+    """A forecaster on one run in one state: skill against the reference over all tasks, and means by horizon."""
+
+    skill: float
+    error_K: tuple[float | None, ...]
+    regret_K: tuple[float | None, ...]
+
+
+class LadderRun(Record):
+    """One run: its size, what its loads do in the first `STEPS` steps, and the scores, {} for a `train` run.
+
+    ``onset_L``: first stable step of each layer, None for never. ``drift_L``: median over stable steps of the state
+    rule's X; ``unrest_L``: its mean over all steps. ``imbalance`` and ``dead``: of the last 100 steps. ``floor``: of a
+    mean of 100 steps. ``scores``: forecaster, state. Means are over layers.
+    """
+
+    id: str
+    data_sha256: str
+    code: str
+    parameters: int
+    steps: int
+    step_tokens: int
+    learning_rate: float
+    onset_L: tuple[int | None, ...]
+    drift_L: tuple[float | None, ...]
+    unrest_L: tuple[float, ...]
+    over_dispersion: float | None
+    imbalance: float | None
+    dead: int
+    floor: float | None
+    scores: dict[str, dict[str, Score]] = {}
+
+    @property
+    def recipe(self) -> str:
+        return self.id.split("/")[0]
+
+
+def parameters_of(recipe: Recipe) -> int:
+    """Parameters of a Qwen3-MoE whose embedding is also its output, from the recipe's configuration alone."""
+    c = recipe.model.config
+    hidden, heads, shared, head = (
+        int(c[name]) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    )
+    attention = 2 * hidden * heads * head + 2 * hidden * shared * head + 2 * head
+    experts = int(c["num_experts"]) * (3 * hidden * int(c["moe_intermediate_size"]) + hidden)
+    layer = attention + experts + 2 * hidden
+    return int(recipe.data.vocabulary * hidden + int(c["num_hidden_layers"]) * layer + hidden)
+
+
+def forecasters() -> list[Target]:
+    """Suite v1's baselines that need no fitting, and the strong one."""
+    suite = load_suite("v1")
+    found = [as_target(name, suite) for name in dict.fromkeys((*suite.baselines, STRONG))]
+    return [target for target in found if target.label == STRONG or not hasattr(load_class(target), "fit")]
+
+
+def code_hash(targets: Sequence[Target]) -> str:
+    """Of all that a record rests on beside its trace."""
+    sources = {target.label: [source_sha256(target), dict(target.kwargs)] for target in targets}
+    rule = dataclasses.asdict(load_suite("v1").rule)
+    return content_sha256({"scoring": SCORING_VERSION, "sources": sources, "rule": rule, "horizons": HORIZONS})
+
+
+def planned(plan: Plan) -> list[Recipe]:
+    """The recipes of the plan by size, without balancing first."""
+    names = dict.fromkeys(run.split("/")[0] for run in plan.runs)
+    return sorted(
+        map(load_recipe, names), key=lambda recipe: (recipe.balancing.method != "none", parameters_of(recipe))
+    )
+
+
+def known_runs(path: Path = OUT) -> list[LadderRun]:
+    """The records that are kept; none where there is no file."""
+    return [LadderRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+
+
+def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
+    """A record of every run of the plan in the folder, measured where none is kept; without a folder, the kept ones."""
+    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    if not folder.is_dir():
+        return list(known.values())
+    targets = forecasters()
+    code, wanted = code_hash(targets), set(load_plan(PLAN).runs)
+    refs = [ref for ref in list_traces(folder) if ref.id in wanted]
+    return [known.get((ref.id, stored_hash(ref.path), code)) or measure_run(ref, targets, code) for ref in refs]
+
+
+def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRun:
+    """One run over its first `STEPS` steps; raises `ResultError` for one that has fewer, or half of the steps."""
+    whole = read_trace(ref.path)
+    if whole.steps < STEPS or whole.meta.stride != 1:
+        raise ResultError(f"{ref.id}: {whole.steps} rows at stride {whole.meta.stride}, expected {STEPS} steps or more")
+    trace = cut(whole, STEPS)
+    recipe = load_recipe(trace.meta.recipe)
+    labels = label_states(trace.load_SLE)
+    layers = describe_layers(trace)
+    return LadderRun(
+        id=ref.id,
+        data_sha256=stored_hash(ref.path),
+        code=code,
+        parameters=parameters_of(recipe),
+        steps=whole.steps,
+        step_tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
+        learning_rate=recipe.optimizer.lr,
+        onset_L=tuple(None if row < 0 else int(row) for row in labels.onset_L),
+        drift_L=tuple(_medians(labels.drift_SL, ~labels.transient_SL)),
+        unrest_L=tuple(_digits(value) for value in np.nanmean(labels.drift_SL, axis=0)),
+        over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
+        imbalance=present_mean([layer.imbalance_last for layer in layers]),
+        dead=sum(layer.dead_experts or 0 for layer in layers),
+        floor=present_mean([layer.floor_window_tv for layer in layers]),
+        scores=dict(_scores(trace, targets)) if trace.meta.split == "test" else {},
+    )
+
+
+def _medians(drift_SL: np.ndarray, keep_SL: np.ndarray) -> Iterator[float | None]:
+    for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True):
+        values = drift_S[keep_S & np.isfinite(drift_S)]
+        yield _digits(np.median(values)) if len(values) else None
+
+
+def _digits(value: float) -> float:
+    return float(f"{float(value):.9g}")
+
+
+def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict[str, Score]]]:
+    suite = suite_for_trace(trace, horizons=HORIZONS, rule=load_suite("v1").rule)
+    with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
+        path = write_trace(trace, Path(folder) / "first-steps.parquet")
+        results = evaluate(targets, suite, paths={trace.id: path}, level="none")
+    if results.failures:
+        name, where, task = results.failures[0]
+        raise ResultError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    reference = reference_of(results)
+    assert reference is not None, "a baseline of v1"
+    errors = errors_of(results, METRIC)
+    for result in results:
+        own = {}
+        for state in STATES:
+            here = errors.select(state=state)
+            if here.state_T:
+                own[state] = _score(result, state, skill_of(here, result.name, reference.name)[0])
+        yield result.name, own
+
+
+def _score(result: Result, state: str, skill: float) -> Score:
+    run = result.runs[0]
+    return Score(
+        skill=_digits(skill),
+        error_K=tuple(run_means(run, state, METRIC)),
+        regret_K=tuple(run_means(run, state, REGRET)),
+    )
+
+
+def records_text(runs: Sequence[LadderRun]) -> str:
+    """The file of records, in the order of their ids."""
+    return readable_json([run.model_dump(mode="json") for run in sorted(runs, key=lambda run: run.id)], levels=2) + "\n"
+
+
+def by_rung(runs: Sequence[LadderRun]) -> Mapping[str, list[LadderRun]]:
+    """Recipe to its runs."""
+    found: dict[str, list[LadderRun]] = {}
+    for run in sorted(runs, key=lambda run: run.id):
+        found.setdefault(run.recipe, []).append(run)
+    return found

@@ -1,0 +1,75 @@
+"""docs/reports/properties.md: skill of every forecaster by what a trace is, and not by the name of its recipe."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from leaderboard.committed import ROOT, committed_results
+from leaderboard.pages.parts import Maker, page_of_parts
+from leaderboard.properties import Properties, Slice, properties_of, slices_of
+from moeload_bench.errors import ResultError
+from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
+from moeload_bench.results.record import Result
+from moeload_bench.results.render import markdown_table
+from moeload_bench.traces.store import list_traces
+
+PRIMARY = "window_tv"
+
+
+def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) -> str:
+    """A row for each slice with origins in the state, a column for each forecaster; the best skill in bold."""
+    reference = reference_of(results)
+    if reference is None:
+        raise ResultError("no result of the reference, against which skill is taken")
+    errors = errors_of(results, PRIMARY).select(state=state)
+    names = [result.name for result in results]
+    everything = Slice("all", "all", frozenset(errors.tasks.run_T))
+    rows = []
+    for one in (everything, *slices):
+        here = runs_of(errors, one.traces)
+        if not here.state_T:
+            continue
+        of = {name: skill(here, name, reference.name)[0] for name in names}
+        best = max(of.values())
+        cells = [f"**{of[name]:+.3f}**" if of[name] == best else f"{of[name]:+.3f}" for name in names]
+        rows.append((one.title, len(set(here.tasks.run_T)), len(set(here.tasks.recipe_T)), *cells))
+    return markdown_table((state, "runs", "recipes", *(f"`{name}`" for name in names)), rows)
+
+
+def runs_table(properties: Mapping[str, Properties]) -> str:
+    """The properties of each run."""
+    head = ("run", "drift", "over-dispersion", "imbalance", "experts", "top-k", "balancing", "schedule")
+    rows = [
+        (
+            f"`{name}`",
+            "-" if one.drift is None else f"{one.drift:.2%}",
+            "-" if one.over_dispersion is None else f"{one.over_dispersion:.2f}",
+            "-" if one.imbalance is None else f"{one.imbalance:.2f}",
+            one.experts,
+            one.top_k or "varies",
+            one.balancing,
+            one.schedule,
+        )
+        for name, one in sorted(properties.items())
+    ]
+    return markdown_table(head, rows)
+
+
+@functools.cache
+def _properties(suite: str) -> Mapping[str, Properties]:
+    runs = {run.trace for result in committed_results(suite) for run in result.runs}
+    paths = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if ref.id in runs}
+    missing = sorted(runs - paths.keys())
+    if missing:
+        raise ResultError(f"{ROOT / 'traces'}: no trace {missing[0]}, which suite {suite} was scored on")
+    return {name: properties_of(path) for name, path in paths.items()}
+
+
+def _slices(of: str) -> str:
+    suite, _, state = of.partition("/")
+    return slice_table(committed_results(suite), slices_of(_properties(suite)), state)
+
+
+PARTS: Mapping[str, Maker] = {"slices": _slices, "runs": lambda suite: runs_table(_properties(suite))}
+PROPERTIES = page_of_parts("docs/reports/properties.md", PARTS)

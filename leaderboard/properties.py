@@ -1,0 +1,146 @@
+"""What a trace is, and runs sliced by it: drift, over-dispersion, imbalance, experts, top-k, balancing, schedule.
+
+A slice is a group of a suite's runs that share a property, whatever their recipe. Numbers are split where half of the
+runs lie below, so that no bound is chosen by hand; a property of all runs, or of one recipe alone, makes no slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moeload_bench import cache
+from moeload_bench.results.grid import present_mean
+from moeload_bench.schema import Record
+from moeload_bench.scoring.description import describe_layers
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.states.rule import label_states
+from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.store import read_trace, stored_hash
+
+BALANCING = {
+    ("none", "none"): "none",
+    ("aux_loss", "per_layer"): "auxiliary loss",
+    ("aux_loss", "pooled_over_layers"): "auxiliary loss, pooled",
+    ("loss_free_bias", "per_layer"): "loss-free bias",
+}
+
+
+class Properties(Record):
+    """Of one trace. ``drift``: median over stable steps of the state rule's X; ``imbalance``: largest over mean share
+    of the last 100 steps; both, and ``over_dispersion``, means over layers; None where there is none. ``schedule``: of
+    the learning rate, and whether the data change on the way."""
+
+    drift: float | None
+    over_dispersion: float | None
+    imbalance: float | None
+    experts: int
+    top_k: int | None
+    balancing: str
+    schedule: str
+
+
+class Slice(NamedTuple):
+    """Runs that share a property; ``id`` is none that a recipe can have."""
+
+    id: str
+    title: str
+    traces: frozenset[str]
+
+
+class Measure(NamedTuple):
+    """A property that is a number, its title, and how its bounds are written."""
+
+    field: str
+    title: str
+    form: str
+
+
+MEASURES = (
+    Measure("drift", "drift", ".2%"),
+    Measure("over_dispersion", "over-dispersion", ".2f"),
+    Measure("imbalance", "imbalance", ".2f"),
+    Measure("experts", "experts", "d"),
+    Measure("top_k", "top-k", "d"),
+)
+KINDS = (("balancing", "balancing"), ("schedule", "schedule"))
+
+
+def properties_of(path: Path) -> Properties:
+    """The properties of a trace's file: from the cache by the hash of its content, else computed."""
+    key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=1)
+    stored = cache.load(key)
+    if stored is not None:
+        return Properties.model_validate(stored)
+    trace = read_trace(path)
+    layers = describe_layers(trace)
+    found = Properties(
+        drift=_drift(trace.load_SLE, trace.meta.stride),
+        over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
+        imbalance=present_mean([layer.imbalance_last for layer in layers]),
+        experts=trace.num_experts,
+        top_k=trace.meta.top_k,
+        balancing=balancing_of(trace.meta),
+        schedule=schedule_of(trace.meta),
+    )
+    cache.save(key, found.model_dump(mode="json"))
+    return found
+
+
+def _drift(load_SLE: np.ndarray, stride: int) -> float | None:
+    labels = label_states(load_SLE, stride=stride)
+    kept = [
+        drift_S[stable_S & np.isfinite(drift_S)]
+        for drift_S, stable_S in zip(labels.drift_SL.T, ~labels.transient_SL.T, strict=True)
+    ]
+    return present_mean([float(np.median(values)) if len(values) else None for values in kept])
+
+
+def balancing_of(meta: TraceMeta) -> str:
+    """The method of balancing, in the words of a slice."""
+    return BALANCING.get((meta.balancing.method, meta.balancing.scope), meta.balancing.method.replace("_", " "))
+
+
+def schedule_of(meta: TraceMeta) -> str:
+    """The kind of the learning rate's schedule, with a change of the data where one is planned."""
+    kind = str(meta.schedule.get("kind", "unknown")).replace("_", " ")
+    return f"{kind}, data change" if len({source.stage for source in meta.sources}) > 1 else kind
+
+
+def slices_of(properties: Mapping[str, Properties]) -> list[Slice]:
+    """The slices of runs by their trace's id, property by property; none of all runs, or of those of one recipe."""
+    recipes: dict[str, set[str]] = {}
+    for name in properties:
+        recipes.setdefault(name.split("/")[0], set()).add(name)
+    known = [set(), set(properties), *recipes.values()]
+    return [one for one in (*_halves(properties), *_kinds(properties)) if one.traces not in known]
+
+
+def _halves(properties: Mapping[str, Properties]) -> Iterator[Slice]:
+    for measure in MEASURES:
+        value_of = {
+            name: value for name, own in properties.items() if (value := getattr(own, measure.field)) is not None
+        }
+        if len(set(value_of.values())) < 2:
+            continue
+        bound = lower_bound(list(value_of.values()))
+        low = frozenset(name for name, value in value_of.items() if value <= bound)
+        yield Slice(f"{measure.field}:low", f"{measure.title} up to {bound:{measure.form}}", low)
+        high = frozenset(value_of) - low
+        yield Slice(f"{measure.field}:high", f"{measure.title} above {bound:{measure.form}}", high)
+
+
+def lower_bound(values: list[float]) -> float:
+    """The largest value of the lower part: of all cuts between different values, the one nearest to halves."""
+    distinct = sorted(set(values))[:-1]
+    return min(distinct, key=lambda bound: abs(2 * sum(value <= bound for value in values) - len(values)))
+
+
+def _kinds(properties: Mapping[str, Properties]) -> Iterator[Slice]:
+    for field, title in KINDS:
+        for kind in sorted({str(getattr(own, field)) for own in properties.values()}):
+            names = frozenset(name for name, own in properties.items() if getattr(own, field) == kind)
+            yield Slice(f"{field}:{kind.replace(' ', '-').replace(',', '')}", f"{title}: {kind}", names)
