@@ -400,6 +400,7 @@ def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, byt
         "assets/site.css",
         "assets/board.js",
         "assets/charts.js",
+        "assets/scroll.js",
         "assets/datatables.js",
     }
     for name, content in files.items():

@@ -68,7 +68,7 @@ def test_stages_are_put_together_by_layer(tmp_path: Path) -> None:
     assert merged.columns["loss"][-1] == 1499
     assert merged.meta.parallel == {"processes": 2, "pipeline": 2}
     command = ["merge", *map(str, paths), "--out", str(tmp_path / "again.parquet")]
-    assert "1500 steps, 4 layers, 4 experts" in CliRunner().invoke(app, command).output
+    assert "1,500 steps, 4 layers, 4 experts" in CliRunner().invoke(app, command).output
 
 
 def test_the_last_stage_to_finish_merges(tmp_path: Path) -> None:
