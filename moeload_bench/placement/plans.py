@@ -76,13 +76,13 @@ class ClusterShape:
         if self.slots < experts:
             fits = -(-experts // self.devices) * self.devices
             raise PlacementError(f"{where} need a slot each, got {self.slots} slots; {fits} would do")
+        if self.devices == 1:
+            raise PlacementError(f"{where} on 1 device: every plan costs the same; expected 2 to {experts} devices")
         if self.slots > experts * self.devices:
             raise PlacementError(
                 f"{where} on {self.devices} devices have at most {experts * self.devices} replicas, one of each "
                 f"expert on each device; got {self.slots} slots"
             )
-        if self.devices == 1:
-            raise PlacementError(f"{where} on 1 device: every plan costs the same; expected 2 to {experts} devices")
         if experts < self.devices:
             raise PlacementError(
                 f"{where} on {self.devices} devices: fewer experts than devices; at most {experts} fit"

@@ -329,7 +329,7 @@ def test_the_figure_shows_the_busiest_device_of_a_layer_that_has_load():
     trace = later_trace()
     done = compare_policies(trace, "sw_avg", SHAPE_8, COST, every=[50, 100], level="none")
     curve, left, right = draw_policies(done, trace).axes
-    assert left.get_ylabel() == "layer 7: device load / mean"
+    assert left.get_ylabel() == "layer 7: device load / mean\n(busiest - 1: MaxVio)"
     assert left.get_xlim() == right.get_xlim() == (5000, 5600)
     step, peak = drawn(left, "busiest device")
     largest = done.simulation.device_loads(done.simulation.history("static", 50), 1).max(axis=1)

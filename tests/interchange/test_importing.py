@@ -248,7 +248,7 @@ def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
     words = ["import", kind, str(path), "--top-k", "2", "--tokens", "2", "--out", str(out), "--name", "mine"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "2 steps, 1 layers, 2 experts" in done.output
+    assert "2 steps, 1 layer, 2 experts" in done.output
     trace = read_trace(out)
     assert trace.id == "mine/test/seed0"
     assert trace.load_SLE.tolist() == [[[3, 1]], [[2, 2]]]

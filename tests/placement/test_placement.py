@@ -53,7 +53,7 @@ def shape_and_load(draw):
         nodes, groups, experts, fitting = 1, 1, 6, [2, 3]
     devices = draw(st.sampled_from(fitting))
     most = -(-experts // devices)
-    room = draw(st.integers(most + (experts == devices), most + 2))
+    room = draw(st.integers(most + (experts == devices), min(most + 2, experts)))
     level = st.one_of(st.integers(0, 3), st.integers(0, 1000), st.floats(0, 1e6, allow_subnormal=False))
     load = draw(arrays(np.float64, (draw(st.integers(1, 4)), experts), elements=level))
     load[:, draw(st.integers(0, experts - 1))] += 1.0

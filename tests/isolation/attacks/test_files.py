@@ -390,7 +390,7 @@ def test_what_stands_in_a_file_is_printed_as_text(text: str, tmp_path: Path) -> 
     """Neither markup nor an escape reaches the terminal, and markup that is none ends nothing."""
     trace = synthetic_trace(400, licence=text, notes=(text,), config={text: text})
     path = write_trace(trace, tmp_path / "x" / "test" / "seed0.parquet")
-    done = CliRunner().invoke(app, ["traces", "show", str(path)])
+    done = CliRunner().invoke(app, ["traces", "show", str(path), "--meta"])
     assert done.exit_code == 0, done.output
     shown = text if text.isprintable() else text.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
     assert shown in done.output.replace("\n", "").replace("  ", "")
