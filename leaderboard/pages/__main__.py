@@ -44,7 +44,7 @@ PAGES = (
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
-    page_of_parts("docs/reports/results.md", results.PARTS),
+    page_of_parts("docs/reports/results.md", {**headline.PARTS, **results.PARTS}),
     Page("cards", cards.card_files),
 )
 

@@ -1,6 +1,7 @@
-"""README.md's tables: one metric of the newest season, where there is one, and of the largest public suite.
+"""README.md's brief table and the whole one of docs/reports/results.md: one metric of the newest season, where there is
+one, and of the largest public suite.
 
-Short enough to be read; docs/reports/results.md has the rest of the public suites.
+Short enough to be read; the rest of the results page has every metric of the public suites.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, ForkF
 
 
 def headline_suite(names: Sequence[str]) -> Suite:
-    """The suite with the most test runs: what README.md shows."""
+    """The suite with the most test runs: what the tables show."""
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
@@ -188,14 +189,21 @@ BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
 
-def brief_part(metric: str) -> str:
-    """Five rows of the largest suite: the best of each state in turn, the reference, and `uniform` last."""
+def brief_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
+    """Five rows of the newest season, where one was scored, then five of the largest suite with results, *public*."""
     suite = headline_suite(suites_with_results())
-    results = results_of(suite.name)
+    seasons = scored_seasons() if seasons is None else seasons
+    parts = [brief(season.results, metric, f"Season `{season.name}`") for season in seasons[:1]]
+    return "\n\n".join([*parts, brief(results_of(suite.name), metric, f"Suite `{suite.name}`, *public*")])
+
+
+def brief(results: Sequence[Result], metric: str, title: str) -> str:
+    """The best of each state in turn, the reference, and `uniform` last. Raises `ResultError` without a reference."""
     grid, reference = result_grid(results, metric), reference_of(results)
-    if grid is None or reference is None or BRIEF_HORIZON not in grid.horizons:
-        raise ResultError(f"{suite.name}: the brief table needs {metric} at h = {BRIEF_HORIZON} and the reference")
-    states, k = ("transient", "stable"), grid.horizons.index(BRIEF_HORIZON)
+    if grid is None or reference is None:
+        raise ResultError(f"{title}: the brief table needs {metric} and the reference")
+    horizon = BRIEF_HORIZON if BRIEF_HORIZON in grid.horizons else grid.horizons[-1]
+    states, k = _states(grid), grid.horizons.index(horizon)
     rows = {(row.state, row.forecaster): row for row in grid.rows}
     best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
     last = (reference.name, "uniform")
@@ -203,17 +211,17 @@ def brief_part(metric: str) -> str:
     chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
     spent = {result.name: cpu_ms(result) for result in results}
     lines = []
-    for name in [*chosen, "uniform"]:
+    for name in [*chosen, *(["uniform"] if "uniform" in spent else [])]:
         cells = [rows[state, name] for state in states]
         errors = [text for row in cells for text in (three_digits(row.value_K[k]), f"{row.skill_value or 0.0:+.3f}")]
         lines.append((f"`{name}`", *errors, three_digits(spent[name])))
     heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), "ms")
     words = (
-        f"Suite `{suite.name}`: the part of the tokens that the forecast of the next {BRIEF_HORIZON} steps would plan "
+        f"{title}: the part of the tokens that the forecast of the next {horizon} steps would plan "
         "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
         f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
         "ms: CPU time of a forecast, observing included. "
-        "All rows, with intervals: [below](#all-forecasters)."
+        "All rows, with intervals: [results](docs/reports/results.md#all-forecasters)."
     )
     return f"{markdown_table(heads, lines)}\n\n{words}"
 

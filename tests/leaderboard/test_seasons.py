@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.headline import season_parts
+from leaderboard.pages.headline import brief_part, season_parts
 from leaderboard.seasons import FLOOR, SEASONS, Season, drops_of, fork_floors, scored_seasons
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files, forecaster_files
@@ -89,6 +89,14 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: Season) -> None
     floor, error = floors[state].cells()[0] or (0.0, 0.0)
     assert f"*{FLOOR}* | {three_digits(floor)} ± {three_digits(error)}" in " ".join(text.split())
     assert "Fork test" in text
+
+
+def test_the_brief_table_is_the_season_s_first(season: Season) -> None:
+    """README.md's: then the public suite's, which is called so."""
+    text = brief_part("window_tv", [season])
+    first, second = text.index(f"Season `{season.name}`"), text.index("Suite `v1`, *public*")
+    assert first < second
+    assert "`mine`" in text[:first]
 
 
 def test_what_an_entry_loses_is_over_the_shared_recipes(season: Season, public: list[Result]) -> None:
