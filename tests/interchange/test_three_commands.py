@@ -61,7 +61,7 @@ def test_logs_become_a_table_and_a_placement(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
         said.append(done.stdout)
-    assert "1500 steps, 4 layers, 8 experts" in said[0]
+    assert "1,500 steps, 4 layers, 8 experts" in said[0]
     assert "sw_avg" in said[1]
     record = json.loads((tmp_path / "placement.json").read_text())
     assert np.array(record["physical_to_logical_map"]).shape == (4, 10)

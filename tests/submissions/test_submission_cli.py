@@ -182,7 +182,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert dry.returncode == 0, dry.stderr
     assert "checking the contract" in dry.stderr
     assert 'name = "mine"' in dry.stdout
-    assert "window_tv, suite small" in dry.stdout
+    assert "Suite small, 2 runs." in dry.stdout
     assert "dry run: nothing written, nothing sent" in dry.stdout
     assert not (tmp_path / "leaderboard").exists()
 
