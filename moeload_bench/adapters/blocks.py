@@ -16,6 +16,7 @@ levels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ class BlockMemory:
         return np.asarray(whole.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block)
 
 
-class BlockAdapter:
+class BlockAdapter(ABC):
     """A forecaster made of something that forecasts series; a subclass says what, in `predict`.
 
     With fewer than `LEAST_ROWS` rows the forecast is their mean, before the first 1/E, both without quantiles.
@@ -86,6 +87,7 @@ class BlockAdapter:
         self._memory = BlockMemory(info)
         self.counts = {"forecasts": 0, "early": 0}
 
+    @abstractmethod
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
@@ -93,7 +95,6 @@ class BlockAdapter:
 
         Values are shares times the number of experts: around 1.
         """
-        raise NotImplementedError
 
     def observe(self, block: StepBlock) -> None:
         """Remember the newest shares."""

@@ -14,6 +14,7 @@ GluonTS itself is not needed here: only what the predictor needs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from moeload_bench.adapters.blocks import BlockAdapter, FloatArray
 from moeload_bench.errors import ForecastError
+from moeload_bench.forecaster import TraceInfo
 
 START, FREQUENCY = "2000-01-01 00:00", "s"
 
@@ -28,18 +30,21 @@ START, FREQUENCY = "2000-01-01 00:00", "s"
 class PredictorAdapter(BlockAdapter):
     """A forecaster made of predictors; `make` is called once per number of blocks ahead."""
 
+    def __init__(self, info: TraceInfo, seed: int) -> None:
+        super().__init__(info, seed)
+        self._made: dict[int, Any] = {}
+
+    @abstractmethod
     def make(self, ahead: int) -> Any:
         """The predictor for so many values ahead."""
-        raise NotImplementedError
 
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
         """Medians as points; one data set of all series."""
-        made = self.__dict__.setdefault("_made", {})
-        if ahead not in made:
-            made[ahead] = self.make(ahead)
-        told = list(made[ahead].predict(entries(context_NT)))
+        if ahead not in self._made:
+            self._made[ahead] = self.make(ahead)
+        told = list(self._made[ahead].predict(entries(context_NT)))
         if len(told) != len(context_NT):
             raise ForecastError(f"the predictor gave {len(told)} forecasts, expected one for each of {len(context_NT)}")
         at = [0.5, *levels]

@@ -214,21 +214,27 @@ def _sweep(place: Group) -> None:
                         os.rmdir(f"{folder}/{name}")
 
 
-def _read(path: str) -> str:
-    """A file of /proc or of a group; read at every look, for which `open` takes three times as long."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
+def read_proc(path: str, whole: bool = True) -> bytes:
+    """A file of /proc or of a group; many are read at every look, and `open` takes three times as long.
+
+    A list comes a page at a time and is ``whole`` when a read gives nothing; a single line needs no second read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = [os.read(fd, 1 << 16)]
-        while parts[-1]:
+        while whole and parts[-1]:
             parts.append(os.read(fd, 1 << 16))
-        return b"".join(parts).decode()
-    except OSError:
-        return ""
+        return b"".join(parts)
     finally:
         os.close(fd)
+
+
+def _read(path: str) -> str:
+    """Its text, "" where it cannot be read."""
+    try:
+        return read_proc(path).decode()
+    except OSError:
+        return ""
 
 
 def _write(path: str, text: str) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from moeload_bench.isolation.groups import Group
+from moeload_bench.isolation.groups import Group, read_proc
 
 EVERY_S = 0.1
 MIB = 2**20
@@ -208,21 +208,6 @@ def _look(one: Watched, shared: mmap.mmap) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ /proc
-
-
-def read_proc(path: str, whole: bool = True) -> bytes:
-    """A file of /proc; many are read at every look, and `open` takes three times as long.
-
-    A list comes a page at a time and is ``whole`` when a read gives nothing; a single line needs no second read.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = [os.read(fd, 1 << 16)]
-        while whole and parts[-1]:
-            parts.append(os.read(fd, 1 << 16))
-        return b"".join(parts)
-    finally:
-        os.close(fd)
 
 
 def descend(root: int) -> Iterator[int]:

@@ -16,13 +16,11 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import three_digits
-from moeload_bench.seasons.checking import reveal_season
-from moeload_bench.seasons.folder import Folder, logged_attempt
-from moeload_bench.seasons.scoring import score_season
+from moeload_bench.seasons.folder import Folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
-from tests.support.seasons import open_season, record_made
+from tests.support.seasons import open_season, revealed_season
 from tests.support.site_world import copy_checkout, shown_metric
 
 HORIZONS = (1, 10, 50)
@@ -31,12 +29,7 @@ HORIZONS = (1, 10, 50)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A season with forks, scored and revealed."""
-    made = open_season(tmp_path_factory.mktemp("season"))
-    with logged_attempt(made, "record"):
-        record_made(made)
-    score_season(made, level="none", published="the test")
-    reveal_season(made)
-    return made
+    return revealed_season(tmp_path_factory.mktemp("season"))
 
 
 @pytest.fixture(scope="module")

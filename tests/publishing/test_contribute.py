@@ -155,7 +155,7 @@ def test_one_place_is_needed(command: Any, tmp_path: Path, monkeypatch: pytest.M
 def test_nothing_that_identifies_is_left(tmp_path: Path) -> None:
     """Names of fields, texts in lists, paths of any root, own names, and fields that say whose they are."""
     meta = TraceMeta(
-        recipe="own", layers=(), experts=4, config={"_name_or_path": "/gpfs/work/jo/model", "user": "jo"},
+        recipe="own", layers=(), experts=4, config={"_name_or_path": "/gpfs/models/jo/model", "user": "jo"},
         parallel={"/home/jo/x": 1, "nodes": ["tcp://10.0.3.7:1", "n2.cluster"]}, optimizer={"by": "a@b.org"},
         notes=("ran on colossus-3, see file:///srv/log", "half of it, 1/2 of tokens"), versions={"torch": "2.9.1+cu1"},
     )  # fmt: skip

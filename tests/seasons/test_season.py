@@ -22,23 +22,18 @@ from moeload_bench.results.record import load_result
 from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
 from moeload_bench.seasons.closing import close_season, new_season
 from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
-from moeload_bench.seasons.folder import Folder, logged_attempt, published_at
+from moeload_bench.seasons.folder import Folder, published_at
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
 from moeload_bench.seasons.scoring import score_season
 from moeload_bench.traces.store import read_trace, write_trace
-from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_season, record_made
+from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_season, record_made, revealed_season
 
 
 @pytest.fixture(scope="module")
 def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A whole season, once for all tests, which copy it."""
-    folder = open_season(tmp_path_factory.mktemp("season"))
-    with logged_attempt(folder, "record"):
-        record_made(folder)
-    score_season(folder, level="none", published="the test")
-    reveal_season(folder)
-    return folder
+    return revealed_season(tmp_path_factory.mktemp("season"))
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ import numpy as np
 
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.seasons.checking import reveal_season
 from moeload_bench.seasons.closing import close_season, new_season, planned_recipe
 from moeload_bench.seasons.drawing import draw_run, varied_recipe
-from moeload_bench.seasons.folder import Folder
+from moeload_bench.seasons.folder import Folder, logged_attempt
 from moeload_bench.seasons.recording import draw_value, fork_path
 from moeload_bench.seasons.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
+from moeload_bench.seasons.scoring import score_season
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
@@ -115,3 +117,13 @@ def record_made(folder: Folder) -> None:
             forks=tuple(forks),
         )
         folder.write(hashes, f"runs/{recipe}.{run}.json")
+
+
+def revealed_season(root: Path) -> Folder:
+    """A whole season with forks: recorded, scored and revealed."""
+    folder = open_season(root)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    score_season(folder, level="none", published="the test")
+    reveal_season(folder)
+    return folder
