@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from compare_common import Row, compiling, cpu_s, spread, table, verdict
 
-from moeload_bench.evaluation import evaluate
+from moeload_bench.evaluation import evaluate, pairs
 from moeload_bench.suites.suite import suite_names
 
 CLASSICAL = ("sw_avg", "arima", "lstm")
@@ -93,8 +93,8 @@ def units(targets: tuple[str, ...]) -> list[str]:
         return f"{pair.target.label} on {pair.entry.id}", False, pair.fitted.data is not None
 
     with (
-        mock.patch.object(evaluate, "fit", timed(evaluate.fit, of_fit)),
-        mock.patch.object(evaluate, "run_pair", timed(evaluate.run_pair, of_pair)),
+        mock.patch.object(evaluate, "fit_forecaster", timed(pairs.fit_forecaster, of_fit)),
+        mock.patch.object(evaluate, "run_pair", timed(pairs.run_pair, of_pair)),
     ):
         evaluate.evaluate(list(targets), "mini", fresh=True)
     every = sum(unit.cpu for unit in made)

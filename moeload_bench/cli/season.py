@@ -59,6 +59,14 @@ def new(
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
     ] = 250,
+    in_the_open: Annotated[
+        bool,
+        typer.Option(
+            "--in-the-open",
+            help="Show the secret in the plan: traces can be committed as they are finished, from several machines; "
+            "the public value has to be one that nobody can choose.",
+        ),
+    ] = False,
     root: Root = ROOT,
 ) -> None:
     """Open a season: draw the secret, keep it in ROOT/NAME/private (ignored by git), publish its hash with the plan."""
@@ -78,6 +86,7 @@ def new(
         varies=_varies(vary or []),
         forks=forks,
         checkpoint_every=checkpoint_every,
+        in_the_open=in_the_open,
     )
     typer.echo(
         f"{root / name}: {len(plan.wanted())} runs planned, secret {plan.secret_sha256[:12]}; commit plan.json now"

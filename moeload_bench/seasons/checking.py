@@ -88,7 +88,9 @@ def reveal_season(folder: Folder) -> Reveal:
     with logged_attempt(folder, "reveal"):
         secret = folder.secret()
         made = Reveal(season=plan.name, secret=secret, runs=all_drawn(plan, secret, draw.value))
-        shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.parts"))
+        if folder.recordings != folder.traces:
+            unfinished = shutil.ignore_patterns("*.parts")
+            shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=unfinished)
         for recipe in plan.recipes:
             if recipe.secret:
                 shutil.copyfile(folder.private / f"{recipe.name}.toml", folder.path / f"{recipe.name}.toml")
@@ -130,6 +132,8 @@ def _bound(season: Season) -> Iterator[str]:
     hashed = secret_sha256(reveal.secret)
     if hashed != plan.secret_sha256:
         yield f"the secret's hash is {hashed[:12]}, the plan committed to {plan.secret_sha256[:12]}"
+    if plan.secret not in (None, reveal.secret):
+        yield "the secret is another than the one that plan.json shows"
 
 
 def _logged(lines: Sequence[LogLine]) -> Iterator[str]:

@@ -23,8 +23,6 @@ from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folde
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite
 
-IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
-
 
 def new_season(
     folder: Folder,
@@ -39,10 +37,13 @@ def new_season(
     varies: dict[str, tuple[Varies, ...]] | None = None,
     forks: ForkPlan | None = None,
     checkpoint_every: int = 250,
+    in_the_open: bool = False,
 ) -> Plan:
     """Draw the secret and write the plan; both before anybody's entry is closed.
 
-    Raises `SeasonError` for a season that is there already and for forks that do not fit the runs.
+    ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
+    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, and for secret recipes
+    in an open season.
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
@@ -54,6 +55,7 @@ def new_season(
             name=name,
             opened=utc_now(),
             secret_sha256=secret_sha256(secret),
+            secret=secret if in_the_open else None,
             public_value=public_value,
             suite=suite,
             suite_sha256=base.sha256(),
@@ -68,18 +70,21 @@ def new_season(
         raise SeasonError(f"season {name}: {first_problem(error, 'plan')}") from None
     _try(plan, [recipe for recipe, _ in found], secret)
     with logged_attempt(folder, "new", f"secret {plan.secret_sha256[:12]}"):
-        folder.private.mkdir(parents=True, mode=0o700)
-        (folder.private / ".gitignore").write_text(IGNORED)
-        place = folder.private / "secret.txt"
-        place.touch(mode=0o600)
-        place.write_text(secret + "\n")
-        for path in secret_recipes:
-            shutil.copyfile(path, folder.private / path.name)
+        if not in_the_open:
+            _hide(folder, secret, secret_recipes)
         for own in recipes:
             if own.endswith(".toml"):
                 shutil.copyfile(own, folder.path / Path(own).name)
         folder.write(plan, "plan.json")
     return plan
+
+
+def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:
+    place = folder.make_private() / "secret.txt"
+    place.touch(mode=0o600)
+    place.write_text(secret + "\n")
+    for path in recipes:
+        shutil.copyfile(path, folder.private / path.name)
 
 
 def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:

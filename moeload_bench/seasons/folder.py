@@ -1,7 +1,8 @@
 """The folder of a season: its records, its log, the frozen entries, and the secret that no commit may hold.
 
 Everything in `private/` (the secret, secret recipes, traces and checkpoints before the reveal) is kept out of git by a
-`.gitignore` of its own beside the project's.
+`.gitignore` of its own beside the project's. An open season has only checkpoints there: its traces can be committed as
+they are finished, so that it can be recorded in several sittings and on several machines.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ P = TypeVar("P", bound=Published)
 Action = Literal["new", "close", "record", "score", "reveal"]
 MAX_RECORD_BYTES = 16 << 20
 NO_LINE = "0" * 64
+IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Folder:
     def private(self) -> Path:
         return self.path / "private"
 
+    def make_private(self) -> Path:
+        """The folder `private`, which no commit sees."""
+        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.private / ".gitignore").write_text(IGNORED)
+        return self.private
+
     @property
     def traces(self) -> Path:
         """The revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
@@ -48,7 +56,8 @@ class Folder:
 
     @property
     def recordings(self) -> Path:
-        return self.private / "traces"
+        """Where traces lie before the reveal: those of an open season where they will be then."""
+        return self.private / "traces" if self.plan().secret is None else self.traces
 
     @property
     def entries(self) -> Path:
@@ -87,6 +96,9 @@ class Folder:
 
     def secret(self) -> str:
         """The secret; raises `SeasonError` on a machine that does not have it."""
+        public = self.plan().secret
+        if public is not None:
+            return public
         path = self.private / "secret.txt"
         if not path.is_file():
             raise SeasonError(f"{path}: no secret; only the machine on which `season new` ran has it")

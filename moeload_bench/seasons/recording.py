@@ -69,6 +69,7 @@ def record_season(
         raise SeasonError(f"recipes {sorted(unknown)} are not in the plan of season {plan.name}")
     with logged_attempt(folder, "record", f"value {value[:80]}; recipes {' '.join(sorted(only)) or 'all'}"):
         draw = draw_value(folder, value, published)
+        folder.make_private()
         done = {(run.recipe, run.run) for run in folder.runs()}
         wanted = [one for one in plan.wanted() if one not in done and (not only or one[0] in only)]
         return [_record_run(folder, plan, draw, recipe, run, progress) for recipe, run in wanted]

@@ -89,13 +89,15 @@ class ForkPlan(Record):
 class Plan(Published):
     """What will be recorded. ``suite`` gives horizons, quantiles, the state rule and the runs open for fitting.
 
-    ``public_value`` names a value that is known only after closing, and where a stranger finds it.
+    ``public_value`` names a value that is known only after closing, and where a stranger finds it. ``secret`` is given
+    in an open season only: it is public from the beginning, and the public value alone keeps the runs unknown.
     """
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=SEASON_PATTERN, max_length=40)
     opened: str
     secret_sha256: Sha256
+    secret: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     public_value: str = Field(min_length=10, max_length=500)
     suite: str
     suite_sha256: Sha256
@@ -110,6 +112,9 @@ class Plan(Published):
         unknown = sorted(set(self.forks.recipes) - set(names))
         if len(set(names)) != len(names) or unknown:
             raise ValueError(f"recipes: {names} with forks of {list(self.forks.recipes)}: twice, or not among them")
+        hidden = [recipe.name for recipe in self.recipes if recipe.secret]
+        if self.secret is not None and hidden:
+            raise ValueError(f"an open season has no secrets, got the secret recipes {hidden}")
         return self
 
     @property

@@ -22,7 +22,7 @@ from moeload_bench.results.record import load_result
 from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
 from moeload_bench.seasons.closing import close_season, new_season
 from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
-from moeload_bench.seasons.folder import Folder, published_at
+from moeload_bench.seasons.folder import Folder, logged_attempt, published_at
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
 from moeload_bench.seasons.scoring import score_season
@@ -232,6 +232,30 @@ def test_git_does_not_see_the_secret(tmp_path: Path) -> None:
     assert "private" not in shown
     secret = folder.secret()
     assert all(secret not in path.read_text() for path in folder.path.glob("*.json*"))
+
+
+def test_an_open_season_is_recorded_in_several_places(tmp_path: Path) -> None:
+    """Its folder alone, without what git ignores, gives the same draw elsewhere; no trace has to be moved to reveal."""
+    forks = ForkPlan(recipes=("small",), origins=2, futures=3, steps=FORK_STEPS)
+    folder = open_season(tmp_path, in_the_open=True, secret_recipes=(), forks=forks)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    assert not folder.private.exists()
+    shutil.copytree(folder.path, tmp_path / "elsewhere")
+    moved = Folder(tmp_path / "elsewhere")
+    draws = [draw_run(one.plan(), one.secret(), VALUE, "small", 0) for one in (folder, moved)]
+    assert draws[0] == draws[1]
+    score_season(moved, level="none", published="the test")
+    reveal_season(moved)
+    assert check_season(moved) == []
+    edit(moved.path / "plan.json", lambda tree: tree.update(secret="0" * 64))
+    assert "the secret is another than the one that plan.json shows" in check_season(moved)
+
+
+def test_an_open_season_has_no_secret_recipes(tmp_path: Path) -> None:
+    """Its secrets would be known from the beginning, or be lost with the machine."""
+    with pytest.raises(SeasonError, match=r"an open season has no secrets, got the secret recipes \['other'\]"):
+        open_season(tmp_path, in_the_open=True)
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(0, 100))
