@@ -27,11 +27,15 @@ FLOOR = "floor_fork"
 
 @dataclass(frozen=True)
 class Season:
-    """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked."""
+    """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
+
+    ``unranked``: results of demonstrations, which are shown and have no rank.
+    """
 
     folder: Folder
     suite: Suite
     results: tuple[Result, ...]
+    unranked: tuple[Result, ...]
     scores: Scores
     tests: dict[str, ForkTest]
     floors: ForkFloors | None
@@ -51,18 +55,20 @@ def scored_seasons(root: Path = SEASONS) -> list[Season]:
 def _read(folder: Folder) -> Season:
     scores = folder.scores()
     assert scores is not None
-    results = []
+    ranked = {entry.name: entry.ranked for entry in folder.commitment().entries}
+    results: dict[bool, list[Result]] = {True: [], False: []}
     for name, sha256 in scores.results.items():
         path = folder.results / f"{name}.json"
         if not path.is_file() or file_sha256(path) != sha256:
             raise ResultError(f"{path}: not the result that season {scores.season} was scored with")
-        results.append(load_result(path))
+        results[ranked[name]].append(load_result(path))
     suite = read_record(Suite, folder.path / "suite.json")
     floors = folder.path / "fork_floors.json"
     return Season(
         folder,
         suite,
-        tuple(in_suite_order(results, suite)),
+        tuple(in_suite_order(results[True], suite)),
+        tuple(results[False]),
         scores,
         fork_tests(folder),
         read_record(ForkFloors, floors) if scores.fork_floors else None,

@@ -27,6 +27,7 @@ from leaderboard.pages import (
     properties,
     results,
     sampling_note,
+    season,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
@@ -45,6 +46,7 @@ PAGES = (
     properties.PROPERTIES,
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts("docs/reports/results.md", {**headline.PARTS, **results.PARTS}),
+    season.SEASONS,
     Page("cards", cards.card_files),
 )
 

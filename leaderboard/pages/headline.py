@@ -170,9 +170,14 @@ def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
     parts = [about, headline(season.results, metric, fork_floors(season) if metric == PRIMARY else None)]
+    return [*parts, *drop_parts(season, public)]
+
+
+def drop_parts(season: Season, public: Sequence[Result]) -> list[str]:
+    """What every entry loses from a public suite to a season, as a table and its words; [] without shared recipes."""
     found = drops_of(season, public)
     if not found:
-        return parts
+        return []
     heads = ("forecaster", "skill, season", f"skill, {public[0].suite.name}", "drop beyond the unfitted", "Holm p",
              "fork test p", "")  # fmt: skip
     lines = [
@@ -182,7 +187,7 @@ def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[
          "**flagged**" if one.flagged else "")
         for one in found
     ]  # fmt: skip
-    return [*parts, markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
+    return [markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
 
 
 BRIEF_ROWS = 5

@@ -99,6 +99,9 @@ def close(
     submissions: Annotated[Path, typer.Option(help="The folder of submissions: all of them enter.")] = Path(
         "leaderboard/submissions"
     ),
+    unranked: Annotated[
+        list[Path] | None, typer.Option(help="The folder of a demonstration: scored and shown, without a rank.")
+    ] = None,
     root: Root = ROOT,
     find_links: FindLinks = None,
     no_index: NoIndex = False,
@@ -107,7 +110,7 @@ def close(
     from moeload_bench.seasons.closing import close_season
 
     folders = [path for path in submissions.iterdir() if path.is_dir()]
-    made = close_season(_folder(root, name), folders, find_links=find_links, no_index=no_index)
+    made = close_season(_folder(root, name), folders, unranked=unranked or (), find_links=find_links, no_index=no_index)
     typer.echo(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
 
 

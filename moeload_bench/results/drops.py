@@ -8,19 +8,17 @@ Axis letters: R runs of one recipe.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors
+from moeload_bench.results.seeds import Runs, seed_spread
 from moeload_bench.results.statistics import holm, log_ratio, run_means
 
-FloatArray = NDArray[np.float64]
 ALPHA = 0.05
-Runs = Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,9 @@ def _drop(season: Runs, public: Runs, recipes: Collection[str]) -> tuple[float, 
     """
     pairs = [(season[recipe], public[recipe]) for recipe in recipes]
     drop = float(np.mean([new.mean() - old.mean() for new, old in pairs]))
-    sides = [side for pair in pairs for side in pair]
-    freedom = sum(len(side) - 1 for side in sides)
-    if freedom < 1:
-        return drop, float("nan"), 0
-    pooled = sum(float(((side - side.mean()) ** 2).sum()) for side in sides) / freedom
-    return drop, float(np.sqrt(pooled * sum(1 / len(side) for side in sides)) / len(pairs)), freedom
+    spread = seed_spread({recipe: runs[recipe] for recipe in recipes} for runs in (season, public))
+    votes = sum(1 / len(side) for pair in pairs for side in pair)
+    return drop, float(np.sqrt(spread.variance * votes) / len(pairs)), spread.freedom
 
 
 def _p(found: tuple[float, float, int], usual: float) -> float | None:

@@ -8,6 +8,7 @@ Axis letters: T tasks, F forecasters, G recipes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, not_found
+from moeload_bench.results.seeds import seed_spread, t_quantile
 
 FloatArray = NDArray[np.float64]
 Claim = Literal["these recipes, new seeds", "a new recipe"]
@@ -131,7 +133,7 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     center, error, freedom = _new_recipe(groups) if claim == "a new recipe" else _new_seeds(groups)
     if freedom < 1:
         return None
-    half = _t_quantile(freedom, confidence) * error
+    half = t_quantile(freedom, confidence) * error
     return Interval(
         claim=claim,
         skill=_skill(center),
@@ -214,6 +216,27 @@ def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
     return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
+def rank_sets(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05) -> dict[str, tuple[int, int]] | None:
+    """Each forecaster's least and greatest rank; None with fewer than MIN_RECIPES recipes.
+
+    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank on new
+    recipes, all of them at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91).
+    """
+    names = list(errors)
+    pairs = list(itertools.combinations(names, 2))
+    ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
+    p_values = [p for ratio_T in ratios.values() if (p := p_value(ratio_T, tasks)) is not None]
+    if len(p_values) < len(pairs):
+        return None
+    better, worse = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for (one, other), p in zip(pairs, holm(p_values), strict=True):
+        if p < alpha:
+            first, second = (one, other) if skill(ratios[one, other], tasks) > 0 else (other, one)
+            better[second] += 1
+            worse[first] += 1
+    return {name: (1 + better[name], len(names) - worse[name]) for name in names}
+
+
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:
     """The forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair entry."""
     if not errors:
@@ -257,18 +280,9 @@ def _new_recipe(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, i
 def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
     """Mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are fixed."""
     recipes = [(runs, 1.0 / (len(groups) * len(group))) for group in groups for runs in group]
-    freedom = sum(len(runs) - 1 for runs, _ in recipes)
-    center = float(_group_means(groups).mean())
-    if freedom < 1:
-        return center, float("nan"), 0
-    pooled = sum(((runs - runs.mean()) ** 2).sum() for runs, _ in recipes) / freedom
-    return center, float(np.sqrt(pooled * sum(weight**2 / len(runs) for runs, weight in recipes))), freedom
-
-
-def _t_quantile(freedom: int, confidence: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))
+    spread = seed_spread({str(i): runs} for i, (runs, _) in enumerate(recipes))
+    votes = sum(weight**2 / len(runs) for runs, weight in recipes)
+    return float(_group_means(groups).mean()), float(np.sqrt(spread.variance * votes)), spread.freedom
 
 
 def _skill(mean_log_ratio: float) -> float:

@@ -128,18 +128,22 @@ def close_season(
     folder: Folder,
     submissions: Sequence[Path],
     *,
+    unranked: Sequence[Path] = (),
     find_links: Path | None = None,
     no_index: bool = False,
 ) -> Commitment:
     """Freeze the entries: a copy of each folder, and its hashes. Nothing of them is executed.
 
+    ``unranked``: folders of demonstrations, which are scored and shown without a rank.
     Raises `SeasonError` when they are closed already, `SubmissionError` for a folder that cannot be read.
     """
     plan = folder.plan()
     if (folder.path / "commitment.json").exists():
         raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
-    with logged_attempt(folder, "close", f"{len(submissions)} entries"):
-        entries = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
+    with logged_attempt(folder, "close", f"{len(submissions)} entries and {len(unranked)} demonstrations"):
+        ranked = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
+        shown = [_frozen(folder, path, find_links, no_index) for path in sorted(unranked)]
+        entries = [*ranked, *(entry.model_copy(update={"ranked": False}) for entry in shown)]
         made = Commitment(
             season=plan.name,
             plan_sha256=plan.sha256(),

@@ -136,9 +136,13 @@ class Plan(Published):
 
 
 class Entry(Record):
-    """A frozen forecaster: hashes of its folder (weights included), of its code, and of its unpacked wheels."""
+    """A frozen forecaster: hashes of its folder (weights included), of its code, and of its unpacked wheels.
+
+    ``ranked`` False: a demonstration, such as a memory of public runs, that is scored and shown and has no rank.
+    """
 
     name: str
+    ranked: bool = True
     tree_sha256: Sha256
     source_sha256: Sha256
     files: dict[str, Sha256]

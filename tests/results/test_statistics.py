@@ -22,6 +22,7 @@ from moeload_bench.results.statistics import (
     log_ratio,
     p_value,
     rank_groups,
+    rank_sets,
     ranks,
     skill,
     win_rate,
@@ -273,3 +274,21 @@ def test_best_in_hindsight_is_the_least_geometric_mean():
     errors, tasks = example_errors()
     assert best_in_hindsight(errors, tasks) in {"good", "as_good"}
     assert best_in_hindsight({}, tasks) is None
+
+
+def test_rank_sets_hold_all_true_ranks_at_once():
+    """At 95 % or more, with two forecasters alike and two apart; with few recipes there are none."""
+    random = np.random.default_rng(3)
+    recipes = [f"r{i}" for i in range(12)]
+    tasks = Tasks(recipes, recipes)
+    true = {"a": (1, 1), "b": (2, 3), "c": (2, 3), "d": (4, 4)}
+    level, held = {"a": 0.4, "b": 0.7, "c": 0.7, "d": 1.0}, 0
+    for _ in range(200):
+        errors = {name: mean * np.exp(random.normal(0, 0.1, 12)) for name, mean in level.items()}
+        sets = rank_sets(errors, tasks)
+        assert sets is not None
+        held += all(sets[name][0] <= low and high <= sets[name][1] for name, (low, high) in true.items())
+    assert held / 200 >= 0.93
+    assert sets["a"] == (1, 1)
+    few = Tasks(recipes[:4], recipes[:4])
+    assert rank_sets({name: error_T[:4] for name, error_T in errors.items()}, few) is None

@@ -29,8 +29,8 @@ VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
 
-def open_season(root: Path, **options: Any) -> Folder:
-    """A season that is closed with two entries: a file of code and a baseline."""
+def open_season(root: Path, *, shown: bool = False, **options: Any) -> Folder:
+    """A season that is closed with two entries: a file of code and a baseline; ``shown``: one without a rank, too."""
     world = make_world(root / "world")
     base = Suite(name="small", horizons=(1, 10, 50), traces=world.suite.traces, fit=())
     (root / "small.toml").write_text(to_toml(base))
@@ -52,7 +52,8 @@ def open_season(root: Path, **options: Any) -> Folder:
         "checkpoint_every": EVERY,
     }
     new_season(folder, "2026-12", [str(recipe)], PUBLIC, **{**defaults, **options})
-    close_season(folder, entries)
+    unranked = [write_folder(root, world, name="shown", kwargs={"window": 5}, code=NAIVE)] if shown else []
+    close_season(folder, entries, unranked=unranked)
     return folder
 
 
@@ -119,9 +120,9 @@ def record_made(folder: Folder) -> None:
         folder.write(hashes, f"runs/{recipe}.{run}.json")
 
 
-def revealed_season(root: Path) -> Folder:
+def revealed_season(root: Path, *, shown: bool = False) -> Folder:
     """A whole season with forks: recorded, scored and revealed."""
-    folder = open_season(root)
+    folder = open_season(root, shown=shown)
     with logged_attempt(folder, "record"):
         record_made(folder)
     score_season(folder, level="none", published="the test")

@@ -1,0 +1,256 @@
+"""docs/reports/season-NAME.md: what a scored season says, on runs that nobody had when the entries closed.
+
+Skill is that of the primary metric over all tasks of a state. Intervals for new seeds of the season's recipes take the
+spread of seeds from the season and from the public suite together: a season has mostly one run of a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.headline import drop_parts, headline_suite
+from leaderboard.pages.parts import Page
+from leaderboard.pages.results import results_of
+from leaderboard.seasons import FLOOR, PRIMARY, Season, scored_seasons
+from moeload_bench.errors import ResultError
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.record import Result, Results
+from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_spread, skill_interval
+from moeload_bench.results.statistics import Interval, log_ratio, rank_sets, run_means
+from moeload_bench.results.words import failure_lines
+from moeload_bench.seasons.folder import read_record
+from moeload_bench.seasons.forks import mean_floor
+from moeload_bench.seasons.records import EntryForks
+from moeload_bench.suites.suite import STATES
+
+FOLDER = ROOT / "docs" / "reports"
+HOPED = {"transient": 0.40, "stable": 0.20}
+"""What was hoped for before the first season: a lower bound of the best entry's skill above these."""
+
+
+def report(season: Season, public: Sequence[Result]) -> str:
+    """The whole page of a season beside a public suite's results."""
+    errors, reference = errors_of(season.results, PRIMARY), _reference(season.results)
+    states: list[str] = [state for state in STATES if state in errors.state_T]
+    runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
+    spreads = {state: spreads_of(errors, errors_of(public, PRIMARY), reference, state) for state in states}
+    leaders = {state: leader(errors, reference, state) for state in states}
+    parts = [
+        f"# Season {season.name}\n\n*Answers: who forecasts best on runs that nobody had, by how much, and how sure is "
+        f"that?*\n\n{runs} runs of {recipes} recipes, drawn after {len(season.results)} entries had closed "
+        "([how](../guide/seasons.md)). Written by `python -m leaderboard.pages`.",
+        "## What came out",
+        "\n".join(
+            f"- {line}" for state in states for line in came_out(errors, reference, state, leaders[state], spreads)
+        ),
+        "## Ranks",
+        *(part for state in states for part in rank_parts(errors, reference, state, spreads[state])),
+        RANK_WORDS.format(reference=reference),
+        "## The leader by recipe",
+        *(recipe_table(errors, reference, state, leaders[state], spreads[state]) for state in states),
+        RECIPE_WORDS,
+        "## What is lost from the public runs",
+        *(drop_parts(season, public) or ["The season shares no recipe with the public suite."]),
+        "## What nobody could have known",
+        *(distance_parts(season, reference, leaders) or ["No run of this season forked."]),
+        "## Demonstrations, without a rank",
+        *(demonstration_parts(season, reference, states) or ["None."]),
+        "## Failures",
+        "\n".join(f"- {line}" for line in failure_lines(Results([*season.results, *season.unranked]))) or "None.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+RANK_WORDS = (
+    "Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`. *New seeds*: 95 % interval "
+    "for other seeds of these recipes. *New recipe*: for a recipe like these. *Ranks*: the least and the greatest that "
+    "the season allows, all sets at once at 95 % (pairwise tests over recipes, Holm over all pairs)."
+)
+RECIPE_WORDS = (
+    "One run of each recipe: its interval is that of new seeds, with the spread of seeds pooled over recipes, the "
+    "public suite's runs included."
+)
+
+
+def _reference(results: Sequence[Result]) -> str:
+    reference = reference_of(results)
+    if reference is None or reference not in results:
+        raise ResultError(f"{results[0].suite.name}: the season's results are without the reference's")
+    return reference.name
+
+
+def ratios(errors: Errors, name: str, reference: str, state: str) -> Runs:
+    """By recipe the runs' mean log ratios to the reference in a state."""
+    here = errors.select(state=state)
+    return run_means(log_ratio(here.by_forecaster[name], here.by_forecaster[reference]), here.tasks)
+
+
+def spreads_of(errors: Errors, public: Errors, reference: str, state: str) -> dict[str, Spread]:
+    """By entry, how far seeds move its runs: from the season's runs and the public ones, where it has such."""
+    found = {}
+    for name in errors.by_forecaster:
+        sides = [side for side in (errors, public) if name in side.by_forecaster and reference in side.by_forecaster]
+        found[name] = seed_spread(ratios(side, name, reference, state) for side in sides)
+    return found
+
+
+def leader(errors: Errors, reference: str, state: str) -> str:
+    """The entry of most skill in a state."""
+    here = errors.select(state=state)
+    return max(here.by_forecaster, key=lambda name: skill(here, name, reference)[0])
+
+
+def came_out(
+    errors: Errors, reference: str, state: str, name: str, spreads: Mapping[str, Mapping[str, Spread]]
+) -> Iterator[str]:
+    """The state's answer, and every hope that it confirms or not, in plain words."""
+    if name == reference:
+        yield f"**{state}**: no entry has more skill than `{reference}`."
+        return
+    runs, spread = ratios(errors, name, reference, state), spreads[state][name]
+    found = skill_interval(runs, spread)
+    yield f"**{state}**: `{name}` is best, with a skill of {_signed(found)}."
+    if not spread.freedom:
+        yield f"{state}: no recipe has two runs, so nothing says how far new seeds move that."
+        return
+    hoped = HOPED.get(state)
+    if hoped is not None:
+        kept = "as hoped" if found.low > hoped else "not as hoped"
+        yield f"{state}: the lower bound is {found.low:+.2f}, {kept}: above {hoped:+.2f}."
+    worse = [recipe for recipe, own in by_recipe(runs, spread).items() if own.high < 0]
+    said = f"worse than `{reference}` beyond chance on {', '.join(worse)}, not as hoped" if worse else (
+        f"on no recipe worse than `{reference}` beyond chance, as hoped"
+    )  # fmt: skip
+    yield f"{state}: `{name}` is {said}."
+    here = errors.select(state=state)
+    sets = rank_sets(here.by_forecaster, here.tasks)
+    if sets is not None:
+        low, high = sets[name]
+        first = (
+            "first beyond chance, as hoped" if high == 1 else f"not first beyond chance: its rank is {low} to {high}"
+        )
+        yield f"{state}: `{name}` is {first}."
+
+
+def by_recipe(runs: Runs, spread: Spread) -> dict[str, SkillInterval]:
+    """Each recipe's skill with its interval for new seeds."""
+    return {recipe: skill_interval({recipe: runs_R}, spread) for recipe, runs_R in sorted(runs.items())}
+
+
+def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str, Spread]) -> list[str]:
+    """A state's entries in the order of skill, and how many pairs can be told apart."""
+    here = errors.select(state=state)
+    sets = rank_sets(here.by_forecaster, here.tasks)
+    found = {name: skill(here, name, reference) for name in here.by_forecaster}
+    lines = []
+    for name in sorted(found, key=lambda name: -found[name][0]):
+        own = skill_interval(ratios(errors, name, reference, state), spreads[name])
+        new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
+        low, high = sets[name] if sets else (0, 0)
+        lines.append(
+            (f"`{name}`", f"{own.skill:+.3f}", _span(own), _span(new), f"{low} to {high}" if sets else NOTHING)
+        )
+    table = markdown_table((state, "skill", "new seeds", "new recipe", "ranks"), lines)
+    if sets is None:
+        return [table, f"{state}: too few recipes for ranks."]
+    count = len(found)
+    apart = sum(low - 1 for low, _ in sets.values())
+    return [table, f"{state}: {apart} of {count * (count - 1) // 2} pairs can be told apart."]
+
+
+def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:
+    """The leader's skill on every recipe."""
+    found = by_recipe(ratios(errors, name, reference, state), spread[name])
+    lines = [(f"`{recipe}`", f"{own.skill:+.3f}", _span(own)) for recipe, own in found.items()]
+    return markdown_table((f"{state}, `{name}`", "skill", "new seeds"), lines)
+
+
+def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -> list[str]:
+    """How much of the distance from the reference to `floor_fork` the leader closes where runs fork; [] without forks.
+
+    A forecaster's error at an origin is the mean over all futures of that past, of which one was recorded.
+    """
+    if season.floors is None:
+        return []
+    lines = []
+    for state, name in leaders.items():
+        floors = [one for one in season.floors.floors if one.state == state]
+        if not floors:
+            continue
+        floor_K, error_K = mean_floor([(one.trace, np.array(one.floor_K), np.array(one.error_K)) for one in floors])
+        at = {(one.trace, one.origin) for one in floors}
+        own_K, reference_K = (_fork_error(season, who, at) for who in (name, reference))
+        if own_K is None or reference_K is None:
+            continue
+        for k, horizon in enumerate(season.floors.horizons):
+            own, other, floor = own_K[k], reference_K[k], floor_K[k]
+            closed = f"{100 * (other - own) / (other - floor):.0f} %" if other > floor else NOTHING
+            lines.append((
+                state, f"{horizon:,}", three_digits(other), three_digits(own),
+                f"{three_digits(floor)} ± {three_digits(error_K[k])}", closed,
+            ))  # fmt: skip
+    names = " / ".join(f"`{name}` ({state})" for state, name in leaders.items())
+    words = (
+        f"{PRIMARY} at the {len(season.floors.floors)} origins where runs fork, means over {season.floors.futures} "
+        f"futures of the same past, of `{reference}` and of the leader: {names}. *{FLOOR}*: what is left to whoever "
+        "knows the whole state of training and not the text to come, ± its standard error. Closed: the part of the "
+        "distance between the two that the leader closes."
+    )
+    return [markdown_table(("state", "h", reference, "leader", FLOOR, "closed"), lines), words, _power(season)]
+
+
+def _fork_error(season: Season, name: str, at: set[tuple[str, int]]) -> FloatArray | None:
+    """[K]: the mean over origins of the mean over futures; None where the entry failed at all of them."""
+    tasks = read_record(EntryForks, season.folder.forks / f"{name}.json").tasks
+    found = [np.mean(task.loss_JK, axis=0) for task in tasks if (task.trace, task.origin) in at and not task.failure]
+    return np.mean(found, axis=0) if found else None
+
+
+def _power(season: Season) -> str:
+    assert season.floors is not None
+    found = [f"{100 * each['all']:.0f} % with weight {weight}" for weight, each in season.floors.power.items()]
+    level = season.floors.level
+    return f"The fork test, at {level:g}, finds a memory of all forked runs in {', in '.join(found)}."
+
+
+def demonstration_parts(season: Season, reference: str, states: Sequence[str]) -> list[str]:
+    """Skill of the unranked, and the p of their fork test; [] without any."""
+    if not season.unranked:
+        return []
+    errors = errors_of([*season.results, *season.unranked], PRIMARY)
+    lines = []
+    for result in season.unranked:
+        found = [skill(errors.select(state=state), result.name, reference)[0] for state in states]
+        test = season.tests.get(result.name)
+        p_value = f"{test.p_value:.2g}" if test else NOTHING
+        lines.append((f"`{result.name}`", *(f"{value:+.3f}" for value in found), p_value))
+    return [markdown_table(("entry", *(f"skill, {state}" for state in states), "fork test p"), lines)]
+
+
+def _signed(found: SkillInterval) -> str:
+    span = f" {_span(found)} for new seeds of these recipes" if np.isfinite(found.low) else ""
+    return f"{found.skill:+.3f}{span}"
+
+
+def _span(found: SkillInterval | Interval | None) -> str:
+    if found is None or not np.isfinite(found.low):
+        return NOTHING
+    return f"[{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def season_files() -> dict[Path, str]:
+    """The page of every scored season, beside the largest public suite."""
+    seasons = scored_seasons()
+    if not seasons:
+        return {}
+    public = results_of(headline_suite(suites_with_results()).name)
+    return {FOLDER / f"season-{season.name}.md": report(season, public) for season in seasons}
+
+
+SEASONS = Page("seasons", season_files)

@@ -1,0 +1,61 @@
+"""How far new seeds of the same recipes move a skill, also where each recipe has one run: the spread of others helps.
+
+All of it works on run means of log ratios to the reference, by recipe (`statistics.run_means`). Recipes are fixed and
+seeds vary, so the variance is that of runs within recipes, pooled over recipes and over sets of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Runs = Mapping[str, FloatArray]
+"""By recipe, the mean log ratio of each of its runs [R]."""
+
+
+class Spread(NamedTuple):
+    """The variance of one run's mean log ratio within its recipe, NaN without freedom, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
+class SkillInterval(NamedTuple):
+    """A skill with its interval; NaN ends where nothing says how far seeds move it."""
+
+    skill: float
+    low: float
+    high: float
+
+
+def seed_spread(sets: Iterable[Runs]) -> Spread:
+    """Pooled over all recipes of all sets of runs."""
+    groups = [runs_R for runs in sets for runs_R in runs.values()]
+    freedom = sum(len(runs_R) - 1 for runs_R in groups)
+    if freedom < 1:
+        return Spread(float("nan"), 0)
+    return Spread(sum(float(((runs_R - runs_R.mean()) ** 2).sum()) for runs_R in groups) / freedom, freedom)
+
+
+def skill_interval(runs: Runs, spread: Spread, confidence: float = 0.95) -> SkillInterval:
+    """Skill over all recipes, one vote each, and its t interval for new seeds of these recipes.
+
+    Raises `ValueError` without a run.
+    """
+    if not runs:
+        raise ValueError("no runs: there is no skill")
+    center = float(np.mean([runs_R.mean() for runs_R in runs.values()]))
+    error = np.sqrt(spread.variance * sum(1 / len(runs_R) for runs_R in runs.values())) / len(runs)
+    half = t_quantile(spread.freedom, confidence) * float(error) if spread.freedom else float("nan")
+    return SkillInterval(*(float(1 - np.exp(value)) for value in (center, center + half, center - half)))
+
+
+def t_quantile(freedom: int, confidence: float) -> float:
+    """The half width of a two-sided t interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))

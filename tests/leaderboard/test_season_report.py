@@ -1,0 +1,86 @@
+"""The page of a season: what came out, whichever way it went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from leaderboard.pages.season import by_recipe, came_out, report
+from leaderboard.seasons import Season, scored_seasons
+from moeload_bench.results.comparison import Errors
+from moeload_bench.results.seeds import Spread
+from moeload_bench.results.statistics import Tasks
+from tests.support.seasons import revealed_season
+
+RECIPES = [f"r{i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Season:
+    """A season of two runs with forks and an entry without a rank."""
+    folder = revealed_season(tmp_path_factory.mktemp("season"), shown=True)
+    (found,) = scored_seasons(folder.path.parent)
+    return found
+
+
+def test_a_demonstration_is_shown_without_a_rank(season: Season) -> None:
+    """It is scored as all others are, stands in a table of its own, and in no other."""
+    assert [result.name for result in season.unranked] == ["shown"]
+    text = report(season, season.results)
+    ranked, shown = text.split("## Demonstrations, without a rank")
+    assert "`shown`" not in ranked
+    assert "| `shown` |" in shown
+
+
+def test_the_distance_to_what_forks_share_is_shown_where_runs_fork(season: Season) -> None:
+    """By state and horizon, with the power of the fork test; without forks it says so."""
+    text = report(season, season.results)
+    assert "| state | h | sw_avg | leader | floor_fork | closed |" in text
+    assert "The fork test, at 0.05, finds a memory" in text
+    assert "No run of this season forked." in report(replace(season, floors=None), season.results)
+
+
+def made(skill: float, noise: float) -> Errors:
+    """One run of each of twelve recipes; `new` errs by about 1 - skill of the reference, each recipe by chance more."""
+    random = np.random.default_rng(0)
+    reference_T = np.full(len(RECIPES), 0.1)
+    new_T = reference_T * (1 - skill) * np.exp(noise * random.standard_normal(len(RECIPES)))
+    tasks = Tasks(RECIPES, [f"{recipe}/s/seed0" for recipe in RECIPES])
+    horizon_T, crossing_T = np.ones(len(RECIPES), dtype=np.int64), np.zeros(len(RECIPES), dtype=np.bool_)
+    return Errors(tasks, horizon_T, ("stable",) * len(RECIPES), crossing_T, {"sw_avg": reference_T, "new": new_T})
+
+
+@pytest.mark.parametrize(
+    ("skill", "noise", "says"),
+    [
+        (
+            0.4,
+            0.02,
+            ["as hoped: above +0.20", "on no recipe worse than `sw_avg` beyond chance", "is first beyond chance"],
+        ),
+        (0.1, 0.02, ["not as hoped: above +0.20", "on no recipe worse than `sw_avg` beyond chance"]),
+        (0.1, 0.6, ["not as hoped", "worse than `sw_avg` beyond chance on r", "its rank is 1 to 2"]),
+    ],
+)
+def test_hopes_are_said_to_be_kept_or_not(skill: float, noise: float, says: list[str]) -> None:
+    """The lower bound, recipes on which it loses beyond chance, and the set of ranks, in plain words."""
+    spreads = {"stable": {"new": Spread(0.0004, 12)}}
+    text = "\n".join(came_out(made(skill, noise), "sw_avg", "stable", "new", spreads))
+    for words in says:
+        assert words in text
+
+
+def test_no_entry_above_the_reference_is_said_so() -> None:
+    """And no hope is spoken of."""
+    assert list(came_out(made(0.1, 0.0), "sw_avg", "stable", "sw_avg", {})) == [
+        "**stable**: no entry has more skill than `sw_avg`."
+    ]
+
+
+def test_a_recipe_with_one_run_has_the_interval_of_the_others_spread() -> None:
+    """In the order of their names."""
+    found = by_recipe({"b": np.array([0.0]), "a": np.array([-0.5])}, Spread(0.01, 10))
+    assert list(found) == ["a", "b"]
+    assert found["b"].low < 0 < found["b"].high
