@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import fill_parts
 from leaderboard.verifying import drawn
+from leaderboard.verifying.demonstration import write_memoriser
 from leaderboard.verifying.screening import MEASURED, MEMORISERS, PARTS
-from moeload_bench.submissions.folder import CODE, MAX_BYTES
+from moeload_bench.submissions.folder import CODE, MAX_BYTES, read_folder
 from moeload_bench.submissions.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE, FloatArray, Strata, strata_of
 from moeload_bench.submissions.verify import MAX_GROWTH
 from moeload_bench.suites.suite import SuiteTrace
@@ -70,3 +72,11 @@ def test_sums_of_a_mixture_are_those_of_mixed_forecasts() -> None:
     assert mixed.keys() == expected.keys() != set()
     for stratum, found in mixed.items():
         assert found.correlation == pytest.approx(expected[stratum].correlation, abs=1e-9)
+
+
+def test_the_memoriser_of_a_suite_is_a_submission_that_can_be_entered(tmp_path: Path) -> None:
+    """Its folder is read as any other; it says what it has learned by heart, and fits the size of code."""
+    folder = read_folder(write_memoriser(tmp_path, "mini"))
+    assert folder.record.model_type == "pretrained"
+    assert folder.record.fitted_on == ["the test runs of mini, by heart"]
+    assert folder.target().file == (tmp_path / "memoriser" / "forecaster.py").resolve()
