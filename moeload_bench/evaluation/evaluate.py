@@ -22,6 +22,7 @@ from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster
 from moeload_bench.evaluation.workers import check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
+    ClassTarget,
     Target,
     class_target,
     is_baseline,
@@ -111,9 +112,8 @@ def _pairs(
 
 def _may_learn(target: Target) -> bool:
     """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    if target.cls is None and not is_baseline(target):
-        return True
-    return hasattr(load_class(target), "fit")
+    known = isinstance(target, ClassTarget) or is_baseline(target)
+    return not known or hasattr(load_class(target), "fit")
 
 
 def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
