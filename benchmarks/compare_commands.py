@@ -93,7 +93,7 @@ def units(targets: tuple[str, ...]) -> list[str]:
         return f"{pair.target.label} on {pair.entry.id}", False, pair.fitted.data is not None
 
     with (
-        mock.patch.object(evaluate, "fit", timed(evaluate.fit, of_fit)),
+        mock.patch.object(evaluate, "fit_forecaster", timed(evaluate.fit_forecaster, of_fit)),
         mock.patch.object(evaluate, "run_pair", timed(evaluate.run_pair, of_pair)),
     ):
         evaluate.evaluate(list(targets), "mini", fresh=True)
