@@ -27,7 +27,7 @@ from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits, open_host
-from moeload_bench.isolation.targets import Target, parse_target
+from moeload_bench.isolation.targets import FileTarget, Target, parse_target
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
 from moeload_bench.submissions.screen import (
     MAX_RECIPE,
@@ -65,7 +65,7 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
     """Its forecast window means [O, K, L, E] of each run."""
     paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
-    fitted = fit_forecaster(setting, paths, target) if target.file is None else Fitted()
+    fitted = fit_forecaster(setting, paths, target) if not isinstance(target, FileTarget) else Fitted()
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
         origins = [origin for origin, _ in entry.origins()]
@@ -115,7 +115,7 @@ def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, in
     """A memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
     file.write_text(memoriser(locate_traces(suite), suite, **{"every": EVERY[suite.name], **options}))
-    return Target(TARGET, None, file, TARGET.partition(":")[2]), file.stat().st_size
+    return FileTarget(text=TARGET, file=file, class_name=TARGET.partition(":")[2]), file.stat().st_size
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

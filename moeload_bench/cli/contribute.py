@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from moeload_bench.publishing.contribution import Contribution
+from moeload_bench.errors import HubError, TraceError, printable
+from moeload_bench.hub.fetch import HUB_ENV, parse_place, suite_pins
+from moeload_bench.publishing.contribution import Contribution, Wishes, make_contribution
+from moeload_bench.publishing.identifying import own_names
+from moeload_bench.publishing.proposal import open_contribution, taken_names
+from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.traces.store import list_traces
 
 
 def contribute(
@@ -35,13 +41,6 @@ def contribute(
     """
     from huggingface_hub import HfApi
 
-    from moeload_bench.errors import TraceError
-    from moeload_bench.publishing.contribution import Wishes, make_contribution
-    from moeload_bench.publishing.identifying import own_names
-    from moeload_bench.publishing.proposal import open_contribution, taken_names
-    from moeload_bench.recipes.recipe import list_recipes
-    from moeload_bench.traces.store import list_traces
-
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
     api, place = HfApi(), None if dry_run and repo is None else repo or dataset_repo()
@@ -60,11 +59,6 @@ def contribute(
 
 def dataset_repo() -> str:
     """The repository that the package's suites name, or that of $MOELOAD_HUB; raises `HubError` where there is none."""
-    import os
-
-    from moeload_bench.errors import HubError
-    from moeload_bench.hub.fetch import HUB_ENV, parse_place, suite_pins
-
     if os.environ.get(HUB_ENV):
         return parse_place(os.environ[HUB_ENV]).repo
     found = next((pin.repo for _, pin in suite_pins()), None)
@@ -74,8 +68,6 @@ def dataset_repo() -> str:
 
 
 def _show(made: Contribution) -> None:
-    from moeload_bench.errors import printable
-
     for where, text in made.removed:
         typer.echo(printable(f"taken out of {where}: {text}"))
     for line in made.problems:

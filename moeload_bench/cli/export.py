@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from moeload_bench.cli.options import Forecaster, Level
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
@@ -27,10 +28,8 @@ def forecast(
         Literal["npz", "json", "sglang"], typer.Option("--format", help="sglang: counts for --init-expert-location.")
     ] = "json",
     horizon: Annotated[int, typer.Option(min=1, help="Steps ahead whose mean load is forecast.")] = 1000,
-    forecaster: Annotated[
-        str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
-    ] = "sw_avg@window=100",
-    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    forecaster: Forecaster = "sw_avg@window=100",
+    level: Level = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
 ) -> None:
     """Forecast the steps after a trace: weight [layers, experts], the mean load per step, as planners take it.

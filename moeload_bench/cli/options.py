@@ -1,15 +1,31 @@
-"""Options that several commands share, written once: a command takes those of a function that it never sees."""
+"""Options that several commands share, written once: their declarations, and groups that make one value of several.
+
+A command takes the options of a group's function in the place of one parameter (`with_options`).
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from moeload_bench.errors import PlacementError
-from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS, Cluster
+TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
+Forecaster = Annotated[
+    str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
+]
+Level = Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")]
+Jobs = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
+FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")]
+NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]
+Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
+
+WEIGHT = typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
+BANDWIDTH = typer.Option(help="GB/s that one device receives while experts move.")
+STEP = typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
+"""The constants of a cost model: required by one command, with defaults in another."""
 
 
 def signed(command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None) -> Callable[..., Any]:
@@ -29,44 +45,21 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function, eval_str=True).parameters)
 
 
-def watching(
-    forecaster: Annotated[
-        str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class.")
-    ] = "sw_avg",
-    horizon: Annotated[int, typer.Option(help="Steps that forecasts and advice are for.")] = 200,
-    devices: Annotated[
-        int | None, typer.Option(help="D: devices that share a layer's experts. E / 4 by default.")
-    ] = None,
-    slots: Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")] = None,
-    nodes: Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")] = 1,
-    expert_mb: Annotated[float, typer.Option(help="MB that move with one replica.")] = EXPERT_MB,
-    bandwidth: Annotated[
-        float, typer.Option(help="GB/s that one device receives while experts move.")
-    ] = BANDWIDTH_GB_S,
-    step_ms: Annotated[float, typer.Option(help="Step time in ms, with experts spread evenly by number.")] = STEP_MS,
-) -> Any:
-    """The `Settings` that a run is watched with; raises `PlacementError` for a cluster that makes no plan."""
-    from moeload_bench.live.core import Settings
-    from moeload_bench.placement.plans import ClusterShape
-    from moeload_bench.placement.replan import CostModel
+def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of each group's function in the place of the command's parameter that it is named for.
 
-    if (devices is None) != (slots is None):
-        raise PlacementError("--devices and --slots go together: got one of them")
-    shape = None if devices is None or slots is None else ClusterShape("given", devices, slots, nodes, nodes)
-    if shape is None and nodes != 1:
-        raise PlacementError(f"--nodes {nodes} needs --devices and --slots")
-    return Settings(
-        forecaster=forecaster, horizon=horizon, cluster=Cluster(shape, CostModel(step_ms, expert_mb, bandwidth))
-    )
+    The parameter gets what the function makes of them.
+    """
 
+    def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+        taken = {name: parameters_of(group) for name, group in groups.items()}
 
-def with_watching(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `watching` in the place of a command's parameter ``settings``, which gets what they make."""
-    own, shared = parameters_of(command), parameters_of(watching)
+        def run(**given: Any) -> None:
+            made = {name: groups[name](**{one: given.pop(one) for one in taken[name]}) for name in groups}
+            command(**made, **given)
 
-    def run(**given: Any) -> None:
-        settings = watching(**{name: given.pop(name) for name in shared})
-        command(settings=settings, **given)
+        own = parameters_of(command).items()
+        parameters = [p for name, one in own for p in taken.get(name, {name: one}).values()]
+        return signed(run, parameters, command.__doc__)
 
-    parameters = [p for name, one in own.items() for p in (shared.values() if name == "settings" else [one])]
-    return signed(run, parameters, command.__doc__)
+    return grouped

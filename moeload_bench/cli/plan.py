@@ -6,19 +6,21 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.options import BANDWIDTH, STEP, WEIGHT, Forecaster, Level, Nodes, TraceArgument, with_options
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecasts import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
+from moeload_bench.isolation.hosts import Level as IsolationLevel
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.isolation.levels import Level
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
@@ -27,41 +29,52 @@ from moeload_bench.results.choice import choose_policy
 from moeload_bench.results.render import plain_table
 from moeload_bench.traces.trace import Trace
 
+CONSTANTS = ("--step-ms", "--expert-mb", "--bandwidth")
 
-def plan(
-    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")],
+
+@dataclass(frozen=True)
+class Writing:
+    """The file that --write names, in an engine's form, and the steps that its plan is made for."""
+
+    path: Path
+    kind: str
+    horizon: int
+    model_layers: int | None
+
+
+def cluster_shape(
     devices: Annotated[int, typer.Option(help="D: devices that share the experts of a layer (expert parallelism).")],
     slots: Annotated[int, typer.Option(help="R: expert slots on all devices together; R - E of them are spare.")],
-    expert_mb: Annotated[
-        float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
-    ] = None,
-    bandwidth: Annotated[float | None, typer.Option(help="GB/s that one device receives while experts move.")] = None,
-    step_ms: Annotated[
-        float | None, typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
-    ] = None,
-    forecaster: Annotated[
-        str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")
-    ] = "sw_avg@window=100",
-    nodes: Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")] = 1,
+    nodes: Nodes = 1,
     groups: Annotated[
         int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")
     ] = None,
+) -> ClusterShape:
+    """What the experts are placed on."""
+    return ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
+
+
+def cost_model(
+    expert_mb: Annotated[float | None, WEIGHT] = None,
+    bandwidth: Annotated[float | None, BANDWIDTH] = None,
+    step_ms: Annotated[float | None, STEP] = None,
     expert_fraction: Annotated[
         float, typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all.")
     ] = 0.5,
     overlap: Annotated[float, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")] = 0.0,
     replan_ms: Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")] = 0.0,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            help="Intervals k to try, in steps: 10,100,1000 (fewer for a slow forecaster). By default 10 to 2,000."
-        ),
-    ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
-    ] = None,
-    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
-    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+) -> CostModel | None:
+    """The cost model; None where no constant was given. Raises `PlacementError` where some were."""
+    if step_ms is None or expert_mb is None or bandwidth is None:
+        given = dict(zip(CONSTANTS, (step_ms, expert_mb, bandwidth), strict=True))
+        missing = [name for name, value in given.items() if value is None]
+        if len(missing) < len(CONSTANTS):
+            raise _incomplete(missing)
+        return None
+    return CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+
+
+def writing(
     write: Annotated[
         Path | None, typer.Option(help="Write the plan for the steps after the trace, made from the whole of it.")
     ] = None,
@@ -73,6 +86,30 @@ def plan(
     model_layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
     ] = None,
+) -> Writing | None:
+    """The file to write, None where none is asked for."""
+    return None if write is None else Writing(write, kind, horizon, model_layers)
+
+
+@with_options(shape=cluster_shape, cost=cost_model, written=writing)
+def plan(
+    trace: TraceArgument,
+    *,
+    shape: ClusterShape,
+    cost: CostModel | None,
+    forecaster: Forecaster = "sw_avg@window=100",
+    every: Annotated[
+        str | None,
+        typer.Option(
+            help="Intervals k to try, in steps: 10,100,1000 (fewer for a slow forecaster). By default 10 to 2,000."
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
+    ] = None,
+    level: Level = "process",
+    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    written: Writing | None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="Every policy at every k, imbalance by state; wider than 80 columns.")
@@ -92,13 +129,13 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
+    if cost is None and written is None:
+        raise _incomplete(CONSTANTS)
     if figure is not None:
         check_suffix(figure)
-    shape = ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
-    cost = _cost(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms, needed=write is None)
     loaded, intervals, isolation = open_trace(trace), _intervals(every), parse_level(level)
-    if write is not None:
-        _write(loaded, forecaster, shape, write, kind, horizon, model_layers, isolation, seed)
+    if written is not None:
+        _write(loaded, forecaster, shape, written, isolation, seed)
     if cost is None:
         return
     with pair_progress(quiet=as_json, unit="forecasts") as report:
@@ -114,43 +151,20 @@ def plan(
         raise typer.Exit(1)
 
 
-def _cost(
-    step_ms: float | None,
-    expert_mb: float | None,
-    bandwidth: float | None,
-    expert_fraction: float,
-    overlap: float,
-    replan_ms: float,
-    needed: bool,
-) -> CostModel | None:
-    """The cost model; None where no constant was given and none is needed."""
-    given = {"--step-ms": step_ms, "--expert-mb": expert_mb, "--bandwidth": bandwidth}
-    missing = [name for name, value in given.items() if value is None]
-    if step_ms is None or expert_mb is None or bandwidth is None:
-        if not needed and len(missing) == len(given):
-            return None
-        raise PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs")
-    return CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+def _incomplete(missing: Sequence[str]) -> PlacementError:
+    return PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs")
 
 
 def _write(
-    trace: Trace,
-    forecaster: str,
-    shape: ClusterShape,
-    path: Path,
-    kind: str,
-    horizon: int,
-    model_layers: int | None,
-    level: Level,
-    seed: int,
+    trace: Trace, forecaster: str, shape: ClusterShape, written: Writing, level: IsolationLevel, seed: int
 ) -> None:
     shape.check(trace.num_experts)
-    ahead = forecast_ahead(trace, forecaster, horizon, level=level, seed=seed)
-    write_placement(place_forecast(ahead, shape, model_layers), path, kind)
+    ahead = forecast_ahead(trace, forecaster, written.horizon, level=level, seed=seed)
+    write_placement(place_forecast(ahead, shape, written.model_layers), written.path, written.kind)
     first = ahead.about["first_step"]
     typer.echo(
-        f"{path}: {kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to {first + horizon - 1}, "
-        f"from {forecaster}",
+        f"{written.path}: {written.kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to "
+        f"{first + written.horizon - 1}, from {forecaster}",
         err=True,
     )
 
@@ -175,8 +189,6 @@ def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> 
 
 
 def _json(comparison: Comparison, following: str) -> str:
-    from moeload_bench.results.choice import choose_policy
-
     simulation, choice = comparison.simulation, choose_policy(comparison.runs)
     record = {
         "trace": comparison.trace,

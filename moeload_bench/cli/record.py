@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import signal
@@ -69,9 +70,7 @@ def record(
     uninterrupted one in every count.
     """
     if recipe.endswith(".parts"):
-        parts = Parts(Path(recipe).with_suffix(".parquet"))
-        parts.reopen()
-        typer.echo(finish_parts(parts, complete=False))
+        typer.echo(_cut_short(Path(recipe)))
         return
     if resume and fresh:
         raise RecordingError("got --resume and --fresh, expected one of them")
@@ -82,22 +81,35 @@ def record(
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
     with torchrun_ranks() as ranks:
+        train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
         if ranks.leads:
             if loaded.data.pretraining is not None and not resume:
                 typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
-            with told_to_stop() as stop:
-                try:
-                    with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
-                        path = record_recipe(job, resume=resume, fresh=fresh, progress=report, ranks=ranks, stop=stop)
-                except InterruptedRecordingError as ended:
-                    typer.echo(f"{ended}. To go on: {_going_on(recipe, job)}", err=True)
-                    raise typer.Exit(128 + (stop.asked or 0)) from None
+            path = _lead(train, job, push, go_on=_going_on(recipe, job))
             typer.echo(path)
             typer.echo(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
         else:
-            record_recipe(job, resume=resume, fresh=fresh, ranks=ranks)
+            train()
     if ranks.count > 1:
         _leave()
+
+
+def _cut_short(folder: Path) -> Path:
+    """The trace of an unfinished recording."""
+    parts = Parts(folder.with_suffix(".parquet"))
+    parts.reopen()
+    return finish_parts(parts, complete=False)
+
+
+def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) -> Path:
+    """Train as the process that reports, until it is done or told to stop; how to ``go_on`` is printed then."""
+    with told_to_stop() as stop:
+        try:
+            with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
+                return train(progress=report, stop=stop)
+        except InterruptedRecordingError as ended:
+            typer.echo(f"{ended}. To go on: {go_on}", err=True)
+            raise typer.Exit(128 + (stop.asked or 0)) from None
 
 
 def _going_on(recipe: str, job: Job) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import with_watching
+from moeload_bench.cli.options import with_options
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.cli.watching import watching
+from moeload_bench.live.core import Settings
+from moeload_bench.live.page import report as make
 
 
-@with_watching
+@with_options(settings=watching)
 def report(
     trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    settings: Any = None,
+    *,
+    settings: Settings,
 ) -> None:
     """A run on one page to send to a colleague: what it is, when it stabilised, and what to do.
 
@@ -26,9 +31,6 @@ def report(
 
     Exit status: 0 written, 2 the request cannot be served.
     """
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.live.page import report as make
-
     with pair_progress(unit="forecasts") as progress:
         page = make(trace, dataclasses.replace(settings, follow=True), source=trace, progress=progress)
     typer.echo(f"written: {page.save(out)}")

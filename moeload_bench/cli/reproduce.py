@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
 from moeload_bench.errors import printable
 from moeload_bench.isolation.hosts import parse_level
@@ -47,7 +48,7 @@ def paper(
     figures: Annotated[
         int, typer.Option(min=0, help="Draw the figures of so many runs, the closest first (extra plot); 0 for none.")
     ] = 1,
-    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    level: Level = "process",
     jobs: Annotated[int, typer.Option(min=1, help="Forecasters that run at a time.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache.")] = False,
     as_json: Annotated[

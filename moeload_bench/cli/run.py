@@ -15,6 +15,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import trace_file
+from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
@@ -74,7 +75,7 @@ def run(
         int | None,
         typer.Option(min=1, help="Disjoint blocks of so many steps, each forecast as a whole (the paper's)."),
     ] = None,
-    level: Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")] = "process",
+    level: Level = "process",
     traceback: Annotated[
         bool, typer.Option("--traceback", help="In the sandbox too, say at which lines a forecaster failed.")
     ] = False,
@@ -109,9 +110,9 @@ def run(
         task_list = _slid(task_list, paths, sliding, blocks)
         _check_metric(metric, task_list)
         _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-        for folder, option in ((out, "--out"), (keep, "--keep-forecasts")):
-            if folder is not None:
-                _make_folder(folder, option)
+        kept_in = {folder: option for folder, option in ((out, "--out"), (keep, "--keep-forecasts")) if folder}
+        for folder, option in kept_in.items():
+            _make_folder(folder, option)
         with pair_progress(quiet=as_json) as progress:
             results = evaluate(
                 _with_uniform(targets or _installed(defaults or suite_baselines(task_list), task_list)),
@@ -127,20 +128,25 @@ def run(
                 progress=progress,
                 keep=keep,
             )
-    for result in results:
-        if any(run.counts.get("numba_missing") for run in result.runs):
-            text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
-            typer.echo(f"{result.name}: {text}", err=True)
+    _say_slower(results)
     if as_json:
         typer.echo(results.to_json() if own is None else _own_json(results, metric, own), nl=False)
     else:
         _print(results, metric, own, task_list, steps, wide)
     # after the table: what the disk has no room for by now is shown at least
-    for folder in dict.fromkeys(folder for folder in (out, keep) if folder is not None):
+    for folder in kept_in:
         for result in results:
             result.save(folder / f"{file_name(result.name)}.json")
     if results.failures:
         raise typer.Exit(1)
+
+
+def _say_slower(results: Results) -> None:
+    """Which forecasters would be faster with a package that is not installed."""
+    for result in results:
+        if any(run.counts.get("numba_missing") for run in result.runs):
+            text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
+            typer.echo(f"{result.name}: {text}", err=True)
 
 
 def _with_uniform(targets: Sequence[str]) -> list[str]:

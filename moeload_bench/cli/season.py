@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from moeload_bench.seasons.folder import Folder
-    from moeload_bench.seasons.records import Varies
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.errors import MissingExtraError, SeasonError, printable
+from moeload_bench.schema import first_problem
+from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
+from moeload_bench.seasons.checking import record_again as again
+from moeload_bench.seasons.closing import close_season, new_season
+from moeload_bench.seasons.folder import Folder
+from moeload_bench.seasons.recording import record_season
+from moeload_bench.seasons.records import SEASON_PATTERN, ForkPlan, Varies
+from moeload_bench.seasons.scoring import fork_tests, score_season
+from moeload_bench.submissions.check import apart_level
 
 app = typer.Typer(
     help="Runs that nobody had: committed to by hash, drawn after the entries closed, recorded, scored, revealed.",
@@ -18,8 +29,6 @@ app = typer.Typer(
 )
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2026-12.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.")]
-FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements of entries.")]
-NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]
 PublishedAt = Annotated[
     str | None,
     typer.Option(
@@ -70,9 +79,6 @@ def new(
     root: Root = ROOT,
 ) -> None:
     """Open a season: draw the secret, keep it in ROOT/NAME/private (ignored by git), publish its hash with the plan."""
-    from moeload_bench.seasons.closing import new_season
-    from moeload_bench.seasons.records import ForkPlan
-
     forks = ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps)
     plan = new_season(
         _folder(root, name),
@@ -107,8 +113,6 @@ def close(
     no_index: NoIndex = False,
 ) -> None:
     """Close the entries: copy them, and publish the hashes of their files, code and wheels, and of the open runs."""
-    from moeload_bench.seasons.closing import close_season
-
     folders = [path for path in submissions.iterdir() if path.is_dir()]
     made = close_season(_folder(root, name), folders, unranked=unranked or (), find_links=find_links, no_index=no_index)
     typer.echo(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
@@ -128,9 +132,6 @@ def record(
 
     Goes on where it stopped. Refused: another public value than before, and a draw before the entries are public.
     """
-    from moeload_bench.errors import MissingExtraError
-    from moeload_bench.seasons.recording import record_season
-
     try:
         made = record_season(_folder(root, name), value, only=only or (), published=published, progress=_lines)
     except ModuleNotFoundError as error:
@@ -143,17 +144,13 @@ def record(
 def score(
     name: Name,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process for entries you trust.")] = "sandbox",
-    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    jobs: Jobs = 1,
     root: Root = ROOT,
     published: PublishedAt = None,
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
     """Score all entries on all runs, once. Refused before the runs' hashes are public, and for a changed entry."""
-    from moeload_bench.cli.progress import pair_progress
-    from moeload_bench.seasons.scoring import score_season
-    from moeload_bench.submissions.check import apart_level
-
     with pair_progress(unit="runs") as progress:
         made = score_season(
             _folder(root, name),
@@ -171,8 +168,6 @@ def score(
 @app.command("reveal")
 def reveal(name: Name, root: Root = ROOT) -> None:
     """Publish the secret, the derived seeds, the traces and their forks."""
-    from moeload_bench.seasons.checking import reveal_season
-
     made = reveal_season(_folder(root, name))
     typer.echo(f"{root / name}: {len(made.runs)} runs revealed; commit the folder")
 
@@ -189,10 +184,6 @@ def check(
     no_index: NoIndex = False,
 ) -> None:
     """Check a revealed season: commitment, derivation, hashes, order. Exit status 1: something is not as committed."""
-    from moeload_bench.errors import printable
-    from moeload_bench.seasons.checking import check_season, run_to_record_again
-    from moeload_bench.seasons.checking import record_again as again
-
     folder = _folder(root, name)
     wrong = check_season(folder, find_links=find_links, no_index=no_index)
     recipe, run = run_to_record_again(folder.plan(), folder.runs())
@@ -213,9 +204,6 @@ def check(
 
 def _show_forks(folder: Folder) -> None:
     """What the forks say of each entry: whether it knew the recorded futures."""
-    from moeload_bench.errors import printable
-    from moeload_bench.seasons.scoring import fork_tests
-
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
@@ -224,12 +212,6 @@ def _show_forks(folder: Folder) -> None:
 
 
 def _folder(root: Path, name: str) -> Folder:
-    import re
-
-    from moeload_bench.errors import SeasonError
-    from moeload_bench.seasons.folder import Folder
-    from moeload_bench.seasons.records import SEASON_PATTERN
-
     if not re.fullmatch(SEASON_PATTERN, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
     return Folder(root / name)
@@ -237,14 +219,6 @@ def _folder(root: Path, name: str) -> Folder:
 
 def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:
     """`RECIPE:KEY=LOW..HIGH` (whole numbers) and `RECIPE:KEY~LOW..HIGH` (rates) by recipe."""
-    import re
-
-    from pydantic import ValidationError
-
-    from moeload_bench.errors import SeasonError
-    from moeload_bench.schema import first_problem
-    from moeload_bench.seasons.records import Varies
-
     found: dict[str, tuple[Varies, ...]] = {}
     for text in texts:
         match = re.fullmatch(r"([^:]+):([a-z_0-9.]+)([=~])([0-9.eE+-]+?)\.\.([0-9.eE+-]+)", text)

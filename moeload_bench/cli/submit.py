@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console
 from moeload_bench.environment import environment
 from moeload_bench.errors import HubError, SubmissionError, SuiteError
@@ -23,7 +24,7 @@ from moeload_bench.submissions.names import check_name, check_owner, names_in, r
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
-from moeload_bench.suites.suite import check_traces, default_suite, load_suite
+from moeload_bench.suites.suite import Suite, check_traces, default_suite, load_suite
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -31,14 +32,32 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def author_of(
+    author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the code.")] = "Apache-2.0",
+    link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
+    model_type: Annotated[
+        str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
+    ] = None,
+    fitted_on: Annotated[
+        list[str] | None, typer.Option("--fitted-on", help="Other data that it has learned from; once for each.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
+) -> Author:
+    """What a submitter says of the work."""
+    kind = "pretrained" if model_type is None and fitted_on else model_type
+    where = hardware or environment().hardware
+    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
+
+
+@with_options(who=author_of)
 def submit(
     target: Annotated[str, typer.Argument(help="FILE.py:Class with optional @key=value,...; or a baseline's name.")],
     name: Annotated[
         str, typer.Option("--name", help="The submission's name: small letters and digits, with . _ - between.")
     ],
-    author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
-    licence: Annotated[str, typer.Option("--licence", help="The licence of the code.")] = "Apache-2.0",
-    link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
+    *,
+    who: Author,
     requirements: Annotated[
         Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
     ] = None,
@@ -48,13 +67,6 @@ def submit(
             help="A suite's name, or a TOML file.", show_default="the newest full suite: v1; mini until that is frozen"
         ),
     ] = None,
-    model_type: Annotated[
-        str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
-    ] = None,
-    fitted_on: Annotated[
-        list[str] | None, typer.Option("--fitted-on", help="Other data that it has learned from; once for each.")
-    ] = None,
-    hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
     repo: Annotated[
         str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
     ] = None,
@@ -63,9 +75,9 @@ def submit(
         bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing.")
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
-    find_links: Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")] = None,
-    no_index: Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+    jobs: Jobs = 1,
 ) -> None:
     """Submit a forecaster to the leaderboard.
 
@@ -74,13 +86,7 @@ def submit(
 
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
-    tasks = load_suite(suite or default_suite())
-    if tasks.submissions != "open":
-        raise SuiteError(f"suite {tasks.name} takes no more submissions; {default_suite()} does")
-    check_traces(tasks)
-    kind = "pretrained" if model_type is None and fitted_on else model_type
-    where = hardware or environment().hardware
-    who = Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
+    tasks = _open_suite(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
@@ -100,6 +106,20 @@ def submit(
         say=functools.partial(typer.echo, err=True),
     )
     _show(prepared)
+    _hand_in(prepared, there, root, dry_run)
+
+
+def _open_suite(name: str) -> Suite:
+    """A suite that takes submissions, its traces at hand; raises `SuiteError` for another."""
+    suite = load_suite(name)
+    if suite.submissions != "open":
+        raise SuiteError(f"suite {suite.name} takes no more submissions; {default_suite()} does")
+    check_traces(suite)
+    return suite
+
+
+def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
+    """As a pull request, or as files below ``root``; the address or the steps to go on with are printed."""
     if dry_run:
         typer.echo("dry run: nothing written, nothing sent; without --dry-run the finished runs are not run again")
     elif there is not None:
@@ -119,7 +139,6 @@ class Elsewhere:
 
     def refuse_taken(self, record: Submission) -> None:
         """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
-
         path = f"submissions/{record.name}/{RECORD}"
         refuse_lookalike(record.name, names_in(self.paths))
         if path in self.paths:
@@ -128,7 +147,6 @@ class Elsewhere:
 
     def open_pull_request(self, prepared: Prepared) -> str:
         """One pull request that holds the folder and the result; returns its address."""
-
         record, suite = prepared.draft.record, prepared.result.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
         title = f"Submission {record.name} on {suite.name}"
@@ -137,7 +155,6 @@ class Elsewhere:
 
 def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsewhere:
     """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
-
     from huggingface_hub import HfApi
 
     api = api or HfApi()

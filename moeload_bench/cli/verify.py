@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import SubmissionError, not_found, printable
 from moeload_bench.submissions.check import apart_level, check_submission, load_claim
@@ -30,12 +31,12 @@ def verify(
     traces: Annotated[
         Path | None, typer.Option(help="A folder of other traces, such as runs from seeds nobody has seen.")
     ] = None,
-    find_links: Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")] = None,
-    no_index: Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")] = False,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
     level: Annotated[
         str, typer.Option(help="Isolation of the re-run: sandbox, or process for code you trust.")
     ] = "sandbox",
-    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    jobs: Jobs = 1,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="Compare files and hashes only: nothing is executed.")
     ] = False,

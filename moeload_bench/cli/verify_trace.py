@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from moeload_bench.traces.store import TraceRef
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.publishing.contribution import contribution_problems, known_traces
+from moeload_bench.publishing.proposal import pull_problems
+from moeload_bench.recipes.recipe import list_recipes
+from moeload_bench.traces.store import TraceRef, list_traces
 
 
 def verify_trace(
@@ -37,10 +40,6 @@ def verify_trace(
     names and declared sizes come first, and only what may be a trace is downloaded. Exit status 1 when anything is
     wrong, a line for each reason.
     """
-    from moeload_bench.errors import printable
-    from moeload_bench.publishing.contribution import known_traces
-    from moeload_bench.traces.store import list_traces
-
     known = known_traces(against) if against else list_traces()
     wrong = []
     for line in _problems(path, repo, pull, known):
@@ -58,10 +57,6 @@ def verify_trace(
 
 def _problems(path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef]) -> Iterator[str]:
     """Of a path, or of a pull request: one of the two must be named."""
-    from moeload_bench.errors import TraceError
-    from moeload_bench.publishing.contribution import contribution_problems
-    from moeload_bench.recipes.recipe import list_recipes
-
     if path is not None and repo is None and pull is None:
         if not path.exists():
             raise TraceError(f"{path}: no such file or folder")
@@ -69,7 +64,5 @@ def _problems(path: Path | None, repo: str | None, pull: int | None, known: list
     if path is not None or repo is None or pull is None:
         raise typer.BadParameter("name a PATH, or a pull request by --repo ORG/NAME and --pull NUMBER")
     from huggingface_hub import HfApi
-
-    from moeload_bench.publishing.proposal import pull_problems
 
     return pull_problems(repo, pull, HfApi(), known, list_recipes())

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console, RenderableType
+from rich.live import Live
 
-from moeload_bench.cli.options import with_watching
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
-
-    from moeload_bench.live.core import Settings, Snapshot, Watch
-    from moeload_bench.live.following import Place
+from moeload_bench.cli.options import with_options
+from moeload_bench.cli.watching import watching
+from moeload_bench.errors import TraceError, not_found
+from moeload_bench.live.core import Settings, Snapshot, Watch
+from moeload_bench.live.following import Follower, Place
+from moeload_bench.live.terminal import screen, worst_layer
 
 EVERYTHING = 10_000
 """A height that no layer is left out for."""
 
 
-@with_watching
+@with_options(settings=watching)
 def watch(
     path: Annotated[
         str, typer.Argument(help="A recording in progress (.parts), a .parquet trace, a folder of them, or an id.")
     ],
     once: Annotated[bool, typer.Option("--once", help="Print what is known now and stop.")] = False,
     layer: Annotated[int | None, typer.Option(help="The layer drawn first; the most unbalanced by default.")] = None,
-    settings: Any = None,
+    *,
+    settings: Settings,
     follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
     svg: Annotated[Path | None, typer.Option(help="With --once: draw it into this .svg file instead.")] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
@@ -49,8 +52,6 @@ def watch(
 
     Exit status: 0 shown, 2 nothing could be read.
     """
-    from moeload_bench.live.following import Place
-
     view = _View(Place.of(path), dataclasses.replace(settings, follow=follow), layer)
     if once or svg is not None or not sys.stdout.isatty():
         view.print_once(svg)
@@ -62,8 +63,6 @@ class _View:
     """A recording that is followed, watched and shown."""
 
     def __init__(self, place: Place, settings: Settings, layer: int | None) -> None:
-        from moeload_bench.live.following import Follower
-
         self._follower = Follower(place)
         self._settings = settings
         self._layer = layer
@@ -73,10 +72,6 @@ class _View:
 
     def print_once(self, svg: Path | None) -> None:
         """What is on disk now, on standard output or as a picture; raises `TraceError` where nothing can be read."""
-        from rich.console import Console
-
-        from moeload_bench.errors import TraceError
-
         self._take_in(lambda: False)
         if self._watch is None:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
@@ -93,9 +88,6 @@ class _View:
 
     def run(self, refresh: float) -> None:
         """Until q, or Ctrl-C."""
-        from rich.console import Console
-        from rich.live import Live
-
         console = Console(highlight=False)
         with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
             quit_ = False
@@ -111,8 +103,6 @@ class _View:
 
     def _take_in(self, draw: Callable[[], object]) -> None:
         """Read what is new; a long trace is drawn now and then meanwhile."""
-        from moeload_bench.live.core import Watch
-
         drawn = time.monotonic()
         for row in self._follower.poll():
             meta = self._follower.meta
@@ -131,9 +121,6 @@ class _View:
             self._layer = (self._shown() + step) % len(self._snapshot.names_L)
 
     def _shown(self) -> int:
-        from moeload_bench.errors import not_found
-        from moeload_bench.live.terminal import worst_layer
-
         assert self._snapshot is not None
         if self._layer is None:
             return worst_layer(self._snapshot)
@@ -143,8 +130,6 @@ class _View:
 
     def screen(self, width: int, height: int, *, keys: bool) -> RenderableType:
         """What is known now, for a window of that size."""
-        from moeload_bench.live.terminal import screen
-
         follower, watch = self._follower, self._watch
         seen = "" if watch is None else f"{watch.rows:,} steps read"
         parts = (follower.status, seen, follower.problem or "")
@@ -166,8 +151,6 @@ def _draw(live: Live, view: _View, console: Console) -> None:
 
 def _columns() -> int:
     """The width for a pipe: $COLUMNS, else 80."""
-    import shutil
-
     return shutil.get_terminal_size((80, 24)).columns
 
 
@@ -188,8 +171,6 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
     def pressed(seconds: float) -> str | None:
         if not select.select([file], [], [], seconds)[0]:
             return None
-        import os
-
         return os.read(file, 8).decode(errors="replace")
 
     try:

@@ -19,9 +19,10 @@ from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
-from moeload_bench.evaluation.workers import check_backend, check_memory, workers
+from moeload_bench.evaluation.workers import Run, check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
+    ClassTarget,
     Target,
     class_target,
     is_baseline,
@@ -82,22 +83,30 @@ def evaluate(
         setting = Setting(
             tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
-        learners = [i for i, target in enumerate(targets) if tasks.fit and _may_learn(target)]
-        fit_calls = [functools.partial(fit_forecaster, setting, files, targets[i]) for i in learners]
-        early = [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners]
-        outputs = run([*fit_calls, *(functools.partial(run_pair, pair) for _, pair in early)])
-        fits: dict[int, Fitted] = {i: next(outputs) for i in learners}  # while the others run already
-        late = [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners]
-        late_outputs = run([functools.partial(run_pair, pair) for _, pair in late])  # beside what is left of the others
-        done: dict[int, list[RunResult]] = defaultdict(list)
-        pairs = [*early, *late]
-        for count, ((i, pair), result) in enumerate(zip(pairs, itertools.chain(outputs, late_outputs), strict=True), 1):
-            done[i].append(result)
-            if progress is not None:
-                progress(count, len(pairs), f"{pair.target.label} on {pair.entry.id}")
-        return Results(
-            [make_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)]
-        )
+        return Results(_run_all(run, setting, files, targets, progress))
+
+
+def _run_all(
+    run: Run, setting: Setting, files: Mapping[str, Path], targets: Sequence[Target], progress: Progress | None
+) -> list[Result]:
+    """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
+    learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
+    fitting = run([functools.partial(fit_forecaster, setting, files, targets[i]) for i in learners])
+    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners])
+    fits: dict[int, Fitted] = dict(zip(learners, fitting, strict=True))  # the other runs go on meanwhile
+    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners])
+    done: dict[int, list[RunResult]] = defaultdict(list)
+    for count, (i, pair, result) in enumerate(itertools.chain(untaught, taught), start=1):
+        done[i].append(result)
+        if progress is not None:
+            progress(count, len(targets) * len(setting.suite.traces), f"{pair.target.label} on {pair.entry.id}")
+    return [make_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)]
+
+
+def _begin(run: Run, pairs: Sequence[tuple[int, Pair]]) -> Iterator[tuple[int, Pair, RunResult]]:
+    """Begin pairs, not waiting for any; they come with their results, in order."""
+    results = run([functools.partial(run_pair, pair) for _, pair in pairs])
+    return ((i, pair, result) for (i, pair), result in zip(pairs, results, strict=True))
 
 
 def _pairs(
@@ -111,9 +120,8 @@ def _pairs(
 
 def _may_learn(target: Target) -> bool:
     """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    if target.cls is None and not is_baseline(target):
-        return True
-    return hasattr(load_class(target), "fit")
+    known = isinstance(target, ClassTarget) or is_baseline(target)
+    return not known or hasattr(load_class(target), "fit")
 
 
 def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:

@@ -38,7 +38,8 @@ def run_spread(
 
 @contextmanager
 def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None) -> Iterator[Run]:
-    """``run(calls)``: begins the calls at once, and gives what they return, in order, as soon as it is there.
+    """``run(calls)``: begins the calls at once, after those of earlier ``run``s, and gives what they return, in order,
+    as soon as it is there.
 
     ``jobs`` is the number of processes on this machine (`loky`); with one, a call is made when its result is asked for.
     A cluster at ``address`` uses all its workers. An exception of a call is raised where its result is taken; calls
@@ -77,7 +78,7 @@ def _loky(jobs: int) -> Iterator[Run]:
         def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
             # One thread each: the processes are the parallelism, and sums do not depend on the number of cores.
             with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
-                parallel = joblib.Parallel(return_as="generator", batch_size=1)
+                parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all")
                 results: Iterator[Any] = begun.enter_context(
                     closing(parallel(joblib.delayed(_call)(call) for call in calls))
                 )

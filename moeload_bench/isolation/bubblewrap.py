@@ -25,7 +25,7 @@ from moeload_bench.errors import IsolationError
 from moeload_bench.files import PACKAGE
 from moeload_bench.isolation import seccomp
 from moeload_bench.isolation.sources import find_module, weights_beside
-from moeload_bench.isolation.targets import Target
+from moeload_bench.isolation.targets import FileTarget, ModuleTarget, StoredTarget, Target
 
 FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
@@ -67,17 +67,18 @@ class Command:
 
 
 def sandbox_command(
-    target: Target, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
+    target: StoredTarget | None, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
 ) -> tuple[Command, int]:
     """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from.
 
-    ``counted``: it runs in a control group, which charges it with children that it does not wait for.
+    Without a ``target`` the sandbox holds no forecaster. ``counted``: it runs in a control group, which charges it with
+    children that it does not wait for.
     """
     machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
         raise IsolationError(f"isolation level 'sandbox' is not available: {why_unavailable()}")
-    mounts, extra_fds = _target_mounts(target)
+    mounts, extra_fds = ([], ()) if target is None else _target_mounts(target)
     seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
     info_read, info_write = os.pipe()
     options = [
@@ -107,10 +108,10 @@ def kernel_settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in KERNEL_SETTINGS if KERNEL_VALUE.fullmatch(environment.get(name, ""))}
 
 
-def extra_path(target: Target) -> list[str]:
+def extra_path(target: StoredTarget) -> list[str]:
     """Folders to put on the worker's ``sys.path`` that its interpreter does not find by itself."""
     paths = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    if target.module is not None:
+    if isinstance(target, ModuleTarget):
         paths.append(str(_outermost_package(target.module)[1]))
     return [*(path for path in paths if os.path.isdir(path)), str(PACKAGE.parent)]
 
@@ -124,7 +125,7 @@ def why_unavailable() -> str | None:
         return f"no table of system calls for this processor, there is: {', '.join(seccomp.MACHINES)}"
     if shutil.which("bwrap") is None:
         return f"the program bwrap is not installed; {INSTALL_HINT}"
-    command, info_fd = sandbox_command(Target("", None, None, ""), ["-S", "-c", "pass"], {})
+    command, info_fd = sandbox_command(None, ["-S", "-c", "pass"], {})
     try:
         tried = subprocess.run(
             command.argv, pass_fds=command.fds, capture_output=True, text=True, timeout=60, check=False, env={}
@@ -240,7 +241,7 @@ def package_folders() -> list[Path]:
 
 def shared_places(target: Target) -> list[Path]:
     """Files and folders of this machine's file systems that a sandbox shows: every sandbox the same ones."""
-    own = [] if target.file or target.module is None else [_outermost_package(target.module)[0]]
+    own = [_outermost_package(target.module)[0]] if isinstance(target, ModuleTarget) else []
     libraries = [Path(os.path.realpath(name)) for name in LIBRARIES if os.path.isdir(name)]
     packages = [] if target.packages is None else [target.packages]
     return outermost([*_interpreter_folders(), *libraries, *package_folders(), *own, *packages])
@@ -255,10 +256,10 @@ def hidden_folders() -> list[Path]:
     return [copy / name for copy in sorted(copies) for name in HIDDEN_IN_PACKAGE if (copy / name).is_dir()]
 
 
-def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:
+def _target_mounts(target: StoredTarget) -> tuple[list[list[str]], tuple[int, ...]]:
     """The forecaster itself: its file's content as it is now and its weights, or its outermost package."""
     packages = [] if target.packages is None else [["--ro-bind", str(target.packages), str(target.packages)]]
-    if target.file is not None:
+    if isinstance(target, FileTarget):
         fd = _memory_file("forecaster", target.file.read_bytes())
         code = ["--perms", "0444", "--ro-bind-data", str(fd), FORECASTER_PATH]
         weights = [
@@ -266,8 +267,6 @@ def _target_mounts(target: Target) -> tuple[list[list[str]], tuple[int, ...]]:
             for suffix, file in weights_beside(target.file).items()
         ]
         return [*packages, code, *weights], (fd,)
-    if target.module is None:
-        return packages, ()
     place = str(_outermost_package(target.module)[0])
     return [*packages, ["--ro-bind", place, place]], ()
 

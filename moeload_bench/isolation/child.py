@@ -23,7 +23,7 @@ from moeload_bench.isolation.frames import Array, Header, Rules
 from moeload_bench.isolation.levels import Cost, Level, Limits, Meter
 from moeload_bench.isolation.local import MAX_COUNTS, one_line
 from moeload_bench.isolation.process import Process
-from moeload_bench.isolation.targets import Target, is_baseline
+from moeload_bench.isolation.targets import StoredTarget, is_baseline
 
 NOTHING: Rules = {}
 _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
@@ -32,7 +32,7 @@ _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 class Child:
     """A child process that has loaded a target's class."""
 
-    def __init__(self, target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
+    def __init__(self, target: StoredTarget, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._target, self._level, self._limits = target, level, limits
         self._process = Process(target, level, limits, numba_cache)
         self._cpu_seen: float | None = 0.0
@@ -40,13 +40,12 @@ class Child:
 
     def init(self, seed: int, info: TraceInfo | None, fitted: bytes | None) -> Header:
         """Load the class, and construct the forecaster when ``info`` is given."""
-        file = self._target.file
-        shown = None if file is None else bubblewrap.FORECASTER_PATH if self._level == "sandbox" else str(file)
+        seen = bubblewrap.FORECASTER_PATH if self._level == "sandbox" else None
         header = {
             "op": "init",
             "seed": seed,
             "trail": self._level != "sandbox" or self._limits.traceback,
-            "target": messages.target_header(self._target, shown),
+            "target": messages.target_header(self._target, seen),
             "info": None if info is None else messages.info_header(info),
         }
         return self.call(header, messages.fitted_array(fitted), NOTHING, self._limits.startup_wall_s)[0]
@@ -119,7 +118,7 @@ class ChildHost:
 
 @contextmanager
 def open_child(
-    target: Target,
+    target: StoredTarget,
     info: TraceInfo,
     seed: int,
     fitted: bytes | None,
@@ -140,7 +139,7 @@ def open_child(
 
 
 def fit_child(
-    target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, level: Level, limits: Limits
+    target: StoredTarget, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, level: Level, limits: Limits
 ) -> tuple[bytes, Cost] | None:
     """Fit in a process of its own."""
     started = time.perf_counter()

@@ -18,7 +18,7 @@ from pathlib import Path
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
 from moeload_bench.isolation.levels import GIB, LEVELS, MIB, Cost, Host, Level, Limits
-from moeload_bench.isolation.targets import Target
+from moeload_bench.isolation.targets import ClassTarget, StoredTarget, Target
 
 __all__ = [
     "GIB",
@@ -54,7 +54,7 @@ def open_host(
     Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
     constructor raises, `IsolationError` when the level is not available or the process does not come up.
     """
-    _require(level, target)
+    _require(level)
     if level == "none":
         from threadpoolctl import threadpool_limits
 
@@ -65,7 +65,7 @@ def open_host(
         return
     from moeload_bench.isolation.child import open_child
 
-    with open_child(target, info, seed, fitted, level, limits or Limits(), numba_cache) as host:
+    with open_child(_stored(target, level), info, seed, fitted, level, limits or Limits(), numba_cache) as host:
         yield host
 
 
@@ -78,7 +78,7 @@ def fit_target(
     limits: Limits | None = None,
 ) -> tuple[bytes, Cost] | None:
     """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
-    _require(level, target)
+    _require(level)
     if level == "none":
         from threadpoolctl import threadpool_limits
 
@@ -88,7 +88,7 @@ def fit_target(
             return fit_local(target, runs, seed, (limits or Limits()).fitted_bytes)
     from moeload_bench.isolation.child import fit_child
 
-    return fit_child(target, runs, seed, level, limits or Limits())
+    return fit_child(_stored(target, level), runs, seed, level, limits or Limits())
 
 
 def share_no_pages(target: Target, level: Level, available_bytes: int | None) -> bool | None:
@@ -128,12 +128,17 @@ def level_available(level: Level) -> str | None:
     return None
 
 
-def _require(level: Level, target: Target) -> None:
+def _require(level: Level) -> None:
     reason = level_available(level)
     if reason is not None:
         raise IsolationError(f"isolation level {level!r} is not available: {reason}")
-    if target.cls is not None and level != "none":
+
+
+def _stored(target: Target, level: Level) -> StoredTarget:
+    """The target, which another process has to load."""
+    if isinstance(target, ClassTarget):
         raise TargetError(
             f"{target.text!r} is a class of this process and can run at isolation level 'none' only; for {level!r} put "
             "it in a file and name it FILE.py:Class"
         )
+    return target

@@ -14,26 +14,29 @@ from numpy.typing import NDArray
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.frames import Array, ArrayRule, Header, Rules
-from moeload_bench.isolation.targets import Target
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, module_target
 
 _COVARIATE = "covariate:"
 
 
-def target_header(target: Target, file: str | None) -> Header:
-    """A target for the worker, which sees its file at the path ``file``; raises `TargetError`."""
+def target_header(target: StoredTarget, seen: str | None = None) -> Header:
+    """A target for the worker, which sees its file at the path ``seen`` if not at its own; raises `TargetError`."""
     try:
         json.dumps(dict(target.kwargs))
     except TypeError as error:
         raise TargetError(f"{target.text!r}: an argument cannot be handed to another process: {error}") from None
-    fields = {"text": target.text, "module": target.module, "class_name": target.class_name}
-    return {**fields, "file": file, "kwargs": dict(target.kwargs)}
+    asked = {"text": target.text, "class_name": target.class_name, "kwargs": dict(target.kwargs)}
+    if isinstance(target, FileTarget):
+        return {**asked, "file": seen or str(target.file)}
+    return {**asked, "module": target.module}
 
 
-def target_from(header: Mapping[str, Any]) -> Target:
+def target_from(header: Mapping[str, Any]) -> StoredTarget:
     """The target as the worker loads it."""
-    file = header["file"]
-    path = None if file is None else Path(file)
-    return Target(header["text"], header["module"], path, header["class_name"], kwargs=header["kwargs"])
+    text, class_name, kwargs = header["text"], header["class_name"], header["kwargs"]
+    if "file" in header:
+        return FileTarget(text=text, file=Path(header["file"]), class_name=class_name, kwargs=kwargs)
+    return module_target(text, header["module"], class_name, kwargs)
 
 
 def info_header(info: TraceInfo) -> Header:

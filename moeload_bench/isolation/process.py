@@ -24,7 +24,7 @@ from moeload_bench.isolation.frames import Array, Header, Rules
 from moeload_bench.isolation.groups import Group, new_group
 from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
-from moeload_bench.isolation.targets import Target, is_baseline
+from moeload_bench.isolation.targets import StoredTarget, is_baseline
 from moeload_bench.isolation.watch import LINUX, Watch
 from moeload_bench.isolation.watcher import MIB, end_tree, over_memory
 
@@ -41,7 +41,7 @@ ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0"}
 class Process:
     """One child process; after the first thing that goes wrong every call raises the same `IsolationError`."""
 
-    def __init__(self, target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
+    def __init__(self, target: StoredTarget, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._limits = limits
         self._broken: str | None = None
         self._waited_s = 0.0
@@ -208,7 +208,12 @@ def _within(group: Group | None, argv: list[str]) -> list[str]:
 
 
 def _start(
-    target: Target, level: Level, limits: Limits, folder: str | None, numba_cache: Path | None, group: Group | None
+    target: StoredTarget,
+    level: Level,
+    limits: Limits,
+    folder: str | None,
+    numba_cache: Path | None,
+    group: Group | None,
 ) -> tuple[subprocess.Popen[bytes], int | None]:
     """The child, and for a sandbox the process id (seen from outside) of its first process."""
     sandboxed = level == "sandbox"
@@ -239,7 +244,7 @@ def _start(
     return popen, _read_leader(popen, info_fd)
 
 
-def _cache_setting(target: Target, numba_cache: Path | None) -> dict[str, str]:
+def _cache_setting(target: StoredTarget, numba_cache: Path | None) -> dict[str, str]:
     """Where a baseline at level `process` keeps compiled code: a folder of this user alone, since numba unpickles it.
 
     The folder was made for one request. On another machine of a cluster it is not there, and each child compiles.

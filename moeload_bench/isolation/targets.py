@@ -1,5 +1,7 @@
 """Forecaster targets: a baseline's name, `file.py:Class` or `package.module:Class`, each with optional arguments.
 
+A target is of one small class per kind, which says where the code is.
+
 `sw_avg@window=500` passes ``window=500``; values are TOML literals (`order=[5,1,5]`, `engine="grid"`), a bare word is a
 string. Baselines and submissions are loaded the same way.
 """
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
@@ -27,25 +29,22 @@ from moeload_bench.isolation.sources import file_sha256, module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 PLUGIN_GROUP = "moeload_bench.forecasters"
+_OURS = f"{BASELINES_PACKAGE}."
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _KEY = re.compile(r"[A-Za-z_]\w*")
 _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
-@dataclass(frozen=True)
-class Target:
-    """A parsed target: where the class is (`module` or `file`), its name ("" = the only one there), its arguments.
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What every kind of target says: the text that asked for it, the class ("" = the only one there), its arguments.
 
-    ``cls`` is set instead for a class that exists in this process only (a notebook). ``packages`` is a folder of
-    installed packages that the forecaster's process finds before those of this installation; not used at level `none`.
-    ``name`` is what its results are called where that is not its text.
+    ``packages`` is a folder of installed packages that the forecaster's process finds before those of this
+    installation; not used at level `none`. ``name`` is what its results are called where that is not its text.
     """
 
     text: str
-    module: str | None
-    file: Path | None
-    class_name: str
-    cls: type[Any] | None = None
+    class_name: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     packages: Path | None = None
     name: str = ""
@@ -56,7 +55,48 @@ class Target:
         return self.name or self.text
 
 
-def parse_target(text: str) -> Target:
+@dataclass(frozen=True, kw_only=True)
+class FileTarget(_Asked):
+    """A class in a file of code."""
+
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleTarget(_Asked):
+    """A class in a module that Python finds: an installed package's."""
+
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineTarget(ModuleTarget):
+    """A class of this project's own baselines: the only ones that the harness imports into its own process."""
+
+    def __post_init__(self) -> None:
+        if not self.module.startswith(_OURS):
+            raise TargetError(f"{self.text!r}: {self.module!r} is no module of {BASELINES_PACKAGE}")
+
+    @property
+    def baseline(self) -> str:
+        """Its name among the baselines."""
+        return self.module.removeprefix(_OURS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTarget(_Asked):
+    """A class that exists in this process only (a notebook); it can run at isolation level `none` only."""
+
+    cls: type[Any]
+
+
+StoredTarget = FileTarget | ModuleTarget
+"""What another process can load too."""
+
+Target = StoredTarget | ClassTarget
+
+
+def parse_target(text: str) -> StoredTarget:
     """Parse without importing anything; raises `TargetError` or `NotFoundError`."""
     location, _, arguments = text.partition("@")
     kwargs = _parse_kwargs(arguments, text) if arguments else {}
@@ -67,22 +107,29 @@ def parse_target(text: str) -> Target:
             raise TargetError(f"{text!r}: no file {place!r}")
         if not class_name:
             raise TargetError(f"{text!r}: name the class, as in {place}:Mine")
-        return Target(text, None, path.resolve(), class_name, kwargs=kwargs)
+        return FileTarget(text=text, file=path.resolve(), class_name=class_name, kwargs=kwargs)
     if class_name:
-        return Target(text, place, None, class_name, kwargs=kwargs)
+        return module_target(text, place, class_name, kwargs)
     if location not in baseline_names():
         plugins = plugin_places()
         if location not in plugins:
             known = [*baseline_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
             raise not_found("forecaster", location, known)
         module, _, class_name = plugins[location].partition(":")
-        return Target(text, module, None, class_name, kwargs=kwargs)
-    return Target(text, f"{BASELINES_PACKAGE}.{location}", None, "", kwargs=kwargs)
+        return module_target(text, module, class_name, kwargs)
+    return BaselineTarget(text=text, module=f"{_OURS}{location}", kwargs=kwargs)
 
 
-def class_target(cls: type[Any], **kwargs: Any) -> Target:
-    """A target for a class that exists in this process; it can run at isolation level `none` only."""
-    return Target(f"{cls.__module__}:{cls.__qualname__}", None, None, cls.__name__, cls=cls, kwargs=kwargs)
+def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, Any]) -> ModuleTarget:
+    """A target for a class in a module: a baseline where the module is one of ours, by whatever text it was named."""
+    kind = BaselineTarget if module.startswith(_OURS) else ModuleTarget
+    return kind(text=text, module=module, class_name=class_name, kwargs=kwargs)
+
+
+def class_target(cls: type[Any], **kwargs: Any) -> ClassTarget:
+    """A target for a class that exists in this process."""
+    text = f"{cls.__module__}:{cls.__qualname__}"
+    return ClassTarget(text=text, class_name=cls.__name__, kwargs=kwargs, cls=cls)
 
 
 def baseline_names() -> list[str]:
@@ -103,17 +150,20 @@ def plugin_places() -> dict[str, str]:
     return {point.name: point.value for point in found if _PLACE.fullmatch(point.value)}
 
 
-def is_baseline(target: Target) -> bool:
+def is_baseline(target: Target) -> TypeGuard[BaselineTarget]:
     """Whether the class is one of this project's own."""
-    return target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}.")
+    return isinstance(target, BaselineTarget)
 
 
 def load_class(target: Target) -> type[Any]:
     """Import the target's class; raises `TargetError`, or `MissingExtraError` when an optional package is missing."""
-    if target.cls is not None:
+    if isinstance(target, ClassTarget):
         return _checked(target.cls, target)
     try:
-        module = _import_file(target.file) if target.file else importlib.import_module(str(target.module))
+        if isinstance(target, FileTarget):
+            module, place = _import_file(target.file), str(target.file)
+        else:
+            module, place = importlib.import_module(target.module), target.module
     except MissingExtraError:
         raise
     except ImportError as error:
@@ -121,7 +171,6 @@ def load_class(target: Target) -> type[Any]:
     cls = getattr(module, target.class_name, None) if target.class_name else _only_class(module)
     if not inspect.isclass(cls):
         known = ", ".join(_classes(module)) or "none"
-        place = target.file or module.__name__
         raise TargetError(f"{target.text!r}: {place} has no class {target.class_name!r}; there is: {known}")
     return _checked(cls, target)
 
@@ -157,7 +206,7 @@ def preflight(target: Target) -> None:
     Raises `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument and for
     a value that the baseline's constructor refuses.
     """
-    if target.cls is not None:
+    if isinstance(target, ClassTarget):
         check_kwargs(target, load_class(target))
     elif is_baseline(target):
         cls = load_class(target)
@@ -194,14 +243,14 @@ def source_sha256(target: Target) -> str:
 
     Weights beside the code (`sources.WEIGHTS_SUFFIXES`) are part of it.
     """
-    if target.cls is not None:
+    if isinstance(target, ClassTarget):
         try:
             return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
         except (OSError, TypeError):
             raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file") from None
-    if target.file is not None:
+    if isinstance(target, FileTarget):
         return file_sha256(target.file)
-    found = module_sha256(str(target.module))
+    found = module_sha256(target.module)
     if found is None:
         raise TargetError(
             f"{target.text!r}: no source file of a module {target.module!r}; expected a baseline's name, "

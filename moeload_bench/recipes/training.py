@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
+from moeload_bench.errors import DivergedError, InterruptedRecordingError
 from moeload_bench.recipes.balancing import (
     LossFreeBias,
     add_noise_to_gates,
@@ -116,6 +116,10 @@ class Run:
     def sha256(self) -> dict[str, str]:
         """Hashes of what is trained on: the tokenizer and each text."""
         return {"tokenizer": self.tokenizer_sha256, **{name: source.sha256 for name, source in self.sources.items()}}
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed recording is checked against: the recipe and the hashes of what is trained on."""
+        return {"recipe": recipe_record(self.recipe), "sha256": self.sha256()}
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; returns the step's cells of the trace by column."""
@@ -276,17 +280,17 @@ def record_recipe(
     Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and neither
     ``resume`` nor ``fresh`` is given, and when counts do not add up; what was recorded before is intact then.
     """
-    run: Run | None = None
     ranks = ranks or Ranks()
-    writer = TraceWriter(job.target, lambda: _begun(run).meta(), shard_steps=job.shard_steps, state=lambda: _state(run))
-    first = ranks.led(lambda: _start(job, writer.parts, resume, fresh, ranks))
+    parts = Parts(job.target)
+    first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
     run = Run(job, ranks)
-    ranks.led(lambda: check_same_text(writer.parts, _begun(run).sha256()))
-    checkpoint = _checkpoint(job, writer.parts, first, ranks)
+    ranks.led(lambda: check_same_text(parts, run.sha256()))
+    checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
     else:
         run.pretrain()
+    writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
     for number in range(first, job.steps):
         row = run.step(number)
         if (number + 1 - first) % job.shard_steps == 0:
@@ -297,7 +301,7 @@ def record_recipe(
             progress(number, row)
         if ranks.count == 1 and stop() and number + 1 < job.steps:
             writer.flush(run.save)
-            raise InterruptedRecordingError(f"{writer.parts.folder}: stopped; {writer.next_step} steps are on disk")
+            raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
     return writer.finish(complete=job.steps >= job.recipe.steps) if ranks.leads else job.target
 
 
@@ -315,17 +319,6 @@ def _checkpoint(job: Job, parts: Parts, first: int, ranks: Ranks) -> Path | Bina
     if not job.sharded:
         return ranks.shared_file(parts.checkpoint)
     return parts.folder / checkpoint_name(first) if first > 0 else None
-
-
-def _state(run: Run | None) -> dict[str, Any]:
-    """What a resumed recording is checked against."""
-    return {"recipe": recipe_record(_begun(run).recipe), "sha256": _begun(run).sha256()}
-
-
-def _begun(run: Run | None) -> Run:
-    if run is None:
-        raise RecordingError("no step was trained yet")
-    return run
 
 
 def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:

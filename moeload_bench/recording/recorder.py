@@ -22,6 +22,7 @@ from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, recorded_versions
+from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
@@ -99,7 +100,8 @@ class Recorder:
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
-        self._writer = TraceWriter(target or NOWHERE, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
+        parts = Parts(target or NOWHERE)
+        self._writer = TraceWriter(parts, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
         self._next_step = 0
         self._begun = False
         self._on_error = on_error

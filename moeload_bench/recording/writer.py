@@ -41,8 +41,8 @@ def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
 
 
 class TraceWriter:
-    """Collects one row per optimizer step and appends a shard every ``shard_steps`` rows, or sooner: when a row comes
-    more than ``shard_seconds`` after the last shard.
+    """Collects one row per optimizer step and appends a shard to ``parts`` every ``shard_steps`` rows, or sooner: when
+    a row comes more than ``shard_seconds`` after the last shard.
 
     ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then, and ``state``
     for what else is kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and
@@ -51,14 +51,14 @@ class TraceWriter:
 
     def __init__(
         self,
-        target: Path,
+        parts: Parts,
         meta: Callable[[], TraceMeta],
         *,
         shard_steps: int = 250,
         shard_seconds: float | None = None,
         state: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        self.parts = Parts(target)
+        self.parts = parts
         self._meta = meta
         self._shard_steps = shard_steps
         self._shard_seconds = shard_seconds

@@ -179,13 +179,14 @@ def record_fork(
     from moeload_bench.recording.parts import Parts
     from moeload_bench.recording.writer import TraceWriter
 
-    shutil.rmtree(Parts(target).folder, ignore_errors=True)
+    parts = Parts(target)
+    shutil.rmtree(parts.folder, ignore_errors=True)
     run = Run(job, Ranks())
     run.restore(checkpoint)
     run.order = run.order.reordered(order_seed)
     own = {"split": target.parent.name, "run": int(target.stem.removeprefix("seed"))}
-    writer = TraceWriter(target, lambda: run.meta().model_copy(update=own), shard_steps=job.shard_steps)
-    writer.parts.start(False)
+    writer = TraceWriter(parts, lambda: run.meta().model_copy(update=own), shard_steps=job.shard_steps)
+    parts.start(False)
     for number in steps:
         row = run.step(number)
         writer.add(row)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError
 from moeload_bench.isolation.sources import file_sha256
-from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, parse_target, source_sha256
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.record import Submission, Verification
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
@@ -47,11 +47,12 @@ class Folder:
     source_sha256: str
     verification: Verification | None
 
-    def target(self) -> Target:
+    def target(self) -> StoredTarget:
         """The target to run. It has not been imported."""
         text, kwargs = self.record.target, dict(self.record.kwargs)
         if self.record.has_code:
-            return Target(text, None, (self.path / CODE).resolve(), text.partition(":")[2], kwargs=kwargs)
+            file = (self.path / CODE).resolve()
+            return FileTarget(text=text, file=file, class_name=text.partition(":")[2], kwargs=kwargs)
         return replace(parse_target(text), kwargs=kwargs)
 
 

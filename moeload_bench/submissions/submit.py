@@ -13,7 +13,7 @@ from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.sources import weights_beside
-from moeload_bench.isolation.targets import BASELINES_PACKAGE, Target, preflight
+from moeload_bench.isolation.targets import FileTarget, Target, is_baseline, preflight
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import (
@@ -112,7 +112,7 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     texts: dict[str, str] = {}
     weights: dict[str, bytes] = {}
     sha256 = None
-    if target.file is not None:
+    if isinstance(target, FileTarget):
         try:
             texts[CODE] = target.file.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
@@ -122,8 +122,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         for suffix, file in weights_beside(target.file).items():
             sha256 = check_weights(file)
             weights[Path(CODE).with_suffix(suffix).name] = file.read_bytes()
-    elif target.module is not None and target.module.startswith(f"{BASELINES_PACKAGE}."):
-        text = target.module.removeprefix(f"{BASELINES_PACKAGE}.")
+    elif is_baseline(target):
+        text = target.baseline
     else:
         raise SubmissionError(f"{target.text!r}: a submission is one file: name it as FILE.py:Class")
     fields = {

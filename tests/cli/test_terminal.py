@@ -11,6 +11,7 @@ import pytest
 
 from moeload_bench import evaluate, load_suite
 from moeload_bench.cli.progress import command_lines
+from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.grid import result_grid
@@ -99,7 +100,7 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
 def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) -> None:
     """By its folder, which is left as it was."""
     whole = synthetic_trace(700, recipe="own")
-    writer = TraceWriter(tmp_path / "seed0.parquet", lambda: whole.meta, shard_steps=100)
+    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: whole.meta, shard_steps=100)
     writer.parts.start(resume=False)
     for row in rows_of(whole):
         writer.add(row)

@@ -9,8 +9,11 @@ import pytest
 
 from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
 from moeload_bench.isolation.targets import (
+    BaselineTarget,
+    ModuleTarget,
     check_kwargs,
     class_target,
+    is_baseline,
     load_class,
     parse_target,
     preflight,
@@ -114,6 +117,26 @@ def test_a_class_without_source_is_refused() -> None:
         source_sha256(class_target(scope["Mine"]))
 
 
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("sw_avg", True),
+        ("moeload_bench.baselines.sw_avg:SlidingWindowAverage", True),
+        ("moeload_bench.baselines_of_others:Mine", False),
+        (f"{HERE}:LastSeen", False),
+    ],
+)
+def test_a_baseline_is_ours_by_its_module_however_it_is_named(text: str, ours: bool) -> None:
+    """The harness imports a baseline into its own process, and nothing else that was written by others."""
+    assert is_baseline(parse_target(text)) is ours
+
+
+def test_no_other_module_passes_for_a_baseline() -> None:
+    """What is no module of the baselines' package cannot be made one."""
+    with pytest.raises(TargetError, match=r"'elsewhere' is no module of moeload_bench\.baselines"):
+        BaselineTarget(text="mine", module="elsewhere")
+
+
 @pytest.mark.parametrize("text", ["os.path:join", "sys:exit", "no_such_module:Mine"])
 def test_a_module_without_a_source_file_is_no_forecaster(text: str) -> None:
     """A result holds the hash of the source, so there must be one; the message says what a target looks like."""
@@ -131,9 +154,11 @@ def test_an_installed_package_names_its_forecasters(tmp_path: Path, monkeypatch:
     (info / "entry_points.txt").write_text(f"[moeload_bench.forecasters]\n{names}")
     monkeypatch.syspath_prepend(tmp_path)
     target = parse_target("last_seen@a=1")
+    assert isinstance(target, ModuleTarget)
+    assert not is_baseline(target)
     assert (target.module, target.class_name, target.kwargs) == ("plugged", "LastSeen", {"a": 1})
     assert "plugged" not in sys.modules
     assert load_class(target).__name__ == "LastSeen"
-    assert parse_target("sw_avg").module == "moeload_bench.baselines.sw_avg"
+    assert is_baseline(parse_target("sw_avg"))
     with pytest.raises(NotFoundError, match=r"there is: .*last_seen"):
         parse_target("broken")

@@ -20,6 +20,7 @@ from moeload_bench.errors import MoeloadError, NotFoundError
 from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import BLOCKS, heat_lines
+from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -34,7 +35,7 @@ class Recording:
     def __init__(self, folder: Path, trace: Trace) -> None:
         self.target = folder / "mine/test/seed0.parquet"
         self.rows = list(rows_of(trace))
-        self.writer = TraceWriter(self.target, lambda: trace.meta, shard_steps=100)
+        self.writer = TraceWriter(Parts(self.target), lambda: trace.meta, shard_steps=100)
         self.writer.parts.start(resume=False)
         self.at = 0
 

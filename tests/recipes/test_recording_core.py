@@ -265,7 +265,7 @@ def a_writer(
         for s in range(20)
     ]
     target = folder / "own/test/seed0.parquet"
-    writer = TraceWriter(target, lambda: trace.meta, shard_steps=shard_steps, shard_seconds=shard_seconds)
+    writer = TraceWriter(Parts(target), lambda: trace.meta, shard_steps=shard_steps, shard_seconds=shard_seconds)
     writer.parts.start(resume)
     return writer, rows
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -24,7 +25,7 @@ def resumed_trace(out: Path, moved: float) -> Trace:
     whole = Trace.from_arrays(load, top_k=1)
     rows = list(rows_of(whole))
     for part in (rows[:RESUMED], rows[RESUMED:]):
-        writer = TraceWriter(out / "own/test/seed0.parquet", lambda: whole.meta, shard_steps=40)
+        writer = TraceWriter(Parts(out / "own/test/seed0.parquet"), lambda: whole.meta, shard_steps=40)
         writer.parts.start(resume=True)
         for row in part:
             writer.add(row)
@@ -43,7 +44,9 @@ def test_a_jump_at_the_resume_is_noted(moved: float, noted: bool, tmp_path: Path
 def test_a_change_elsewhere_is_no_jump_at_the_resume(tmp_path: Path) -> None:
     """The same loads in one go: nobody resumed, so there is nothing to note."""
     trace = resumed_trace(tmp_path, 1.0)
-    writer = TraceWriter(tmp_path / "again/test/seed0.parquet", lambda: trace.meta.model_copy(update={"notes": ()}))
+    writer = TraceWriter(
+        Parts(tmp_path / "again/test/seed0.parquet"), lambda: trace.meta.model_copy(update={"notes": ()})
+    )
     writer.parts.start(resume=False)
     for row in rows_of(trace):
         writer.add(row)

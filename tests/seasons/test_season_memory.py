@@ -10,7 +10,7 @@ import pytest
 from leaderboard.verifying.memorisers import HONEST, TARGET, memoriser
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting
 from moeload_bench.isolation.hosts import Limits
-from moeload_bench.isolation.targets import Target
+from moeload_bench.isolation.targets import FileTarget
 from moeload_bench.seasons.closing import season_suite
 from moeload_bench.seasons.drawing import all_drawn
 from moeload_bench.seasons.folder import Folder, logged_attempt
@@ -44,7 +44,7 @@ def scored(recorded: tuple[Folder, Suite, dict[str, RunForks]], code: str, path:
     """A file on every run of the season, in which it is asked at the origins of the forks as well."""
     folder, suite, forks = recorded
     path.write_text(code)
-    forecaster = Target(target, None, path, target.partition(":")[2])
+    forecaster = FileTarget(text=target, file=path, class_name=target.partition(":")[2])
     setting = Setting(suite, "none", Limits(), suite.seed, fresh=True)
     files = files_of(folder, suite)
     return [score_run(Pair(setting, one, files[one.id], forecaster, Fitted()), forks[one.id]) for one in suite.traces]

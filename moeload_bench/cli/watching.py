@@ -1,0 +1,37 @@
+"""The options of `watch` and `report`: what a run is watched with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moeload_bench.cli.options import BANDWIDTH, STEP, WEIGHT, Forecaster, Nodes
+from moeload_bench.errors import PlacementError
+from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS, Cluster
+from moeload_bench.live.core import Settings
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.replan import CostModel
+
+
+def watching(
+    forecaster: Forecaster = "sw_avg",
+    horizon: Annotated[int, typer.Option(help="Steps that forecasts and advice are for.")] = 200,
+    devices: Annotated[
+        int | None, typer.Option(help="D: devices that share a layer's experts. E / 4 by default.")
+    ] = None,
+    slots: Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")] = None,
+    nodes: Nodes = 1,
+    expert_mb: Annotated[float, WEIGHT] = EXPERT_MB,
+    bandwidth: Annotated[float, BANDWIDTH] = BANDWIDTH_GB_S,
+    step_ms: Annotated[float, STEP] = STEP_MS,
+) -> Settings:
+    """The `Settings` that a run is watched with; raises `PlacementError` for a cluster that makes no plan."""
+    if (devices is None) != (slots is None):
+        raise PlacementError("--devices and --slots go together: got one of them")
+    shape = None if devices is None or slots is None else ClusterShape("given", devices, slots, nodes, nodes)
+    if shape is None and nodes != 1:
+        raise PlacementError(f"--nodes {nodes} needs --devices and --slots")
+    return Settings(
+        forecaster=forecaster, horizon=horizon, cluster=Cluster(shape, CostModel(step_ms, expert_mb, bandwidth))
+    )
