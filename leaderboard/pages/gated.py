@@ -14,6 +14,7 @@ from scipy.stats import t
 
 from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.pages.parts import Maker
+from moeload_bench.results.grid import signed
 from moeload_bench.results.render import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite
@@ -64,7 +65,7 @@ def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
         present = [[units[recipe] for recipe in cluster if recipe in units] for cluster in CLUSTERS]
         units = {str(n): float(np.mean(values)) for n, values in enumerate(present) if values}
     found = interval(np.array(list(units.values())), Tasks(list(units), list(units)), "a new recipe")
-    return "-" if found is None else f"[{found.low:+.2f}, {found.high:+.2f}]"
+    return "-" if found is None else f"[{signed(found.low, 2)}, {signed(found.high, 2)}]"
 
 
 def headline(known: Mapping[str, Record]) -> str:

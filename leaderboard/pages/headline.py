@@ -19,7 +19,7 @@ from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of
 from moeload_bench.errors import ResultError
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import NOTHING, Grid, result_grid
+from moeload_bench.results.grid import NOTHING, Grid, result_grid, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
@@ -109,7 +109,7 @@ def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: F
 
 def _skill(value: float, intervals: Sequence[Interval]) -> str:
     """Skill, with the interval for a new recipe where there is one."""
-    span = next((f" [{one.low:+.2f}, {one.high:+.2f}]" for one in intervals if one.claim == CLAIM), "")
+    span = next((f" [{signed(one.low, 2)}, {signed(one.high, 2)}]" for one in intervals if one.claim == CLAIM), "")
     return f"{value:+.3f}{span}"
 
 

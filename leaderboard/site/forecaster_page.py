@@ -10,7 +10,7 @@ from leaderboard.site.grids import Table, by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.payload import cell_row, skill_note
 from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_training, per_forecast_ms
-from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, three_digits
+from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, named, three_digits
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.submissions.record import MODEL_TYPES
@@ -112,8 +112,8 @@ def headline(entry: Entry, view: View) -> Facts:
         ("95 % interval, these recipes, new seeds", new_seeds),
         ("Rank group", group),
         ("Win rate", win_rate),
-        (PRIMARY, value),
-        (REGRET, regret),
+        (named(PRIMARY), value),
+        (named(REGRET), regret),
         ("ms per forecast", three_digits(per_forecast_ms(entry.result))),
         ("% of training time", three_digits(of_training(entry.result))),
         ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),

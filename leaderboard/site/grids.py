@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.site.views import ALL
-from leaderboard.site.words import NONE, three_digits
+from leaderboard.site.words import NONE, named, three_digits
 from moeload_bench.results.grid import FLOOR_ROWS, Grid, Row, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import marked_floor
@@ -56,7 +56,7 @@ def by_recipe(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizon
     heads = ("recipe", "state", *horizon_heads(horizons), "runs", "origins")
     excess = "; in parentheses the excess over floor_batch, sqrt(max(0, error² - floor²))"
     has_floor = any(row.excess_K for _, grid in grids for row in rows_of(grid, forecaster))
-    caption = f"{metric}: mean over runs of means over origins and layers, at each horizon h in training steps"
+    caption = f"{named(metric)}: mean over runs of means over origins and layers, at each horizon h in training steps"
     return Table(caption + (excess if has_floor else "") + ".", heads, tuple(rows), 2)
 
 
@@ -76,7 +76,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
             if (state, floor) in grid.floors
         ]
         rows = [(row.forecaster, *map(three_digits, row.value_K)) for row in here]
-        caption = f"{metric}, {state}: mean over {origins_of(here)} and over layers."
+        caption = f"{named(metric)}, {state}: mean over {origins_of(here)} and over layers."
         heads = ("forecaster", *horizon_heads(grid.horizons))
         tables.append(Table(caption, heads, tuple(rows + floors), quiet=len(floors)))
     return tables
@@ -85,7 +85,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
 def every_metric(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int]) -> Table:
     """One row per metric and state, over all recipes; ``grids`` by metric."""
     rows = [
-        (metric, row.state, *map(three_digits, row.value_K))
+        (named(metric), row.state, *map(three_digits, row.value_K))
         for metric, grid in grids
         for row in rows_of(grid, forecaster)
     ]

@@ -21,7 +21,7 @@ from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
 from leaderboard.site.views import ALL, PRIMARY, views_of
-from leaderboard.site.words import verify_command, web_link
+from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
 from moeload_bench.publishing.card_tables import size_summary
@@ -98,7 +98,7 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
             "primary": PRIMARY, "metric": metric}  # fmt: skip
     return render.page(
         "index.html", "index.html", "index.html",
-        board=boards[0], metric=metric, metric_name=PRIMARY, columns=COLUMNS, switches=switches(boards),
+        board=boards[0], metric=metric, metric_name=named(PRIMARY), columns=COLUMNS, switches=switches(boards),
         rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT.key()],
         data=markup(json_text(data)), drops=drops_table(render.inputs.boards),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
         ("recipe", "Runs", first["choices"]),
         ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
-        ("metric", "Metric", [(metric["name"], metric["name"]) for metric in first["metrics"]]),
+        ("metric", "Metric", [(metric["name"], metric["named"]) for metric in first["metrics"]]),
     ]
 
 

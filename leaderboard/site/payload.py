@@ -25,7 +25,16 @@ from leaderboard.site.views import (
     states_of,
     views_of,
 )
-from leaderboard.site.words import NONE, NOT_GIVEN, counted, interval_text, percent, signed_skill, three_digits
+from leaderboard.site.words import (
+    NONE,
+    NOT_GIVEN,
+    counted,
+    interval_text,
+    named,
+    percent,
+    signed_skill,
+    three_digits,
+)
 from moeload_bench.files import file_name
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.grid import floors_of, marks_of
@@ -69,7 +78,12 @@ def board_payload(board: Board) -> Json:
         "recipes": board.recipes,
         "choices": choices(board),
         "metrics": [
-            {"name": name, "about": describe_metric(name), "file": data_file(board.suite.name, name)}
+            {
+                "name": name,
+                "named": named(name),
+                "about": describe_metric(name),
+                "file": data_file(board.suite.name, name),
+            }
             for name in metrics_of(board)
         ],
         "forecasters": [forecaster_row(entry) for entry in board.entries],

@@ -95,8 +95,8 @@ def layers(run: Run) -> Table:
     )  # fmt: skip
     caption = (
         "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
-        "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: window_tv and tv "
-        "that no forecaster can be expected to beat, by "
+        "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: the tokens, over "
+        "a window (window_tv) and step by step (tv), that any forecaster can be expected to misplace, by "
         + " and ".join(sorted({layer.floor for layer in run.layers}))
         + ". Over-dispersion: noise per step over that of top-k draws alone."
     )

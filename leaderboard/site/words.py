@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from moeload_bench.results.grid import signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
-from moeload_bench.scoring.catalogue import metric_spec
+from moeload_bench.scoring.catalogue import metric_spec, plain_name
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
@@ -40,7 +41,9 @@ def percent(value: float | None) -> str:
 
 def interval_text(interval: Interval | None) -> str:
     """A 95 % interval; `n/a` where the suite is too small for one."""
-    return NOT_GIVEN if interval is None else f"{signed_skill(interval.low)} to {signed_skill(interval.high)}"
+    if interval is None:
+        return NOT_GIVEN
+    return f"{signed(interval.low)} to {signed(interval.high)}".replace("-", MINUS)
 
 
 def counted(number: int, what: str) -> str:
@@ -51,6 +54,12 @@ def counted(number: int, what: str) -> str:
 def megabytes(size: int | None) -> str:
     """Bytes as MB."""
     return NONE if size is None else f"{size / 1e6:.0f} MB"
+
+
+def named(metric: str) -> str:
+    """A metric by what it is called, its symbol beside it; the symbol alone of one that has no other name."""
+    plain = plain_name(metric)
+    return metric if plain == metric else f"{plain} ({metric})"
 
 
 def metric_unit(metric: str) -> str:

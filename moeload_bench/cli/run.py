@@ -253,10 +253,11 @@ def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: 
         out.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")
-    following = _next(results, choices, own) if own is not None else _after_suite(results, choices)
-    if following is not None:
-        console.print("Next, with your own constants:" if own is not None else "Next:")
-        console.print(command_lines(printable(following), console.width), soft_wrap=True)
+    after_own = {} if own is None else {"Next, with your own constants:": _next(results, choices, own)}
+    for head, command in (after_own or _after_suite(results, choices)).items():
+        if command is not None:
+            console.print(head)
+            console.print(command_lines(printable(command), console.width), soft_wrap=True)
 
 
 def _wide_tables(results: Results, metric: str) -> list[Any]:
@@ -264,8 +265,22 @@ def _wide_tables(results: Results, metric: str) -> list[Any]:
     return [table for table in tables if table is not None]
 
 
-def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> str | None:
-    """After a suite: how often to re-plan with what it says to take, on the suite's last run."""
+def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[str, str | None]:
+    """After a suite: what whoever writes a forecaster does next, and how often to re-plan with the one to take."""
+    plan = {"Next, how often to re-plan with it:": _plan_on_suite(results, choices)}
+    written = next((result for result in results if ":" in result.forecaster.target.partition("@")[0]), None)
+    if written is None:
+        return {**plan, "Next, for a forecaster that you write:": "moeload-bench check my.py:Mine"}
+    target = shlex.quote(written.forecaster.target)
+    if written.failures:
+        return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
+    name = shlex.quote(written.forecaster.target.partition("@")[0].rpartition(":")[2].lower())
+    hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT --dry-run"
+    return {"Next, to hand it in:": hand_in, **plan}
+
+
+def _plan_on_suite(results: Results, choices: Sequence[ForecasterChoice]) -> str | None:
+    """The command for the suite's last run."""
     run = results[0].runs[-1]
     shape = next(iter(headline_shapes(run.experts)), None)
     if shape is None or not choices:

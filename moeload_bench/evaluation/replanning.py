@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, IsolationError, PlacementError, TraceError
 from moeload_bench.evaluation.harness import FEED_ROWS, make_request, step_block, trace_info
 from moeload_bench.isolation.hosts import Host, Level, open_host
@@ -66,8 +67,10 @@ def compare_policies(
 
     ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default. Raises
     `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError` or
-    `IsolationError` for a forecaster that cannot be run. A forecast that fails leaves the plan as it is and is listed.
+    `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
+    A forecast that fails leaves the plan as it is and is listed.
     """
+    seed = whole_number(seed, "seed", 0)
     shape.check(trace.num_experts)
     if not trace.load_SLE.any():
         raise PlacementError(
@@ -97,6 +100,8 @@ def compare_policies(
 def _intervals(trace: Trace, every: Sequence[int] | None) -> tuple[int, ...]:
     stride, span = trace.meta.stride, trace.steps * trace.meta.stride
     fits = [k for k in EVERY if k % stride == 0 and 2 * k <= span]
+    if every is not None and len(every) == 0:
+        raise PlacementError(f"{trace.id}: every is empty, expected at least one interval in steps; fitting: {fits}")
     chosen = sorted(set(fits if every is None else every))
     for k in chosen:
         if k < 1 or k % stride or k >= span:

@@ -62,6 +62,9 @@ class Child:
         if status == "target_error" and (self._level != "sandbox" or is_baseline(self._target)):
             raise TargetError(text)
         rule = reply.get("rule")
+        if self._level == "sandbox" and self._limits.traceback and self._target.file is not None:
+            # lines are told of the file that its author knows
+            text = text.replace(f"{Path(bubblewrap.FORECASTER_PATH).name}:", f"{self._target.file.name}:")
         raise ForecastError(text or "failed without saying why", rule if rule in FORECAST_RULES else None)
 
     def timed(self, kind: str, call: Callable[[], Any]) -> Any:

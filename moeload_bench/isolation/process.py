@@ -82,7 +82,8 @@ class Process:
                 raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
             whole = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
-            self._fail(whole if left < allowed else f"{header['op']} took more than {allowed:g} s of wall time")
+            call = f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(header, allowed)}"
+            self._fail(whole if left < allowed else call)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._fail(self._how_it_ended())
         except IsolationError as error:
@@ -90,6 +91,16 @@ class Process:
         if wall_s is None:
             self._waited_s += time.monotonic() - began
         return reply, out
+
+    def _idle_words(self, header: Header, wall_s: float) -> str:
+        """Why a start took too long, where it hardly computed; empty where it did, or where nobody knows."""
+        spent = self.watch.cpu_s() if header["op"] == "init" else None
+        if spent is None or spent > wall_s / 2:
+            return ""
+        return (
+            f" and only {spent:.1f} s of CPU time: import or constructor wait for something, or the machine is busy; "
+            "the same command tries again, and what is finished is kept"
+        )
 
     @property
     def accounting(self) -> Accounting | None:

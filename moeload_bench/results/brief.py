@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
+from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid, signed
 from moeload_bench.results.record import Results
-from moeload_bench.results.render import plain_table
+from moeload_bench.results.render import imbalance_percent, plain_table
 from moeload_bench.results.words import span_words
 from moeload_bench.scoring.catalogue import has_skill, plain_name, ratio_metric
 from moeload_bench.suites.suite import STATES
@@ -60,7 +60,7 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
         excess = {row.forecaster: row.value_K[_middle(grid)] for row in plans.rows if row.state == state}
         columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
     elif ratio_metric(grid.metric) != grid.metric and "skill" in columns:
-        columns["imbal. %"] = [NOTHING if row.skill_value is None else f"{-100 * row.skill_value:+.1f}" for row in rows]
+        columns["imbal. %"] = [imbalance_percent(row) for row in rows]
     columns["ms"] = [f"{1e3 * row.per_forecast_s:.3g}" for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
@@ -112,7 +112,7 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(row: Row) -> str:
-    return f"[{row.interval.low:+.2f}, {row.interval.high:+.2f}]" if row.interval else "n/a"
+    return f"[{signed(row.interval.low, 2)}, {signed(row.interval.high, 2)}]" if row.interval else "n/a"
 
 
 def _legend(grid: Grid, plans: Grid | None) -> Iterator[str]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeload_bench.errors import not_found
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.record import Result, RunResult, TaskResult
 from moeload_bench.results.statistics import Interval
-from moeload_bench.scoring.catalogue import ratio_metric
+from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
 
@@ -41,9 +42,13 @@ class Grid:
 def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
 
-    Rows of a state are in the order of skill.
+    Rows of a state are in the order of skill. Raises `NotFoundError` for a metric that neither the results nor the
+    catalogue knows.
     """
-    if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
+    there = {name for result in results for run in result.runs for task in run.tasks for name in task.metrics}
+    if metric not in there:
+        if metric not in metric_names():
+            raise not_found("metric", metric, there.union(metric_names()))
         return None
     ratio = ratio_metric(metric)
     reference = reference_of(results) if ratio else None
@@ -132,11 +137,20 @@ def _skill(errors: Errors, result: Result, reference: Result | None) -> tuple[fl
     return (None, []) if np.isnan(value) else (value, intervals)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """So many decimals and a sign; as many more, up to six in all, as tell the value from naught.
+
+    An end of an interval that reads -0.00 says neither how far nor on which side it lies.
+    """
+    shown = next((n for n in range(digits, 7) if round(value, n)), None)
+    return f"{0.0:+.{digits}f}" if shown is None else f"{value:+.{shown}f}"
+
+
 def _skill_text(value: float | None, intervals: Sequence[Interval]) -> str:
     if value is None:
         return NOTHING
     text = f"{value:+.3f}"
-    found = [f"{interval.claim} [{interval.low:+.3f}, {interval.high:+.3f}]" for interval in intervals]
+    found = [f"{interval.claim} [{signed(interval.low)}, {signed(interval.high)}]" for interval in intervals]
     return f"{text} {'; '.join(found)}" if found else f"{text} (n/a)"
 
 

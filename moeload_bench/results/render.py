@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moeload_bench.results.grid import FLOOR_ROWS, NOTHING, Grid, Row, result_grid
 from moeload_bench.results.record import Results
 from moeload_bench.results.words import table_caption
+from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import CROSSING, STATES
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ def error_cells(row: Row) -> list[str]:
     ]
 
 
+def imbalance_percent(row: Row) -> str:
+    """Imbalance of a forecaster's plans against that of the reference's, in percent, from a row of a metric of plans.
+
+    Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
+    """
+    return NOTHING if row.skill_value is None else f"{-100 * row.skill_value + 0.0:+.1f}"
+
+
 def cost_cells(row: Row) -> list[str]:
     """Time per answered origin, observing included, and as a share of the recorded training time."""
     return [
@@ -83,16 +92,20 @@ def cost_cells(row: Row) -> list[str]:
 
 def to_markdown(grid: Grid) -> str:
     """A result table as Markdown, its caption below; what forecasters cost is in a table of its own."""
-    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill"]
+    of_plans = "@" in grid.metric and ratio_metric(grid.metric) is not None
+    heads = ["state", "forecaster", *(f"h = {h}" for h in grid.horizons), "skill"] + ["imbalance, %"] * of_plans
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 2)]
     for state in (*STATES, CROSSING):
         for row in (row for row in grid.rows if row.state == state):
-            lines.append("| " + " | ".join([state, f"`{row.forecaster}`", *error_cells(row), row.skill]) + " |")
+            cells = [state, f"`{row.forecaster}`", *error_cells(row), row.skill] + [imbalance_percent(row)] * of_plans
+            lines.append("| " + " | ".join(cells) + " |")
         for floor in FLOOR_ROWS:
             if (state, floor) in grid.floors:
                 floor_K = map(three_digits, grid.floors[state, floor])
                 lines.append("| " + " | ".join([state, f"*{marked_floor(floor, grid.marks)}*", *floor_K, ""]) + " |")
     below = "\n".join(line for line in table_caption(grid).split("\n") if not line.startswith("ms:"))
+    if of_plans:
+        below += "\nimbalance, %: of the plans, against that of the reference's plans; less is better."
     return "\n".join([*lines, "", below, ""])
 
 

@@ -85,6 +85,15 @@ def describe_metric(name: str) -> str:
 
 _PLAIN = {
     "window_tv": "misplaced tokens, as a fraction",
+    "tv": "misplaced tokens step by step, as a fraction",
+    "error_rate": "relative error step by step",
+    "error_rate_covered": "loads that error_rate covers, as a fraction",
+    "error_rate_uniform": "error step by step, in even shares",
+    "window_error_rate": "relative error of the window's mean",
+    "rank_correlation": "correlation of the experts' order with the true one",
+    "revival_recall": "tokens of revived experts that were provided for, as a fraction",
+    "wql": "loss of the quantiles",
+    "coverage": "true shares within the outermost quantiles, as a fraction",
     "regret": "excess imbalance of the plan over the best one",
     "imbalance": "imbalance of the plan",
     "drop_rate": "dropped tokens, as a fraction",
@@ -93,9 +102,8 @@ _PLAIN = {
 
 
 def plain_name(name: str) -> str:
-    """What a metric is called by those who do not know its name."""
-    spec = metric_spec(name)
-    return _PLAIN.get(name.partition("@")[0], spec.unit if spec else name)
+    """What a metric is called by those who do not know its name; the name of one that the catalogue does not know."""
+    return _PLAIN.get(name.partition("@")[0], name)
 
 
 def lower_is_better(name: str) -> bool | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
 from tests.interchange.test_three_commands import expert_parallel_logs
 from tests.isolation.attacks.arena import require_sandbox
+from tests.recording.test_recording_stages import stage_traces
 from tests.support.terminal import moeload_in_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,16 +25,26 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG)\b|2026-12|/tmp/|request/|\.\./")
 """What stands for something of the reader's: the command is a form, not to be run as it stands."""
 ELSEWHERE = {
-    "record": "trains for minutes",
-    "corpora fetch": "downloads",
-    "publish": "needs the Hub",
-    "submit": "runs the suite to cite; tests/cli/test_contributing.py runs it",
-    "verify": "runs the suite to cite; tests/cli/test_contributing.py runs it",
-    "merge": "needs the stages of a pipeline; tests/recording/test_recording_stages.py runs it",
-    "run my.py:Mine sw_avg --suite v1": "takes minutes",
-    "plan run.parquet --devices 8 --slots 72": "is for 64 experts",
+    "record": ("downloads its text", "recipes/test_recording_cli.py"),
+    "corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
+    "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
 }
-"""Commands that are run by another test or by nobody, and why."""
+"""Commands that cannot be run here, why, and the tests that run them."""
+FORMS = {
+    "contribute": "publishing/test_contribute.py",
+    "publish": "publishing/test_hub_publish.py",
+    "record": "recipes/test_recording_cli.py",
+    "verify-trace": "publishing/test_contribute.py",
+    "import": "interchange/test_logs.py",
+    "verify": "submissions/test_submission_cli.py",
+    "season": "seasons/test_season.py",
+    "run": "cli/test_terminal.py",
+}
+"""Commands of which a page shows the form, and the tests that run them with something in its place."""
+SHORTER = {"submit": ("--suite", "mini"), "watch": ("--once",)}
+"""What makes a command short or end: an option that its help describes."""
+WIDE = "--devices 8 --slots 72"
+"""Of a model with 64 experts."""
 
 
 def commands() -> list[str]:
@@ -45,21 +58,26 @@ def commands() -> list[str]:
 
 
 def to_run() -> list[str]:
-    return [
-        command
-        for command in commands()
-        if not FORM.search(command) and not any(command.startswith(words) for words in ELSEWHERE)
-    ]
+    return [command for command in commands() if not FORM.search(command) and starts_with(command, ELSEWHERE) is None]
+
+
+def starts_with(command: str, words: Iterable[str]) -> str | None:
+    """The first of the beginnings that is the command's."""
+    return next((one for one in words if f"{command} ".startswith(f"{one} ")), None)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages take for granted: a recorded run, logs of an engine, counts, a forecaster of one's own."""
+    """What the pages take for granted: recorded runs, logs of an engine, counts, a forecaster of one's own."""
     made = tmp_path_factory.mktemp("reader")
     load = synthetic_load_SLE(1200, layers=2, experts=8)
     trace = Trace.from_arrays(load, 512, 2, columns={"load_half": load // 2})
     for path in ("runs/my-run/test/seed0.parquet", "run.parquet"):
         write_trace(trace, made / path)
+    write_trace(
+        Trace.from_arrays(synthetic_load_SLE(1200, layers=2, experts=64), 512, 2), made / "wide" / "run.parquet"
+    )
+    stage_traces(made, synthetic_load_SLE(400, layers=4))
     expert_parallel_logs(made / "logs" / "tokens_per_expert", 1500)
     np.savez(made / "counts.npz", load=np.full((50, 2, 4), 2048))
     rows = [f"{s},{layer},{e},2048" for s in range(50) for layer in range(2) for e in range(4)]
@@ -69,24 +87,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def submitted(folder: Path) -> None:
+    """What `verify` takes for granted: a submission and its result."""
+    if not (folder / "leaderboard").exists():
+        words = ("submit", "my.py:Mine", "--name", "mine", "--author", "A. Uthor", "--licence", "MIT")
+        assert moeload_in_terminal(*words, *SHORTER["submit"], cwd=folder).status == 0
+
+
 def test_every_command_of_the_pages_exists() -> None:
     """Also the forms: the first word is a command."""
     named = {shlex.split(command)[0] for command in commands()}
     assert named <= set(COMMANDS)
-    assert len(to_run()) >= 25
+    assert len(to_run()) >= 35
+
+
+def test_what_is_not_run_here_is_run_by_the_test_that_is_named() -> None:
+    """Nothing is excluded that no page has; each file names the command in a call of the program."""
+    left = [command for command in commands() if command not in to_run()]
+    elsewhere = {command: starts_with(command, ELSEWHERE) for command in left if not FORM.search(command)}
+    assert set(elsewhere.values()) == set(ELSEWHERE)
+    assert {command.split()[0] for command in left if FORM.search(command)} == set(FORMS)
+    for words, file in [*((words, file) for words, (_, file) in ELSEWHERE.items()), *FORMS.items()]:
+        text = (ROOT / "tests" / file).read_text()
+        assert re.search(rf'"{words.split()[0]}"|{words.split()[0]} ', text), (words, file)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", to_run())
 def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> None:
-    """As it stands, in a folder that holds what the page takes for granted."""
+    """As it stands, in a folder that holds what the page takes for granted; a long one shortened by its own options."""
     words = shlex.split(command)
-    if "sandbox" in words:
+    if "sandbox" in words or words[0] in ("submit", "verify"):
         require_sandbox()
-    if words[0] == "watch" and "--once" not in words:
-        words.append("--once")
-    if words[0] == "import" and "--out" in words:
+    words += [word for word in SHORTER.get(words[0], ()) if word not in words]
+    if words[0] == "verify":
+        submitted(folder)
+    if words[0] == "submit" and "--dry-run" not in words:
+        shutil.rmtree(folder / "leaderboard", ignore_errors=True)
+    if words[0] in ("import", "merge"):
         (folder / words[words.index("--out") + 1]).unlink(missing_ok=True)
-    shown = moeload_in_terminal(*words, cwd=folder)
+    shown = moeload_in_terminal(*words, cwd=folder / "wide" if WIDE in command else folder)
     assert shown.status == 0, shown.text[-2000:]
     assert shown.faults(80) == []

@@ -118,6 +118,32 @@ def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) ->
     assert "no unfinished recording is there" in missing.text
 
 
+WRITTEN = """
+from moeload_bench import Forecast
+class Mine:
+    def __init__(self, info, seed): self.info = info
+    def observe(self, block): pass
+    def forecast(self, request):
+        share = [[1 / self.info.num_experts] * self.info.num_experts] * self.info.num_layers
+        return Forecast.constant(share, request.horizon)
+class Broken(Mine):
+    def forecast(self, request): raise ValueError("not yet")
+"""
+
+
+def test_a_run_of_a_suite_ends_with_what_a_forecasters_author_does_next(tmp_path: Path) -> None:
+    """`check` before there is one, or where it failed; `submit` for one that was scored; how often to re-plan."""
+    (tmp_path / "my.py").write_text(WRITTEN)
+    for targets, status, expected in (
+        (["sw_avg"], 0, ["plan qwen3moe-tiny-8e/test/seed1", "check my.py:Mine"]),
+        (["my.py:Mine", "sw_avg"], 0, ["submit my.py:Mine", "plan qwen3moe-tiny-8e/test/seed1"]),
+        (["my.py:Broken", "sw_avg"], 1, ["check my.py:Broken"]),
+    ):
+        shown = moeload_in_terminal("run", *targets, "--level", "none", cwd=tmp_path)
+        assert (shown.status, shown.faults(80)) == (status, [])
+        assert re.findall(r"^  moeload-bench (\S+ \S+)", shown.out, re.MULTILINE) == expected
+
+
 def test_a_second_trace_is_not_passed_over(folder: Path) -> None:
     """Both were named, so one of them is not scored in silence."""
     shown = moeload_in_terminal("run", "--trace", "own.parquet", "--trace", "own.parquet", cwd=folder)

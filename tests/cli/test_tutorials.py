@@ -54,7 +54,8 @@ def test_the_tutorial_for_those_who_forecast(tmp_path: Path) -> None:
     shown = run_page("tutorial-forecasting.md", tmp_path)
     steps = [line for line in shown if not line.startswith("moeload-bench plot")]
     assert len(steps) + 1 <= 5
-    check, run = (next(line for line in steps if words in line) for words in (" check ", " run my.py"))
+    first, check, run = (next(line for line in steps if words in line) for words in (" run", " check ", " run my.py"))
+    assert following(shown[first]) == "check my.py:Mine"
     assert following(shown[check]) == "run my.py:Mine"
     assert following(shown[run]) == "plan qwen3moe-tiny-8e/test/seed1"
     assert (tmp_path / "horizon.png").read_bytes().startswith(PNG)

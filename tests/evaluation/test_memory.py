@@ -40,6 +40,20 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
         assert not evaluate("uniform", suite, paths={trace.id: path}, level="none")[0].failures
 
 
+def test_no_more_processes_are_started_than_there_is_work_for(
+    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pair and room for one process: `jobs` is cut to the work, so a thousand of them are not refused."""
+    path = write_trace(trace, tmp_path / "t.parquet")
+    suite = Suite(
+        name="small",
+        horizons=(1,),
+        traces=(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(10,)),),
+    )
+    monkeypatch.setattr(workers, "available_bytes", lambda: decoded_bytes(path))
+    assert not evaluate("uniform", suite, paths={trace.id: path}, level="none", jobs=1000)[0].failures
+
+
 def test_the_smaller_of_system_and_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container without a limit says `max`; a system that says nothing refuses nothing."""
     meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"

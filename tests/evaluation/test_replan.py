@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import PlacementError, TargetError
+from moeload_bench.errors import MoeloadError, PlacementError, TargetError
 from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
@@ -265,11 +265,25 @@ def _source(cls):
     return inspect.getsource(cls)
 
 
-@pytest.mark.parametrize("every", [[0], [7, 600], [-10]])
+@pytest.mark.parametrize("every", [[0], [7, 600], [-10], [50.5], []])
 def test_intervals_that_do_not_fit_are_refused(every):
-    """An interval below 1 or as long as the trace is refused, with those that fit."""
+    """An interval below 1, with a fraction or as long as the trace is refused, and so is none, with those that fit."""
     with pytest.raises(PlacementError, match="fitting: \\[10, 20, 50, 100, 200\\]"):
         compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, every=every, level="none")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"seed": 0.5}, "seed is 0.5, expected a whole number from 0"),
+        ({"seed": True}, "seed is True, expected a whole number from 0"),
+        ({"level": "Sandbox"}, "Sandbox.*none, process, sandbox"),
+    ],
+)
+def test_words_that_do_not_exist_are_refused_by_name(words, said):
+    """A seed that is no whole number or an unknown level: before the forecaster sees anything."""
+    with pytest.raises(MoeloadError, match=said):
+        compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, every=[100], **words)
 
 
 def test_a_trace_without_any_load_is_refused():

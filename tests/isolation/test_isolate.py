@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -247,6 +248,33 @@ def test_nothing_is_left_when_the_context_ends(level: Level, tmp_path: Path, mon
     assert descriptors() <= files
     assert list(tmp_path.iterdir()) == []
     assert_nothing_left()
+
+
+FAILING = """
+from moeload_bench import Forecast
+class Mine:
+    def __init__(self, info, seed): pass
+    def observe(self, block): pass
+    def forecast(self, request): return helper()
+def helper(): raise ValueError("not yet")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "traceback"), [("none", False), ("process", False), ("sandbox", True), ("sandbox", False)]
+)
+def test_a_forecasters_error_names_the_lines_of_its_file(level: Level, traceback: bool, tmp_path: Path) -> None:
+    """File, line and message, from the forecaster's file on; in the sandbox when `--traceback` asks for it."""
+    need(level)
+    (tmp_path / "my.py").write_text(FAILING)
+    target = parse_target(f"{tmp_path / 'my.py'}:Mine")
+    with (
+        open_host(target, INFO, seed=0, level=level, limits=Limits(traceback=traceback)) as host,
+        pytest.raises(ForecastError, match="forecast raised ValueError: not yet") as raised,
+    ):
+        host.forecast(REQUEST)
+    expected = [] if (level, traceback) == ("sandbox", False) else [("my.py", "6"), ("my.py", "7")]
+    assert re.findall(r"(\w+\.py):(\d+)", str(raised.value)) == expected
 
 
 @pytest.mark.slow

@@ -164,6 +164,25 @@ def test_every_metric_state_and_horizon_is_there(mini: list[Result]) -> None:
     assert "No task failed" in page
 
 
+def test_the_skill_of_plans_has_their_imbalance_in_percent_beside_it(mini: list[Result]) -> None:
+    """The skill of `uniform` is near 0 and its plans are worse by many percent: a column and a line say so."""
+    page = suite_page(load_suite("mini"), mini)
+    for metric in metric_names(mini):
+        part = page.split(f"#### {metric}\n")[1].split("\n#")[0]
+        grid = result_grid(mini, metric)
+        assert grid is not None
+        skill = {(row.state, row.forecaster): row.skill_value for row in grid.rows}
+        rows = re.findall(r"^\| (\w+) \| `(\w+)` \|.* ([-+.\d]+) \|$", part, re.MULTILINE)
+        if "@" not in metric or skill["stable", "uniform"] is None:
+            assert "imbalance, %" not in part
+            continue
+        assert "| skill | imbalance, % |" in part
+        assert "imbalance, %: of the plans, against that of the reference's plans" in part
+        for state, name, percent in rows:
+            assert float(percent) == pytest.approx(-100 * (skill[state, name] or 0), abs=0.051)
+        assert len(rows) == sum(value is not None for value in skill.values())
+
+
 def test_a_single_forecaster_has_no_win_rate(mini: list[Result]) -> None:
     """Nobody to win against: a dash, never nan."""
     text = win_rate_table(compared_cells(mini[2:], "window_tv"))

@@ -29,7 +29,9 @@ from leaderboard.site.views import ALL, metrics_of, views_of
 from leaderboard.site.words import (
     MINUS,
     NONE,
+    NOT_GIVEN,
     interval_text,
+    named,
     run_command,
     signed_skill,
     three_digits,
@@ -41,7 +43,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.statistics import interval, log_ratio, rank_groups
+from moeload_bench.results.statistics import Interval, interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import VERIFICATION
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
@@ -211,6 +213,29 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
     assert "a new recipe" in payload.claims(board)
     assert "these recipes, new seeds" in payload.claims(board)
     assert "sw_avg.w50, of 2 windows" in payload.hindsight(board)
+
+
+def test_every_metric_of_the_site_has_a_plain_name(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """Beside its symbol: in the switch, in the captions and in the facts of a forecaster."""
+    for board in committed.boards:
+        described = payload.board_payload(board)["metrics"]
+        assert [metric["name"] for metric in described] == metrics_of(board)
+        for metric in described:
+            plain = metric["named"].removesuffix(f" ({metric['name']})")
+            assert plain not in ("", metric["name"], metric["named"])
+        page = pages[forecaster_path("uniform")].decode()
+        for metric in ("window_tv", "regret@quarter"):
+            assert f"<dt>{named(metric)}</dt>" in page
+            assert f"{named(metric)}: mean over runs" in page
+    options = re.findall(r'<option value="([a-z_@]+)">([^<]+ \(\1\))</option>', pages["index.html"].decode())
+    assert [name for name, _ in options] == metrics_of(committed.boards[0])
+
+
+def test_the_intervals_of_the_site_have_digits() -> None:
+    """Skill of plans is near 0: no interval reads "-0.000 to +0.000"."""
+    found = Interval("a new recipe", -0.0001, -0.00021, 0.00009, 0.95, 12, 18)
+    assert interval_text(found) == f"{MINUS}0.0002 to +0.0001"
+    assert interval_text(None) == NOT_GIVEN
 
 
 def test_a_metric_of_some_forecasters_leaves_the_others_without_numbers(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeload_bench.errors import ResultError
+from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.choice import choose_forecasters
 from moeload_bench.results.comparison import errors_of, reference_of
-from moeload_bench.results.grid import result_grid
+from moeload_bench.results.grid import result_grid, signed
 from moeload_bench.results.record import Result, Results, TaskResult, load_result
 from moeload_bench.results.words import answer_lines, table_caption
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
@@ -202,9 +202,22 @@ def test_no_table_says_error_rate_without_saying_which(results: Results) -> None
         assert words in table_caption(grid)
 
 
-def test_an_unknown_metric_has_no_table(results: Results) -> None:
-    """None instead of an empty table."""
-    assert result_grid(results, "no_such_metric") is None
+@pytest.mark.parametrize(
+    ("value", "two", "three"),
+    [(-0.0003, "-0.0003", "-0.0003"), (0.004, "+0.004", "+0.004"), (0.0, "+0.00", "+0.000"), (-1e-9, "+0.00", "+0.000"),
+     (-0.07, "-0.07", "-0.070")],
+)  # fmt: skip
+def test_an_end_of_an_interval_has_digits(value: float, two: str, three: str) -> None:
+    """None reads -0.00: it has the decimals that tell it from naught, and naught has no side."""
+    assert (signed(value, 2), signed(value)) == (two, three)
+
+
+def test_a_metric_that_nobody_has_has_no_table(results: Results) -> None:
+    """None instead of an empty table, for a metric that exists; what does not exist is refused by name."""
+    assert result_grid(results, "wql") is None
+    for unknown in ("no_such_metric", "regret@nowhere", "imbalance"):
+        with pytest.raises(NotFoundError, match=f"unknown metric '{unknown}'; there is: .*window_tv"):
+            result_grid(results, unknown)
 
 
 def test_results_of_different_tasks_are_not_compared(results: Results) -> None:

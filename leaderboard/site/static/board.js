@@ -46,7 +46,7 @@
     fill(select.horizon, [["all", "all horizons"], ...one.horizons.map((h) => [String(h), h.toLocaleString("en-US")])]);
     fill(select.recipe, one.choices);
     fill(select.type, [["all", "all types"], ...one.types.map((type) => [type, type])]);
-    fill(select.metric, one.metrics.map((metric) => [metric.name, metric.name]));
+    fill(select.metric, one.metrics.map((metric) => [metric.name, metric.named]));
   }
 
   // ---------------------------------------------------------------- the table of standings
@@ -159,7 +159,7 @@
     for (const h of one.horizons) head.append(element("th", `h = ${h.toLocaleString("en-US")}`, { scope: "col", class: "n" }));
     byId("horizons").tHead.replaceChildren(head);
     byId("horizons").tBodies[0].replaceChildren(...body);
-    byId("horizons-caption").textContent = `${chosen.metric} at each horizon h in training steps: mean over runs of means over origins and ` +
+    byId("horizons-caption").textContent = `${namedMetric(one, chosen)} at each horizon h in training steps: mean over runs of means over origins and ` +
       `layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${one.choices.find(([id]) => id === chosen.recipe)[1]} of suite ${one.name}.`;
   }
 
@@ -168,6 +168,8 @@
     row.append(element("th", name, { scope: "row" }), ...values.map((value) => element("td", value, { class: "n" })));
     return row;
   }
+
+  const namedMetric = (one, chosen) => one.metrics.find((metric) => metric.name === chosen.metric).named;
 
   const floorsOf = (metric, chosen, state) => metric.floors[`${state} ${chosen.recipe}`] || [];
 
@@ -228,7 +230,7 @@
     byId("which").textContent = `suite ${one.name}`;
     byId("suite-name").textContent = one.name;
     byId("suite-text").textContent = one.about;
-    byId("about-name").textContent = chosen.metric;
+    byId("about-name").textContent = namedMetric(one, chosen);
     byId("about-text").textContent = metric.about;
     byId("over").textContent = view.over;
     byId("floor-note").textContent = view.floor === "–" ? "" : ` floor_batch is ${view.floor} here.`;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -201,6 +202,13 @@ def test_a_module_that_never_finishes_importing_is_ended(tmp_path: Path) -> None
     """Start-up has the same limit."""
     fight = attack(tmp_path, f"{HERE / 'spins_at_import.py'}:Forecaster", Limits(startup_wall_s=1.5))
     assert "init took more than 1.5 s" in fight.reason
+
+
+def test_a_start_that_only_waits_says_so(tmp_path: Path) -> None:
+    """Its CPU time is named, and what to do on a busy machine, where an honest import can take too long."""
+    (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(60)\nclass Mine: ...\n")
+    fight = attack(tmp_path, f"{tmp_path / 'sleeps.py'}:Mine", Limits(startup_wall_s=5))
+    assert re.search(r"init took more than 5 s of wall time and only \d\.\d s of CPU time: .*busy", fight.reason)
 
 
 @SLOW
