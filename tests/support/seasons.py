@@ -29,8 +29,8 @@ VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
 
-def open_season(root: Path, **options: Any) -> Folder:
-    """A season that is closed with two entries: a file of code and a baseline."""
+def planned_season(root: Path, **options: Any) -> tuple[Folder, list[Path]]:
+    """A season that is not closed yet, and its entries: a file of code and a baseline."""
     world = make_world(root / "world")
     base = Suite(name="small", horizons=(1, 10, 50), traces=world.suite.traces, fit=())
     (root / "small.toml").write_text(to_toml(base))
@@ -52,6 +52,12 @@ def open_season(root: Path, **options: Any) -> Folder:
         "checkpoint_every": EVERY,
     }
     new_season(folder, "2026-12", [str(recipe)], PUBLIC, **{**defaults, **options})
+    return folder, entries
+
+
+def open_season(root: Path, **options: Any) -> Folder:
+    """A season that is closed with its entries."""
+    folder, entries = planned_season(root, **options)
     close_season(folder, entries)
     return folder
 
