@@ -23,7 +23,7 @@ from moeload_bench.isolation.frames import Array, Header, Rules
 from moeload_bench.isolation.levels import Cost, Level, Limits, Meter
 from moeload_bench.isolation.local import MAX_COUNTS, one_line
 from moeload_bench.isolation.process import Process
-from moeload_bench.isolation.targets import StoredTarget, is_baseline
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, is_baseline
 
 NOTHING: Rules = {}
 _COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
@@ -62,7 +62,7 @@ class Child:
         if status == "target_error" and (self._level != "sandbox" or is_baseline(self._target)):
             raise TargetError(text)
         rule = reply.get("rule")
-        if self._level == "sandbox" and self._limits.traceback and self._target.file is not None:
+        if self._level == "sandbox" and self._limits.traceback and isinstance(self._target, FileTarget):
             # lines are told of the file that its author knows
             text = text.replace(f"{Path(bubblewrap.FORECASTER_PATH).name}:", f"{self._target.file.name}:")
         raise ForecastError(text or "failed without saying why", rule if rule in FORECAST_RULES else None)

@@ -212,6 +212,7 @@ def published_at(paths: list[Path]) -> str | None:
     """The commit that holds all of these files as they are; None where there is none."""
     if not paths:
         return None
+    paths = [path.resolve() for path in paths]  # git runs in their folder, from where a relative path leads elsewhere
     where = paths[0].parent
 
     def git(*words: str) -> str | None:
@@ -225,7 +226,7 @@ def published_at(paths: list[Path]) -> str | None:
     if top is None or commit is None:
         return None
     for path in paths:
-        name = path.resolve().relative_to(Path(top).resolve()).as_posix()
+        name = path.relative_to(Path(top).resolve()).as_posix()
         held = git("rev-parse", f"HEAD:{name}")
         if held is None or held != git("hash-object", str(path)):
             return None

@@ -7,7 +7,7 @@ recorded future and against the forks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,41 +304,59 @@ def window_means(load_SLE: NDArray[np.int64], horizons_K: Sequence[int]) -> Floa
     return np.stack([np.nanmean(share_SLE[:horizon], axis=0) for horizon in horizons_K])
 
 
-def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn]) -> ForkFloors | None:
-    """What the forks say of the predictable share, and the power of the test; None where nothing forks."""
-    floors: list[ForkFloor] = []
-    tasks: list[ForkTask] = []
-    horizons: tuple[int, ...] = ()
+@dataclass(frozen=True, eq=False)
+class ForkPoint:
+    """Where a run forks: the recorded run, the row and its state, all futures beside the reference's forecast."""
+
+    trace: Trace
+    row: int
+    state: State
+    horizons: tuple[int, ...]
+    task: ForkTask
+
+    @property
+    def origin(self) -> int:
+        """The training step."""
+        return int(self.trace.step_S[self.row])
+
+
+def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn]) -> Iterator[ForkPoint]:
+    """Every origin of forks of the runs that were recorded, with the traces below ``root``."""
     recorded = {entry.id for entry in suite.traces}
     for one in values:
         trace_id = f"{one.recipe}/{plan.split}/seed{one.run}"
         if trace_id not in recorded or not one.fork_origins:
             continue
-        trace = read_trace(folder.recordings / f"{trace_id}.parquet")
+        trace = read_trace(root / f"{trace_id}.parquet")
         names = state_names(label_states(trace.load_SLE, stride=trace.meta.stride, rule=suite.rule))
-        forks = run_forks(folder.recordings, plan, one, suite)
-        horizons = forks.horizons
+        forks = run_forks(root, plan, one, suite)
         for i, origin in enumerate(forks.origins):
             future_JKLE, row = futures(trace, forks, i), row_of(trace, origin)
             last_LE = np.nanmean(shares(trace.load_SLE[max(0, row - REFERENCE_ROWS) : row]), axis=0)
-            tasks.append(ForkTask(one.recipe, one.run, np.stack([last_LE] * len(horizons)), future_JKLE))
-            floors.append(_floor(trace.id, origin, names[row], future_JKLE))
-    if not floors:
+            task = ForkTask(one.recipe, one.run, np.stack([last_LE] * len(forks.horizons)), future_JKLE)
+            yield ForkPoint(trace, row, names[row], forks.horizons, task)
+
+
+def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn]) -> ForkFloors | None:
+    """What the forks say of the predictable share, and the power of the test; None where nothing forks."""
+    points = list(fork_points(folder.recordings, plan, suite, values))
+    if not points:
         return None
+    tasks = [point.task for point in points]
     found = {f"{weight:g}": detection_power(tasks, weight, plan.forks.level) for weight in WEIGHTS}
     made = ForkFloors(
         season=plan.name,
-        horizons=horizons,
+        horizons=points[0].horizons,
         futures=1 + plan.forks.futures,
         level=plan.forks.level,
         power=found,
-        floors=tuple(floors),
+        floors=tuple(_floor(point) for point in points),
     )
     folder.write(made, "fork_floors.json")
     return made
 
 
-def _floor(trace: str, origin: int, state: State, future_JKLE: FloatArray) -> ForkFloor:
-    floor_K, error_K = floor_fork(future_JKLE)
+def _floor(point: ForkPoint) -> ForkFloor:
+    floor_K, error_K = floor_fork(point.task.future_JKLE)
     kept = [tuple(float(f"{x:.6g}") for x in values) for values in (floor_K, error_K)]
-    return ForkFloor(trace=trace, origin=origin, state=state, floor_K=kept[0], error_K=kept[1])
+    return ForkFloor(trace=point.trace.id, origin=point.origin, state=point.state, floor_K=kept[0], error_K=kept[1])

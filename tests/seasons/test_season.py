@@ -208,15 +208,20 @@ def test_a_later_score_is_a_public_one(season: Folder) -> None:
         score_season(season, level="none", published="the test")
 
 
-def test_publication_is_a_commit_that_holds_the_files_as_they_are(tmp_path: Path) -> None:
-    """A file that is changed, or not committed, is not published."""
+def test_publication_is_a_commit_that_holds_the_files_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is changed, or not committed, is not published; from where one asks does not matter."""
     for words in (["init", "-q"], ["config", "user.email", "a@b.c"], ["config", "user.name", "a"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     (tmp_path / "one").write_text("1")
     assert published_at([tmp_path / "one"]) is None
     subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
     subprocess.run(["git", "-C", str(tmp_path), "commit", "-qm", "one"], check=True)
-    assert len(published_at([tmp_path / "one"]) or "") == 40
+    commit = published_at([tmp_path / "one"])
+    assert len(commit or "") == 40
+    monkeypatch.chdir(tmp_path.parent)
+    assert published_at([Path(tmp_path.name) / "one"]) == commit
     (tmp_path / "one").write_text("2")
     assert published_at([tmp_path / "one"]) is None
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from leaderboard.verifying.memorisers import HONEST, TARGET, memoriser
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import FileTarget
-from moeload_bench.seasons.closing import season_suite
+from moeload_bench.seasons.closing import close_season, season_suite
 from moeload_bench.seasons.drawing import all_drawn
 from moeload_bench.seasons.folder import Folder, logged_attempt
-from moeload_bench.seasons.forks import ForkTest, permutation_test
-from moeload_bench.seasons.scoring import RunForks, Scored, frozen_suite, run_forks, score_run
+from moeload_bench.seasons.scoring import (
+    RunForks,
+    Scored,
+    fork_tests,
+    frozen_suite,
+    run_forks,
+    score_run,
+    score_season,
+)
 from moeload_bench.suites.suite import Suite
-from tests.support.seasons import VALUE, open_season, record_made
-from tests.support.submitted import make_world
+from tests.support.seasons import VALUE, open_season, planned_season, record_made
+from tests.support.submitted import make_world, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +34,17 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Suite, d
     folder = open_season(tmp_path_factory.mktemp("season"), runs=2)
     with logged_attempt(folder, "record"):
         record_made(folder)
+    return folder, *suite_and_forks(folder)
+
+
+def suite_and_forks(folder: Folder) -> tuple[Suite, dict[str, RunForks]]:
+    """The task list of what was recorded, and by run where it forks."""
     plan = folder.plan()
     suite = frozen_suite(plan, season_suite(plan), folder.runs(), folder.recordings)
     drawn = all_drawn(plan, folder.secret(), VALUE)
-    forks = {
+    return suite, {
         f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite) for one in drawn
     }
-    return folder, suite, forks
 
 
 def files_of(folder: Folder, suite: Suite) -> dict[str, Path]:
@@ -50,27 +61,41 @@ def scored(recorded: tuple[Folder, Suite, dict[str, RunForks]], code: str, path:
     return [score_run(Pair(setting, one, files[one.id], forecaster, Fitted()), forks[one.id]) for one in suite.traces]
 
 
-def fork_test_of(found: list[Scored]) -> ForkTest:
-    losses = [loss for one in found for loss in one.forks]
-    return permutation_test([(one.recipe, one.run, np.array(one.loss_JK)) for one in losses])
-
-
-def test_one_that_was_given_the_season_s_futures_is_found_by_its_forks(
-    recorded: tuple[Folder, Suite, dict[str, RunForks]], tmp_path: Path
-) -> None:
-    """The memoriser of public runs with the recordings in its place, told the order of the questions too; the same file
-    without its memory is not."""
-    folder, suite, forks = recorded
-    asked = {entry.id: sorted({o for o, _ in entry.origins()} | set(forks[entry.id].origins)) for entry in suite.traces}
-    entries = tuple(
-        entry.model_copy(update={"transient": (), "mixed": (), "stable": tuple(asked[entry.id])})
+def told_order(suite: Suite, forks: dict[str, RunForks]) -> Suite:
+    """The suite in whose order a memoriser expects its questions, those at forks among them."""
+    entries = [
+        entry.model_copy(
+            update={
+                "transient": (),
+                "mixed": (),
+                "stable": tuple(sorted({o for o, _ in entry.origins()} | set(forks[entry.id].origins))),
+            }
+        )
         for entry in suite.traces
-    )
-    told = suite.model_copy(update={"traces": entries})
-    level = folder.plan().forks.level
-    cheat = memoriser(files_of(folder, suite), told, every=1)
-    assert fork_test_of(scored(recorded, cheat, tmp_path / "cheat.py", TARGET)).p_value <= level
-    assert fork_test_of(scored(recorded, HONEST, tmp_path / "honest.py", "forecaster.py:Mine")).p_value > level
+    ]
+    return suite.model_copy(update={"traces": tuple(entries)})
+
+
+def test_an_entry_that_was_given_the_season_s_futures_is_found_by_its_forks(tmp_path: Path) -> None:
+    """Secret and value leak before closing: the memoriser of public runs, with the season's recordings in its place,
+    enters, is scored with the others, and is the one whose p is below the level."""
+    folder, entries = planned_season(tmp_path, runs=2)
+    shutil.copytree(folder.path, tmp_path / "leak")
+    leak = Folder(tmp_path / "leak")
+    close_season(leak, entries)
+    record_made(leak)
+    suite, forks = suite_and_forks(leak)
+    code = memoriser(files_of(leak, suite), told_order(suite, forks), every=1)
+    world = make_world(tmp_path / "other world")
+    entries.append(write_folder(tmp_path, world, name="leak", target=TARGET, code=code, fitted_beyond_train=True,
+                                model_type="pretrained", fitted_on=["leak"]))  # fmt: skip
+    close_season(folder, entries)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    score_season(folder, level="none", published="the test")
+    level, tests = folder.plan().forks.level, fork_tests(folder)
+    assert {name for name, test in tests.items() if test.p_value <= level} == {"leak"}
+    assert set(tests) == {"leak", "mine", "sw_avg"}
 
 
 def test_a_memory_of_public_runs_falls_to_its_honest_part(

@@ -29,8 +29,8 @@ VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
 
-def open_season(root: Path, *, shown: bool = False, **options: Any) -> Folder:
-    """A season that is closed with two entries: a file of code and a baseline; ``shown``: one without a rank, too."""
+def planned_season(root: Path, **options: Any) -> tuple[Folder, list[Path]]:
+    """A season that is not closed yet, and its entries: a file of code and a baseline."""
     world = make_world(root / "world")
     base = Suite(name="small", horizons=(1, 10, 50), traces=world.suite.traces, fit=())
     (root / "small.toml").write_text(to_toml(base))
@@ -52,7 +52,15 @@ def open_season(root: Path, *, shown: bool = False, **options: Any) -> Folder:
         "checkpoint_every": EVERY,
     }
     new_season(folder, "2026-12", [str(recipe)], PUBLIC, **{**defaults, **options})
-    unranked = [write_folder(root, world, name="shown", kwargs={"window": 5}, code=NAIVE)] if shown else []
+    return folder, entries
+
+
+def open_season(root: Path, *, shown: bool = False, **options: Any) -> Folder:
+    """A season that is closed with its entries; ``shown``: with one more, without a rank."""
+    folder, entries = planned_season(root, **options)
+    unranked = []
+    if shown:
+        unranked.append(write_folder(root, make_world(root / "shown"), name="shown", kwargs={"window": 5}, code=NAIVE))
     close_season(folder, entries, unranked=unranked)
     return folder
 

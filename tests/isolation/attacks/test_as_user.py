@@ -13,6 +13,7 @@ from tests.isolation.attacks.arena import HERE, require_sandbox
 
 USER = 54_321
 REPOSITORY = HERE.parents[2]
+TESTS = ("test_attacks.py", "test_accounting.py", "test_liars.py", "test_cheater.py", "test_files.py")
 # Folders that only the superuser may enter are replaced, in a mount namespace of this test, by ones that hold no more
 # than what is needed; then the superuser is left. $1: closed folders, $2: what is needed of them, $3: the user.
 AS_USER = """
@@ -51,7 +52,7 @@ def test_every_attack_fails_for_a_normal_user_too(tmp_path: Path) -> None:
     home.mkdir(mode=0o755)
     os.chown(home, USER, USER)
     arguments = [" ".join(sorted({str(one) for one in found})) for found in (closed.values(), closed)]
-    tests = [str(HERE / name) for name in ("test_attacks.py", "test_accounting.py", "test_liars.py")]
+    tests = [str(HERE / name) for name in TESTS]
     pytest_argv = [sys.executable, "-m", "pytest", "-q", "-rs", "--basetemp", str(home / "tests"), *tests]
     argv = ["unshare", "--mount", "sh", "-c", AS_USER, "sh", *arguments, str(USER), str(tmp_path), *pytest_argv]
     environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}

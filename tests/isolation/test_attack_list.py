@@ -1,0 +1,23 @@
+"""The table of attacks in docs/methods/isolation.md names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "methods" / "isolation.md"
+DEFINED = re.compile(r"^def (test_\w+)", re.MULTILINE)
+
+
+def test_every_attack_on_the_page_has_its_tests() -> None:
+    """Each row names at least one, and each name is that of a test; every test of hostile files is in a row."""
+    section = PAGE.read_text(encoding="utf-8").partition("## Which attack, which test")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
+    named = [set(re.findall(r"`(test_\w+)`", row)) for row in rows]
+    assert len(rows) > 25
+    assert all(named), "a row without a test"
+    here = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
+    assert not set().union(*named) - here
+    hostile = DEFINED.findall((Path(__file__).parent / "attacks" / "test_files.py").read_text())
+    assert not set(hostile) - set().union(*named) - {"test_brackets_in_strings_do_not_count"}
