@@ -13,7 +13,7 @@ from leaderboard.site.views import ALL, PRIMARY, REGRET, View, metrics_of, of_tr
 from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, named, three_digits
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.submissions.record import MODEL_TYPES
+from moeload_bench.submissions.record import MODEL_TYPES, Submission
 
 Facts = list[tuple[str, str]]
 MAX_FAILURES = 50
@@ -221,8 +221,15 @@ def submission_facts(entry: Entry) -> Facts:
         ("Type", f"{entry.model_type}: {MODEL_TYPES[entry.model_type]}"),
         ("Other data that it learned from", entry.fitted_on or "none"),
         ("Hardware", record.hardware),
-        ("Code", f"{entry.name}/forecaster.py" if record.has_code else "a baseline of the package"),
+        ("Code", code_of(record)),
     ]
+
+
+def code_of(record: Submission) -> str:
+    """Where the code of a submission is."""
+    if record.has_code:
+        return f"{record.name}/forecaster.py"
+    return "an adapter of the package" if record.has_adapter else "a baseline of the package"
 
 
 def entries_by_name(boards: Sequence[Board]) -> dict[str, list[tuple[Board, Entry]]]:

@@ -28,6 +28,7 @@ from moeload_bench.forecaster import TraceInfo
 from moeload_bench.isolation.sources import file_sha256, module_sha256
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
+ADAPTERS_PACKAGE = "moeload_bench.adapters"
 PLUGIN_GROUP = "moeload_bench.forecasters"
 _OURS = f"{BASELINES_PACKAGE}."
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

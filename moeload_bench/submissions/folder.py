@@ -1,7 +1,7 @@
 """A submission to the leaderboard: one folder, text but for weights, that says which forecaster, whose, and run how.
 
     submissions/NAME/submission.toml     the record below
-    submissions/NAME/forecaster.py       the code; absent for a baseline of this package
+    submissions/NAME/forecaster.py       the code; absent for a baseline or an adapter of this package
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent when it has none
     submissions/NAME/requirements.txt    one pinned `name==version` a line; absent when nothing is needed
     submissions/NAME/verification.json   written by `moeload-bench verify` only
@@ -65,7 +65,7 @@ def read_folder(path: str | Path) -> Folder:
     if record.name != folder.resolve().name:
         raise SubmissionError(f"{folder}: the folder must be named {record.name!r}, as name in {RECORD} says")
     if record.has_code != (CODE in texts):
-        what = f"there is no {CODE}" if record.has_code else f"{CODE} is there; a baseline has none"
+        what = f"there is no {CODE}" if record.has_code else f"{CODE} is there; the package's own code has none"
         raise SubmissionError(f"{folder}: target is {record.target!r} but {what}")
     _check_weights(folder, record)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")

@@ -18,6 +18,7 @@ MAX_NAME = 40
 MAX_INTEGER = 2**63  # what TOML promises, and what JSON readers elsewhere take
 _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
 _BASELINE_TARGET = re.compile(r"[a-z_][a-z0-9_]{0,39}")
+_ADAPTER_TARGET = re.compile(r"moeload_bench\.adapters\.[a-z_][a-z0-9_]{0,39}:[A-Za-z_]\w{0,79}", re.ASCII)
 _ADDRESS = re.compile(r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?([/?#][!#-&(-;=?-\[\]-z|~]*)?")
 _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
@@ -78,7 +79,8 @@ class SuiteClaim(_Record):
 
 
 class Submission(_Record):
-    """The content of submission.toml. ``target`` is `forecaster.py:Class`, or a baseline's name without a file.
+    """The content of submission.toml. ``target`` is `forecaster.py:Class`, or the package's own code without a file: a
+    baseline's name or `moeload_bench.adapters.NAME:Class`.
 
     ``weights_sha256``: of the file of weights beside the code, where there is one.
     """
@@ -99,8 +101,11 @@ class Submission(_Record):
     @field_validator("target")
     @classmethod
     def _known_form(cls, target: str) -> str:
-        if not (_CODE_TARGET.fullmatch(target) or _BASELINE_TARGET.fullmatch(target)):
-            raise ValueError(f"got {target!r}, expected forecaster.py:Class or the name of a baseline")
+        if not any(form.fullmatch(target) for form in (_CODE_TARGET, _BASELINE_TARGET, _ADAPTER_TARGET)):
+            raise ValueError(
+                f"got {target!r}, expected forecaster.py:Class, the name of a baseline, or "
+                "moeload_bench.adapters.NAME:Class"
+            )
         return target
 
     @field_validator("kwargs")
@@ -132,6 +137,11 @@ class Submission(_Record):
     @property
     def has_code(self) -> bool:
         return _CODE_TARGET.fullmatch(self.target) is not None
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the code is one of the package's adapters, with somebody's library among the requirements."""
+        return _ADAPTER_TARGET.fullmatch(self.target) is not None
 
     @property
     def wrong_name(self) -> str | None:

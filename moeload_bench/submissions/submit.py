@@ -13,7 +13,7 @@ from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.sources import weights_beside
-from moeload_bench.isolation.targets import FileTarget, Target, is_baseline, preflight
+from moeload_bench.isolation.targets import ADAPTERS_PACKAGE, FileTarget, ModuleTarget, Target, is_baseline, preflight
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import (
@@ -105,7 +105,7 @@ def result_path(suite: str, name: str) -> str:
 
 
 def make_draft(target: Target, name: str, author: Author, suite: Suite, requirements: str | None = None) -> Draft:
-    """The folder of a forecaster in one file, with the weights beside it, or of a baseline.
+    """The folder of a forecaster in one file, with the weights beside it, of a baseline, or of an adapter.
 
     Raises `SubmissionError` for anything else.
     """
@@ -124,6 +124,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
             weights[Path(CODE).with_suffix(suffix).name] = file.read_bytes()
     elif is_baseline(target):
         text = target.baseline
+    elif isinstance(target, ModuleTarget) and target.module.startswith(f"{ADAPTERS_PACKAGE}."):
+        text = f"{target.module}:{target.class_name}"
     else:
         raise SubmissionError(f"{target.text!r}: a submission is one file: name it as FILE.py:Class")
     fields = {
