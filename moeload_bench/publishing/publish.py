@@ -21,6 +21,7 @@ from moeload_bench.hub.client import (
     explaining_failures,
     persist,
 )
+from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.files import (
     LocalFile,
@@ -72,8 +73,6 @@ def publish(
     with other content. The folder and existing tags are left as they are in every case.
     """
     from huggingface_hub import HfApi
-
-    from moeload_bench.publishing.card import check_card
 
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
