@@ -19,7 +19,7 @@ from moeload_bench.hub.client import (
     check_repo,
     check_token,
     explaining_failures,
-    persist,
+    with_retries,
 )
 from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
@@ -84,7 +84,7 @@ def publish(
         if dry_run:
             return explaining_failures(repo, release.rehearse)
         check_token(release.api)
-        return explaining_failures(repo, lambda: persist(release.attempt))
+        return explaining_failures(repo, lambda: with_retries(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:
