@@ -134,7 +134,7 @@ def test_bounds_are_symmetric() -> None:
         above, below = claims.ABOVE.vote(figure), claims.BELOW.vote(figure)
         assert (above is None) == (below is None)
         assert above is None or above != below
-    inside = claims.within(0.5, 2.0)
+    inside = claims.yes_between(0.5, 2.0)
     assert [inside.vote(x) for x in (0.4, 0.5, 2.0, 2.1)] == [False, True, True, False]
 
 
