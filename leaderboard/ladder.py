@@ -24,7 +24,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.isolation.targets import Target, load_class, source_sha256
 from moeload_bench.recipes.recipe import Recipe, load_recipe
-from moeload_bench.recording.parts import cut
+from moeload_bench.recording.parts import first_steps
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.comparison import skill as skill_of
 from moeload_bench.results.grid import present_mean, run_means
@@ -141,7 +141,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
     whole = read_trace(ref.path)
     if whole.steps < STEPS or whole.meta.stride != 1:
         raise ResultError(f"{ref.id}: {whole.steps} rows at stride {whole.meta.stride}, expected {STEPS} steps or more")
-    trace = cut(whole, STEPS)
+    trace = first_steps(whole, STEPS)
     recipe = load_recipe(trace.meta.recipe)
     labels = label_states(trace.load_SLE)
     layers = describe_layers(trace)

@@ -35,7 +35,7 @@ from moeload_bench.evaluation.harness import step_block, trace_info
 from moeload_bench.forecaster import ForecastRequest
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
-from moeload_bench.placement.replan import settle
+from moeload_bench.placement.replan import with_fewest_moves
 from moeload_bench.placement.risk import risk_plan
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace
@@ -153,7 +153,8 @@ def _charged(
 
 def _moved(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> int:
     """The most replicas, all layers together, that one device receives; devices renumbered so that fewest move."""
-    return int(replicas_moved(before_LR, settle(before_LR, after_LR, shape), shape.devices).sum(axis=0).max())
+    moved_LD = replicas_moved(before_LR, with_fewest_moves(before_LR, after_LR, shape), shape.devices)
+    return int(moved_LD.sum(axis=0).max())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from threadpoolctl import threadpool_info
+
 from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record
 
@@ -34,9 +37,6 @@ def kernels() -> dict[str, str]:
 
     Between two of them floating point may differ in the last place, and processors of one name have several.
     """
-    import numpy as np
-    from threadpoolctl import threadpool_info
-
     blas = sorted(
         f"{one['internal_api']} {one.get('architecture', '')}".strip()
         for one in threadpool_info()

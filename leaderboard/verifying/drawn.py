@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from leaderboard.pages.parts import Maker
-from leaderboard.verifying.screening import EVERY, forecast_means, keep, memoriser_file
+from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.submissions.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=DRAWS)
     suite = load_suite(parser.parse_args(arguments).suite)
-    keep(DRAWN, suite.name, measure(suite))
+    add_measured(DRAWN, suite.name, measure(suite))
     return 0
 
 

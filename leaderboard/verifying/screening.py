@@ -107,10 +107,6 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
         yield name, made
 
 
-def _honest(name: str) -> tuple[Target, int | None]:
-    return parse_target(name), None
-
-
 def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, int]:
     """A memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
@@ -161,11 +157,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     suite = load_suite(given.suite)
     for name, made in record(suite, given.names):
-        keep(MEASURED, given.suite, {name: made})
+        add_measured(MEASURED, given.suite, {name: made})
     return 0
 
 
-def keep(path: Path, suite: str, found: Mapping[str, Any]) -> None:
+def add_measured(path: Path, suite: str, found: Mapping[str, Any]) -> None:
     """Add what was found on a suite to a file of JSON, and print it."""
     print(suite, found, flush=True)
     kept = json.loads(path.read_text()) if path.is_file() else {}

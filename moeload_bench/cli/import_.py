@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from moeload_bench.cli.options import parameters_of, signed
+from moeload_bench.cli.options import parameters_of, with_signature
 from moeload_bench.cli.progress import pair_progress, print_entries
 from moeload_bench.errors import counted
 from moeload_bench.interchange.flame_moe import read_flame_moe
@@ -91,7 +91,7 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., Any]]
         def command(**given: Any) -> None:
             _run(read, {key: given.pop(key) for key in own}, given)
 
-        app.command(name)(signed(command, parameters, read.__doc__))
+        app.command(name)(with_signature(command, parameters, read.__doc__))
         return read
 
     return register

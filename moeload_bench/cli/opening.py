@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.traces.store import find_trace, load_trace, write_trace
 from moeload_bench.traces.trace import Trace
 
@@ -17,8 +18,6 @@ def open_trace(name: str) -> Trace:
     """The trace of that name; of a recording in progress (`seedN.parts`) what is on disk of it, without touching it."""
     if not is_unfinished(name):
         return load_trace(name)
-    from moeload_bench.recording.parts import unfinished_trace
-
     return unfinished_trace(Path(name))
 
 

@@ -28,7 +28,9 @@ STEP = typer.Option(help="Measured step time in ms, with experts spread evenly b
 """The constants of a cost model: required by one command, with defaults in another."""
 
 
-def signed(command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None) -> Callable[..., Any]:
+def with_signature(
+    command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None
+) -> Callable[..., Any]:
     """``command``, which takes keywords, with the signature that the command line is made from.
 
     All become keywords: required ones may stand behind those with defaults then.
@@ -60,6 +62,6 @@ def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]],
 
         own = parameters_of(command).items()
         parameters = [p for name, one in own for p in taken.get(name, {name: one}).values()]
-        return signed(run, parameters, command.__doc__)
+        return with_signature(run, parameters, command.__doc__)
 
     return grouped

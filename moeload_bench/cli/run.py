@@ -31,7 +31,7 @@ from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
 from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import Suite, check_traces, load_suite, slide, suite_for_trace
+from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, suite_for_trace
 from moeload_bench.traces.store import find_trace, look_in, read_trace
 
 UNIFORM = "uniform"
@@ -215,7 +215,7 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
     if every is None:
         return suite
     traces = {entry.id: read_trace(paths.get(entry.id) or find_trace(entry.id)) for entry in suite.traces}
-    return slide(suite, traces, every, (blocks,) if blocks else suite.horizons)
+    return sliding_suite(suite, traces, every, (blocks,) if blocks else suite.horizons)
 
 
 def _own_json(results: Results, metric: str, trace: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import MissingExtraError, SeasonError, printable
 from moeload_bench.schema import first_problem
@@ -41,7 +41,18 @@ ROOT = Path("leaderboard/seasons")
 LINE_EVERY_STEPS = 250
 
 
+def fork_plan(
+    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
+    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
+    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
+    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
+) -> ForkPlan:
+    """Which runs fork, where, and for how long."""
+    return ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps)
+
+
 @app.command("new")
+@with_options(forks=fork_plan)
 def new(
     name: Name,
     recipe: Annotated[list[str], typer.Option(help="A recipe's name; give it once for each.")],
@@ -61,10 +72,8 @@ def new(
             help="RECIPE:KEY=LOW..HIGH, a whole number of the recipe drawn for each run; with `~` for `=`: a rate."
         ),
     ] = None,
-    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
-    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
-    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
-    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
+    *,
+    forks: ForkPlan,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
     ] = 250,
@@ -79,7 +88,6 @@ def new(
     root: Root = ROOT,
 ) -> None:
     """Open a season: draw the secret, keep it in ROOT/NAME/private (ignored by git), publish its hash with the plan."""
-    forks = ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps)
     plan = new_season(
         _folder(root, name),
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from moeload_bench.errors import SubmissionError, not_found, printable
 from moeload_bench.submissions.check import apart_level, check_submission, load_claim
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
-from moeload_bench.submissions.verify import Request, locate_traces, write_verification
+from moeload_bench.submissions.verify import Request, Verified, locate_traces, write_verification
 from moeload_bench.submissions.verify import verify as run
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 
@@ -75,31 +77,29 @@ def verify(
         reasons = [*(_incoming(read, base) if incoming else []), *check_submission(read, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
-    if read.requirements:
-        typer.echo(f"installing {len(read.requirements)} requirements", err=True)
-    with pair_progress(unit="runs", quiet=as_json) as progress:
-        made = run(
-            Request(
-                read,
-                result,
-                tasks,
-                locate_traces(tasks),
-                level=apart_level(level),
-                sample=sample,
-                traces=traces,
-                find_links=find_links,
-                no_index=no_index,
-                jobs=jobs,
-                progress=progress,
-            )
-        )
+    request = Request(
+        read,
+        result,
+        tasks,
+        locate_traces(tasks),
+        level=apart_level(level),
+        sample=sample,
+        traces=traces,
+        find_links=find_links,
+        no_index=no_index,
+        jobs=jobs,
+    )
+    made = _run_again(request, quiet=as_json)
     if not dry_run:
         write_verification(made, read, place)
-    if not as_json:
-        for name, value in made.record.findings.items():
-            typer.echo(f"{name}: {value:+.3f}")
-    found = made.record
-    _show(found.model_dump(mode="json"), found.reasons, found.status if found.verified else "verified", as_json)
+    _show_verified(made.record, as_json)
+
+
+def _run_again(request: Request, quiet: bool) -> Verified:
+    if request.folder.requirements:
+        typer.echo(f"installing {len(request.folder.requirements)} requirements", err=True)
+    with pair_progress(unit="runs", quiet=quiet) as progress:
+        return run(replace(request, progress=progress))
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:
@@ -118,6 +118,13 @@ def _incoming(read: Folder, base: Path | None) -> list[str]:
     except SubmissionError as error:
         reasons.append(str(error))
     return reasons
+
+
+def _show_verified(found: Verification, as_json: bool) -> None:
+    if not as_json:
+        for name, value in found.findings.items():
+            typer.echo(f"{name}: {value:+.3f}")
+    _show(found.model_dump(mode="json"), found.reasons, found.status if found.verified else "verified", as_json)
 
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:

@@ -14,6 +14,8 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError
 from moeload_bench.traces.parquet import decoded_bytes
 
@@ -143,8 +145,6 @@ def _ray(address: str) -> Iterator[Run]:
 
 def _call(call: Callable[[], T]) -> T:
     """On one thread, as far as libraries are loaded: sums must not depend on how many cores a machine has."""
-    from threadpoolctl import threadpool_limits
-
     with threadpool_limits(1):
         return call()
 

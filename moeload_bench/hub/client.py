@@ -21,19 +21,19 @@ _PASSING = (408, 412, 429)
 T = TypeVar("T")
 
 
-def persist(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
+def with_retries(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
     """Do work that may safely be begun again, and begin it again after failures that pass."""
     for wait_s in waits_s:
         try:
             return work()
         except request_errors(RuntimeError, json.JSONDecodeError) as error:
-            if not passes(error):
+            if not may_pass(error):
                 raise
             time.sleep(wait_s)
     return work()
 
 
-def passes(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
     cause = cause_of(error)
     if isinstance(cause, (FileNotFoundError, PermissionError)):
@@ -124,7 +124,7 @@ def explaining_failures(repo: str, work: Callable[[], T]) -> T:
     try:
         return work()
     except request_errors(RuntimeError, ValueError) as error:
-        again = "; running it again goes on from here" if passes(error) else ""
+        again = "; running it again goes on from here" if may_pass(error) else ""
         raise HubError(f"{repo}: {explain(cause_of(error))}{again}") from None
 
 

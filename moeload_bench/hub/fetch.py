@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import HashMismatchError, HubError
 from moeload_bench.files import PACKAGE
-from moeload_bench.hub.client import READ_WAITS_S, explain, first_line, persist, request_errors
+from moeload_bench.hub.client import READ_WAITS_S, explain, first_line, request_errors, with_retries
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -107,7 +107,7 @@ def download(
 
     api = api or HfApi()
     try:
-        path = persist(lambda: _get(api, pin, filename, cache_dir), READ_WAITS_S)
+        path = with_retries(lambda: _get(api, pin, filename, cache_dir), READ_WAITS_S)
     except LocalEntryNotFoundError as error:
         raise HubError(_unreachable(pin, filename, error)) from None
     except EntryNotFoundError:

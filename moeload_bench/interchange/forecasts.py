@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,6 @@ def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level 
 
 def made_by() -> str:
     """This package and its version."""
-    from importlib.metadata import version
-
     return f"moeload-bench {version('moeload-bench')}"
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
 from moeload_bench.isolation.levels import GIB, LEVELS, MIB, Cost, Host, Level, Limits
@@ -56,9 +58,9 @@ def open_host(
     """
     _require(level)
     if level == "none":
-        from threadpoolctl import threadpool_limits
-
-        from moeload_bench.isolation.local import LocalHost
+        from moeload_bench.isolation.local import (
+            LocalHost,  # each level's modules when it is used: `none` works anywhere
+        )
 
         with threadpool_limits(1):  # as in a child: another number of threads may change the last bits of a sum
             yield LocalHost(target, info, seed, fitted)
@@ -80,8 +82,6 @@ def fit_target(
     """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
     _require(level)
     if level == "none":
-        from threadpoolctl import threadpool_limits
-
         from moeload_bench.isolation.local import fit_local
 
         with threadpool_limits(1):

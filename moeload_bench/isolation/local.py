@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import time
@@ -102,8 +103,6 @@ def run_fit(
 ) -> bytes:
     """Call `fit` and insist on at most so many bytes. Arguments of the target that `fit` takes by name are passed to
     it."""
-    import inspect
-
     takes = inspect.signature(cls.fit).parameters
     kwargs = {name: value for name, value in target.kwargs.items() if name in takes}
     out = guarded_call(lambda: cls.fit(list(runs), seed, **kwargs), "fit", trail=trail)

@@ -22,7 +22,7 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
-from moeload_bench.placement.replan import settle
+from moeload_bench.placement.replan import with_fewest_moves
 
 Verdict = Literal["wait", "leave", "replan"]
 BoolArray = NDArray[np.bool_]
@@ -104,7 +104,7 @@ def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, r
     if at.rows < rule.patience:
         seen = f"{at.rows:,} steps seen, {rule.patience:,} are needed"
         return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
-    wanted_LR = settle(at.current_LR, plan(at.share_hat_LE, shape), shape)
+    wanted_LR = with_fewest_moves(at.current_LR, plan(at.share_hat_LE, shape), shape)
     after_L = _mean(step_imbalance(wanted_LR, at.recent_SLE, shape.devices))
     moved_LD = replicas_moved(at.current_LR, wanted_LR, shape.devices)
     gain_L, price_L = _gain_ms(before_L, after_L, at, horizon, cluster), _price_ms(moved_LD, cluster)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.local import LocalHost
@@ -106,8 +107,6 @@ class Forecasts:
     """The forecaster in this process, what it said, and how that turned out."""
 
     def __init__(self, info: TraceInfo, settings: Settings) -> None:
-        from threadpoolctl import ThreadpoolController
-
         L, E = info.num_layers, info.num_experts
         self._info = info
         self._horizon = settings.horizon

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import MoeloadError, PlacementError
+from moeload_bench.interchange.forecasts import made_by
+from moeload_bench.interchange.placements import check_format, placement_of, write_placement
 from moeload_bench.live.advice import Advice
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.names import metrics_of
@@ -59,8 +61,6 @@ class LoadMonitor:
         self._advice_file = None if advice_file is None else Path(advice_file)
         self._advice_format = advice_format
         if advice_file is not None:
-            from moeload_bench.interchange.placements import check_format
-
             check_format(advice_format)
         self._sinks = [Sink(given) for given in sinks]
         self._direct: list[Log] = []
@@ -169,9 +169,6 @@ class LoadMonitor:
 
     def _write_plan(self, path: Path, advice: Advice) -> None:
         """The plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
-        from moeload_bench.interchange.forecasts import made_by
-        from moeload_bench.interchange.placements import placement_of, write_placement
-
         assert self.watch is not None
         assert self.watch.shape is not None
         assert advice.slot_expert_LR is not None

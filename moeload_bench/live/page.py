@@ -23,7 +23,7 @@ from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_
 from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
-from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.store import data_sha256, load_trace
 from moeload_bench.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -74,8 +74,6 @@ def report(
     `FORECASTERS` by default; ``source``: what commands on the page call the trace. Raises as `load_trace`, and
     `PlacementError` for a cluster that does not hold the experts.
     """
-    from moeload_bench.traces.store import load_trace
-
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
     found = make_findings(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)

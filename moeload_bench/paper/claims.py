@@ -56,7 +56,7 @@ ABOVE = Bounds(MARGIN, math.inf, 1.0 / MARGIN, math.inf)
 BELOW = Bounds(-math.inf, 1.0 / MARGIN, -math.inf, MARGIN)
 
 
-def within(low: float, high: float) -> Bounds:
+def yes_between(low: float, high: float) -> Bounds:
     """Yes inside, no outside."""
     return Bounds(low, high, low, high)
 

@@ -40,7 +40,7 @@ from moeload_bench.results.record import Result, Results, RunResult
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.states.drift import FloatArray, sliding_range, sliding_variance
 from moeload_bench.states.rule import StateLabels, label_states
-from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, slide
+from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, layer_names, shares
 
@@ -149,7 +149,7 @@ def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
         fit=tuple(FitTrace(id=ref.id, data_sha256=data_sha256(read_trace(ref.path))) for ref in run.train),
         traces=(SuiteTrace(id=run.id, data_sha256=data_sha256(trace)),),
     )
-    return slide(suite, {run.id: trace}, request.every, request.horizons)
+    return sliding_suite(suite, {run.id: trace}, request.every, request.horizons)
 
 
 def error_rows(name: str, result: Result, trace: Trace) -> list[ErrorRow]:

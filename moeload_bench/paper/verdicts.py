@@ -18,7 +18,7 @@ from moeload_bench.paper.claims import (
     Finding,
     claims,
     judge,
-    within,
+    yes_between,
 )
 from moeload_bench.paper.facts import Setup, paper
 from moeload_bench.paper.study import (
@@ -90,7 +90,7 @@ def summary(study: Study) -> list[Summary]:
 def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     """A layer that never becomes stable counts as transient throughout."""
     back = [max(1.0 if layer.back is None else layer.back for layer in run.states) for run in runs]
-    yield judge("settles", "state labels", "all layers", _recipes(runs), back, within(0.0, BACK))
+    yield judge("settles", "state labels", "all layers", _recipes(runs), back, yes_between(0.0, BACK))
     for statistic, window in STATISTICS:
         falls = [
             ratio(_mean(run.fluctuates(statistic, window, "before")), _mean(run.fluctuates(statistic, window, "after")))
@@ -98,7 +98,7 @@ def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
         ]
         yield judge("calmer", "mean over layers", f"{statistic} w={window}", _recipes(runs), falls, ABOVE)
     onsets = [ratio(run.settled, paper().onset.steps) for run in runs]
-    yield judge("onset", "state labels", "last layer", _recipes(runs), onsets, within(1.0 / FACTOR, FACTOR))
+    yield judge("onset", "state labels", "last layer", _recipes(runs), onsets, yes_between(1.0 / FACTOR, FACTOR))
 
 
 def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
@@ -148,7 +148,7 @@ def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding
             if not reported:
                 continue
             about = [one.value for one in reported if one.bound == "about"]
-            bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
+            bounds = yes_between(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
             for metric in METRICS:
                 figures = [mean_error(run, name, metric, horizon, protocol) for run in runs]
                 yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, _recipes(runs), figures, bounds)
@@ -165,7 +165,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
                 for run in runs
             ]
             variant = f"sw_avg over {floor}, sliding, h = {horizon:,}"
-            yield judge("floor", variant, metric, _recipes(runs), figures, within(-math.inf, NEAR_FLOOR))
+            yield judge("floor", variant, metric, _recipes(runs), figures, yes_between(-math.inf, NEAR_FLOOR))
 
 
 def mean_error(

@@ -176,7 +176,7 @@ class Simulation:
                 transient_L = self.transient_SL[rows[n]]
                 wanted[transient_L] = static[transient_L]
             new_L = (wanted != current).any(axis=1)
-            wanted[new_L] = settle(current[new_L], wanted[new_L], self.shape)
+            wanted[new_L] = with_fewest_moves(current[new_L], wanted[new_L], self.shape)
             moved = replicas_moved(current, wanted, self.shape.devices)
             if policy in ("if_pays", "oracle") and share_hat_NLE is not None:
                 share_LE = np.where(act_L[:, None], share_hat_NLE[n], 0.0)
@@ -280,7 +280,7 @@ class Simulation:
         return self.cost.expert_mb * max(gain_ms - fixed, 0) / moving if moving > 0 else None
 
 
-def settle(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
+def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
     """The same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
     from scipy.optimize import linear_sum_assignment
 

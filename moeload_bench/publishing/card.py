@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import HubError, TraceError, not_found
+from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.publishing.card_tables import TABLES
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
+from moeload_bench.traces.store import list_traces
 
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
@@ -117,8 +119,6 @@ def size_category(rows: int) -> str:
 
 def publication() -> str:
     """Where the data is published, from the suites that pin it."""
-    from moeload_bench.hub.fetch import suite_pins
-
     places = sorted({(pin.repo, pin.revision, pin.suite or "") for _, pin in suite_pins()})
     if not places:
         return (
@@ -131,8 +131,6 @@ def check_card(folder: str | Path) -> None:
     """Raise `HubError` unless the folder's README.md is a card that names exactly its recipes and splits."""
     from huggingface_hub import DatasetCard
     from yaml import YAMLError
-
-    from moeload_bench.traces.store import list_traces
 
     path = Path(folder) / "README.md"
     if not path.is_file():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
@@ -65,8 +66,6 @@ def _release(runs: Sequence[Run]) -> dict[str, str]:
 
     There is no date: nothing in a trace holds one, and the same traces give the same file.
     """
-    from moeload_bench.hub.fetch import suite_pins
-
     hashes = {run.data_sha256 for run in runs}
     pins = sorted((pin.revision, pin.repo) for _, pin in suite_pins() if pin.data_sha256 in hashes)
     if not pins:

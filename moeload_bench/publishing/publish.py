@@ -19,8 +19,9 @@ from moeload_bench.hub.client import (
     check_repo,
     check_token,
     explaining_failures,
-    persist,
+    with_retries,
 )
+from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.files import (
     LocalFile,
@@ -73,8 +74,6 @@ def publish(
     """
     from huggingface_hub import HfApi
 
-    from moeload_bench.publishing.card import check_card
-
     if not _TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
@@ -85,7 +84,7 @@ def publish(
         if dry_run:
             return explaining_failures(repo, release.rehearse)
         check_token(release.api)
-        return explaining_failures(repo, lambda: persist(release.attempt))
+        return explaining_failures(repo, lambda: with_retries(release.attempt))
 
 
 def _silent(done: int, total: int, what: str) -> None:

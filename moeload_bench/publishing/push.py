@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.client import cause_of, check_token, explain, persist, request_errors
+from moeload_bench.hub.client import cause_of, check_token, explain, request_errors, with_retries
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -79,7 +79,7 @@ class RecordingPush:
         Raises `HubError` when that fails: the local trace is complete, and `publish` can send it later.
         """
         try:
-            self._worker.submit(persist, self._send_trace).result()
+            self._worker.submit(with_retries, self._send_trace).result()
         except request_errors(RuntimeError, ValueError) as error:
             raise HubError(
                 f"{self.repo}: {explain(cause_of(error))}; the trace is complete at {self.target}, not on the Hub"

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from moeload_bench.errors import MoeloadError, RecordingError
+from moeload_bench.recording.distributed import device_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +44,6 @@ class Ranks:
             return action()
         import torch
         import torch.distributed as dist
-
-        from moeload_bench.recording.distributed import device_of
 
         error: MoeloadError | None = None
         answer = torch.zeros(2, dtype=torch.int64)
@@ -74,11 +75,8 @@ class Ranks:
         """A file that process 0 holds, for all; None where it holds none."""
         if self.count == 1:
             return path
-        import numpy as np
         import torch
         import torch.distributed as dist
-
-        from moeload_bench.recording.distributed import device_of
 
         size = self.led(lambda: path.stat().st_size if path is not None else -1)
         if size < 0:
@@ -96,8 +94,6 @@ class Ranks:
             return value
         import torch
         import torch.distributed as dist
-
-        from moeload_bench.recording.distributed import device_of
 
         total = value.detach().to(device_of(), torch.float64)
         dist.all_reduce(total)

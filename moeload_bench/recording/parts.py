@@ -163,7 +163,7 @@ class Parts:
             if count == 0:
                 break
             if count < trace.steps:
-                write_trace(cut(trace, count), self.folder / name, overwrite=True)
+                write_trace(first_steps(trace, count), self.folder / name, overwrite=True)
             kept.append(name)
         self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})
         self._remove_leftovers()
@@ -237,7 +237,7 @@ def checkpoint_name(step: int) -> str:
     return f"{step:010d}.checkpoint"
 
 
-def cut(trace: Trace, count: int) -> Trace:
+def first_steps(trace: Trace, count: int) -> Trace:
     """The first ``count`` steps of a trace."""
     columns: dict[str, Array] = {name: column[:count].copy() for name, column in trace.columns.items()}
     return Trace(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from moeload_bench.results.grid import FLOOR_ROWS, NOTHING, Grid, Row, result_grid
 from moeload_bench.results.record import Results
 from moeload_bench.results.words import table_caption
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import CROSSING, STATES
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 COST_HEADINGS = ("ms", "% train")
 
@@ -24,9 +24,6 @@ def three_digits(value: float | None) -> str:
 
 def result_table(results: Results, metric: str) -> Table | None:
     """`result_grid` drawn for a terminal."""
-    from rich.table import Table
-    from rich.text import Text
-
     grid = result_grid(results, metric)
     if grid is None:
         return None
@@ -53,9 +50,6 @@ def result_table(results: Results, metric: str) -> Table | None:
 
 def plain_table() -> Table:
     """A table with little between its columns: what 80 columns have room for."""
-    from rich import box
-    from rich.table import Table
-
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False, pad_edge=False)
 
 

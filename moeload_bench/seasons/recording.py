@@ -14,7 +14,10 @@ import numpy as np
 
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
+from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recording.parts import Parts, checkpoint_name
+from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.seasons.closing import planned_recipe
 from moeload_bench.seasons.drawing import draw_run, varied_recipe
 from moeload_bench.seasons.folder import Folder, logged_attempt, published_at, utc_now
@@ -119,7 +122,6 @@ def _varied(folder: Folder, plan: Plan, values: Drawn) -> Recipe:
 def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
     """The run's trace; checkpoints of the origins of its forks are kept in a folder."""
     from moeload_bench.recipes.training import record_recipe
-    from moeload_bench.recording.parts import Parts, checkpoint_name
 
     parts, wanted = Parts(job.target).folder, set(values.fork_origins)
 
@@ -144,8 +146,6 @@ def _fork(
     folder: Folder, plan: Plan, job: Job, values: Drawn, i: int, j: int, progress: Callable[[str, int], Progress | None]
 ) -> ForkHash:
     """Another future of a run, recorded unless it is there."""
-    from moeload_bench.recording.parts import checkpoint_name
-
     target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)
     if not target.is_file():
         checkpoint = folder.private / "checkpoints" / values.recipe / str(values.run)
@@ -174,10 +174,7 @@ def record_fork(
 
     One that was interrupted begins anew: it is short.
     """
-    from moeload_bench.recipes.processes import Ranks
     from moeload_bench.recipes.training import Run
-    from moeload_bench.recording.parts import Parts
-    from moeload_bench.recording.writer import TraceWriter
 
     parts = Parts(target)
     shutil.rmtree(parts.folder, ignore_errors=True)

@@ -262,7 +262,7 @@ def suite_for_trace(
     return Suite(name=f"trace:{trace.id}".lower(), horizons=usable, rule=rule, traces=(entry,))
 
 
-def slide(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:
+def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:
     """The suite's runs with an origin every so many steps: the founding paper's sliding evaluation.
 
     With ``every`` equal to the only horizon the windows are disjoint blocks, its other evaluation. Each origin has the

@@ -16,7 +16,7 @@ from moeload_bench.errors import MoeloadError, PlacementError, TargetError
 from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.placement.replan import POLICIES, CostModel, Simulation, settle
+from moeload_bench.placement.replan import POLICIES, CostModel, Simulation, with_fewest_moves
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.traces.meta import LayerMeta
 from moeload_bench.traces.store import write_trace
@@ -51,7 +51,7 @@ def test_costs_by_hand():
     hat = sim.true_means(sim.decisions("every", 40)[0], 40)
     run = sim.run("every", 40, hat)
     static = sim.static_plan()
-    wanted = settle(static, plan(sim.share_SLE[40], SHAPE), SHAPE)
+    wanted = with_fewest_moves(static, plan(sim.share_SLE[40], SHAPE), SHAPE)
     received = replicas_moved(static, wanted, 2)
     before = step_imbalance(static, sim.share_SLE, 2)
     after = np.concatenate([before[:40], step_imbalance(wanted, sim.share_SLE[40:], 2)])
@@ -168,10 +168,10 @@ def test_settling_never_changes_a_plan_and_never_moves_more(seed, size):
     experts = 8 if groups in (1, 4) else 12
     rng = np.random.default_rng(seed)
     before, after = (plan(rng.dirichlet(np.ones(experts), size=2), shape) for _ in "ab")
-    settled = settle(before, after, shape)
+    settled = with_fewest_moves(before, after, shape)
     moved = [replicas_moved(before, x, devices).sum(axis=1) for x in (after, settled)]
     assert (moved[1] <= moved[0]).all()
-    assert (settle(after, after, shape) == np.sort(after.reshape(2, devices, -1)).reshape(2, -1)).all()
+    assert (with_fewest_moves(after, after, shape) == np.sort(after.reshape(2, devices, -1)).reshape(2, -1)).all()
 
     def nodes_of(row):
         return sorted(

@@ -145,7 +145,7 @@ def test_whoever_has_no_valid_token_is_told_so(api: Any, published: Path, tmp_pa
 def test_one_place_is_needed(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --repo it is the one that a suite or $MOELOAD_HUB names."""
     give = ("contribute", str(mine(tmp_path)), "--about", WISHES.about, "--licence", "MIT")
-    monkeypatch.setattr("moeload_bench.hub.fetch.suite_pins", lambda: iter(()))
+    monkeypatch.setattr("moeload_bench.cli.contribute.suite_pins", lambda: iter(()))
     assert "--repo ORG/NAME" in str(command("outsider", *give).exception)
 
 

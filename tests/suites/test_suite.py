@@ -17,7 +17,7 @@ from moeload_bench.suites.suite import (
     default_suite,
     fitting_horizons,
     load_suite,
-    slide,
+    sliding_suite,
     suite_for_trace,
     suite_names,
 )
@@ -114,10 +114,10 @@ def test_an_own_trace_gets_the_horizons_it_can_serve() -> None:
 def test_blocks_are_disjoint_and_sliding_origins_equally_spaced(trace: Trace) -> None:
     """The paper's two evaluations; every origin keeps the state of its step."""
     suite: Suite = suite_for_trace(trace)
-    blocks = slide(suite, {trace.id: trace}, 100, (100,))
+    blocks = sliding_suite(suite, {trace.id: trace}, 100, (100,))
     origins = [origin for origin, _ in blocks.traces[0].origins()]
     assert origins == [100, 200, 300]
-    sliding = slide(suite, {trace.id: trace}, 50, (10, 100))
+    sliding = sliding_suite(suite, {trace.id: trace}, 50, (10, 100))
     assert [origin for origin, _ in sliding.traces[0].origins()] == [50, 100, 150, 200, 250, 300]
 
 
