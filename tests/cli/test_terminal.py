@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -96,7 +97,7 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
     assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
 
 
-def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) -> None:
+def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
     """By its folder, which is left as it was."""
     whole = synthetic_trace(700, recipe="own")
     writer = TraceWriter(tmp_path / "seed0.parquet", lambda: whole.meta, shard_steps=100)
@@ -111,6 +112,9 @@ def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) ->
     assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
     words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
     well(moeload_in_terminal(*words, cwd=tmp_path), 80)
+    if importlib.util.find_spec("matplotlib"):
+        well(moeload_in_terminal("plot", "shares", "seed0.parts", "--out", "shares.svg", cwd=tmp_path), 80)
+        assert (tmp_path / "shares.svg").stat().st_size > 10_000
     assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
     missing = moeload_in_terminal("traces", "show", "nothing.parts", cwd=tmp_path)
     assert missing.status == 2
