@@ -101,7 +101,8 @@ def submit(
     )
     _show(prepared)
     if dry_run:
-        typer.echo("dry run: nothing written, nothing sent; without --dry-run the finished runs are not run again")
+        typer.echo("dry run: nothing written, nothing sent")
+        typer.echo("Next: the same without --dry-run; what has run is not run again")
     elif there is not None:
         typer.echo(f"opened {there.open_pull_request(prepared)}")
     else:
