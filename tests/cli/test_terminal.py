@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from moeload_bench import evaluate, load_suite
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.writer import TraceWriter, rows_of
-from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.brief import _milliseconds, brief_tables
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Results
 from moeload_bench.traces.store import write_trace
@@ -184,6 +185,14 @@ def test_rows_are_in_the_order_of_skill() -> None:
     for state in {row.state for row in grid.rows}:
         skills = [row.skill_value for row in grid.rows if row.state == state and row.skill_value is not None]
         assert skills == sorted(skills, reverse=True)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1.834, "1,834"), (0.1518, "152"), (0.00123, "1.23")])
+def test_a_slow_forecast_has_no_power_of_ten(seconds: float, text: str) -> None:
+    """Milliseconds are read down a column."""
+    grid = result_grid(evaluate("sw_avg", "mini", level="none"), "window_tv")
+    assert grid is not None
+    assert _milliseconds(replace(grid.rows[0], per_forecast_s=seconds)) == text
 
 
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
