@@ -18,8 +18,8 @@ of ten and forecasts in one of fifty, which an interquartile mean would pass ove
 taken by itself, in the running loop, and its mean over all steps is added; what is left of a pair says what the
 monitor does to the steps around it. The interval is from a bootstrap over both.
 
-``--compile`` trains models compiled by `torch.compile`, in steps of ``--passes`` forward and backward passes, and says
-how often something was compiled again after the first steps.
+``--compile`` trains models compiled by `torch.compile` (by inductor, which needs g++), in steps of ``--passes`` forward
+and backward passes, and says how often something was compiled again after the first steps.
 
 ``--parts`` says where the time goes, by the thread's CPU clock around each part in the running loop: alone, with its
 code and data in the caches, a part takes a fraction of that.

@@ -16,6 +16,7 @@ from moeload_bench.errors import (
     PlacementError,
     SuiteError,
     TargetError,
+    counted,
 )
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import evaluate
@@ -103,6 +104,11 @@ def test_an_address_needs_a_cluster_and_a_list_needs_a_forecaster() -> None:
         evaluate([], **given)  # type: ignore[arg-type]
     with pytest.raises(MoeloadError, match="the backend 'dask' needs the address"):
         evaluate("sw_avg", backend="dask", **given)  # type: ignore[arg-type]
+
+
+def test_one_is_not_said_in_the_plural() -> None:
+    """1 expert, 1,200 experts."""
+    assert [counted(number, "expert") for number in (0, 1, 1200)] == ["0 experts", "1 expert", "1,200 experts"]
 
 
 def test_an_argument_is_given_once() -> None:

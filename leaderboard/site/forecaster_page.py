@@ -105,7 +105,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
 def headline(entry: Entry, view: View) -> Facts:
     """The row of the leaderboard in words; each interval with its claim."""
     cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
-    value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, single=False)
+    value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, PRIMARY, single=False)
     return [
         ("Skill", skill),
         ("95 % interval, a new recipe", new_recipe),

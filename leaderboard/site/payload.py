@@ -32,7 +32,7 @@ from leaderboard.site.words import (
     interval_text,
     named,
     percent,
-    signed_skill,
+    skill_text,
     three_digits,
 )
 from moeload_bench.files import file_name
@@ -174,28 +174,30 @@ def metric_payload(board: Board, metric: str) -> Json:
         "lower": lower_is_better(metric),
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
-        "views": {Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board) for view in views},
+        "views": {
+            Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board, metric) for view in views
+        },
         "floors": floors_payload(board, metric),
         "charts": chart_specs(metric, views, board.suite.horizons),
     }
 
 
-def view_payload(view: View, board: Board) -> Json:
+def view_payload(view: View, board: Board, metric: str) -> Json:
     """The rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
-        "rows": [cell_row(cell, view.recipe in board.recipes) for cell in view.cells],
+        "rows": [cell_row(cell, metric, view.recipe in board.recipes) for cell in view.cells],
         "floor": three_digits(view.floor),
         "over": averaged_over(view, board),
         "size": f"{counted(view.runs, 'run')}, {counted(view.origins, 'origin')}",
     }
 
 
-def cell_row(cell: Cell, single: bool) -> list[str]:
-    """The texts of `FIELDS`; nothing is concluded from a ``single`` recipe."""
+def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
+    """The texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
     return [
         three_digits(cell.value),
         three_digits(cell.excess),
-        signed_skill(cell.skill),
+        skill_text(cell.skill, metric),
         NONE if cell.skill is None or single else interval_text(cell.new_recipe),
         NONE if cell.skill is None or single else interval_text(cell.new_seeds),
         percent(cell.win_rate),
@@ -277,6 +279,8 @@ def skill_note(board: Board, metric: str) -> str:
         f"Skill: 1 - geometric mean over tasks of the ratio of {of} to that of {name}, ratios kept within 1/20 "
         "and 20; 0 is as good as the reference, more is better."
     )
+    if "@" in metric:
+        note += f" In parentheses: the imbalance of its plans against that of {name}'s, in percent; less is better."
     return note if ratio == metric else f"{note} Its intervals and rank groups are of {ratio} as well."
 
 

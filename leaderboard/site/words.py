@@ -34,6 +34,17 @@ def signed_skill(value: float | None) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", MINUS)
 
 
+def skill_text(value: float | None, metric: str) -> str:
+    """Skill in a metric; in one of plans with their imbalance against that of the reference's plans, in percent.
+
+    Skill is a ratio of imbalances there, near 0 by nature.
+    """
+    text = signed_skill(value)
+    if value is None or text == NONE or "@" not in metric:
+        return text
+    return f"{text} ({-100 * value + 0.0:+.1f} %)".replace("-", MINUS)
+
+
 def percent(value: float | None) -> str:
     """A fraction as per cent."""
     return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"

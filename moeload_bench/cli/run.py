@@ -253,8 +253,8 @@ def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: 
         out.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")
-    after_own = {} if own is None else {"Next, with your own constants:": _next(results, choices, own)}
-    for head, command in (after_own or _after_suite(results, choices)).items():
+    own_next = {} if own is None else {"Next, with your own constants:": _next(results, choices, own)}
+    for head, command in (_after_suite(results, choices) if own is None else own_next).items():
         if command is not None:
             console.print(head)
             console.print(command_lines(printable(command), console.width), soft_wrap=True)

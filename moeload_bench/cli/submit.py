@@ -121,7 +121,8 @@ def _open_suite(name: str) -> Suite:
 def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
     """As a pull request, or as files below ``root``; the address or the steps to go on with are printed."""
     if dry_run:
-        typer.echo("dry run: nothing written, nothing sent; without --dry-run the finished runs are not run again")
+        typer.echo("dry run: nothing written, nothing sent")
+        typer.echo("Next: the same without --dry-run; what has run is not run again")
     elif there is not None:
         typer.echo(f"opened {there.open_pull_request(prepared)}")
     else:

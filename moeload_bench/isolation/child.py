@@ -35,7 +35,6 @@ class Child:
     def __init__(self, target: StoredTarget, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._target, self._level, self._limits = target, level, limits
         self._process = Process(target, level, limits, numba_cache)
-        self._cpu_seen: float | None = 0.0
         self.meter = Meter()
 
     def init(self, seed: int, info: TraceInfo | None, fitted: bytes | None) -> Header:
@@ -74,13 +73,13 @@ class Child:
             return call()
         finally:
             wall = time.perf_counter() - started
-            before, now = self._cpu_seen, self._process.watch.cpu_s()
+            before, now = self._process.cpu_seen, self._process.watch.cpu_s()
             self.meter.add(kind, wall, None if before is None or now is None else max(0.0, now - before))
-            self._cpu_seen = before if now is None else now
+            self._process.cpu_seen = before if now is None else now
 
     def start_charging(self) -> None:
         """CPU time used until now was start-up."""
-        self._cpu_seen = self._process.watch.cpu_s()
+        self._process.cpu_seen = self._process.watch.cpu_s()
 
     def cost(self) -> Cost:
         """What the calls cost so far."""

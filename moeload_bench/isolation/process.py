@@ -45,6 +45,7 @@ class Process:
         self._limits = limits
         self._broken: str | None = None
         self._waited_s = 0.0
+        self.cpu_seen: float | None = 0.0  # CPU time that its calls were charged with, or that was start-up
         self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
         self._group = _group(level, limits)
         try:
@@ -82,7 +83,7 @@ class Process:
                 raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
             whole = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
-            call = f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(header, allowed)}"
+            call = f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(allowed)}"
             self._fail(whole if left < allowed else call)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._fail(self._how_it_ended())
@@ -92,14 +93,14 @@ class Process:
             self._waited_s += time.monotonic() - began
         return reply, out
 
-    def _idle_words(self, header: Header, wall_s: float) -> str:
-        """Why a start took too long, where it hardly computed; empty where it did, or where nobody knows."""
-        spent = self.watch.cpu_s() if header["op"] == "init" else None
-        if spent is None or spent > wall_s / 2:
+    def _idle_words(self, wall_s: float) -> str:
+        """Why a call took too long that hardly computed; empty where it did compute, or where nobody knows."""
+        now = self.watch.cpu_s()
+        if now is None or self.cpu_seen is None or now - self.cpu_seen > wall_s / 2:
             return ""
         return (
-            f" and only {spent:.1f} s of CPU time: import or constructor wait for something, or the machine is busy; "
-            "the same command tries again, and what is finished is kept"
+            f" and only {now - self.cpu_seen:.1f} s of CPU time: it waits for something, or the machine is busy; the "
+            "same command tries again, and finished runs are kept"
         )
 
     @property

@@ -61,7 +61,7 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
         columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
     elif ratio_metric(grid.metric) != grid.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
-    columns["ms"] = [f"{1e3 * row.per_forecast_s:.3g}" for row in rows]
+    columns["ms"] = [_milliseconds(row) for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
@@ -105,6 +105,12 @@ def _short(value: float | None) -> str:
     return (
         f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
     )
+
+
+def _milliseconds(row: Row) -> str:
+    """Three digits, no power of ten: 1,830."""
+    ms = 1e3 * row.per_forecast_s
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def _percent(value: float | None) -> str:

@@ -43,12 +43,11 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
 
     Rows of a state are in the order of skill. Raises `NotFoundError` for a metric that neither the results nor the
-    catalogue knows.
+    catalogue have.
     """
-    there = {name for result in results for run in result.runs for task in run.tasks for name in task.metrics}
-    if metric not in there:
+    if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
         if metric not in metric_names():
-            raise not_found("metric", metric, there.union(metric_names()))
+            raise not_found("metric", metric, metric_names())
         return None
     ratio = ratio_metric(metric)
     reference = reference_of(results) if ratio else None

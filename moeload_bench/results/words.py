@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from moeload_bench.errors import counted
 from moeload_bench.results.choice import ForecasterChoice
 from moeload_bench.results.comparison import best_window, reference_of
 from moeload_bench.results.grid import NOTHING, Grid, Row
@@ -36,14 +37,14 @@ def _about(grid: Grid) -> Iterator[str]:
 
 def span_words(rows: Sequence[Row]) -> str:
     """Over how many origins and runs the rows of one state are means."""
-    return f"{rows[0].state} {origins_of(rows)} of {max(row.runs for row in rows)} run(s)"
+    return f"{rows[0].state} {origins_of(rows)} of {counted(max(row.runs for row in rows), 'run')}"
 
 
 def origins_of(rows: Sequence[Row]) -> str:
     """`40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
     most_K = np.array([row.origins_K for row in rows]).max(axis=0).tolist()
     if len(set(most_K)) == 1:
-        return f"{most_K[0]} origin{'' if most_K[0] == 1 else 's'}"
+        return counted(most_K[0], "origin")
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
@@ -119,7 +120,7 @@ def failure_lines(results: Results) -> Iterator[str]:
     for name, trace, task in results.failures:
         grouped.setdefault((name, trace, task.failure or ""), []).append(task.origin)
     for (name, trace, reason), origins in grouped.items():
-        yield f"failed: {name} on {trace}, {len(origins)} task(s) from origin {min(origins)}: {reason}"
+        yield f"failed: {name} on {trace}, {counted(len(origins), 'task')} from origin {min(origins)}: {reason}"
 
 
 def answer_lines(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from moeload_bench import evaluate, load_suite
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
-from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.brief import _milliseconds, brief_tables
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Results
 from moeload_bench.traces.store import write_trace
@@ -97,7 +99,7 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
     assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
 
 
-def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) -> None:
+def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
     """By its folder, which is left as it was."""
     whole = synthetic_trace(700, recipe="own")
     writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: whole.meta, shard_steps=100)
@@ -112,6 +114,9 @@ def test_a_recording_in_progress_can_be_shown_run_and_planned(tmp_path: Path) ->
     assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
     words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
     well(moeload_in_terminal(*words, cwd=tmp_path), 80)
+    if importlib.util.find_spec("matplotlib"):
+        well(moeload_in_terminal("plot", "shares", "seed0.parts", "--out", "shares.svg", cwd=tmp_path), 80)
+        assert (tmp_path / "shares.svg").stat().st_size > 10_000
     assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
     missing = moeload_in_terminal("traces", "show", "nothing.parts", cwd=tmp_path)
     assert missing.status == 2
@@ -181,6 +186,14 @@ def test_rows_are_in_the_order_of_skill() -> None:
     for state in {row.state for row in grid.rows}:
         skills = [row.skill_value for row in grid.rows if row.state == state and row.skill_value is not None]
         assert skills == sorted(skills, reverse=True)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(1.834, "1,834"), (0.1518, "152"), (0.00123, "1.23")])
+def test_a_slow_forecast_has_no_power_of_ten(seconds: float, text: str) -> None:
+    """Milliseconds are read down a column."""
+    grid = result_grid(evaluate("sw_avg", "mini", level="none"), "window_tv")
+    assert grid is not None
+    assert _milliseconds(replace(grid.rows[0], per_forecast_s=seconds)) == text
 
 
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:

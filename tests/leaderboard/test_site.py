@@ -43,6 +43,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.render import imbalance_percent
 from moeload_bench.results.statistics import Interval, interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import VERIFICATION
@@ -116,7 +117,10 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                     assert cell(view, at, "value") == three_digits(row.value_K[k])
                     assert cell(view, at, "excess") == three_digits(row.excess_K[k] if row.excess_K else None)
                 skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
-                assert skill == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
+                text, _, percent = skill.partition(" ")
+                assert text == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
+                of_plans = "@" in metric and row.skill_value is not None
+                assert percent == (f"({imbalance_percent(row)} %)".replace("-", MINUS) if of_plans else "")
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
                      if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
             assert shown == {key: list(map(three_digits, values)) for key, values in grid.floors.items()}

@@ -102,12 +102,13 @@ def test_counts_are_of_the_values_at_each_horizon(results: Results) -> None:
     assert grid is not None
     counts = {row.state: row.origins_K for row in grid.rows}
     assert counts == {"transient": (2, 2, 2), "stable": (2, 2, 2), "crossing": (0, 1, 4)}
-    assert "transient 2 origins of 1 run(s)" in table_caption(grid)
-    assert "crossing 0/1/4 origins (by horizon) of 1 run(s)" in table_caption(grid)
+    assert "transient 2 origins of 1 run" in table_caption(grid)
+    assert "crossing 0/1/4 origins (by horizon) of 1 run" in table_caption(grid)
+    assert "run(s)" not in table_caption(grid)
     given = result_grid([changed[0], results[1].model_copy(update={"runs": rescored(results[1], lambda t, g: {
         "crossing": (False, t.origin < 100, True)}).runs})], "wql")  # fmt: skip
     assert given is not None
-    assert "stable 0/1/1 origins (by horizon) of 1 run(s)" in table_caption(given)
+    assert "stable 0/1/1 origins (by horizon) of 1 run" in table_caption(given)
     assert "No floor is known for wql" in table_caption(given)
 
 

@@ -197,18 +197,23 @@ def test_who_takes_too_long_is_ended(tmp_path: Path, name: str) -> None:
     assert f"{call} took more than 1 s of wall time" in stopped(tmp_path, name, SHORT)
 
 
+def test_a_call_that_only_waits_says_so(tmp_path: Path) -> None:
+    """Its CPU time is named, and what to do on a busy machine, where an honest call can take too long."""
+    (tmp_path / "sleeps.py").write_text(
+        "import time\nclass Mine:\n"
+        "    def __init__(self, info, seed): pass\n"
+        "    def observe(self, block): pass\n"
+        "    def forecast(self, request): time.sleep(60)\n"
+    )
+    fight = attack(tmp_path, f"{tmp_path / 'sleeps.py'}:Mine", Limits(wall_s_per_call=2))
+    assert re.search(r"forecast took more than 2 s of wall time and only \d\.\d s of CPU time: .*busy", fight.reason)
+
+
 @SLOW
 def test_a_module_that_never_finishes_importing_is_ended(tmp_path: Path) -> None:
     """Start-up has the same limit."""
     fight = attack(tmp_path, f"{HERE / 'spins_at_import.py'}:Forecaster", Limits(startup_wall_s=1.5))
     assert "init took more than 1.5 s" in fight.reason
-
-
-def test_a_start_that_only_waits_says_so(tmp_path: Path) -> None:
-    """Its CPU time is named, and what to do on a busy machine, where an honest import can take too long."""
-    (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(60)\nclass Mine: ...\n")
-    fight = attack(tmp_path, f"{tmp_path / 'sleeps.py'}:Mine", Limits(startup_wall_s=5))
-    assert re.search(r"init took more than 5 s of wall time and only \d\.\d s of CPU time: .*busy", fight.reason)
 
 
 @SLOW
