@@ -1,31 +1,47 @@
-"""Other people's forecasters beside the baselines on the small suite: a part of docs/guide/forecasters.md.
+"""Other people's forecasters beside two baselines: a part of docs/guide/forecasters.md.
 
-Their results are kept apart from the leaderboard's (`moeload-bench run TARGET --suite mini --out
-leaderboard/adapters/mini`), since they need packages that this project does not.
+Those that are entries of a suite are read from its results; others from leaderboard/adapters, where they are kept apart
+from the leaderboard (`moeload-bench run TARGET --suite mini --out leaderboard/adapters/mini`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, submission_of
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import errors_of, skill
-from moeload_bench.results.record import load_result
+from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import markdown_table, three_digits
 
 FOLDER = ROOT / "leaderboard" / "adapters"
-SUITE = "mini"
+SUITES = ("v1", "mini")
 BESIDE = ("sw_avg", "arima")
 METRIC = "window_tv"
 
 
-def adapters_table() -> str:
+def adapters_tables() -> str:
+    """One table for each suite on which an adapter was scored."""
+    found = {suite: _adapters(suite) for suite in SUITES}
+    return "\n\n".join(_table(suite, results) for suite, results in found.items() if results)
+
+
+def _adapters(suite: str) -> list[Result]:
+    entries = [result for result in results_of(suite) if _is_adapter(result)]
+    return [*entries, *(load_result(path) for path in sorted((FOLDER / suite).glob("*.json")))]
+
+
+def _is_adapter(result: Result) -> bool:
+    folder = submission_of(result)
+    return folder is not None and folder.record.suite.name == result.suite.name and folder.record.has_adapter
+
+
+def _table(suite: str, adapters: Sequence[Result]) -> str:
     """Skill by state, error at every horizon, and CPU time."""
-    known = {result.name: result for result in results_of(SUITE)}
-    results = [known[name] for name in BESIDE] + [load_result(p) for p in sorted((FOLDER / SUITE).glob("*.json"))]
+    known = {result.name: result for result in results_of(suite)}
+    results = [*(known[name] for name in BESIDE), *adapters]
     errors, rows = errors_of(results, METRIC), []
     for state in ("transient", "stable"):
         for result in results:
@@ -34,7 +50,7 @@ def adapters_table() -> str:
             rows.append((state, f"`{result.name}`", f"{skill(here, result.name, BESIDE[0])[0]:+.3f}",
                          *map(three_digits, cells), three_digits(cpu_ms(result))))  # fmt: skip
     heads = ("state", "forecaster", "skill", *(f"h = {h:,}" for h in results[0].suite.horizons), "CPU ms per origin")
-    return f"Suite `{SUITE}`, `{METRIC}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
+    return f"Suite `{suite}`, `{METRIC}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
 
 
-PARTS: Mapping[str, Maker] = {"adapters": lambda _: adapters_table()}
+PARTS: Mapping[str, Maker] = {"adapters": lambda _: adapters_tables()}

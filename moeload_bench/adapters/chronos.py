@@ -1,4 +1,4 @@
-"""Chronos (Chronos-Bolt, Chronos-2) from a local folder of weights (`pip install chronos-forecasting`).
+"""Chronos (the first, Chronos-Bolt, Chronos-2) from a local folder of weights (`pip install chronos-forecasting`).
 
     moeload-bench run 'moeload_bench.adapters.chronos:Chronos@folder="/models/chronos-bolt-tiny"'
 
@@ -38,20 +38,26 @@ class Chronos(BlockAdapter):
         from chronos import BaseChronosPipeline
 
         torch.set_num_threads(1)
-        torch.manual_seed(seed)
-        self._pipeline = BaseChronosPipeline.from_pretrained(
-            str(place), device_map="cpu", local_files_only=True, use_safetensors=True
-        )
+        try:
+            self._pipeline = BaseChronosPipeline.from_pretrained(
+                str(place), device_map="cpu", local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # the library, transformers and safetensors each have their own
+            raise TargetError(f"chronos: {folder!r} cannot be read: {error}") from error
 
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """One batch of all series; medians as points."""
+        """One batch of all series, as a list, which every class takes; medians as points.
+
+        The first Chronos draws its forecasts, so the seed is set at every call: what was asked before changes nothing.
+        """
         import torch
 
         asked = sorted({MEDIAN, *levels})
-        told, _ = self._pipeline.predict_quantiles(
-            torch.as_tensor(context_NT, dtype=torch.float32), prediction_length=ahead, quantile_levels=asked
-        )
+        series = list(torch.as_tensor(context_NT, dtype=torch.float32))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            told, _ = self._pipeline.predict_quantiles(series, prediction_length=ahead, quantile_levels=asked)
         told_NHQ = np.stack([np.asarray(one, dtype=np.float64).reshape(ahead, len(asked)) for one in told])
         return told_NHQ[:, :, asked.index(MEDIAN)], np.moveaxis(told_NHQ[:, :, [asked.index(q) for q in levels]], 2, 0)

@@ -52,7 +52,9 @@ def author_of(
 
 @with_options(who=author_of)
 def submit(
-    target: Annotated[str, typer.Argument(help="FILE.py:Class with optional @key=value,...; or a baseline's name.")],
+    target: Annotated[
+        str, typer.Argument(help="FILE.py:Class, a baseline's name or an adapter, with optional @key=value,...")
+    ],
     name: Annotated[
         str, typer.Option("--name", help="The submission's name: small letters and digits, with . _ - between.")
     ],

@@ -79,7 +79,7 @@ def _check_weights(folder: Path, record: Submission) -> None:
     if len(there) > 1:
         raise SubmissionError(f"{folder}: {there[0]} and {there[1]}: a submission has one file of weights at most")
     if there and not record.has_code:
-        raise SubmissionError(f"{folder}: {there[0]} is there; a baseline has none")
+        raise SubmissionError(f"{folder}: {there[0]} is there; the package's own code has none")
     found = check_weights(folder / there[0]) if there else None
     if found != record.weights_sha256:
         raise SubmissionError(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.adapters.blocks import ROWS, TENS, BlockAdapter, BlockMemory, path_through, simplex
-from moeload_bench.errors import ForecastError
+from moeload_bench.errors import ForecastError, MoeloadError
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, check_forecast
 from moeload_bench.isolation.targets import class_target
@@ -132,6 +132,31 @@ def test_fracast_gives_shares_and_quantiles() -> None:
     assert two.quantile_QKLE is not None
     np.testing.assert_array_equal(one.share_BLE, two.share_BLE)
     np.testing.assert_array_equal(one.quantile_QKLE, two.quantile_QKLE)
+
+
+@pytest.mark.slow
+def test_fracast_sees_as_much_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter context is a valid forecast of its own; how many series are computed at a time changes none; outside
+    64 to 2,048 it is refused.
+    """
+    need("fracast", "pip install 'moeload-bench[adapters]'")
+    from moeload_bench.adapters import fracast
+
+    load = synthetic_load_SLE(200)
+    request = ForecastRequest(200, 100, HORIZONS, (0.1, 0.5, 0.9))
+
+    def told(context: int) -> Any:
+        forecaster = fracast.Fracast(INFO, 0, context=context)
+        forecaster.observe(StepBlock(np.arange(200), load, load.sum(axis=2)))
+        return check_forecast(forecaster.forecast(request), request, INFO).share_BLE
+
+    short = told(64)
+    assert np.abs(short - told(128)).max() > 1e-4
+    monkeypatch.setattr(fracast, "POSITIONS", 3 * 64)
+    np.testing.assert_allclose(told(64), short, atol=1e-5)
+    for context in (63, 4096):
+        with pytest.raises(MoeloadError, match="context"):
+            fracast.Fracast(INFO, 0, context=context)
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import load_suite
 from tests.support.submitted import make_world
 
-BASELINES = sorted(path.name for path in SUBMISSIONS.iterdir() if not read_folder(path).record.has_code)
+RECORDS = [read_folder(path).record for path in SUBMISSIONS.iterdir()]
+BASELINES = sorted(record.name for record in RECORDS if not record.has_code and not record.has_adapter)
 
 
 @pytest.fixture

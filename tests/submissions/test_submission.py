@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import SubmissionError
+from moeload_bench.isolation.sources import file_sha256, find_module, module_sha256
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.submissions.folder import (
     CODE,
     RECORD,
@@ -21,6 +23,7 @@ from moeload_bench.submissions.folder import (
     parse_submission,
     read_folder,
 )
+from moeload_bench.submissions.submit import Author, make_draft
 from tests.support.submitted import World, fields_of, make_world, write_folder
 
 
@@ -87,6 +90,8 @@ BAD_FIELDS = [
     ({"fitted_on": ["two\nlines"]}, "fitted_on"),
     ({"target": "other.py:Mine"}, "target"),
     ({"target": "os:system"}, "target"),
+    ({"target": "moeload_bench.adapters.blocks.os:system"}, "target"),
+    ({"target": "moeload_bench.live.core:Settings"}, "target"),
     ({"kwargs": {"a b": 1}}, "kwargs"),
     ({"kwargs": {"a": float("nan")}}, "kwargs"),
     ({"kwargs": {"a": {"b": 1}}}, "kwargs"),
@@ -232,6 +237,31 @@ def test_the_target_is_the_file_in_the_folder_wherever_that_is(tmp_path: Path, w
     folder = read_folder(write_folder(tmp_path / "me@home:py", world, kwargs={"window": 5}))
     target = folder.target()
     assert (target.file, target.class_name, target.kwargs) == (folder.path / CODE, "Mine", {"window": 5})
+
+
+def test_an_adapter_of_the_package_is_an_entry_of_its_own(tmp_path: Path, world: World) -> None:
+    """Without a file; its hash is of all that it imports from the package, its library is in the requirements."""
+    text = 'moeload_bench.adapters.statsforecast:StatsForecast@model="AutoTheta"'
+    author = Author(["A. Uthor"], "MIT", None, False, "a laptop")
+    draft = make_draft(parse_target(text), "theta", author, world.suite, "statsforecast==2.1.1\n")
+    folder = read_folder(draft.write(tmp_path))
+    assert folder.requirements == ("statsforecast==2.1.1",)
+    assert folder.record.has_adapter
+    assert folder.record.result_target == text
+    target = folder.target()
+    assert (target.module, target.class_name, target.kwargs) == (
+        "moeload_bench.adapters.statsforecast",
+        "StatsForecast",
+        {"model": "AutoTheta"},
+    )
+    place = find_module("moeload_bench.adapters.statsforecast")
+    assert place is not None
+    assert folder.source_sha256 == module_sha256("moeload_bench.adapters.statsforecast") != file_sha256(place)
+    (folder.path / CODE).write_text("class Mine: ...")
+    with pytest.raises(SubmissionError, match="the package's own code has none"):
+        read_folder(folder.path)
+    with pytest.raises(SubmissionError, match=r"a submission is one file: name it as FILE\.py:Class"):
+        make_draft(parse_target("moeload_bench.live.core:Settings"), "mine", author, world.suite)
 
 
 def test_a_checkout_changes_no_byte_of_a_submission() -> None:

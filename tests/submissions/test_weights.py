@@ -132,7 +132,7 @@ def test_a_folder_holds_the_weights_that_its_record_names(world: World, tmp_path
         read_folder(path)
     plain = write_folder(tmp_path, world, None, name="sw_avg", target="sw_avg")
     (plain / "forecaster.npz").write_bytes(npz())
-    with pytest.raises(SubmissionError, match="a baseline has none"):
+    with pytest.raises(SubmissionError, match="the package's own code has none"):
         read_folder(plain)
 
 

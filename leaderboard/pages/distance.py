@@ -1,0 +1,151 @@
+"""How far `gated` comes from the best classical entry to what is predictable: a part of docs/reports/gated.md.
+
+Made from the committed results of suite v1, its floors and `oracle.window`. Nothing is fitted here. Which classical
+entry is the best of a state and a horizon is told in hindsight, which shortens the distance and so favours it.
+
+The share that is closed is a ratio of means over recipes, (classical - gated) / (classical - goal), so that a recipe
+where there is next to nothing to close does not decide. Its interval is that of the jackknife over recipes.
+
+Axis letters: R recipes, K suite horizons.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t
+
+from leaderboard import oracle_window
+from leaderboard.clusters import SUITE
+from leaderboard.committed import model_type_of, submission_of
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
+from leaderboard.pages.separation import PRIMARY, STATES
+from moeload_bench.results.comparison import Errors, errors_of
+from moeload_bench.results.record import Result
+from moeload_bench.results.render import markdown_table, three_digits
+
+NAME = "gated"
+OURS = ("adaptive", "gated")
+"""What was built to close the distance, and so is not where it begins."""
+BOUND = "floor_batch"
+"""What no forecaster can pass in the mean: where the distance ends."""
+MARKS = (oracle_window.NAME, "floor_level", BOUND)
+"""What stands beside the errors, to tell of what the rest is made."""
+ALL = "all"
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Values:
+    """`window_tv` by recipe [R] in one state and at one horizon, or averaged over all: by classical entry, by mark."""
+
+    classical: Mapping[str, FloatArray]
+    gated_R: FloatArray
+    marks: Mapping[str, FloatArray]
+
+    @property
+    def best_classical(self) -> str:
+        """The classical entry with the least mean over recipes."""
+        return min(self.classical, key=lambda name: float(self.classical[name].mean()))
+
+    @property
+    def closed(self) -> tuple[float, float, float]:
+        """The share of the distance from the best classical entry to `BOUND` that `gated` closes, and its interval."""
+        return share_closed(self.classical[self.best_classical], self.gated_R, self.marks[BOUND])
+
+
+def values_of(results: Sequence[Result], state: str) -> dict[str, Values]:
+    """By horizon, as text, and over all of them (`ALL`).
+
+    Of a recipe, the mean over its runs of the run's mean over its origins in the state; recipes without any are left
+    out.
+    """
+    errors = oracle_window.with_yardstick(errors_of(results, PRIMARY), results[0].suite.name).select(state=state)
+    horizons = results[0].suite.horizons
+    value = {name: _by_recipe(errors, name, horizons) for name in errors.by_forecaster}
+    value |= {name: _floor_by_recipe(results[0], errors, state, name) for name in MARKS[1:]}
+    classical = [result.name for result in results if _classical(result)]
+
+    def at(pick: Callable[[FloatArray], FloatArray]) -> Values:
+        return Values(
+            {name: pick(value[name]) for name in classical},
+            pick(value[NAME]),
+            {name: pick(value[name]) for name in MARKS},
+        )
+
+    each = {f"{horizon:,}": at(operator.itemgetter((slice(None), k))) for k, horizon in enumerate(horizons)}
+    return {**each, ALL: at(lambda a_RK: np.asarray(a_RK.mean(axis=1)))}
+
+
+def _classical(result: Result) -> bool:
+    folder = submission_of(result)
+    kind = model_type_of(result, None if folder is None else folder.record)
+    return kind == "statistical" and result.name not in OURS
+
+
+def _by_recipe(errors: Errors, name: str, horizons: Sequence[int]) -> FloatArray:
+    value_T = errors.by_forecaster[name]
+    columns = []
+    for horizon in horizons:
+        here = errors.horizon_T == horizon
+        by_run: dict[str, dict[str, list[float]]] = {}
+        for i in np.flatnonzero(here).tolist():
+            by_run.setdefault(errors.tasks.recipe_T[i], {}).setdefault(errors.tasks.run_T[i], []).append(value_T[i])
+        columns.append([np.mean([np.mean(run) for run in runs.values()]) for runs in by_run.values()])
+    return np.array(columns, dtype=np.float64).T
+
+
+def _floor_by_recipe(result: Result, errors: Errors, state: str, floor: str) -> FloatArray:
+    """[R, K]: the floor of the state's windows, mean over the runs of a recipe that have origins in it."""
+    runs = {run.trace: run.floors[state][floor][PRIMARY] for run in result.runs if run.trace in errors.tasks.run_T}
+    found: dict[str, dict[str, Sequence[float | None]]] = {}
+    for recipe, run in zip(errors.tasks.recipe_T, errors.tasks.run_T, strict=True):
+        found.setdefault(recipe, {})[run] = runs[run]
+    return np.array([np.mean(np.array(list(by.values()), dtype=np.float64), axis=0) for by in found.values()])
+
+
+def share_closed(start_R: FloatArray, reached_R: FloatArray, goal_R: FloatArray) -> tuple[float, float, float]:
+    """(start - reached) / (start - goal) of the means over recipes, with its 95 % jackknife t interval over recipes."""
+    won_R, distance_R = start_R - reached_R, start_R - goal_R
+    R = len(won_R)
+    share = float(won_R.sum() / distance_R.sum())
+    without_R = (won_R.sum() - won_R) / (distance_R.sum() - distance_R)
+    error = float(np.sqrt((R - 1) / R * ((without_R - without_R.mean()) ** 2).sum()))
+    half = float(t.ppf(0.975, R - 1)) * error
+    return share, share - half, share + half
+
+
+def distance_part() -> str:
+    """What it comes to, and by state and horizon: where the distance begins, where `gated` is, and where it ends."""
+    found = {state: values_of(results_of(SUITE), state) for state in STATES}
+    rows = [_row(state, horizon, value) for state, values in found.items() for horizon, value in values.items()]
+    heads = ("state", "h", "best classical", f"`{NAME}`", *(f"*{mark}*" for mark in MARKS), f"closed to *{BOUND}*")
+    return f"{_lead({state: values[ALL] for state, values in found.items()})}\n\n{markdown_table(heads, rows)}"
+
+
+def _lead(found: Mapping[str, Values]) -> str:
+    each = " and ".join(
+        f"{_percent(*value.closed)} in the {state} state (from `{value.best_classical}`)"
+        for state, value in found.items()
+    )
+    return f"Over all horizons `{NAME}` closes {each}."
+
+
+def _row(state: str, horizon: str, value: Values) -> tuple[str, ...]:
+    best = value.best_classical
+    first = f"{three_digits(float(value.classical[best].mean()))} (`{best}`)"
+    means = [three_digits(float(each_R.mean())) for each_R in (value.gated_R, *value.marks.values())]
+    return (state, horizon, first, *means, _percent(*value.closed))
+
+
+def _percent(share: float, low: float, high: float) -> str:
+    return f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+PARTS: Mapping[str, Maker] = {"distance": lambda _: distance_part()}
