@@ -11,7 +11,12 @@ MAX_SAID = 600
 class Record(BaseModel):
     """A frozen record that knows all of its fields; numbers are finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),  # before 2.10, pydantic warned of every field `model_...`
+    )
 
 
 def first_problem(error: ValidationError, whole: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from leaderboard.committed import ROOT
+from leaderboard.pages.croissant import croissant
 from moeload_bench.publishing.card import render_card
-from moeload_bench.publishing.croissant import croissant
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import bundled_folder
 

@@ -21,7 +21,7 @@ import numpy as np
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import find_files
-from moeload_bench.traces.parquet import check_cost, open_parquet
+from moeload_bench.traces.parquet import check_cost, open_mapped
 
 _ROWS = 1 << 16
 
@@ -80,11 +80,12 @@ class _Counter:
     def count(self, path: Path, look_only: bool = False) -> tuple[IntArray, int]:
         """Load [E] and number of tokens; ``look_only`` reads one batch, for top-k."""
         load_E, tokens = np.zeros(self.experts, dtype=np.int64), 0
-        with open_parquet(path) as file:
+        with open_mapped(path) as opened:
+            file = opened.reader
             if self.column not in file.schema_arrow.names:
                 got = printable(", ".join(file.schema_arrow.names))[:200]
                 raise TraceError(f"{path}: no column {self.column!r}; there is: {got}")
-            check_cost(path, file)
+            check_cost(opened)
             for batch in file.iter_batches(_ROWS, columns=[self.column], use_threads=False):
                 load_E += self._batch(batch.column(0), f"{path}, from row {tokens}")
                 tokens += len(batch)

@@ -21,7 +21,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.interchange.text import WholeLines, find_files
-from moeload_bench.traces.parquet import check_cost, open_parquet
+from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
 MAX_LINE = 64 << 20
@@ -68,9 +68,9 @@ def _columns(file: Path) -> list[str]:
 
 def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[Any]:
     if lines is None:
-        with open_parquet(file) as parquet:
-            check_cost(file, parquet, lists=False)
-            yield from parquet.iter_batches(256, columns=wanted, use_threads=False)
+        with open_mapped(file) as opened:
+            check_cost(opened, lists=False)
+            yield from opened.reader.iter_batches(256, columns=wanted, use_threads=False)
         return
     import pyarrow as pa
     from pyarrow import csv as arrow_csv

@@ -25,8 +25,8 @@ from moeload_bench.isolation.groups import Group, new_group
 from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
-from moeload_bench.isolation.watch import LINUX, Watch
-from moeload_bench.isolation.watcher import MIB, end_tree, over_memory
+from moeload_bench.isolation.watch import LINUX, Watch, end_tree
+from moeload_bench.isolation.watcher import MIB, over_memory
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
@@ -104,9 +104,9 @@ class Process:
         )
 
     @property
-    def accounting(self) -> Accounting | None:
-        """How memory and CPU time of all its processes are counted; None where nobody counts them."""
-        return self._group.kind if self._group is not None else "processes" if LINUX else None
+    def accounting(self) -> Accounting:
+        """How memory and CPU time of all its processes are counted."""
+        return self._group.kind if self._group is not None else "processes"
 
     def kill(self) -> None:
         """End the process and all its descendants at once."""

@@ -1,6 +1,6 @@
 """The harness's side of the watch (`watcher`): one process for all forecasters of this process, started with the first.
 
-Linux only; elsewhere nothing is known of a process's descendants, and limits hold per process.
+On Linux it reads /proc with the standard library alone; elsewhere psutil knows the processes (`portable`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -20,13 +21,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moeload_bench.errors import IsolationError
+from moeload_bench.isolation import watcher
 from moeload_bench.isolation.groups import Group
 from moeload_bench.isolation.levels import Limits
 from moeload_bench.isolation.watcher import SLOT_BYTES, SLOTS, Slot, children, read_slot, write_slot
 
 LINUX = sys.platform == "linux"
 RUN = (
-    "import sys; sys.path.append(sys.argv[1]); from moeload_bench.isolation.watcher import main; main(int(sys.argv[2]))"
+    "import os, sys; sys.path += sys.argv[1].split(os.pathsep); "
+    "from moeload_bench.isolation.{} import main; main(int(sys.argv[2]))"
 )
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
@@ -35,13 +38,13 @@ class Watcher:
     """The process that watches, and the memory that it writes to."""
 
     def __init__(self) -> None:
-        fd = os.memfd_create("moeload-watch")
+        fd = _memory()
         os.ftruncate(fd, SLOT_BYTES * SLOTS)
         self.shared = mmap.mmap(fd, SLOT_BYTES * SLOTS)
         self._free = deque(range(SLOTS))  # the one that is free for longest first: what is late for it has come by then
         self._lock = threading.Lock()
         # -S and -I: what is installed here is not read, which takes longer than all the rest of its start.
-        argv = [sys.executable, "-I", "-S", "-c", RUN, PACKAGE_PARENT, str(fd)]
+        argv = [sys.executable, "-I", "-S", "-c", RUN.format("watcher" if LINUX else "portable"), _paths(), str(fd)]
         self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(fd,), env={}, start_new_session=True)
         os.close(fd)
 
@@ -84,13 +87,11 @@ class Watch:
         inside = folders is not None
         self._root, self._group = root, group
         self._worker = None if inside else root
-        self._slot: int | None = None
-        if LINUX:
-            self._watcher = _watcher(os.getpid())
-            self._slot = self._watcher.take()
-            tree = {"leader": leader, "root": root, "inside": inside, "folders": dict(folders or {})}
-            grouped = {"kind": group and group.kind, "group": group and dict(group.folders)}
-            self._watcher.ask(self._slot, **tree, **grouped, limits=dataclasses.asdict(limits))
+        self._watcher = _watcher(os.getpid())
+        self._slot: int | None = self._watcher.take()
+        tree = {"leader": leader, "root": root, "inside": inside, "folders": dict(folders or {})}
+        grouped = {"kind": group and group.kind, "group": group and dict(group.folders)}
+        self._watcher.ask(self._slot, **tree, **grouped, limits=dataclasses.asdict(limits))
         self._last = Slot(0, 0.0, "")
 
     @property
@@ -120,11 +121,8 @@ class Watch:
         worker = self.worker
         if worker is None:
             return None
-        try:
-            # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
-            return time.clock_gettime((~worker << 3) | 2) + self._seen().others_cpu_s
-        except OSError:
-            return None
+        own = _own_cpu_s(worker)
+        return None if own is None else own + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
         """The largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
@@ -134,9 +132,9 @@ class Watch:
     @property
     def worker(self) -> int | None:
         """The process id of the forecaster's process, None where it is not known."""
-        if self._worker is None and LINUX:
+        if self._worker is None:
             self._worker = next(iter(children(self._root)), None)
-        return self._worker if LINUX else None
+        return self._worker
 
     def _seen(self) -> Slot:
         return self._last if self._slot is None else read_slot(self._watcher.shared, self._slot)
@@ -154,6 +152,46 @@ def _watcher(pid: int) -> Watcher:
 @functools.lru_cache(maxsize=1)
 def _started(pid: int) -> Watcher:
     return Watcher()
+
+
+def _memory() -> int:
+    """A file that no name leads to: in memory where the system has such files."""
+    if LINUX:
+        return os.memfd_create("moeload-watch")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _paths() -> str:
+    """Where the watcher finds what it imports; psutil is installed where -S does not look."""
+    if LINUX:
+        return PACKAGE_PARENT
+    import psutil
+
+    return os.pathsep.join([PACKAGE_PARENT, str(Path(psutil.__file__).resolve().parents[1])])
+
+
+def _own_cpu_s(pid: int) -> float | None:
+    """CPU seconds of a process, without its children's; None when it is gone."""
+    if not LINUX:
+        from moeload_bench.isolation import portable
+
+        return portable.own_cpu_s(pid)
+    try:
+        # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
+
+
+def end_tree(leader: int) -> None:
+    """Kill a process group and every descendant of its leader, also those that left for a session of their own."""
+    if LINUX:
+        watcher.end_tree(leader)
+        return
+    from moeload_bench.isolation import portable
+
+    portable.end_tree(leader)
 
 
 def _high_water_bytes(pid: int) -> int:

@@ -16,8 +16,8 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from moeload_bench.isolation.groups import Group, read_proc
 
@@ -61,7 +61,7 @@ def write_slot(shared: mmap.mmap, number: int, slot: Slot) -> None:
 
 
 class Usage(NamedTuple):
-    """What /proc says of one process: CPU seconds of its own, of its children that ended, and resident bytes."""
+    """What one process uses: CPU seconds of its own, of its children that ended, and resident bytes."""
 
     own_cpu_s: float
     ended_cpu_s: float
@@ -109,22 +109,13 @@ class Watched:
         return ended + sum(usage.own_cpu_s + usage.ended_cpu_s for usage in tree.values())
 
     def _judge(self, resident: int, cpu_s: float, processes: int) -> str | None:
-        limits = self._limits
         held, files = self._in_files()
-        memory, most = resident, int(limits["memory_bytes"])
+        memory, most = resident, int(self._limits["memory_bytes"])
         if self._group is None:
             memory += held + (SOCKET_BYTES * sockets(self._root) if self._inside else 0)
         elif self._group.memory_kills():
             memory = max(memory, most + MIB)
-        if memory > most:
-            return over_memory(memory, most)
-        if cpu_s > limits["cpu_s"]:
-            return f"used {cpu_s:.1f} s of CPU time, allowed are {limits['cpu_s']:g} s"
-        if processes > limits["processes"]:
-            return f"had {processes} processes, allowed are {limits['processes']}"
-        if files > limits["files"]:
-            return f"made {files} files, allowed are {limits['files']}"
-        return None
+        return over_limits(self._limits, memory, cpu_s, processes, files)
 
     def _in_files(self) -> tuple[int, int]:
         """Bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
@@ -164,15 +155,42 @@ class Watched:
             self._group.remove()
 
 
+class AnyWatched(Protocol):
+    """What `main` asks of a forecaster under watch; `portable` has another."""
+
+    slot: int
+    verdict: str
+
+    def look(self) -> Slot: ...
+    def end(self) -> None: ...
+    def forget(self, remove: bool = False) -> None: ...
+
+
+def over_limits(
+    limits: dict[str, float], memory_bytes: int, cpu_s: float, processes: int, files: int = 0
+) -> str | None:
+    """Which limit is exceeded, and by what; None where none is."""
+    most = int(limits["memory_bytes"])
+    if memory_bytes > most:
+        return over_memory(memory_bytes, most)
+    if cpu_s > limits["cpu_s"]:
+        return f"used {cpu_s:.1f} s of CPU time, allowed are {limits['cpu_s']:g} s"
+    if processes > limits["processes"]:
+        return f"had {processes} processes, allowed are {limits['processes']}"
+    if files > limits["files"]:
+        return f"made {files} files, allowed are {limits['files']}"
+    return None
+
+
 def over_memory(used_bytes: int, allowed_bytes: int) -> str:
     """The verdict on one that used too much memory."""
     return f"used {used_bytes // MIB} MiB of memory, allowed are {allowed_bytes // MIB} MiB"
 
 
-def main(shared_fd: int) -> None:
+def main(shared_fd: int, kind: Callable[[dict[str, Any]], AnyWatched] = Watched) -> None:
     """Watch until standard input ends; then end what is left, also groups whose forecaster is gone."""
     shared = mmap.mmap(shared_fd, SLOT_BYTES * SLOTS)
-    watched: dict[int, Watched] = {}
+    watched: dict[int, AnyWatched] = {}
     text, due = b"", time.monotonic() + EVERY_S
     while True:
         ready = select.select([0], [], [], max(0.0, due - time.monotonic()) if watched else None)[0]
@@ -182,7 +200,7 @@ def main(shared_fd: int) -> None:
                 break
             *lines, text = (text + more).split(b"\n")
             for line in lines:
-                _obey(json.loads(line), watched)
+                _obey(json.loads(line), watched, kind)
         if time.monotonic() >= due:
             for one in list(watched.values()):
                 _look(one, shared)
@@ -192,15 +210,15 @@ def main(shared_fd: int) -> None:
         one.forget(remove=True)
 
 
-def _obey(asked: dict[str, Any], watched: dict[int, Watched]) -> None:
+def _obey(asked: dict[str, Any], watched: dict[int, AnyWatched], kind: Callable[[dict[str, Any]], AnyWatched]) -> None:
     before = watched.pop(asked["slot"], None)
     if before is not None:
         before.forget()
     if "root" in asked:
-        watched[asked["slot"]] = Watched(asked)
+        watched[asked["slot"]] = kind(asked)
 
 
-def _look(one: Watched, shared: mmap.mmap) -> None:
+def _look(one: AnyWatched, shared: mmap.mmap) -> None:
     if not one.verdict:
         write_slot(shared, one.slot, one.look())  # before it ends: who sees it ended finds out why
     if one.verdict:

@@ -160,10 +160,14 @@ class TraceMeta(Record):
 
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     """The record as `TraceMeta`; raises `TraceError` with the first field that is wrong, got and expected."""
+    return hashed_meta(record, where)[0]
+
+
+def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:
+    """As `checked_meta`, with the record's hash, which shows that JSON holds it."""
     try:
         meta = TraceMeta.model_validate(record)
-        meta.canonical_json()  # its hash is taken over it
-        return meta
+        return meta, meta.sha256()
     except ValidationError as error:
         raise TraceError(f"{where}: {wrong_field(error)}") from None
     except (ValueError, RecursionError) as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import TraceError
@@ -46,43 +44,56 @@ def _usual_header() -> re.Pattern[bytes]:
 _USUAL = _usual_header()
 
 
-def largest_page_bytes(path: Path, metadata: pq.FileMetaData) -> int:
+Chunk = tuple[int, int, int]
+"""One column of one row group by its footer: where its pages begin and end, and what its values take as an array."""
+
+
+def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
+    """The columns of every row group, without those that hold nothing, of which no page is read.
+
+    A footer may lie: what it gives below zero counts for nothing, so that it cannot hide anything else.
+    """
+    found, schema = [], metadata.schema
+    widths = [4 if schema.column(j).physical_type in ("INT32", "FLOAT") else 8 for j in range(metadata.num_columns)]
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        for j, width in enumerate(widths):
+            chunk = group.column(j)
+            values = chunk.num_values
+            if values <= 0:
+                continue
+            start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+            if dictionary is not None and 0 < dictionary < start:
+                start = dictionary  # it comes first, as Arrow looks for it
+            found.append((start, start + chunk.total_compressed_size, values * width))
+    return found
+
+
+def largest_page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> int:
     """The largest page of a file, decompressed; raises `TraceError` for headers that cannot be read."""
     largest = 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for start, stop in _chunks(metadata):
-            try:
-                for size in _pages(content, start, min(stop, len(content))):
-                    largest = max(largest, size)
-            except (IndexError, ValueError) as error:
-                raise TraceError(f"{path}: a page of a column at byte {start} is damaged: {error}") from None
+    for start, stop, _ in chunks:
+        try:
+            largest = max(largest, _largest_page(content, start, min(stop, len(content))))
+        except (IndexError, ValueError) as error:
+            raise TraceError(f"{where}: a page of a column at byte {start} is damaged: {error}") from None
     return largest
 
 
-def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, int]]:
-    """Where each column's pages lie in each row group, dictionary first, as Arrow looks for them."""
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.num_values <= 0:
-                continue  # of which no page is read
-            start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
-            if dictionary is not None and 0 < dictionary < start:
-                start = dictionary
-            yield start, start + chunk.total_compressed_size
-
-
-def _pages(content: Bytes, at: int, stop: int) -> Iterator[int]:
+def _largest_page(content: Bytes, at: int, stop: int) -> int:
+    largest = 0
     while 0 <= at < stop:
         usual = _USUAL.match(content, at)
         if usual is None:
-            sizes, at = _page_header(content, at)
+            (size, compressed), at = _page_header(content, at)
         else:
-            sizes, at = (_number(usual[1]), _number(usual[2])), usual.end()
-        if min(sizes) < 0:
+            size, compressed, at = _number(usual[1]), _number(usual[2]), usual.end()
+        if size < 0 or compressed < 0:
             raise ValueError("its header has no size")
-        yield sizes[0]
-        at += sizes[1]
+        if size > largest:
+            largest = size
+        at += compressed
+    return largest
 
 
 def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:

@@ -5,17 +5,19 @@ Of a file only the arrays and one batch are in memory at once. Axis letters: S s
 
 from __future__ import annotations
 
+import functools
 import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
-from moeload_bench.traces.pages import largest_page_bytes
+from moeload_bench.traces.pages import chunks, largest_page_bytes
 from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -31,9 +33,18 @@ CELLS_A_BATCH = 1 << 20
 """Loads in a batch of a larger trace: there, one batch would take twice the memory and longer."""
 
 
+class Mapped(NamedTuple):
+    """A parquet file that is open: its reader, and the bytes that it reads, mapped into memory once for all readers."""
+
+    reader: pq.ParquetFile
+    content: mmap.mmap
+    where: str
+
+
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_mapped(path: Path) -> Iterator[Mapped]:
     """The open file; whatever pyarrow raises inside the block becomes a `TraceError` that names the file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.is_dir():
@@ -44,8 +55,10 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     try:
-        with pq.ParquetFile(path if _is_text(path) else path.open("rb"), memory_map=True) as file:
-            yield file
+        with path.open("rb") as file:  # Python maps it: pyarrow takes names of UTF-8 only
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))) as reader:
+            yield Mapped(reader, content, str(path))
     except MoeloadError:
         raise
     except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
@@ -53,18 +66,16 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
 
 
-def _is_text(path: Path) -> bool:
-    """Whether pyarrow can be given the name: it takes UTF-8 only, and a file system has other names too."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """As `open_mapped`, for those who need the reader alone."""
+    with open_mapped(path) as opened:
+        yield opened.reader
 
 
 def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
     """The metadata record, hashes included, as it stands in the file; nothing but its size and form is checked."""
-    raw = (file.schema_arrow.metadata or {}).get(META_KEY)
+    raw = (file.metadata.metadata or {}).get(META_KEY)
     if raw is None:
         raise TraceError(f"{where}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
     if len(raw) > MAX_META_BYTES:
@@ -81,42 +92,35 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
 def decoded_bytes(path: Path) -> int:
     """What the columns of a file take as arrays, from its footer."""
     with open_parquet(path) as file:
-        return _footer_bytes(file)
+        return sum(taken for _, _, taken in chunks(file.metadata))
 
 
-def check_cost(path: Path, file: pq.ParquetFile, *, lists: bool = True) -> None:
+def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> None:
     """Raise `TraceError` where a batch of rows may take memory out of proportion to the file.
 
-    ``lists``: a row may hold any number of values, so all values of the file count; else its largest page does.
+    ``announced``: bytes that are made besides. ``lists``: a row may hold any number of values, so all values of the
+    file count; else its largest page does.
     """
-    most = largest_page_bytes(path, file.metadata)
-    check_decoded(max(most, _footer_bytes(file)) if lists else most, path.stat().st_size, str(path))
+    content, found = opened.content, chunks(opened.reader.metadata)
+    most = max(announced, largest_page_bytes(content, found, opened.where))
+    if lists:
+        most = max(most, sum(taken for _, _, taken in found))
+    check_decoded(most, len(content), opened.where)
 
 
-def _footer_bytes(file: pq.ParquetFile) -> int:
-    """A footer may lie: a number below zero counts for nothing, so that it cannot hide another one."""
-    total = 0
-    for i in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(i)
-        for chunk in map(group.column, range(group.num_columns)):
-            total += max(0, chunk.num_values) * (4 if chunk.physical_type in ("INT32", "FLOAT") else 8)
-    return total
-
-
-def read_columns(file: pq.ParquetFile, meta: TraceMeta, path: Path) -> dict[str, Array]:
+def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
     """Every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
 
     What they take in memory is known from the footer, the pages' headers and the metadata before anything is decoded,
     and must not be out of proportion to the file (`moeload_bench.bounds`). Raises `TraceError` for that, for a missing
     or unknown column, another type or shape than the metadata's, and empty cells.
     """
-    where = str(path)
+    file, where = opened.reader, opened.where
     names = _column_names(file, where)
     steps, done = file.metadata.num_rows, 0
     shapes = {name: column_shape(name, steps, len(meta.layers), meta.experts) for name in names}
     announced = sum(math.prod(shape) * np.dtype(COLUMNS[name].dtype).itemsize for name, shape in shapes.items())
-    largest = largest_page_bytes(path, file.metadata)
-    check_decoded(max(announced, _footer_bytes(file), largest), path.stat().st_size, where)
+    check_cost(opened, announced=announced)
     arrays = {name: _empty(shape, name, where) for name, shape in shapes.items()}
     cells_per_step = max(1, len(meta.layers) * meta.experts)
     at_once = steps * cells_per_step <= CELLS_AT_ONCE
@@ -164,10 +168,17 @@ def _check_type(name: str, found: pa.DataType, where: str) -> None:
             break
         inner = inner.value_type
     else:
-        if inner == pa.from_numpy_dtype(np.dtype(COLUMNS[name].dtype)):
+        if inner == _arrow_type(COLUMNS[name].dtype):
             return
     expected = f"expected cells of {COLUMNS[name].dtype} in each list level"
     raise TraceError(f"{where}: column {name} has type {str(found)[:120]}, {expected}")
+
+
+@functools.cache
+def _arrow_type(dtype: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.from_numpy_dtype(np.dtype(dtype))
 
 
 def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
@@ -179,7 +190,6 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
 
 def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
     """The rows of one column [rows, *cell_shape]."""
-    import pyarrow as pa
 
     if column.null_count:
         raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
@@ -187,7 +197,7 @@ def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: s
     for size in cell_shape:
         flat = _flattened(name, flat, size, where)
     dtype = COLUMNS[name].dtype
-    if flat.type != pa.from_numpy_dtype(np.dtype(dtype)):
+    if flat.type != _arrow_type(dtype):
         raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {dtype} in each list level")
     # Not `to_numpy`, which imports pandas: 0.15 s of CPU and 40 MB in every process. What results is not writable.
     buffer = flat.buffers()[1]

@@ -19,8 +19,15 @@ import numpy as np
 
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta
-from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, open_parquet, read_columns, read_record
+from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
+from moeload_bench.traces.parquet import (
+    META_KEY,
+    ROW_GROUP_STEPS,
+    open_mapped,
+    open_parquet,
+    read_columns,
+    read_record,
+)
 from moeload_bench.traces.trace import COLUMNS, Array, Trace, check_trace
 
 if TYPE_CHECKING:
@@ -154,11 +161,11 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     layer where there are some; `HashMismatchError` when content was edited or is another trace's.
     """
     where = str(path)
-    with open_parquet(Path(path)) as file:
-        record = read_record(file, where)
+    with open_mapped(Path(path)) as opened:
+        record = read_record(opened.reader, where)
         stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
-        meta = checked_meta(record, where)
-        arrays = read_columns(file, meta, Path(path))
+        meta, meta_sha256 = hashed_meta(record, where)
+        arrays = read_columns(opened, meta)
     run_S = arrays.pop("run")
     if (run_S != meta.run).any():
         raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")
@@ -166,7 +173,7 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     if verify:
         check_trace(trace, where)
         content = data_sha256(trace)
-        for key, got in (("data_sha256", content), ("meta_sha256", meta.sha256())):
+        for key, got in (("data_sha256", content), ("meta_sha256", meta_sha256)):
             if stored[key] != got:
                 raise HashMismatchError(f"{where}: {key} is {got}, the file says {stored[key]}: it was edited")
         if expected_sha256 not in (None, content):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from leaderboard.pages import cards
+from leaderboard.pages.croissant import croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, first_spans, onset_summary
-from moeload_bench.publishing.croissant import croissant
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans

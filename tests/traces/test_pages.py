@@ -12,7 +12,7 @@ from moeload_bench.traces.store import list_traces
 
 FILE = list_traces()[0].path
 CONTENT = FILE.read_bytes()
-STARTS = [start for start, _ in pages._chunks(pq.read_metadata(FILE))]
+STARTS = [start for start, _, _ in pages.chunks(pq.read_metadata(FILE))]
 
 
 def both(content: bytes, at: int) -> tuple[object, object]:
@@ -29,7 +29,7 @@ def both(content: bytes, at: int) -> tuple[object, object]:
 
 def test_every_header_of_a_trace_is_as_usual() -> None:
     """pyarrow's own are matched, each where its column begins and each after the one before."""
-    for start, stop in pages._chunks(pq.read_metadata(FILE)):
+    for start, stop, _ in pages.chunks(pq.read_metadata(FILE)):
         at = start
         while at < stop:
             found, slow = both(CONTENT, at)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from leaderboard.pages.croissant import croissant
 from moeload_bench.publishing.card import render_card
-from moeload_bench.publishing.croissant import croissant
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace

@@ -1,0 +1,109 @@
+"""Croissant 1.1 metadata of a folder of traces (https://docs.mlcommons.org/croissant), as JSON-LD: mlcroissant's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlcroissant as mlc
+
+from moeload_bench.hub import fetch
+from moeload_bench.publishing.card_tables import size_summary
+from moeload_bench.scoring.description import Run
+from moeload_bench.traces.meta import COLUMNS
+
+STANDARD = "http://mlcommons.org/croissant/1.1"
+TYPES = {"int32": mlc.DataType.INT32, "int64": mlc.DataType.INT64, "float32": mlc.DataType.FLOAT32}
+TERMS_OF_1_1 = {
+    "arrayShape": "cr:arrayShape",
+    "containedIn": "cr:containedIn",
+    "description": {"@container": "@language"},
+    "isArray": "cr:isArray",
+    "name": {"@container": "@language"},
+}
+"""What mlcroissant's context of a document made anew lacks: it is that of Croissant 1.0."""
+CONTRIBUTORS = "moeload-bench contributors"
+
+
+def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
+    """The metadata as JSON text: one record set per recipe, every file with its checksum."""
+    terms = dict(sorted({**mlc.Rdf().context, **TERMS_OF_1_1}.items()))
+    root, ctx = Path(folder), mlc.Context(conforms_to=STANDARD, rdf=mlc.Rdf(context=terms))
+    recipes = sorted({run.recipe for run in runs})
+    version, url = _release(runs)
+    metadata = mlc.Metadata(
+        ctx=ctx,
+        name="moeload-traces",
+        description="Expert loads of Mixture-of-Experts training runs: the tokens that the router sent to each "
+        f"expert of each MoE layer in each step. {size_summary(runs)}",
+        license=["https://creativecommons.org/licenses/by/4.0/"],
+        creators=[mlc.Organization(ctx=ctx, name=CONTRIBUTORS)],
+        version=version,
+        url=url,
+        keywords=["mixture-of-experts", "expert load", "time series forecasting"],
+        cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file.",
+        distribution=[*(_file(ctx, root, run) for run in runs), *(_file_set(ctx, recipe) for recipe in recipes)],
+        record_sets=[_record_set(ctx, recipe, next(run for run in runs if run.recipe == recipe)) for recipe in recipes],
+    )
+    return json.dumps(metadata.to_json(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _release(runs: Sequence[Run]) -> tuple[str, str | None]:
+    """Version and url of the release that a suite pins these runs at; 0.0.0 where none does.
+
+    There is no date: nothing in a trace holds one, and the same traces give the same file.
+    """
+    hashes = {run.data_sha256 for run in runs}
+    pins = sorted((pin.revision, pin.repo) for _, pin in fetch.suite_pins() if pin.data_sha256 in hashes)
+    if not pins:
+        return "0.0.0", None
+    tag, repo = pins[-1]
+    numbers = [*re.findall(r"\d+", tag), "0", "0", "0"][:3]
+    return ".".join(numbers), f"https://huggingface.co/datasets/{repo}"
+
+
+def _file(ctx: mlc.Context, root: Path, run: Run) -> mlc.FileObject:
+    name = f"{run.id}.parquet"
+    return mlc.FileObject(
+        ctx=ctx,
+        id=name,
+        name=name,
+        content_url=name,
+        content_size=f"{run.bytes} B",
+        encoding_formats=[mlc.EncodingFormat.PARQUET],
+        sha256=hashlib.sha256((root / name).read_bytes()).hexdigest(),
+    )
+
+
+def _file_set(ctx: mlc.Context, recipe: str) -> mlc.FileSet:
+    name = f"{recipe}/files"
+    parquet = [mlc.EncodingFormat.PARQUET]
+    return mlc.FileSet(ctx=ctx, id=name, name=name, encoding_formats=parquet, includes=[f"{recipe}/*/*.parquet"])
+
+
+def _record_set(ctx: mlc.Context, recipe: str, run: Run) -> mlc.RecordSet:
+    return mlc.RecordSet(
+        ctx=ctx,
+        id=recipe,
+        name=recipe,
+        description=f"Runs of recipe {recipe}: one record per run and step.",
+        fields=[_field(ctx, recipe, name, run) for name in run.columns],
+    )
+
+
+def _field(ctx: mlc.Context, recipe: str, column: str, run: Run) -> mlc.Field:
+    spec = COLUMNS[column]
+    sizes = {"L": len(run.meta.layers), "E": run.meta.experts}
+    return mlc.Field(
+        ctx=ctx,
+        id=f"{recipe}/{column}",
+        name=column,
+        description=spec.unit,
+        data_types=[TYPES[spec.dtype]],
+        source=mlc.Source(ctx=ctx, file_set=f"{recipe}/files", extract=mlc.Extract(ctx=ctx, column=column)),
+        is_array=True if spec.axes else None,
+        array_shape=",".join(str(sizes[axis]) for axis in spec.axes) or None,
+    )
