@@ -133,6 +133,10 @@ def record(
     only: Annotated[
         list[str] | None, typer.Option(help="A recipe to record here; other processes may record others.")
     ] = None,
+    futures: Annotated[
+        int | None,
+        typer.Option(min=2, help="Forks of each origin, fewer than planned: `check` names those left out."),
+    ] = None,
     root: Root = ROOT,
     published: PublishedAt = None,
 ) -> None:
@@ -141,7 +145,9 @@ def record(
     Goes on where it stopped. Refused: another public value than before, and a draw before the entries are public.
     """
     try:
-        made = record_season(_folder(root, name), value, only=only or (), published=published, progress=_lines)
+        made = record_season(
+            _folder(root, name), value, only=only or (), futures=futures, published=published, progress=_lines
+        )
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a season") from None
     for run in made:

@@ -6,7 +6,7 @@ A fork goes on from the checkpoint of the run itself with the text in another or
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +56,19 @@ def record_season(
     value: str,
     *,
     only: Collection[str] = (),
+    futures: int | None = None,
     published: str | None = None,
     progress: Callable[[str, int], Progress | None] = lambda what, steps: None,
 ) -> list[RunHashes]:
     """Record what is not recorded yet, of all recipes or ``only`` of some, and write each run's hashes as it is done.
 
-    Goes on where an earlier call stopped; several processes may each record some recipes. ``progress(what, steps)``
-    gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
+    Goes on where an earlier call stopped; several processes may each record some recipes. With ``futures`` each origin
+    forks so often instead of as planned, where time ran out: `season check` names what is left out. ``progress(what,
+    steps)`` gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
     """
     plan = folder.plan()
+    if futures is not None and not 2 <= futures <= plan.forks.futures:
+        raise SeasonError(f"got {futures} futures, expected 2 to the {plan.forks.futures} of the plan")
     if folder.scores() is not None:
         raise SeasonError(f"season {plan.name} is scored: what was not recorded by then is left out")
     unknown = set(only) - {recipe.name for recipe in plan.recipes}
@@ -75,11 +79,18 @@ def record_season(
         folder.make_private()
         done = {(run.recipe, run.run) for run in folder.runs()}
         wanted = [one for one in plan.wanted() if one not in done and (not only or one[0] in only)]
-        return [_record_run(folder, plan, draw, recipe, run, progress) for recipe, run in wanted]
+        count = futures or plan.forks.futures
+        return [_record_run(folder, plan, draw, recipe, run, count, progress) for recipe, run in wanted]
 
 
 def _record_run(
-    folder: Folder, plan: Plan, draw: Draw, recipe: str, run: int, progress: Callable[[str, int], Progress | None]
+    folder: Folder,
+    plan: Plan,
+    draw: Draw,
+    recipe: str,
+    run: int,
+    futures: int,
+    progress: Callable[[str, int], Progress | None],
 ) -> RunHashes:
     values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
@@ -92,10 +103,10 @@ def _record_run(
         failed = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
         folder.write(failed, name)
         return failed
-    forks = [
+    forks = [  # the first of each origin, then the second: whoever has to stop has as many of all
         _fork(folder, plan, job, values, i, j, progress)
+        for j in range(futures)
         for i in range(len(values.fork_origins))
-        for j in range(len(values.fork_seeds[i]))
     ]
     trace = read_trace(path)
     made = RunHashes(
@@ -159,6 +170,17 @@ def _fork(
             progress(what, plan.forks.steps),
         )
     return ForkHash(origin_number=i, future=j, data_sha256=data_sha256(read_trace(target)))
+
+
+def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
+    """How many forks every origin of the recorded runs has."""
+    counts = [
+        sum(fork.origin_number == i for fork in run.forks)
+        for run in runs
+        if run.failure is None and plan.forks_of(run.recipe)
+        for i in range(plan.forks.origins)
+    ]
+    return min(counts, default=plan.forks.futures)
 
 
 def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> Path:

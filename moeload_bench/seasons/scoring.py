@@ -33,7 +33,7 @@ from moeload_bench.seasons.forks import (
     permutation_test,
     share_distance,
 )
-from moeload_bench.seasons.recording import fork_path
+from moeload_bench.seasons.recording import fork_path, recorded_futures
 from moeload_bench.seasons.records import (
     Commitment,
     Draw,
@@ -101,7 +101,11 @@ def score_season(
         _unchanged(folder, commitment, find_links, no_index)
         values = all_drawn(plan, folder.secret(), draw.value)
         suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
-        forks = {f"{v.recipe}/{plan.split}/seed{v.run}": run_forks(folder.recordings, plan, v, suite) for v in values}
+        count = recorded_futures(runs, plan)
+        forks = {
+            f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite, count)
+            for one in values
+        }
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
         files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
         targets = [
@@ -110,7 +114,7 @@ def score_season(
         ]
         setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=True)
         results, losses = _results(folder, plan, setting, targets, files, forks, jobs, progress)
-        floors = _floors(folder, plan, suite, values)
+        floors = _floors(folder, plan, suite, values, count)
         (folder.path / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
         made = Scores(
             season=plan.name,
@@ -185,11 +189,11 @@ def frozen_suite(plan: Plan, base: Suite, runs: Sequence[RunHashes], root: Path)
     return base.model_copy(update={**update, "hub": None})
 
 
-def run_forks(root: Path, plan: Plan, values: Drawn, suite: Suite) -> RunForks:
-    """Where a run forks, and the files of its forks."""
+def run_forks(root: Path, plan: Plan, values: Drawn, suite: Suite, count: int) -> RunForks:
+    """Where a run forks, and the files of its first ``count`` forks of each origin."""
     horizons = tuple(h for h in suite.horizons if h <= plan.forks.steps)
     paths = tuple(
-        tuple(fork_path(root, plan, values.recipe, values.run, i, j) for j in range(plan.forks.futures))
+        tuple(fork_path(root, plan, values.recipe, values.run, i, j) for j in range(count))
         for i in range(len(values.fork_origins))
     )
     return RunForks(values.run, values.fork_origins, paths, horizons)
@@ -320,8 +324,8 @@ class ForkPoint:
         return int(self.trace.step_S[self.row])
 
 
-def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn]) -> Iterator[ForkPoint]:
-    """Every origin of forks of the runs that were recorded, with the traces below ``root``."""
+def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int) -> Iterator[ForkPoint]:
+    """Every origin of forks of the runs that were recorded, with the traces of ``count`` forks below ``root``."""
     recorded = {entry.id for entry in suite.traces}
     for one in values:
         trace_id = f"{one.recipe}/{plan.split}/seed{one.run}"
@@ -329,7 +333,7 @@ def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn]) -
             continue
         trace = read_trace(root / f"{trace_id}.parquet")
         names = state_names(label_states(trace.load_SLE, stride=trace.meta.stride, rule=suite.rule))
-        forks = run_forks(root, plan, one, suite)
+        forks = run_forks(root, plan, one, suite, count)
         for i, origin in enumerate(forks.origins):
             future_JKLE, row = futures(trace, forks, i), row_of(trace, origin)
             last_LE = np.nanmean(shares(trace.load_SLE[max(0, row - REFERENCE_ROWS) : row]), axis=0)
@@ -337,9 +341,9 @@ def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn]) -
             yield ForkPoint(trace, row, names[row], forks.horizons, task)
 
 
-def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn]) -> ForkFloors | None:
+def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int) -> ForkFloors | None:
     """What the forks say of the predictable share, and the power of the test; None where nothing forks."""
-    points = list(fork_points(folder.recordings, plan, suite, values))
+    points = list(fork_points(folder.recordings, plan, suite, values, count))
     if not points:
         return None
     tasks = [point.task for point in points]
@@ -347,7 +351,7 @@ def _floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn]) -
     made = ForkFloors(
         season=plan.name,
         horizons=points[0].horizons,
-        futures=1 + plan.forks.futures,
+        futures=1 + count,
         level=plan.forks.level,
         power=found,
         floors=tuple(_floor(point) for point in points),

@@ -202,6 +202,24 @@ def test_an_entry_that_changed_after_closing_is_not_scored(tmp_path: Path) -> No
         score_season(folder, level="none", published="the test")
 
 
+def test_forks_that_were_not_recorded_are_named_and_the_others_scored(tmp_path: Path) -> None:
+    """Time ran out after two of three: all origins are scored on as many, and the check says what is missing."""
+    folder = open_season(tmp_path)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    for path in sorted((folder.path / "runs").glob("*.json")):
+        keep = 3 if path.name == "other.0.json" else 2
+        edit(path, lambda tree, n=keep: tree.update(forks=[fork for fork in tree["forks"] if fork["future"] < n]))
+    score_season(folder, level="none", published="the test")
+    reveal_season(folder)
+    forks = json.loads((folder.forks / "mine.json").read_text())
+    assert {len(task["loss_JK"]) for task in forks["tasks"]} == {3}
+    assert json.loads((folder.path / "fork_floors.json").read_text())["futures"] == 3
+    assert check_season(folder) == ["small run 0: 2 forks left out: they have no hashes"]
+    with pytest.raises(SeasonError, match="got 4 futures, expected 2 to the 3 of the plan"):
+        record_season(folder, VALUE, futures=4)
+
+
 def test_a_later_score_is_a_public_one(season: Folder) -> None:
     """A revealed season is scored no more."""
     with pytest.raises(SeasonError, match="a later score is a public one"):

@@ -43,7 +43,8 @@ def suite_and_forks(folder: Folder) -> tuple[Suite, dict[str, RunForks]]:
     suite = frozen_suite(plan, season_suite(plan), folder.runs(), folder.recordings)
     drawn = all_drawn(plan, folder.secret(), VALUE)
     return suite, {
-        f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite) for one in drawn
+        f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite, plan.forks.futures)
+        for one in drawn
     }
 
 
