@@ -5,14 +5,11 @@ Axis letters: L MoE layers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
-from moeload_bench.errors import ResultError
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record
 from moeload_bench.scoring.floors import excess
 
 Protocol = Literal["sliding", "blocks"]
@@ -144,16 +141,6 @@ class Study(Record):
     def recipes(self) -> int:
         """How many recipes the runs are of."""
         return len({run.recipe for run in self.runs})
-
-
-def load_study(path: Path) -> Study:
-    """A study that was written before; raises `ResultError` for a file that holds none."""
-    try:
-        return Study.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error, 'study')}") from None
 
 
 def excess_over(value: Value, floor: Value) -> Value:

@@ -14,7 +14,7 @@ from moeload_bench.paper.facts import DATA, paper
 from moeload_bench.paper.files import files_of
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import folder_of, study_page
-from moeload_bench.paper.study import METRICS, Study, load_study
+from moeload_bench.paper.study import METRICS, Study
 from moeload_bench.states.drift import sliding_variance
 from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
 
@@ -25,7 +25,7 @@ PLAIN = {"sw_avg": "sw_avg", "uniform": "uniform"}
 
 
 def committed() -> Study:
-    return load_study(STUDY)
+    return Study.model_validate_json(STUDY.read_bytes())
 
 
 def test_the_committed_page_and_tables_are_what_the_study_gives() -> None:
