@@ -51,6 +51,8 @@ def _default(field: Schema) -> str:
 def _type(field: Schema) -> str:
     if "anyOf" in field:
         return " or ".join(_type(one) for one in field["anyOf"])
+    if "allOf" in field:  # of one: how pydantic before 2.9 writes a reference that has a default
+        return _type(field["allOf"][0])
     if "$ref" in field:
         return _title(field["$ref"].rpartition("/")[2])
     if "enum" in field:

@@ -1,1 +1,1 @@
-"""A folder of traces as a dataset release: card, Croissant, upload, tag."""
+"""A folder of traces as a dataset release: card, upload, tag."""

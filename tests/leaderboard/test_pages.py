@@ -9,6 +9,7 @@ import pytest
 
 from leaderboard.committed import ROOT
 from leaderboard.pages import __main__ as pages
+from leaderboard.pages import format
 from leaderboard.pages.parts import PART, Page, fill_parts, stale_files
 
 
@@ -46,3 +47,10 @@ def test_an_unknown_page_is_refused_by_name(capsys: pytest.CaptureFixture[str]) 
     assert stopped.value.code == 2
     said = re.sub(r"\s+", " ", capsys.readouterr().err)
     assert "unknown page 'pie.md'; there is: README.md, docs/guide/leaderboard.md" in said
+
+
+def test_a_reference_with_a_default_reads_the_same_from_every_pydantic() -> None:
+    """Before 2.9 it stood in an `allOf` of one."""
+    reference = {"$ref": "#/$defs/BalancingMeta"}
+    assert format._type({**reference, "default": {}}) == "*balancing*"
+    assert format._type({"allOf": [reference], "default": {}}) == "*balancing*"
