@@ -4,10 +4,13 @@
     python benchmarks/isolation.py --calls-only    the first part
     python benchmarks/isolation.py uniform arima   the mini suite for these targets only
     python benchmarks/isolation.py --against DIR   start-up and calls in the sandbox, beside another checkout's
+    python benchmarks/isolation.py --against DIR --cpu    the same in CPU time, kept in isolation.json
+    python -m leaderboard.pages docs/methods/isolation.md    the table made from that
 
 Levels alternate within each repetition, so that a busy machine hits them alike; medians are printed. Goal: the whole
 mini suite takes at most 1.1 times as long for `arima`. With --against both checkouts (each with its own .venv) are
-measured in turn, and the least of each is compared: what disturbs a machine only ever adds.
+measured in turn, and the least of each is compared: what disturbs a machine only ever adds. CPU time is that of a
+control group which holds harness, watch and sandbox; it can be compared while other work goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.groups import new_group
 from moeload_bench.isolation.hosts import LEVELS, Level, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import load_suite
@@ -33,6 +37,9 @@ SHAPES = ((6, 8), (128, 128))
 REPETITIONS = 7
 CALLS = 40
 HORIZONS = (10, 100, 1000)
+MORE_STARTS, MORE_CALLS, CPU_REPETITIONS = 8, 1000, 4
+MEMORY_BYTES = 8 << 30
+KEPT = Path(__file__).with_suffix(".json")
 WHAT = f"start-up, observe 10 steps, forecast {HORIZONS[-1]} steps"
 
 
@@ -42,9 +49,10 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", help="forecasters of the second table; the suite's baselines by default")
     parser.add_argument("--calls-only", action="store_true", help="skip the mini suite")
     parser.add_argument("--against", type=Path, help="another checkout, with a .venv")
+    parser.add_argument("--cpu", action="store_true", help="with --against: CPU time, for a machine that is busy")
     arguments = parser.parse_args()
     if arguments.against is not None:
-        print_against(arguments.against)
+        (keep_cpu_against if arguments.cpu else print_against)(arguments.against)
         return
     levels = [level for level in LEVELS if level_available(level) is None]
     for missing in set(LEVELS) - set(levels):
@@ -82,6 +90,52 @@ def print_against(other: Path, repetitions: int = 4) -> None:
         least = {place: np.min(rows, axis=0) for place, rows in found.items()}
         print(f"sw_avg at {layers} x {experts} in the sandbox: {WHAT}; milliseconds here, there, and their ratio")
         print("  ", *(f"{1e3 * a:9.3f} / {1e3 * b:9.3f} = {a / b:.3f}" for a, b in zip(*least.values(), strict=True)))
+
+
+def keep_cpu_against(other: Path) -> None:
+    """CPU seconds of a start-up and of an observe with a forecast, here and there, kept in `KEPT`.
+
+    They are what more start-ups, or more calls, add to the least of some harnesses.
+    """
+    here = Path(__file__).resolve().parents[1]
+    rows = []
+    for layers, experts in SHAPES:
+        calls = MORE_CALLS if experts < 64 else MORE_CALLS // 4
+        least: dict[Path, tuple[float, float]] = {}
+        found: dict[Path, list[list[float]]] = {here: [], other: []}
+        for turn in range(2 * CPU_REPETITIONS):
+            place = (here, other)[(turn + turn // 2) % 2]
+            counts = ((1, 1), (1 + MORE_STARTS, 1), (1, 1 + calls))
+            found[place].append([cpu_of(place, layers, experts, *count) for count in counts])
+        for place, values in found.items():
+            one, starts, called = np.min(values, axis=0)
+            least[place] = float(starts - one) / MORE_STARTS, float(called - one) / calls
+        for what, a, b in zip(("start-up", "call"), least[here], least[other], strict=True):
+            print(f"{layers} x {experts}, {what}: {1e3 * a:.3f} / {1e3 * b:.3f} ms = {a / b:.3f}", flush=True)
+            rows.append({"shape": f"{layers} x {experts}", "what": what, "here_ms": 1e3 * a, "there_ms": 1e3 * b})
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=other, capture_output=True, text=True, check=True
+    )
+    kept = {"there": head.stdout.strip(), "repetitions": CPU_REPETITIONS, "rows": rows}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def cpu_of(place: Path, layers: int, experts: int, starts: int, calls: int) -> float:
+    """CPU seconds of a checkout's harness that starts so many sandboxes, each asked so often, and of all in them."""
+    quarter = 4 if experts >= 64 else 1  # what `measure` divides its number of calls by
+    code = (
+        f"import isolation; isolation.CALLS = {quarter * calls}\n"
+        f"for _ in range({starts}): isolation.measure({layers}, {experts}, 'sandbox')"
+    )
+    group = new_group(MEMORY_BYTES, None)
+    if group is None:
+        raise SystemExit("no control group can be made here: CPU time of a sandbox is not handed to its parent")
+    try:
+        argv = group.command([str(place / ".venv" / "bin" / "python"), "-c", code])
+        subprocess.run(argv, cwd=place / "benchmarks", check=True)
+        return group.cpu_s() or 0.0
+    finally:
+        group.remove()
 
 
 def measure_in(place: Path, layers: int, experts: int) -> list[float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from leaderboard.pages.forks import Pilot, floors_table, lead, memory_test, p_values_table, pilot, power_table
 
+from leaderboard.pages.forks import Pilot, floors_table, lead, memory_test, p_values_table, pilot, power_table, setup
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.render import three_digits
 from moeload_bench.seasons.folder import read_record
@@ -41,12 +41,21 @@ def test_the_floors_stand_beside_the_errors_of_every_origin(found: Pilot) -> Non
         assert " | ".join(cells) in " ".join(text.split())
 
 
+def test_the_page_says_what_was_recorded(found: Pilot) -> None:
+    """Recipes, steps, origins with their states, and how many forks."""
+    text = setup(found)
+    for point in found.points:
+        assert f"{point.origin:,} ({point.state})" in text
+    assert "At each origin 3 forks of 60 steps each. 2 entries were frozen" in text
+
+
 def test_a_whole_memory_has_the_least_p_and_a_small_one_more(found: Pilot) -> None:
     """Two runs of four futures: 1/16, which is above the level; the page says so."""
     whole = memory_test(found.points, 1.0)
     assert whole.p_value == whole.least_p == 1 / 16
     assert whole.nearer < memory_test(found.points, 0.1).nearer < memory_test(found.points, 0.0).nearer
-    assert "No memory of the recorded futures was found" in lead(found)
+    assert "has the least p that is possible, 0.062, from weight" in lead(found)
+    assert "That is above the level" in lead(found)
     assert "with a memory, weight 1" in p_values_table(found)
     assert "of `small`" in power_table(found)
 

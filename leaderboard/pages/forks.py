@@ -1,0 +1,211 @@
+"""The parts of docs/reports/forks.md, from the pilot in leaderboard/pilots/: how much of a future can be known, and
+whether the test finds who knew the recorded one.
+
+A forecaster's error at an origin is its mean over all futures there, which are equally good to an honest one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaderboard.committed import ROOT
+from leaderboard.pages.parts import Maker
+from leaderboard.seasons import FLOOR, PRIMARY, Season, scored_seasons
+from moeload_bench.errors import SeasonError
+from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.floors import floors_from
+from moeload_bench.seasons.folder import read_record
+from moeload_bench.seasons.forks import ForkTest, floor_fork, permutation_test
+from moeload_bench.seasons.recording import recorded_futures
+from moeload_bench.seasons.records import EntryForks
+from moeload_bench.seasons.scoring import ForkPoint, fork_points
+
+PILOTS = ROOT / "leaderboard" / "pilots"
+WEIGHTS = (0.03, 0.1, 0.3, 1.0)
+"""Of the memories of the recorded futures that are mixed into the reference."""
+BATCH = "floor_batch"
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """A scored and revealed season of few origins, and where its runs fork."""
+
+    season: Season
+    points: tuple[ForkPoint, ...]
+    losses: Mapping[str, EntryForks]
+    reference: str
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        return self.points[0].horizons
+
+    def error_K(self, name: str, point: ForkPoint) -> FloatArray:
+        """An entry's `window_tv` at an origin, mean over all futures; raises `SeasonError` where it gave no answer."""
+        for task in self.losses[name].tasks:
+            if (task.trace, task.origin) == (point.trace.id, point.origin) and task.failure is None:
+                return np.asarray(np.mean(task.loss_JK, axis=0))
+        raise SeasonError(f"{name} gave no forecast at step {point.origin} of {point.trace.id}")
+
+    def best_error_K(self, point: ForkPoint) -> FloatArray:
+        """The least error of any entry at each horizon."""
+        return np.asarray(np.min([self.error_K(name, point) for name in self.losses], axis=0))
+
+
+@functools.cache
+def pilot(root: Path = PILOTS) -> Pilot:
+    """The newest pilot; raises `SeasonError` where none is revealed."""
+    season = next(iter(scored_seasons(root)), None)
+    reveal = season.folder.reveal() if season else None
+    reference = reference_of(season.results) if season else None
+    if season is None or reveal is None or reference is None:
+        raise SeasonError(f"{root}: no season that is scored and revealed, with the reference among its entries")
+    folder, plan = season.folder, season.folder.plan()
+    count = recorded_futures(folder.runs(), plan)
+    points = tuple(fork_points(folder.traces, plan, season.suite, reveal.runs, count))
+    losses = {name: read_record(EntryForks, folder.forks / f"{name}.json") for name in season.scores.forks}
+    return Pilot(season, points, losses, reference.name)
+
+
+def setup(found: Pilot) -> str:
+    """What was recorded."""
+    plan = found.season.folder.plan()
+    where: dict[str, list[str]] = {}
+    for point in found.points:
+        where.setdefault(point.task.recipe, []).append(f"{point.origin:,} ({point.state})")
+    left_out = plan.forks.futures + 1 - _futures(found)
+    short = f", of the {plan.forks.futures} that were planned: there was no time for the others" if left_out else ""
+    lines = [
+        (f"`{recipe.name}`", f"{recipe.steps:,}", " and ".join(where[recipe.name]))
+        for recipe in plan.recipes
+        if recipe.name in where
+    ]
+    words = (
+        f"At each origin {_futures(found) - 1} forks of {plan.forks.steps:,} steps each{short}. "
+        f"{len(found.losses)} entries were frozen before the seeds were drawn, and asked once at each origin."
+    )
+    return f"{markdown_table(('recipe', 'steps', 'forks at step'), lines)}\n\n{words}"
+
+
+def lead(found: Pilot) -> str:
+    """What it showed."""
+    return "\n".join([*_shares(found), *_tests(found), *_power(found)])
+
+
+def _shares(found: Pilot) -> Iterator[str]:
+    """How much of the errors is there whatever one knows, by state."""
+    last = found.horizons[-1]
+    for state in dict.fromkeys(point.state for point in found.points):
+        here = [point for point in found.points if point.state == state]
+        floor_TK = np.stack([floor_fork(point.task.future_JKLE)[0] for point in here])
+        for what, error_TK in (
+            (f"of the error of `{found.reference}`", [found.error_K(found.reference, point) for point in here]),
+            ("of the least error of any entry", [found.best_error_K(point) for point in here]),
+        ):
+            first, *_, far = 100 * floor_TK.mean(axis=0) / np.mean(error_TK, axis=0)
+            yield (
+                f"- {state.capitalize()} ({len(here)} origins): {first:.0f} % {what} is left to one that knows the "
+                f"whole state of training for the next step, {far:.0f} % for the next {last:,} steps."
+            )
+
+
+def _tests(found: Pilot) -> Iterator[str]:
+    """Whether the test keeps honest entries and finds a memory."""
+    tests, level = found.season.tests, found.season.folder.plan().forks.level
+    wrong = [name for name, test in tests.items() if test.p_value <= level]
+    least = min(tests, key=lambda name: tests[name].p_value)
+    said = f"{', '.join(f'`{name}`' for name in wrong)} were taken for ones that knew" if wrong else "none was rejected"
+    yield (
+        f"- Of {len(tests)} honest entries {said} at level {level:g}; the least p is {tests[least].p_value:.2g} "
+        f"(`{least}`)."
+    )
+    whole = memory_test(found.points, 1.0)
+    weights = [weight for weight in WEIGHTS if memory_test(found.points, weight).p_value <= whole.least_p]
+    found_from = f"from weight {min(weights):g} on" if weights else f"at none of the weights {WEIGHTS}"
+    yield (
+        f"- A memory of the recorded futures mixed into `{found.reference}` has the least p that is possible, "
+        f"{whole.least_p:.2g}, {found_from}."
+    )
+    if whole.least_p > level:
+        yield "- That is above the level: so few runs and forks order the entries, and reject none."
+
+
+def _power(found: Pilot) -> Iterator[str]:
+    test = next(iter(found.season.tests.values()))
+    yield (
+        f"- The test counts orders of whole runs, here {test.runs} of {_futures(found)} futures each: a memory of one "
+        "recipe alone is seen only where the other run's recorded future happens to be the nearest too."
+    )
+
+
+def _futures(found: Pilot) -> int:
+    return len(found.points[0].task.future_JKLE)
+
+
+def memory_test(points: Sequence[ForkPoint], weight: float) -> ForkTest:
+    """The test for the reference's forecasts moved by ``weight`` of the way to the recorded future."""
+    tasks = [point.task.knowing(0, weight) for point in points]
+    return permutation_test([(task.recipe, task.run, task.loss_JK()) for task in tasks])
+
+
+def floors_table(found: Pilot) -> str:
+    """By origin and horizon: errors, and what nobody could have known."""
+    lines = []
+    for point in found.points:
+        floor_K, error_K = floor_fork(point.task.future_JKLE)
+        best_K = found.best_error_K(point)
+        batch = floors_from(point.trace, _window(point), point.horizons)[BATCH].values.get(PRIMARY)
+        rows: dict[str, Sequence[str]] = {
+            f"`{found.reference}`": [three_digits(x) for x in found.error_K(found.reference, point)],
+            "the best entry": [three_digits(x) for x in best_K],
+            f"*{FLOOR}*": [f"{three_digits(x)} ± {three_digits(e)}" for x, e in zip(floor_K, error_K, strict=True)],
+        }
+        if batch is not None:
+            rows[f"*{BATCH}*"] = [three_digits(x) for x in batch.mean(axis=1)]
+        rows[f"*{FLOOR}* / the best"] = [f"{100 * x:.0f} %" for x in floor_K / best_K]
+        where = (f"`{point.task.recipe}`", f"{point.origin:,}, {point.state}")
+        for i, (what, cells) in enumerate(rows.items()):
+            lines.append((*(where if i == 0 else ("", "")), what, *cells))
+    heads = ("recipe", "origin", PRIMARY, *(f"h = {h:,}" for h in found.horizons))
+    return markdown_table(heads, lines)
+
+
+def _window(point: ForkPoint) -> dict[int, NDArray[np.int64]]:
+    return {layer: np.array([point.row], dtype=np.int64) for layer in range(point.trace.num_layers)}
+
+
+def p_values_table(found: Pilot) -> str:
+    """The fork test of every entry, and of memories of several weights."""
+    tests = {f"`{name}`": test for name, test in found.season.tests.items()}
+    tests |= {
+        f"*`{found.reference}` with a memory, weight {weight:g}*": memory_test(found.points, weight)
+        for weight in WEIGHTS
+    }
+    lines = [(name, f"{test.nearer:+.3f}", f"{test.p_value:.2g}") for name, test in tests.items()]
+    return markdown_table(("forecaster", "log ratio of the losses, recorded to forks", "p"), lines)
+
+
+def power_table(found: Pilot) -> str:
+    """How often the test finds a memory of all runs, or of one recipe's."""
+    floors = found.season.floors
+    assert floors is not None
+    names = list(next(iter(floors.power.values())))
+    heads = ("weight", *("of all runs" if name == "all" else f"of `{name}`" for name in names))
+    lines = [(weight, *(f"{100 * by_name[name]:.0f} %" for name in names)) for weight, by_name in floors.power.items()]
+    return markdown_table(heads, lines)
+
+
+PARTS: Mapping[str, Maker] = {
+    "setup": lambda _: setup(pilot()),
+    "lead": lambda _: lead(pilot()),
+    "floors": lambda _: floors_table(pilot()),
+    "tests": lambda _: p_values_table(pilot()),
+    "power": lambda _: power_table(pilot()),
+}
