@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 import pytest
 
+from leaderboard.committed import SUBMISSIONS
 from leaderboard.properties import Slice
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.__main__ import MARK, write_site
@@ -46,7 +47,7 @@ from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import imbalance_percent
 from moeload_bench.results.statistics import Interval, interval, log_ratio, rank_groups
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.folder import VERIFICATION
+from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
 from moeload_bench.suites.suite import load_suite
 from tests.conftest import need
@@ -369,6 +370,15 @@ def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> N
     assert shown["Peak memory in the re-run"] == "67 MB"
     assert entry.standing in forecaster_page.STANDINGS
     assert set(forecaster_page.STANDINGS) >= set(get_args(VerificationStatus))
+
+
+def test_a_page_says_where_the_code_is() -> None:
+    """In the submission's folder, or in the package: a baseline, or an adapter of somebody's library."""
+    entries = (SUBMISSIONS / name for name in ("sw_avg", "autotheta"))
+    said = [forecaster_page.code_of(read_folder(path).record) for path in entries]
+    assert said == ["a baseline of the package", "an adapter of the package"]
+    own = read_folder(SUBMISSIONS / "sw_avg").record.model_copy(update={"name": "mine", "target": "forecaster.py:Mine"})
+    assert forecaster_page.code_of(own) == "mine/forecaster.py"
 
 
 def test_what_a_stranger_writes_is_never_markup(tmp_path: Path) -> None:
