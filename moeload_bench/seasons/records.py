@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,11 +32,14 @@ class Published(Record):
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, one space of indent, a final newline."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(self._tree(), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
     def sha256(self) -> str:
         """Hash of the canonical text."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def _tree(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
 
 
 class Varies(Record):
@@ -117,6 +120,10 @@ class Plan(Published):
             raise ValueError(f"an open season has no secrets, got the secret recipes {hidden}")
         return self
 
+    def _tree(self) -> dict[str, Any]:
+        """Without ``secret`` where there is none: plans that knew no such field keep their hash."""
+        return self.model_dump(mode="json", exclude={"secret"} if self.secret is None else None)
+
     @property
     def split(self) -> str:
         """The split of the season's traces, a word: `s2026_12`."""
@@ -161,6 +168,14 @@ class Commitment(Published):
     commit: str | None
     fit_data: dict[str, Sha256]
     entries: tuple[Entry, ...] = Field(min_length=1)
+
+    def _tree(self) -> dict[str, Any]:
+        """Without ``ranked`` where it is true: commitments that knew no such field keep their hash."""
+        tree = self.model_dump(mode="json")
+        for entry in tree["entries"]:
+            if entry["ranked"]:
+                del entry["ranked"]
+        return tree
 
 
 class Draw(Published):
