@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from leaderboard.pages.forks import Pilot, floors_table, lead, memory_test, p_values_table, pilot, power_table, setup
+from leaderboard.pages.forks import (
+    PILOTS,
+    Pilot,
+    floors_table,
+    lead,
+    memory_test,
+    p_values_table,
+    pilot,
+    power_table,
+    setup,
+)
+from moeload_bench.cli.app import app
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.render import three_digits
 from moeload_bench.seasons.folder import read_record
@@ -65,3 +77,10 @@ def test_there_is_no_page_without_a_revealed_pilot(tmp_path_factory: pytest.Temp
     folder = open_season(tmp_path_factory.mktemp("open"))
     with pytest.raises(SeasonError, match="no season that is scored and revealed"):
         pilot(folder.path.parent)
+
+
+def test_the_pilot_is_what_it_committed_to_but_for_the_forks_left_out() -> None:
+    """`moeload-bench season check forks`, as the page gives it: one line for each recipe, and nothing else."""
+    done = CliRunner().invoke(app, ["season", "check", "forks", "--root", str(PILOTS)])
+    assert done.exit_code == 1
+    assert [line.split(": ")[2] for line in done.output.splitlines()] == ["4 forks left out"] * 2
