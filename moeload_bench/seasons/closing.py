@@ -23,6 +23,8 @@ from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folde
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite
 
+PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
 
 def new_season(
     folder: Folder,
@@ -177,8 +179,22 @@ def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = Fal
         source_sha256=read.source_sha256,
         files=files,
         requirements=read.requirements,
-        packages_sha256=None if packages is None else tree_sha256(file_hashes(packages)),
+        packages_sha256=None if packages is None else packages_sha256(packages),
     )
+
+
+def packages_sha256(folder: Path) -> str:
+    """One hash of what unpacked wheels hold, the same wherever and with whichever pip they were unpacked.
+
+    Left out: what pip writes of its own beside them, and scripts, into which it writes the path of the interpreter.
+    """
+    files = file_hashes(folder)
+    return tree_sha256({name: sha256 for name, sha256 in files.items() if not _of_pip(name)})
+
+
+def _of_pip(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return name.startswith("bin/") or (folder.endswith(".dist-info") and last in PIP_FILES)
 
 
 def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Target:

@@ -20,14 +20,16 @@ from hypothesis import strategies as st
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.record import load_result
 from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
-from moeload_bench.seasons.closing import close_season, new_season
+from moeload_bench.seasons.closing import close_season, new_season, packages_sha256
 from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
 from moeload_bench.seasons.folder import Folder, logged_attempt, published_at
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
 from moeload_bench.seasons.scoring import score_season
+from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_season, record_made, revealed_season
+from tests.support.submitted import wheel
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +328,23 @@ def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> No
     assert draw_run(plan, secret, "another value", "small", 0).seed != one.seed
     assert 5 <= one.varied["data.stages.1.start"] <= 300
     assert all(origin % EVERY == 0 for origin in one.fork_origins)
+
+
+def test_the_hash_of_an_entry_s_wheels_is_that_of_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on another machine: no path that pip writes into scripts and its own files counts; a changed line does."""
+    scripts = {"a-1.0.dist-info/entry_points.txt": "[console_scripts]\na = a:X\n"}
+
+    def unpacked(place: str, code: str) -> str:
+        monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / place / "cache"))
+        (tmp_path / place).mkdir()
+        wheel(tmp_path / place / "wheels", "a", "1.0", code, scripts)
+        folder = install_packages(("a==1.0",), find_links=tmp_path / place / "wheels", no_index=True)
+        assert folder is not None
+        (folder / "bin" / "a").write_text(f"#!/{place}/bin/python\n")
+        return packages_sha256(folder)
+
+    first = unpacked("here", "X = 1\n")
+    assert unpacked("there", "X = 1\n") == first
+    assert unpacked("changed", "X = 2\n") != first
