@@ -333,7 +333,7 @@ def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> No
 def test_the_hash_of_an_entry_s_wheels_is_that_of_what_they_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same on another machine: no path that pip writes into scripts and its own files counts; a changed one does."""
+    """The same on another machine: paths that pip writes down do not count, what a module says does."""
     scripts = {"a-1.0.dist-info/entry_points.txt": "[console_scripts]\na = a:X\n"}
 
     def unpacked(place: str, code: str) -> str:
