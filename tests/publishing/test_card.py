@@ -13,6 +13,7 @@ import pytest
 from leaderboard.pages import cards
 from leaderboard.pages.croissant import croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
+from moeload_bench.hub import fetch
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, first_spans, onset_summary
@@ -246,7 +247,7 @@ def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypat
         (runs[0].id, HubPin("acme/traces", tag, sha, "s"))
         for tag, sha in (("v2.0", "0" * 64), ("v1.0", runs[0].data_sha256))
     ]
-    monkeypatch.setattr("moeload_bench.publishing.croissant.suite_pins", lambda: iter(pins))
+    monkeypatch.setattr(fetch, "suite_pins", lambda: iter(pins))
     published = json.loads(croissant(folder, runs))
     assert published["version"] == "1.0.0"
     assert published["url"] == "https://huggingface.co/datasets/acme/traces"
