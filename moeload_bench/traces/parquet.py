@@ -44,7 +44,6 @@ class Mapped(NamedTuple):
 @contextmanager
 def open_mapped(path: Path) -> Iterator[Mapped]:
     """The open file; whatever pyarrow raises inside the block becomes a `TraceError` that names the file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.is_dir():
@@ -55,15 +54,25 @@ def open_mapped(path: Path) -> Iterator[Mapped]:
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     try:
-        with path.open("rb") as file:  # Python maps it: pyarrow takes names of UTF-8 only
+        with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(content))) as reader:
+        # Arrow maps it once more: of a buffer it reads by threads that may still start when the program ends
+        with pq.ParquetFile(path if _is_text(path) else path.open("rb"), memory_map=True) as reader:
             yield Mapped(reader, content, str(path))
     except MoeloadError:
         raise
     except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
+
+
+def _is_text(path: Path) -> bool:
+    """Whether pyarrow can be given the name: it takes UTF-8 only, and a file system has other names too."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
