@@ -58,9 +58,8 @@ def open_host(
     """
     _require(level)
     if level == "none":
-        from moeload_bench.isolation.local import (
-            LocalHost,  # each level's modules when it is used: `none` works anywhere
-        )
+        # each level's modules when it is used: `none` works anywhere
+        from moeload_bench.isolation.local import LocalHost
 
         with threadpool_limits(1):  # as in a child: another number of threads may change the last bits of a sum
             yield LocalHost(target, info, seed, fitted)

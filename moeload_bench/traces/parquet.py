@@ -34,7 +34,7 @@ CELLS_A_BATCH = 1 << 20
 
 
 class Mapped(NamedTuple):
-    """A parquet file that is open: its reader, and the bytes that it reads, mapped into memory once for all readers."""
+    """An open parquet file: its reader, and its bytes mapped into memory, in which the pages' headers are read."""
 
     reader: pq.ParquetFile
     content: mmap.mmap
