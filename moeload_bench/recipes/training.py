@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import DivergedError, InterruptedRecordingError
+from moeload_bench.recipes.allocator import keep_freed_memory
 from moeload_bench.recipes.balancing import (
     LossFreeBias,
     add_noise_to_gates,
@@ -86,6 +87,7 @@ class Run:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.job, self.recipe, self.ranks = job, job.recipe, ranks
         self.order = BatchOrder(self.recipe, job.seed, ranks.first_alone(self._streams))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
