@@ -56,9 +56,9 @@ def open_mapped(path: Path) -> Iterator[Mapped]:
     try:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        # Arrow maps it once more: of a buffer it reads by threads that may still start when the program ends
-        with pq.ParquetFile(path if _is_text(path) else path.open("rb"), memory_map=True) as reader:
-            yield Mapped(reader, content, str(path))
+            # Arrow maps it once more: of a buffer it reads by threads that may still start when the program ends
+            with pq.ParquetFile(path if _is_text(path) else file, memory_map=True) as reader:
+                yield Mapped(reader, content, str(path))
     except MoeloadError:
         raise
     except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
