@@ -11,8 +11,6 @@ plan=${1:?usage: record.sh PLAN OUT [WORKERS]}
 out=${2:?usage: record.sh PLAN OUT [WORKERS]}
 workers=${3:-1}
 export OUT=$out PYTHON=${PYTHON:-python} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-# glibc hands blocks of a few MB back to the system at every step: page faults were a quarter of the CPU time
-export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592
 
 # "RECIPE SEED SPLIT" for each run of the plan
 jobs() {
