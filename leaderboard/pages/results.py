@@ -212,9 +212,10 @@ def cost_table(results: Sequence[Result]) -> str:
         )
         for result in results
     ]
+    machines = " and ".join(dict.fromkeys(result.environment.hardware for result in results))
     words = (
         "Totals over all runs, divided by what they were spent on; peak memory is the largest of a run. Fitting is "
-        f"done once. Measured on {results[0].environment.hardware}; costs are not compared by `make reproduce`."
+        f"done once. Measured on {machines}; costs are not compared by `make reproduce`."
     )
     return "\n\n".join([markdown_table(head, rows), words])
 
