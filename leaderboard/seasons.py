@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ FLOOR = "floor_fork"
 class Season:
     """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
 
-    ``unranked``: results of demonstrations, which are shown and have no rank.
+    ``unranked``: results of demonstrations, which are shown and have no rank; ``shown``: by entry what a demonstration
+    scored on public runs (`public/NAME.json`), where it was run there.
     """
 
     folder: Folder
@@ -39,6 +40,7 @@ class Season:
     scores: Scores
     tests: dict[str, ForkTest]
     floors: ForkFloors | None
+    shown: Mapping[str, Result]
 
     @property
     def name(self) -> str:
@@ -72,7 +74,19 @@ def _read(folder: Folder) -> Season:
         scores,
         fork_tests(folder),
         read_record(ForkFloors, floors) if scores.fork_floors else None,
+        {result.name: found for result in results[False] if (found := _on_public_runs(folder, result)) is not None},
     )
+
+
+def _on_public_runs(folder: Folder, result: Result) -> Result | None:
+    """What the same code scored on public runs; raises `ResultError` for that of other code."""
+    path = folder.path / "public" / f"{result.name}.json"
+    if not path.is_file():
+        return None
+    found = load_result(path)
+    if found.forecaster.source_sha256 != result.forecaster.source_sha256:
+        raise ResultError(f"{path}: made by other code than the season's entry {result.name}")
+    return found
 
 
 @dataclass(frozen=True)

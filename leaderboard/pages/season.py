@@ -6,7 +6,8 @@ spread of seeds from the season and from the public suite together: a season has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result, Results
 from moeload_bench.results.render import markdown_table, three_digits
-from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_spread, skill_interval
+from moeload_bench.results.seeds import (
+    FloatArray,
+    Runs,
+    SkillInterval,
+    Spread,
+    seed_p_value,
+    seed_spread,
+    skill_interval,
+)
 from moeload_bench.results.statistics import Interval, log_ratio, rank_sets, run_means
 from moeload_bench.results.words import failure_lines
 from moeload_bench.seasons.folder import read_record
@@ -36,10 +45,15 @@ HOPED = {"transient": 0.40, "stable": 0.20}
 
 def report(season: Season, public: Sequence[Result]) -> str:
     """The whole page of a season beside a public suite's results."""
-    errors, reference = errors_of(season.results, PRIMARY), _reference(season.results)
+    errors, known, reference = (
+        errors_of(season.results, PRIMARY),
+        errors_of(public, PRIMARY),
+        _reference(season.results),
+    )
     states: list[str] = [state for state in STATES if state in errors.state_T]
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
-    spreads = {state: spreads_of(errors, errors_of(public, PRIMARY), reference, state) for state in states}
+    spreads = {state: spreads_of(errors, known, reference, state) for state in states}
+    sets = {state: rank_sets_of(errors, known, state) for state in states}
     leaders = {state: leader(errors, reference, state) for state in states}
     parts = [
         f"# Season {season.name}\n\n*Answers: who forecasts best on runs that nobody had, by how much, and how sure is "
@@ -47,10 +61,12 @@ def report(season: Season, public: Sequence[Result]) -> str:
         "([how](../guide/seasons.md)). Written by `python -m leaderboard.pages`.",
         "## What came out",
         "\n".join(
-            f"- {line}" for state in states for line in came_out(errors, reference, state, leaders[state], spreads)
+            f"- {line}"
+            for state in states
+            for line in came_out(errors, reference, state, leaders[state], spreads[state], sets[state])
         ),
         "## Ranks",
-        *(part for state in states for part in rank_parts(errors, reference, state, spreads[state])),
+        *(part for state in states for part in rank_parts(errors, reference, state, spreads[state], sets[state])),
         RANK_WORDS.format(reference=reference),
         "## The leader by recipe",
         *(recipe_table(errors, reference, state, leaders[state], spreads[state]) for state in states),
@@ -60,7 +76,7 @@ def report(season: Season, public: Sequence[Result]) -> str:
         "## What nobody could have known",
         *(distance_parts(season, reference, leaders) or ["No run of this season forked."]),
         "## Demonstrations, without a rank",
-        *(demonstration_parts(season, reference, states) or ["None."]),
+        *(demonstration_parts(season, public, reference, states) or ["None."]),
         "## Failures",
         "\n".join(f"- {line}" for line in failure_lines(Results([*season.results, *season.unranked]))) or "None.",
     ]
@@ -69,8 +85,9 @@ def report(season: Season, public: Sequence[Result]) -> str:
 
 RANK_WORDS = (
     "Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`. *New seeds*: 95 % interval "
-    "for other seeds of these recipes. *New recipe*: for a recipe like these. *Ranks*: the least and the greatest that "
-    "the season allows, all sets at once at 95 % (pairwise tests over recipes, Holm over all pairs)."
+    "for other seeds of these recipes, which is what a season of known recipes supports. *New recipe*: for a recipe "
+    "like these, by how much its own recipes differ. *Ranks*: the least and the greatest that the season allows for "
+    "either, all sets at once at 95 % (t tests of all pairs, Holm over them)."
 )
 RECIPE_WORDS = (
     "One run of each recipe: its interval is that of new seeds, with the spread of seeds pooled over recipes, the "
@@ -91,13 +108,33 @@ def ratios(errors: Errors, name: str, reference: str, state: str) -> Runs:
     return run_means(log_ratio(here.by_forecaster[name], here.by_forecaster[reference]), here.tasks)
 
 
-def spreads_of(errors: Errors, public: Errors, reference: str, state: str) -> dict[str, Spread]:
+def spreads_of(
+    errors: Errors, public: Errors, reference: str, state: str, names: Iterable[str] | None = None
+) -> dict[str, Spread]:
     """By entry, how far seeds move its runs: from the season's runs and the public ones, where it has such."""
     found = {}
-    for name in errors.by_forecaster:
+    for name in errors.by_forecaster if names is None else names:
         sides = [side for side in (errors, public) if name in side.by_forecaster and reference in side.by_forecaster]
         found[name] = seed_spread(ratios(side, name, reference, state) for side in sides)
     return found
+
+
+@dataclass(frozen=True)
+class RankSets:
+    """By entry the least and the greatest rank; None where there are too few runs or recipes to tell."""
+
+    new_seeds: Mapping[str, tuple[int, int]] | None
+    new_recipe: Mapping[str, tuple[int, int]] | None
+
+
+def rank_sets_of(errors: Errors, public: Errors, state: str) -> RankSets:
+    """The ranks in a state on new seeds of the season's recipes, and on a new recipe."""
+
+    def seeds(one: str, other: str) -> float | None:
+        return seed_p_value(ratios(errors, one, other, state), spreads_of(errors, public, other, state, [one])[one])
+
+    here = errors.select(state=state)
+    return RankSets(rank_sets(here.by_forecaster, here.tasks, test=seeds), rank_sets(here.by_forecaster, here.tasks))
 
 
 def leader(errors: Errors, reference: str, state: str) -> str:
@@ -107,13 +144,13 @@ def leader(errors: Errors, reference: str, state: str) -> str:
 
 
 def came_out(
-    errors: Errors, reference: str, state: str, name: str, spreads: Mapping[str, Mapping[str, Spread]]
+    errors: Errors, reference: str, state: str, name: str, spreads: Mapping[str, Spread], sets: RankSets
 ) -> Iterator[str]:
     """The state's answer, and every hope that it confirms or not, in plain words."""
     if name == reference:
         yield f"**{state}**: no entry has more skill than `{reference}`."
         return
-    runs, spread = ratios(errors, name, reference, state), spreads[state][name]
+    runs, spread = ratios(errors, name, reference, state), spreads[name]
     found = skill_interval(runs, spread)
     yield f"**{state}**: `{name}` is best, with a skill of {_signed(found)}."
     if not spread.freedom:
@@ -128,14 +165,15 @@ def came_out(
         f"on no recipe worse than `{reference}` beyond chance, as hoped"
     )  # fmt: skip
     yield f"{state}: `{name}` is {said}."
-    here = errors.select(state=state)
-    sets = rank_sets(here.by_forecaster, here.tasks)
-    if sets is not None:
-        low, high = sets[name]
-        first = (
-            "first beyond chance, as hoped" if high == 1 else f"not first beyond chance: its rank is {low} to {high}"
-        )
-        yield f"{state}: `{name}` is {first}."
+    for claim, found_sets in (("new seeds of these recipes", sets.new_seeds), ("a new recipe", sets.new_recipe)):
+        if found_sets is not None:
+            low, high = found_sets[name]
+            first = (
+                "first beyond chance, as hoped"
+                if high == 1
+                else f"not first beyond chance, not as hoped: its rank is {low} to {high}"
+            )
+            yield f"{state}, on {claim}: `{name}` is {first}."
 
 
 def by_recipe(runs: Runs, spread: Spread) -> dict[str, SkillInterval]:
@@ -143,25 +181,32 @@ def by_recipe(runs: Runs, spread: Spread) -> dict[str, SkillInterval]:
     return {recipe: skill_interval({recipe: runs_R}, spread) for recipe, runs_R in sorted(runs.items())}
 
 
-def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str, Spread]) -> list[str]:
+def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str, Spread], sets: RankSets) -> list[str]:
     """A state's entries in the order of skill, and how many pairs can be told apart."""
     here = errors.select(state=state)
-    sets = rank_sets(here.by_forecaster, here.tasks)
     found = {name: skill(here, name, reference) for name in here.by_forecaster}
     lines = []
     for name in sorted(found, key=lambda name: -found[name][0]):
         own = skill_interval(ratios(errors, name, reference, state), spreads[name])
         new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
-        low, high = sets[name] if sets else (0, 0)
-        lines.append(
-            (f"`{name}`", f"{own.skill:+.3f}", _span(own), _span(new), f"{low} to {high}" if sets else NOTHING)
-        )
-    table = markdown_table((state, "skill", "new seeds", "new recipe", "ranks"), lines)
-    if sets is None:
-        return [table, f"{state}: too few recipes for ranks."]
+        lines.append((
+            f"`{name}`", f"{own.skill:+.3f}", _span(own), _ranks(sets.new_seeds, name), _span(new),
+            _ranks(sets.new_recipe, name),
+        ))  # fmt: skip
+    heads = (state, "skill", "new seeds", "ranks, new seeds", "new recipe", "ranks, new recipe")
     count = len(found)
-    apart = sum(low - 1 for low, _ in sets.values())
-    return [table, f"{state}: {apart} of {count * (count - 1) // 2} pairs can be told apart."]
+    apart = " and ".join(
+        f"{sum(low - 1 for low, _ in ranks.values())} on {claim}" if ranks else f"none on {claim}, for want of runs,"
+        for claim, ranks in (("new seeds", sets.new_seeds), ("a new recipe", sets.new_recipe))
+    )
+    return [
+        markdown_table(heads, lines),
+        f"{state}: of {count * (count - 1) // 2} pairs {apart} can be told apart.",
+    ]
+
+
+def _ranks(sets: Mapping[str, tuple[int, int]] | None, name: str) -> str:
+    return "{} to {}".format(*sets[name]) if sets else NOTHING
 
 
 def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:
@@ -178,11 +223,12 @@ def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -
     """
     if season.floors is None:
         return []
-    lines = []
+    lines, seen = [], 0
     for state, name in leaders.items():
         floors = [one for one in season.floors.floors if one.state == state]
         if not floors:
             continue
+        seen += len(floors)
         floor_K, error_K = mean_floor([(one.trace, np.array(one.floor_K), np.array(one.error_K)) for one in floors])
         at = {(one.trace, one.origin) for one in floors}
         own_K, reference_K = (_fork_error(season, who, at) for who in (name, reference))
@@ -192,17 +238,17 @@ def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -
             own, other, floor = own_K[k], reference_K[k], floor_K[k]
             closed = f"{100 * (other - own) / (other - floor):.0f} %" if other > floor else NOTHING
             lines.append((
-                state, f"{horizon:,}", three_digits(other), three_digits(own),
+                f"{state}, `{name}`", f"{horizon:,}", three_digits(other), three_digits(own),
                 f"{three_digits(floor)} ± {three_digits(error_K[k])}", closed,
             ))  # fmt: skip
-    names = " / ".join(f"`{name}` ({state})" for state, name in leaders.items())
     words = (
-        f"{PRIMARY} at the {len(season.floors.floors)} origins where runs fork, means over {season.floors.futures} "
-        f"futures of the same past, of `{reference}` and of the leader: {names}. *{FLOOR}*: what is left to whoever "
-        "knows the whole state of training and not the text to come, ± its standard error. Closed: the part of the "
-        "distance between the two that the leader closes."
+        f"{PRIMARY} at {seen} of the {len(season.floors.floors)} origins where runs fork, those in these states: means "
+        f"over {season.floors.futures} futures of the same past, of `{reference}` and of the state's leader. "
+        f"*{FLOOR}*: what is left to whoever knows the whole state of training and not the text to come, ± its "
+        "standard error. Closed: the part of the distance between the two that the leader closes."
     )
-    return [markdown_table(("state", "h", reference, "leader", FLOOR, "closed"), lines), words, _power(season)]
+    heads = ("state, leader", "h", reference, "leader", FLOOR, "closed")
+    return [markdown_table(heads, lines), words, _power(season)]
 
 
 def _fork_error(season: Season, name: str, at: set[tuple[str, int]]) -> FloatArray | None:
@@ -216,21 +262,44 @@ def _power(season: Season) -> str:
     assert season.floors is not None
     found = [f"{100 * each['all']:.0f} % with weight {weight}" for weight, each in season.floors.power.items()]
     level = season.floors.level
-    return f"The fork test, at {level:g}, finds a memory of all forked runs in {', in '.join(found)}."
+    return (
+        f"The fork test, at {level:g}, finds one that knows the futures of all forked runs exactly in "
+        f"{', in '.join(found)} (weight: how far its forecast moves from the moving average towards what it knows)."
+    )
 
 
-def demonstration_parts(season: Season, reference: str, states: Sequence[str]) -> list[str]:
-    """Skill of the unranked, and the p of their fork test; [] without any."""
+def demonstration_parts(season: Season, public: Sequence[Result], reference: str, states: Sequence[str]) -> list[str]:
+    """Skill of the unranked here and on public runs, and the p of their fork test; [] without any."""
     if not season.unranked:
         return []
     errors = errors_of([*season.results, *season.unranked], PRIMARY)
     lines = []
     for result in season.unranked:
-        found = [skill(errors.select(state=state), result.name, reference)[0] for state in states]
+        here = {state: _skill(errors, result.name, reference, state) for state in states}
+        shown = season.shown.get(result.name)
+        there = {} if shown is None else _shown_skills(shown, public, reference, states)
         test = season.tests.get(result.name)
-        p_value = f"{test.p_value:.2g}" if test else NOTHING
-        lines.append((f"`{result.name}`", *(f"{value:+.3f}" for value in found), p_value))
-    return [markdown_table(("entry", *(f"skill, {state}" for state in states), "fork test p"), lines)]
+        cells = [cell for state in states for cell in (there.get(state, NOTHING), here[state])]
+        lines.append((f"`{result.name}`", *cells, f"{test.p_value:.2g}" if test else NOTHING))
+    name = public[0].suite.name if public else "public"
+    heads = [head for state in states for head in (f"{state}, {name}", f"{state}, season")]
+    return [markdown_table(("skill", *heads, "fork test p"), lines), DEMONSTRATION_WORDS]
+
+
+DEMONSTRATION_WORDS = (
+    "Skill on the public runs and on the season's. What an entry knows by heart is worth something on the first and "
+    "nothing on the second. The fork test looks for knowledge of the season's own runs, which nobody had."
+)
+
+
+def _shown_skills(shown: Result, public: Sequence[Result], reference: str, states: Sequence[str]) -> dict[str, str]:
+    """By state, of what was run on the public runs beside the entries; raises `ResultError` for another suite."""
+    errors = errors_of([*(result for result in public if result.name == reference), shown], PRIMARY)
+    return {state: _skill(errors, shown.name, reference, state) for state in states}
+
+
+def _skill(errors: Errors, name: str, reference: str, state: str) -> str:
+    return f"{skill(errors.select(state=state), name, reference)[0]:+.3f}"
 
 
 def _signed(found: SkillInterval) -> str:

@@ -104,7 +104,7 @@ def reference_of(results: Sequence[Result]) -> Result | None:
     """The result of the suite's reference: among those given, else the one that comes with the package, else None."""
     suite = results[0].suite
     for result in results:
-        if result.forecaster.target == suite.reference:
+        if result.forecaster.target == suite.reference and not result.forecaster.kwargs:
             return result
     return bundled_reference(suite.name, suite.sha256, results[0].scoring_version)
 

@@ -46,12 +46,32 @@ def skill_interval(runs: Runs, spread: Spread, confidence: float = 0.95) -> Skil
 
     Raises `ValueError` without a run.
     """
+    center, error = _center(runs, spread)
+    half = t_quantile(spread.freedom, confidence) * error if spread.freedom else float("nan")
+    return SkillInterval(*(float(1 - np.exp(value)) for value in (center, center + half, center - half)))
+
+
+def seed_p_value(runs: Runs, spread: Spread) -> float | None:
+    """Two-sided p of "no difference for new seeds of these recipes": the t test of `skill_interval`; None where nothing
+    says how far seeds move it. Raises `ValueError` without a run.
+    """
+    center, error = _center(runs, spread)
+    if not spread.freedom:
+        return None
+    if error == 0.0:
+        return 1.0 if center == 0.0 else 0.0
+    from scipy.special import stdtr
+
+    return float(2.0 * stdtr(spread.freedom, -abs(center) / error))
+
+
+def _center(runs: Runs, spread: Spread) -> tuple[float, float]:
+    """The mean over recipes of the means over runs, and its standard error."""
     if not runs:
         raise ValueError("no runs: there is no skill")
-    center = float(np.mean([runs_R.mean() for runs_R in runs.values()]))
-    error = np.sqrt(spread.variance * sum(1 / len(runs_R) for runs_R in runs.values())) / len(runs)
-    half = t_quantile(spread.freedom, confidence) * float(error) if spread.freedom else float("nan")
-    return SkillInterval(*(float(1 - np.exp(value)) for value in (center, center + half, center - half)))
+    votes = sum(1 / len(runs_R) for runs_R in runs.values())
+    center = np.mean([runs_R.mean() for runs_R in runs.values()])
+    return float(center), float(np.sqrt(spread.variance * votes) / len(runs))
 
 
 def t_quantile(freedom: int, confidence: float) -> float:

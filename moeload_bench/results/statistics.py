@@ -9,7 +9,7 @@ Axis letters: T tasks, F forecasters, G recipes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
@@ -216,16 +216,23 @@ def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
     return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
-def rank_sets(errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05) -> dict[str, tuple[int, int]] | None:
-    """Each forecaster's least and greatest rank; None with fewer than MIN_RECIPES recipes.
+def rank_sets(
+    errors: Mapping[str, FloatArray],
+    tasks: Tasks,
+    alpha: float = 0.05,
+    test: Callable[[str, str], float | None] | None = None,
+) -> dict[str, tuple[int, int]] | None:
+    """Each forecaster's least and greatest rank; None where a pair cannot be tested.
 
-    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank on new
-    recipes, all of them at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91).
+    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank, all of them
+    at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). ``test`` gives the p of two
+    forecasters; without it `p_value`, so that the ranks are those on new recipes.
     """
     names = list(errors)
     pairs = list(itertools.combinations(names, 2))
     ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
-    p_values = [p for ratio_T in ratios.values() if (p := p_value(ratio_T, tasks)) is not None]
+    found = (test(*pair) if test else p_value(ratio_T, tasks) for pair, ratio_T in ratios.items())
+    p_values = [p for p in found if p is not None]
     if len(p_values) < len(pairs):
         return None
     better, worse = dict.fromkeys(names, 0), dict.fromkeys(names, 0)

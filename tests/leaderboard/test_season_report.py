@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from leaderboard.pages.season import by_recipe, came_out, report
+from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
 from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.seeds import Spread
@@ -37,8 +37,8 @@ def test_a_demonstration_is_shown_without_a_rank(season: Season) -> None:
 def test_the_distance_to_what_forks_share_is_shown_where_runs_fork(season: Season) -> None:
     """By state and horizon, with the power of the fork test; without forks it says so."""
     text = report(season, season.results)
-    assert "| state | h | sw_avg | leader | floor_fork | closed |" in text
-    assert "The fork test, at 0.05, finds a memory" in text
+    assert "| state, leader | h | sw_avg | leader | floor_fork | closed |" in text
+    assert "The fork test, at 0.05, finds one that knows" in text
     assert "No run of this season forked." in report(replace(season, floors=None), season.results)
 
 
@@ -58,7 +58,12 @@ def made(skill: float, noise: float) -> Errors:
         (
             0.4,
             0.02,
-            ["as hoped: above +0.20", "on no recipe worse than `sw_avg` beyond chance", "is first beyond chance"],
+            [
+                "as hoped: above +0.20",
+                "on no recipe worse than `sw_avg` beyond chance",
+                "stable, on new seeds of these recipes: `new` is first beyond chance",
+                "stable, on a new recipe: `new` is first beyond chance",
+            ],
         ),
         (0.1, 0.02, ["not as hoped: above +0.20", "on no recipe worse than `sw_avg` beyond chance"]),
         (0.1, 0.6, ["not as hoped", "worse than `sw_avg` beyond chance on r", "its rank is 1 to 2"]),
@@ -66,15 +71,16 @@ def made(skill: float, noise: float) -> Errors:
 )
 def test_hopes_are_said_to_be_kept_or_not(skill: float, noise: float, says: list[str]) -> None:
     """The lower bound, recipes on which it loses beyond chance, and the set of ranks, in plain words."""
-    spreads = {"stable": {"new": Spread(0.0004, 12)}}
-    text = "\n".join(came_out(made(skill, noise), "sw_avg", "stable", "new", spreads))
+    errors, spreads = made(skill, noise), {"new": Spread(0.0004, 12)}
+    sets = RankSets({"new": (1, 1)}, rank_sets_of(errors, errors, "stable").new_recipe)
+    text = "\n".join(came_out(errors, "sw_avg", "stable", "new", spreads, sets))
     for words in says:
         assert words in text
 
 
 def test_no_entry_above_the_reference_is_said_so() -> None:
     """And no hope is spoken of."""
-    assert list(came_out(made(0.1, 0.0), "sw_avg", "stable", "sw_avg", {})) == [
+    assert list(came_out(made(0.1, 0.0), "sw_avg", "stable", "sw_avg", {}, RankSets(None, None))) == [
         "**stable**: no entry has more skill than `sw_avg`."
     ]
 
@@ -84,3 +90,20 @@ def test_a_recipe_with_one_run_has_the_interval_of_the_others_spread() -> None:
     found = by_recipe({"b": np.array([0.0]), "a": np.array([-0.5])}, Spread(0.01, 10))
     assert list(found) == ["a", "b"]
     assert found["b"].low < 0 < found["b"].high
+
+
+def test_ranks_on_new_seeds_take_the_spread_of_the_public_runs() -> None:
+    """The season's recipes differ too much to rank on a new one; its public runs say that seeds move little."""
+    random = np.random.default_rng(1)
+    errors = made(0.1, 0.6)
+    recipes = [recipe for recipe in RECIPES for _ in range(3)]
+    tasks = Tasks(recipes, [f"{recipe}/test/seed{n}" for n, recipe in enumerate(recipes)])
+    error = {name: np.repeat(error_T, 3) for name, error_T in errors.by_forecaster.items()}
+    error["new"] = error["new"] * np.exp(0.01 * random.standard_normal(len(recipes)))
+    count = len(recipes)
+    public = Errors(tasks, np.ones(count, dtype=np.int64), ("stable",) * count, np.zeros(count, dtype=np.bool_), error)
+    found = rank_sets_of(errors, public, "stable")
+    assert found.new_recipe == {"sw_avg": (1, 2), "new": (1, 2)}
+    assert found.new_seeds is not None
+    assert sorted(found.new_seeds.values()) == [(1, 1), (2, 2)]
+    assert rank_sets_of(errors, errors, "stable").new_seeds is None

@@ -292,3 +292,14 @@ def test_rank_sets_hold_all_true_ranks_at_once():
     assert sets["a"] == (1, 1)
     few = Tasks(recipes[:4], recipes[:4])
     assert rank_sets({name: error_T[:4] for name, error_T in errors.items()}, few) is None
+
+
+def test_rank_sets_take_another_test_of_two_forecasters():
+    """With the p of each pair given: who is told apart, whatever the errors' spread; None where one pair has none."""
+    errors, tasks = example_errors()
+    names = list(errors)
+    apart = rank_sets(errors, tasks, test=lambda one, other: 0.0)
+    assert apart is not None
+    assert sorted(apart.values()) == [(rank, rank) for rank in range(1, len(names) + 1)]
+    assert rank_sets(errors, tasks, test=lambda one, other: 1.0) == dict.fromkeys(names, (1, len(names)))
+    assert rank_sets(errors, tasks, test=lambda one, other: None) is None

@@ -254,6 +254,15 @@ def test_the_reference_in_the_wheel_is_the_committed_result(path: Path) -> None:
     assert bundled.content_sha256 == committed.content_sha256
 
 
+def test_a_window_of_the_reference_s_is_not_the_reference() -> None:
+    """`sw_avg@window=10` has its target and other arguments: of both the one without arguments is it, in any order."""
+    plain, window = (load_result(ROOT / "leaderboard" / "results" / "v1" / f"sw_avg{of}.json") for of in ("", ".w10"))
+    assert reference_of([window, plain]) is plain
+    alone = reference_of([window])
+    assert alone is not None
+    assert alone.name == "sw_avg"
+
+
 def test_generated_tables_agree_with_the_committed_results() -> None:
     """README and docs are made by `make tables`; nobody's numbers are typed by hand."""
     pages = ["README.md", "docs/reports/results.md", "docs/methods/format.md"]
