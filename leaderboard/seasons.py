@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 from leaderboard.committed import ROOT, in_suite_order, model_type_of
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
-from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.drops import ALPHA, Drop, drops
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.seeds import Runs, Spread, seed_spread
+from moeload_bench.results.statistics import log_ratio, run_means
 from moeload_bench.seasons.folder import Folder, file_sha256, read_record
 from moeload_bench.seasons.forks import ForkTest, mean_floor
 from moeload_bench.seasons.records import ForkFloors, Scores
@@ -87,6 +89,20 @@ def _on_public_runs(folder: Folder, result: Result) -> Result | None:
     if found.forecaster.source_sha256 != result.forecaster.source_sha256:
         raise ResultError(f"{path}: made by other code than the season's entry {result.name}")
     return found
+
+
+def run_ratios(errors: Errors, name: str, reference: str) -> Runs:
+    """By recipe the runs' mean log ratios of an entry to another."""
+    return run_means(log_ratio(errors.by_forecaster[name], errors.by_forecaster[reference]), errors.tasks)
+
+
+def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:
+    """How far seeds move an entry's runs: from all sides that have it, a season's runs and public ones.
+
+    A season has mostly one run of a recipe, which alone says nothing of seeds.
+    """
+    have = [side for side in sides if name in side.by_forecaster and reference in side.by_forecaster]
+    return seed_spread(run_ratios(side, name, reference) for side in have)
 
 
 @dataclass(frozen=True)

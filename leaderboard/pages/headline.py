@@ -19,6 +19,7 @@ from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of
 from moeload_bench.errors import ResultError
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.results.drops import Drop
 from moeload_bench.results.grid import NOTHING, Grid, result_grid, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
@@ -190,20 +191,31 @@ def drop_parts(season: Season, public: Sequence[Result]) -> list[str]:
     return [markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
 
 
+SEASON_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), runs that nobody had when the entries closed"
 BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
-    """Five rows of the newest season, where one was scored, then five of the largest suite with results, *public*."""
+    """Five rows of the newest season, with what each loses from the largest public suite; without a season, of the suite.
+
+    A season that shares no recipe with the suite stands before it.
+    """
     suite = headline_suite(suites_with_results())
+    public = results_of(suite.name)
     seasons = scored_seasons() if seasons is None else seasons
-    parts = [brief(season.results, metric, f"Season `{season.name}`") for season in seasons[:1]]
-    return "\n\n".join([*parts, brief(results_of(suite.name), metric, f"Suite `{suite.name}`, *public*")])
+    parts, found = [], []
+    for season in seasons[:1]:
+        found = drops_of(season, public)
+        parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, suite.name))
+    return "\n\n".join([*parts, *([] if found else [brief(public, metric, f"Suite `{suite.name}`, *public*")])])
 
 
-def brief(results: Sequence[Result], metric: str, title: str) -> str:
-    """The best of each state in turn, the reference, and `uniform` last. Raises `ResultError` without a reference."""
+def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Drop] = (), known: str = "") -> str:
+    """The best of each state in turn, the reference, and `uniform` last; ``found``: drops from the suite ``known``.
+
+    Raises `ResultError` without a reference.
+    """
     grid, reference = result_grid(results, metric), reference_of(results)
     if grid is None or reference is None:
         raise ResultError(f"{title}: the brief table needs {metric} and the reference")
@@ -215,16 +227,26 @@ def brief(results: Sequence[Result], metric: str, title: str) -> str:
     wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
     chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
     spent = {result.name: cpu_ms(result) for result in results}
+    lost = {one.forecaster: (f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}") for one in found}
     lines = []
     for name in [*chosen, *(["uniform"] if "uniform" in spent else [])]:
         cells = [rows[state, name] for state in states]
         errors = [text for row in cells for text in (three_digits(row.value_K[k]), f"{row.skill_value or 0.0:+.3f}")]
-        lines.append((f"`{name}`", *errors, three_digits(spent[name])))
-    heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), "ms")
+        beside = lost.get(name, (NOTHING,) * 3) if found else ()
+        lines.append((f"`{name}`", *errors, *beside, three_digits(spent[name])))
+    beside_heads = ("skill", f"skill, {known} *public*", "drop") if found else ()
+    heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), *beside_heads, "ms")
     words = (
         f"{title}: the part of the tokens that the forecast of the next {horizon} steps would plan "
         "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
         f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
+    )
+    if found:
+        words += (
+            f"Skill over both states here and on the public suite `{known}`, on the recipes that both have; drop: what "
+            "is lost between them beyond the median of the unfitted baselines, as a mean log ratio. "
+        )
+    words += (
         "ms: CPU time of a forecast, observing included. "
         "All rows, with intervals: [results](docs/reports/results.md#all-forecasters)."
     )

@@ -6,7 +6,7 @@ spread of seeds from the season and from the public suite together: a season has
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +16,14 @@ from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.headline import drop_parts, headline_suite
 from leaderboard.pages.parts import Page
 from leaderboard.pages.results import results_of
-from leaderboard.seasons import FLOOR, PRIMARY, Season, scored_seasons
+from leaderboard.seasons import FLOOR, PRIMARY, Season, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result, Results
 from moeload_bench.results.render import markdown_table, three_digits
-from moeload_bench.results.seeds import (
-    FloatArray,
-    Runs,
-    SkillInterval,
-    Spread,
-    seed_p_value,
-    seed_spread,
-    skill_interval,
-)
-from moeload_bench.results.statistics import Interval, log_ratio, rank_sets, run_means
+from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_p_value, skill_interval
+from moeload_bench.results.statistics import Interval, rank_sets
 from moeload_bench.results.words import failure_lines
 from moeload_bench.seasons.folder import read_record
 from moeload_bench.seasons.forks import mean_floor
@@ -102,21 +94,10 @@ def _reference(results: Sequence[Result]) -> str:
     return reference.name
 
 
-def ratios(errors: Errors, name: str, reference: str, state: str) -> Runs:
-    """By recipe the runs' mean log ratios to the reference in a state."""
-    here = errors.select(state=state)
-    return run_means(log_ratio(here.by_forecaster[name], here.by_forecaster[reference]), here.tasks)
-
-
-def spreads_of(
-    errors: Errors, public: Errors, reference: str, state: str, names: Iterable[str] | None = None
-) -> dict[str, Spread]:
-    """By entry, how far seeds move its runs: from the season's runs and the public ones, where it has such."""
-    found = {}
-    for name in errors.by_forecaster if names is None else names:
-        sides = [side for side in (errors, public) if name in side.by_forecaster and reference in side.by_forecaster]
-        found[name] = seed_spread(ratios(side, name, reference, state) for side in sides)
-    return found
+def spreads_of(errors: Errors, public: Errors, reference: str, state: str) -> dict[str, Spread]:
+    """By entry, how far seeds move its runs in a state."""
+    sides = [side.select(state=state) for side in (errors, public)]
+    return {name: spread_of(sides, name, reference) for name in errors.by_forecaster}
 
 
 @dataclass(frozen=True)
@@ -130,10 +111,11 @@ class RankSets:
 def rank_sets_of(errors: Errors, public: Errors, state: str) -> RankSets:
     """The ranks in a state on new seeds of the season's recipes, and on a new recipe."""
 
-    def seeds(one: str, other: str) -> float | None:
-        return seed_p_value(ratios(errors, one, other, state), spreads_of(errors, public, other, state, [one])[one])
+    here, known = errors.select(state=state), public.select(state=state)
 
-    here = errors.select(state=state)
+    def seeds(one: str, other: str) -> float | None:
+        return seed_p_value(run_ratios(here, one, other), spread_of((here, known), one, other))
+
     return RankSets(rank_sets(here.by_forecaster, here.tasks, test=seeds), rank_sets(here.by_forecaster, here.tasks))
 
 
@@ -150,7 +132,7 @@ def came_out(
     if name == reference:
         yield f"**{state}**: no entry has more skill than `{reference}`."
         return
-    runs, spread = ratios(errors, name, reference, state), spreads[name]
+    runs, spread = run_ratios(errors.select(state=state), name, reference), spreads[name]
     found = skill_interval(runs, spread)
     yield f"**{state}**: `{name}` is best, with a skill of {_signed(found)}."
     if not spread.freedom:
@@ -187,7 +169,7 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
     found = {name: skill(here, name, reference) for name in here.by_forecaster}
     lines = []
     for name in sorted(found, key=lambda name: -found[name][0]):
-        own = skill_interval(ratios(errors, name, reference, state), spreads[name])
+        own = skill_interval(run_ratios(here, name, reference), spreads[name])
         new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
         lines.append((
             f"`{name}`", f"{own.skill:+.3f}", _span(own), _ranks(sets.new_seeds, name), _span(new),
@@ -211,7 +193,7 @@ def _ranks(sets: Mapping[str, tuple[int, int]] | None, name: str) -> str:
 
 def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:
     """The leader's skill on every recipe."""
-    found = by_recipe(ratios(errors, name, reference, state), spread[name])
+    found = by_recipe(run_ratios(errors.select(state=state), name, reference), spread[name])
     lines = [(f"`{recipe}`", f"{own.skill:+.3f}", _span(own)) for recipe, own in found.items()]
     return markdown_table((f"{state}, `{name}`", "skill", "new seeds"), lines)
 

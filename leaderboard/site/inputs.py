@@ -60,14 +60,15 @@ class Board:
     """A suite with its entries, baselines first in the suite's order, then the others by name.
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
-    ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``slices`` are
-    there where every run's trace is (`with_slices`).
+    ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``known``: beside
+    a season, the results of the largest public suite. ``slices`` are there where every run's trace is (`with_slices`).
     """
 
     suite: Suite
     entries: tuple[Entry, ...]
     reference: Result | None
     season: Season | None = None
+    known: tuple[Result, ...] = ()
     slices: tuple[Slice, ...] = ()
 
     @property
@@ -125,7 +126,7 @@ def read_inputs(root: str | Path) -> Inputs:
     boards.sort(key=lambda board: (-len(board.suite.traces), board.suite.name))
     seasons = scored_seasons(base / "leaderboard" / "seasons")
     folders += [season.folder.results for season in seasons]
-    boards = [*map(season_board, seasons), *boards]
+    boards = [*(season_board(season, boards[0].compared) for season in seasons), *boards]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
 
 
@@ -144,12 +145,12 @@ def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
     return tuple(slices_of({entry.id: properties_of(paths[entry.id]) for entry in entries}))
 
 
-def season_board(season: Season) -> Board:
-    """The entries of a season: the maintainers ran all of them, so all are verified."""
+def season_board(season: Season, known: Sequence[Result] = ()) -> Board:
+    """The entries of a season beside public results: the maintainers ran all of them, so all are verified."""
     entries = [
         Entry(result, read_folder(season.folder.entries / result.name), "verified", ()) for result in season.results
     ]
-    return Board(season.suite, tuple(entries), reference_of(season.results), season)
+    return Board(season.suite, tuple(entries), reference_of(season.results), season, tuple(known))
 
 
 def read_board(root: Path, folder: Path) -> Board:

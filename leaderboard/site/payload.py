@@ -118,7 +118,8 @@ def suite_about(board: Board) -> str:
     origins = sum(len(trace.origins()) for trace in suite.traces)
     runs = f"{counted(len(suite.traces), 'test run')} of {counted(len(board.recipes), 'recipe')}"
     size = f"{runs}, {counted(origins, 'origin')}, {len(suite.horizons)} horizons"
-    return f"{suite.description} {size}; SHA-256 {suite.sha256()[:16]}.".strip()
+    description = f"{suite.description.rstrip('.')}. " if suite.description else ""
+    return f"{description}{size}; SHA-256 {suite.sha256()[:16]}."
 
 
 def forecaster_row(entry: Entry) -> Json:
@@ -129,7 +130,7 @@ def forecaster_row(entry: Entry) -> Json:
         "page": f"forecasters/{file_name(entry.name)}.html",
         "standing": entry.standing,
         "type": entry.model_type,
-        "elsewhere": f"learned from other data: {entry.fitted_on}" if entry.fitted_on else "",
+        "elsewhere": entry.fitted_on,
         "level": entry.result.isolation,
         "failed": counted(failed, "failed task") if failed else "",
     }
@@ -259,6 +260,10 @@ def claims(board: Board) -> str:
         'spread of recipe means, "these recipes, new seeds" (would another seed say the same?) from the spread of runs '
         "within recipes."
     )
+    if board.known:
+        text += (
+            " A season has mostly one run of a recipe; the spread of the public runs within recipes is taken with it."
+        )
     few = len(board.recipes) < MIN_RECIPES
     if few:
         have = counted(len(board.recipes), "recipe")

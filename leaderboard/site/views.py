@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leaderboard.seasons import run_ratios, spread_of
 from leaderboard.site.inputs import Board, with_runs_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.results import cpu_ms
@@ -17,7 +18,8 @@ from moeload_bench.results import comparison
 from moeload_bench.results.comparison import Errors, errors_of, skill
 from moeload_bench.results.grid import Values, floor_values, present_mean, run_means
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.results.statistics import Interval, rank_groups, ranks, win_rates
+from moeload_bench.results.seeds import skill_interval
+from moeload_bench.results.statistics import MIN_RECIPES, Interval, rank_groups, ranks, win_rates
 from moeload_bench.scoring.catalogue import lower_is_better, ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -79,6 +81,7 @@ def states_of(board: Board) -> list[str]:
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Every view of a metric: states x (slices and recipes) x horizons."""
     states, ratio = states_of(board), ratio_metric(metric)
+    known = errors_of(board.known, ratio) if board.known and ratio else None
     for recipe in (ALL, *board.choices):
         chosen = board.runs_in(recipe)
         results = with_runs_of(board.results, chosen)
@@ -88,6 +91,7 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
         ratios = errors if ratio in (None, metric) else errors_of(compared, ratio)
         for state in states:
             here, of_ratio = _in_state(errors, state), _in_state(ratios, state)
+            beside = None if known is None else _in_state(known, state)
             value_by_name = {result.name: value_k(result, metric, state) for result in results}
             regret_by_name = {result.name: value_k(result, REGRET, state) for result in results}
             for k, horizon in ((None, None), *enumerate(board.suite.horizons)):
@@ -95,6 +99,7 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
                     results, reference,
                     here if horizon is None else here.select(horizon=horizon),
                     of_ratio if horizon is None else of_ratio.select(horizon=horizon),
+                    beside if horizon is None or beside is None else beside.select(horizon=horizon),
                     (metric, state, recipe), (k, horizon),
                     {name: value_at(value_K, k) for name, value_K in value_by_name.items()},
                     {name: value_at(value_K, k) for name, value_K in regret_by_name.items()},
@@ -134,6 +139,7 @@ def _view(
     reference: Result | None,
     errors: Errors,
     ratios: Errors,
+    known: Errors | None,
     about: tuple[str, str, str],
     horizon: tuple[int | None, int | None],
     value: Mapping[str, float | None],
@@ -154,13 +160,23 @@ def _view(
         found, intervals = skill(ratios, name, reference.name) if reference else (float("nan"), [])
         by_claim = {interval.claim: interval for interval in intervals}
         over = None if floor is None or value[name] is None else float(excess(np.array(value[name]), np.array(floor)))
+        seeds = by_claim.get("these recipes, new seeds") or _seeds(ratios, known, name, reference)
         cells.append(Cell(
             name, value[name], over, none_for_nan(found), by_claim.get("a new recipe"),
-            by_claim.get("these recipes, new seeds"), none_for_nan(wins.get(name)), groups.get(name), regret[name],
-            name in front,
+            seeds, none_for_nan(wins.get(name)), groups.get(name), regret[name], name in front,
         ))  # fmt: skip
     runs, origins = _over(results[0], state, k)
     return View(state, recipe, steps, floor, tuple(cells), runs, origins)
+
+
+def _seeds(here: Errors, known: Errors | None, name: str, reference: Result | None) -> Interval | None:
+    """For new seeds where a season has one run of each recipe: with the spread of the public runs."""
+    if known is None or reference is None or len(recipes := run_ratios(here, name, reference.name)) < MIN_RECIPES:
+        return None
+    found = skill_interval(recipes, spread_of((here, known), name, reference.name))
+    count = sum(len(runs_R) for runs_R in recipes.values())
+    ends = (found.skill, found.low, found.high)
+    return Interval("these recipes, new seeds", *ends, 0.95, len(recipes), count) if np.isfinite(found.low) else None
 
 
 def none_for_nan(value: float | None) -> float | None:

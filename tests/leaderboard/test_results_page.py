@@ -72,12 +72,13 @@ def test_every_baseline_of_a_suite_with_results_has_one(folder: Path) -> None:
 
 
 def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says which one that is."""
+    """And says which one that is; where a season was scored, that stands before it (test_seasons.py)."""
     mini = load_suite("mini")
     larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
     suites = {"mini": mini, "larger": larger}
     monkeypatch.setattr(pages.headline, "load_suite", suites.__getitem__)
     monkeypatch.setattr(pages.headline, "suites_with_results", lambda: list(suites))
+    monkeypatch.setattr(pages.headline, "scored_seasons", lambda: [])
     read: list[str] = []
     folder = ROOT / "leaderboard" / "results" / "mini"
     monkeypatch.setattr(

@@ -21,6 +21,7 @@ import pytest
 
 from leaderboard.committed import SUBMISSIONS
 from leaderboard.properties import Slice
+from leaderboard.seasons import FLOOR as FLOOR_FORK
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.__main__ import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
@@ -95,6 +96,20 @@ def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
     assert read_slices(mini.suite, ()) == ()
 
 
+def test_a_season_s_interval_for_new_seeds_takes_the_spread_of_the_public_runs() -> None:
+    """One run of each recipe says nothing of seeds; the public runs beside it do, and the board says so."""
+    board = next(board for board in read_inputs(ROOT).boards if board.season is not None)
+    cells = {cell.forecaster: cell for cell in next(views_of(board, "window_tv")).cells}
+    found = cells["gated"].new_seeds
+    assert found is not None
+    assert (found.skill, found.recipes, found.runs) == (pytest.approx(cells["gated"].skill), 12, 12)
+    assert found.low < found.skill < found.high
+    assert "the spread of the public runs" in payload.claims(board)
+    alone = replace(board, known=())
+    assert next(views_of(alone, "window_tv")).cells[0].new_seeds is None
+    assert "public runs" not in payload.claims(alone)
+
+
 @pytest.fixture(scope="module")
 def pages(committed: Inputs) -> dict[str, bytes]:
     """The pages of the committed results that hold numbers, without those of traces."""
@@ -123,7 +138,7 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                 of_plans = "@" in metric and row.skill_value is not None
                 assert percent == (f"({imbalance_percent(row)} %)".replace("-", MINUS) if of_plans else "")
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
-                     if key.endswith(f" {ALL}") for floor, _, texts in found}  # fmt: skip
+                     if key.endswith(f" {ALL}") for floor, _, texts in found if floor != FLOOR_FORK}  # fmt: skip
             assert shown == {key: list(map(three_digits, values)) for key, values in grid.floors.items()}
 
 

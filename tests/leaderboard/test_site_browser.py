@@ -164,7 +164,7 @@ def test_the_suite_is_switched(board: Any) -> None:
 
 
 def test_entries_are_filtered_by_what_they_are(board: Any, results: dict[str, Result]) -> None:
-    """In the table, below the charts and in them; what learned from other data says so."""
+    """In the table, below the charts and in them; what learned from other data says so, and which where pointed at."""
     types = column(board, "Type")
     assert {types["uniform"], types["lstm"], types["sw_avg"]} == {"yardstick", "learned", "statistical"}
     options = [option.get_attribute("value") for option in board.find_elements("css selector", "#type option")]
@@ -179,7 +179,9 @@ def test_entries_are_filtered_by_what_they_are(board: Any, results: dict[str, Re
         assert {row["forecaster"] for row in data["rows"]} == chosen
         assert {row["forecaster"] for row in board.execute_script(
             "return document.querySelector('#cost-chart').moeloadDatasets")["points"]} <= chosen  # fmt: skip
-    assert "learned from other data: pages of a wiki" in grid_text(board, "evil")
+    assert "learned from other data" in grid_text(board, "evil")
+    (mark,) = board.find_elements("css selector", "#board tbody th .elsewhere")
+    assert mark.get_attribute("title") == "learned from other data: pages of a wiki"
     assert complaints(board) == []
 
 

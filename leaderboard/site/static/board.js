@@ -66,7 +66,7 @@
   function nameCell(row) {
     const box = document.createElement("span");
     box.append(element("a", row.name, { href: row.page }));
-    if (row.elsewhere) box.append(" ", element("small", row.elsewhere, { class: "elsewhere" }));
+    if (row.elsewhere) box.append(" ", element("small", "learned from other data", { class: "elsewhere", title: `learned from other data: ${row.elsewhere}` }));
     if (row.failed) box.append(" ", element("small", row.failed, { class: "bad" }));
     return box;
   }
