@@ -31,6 +31,7 @@ from leaderboard.pages import (
     results,
     sampling_note,
     season,
+    unseen,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
@@ -45,7 +46,7 @@ PAGES = (
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts("docs/reports/forks.md", forks.PARTS),
-    page_of_parts("docs/reports/gated.md", {**gated.PARTS, **distance.PARTS}),
+    page_of_parts("docs/reports/gated.md", {**gated.PARTS, **distance.PARTS, **unseen.PARTS}),
     ladder.LADDER,
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,

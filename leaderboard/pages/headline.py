@@ -197,7 +197,7 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
-    """Five rows of the newest season, with what each loses from the largest public suite; without a season, of the suite.
+    """Five rows of the newest season, with what each loses from the largest public suite; else of that suite.
 
     A season that shares no recipe with the suite stands before it.
     """
