@@ -204,6 +204,14 @@ def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool =
     return replace(read.target(), packages=packages, name=read.record.name)
 
 
+FIELD_WORDS = {
+    "tree_sha256": "the hash of its files",
+    "source_sha256": "the code of its target (of a baseline: the one in this checkout)",
+    "requirements": "the list of its requirements",
+    "packages_sha256": "what its requirements unpack to",
+}
+
+
 def entry_changes(committed: Entry, now: Entry) -> str | None:
     """What is another than at closing, in words; None when nothing is."""
     for name in sorted(committed.files.keys() | now.files.keys()):
@@ -211,8 +219,10 @@ def entry_changes(committed: Entry, now: Entry) -> str | None:
         if was != is_:
             what = "was added" if was is None else "is gone" if is_ is None else f"is {is_[:12]}, it was {was[:12]}"
             return f"entry {committed.name} has changed since closing: {name} {what}"
-    for field in ("tree_sha256", "source_sha256", "requirements", "packages_sha256"):
+    for field, what in FIELD_WORDS.items():
         was, is_ = getattr(committed, field), getattr(now, field)
         if was != is_:
-            return f"entry {committed.name} has changed since closing: {field}: {str(is_)[:12]} for {str(was)[:12]}"
+            return (
+                f"entry {committed.name} has changed since closing: {what} is {str(is_)[:12]}, it was {str(was)[:12]}"
+            )
     return None
