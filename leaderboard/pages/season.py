@@ -229,6 +229,9 @@ def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -
         f"*{FLOOR}*: what is left to whoever knows the whole state of training and not the text to come, ± its "
         "standard error. Closed: the part of the distance between the two that the leader closes."
     )
+    without = [state for state in leaders if state not in {one.state for one in season.floors.floors}]
+    if without:
+        words += f" No origin of forks was drawn in the {' or '.join(without)} state."
     heads = ("state, leader", "h", reference, "leader", FLOOR, "closed")
     return [markdown_table(heads, lines), words, _power(season)]
 
