@@ -26,7 +26,7 @@ RULE = (
 )
 ORDER = (
     f"closest first: decoder-only models before others, then by the ratio of the number of experts to {EVEN_EXPERTS}, "
-    "then the longer run"
+    "then the larger batch, then the longer run"
 )
 
 
@@ -112,10 +112,11 @@ def too_short(trace: Trace, horizons: Sequence[int] = HORIZONS) -> list[str]:
     return found
 
 
-def closeness(trace: Trace) -> tuple[int, float, int]:
+def closeness(trace: Trace) -> tuple[int, float, int, int]:
     """Smaller is closer to the paper's smaller setup; see ORDER."""
     stacks = {layer.stack for layer in trace.meta.layers}
-    return (int(stacks != {"decoder"}), abs(math.log2(trace.num_experts / EVEN_EXPERTS)), -trace.steps)
+    apart = abs(math.log2(trace.num_experts / EVEN_EXPERTS))
+    return (int(stacks != {"decoder"}), apart, -int(trace.tokens_SL.max()), -trace.steps)
 
 
 def _named(name: str, refs: Sequence[TraceRef], horizons: Sequence[int]) -> Chosen:
