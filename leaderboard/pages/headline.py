@@ -182,13 +182,18 @@ def drop_parts(season: Season, public: Sequence[Result]) -> list[str]:
     heads = ("forecaster", "skill, season", f"skill, {public[0].suite.name}", "drop beyond the unfitted", "Holm p",
              "fork test p", "")  # fmt: skip
     lines = [
-        (f"`{one.forecaster}`", f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}",
+        (f"`{one.forecaster}`", *_drop_cells(one),
          NOTHING if one.p_holm is None else f"{one.p_holm:.2g}",
          f"{season.tests[one.forecaster].p_value:.2g}" if one.forecaster in season.tests else NOTHING,
          "**flagged**" if one.flagged else "")
         for one in found
     ]  # fmt: skip
     return [markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
+
+
+def _drop_cells(one: Drop) -> tuple[str, str, str]:
+    """Skill on the season, skill on the public suite, and the drop beyond the unfitted."""
+    return f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}"
 
 
 SEASON_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), runs that nobody had when the entries closed"
@@ -227,7 +232,7 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
     wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
     chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
     spent = {result.name: cpu_ms(result) for result in results}
-    lost = {one.forecaster: (f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}") for one in found}
+    lost = {one.forecaster: _drop_cells(one) for one in found}
     lines = []
     for name in [*chosen, *(["uniform"] if "uniform" in spent else [])]:
         cells = [rows[state, name] for state in states]

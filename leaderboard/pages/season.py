@@ -37,11 +37,8 @@ HOPED = {"transient": 0.40, "stable": 0.20}
 
 def report(season: Season, public: Sequence[Result]) -> str:
     """The whole page of a season beside a public suite's results."""
-    errors, known, reference = (
-        errors_of(season.results, PRIMARY),
-        errors_of(public, PRIMARY),
-        _reference(season.results),
-    )
+    errors, known = errors_of(season.results, PRIMARY), errors_of(public, PRIMARY)
+    reference = _reference(season.results)
     states: list[str] = [state for state in STATES if state in errors.state_T]
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     spreads = {state: spreads_of(errors, known, reference, state) for state in states}
