@@ -48,6 +48,11 @@ class Season:
     def name(self) -> str:
         return self.scores.season
 
+    @property
+    def suite_name(self) -> str:
+        """The public suite whose open runs the entries were fitted on, and whose horizons and rule are the season's."""
+        return self.folder.plan().suite
+
 
 def scored_seasons(root: Path = SEASONS) -> list[Season]:
     """The newest first, by the day on which they were opened; raises `ResultError` for a result that was changed."""

@@ -157,13 +157,22 @@ def headline_suite(names: Sequence[str]) -> Suite:
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
+def public_results(season: Season) -> Sequence[Result]:
+    """What a season is compared with: its suite's results, on whose runs its entries were fitted too.
+
+    Those of the largest suite where its own has none.
+    """
+    names = suites_with_results()
+    return results_of(season.suite_name if season.suite_name in names else headline_suite(names).name)
+
+
 def headline_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
     """The newest season's headline, where one was scored, then that of the largest suite with results, *public*."""
     suite = headline_suite(suites_with_results())
-    public = results_of(suite.name)
-    parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(public, metric)]
+    parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
     seasons = scored_seasons() if seasons is None else seasons
-    return "\n\n".join([*(season_parts(seasons[0], public, metric) if seasons else []), *parts])
+    first = [part for season in seasons[:1] for part in season_parts(season, public_results(season), metric)]
+    return "\n\n".join([*first, *parts])
 
 
 def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[str]:
@@ -202,18 +211,20 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
-    """Five rows of the newest season, with what each loses from the largest public suite; else of that suite.
+    """Five rows of the newest season, with what each loses from its public suite; else of the largest suite.
 
-    A season that shares no recipe with the suite stands before it.
+    A season that shares no recipe with its suite stands before the largest.
     """
-    suite = headline_suite(suites_with_results())
-    public = results_of(suite.name)
     seasons = scored_seasons() if seasons is None else seasons
     parts, found = [], []
     for season in seasons[:1]:
-        found = drops_of(season, public)
-        parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, suite.name))
-    return "\n\n".join([*parts, *([] if found else [brief(public, metric, f"Suite `{suite.name}`, *public*")])])
+        public = public_results(season)
+        found, known = drops_of(season, public), public[0].suite.name
+        parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))
+    if not found:
+        suite = headline_suite(suites_with_results())
+        parts.append(brief(results_of(suite.name), metric, f"Suite `{suite.name}`, *public*"))
+    return "\n\n".join(parts)
 
 
 def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Drop] = (), known: str = "") -> str:

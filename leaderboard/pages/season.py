@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT, suites_with_results
-from leaderboard.pages.headline import drop_parts, headline_suite
+from leaderboard.committed import ROOT
+from leaderboard.pages.headline import drop_parts, public_results
 from leaderboard.pages.parts import Page
-from leaderboard.pages.results import results_of
 from leaderboard.seasons import FLOOR, PRIMARY, Season, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
@@ -296,12 +295,8 @@ def _span(found: SkillInterval | Interval | None) -> str:
 
 
 def season_files() -> dict[Path, str]:
-    """The page of every scored season, beside the largest public suite."""
-    seasons = scored_seasons()
-    if not seasons:
-        return {}
-    public = results_of(headline_suite(suites_with_results()).name)
-    return {FOLDER / f"season-{season.name}.md": report(season, public) for season in seasons}
+    """The page of every scored season, beside its public suite."""
+    return {FOLDER / f"season-{season.name}.md": report(season, public_results(season)) for season in scored_seasons()}
 
 
 SEASONS = Page("seasons", season_files)

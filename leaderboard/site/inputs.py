@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
+from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of, submission_path
 from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
@@ -61,7 +61,7 @@ class Board:
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
     ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``known``: beside
-    a season, the results of the largest public suite. ``slices`` are there where every run's trace is (`with_slices`).
+    a season, the results of its public suite. ``slices`` are there where every run's trace is (`with_slices`).
     """
 
     suite: Suite
@@ -126,7 +126,9 @@ def read_inputs(root: str | Path) -> Inputs:
     boards.sort(key=lambda board: (-len(board.suite.traces), board.suite.name))
     seasons = scored_seasons(base / "leaderboard" / "seasons")
     folders += [season.folder.results for season in seasons]
-    boards = [*(season_board(season, boards[0].compared) for season in seasons), *boards]
+    public = {board.suite.name: board for board in boards}
+    beside = [public.get(season.suite_name, boards[0]).compared for season in seasons]
+    boards = [*map(season_board, seasons, beside), *boards]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
 
 
@@ -163,7 +165,9 @@ def read_board(root: Path, folder: Path) -> Board:
             raise ResultError(f"{folder.name}/{result.name}: scored on suite {was}, now it is {now}: run it again")
     if UNIFORM not in {result.name for result in results}:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
-    entries = tuple(make_entry(result, root / "leaderboard" / "submissions" / result.name, suite) for result in results)
+    submissions = root / "leaderboard" / "submissions"
+    paths = [submission_path(result.name, suite.name, submissions) for result in results]
+    entries = tuple(make_entry(result, path, suite) for result, path in zip(results, paths, strict=True))
     return Board(suite, entries, reference_of(results))
 
 

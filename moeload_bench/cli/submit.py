@@ -20,7 +20,7 @@ from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import Results
 from moeload_bench.submissions.check import apart_level
 from moeload_bench.submissions.folder import RECORD
-from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
+from moeload_bench.submissions.names import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.numbers import PRIMARY
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
@@ -65,9 +65,7 @@ def submit(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(
-            help="A suite's name, or a TOML file.", show_default="the newest full suite: v1; mini until that is frozen"
-        ),
+        typer.Option(help="A suite's name, or a TOML file.", show_default="the newest full suite"),
     ] = None,
     repo: Annotated[
         str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
@@ -142,11 +140,12 @@ class Elsewhere:
 
     def refuse_taken(self, record: Submission) -> None:
         """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
-        path = f"submissions/{record.name}/{RECORD}"
         refuse_lookalike(record.name, names_in(self.paths))
-        if path in self.paths:
-            found = _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
-            check_owner(_text(Path(found)), record, self.repo)
+        for path in records_of(self.paths, record.name):
+            check_owner(_text(Path(self._download(path))), record, self.repo)
+
+    def _download(self, path: str) -> str:
+        return _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
 
     def open_pull_request(self, prepared: Prepared) -> str:
         """One pull request that holds the folder and the result; returns its address."""

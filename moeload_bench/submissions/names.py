@@ -12,6 +12,8 @@ from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.record import Submission
 
+_PLACE = re.compile(r"(?:submissions|closed/[^/]+)/([^/]+)/")
+"""Where a submission lies below the root of a leaderboard: those to suites that are closed are kept apart."""
 _LOOKS = str.maketrans("015i._", "olsl--")
 
 
@@ -42,14 +44,20 @@ def check_owner(existing: str, record: Submission, where: str) -> None:
 
 def check_name(record: Submission, root: Path) -> None:
     """`refuse_lookalike` and `check_owner` against the submissions below the root of a leaderboard on this machine."""
-    folder = root / "submissions"
-    refuse_lookalike(record.name, [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else [])
-    taken = folder / record.name / RECORD
-    if taken.is_file():
-        check_owner(taken.read_bytes().decode("utf-8", "replace"), record, str(root))
+    found = [*root.glob(f"submissions/*/{RECORD}"), *root.glob(f"closed/*/*/{RECORD}")]
+    there = [path.relative_to(root).as_posix() for path in sorted(found)]
+    refuse_lookalike(record.name, names_in(there))
+    for taken in records_of(there, record.name):
+        check_owner((root / taken).read_bytes().decode("utf-8", "replace"), record, str(root))
 
 
 def names_in(paths: Iterable[str]) -> list[str]:
-    """The names of submissions in a list of paths below the root of a leaderboard."""
-    found = (re.match(r"submissions/([^/]+)/", path) for path in paths)
+    """The names of submissions, to closed suites too, in a list of paths below the root of a leaderboard."""
+    found = (_PLACE.match(path) for path in paths)
     return sorted({match[1] for match in found if match})
+
+
+def records_of(paths: Iterable[str], name: str) -> list[str]:
+    """Those of the paths that are the record of a submission of this name."""
+    found = ((path, _PLACE.match(path)) for path in paths if path.endswith(f"/{RECORD}"))
+    return [path for path, match in found if match and match[1] == name]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.headline import brief_part, season_parts
+from leaderboard.committed import suites_with_results
+from leaderboard.pages.headline import brief_part, headline_suite, public_results, season_parts
 from leaderboard.pages.results import results_of
 from leaderboard.seasons import FLOOR, SEASONS, Season, drops_of, fork_floors, scored_seasons
 from leaderboard.site.inputs import read_inputs
@@ -88,7 +89,10 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: Season) -> None
 def test_the_brief_table_is_the_season_s_first(season: Season) -> None:
     """README.md's: then the public suite's, which is called so, where the two share no recipe."""
     text = brief_part("window_tv", [season])
-    first, second = text.index(f"Season `{season.name}`"), text.index("Suite `v1`, *public*")
+    first, second = (
+        text.index(f"Season `{season.name}`"),
+        text.index(f"Suite `{headline_suite(suites_with_results()).name}`"),
+    )
     assert first < second
     assert "`mine`" in text[:first]
 
@@ -97,6 +101,7 @@ def test_the_brief_table_has_each_entry_s_drop_from_the_public_runs() -> None:
     """Of the first season as it is committed: skill there and on v1, and the drop, of every row but the reference."""
     (season,) = (one for one in scored_seasons() if one.name == "2026-12")
     text = brief_part("window_tv", [season])
+    assert {result.suite.name for result in public_results(season)} == {"v1"}, "whose open runs it was fitted on"
     (mine,) = (one for one in drops_of(season, results_of("v1")) if one.forecaster == "gated")
     (row,) = (line for line in text.splitlines() if line.startswith("| `gated` |"))
     assert f"| {mine.season:+.3f} | {mine.public:+.3f} | {mine.beyond:+.3f} |" in row

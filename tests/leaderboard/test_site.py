@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -367,6 +368,25 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     assert found["sw_avg"] == ("checked", ())
     assert found["arima"] == ("verified", ())
     assert found["lstm"] == ("failed", ("x",))
+
+
+def test_an_entry_of_a_closed_suite_stays_verified(tmp_path: Path) -> None:
+    """Its submission lies apart, so that one of the same name on a newer suite leaves it as it was."""
+    root = copy_checkout(tmp_path)
+    folder = root / "leaderboard" / "results" / "mini"
+    result = load_result(folder / "arima.json").model_copy(update={"scoring_version": SCORING_VERSION})
+    result = result.model_copy(update={"status": "verified"})
+    result.save(folder / "arima.json")
+    _verification(root, result, True, [])
+    closed = root / "leaderboard" / "closed" / "mini"
+    shutil.copytree(root / "leaderboard" / "submissions" / "arima", closed / "arima")
+    (root / "leaderboard" / "submissions" / "arima" / VERIFICATION).unlink()
+    board = next(board for board in read_inputs(root).boards if board.suite.name == "mini")
+    entry = next(entry for entry in board.entries if entry.name == "arima")
+    assert (entry.standing, entry.wrong) == ("verified", ())
+    shutil.rmtree(closed)
+    board = next(board for board in read_inputs(root).boards if board.suite.name == "mini")
+    assert next(entry for entry in board.entries if entry.name == "arima").standing == "claimed"
 
 
 def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.submissions.folder import RECORD, parse_submission
-from moeload_bench.submissions.names import check_name, check_owner, names_in, refuse_lookalike
+from moeload_bench.submissions.names import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 
 
@@ -43,6 +43,17 @@ def test_a_name_is_its_authors(tmp_path: Path) -> None:
     check_name(record("mine", "A"), tmp_path / "no leaderboard yet")
 
 
+def test_a_name_stays_its_authors_when_the_suite_is_closed(tmp_path: Path) -> None:
+    """Whose submission to a closed suite lies apart."""
+    put(tmp_path / "closed" / "v0", record("their-net", "A"))
+    (tmp_path / "closed" / "v0" / "submissions").rename(tmp_path / "closed" / "v1")
+    check_name(record("their-net", "A"), tmp_path)
+    with pytest.raises(SubmissionError, match="taken by other authors"):
+        check_name(record("their-net", "B"), tmp_path)
+    with pytest.raises(SubmissionError, match="'their_net' is too like 'their-net'"):
+        check_name(record("their_net", "A"), tmp_path)
+
+
 @pytest.mark.parametrize("existing", ["authors = ", "a = " + "[" * 5000, "a = " + "9" * 5000, "", "authors = 'A'"])
 def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
     """Whatever is wrong with it, somebody has the name."""
@@ -51,6 +62,10 @@ def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
 
 
 def test_names_come_from_paths() -> None:
-    """Folders below submissions/ only."""
+    """Folders below submissions/ and those of closed suites only."""
     paths = ["submissions/b/x.toml", "submissions/a/forecaster.py", "submissions/README", "x/submissions/c/d"]
     assert names_in(paths) == ["a", "b"]
+    old = f"closed/v1/d/{RECORD}"
+    assert names_in([*paths, old, "closed/v1/README"]) == ["a", "b", "d"]
+    assert records_of([*paths, old, "closed/v1/d/forecaster.py"], "d") == [old]
+    assert records_of([*paths, old], "a") == []
