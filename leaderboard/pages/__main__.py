@@ -27,6 +27,7 @@ from leaderboard.pages import (
     isolation,
     ladder,
     large_runs,
+    narrowing,
     properties,
     results,
     sampling_note,
@@ -51,7 +52,7 @@ PAGES = (
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
-    page_of_parts("docs/reports/results.md", {**headline.PARTS, **results.PARTS}),
+    page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS}),
     season.SEASONS,
     Page("cards", cards.card_files),
 )

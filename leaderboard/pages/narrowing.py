@@ -1,0 +1,147 @@
+"""A part of docs/reports/results.md: by how much intervals narrowed from a full suite to the next, and which pairs of
+forecasters can be told apart on the newer one.
+
+Skill and pairs are those of the primary metric over all tasks of a state, for a new recipe; in both suites the same
+forecasters are looked at, so that Holm corrects for as many pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leaderboard.committed import suites_with_results
+from leaderboard.pages.headline import CLAIM
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
+from leaderboard.pages.separation import ALPHA, PRIMARY
+from moeload_bench.errors import ResultError
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
+from moeload_bench.results.grid import NOTHING, signed
+from moeload_bench.results.record import Result
+from moeload_bench.results.render import markdown_table
+from moeload_bench.results.statistics import Interval, holm, log_ratio, p_value
+from moeload_bench.results.statistics import skill as mean_skill
+from moeload_bench.suites.suite import STATES
+
+Pair = tuple[str, str]
+"""The better one first."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One state of one suite: by forecaster its interval, and the pairs that can be told apart."""
+
+    suite: str
+    found: Mapping[str, Interval]
+    apart: frozenset[Pair]
+
+    @property
+    def recipes(self) -> int:
+        """On how many independent recipes the intervals rest."""
+        return max(one.recipes for one in self.found.values())
+
+    @property
+    def excluding_zero(self) -> list[str]:
+        """Forecasters whose interval lies on one side of the reference."""
+        return [name for name, one in self.found.items() if one.low > 0 or one.high < 0]
+
+
+def narrowing(old: Sequence[Result], new: Sequence[Result]) -> str:
+    """A table per state, and what it comes to.
+
+    Raises `ResultError` where a suite's reference has no result or a suite has too few recipes for an interval.
+    """
+    common = [result.name for result in new if result.name in {other.name for other in old}]
+    sides = [_errors(results, common) for results in (old, new)]
+    parts = []
+    for state in STATES:
+        if all(state in errors.state_T for errors, _ in sides):
+            was, now = (
+                _side(results[0].suite.name, errors.select(state=state), reference)
+                for results, (errors, reference) in zip((old, new), sides, strict=True)
+            )
+            parts.append("\n\n".join(_state(state, was, now)))
+    return "\n\n".join(parts)
+
+
+def _errors(results: Sequence[Result], names: Sequence[str]) -> tuple[Errors, str]:
+    reference = reference_of(results)
+    if reference is None or reference.name not in names:
+        raise ResultError(f"{results[0].suite.name}: the reference is not among the results that both suites have")
+    by_name = {result.name: result for result in results}
+    return errors_of([by_name[name] for name in names], PRIMARY), reference.name
+
+
+def _side(suite: str, errors: Errors, reference: str) -> Side:
+    found = {}
+    for name in errors.by_forecaster:
+        spans = [one for one in skill(errors, name, reference)[1] if one.claim == CLAIM]
+        if not spans:
+            raise ResultError(f"{suite}: too few recipes for an interval on {CLAIM}")
+        if name != reference:
+            found[name] = spans[0]
+    return Side(suite, found, told_apart(errors))
+
+
+def told_apart(errors: Errors) -> frozenset[Pair]:
+    """The pairs that differ on a new recipe: t tests over recipe means, Holm over all pairs."""
+    pairs = list(itertools.combinations(errors.by_forecaster, 2))
+    ratios = [log_ratio(errors.by_forecaster[one], errors.by_forecaster[other]) for one, other in pairs]
+    p_values = [p_value(ratio_T, errors.tasks) for ratio_T in ratios]
+    corrected = holm([1.0 if p is None else p for p in p_values])
+    return frozenset(
+        pair if mean_skill(ratio_T, errors.tasks) > 0 else pair[::-1]
+        for pair, ratio_T, p in zip(pairs, ratios, corrected, strict=True)
+        if p < ALPHA
+    )
+
+
+def _state(state: str, was: Side, now: Side) -> Iterator[str]:
+    rows, ratios = [], []
+    for name in sorted(now.found, key=lambda name: -now.found[name].skill):
+        before, after = was.found[name], now.found[name]
+        width = before.high - before.low
+        ratios.append((after.high - after.low) / width if width else np.nan)
+        rows.append((f"`{name}`", _span(before), _span(after), f"{ratios[-1]:.2f}" if width else NOTHING))
+    yield markdown_table((state, was.suite, now.suite, "width, ratio"), rows)
+    count = (len(now.found) + 1) * len(now.found) // 2
+    yield (
+        f"{state}: the median ratio of widths is {np.nanmedian(ratios):.2f}; {now.suite} has {now.recipes} independent "
+        f"recipes (near twins are one), {was.suite} {was.recipes}. Intervals that exclude zero: "
+        f"{len(was.excluding_zero)} of {len(was.found)} in {was.suite}, {len(now.excluding_zero)} in {now.suite}. "
+        f"Pairs told apart: {len(was.apart)} of {count} in {was.suite}, {len(now.apart)} in {now.suite}."
+    )
+    for words, pairs in (
+        (f"Only in {now.suite}", now.apart - was.apart),
+        (f"Only in {was.suite}", was.apart - now.apart),
+    ):
+        if pairs:
+            yield f"{words}: {_by_better(pairs)}."
+
+
+def _by_better(pairs: frozenset[Pair]) -> str:
+    """Pairs in words: each better one once, with all that it is told from."""
+    better = sorted({one for one, _ in pairs})
+    return "; ".join(
+        f"`{one}` before {', '.join(f'`{other}`' for first, other in sorted(pairs) if first == one)}" for one in better
+    )
+
+
+def _span(one: Interval) -> str:
+    return f"{one.skill:+.3f} [{signed(one.low, 2)}, {signed(one.high, 2)}]"
+
+
+def _part(_: str) -> str:
+    """The two newest full suites with results."""
+    full = sorted((int(name[1:]), name) for name in suites_with_results() if re.fullmatch(r"v\d+", name))
+    if len(full) < 2:
+        return "One full suite has results so far."
+    return narrowing(*(results_of(name) for _, name in full[-2:]))
+
+
+PARTS: Mapping[str, Maker] = {"narrowing": _part}
