@@ -1,62 +1,95 @@
-"""A part of docs/reports/gated.md: the first score of `gated` on recipes that came after its weights.
+"""A part of docs/reports/gated.md: the first score of `gated` on recipes that came after its weights, and a later one.
 
-Made from leaderboard/unseen.json, which `python -m leaderboard.unseen` adds to as runs are recorded.
+Made from leaderboard/unseen.json, which `python -m leaderboard.unseen` adds to as runs are recorded, and from the
+results of the suite that brings the recipes, on whose open runs it was fitted anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
 from leaderboard.suites.plan import near_twins
-from leaderboard.unseen import BESIDE, REFERENCE, SUBJECT, Scores, read_scores, wanted_runs
+from leaderboard.unseen import BESIDE, METRIC, PLAN, REFERENCE, SUBJECT, Scores, read_scores, wanted_runs
+from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING, signed
+from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
-from moeload_bench.results.statistics import Tasks, interval, skill
+from moeload_bench.results.statistics import Tasks, interval, log_ratio, skill
 from moeload_bench.suites.suite import STATES
 
+Column = Mapping[str, float]
+"""By run the mean log ratio to the reference in one state."""
 
-def unseen(scores: Scores, wanted: int, twins: Mapping[str, str]) -> str:
-    """A row per run, then the mean over recipes with its interval for a new one, of both forecasters by state."""
+
+def unseen(scores: Scores, wanted: int, twins: Mapping[str, str], after: Mapping[str, Column] | None = None) -> str:
+    """A row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state too."""
     if not scores:
         return "No run of these recipes is recorded yet."
-    states = [state for state in STATES if any(state in found["states"] for found in scores.values())]
-    columns = [(state, name) for state in states for name in (SUBJECT, BESIDE)]
-    rows = [
-        (f"`{run}`", *(_skill(found["states"].get(state, {}).get(name)) for state, name in columns))
-        for run, found in scores.items()
-    ]
-    last = ("mean over recipes", *(_mean(scores, state, name, twins) for state, name in columns))
-    heads = ("run", *(f"`{name}`, {state}" for state, name in columns))
+    columns: dict[str, Column] = {}
+    for state in STATES:
+        first = _first(scores, state, SUBJECT)
+        if first:
+            columns[f"`{SUBJECT}`, {state}"] = first
+            if after is not None:
+                columns[f"after, {state}"] = {
+                    run: value for run, value in after.get(state, {}).items() if run in scores
+                }
+            columns[f"`{BESIDE}`, {state}"] = _first(scores, state, BESIDE)
+    rows = [(f"`{run}`", *(_skill(column.get(run)) for column in columns.values())) for run in scores]
+    last = ("mean over recipes", *(_mean(column, twins) for column in columns.values()))
     codes = sorted({found["source_sha256"][:12] for found in scores.values()})
     words = (
         f"{len(scores)} of {wanted} runs are recorded and scored. Skill against `{REFERENCE}`, with the 95 % interval "
         "for a new recipe from five recipes on (near twins are one). "
         f"Code and weights of `{SUBJECT}`: {', '.join(codes)}."
     )
-    return f"{markdown_table(heads, [*rows, last])}\n\n{words}"
+    if after is not None:
+        words += f" After: fitted on the open runs of suite {PLAN}, of which each of these recipes has one."
+    return f"{markdown_table(('run', *columns), [*rows, last])}\n\n{words}"
 
 
-def _skill(found: Mapping[str, float] | None) -> str:
-    return NOTHING if found is None else signed(float(1 - np.exp(found["log_ratio"])), 3)
+def _first(scores: Scores, state: str, name: str) -> Column:
+    return {run: found["states"][state][name]["log_ratio"] for run, found in scores.items() if state in found["states"]}
 
 
-def _mean(scores: Scores, state: str, name: str, twins: Mapping[str, str]) -> str:
+def _skill(log_ratio: float | None) -> str:
+    return NOTHING if log_ratio is None else signed(float(1 - np.exp(log_ratio)), 3)
+
+
+def _mean(column: Column, twins: Mapping[str, str]) -> str:
     """Skill over recipes, of the means over a recipe's runs; near twins have one vote together."""
-    runs = [run for run, found in scores.items() if state in found["states"]]
-    tasks = Tasks([run.split("/")[0] for run in runs], runs, twins)
-    ratio_R = np.array([scores[run]["states"][state][name]["log_ratio"] for run in runs])
+    tasks = Tasks([run.split("/")[0] for run in column], list(column), twins)
+    ratio_R = np.array(list(column.values()))
     found = interval(ratio_R, tasks, "a new recipe")
     span = f" [{signed(found.low, 2)}, {signed(found.high, 2)}]" if found else ""
     return signed(skill(ratio_R, tasks), 3) + span
 
 
+def scores_after(results: Sequence[Result]) -> dict[str, Column]:
+    """By state and run, the log ratio of `gated` as it was fitted for these results; {} where it is not among them."""
+    both = [result for result in results if result.name in (SUBJECT, REFERENCE)]
+    if len(both) < 2:
+        return {}
+    errors, found = errors_of(both, METRIC), {}
+    for state in STATES:
+        here = errors.select(state=state)
+        ratio_T = log_ratio(here.by_forecaster[SUBJECT], here.by_forecaster[REFERENCE])
+        number_T, _ = here.tasks.by_run
+        runs = list(dict.fromkeys(here.tasks.run_T))
+        found[state] = {run: float(np.nanmean(ratio_T[number_T == n])) for n, run in enumerate(runs)}
+    return found
+
+
 def _part(_: str) -> str:
     wanted = wanted_runs()
     twins = {recipe: group[0] for group in near_twins(run.split("/")[0] for run in wanted) for recipe in group}
-    return unseen(read_scores(), len(wanted), twins)
+    after = scores_after(results_of(PLAN)) if PLAN in suites_with_results() else {}
+    return unseen(read_scores(), len(wanted), twins, after or None)
 
 
 PARTS: Mapping[str, Maker] = {"unseen": _part}

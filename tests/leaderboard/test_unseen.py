@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.unseen import unseen
+from leaderboard.pages.results import results_of
+from leaderboard.pages.unseen import scores_after, unseen
 from leaderboard.unseen import OUT, SUBJECT, add_scores, first_score, read_scores, wanted_runs
 from moeload_bench.errors import ResultError
+from moeload_bench.results.statistics import CLIP
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import stored_hash
 
@@ -77,3 +79,30 @@ def test_the_mean_is_over_recipes_and_has_an_interval_from_five_on() -> None:
     assert f"| mean over recipes | {1 - np.exp(-0.2):+.3f} [" in " ".join(unseen(many, 13, {}).split())
     assert "[" not in unseen(many, 13, {"r1": "r0"}).splitlines()[-3]
     assert unseen({}, 13, {}) == "No run of these recipes is recorded yet."
+
+
+def test_the_score_after_stands_beside_the_first_one() -> None:
+    """Of the runs that have a first score, from the results of the fit that knows their recipes."""
+    scores = read_scores()
+    run = next(iter(scores))
+    first = scores[run]["states"]["stable"][SUBJECT]["log_ratio"]
+    text = unseen(scores, 13, {}, {"transient": {}, "stable": {run: first - 0.1, "other/test/seed1": -9.0}})
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| `{run}`"))
+    assert f"| {1 - np.exp(first):+.3f} | {1 - np.exp(first - 0.1):+.3f} |" in row
+    assert "other" not in text
+    assert "After: fitted on the open runs of suite v2" in text
+    assert "after" not in unseen(scores, 13, {})
+
+
+def test_the_score_after_is_the_mean_over_a_run_s_tasks() -> None:
+    """As the first one is: of v1's results, the mean log ratio over origins and horizons."""
+    results = [result for result in results_of("v1") if result.name in ("gated", "sw_avg")]
+    by_name = {result.name: result.runs[0] for result in results}
+    values = {
+        name: np.array([task.metrics["window_tv"] for task in run.tasks if task.state == "stable"], dtype=float)
+        for name, run in by_name.items()
+    }
+    expected = np.log(np.clip(values["gated"] / values["sw_avg"], 1 / CLIP, CLIP)).mean()
+    found = scores_after(results)
+    assert found["stable"][results[0].runs[0].trace] == pytest.approx(expected)
+    assert scores_after(results[:1]) == {}
