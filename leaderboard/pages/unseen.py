@@ -75,7 +75,8 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
     both = [result for result in results if result.name in (SUBJECT, REFERENCE)]
     if len(both) < 2:
         return {}
-    errors, found = errors_of(both, METRIC), {}
+    errors = errors_of(both, METRIC)
+    found: dict[str, Column] = {}
     for state in STATES:
         here = errors.select(state=state)
         ratio_T = log_ratio(here.by_forecaster[SUBJECT], here.by_forecaster[REFERENCE])
