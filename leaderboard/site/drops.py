@@ -1,4 +1,4 @@
-"""The newest season beside the largest public suite: how much each entry loses on runs that nobody had."""
+"""The newest season beside its public suite: how much each entry loses on runs that nobody had."""
 
 from __future__ import annotations
 
