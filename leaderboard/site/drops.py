@@ -12,16 +12,16 @@ from moeload_bench.results.drops import Drop
 
 
 def drops_table(boards: Sequence[Board]) -> Table | None:
-    """Texts by entry; None without a season, or where no public suite shares a recipe with it."""
-    season = next((board.season for board in boards if board.season is not None), None)
-    public = next((board for board in boards if board.season is None), None)
-    if season is None or public is None:
+    """Texts by entry; None without a season, or where its public suite shares no recipe with it."""
+    season, public = next(((board.season, board.known) for board in boards if board.season is not None), (None, ()))
+    if season is None or not public:
         return None
-    found = drops_of(season, public.compared)
-    known = f"skill, {public.suite.name} (public)"
+    found = drops_of(season, public)
+    suite = public[0].suite.name
+    known = f"skill, {suite} (public)"
     heads = ("forecaster", "skill, season", known, "drop beyond the unfitted", "Holm p", "fork test p", "")
     rows = [_row(season, one) for one in found]
-    return Table(drop_words(season, public.suite.name), heads, tuple(rows), 1, 6) if rows else None
+    return Table(drop_words(season, suite), heads, tuple(rows), 1, 6) if rows else None
 
 
 def _row(season: Season, one: Drop) -> tuple[str, ...]:
