@@ -236,20 +236,30 @@ def names_of(rungs: Sequence[Rung]) -> list[str]:
 
 
 def order_in(run: LadderRun, state: str) -> list[str]:
-    """The forecasters of a run by skill, best first."""
-    known = {name: own[state].skill for name, own in run.scores.items() if state in own}
-    return sorted(known, key=lambda name: -known[name])
+    """The forecasters of a run in a state, best first; those that say the same by name."""
+    known = _skills(run, state)
+    return sorted(known, key=lambda name: (-known[name], name))
+
+
+def rank_in(run: LadderRun, state: str, name: str) -> int | None:
+    """One more than there are better ones, so that those that say the same share a rank; None without a score."""
+    known = _skills(run, state)
+    return 1 + sum(skill > known[name] for skill in known.values()) if name in known else None
+
+
+def _skills(run: LadderRun, state: str) -> dict[str, float]:
+    """To nine digits: the same forecasts, summed in another order, differ in the last of sixteen."""
+    return {name: round(own[state].skill, 9) for name, own in run.scores.items() if state in own}
 
 
 def skill_table(rungs: Sequence[Rung], state: str) -> str:
     """Skill of every forecaster in each rung, and in brackets its rank there; a mean over the rung's runs."""
     rows = []
-    ordered = {rung.name: [order_in(run, state) for run in rung.runs if run.scores] for rung in rungs}
     for name in names_of(rungs):
         cells = []
         for rung in rungs:
             mean = present_mean([skill_in(state, name)(run) for run in rung.runs])
-            ranks = [order.index(name) + 1 for order in ordered[rung.name] if name in order]
+            ranks = [rank for run in rung.runs if (rank := rank_in(run, state, name)) is not None]
             cells.append("-" if mean is None else f"{mean:+.3f} ({_span(ranks)})")
         rows.append((f"`{name}`", *cells))
     return markdown_table((f"{state}: skill (rank)", *(f"`{rung.name}`" for rung in rungs)), rows)
@@ -413,10 +423,6 @@ def _finish(axes: object, sizes: Sequence[float], label: str) -> None:
 def draw_figures(rungs: Sequence[Rung], folder: Path) -> None:
     """One figure per quantity of the loads, and skill, rank and regret of every forecaster."""
 
-    def rank(run: LadderRun, name: str, state: str) -> float | None:
-        order = order_in(run, state)
-        return order.index(name) + 1 if name in order else None
-
     def regret(run: LadderRun, name: str, state: str) -> float | None:
         score = run.scores.get(name, {}).get(state)
         return None if score is None else score.regret_K[HORIZONS.index(1000)]
@@ -424,7 +430,7 @@ def draw_figures(rungs: Sequence[Rung], folder: Path) -> None:
     for quantity in LOADS:
         draw_quantity(rungs, quantity, folder / f"{quantity.name}.svg")
     draw_scores(rungs, "skill", lambda run, name, state: skill_in(state, name)(run), folder / "skill.svg")
-    draw_scores(rungs, "rank", rank, folder / "rank.svg")
+    draw_scores(rungs, "rank", lambda run, name, state: rank_in(run, state, name), folder / "rank.svg")
     draw_scores(rungs, "regret, h = 1,000", regret, folder / "regret.svg")
 
 

@@ -119,6 +119,23 @@ def test_the_order_of_forecasters_is_compared_over_runs() -> None:
     )
 
 
+def test_forecasters_that_say_the_same_share_a_rank() -> None:
+    """Whatever their sums' last digits are, and wherever they stand in the record; in the order they stand by name."""
+    skills = {"late": 0.1, "early": 0.1 + 1e-15, "best": 0.2, "last": -0.3}
+    scores = {
+        name: {"stable": Score(skill=skill, error_K=(0.1,) * 4, regret_K=(0.0,) * 4)} for name, skill in skills.items()
+    }
+    made = run("ladder-2m/test/seed101").model_copy(update={"scores": scores})
+    assert page.order_in(made, "stable") == ["best", "early", "late", "last"]
+    assert {name: page.rank_in(made, "stable", name) for name in skills} == {
+        "best": 1,
+        "late": 2,
+        "early": 2,
+        "last": 4,
+    }
+    assert page.rank_in(made, "transient", "best") is None
+
+
 def test_the_onset_is_compared_in_each_measure() -> None:
     """Steps that double over the rungs are a factor of two in steps and in tokens."""
     said = page.scaling_answer(whole(onset=[1000, 1200, 1600, 2000]))
