@@ -7,7 +7,6 @@ forecasters are looked at, so that Holm corrects for as many pairs.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
-from moeload_bench.results.statistics import Interval, holm, log_ratio, p_value
-from moeload_bench.results.statistics import skill as mean_skill
+from moeload_bench.results.statistics import Interval, pairs_apart
 from moeload_bench.suites.suite import STATES
 
 Pair = tuple[str, str]
@@ -85,20 +83,9 @@ def _side(suite: str, errors: Errors, reference: str) -> Side:
             raise ResultError(f"{suite}: too few recipes for an interval on {CLAIM}")
         if name != reference:
             found[name] = spans[0]
-    return Side(suite, found, told_apart(errors))
-
-
-def told_apart(errors: Errors) -> frozenset[Pair]:
-    """The pairs that differ on a new recipe: t tests over recipe means, Holm over all pairs."""
-    pairs = list(itertools.combinations(errors.by_forecaster, 2))
-    ratios = [log_ratio(errors.by_forecaster[one], errors.by_forecaster[other]) for one, other in pairs]
-    p_values = [p_value(ratio_T, errors.tasks) for ratio_T in ratios]
-    corrected = holm([1.0 if p is None else p for p in p_values])
-    return frozenset(
-        pair if mean_skill(ratio_T, errors.tasks) > 0 else pair[::-1]
-        for pair, ratio_T, p in zip(pairs, ratios, corrected, strict=True)
-        if p < ALPHA
-    )
+    apart = pairs_apart(errors.by_forecaster, errors.tasks, ALPHA)
+    assert apart is not None, "recipes enough for intervals are enough for tests"
+    return Side(suite, found, apart)
 
 
 def _state(state: str, was: Side, now: Side) -> Iterator[str]:

@@ -228,20 +228,37 @@ def rank_sets(
     at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). ``test`` gives the p of two
     forecasters; without it `p_value`, so that the ranks are those on new recipes.
     """
-    names = list(errors)
-    pairs = list(itertools.combinations(names, 2))
+    apart = pairs_apart(errors, tasks, alpha, test)
+    if apart is None:
+        return None
+    better, worse = dict.fromkeys(errors, 0), dict.fromkeys(errors, 0)
+    for first, second in apart:
+        better[second] += 1
+        worse[first] += 1
+    return {name: (1 + better[name], len(errors) - worse[name]) for name in errors}
+
+
+def pairs_apart(
+    errors: Mapping[str, FloatArray],
+    tasks: Tasks,
+    alpha: float = 0.05,
+    test: Callable[[str, str], float | None] | None = None,
+) -> frozenset[tuple[str, str]] | None:
+    """The pairs that can be told apart, the better one first: all are tested (see `rank_sets`), Holm over them.
+
+    None where a pair cannot be tested.
+    """
+    pairs = list(itertools.combinations(errors, 2))
     ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
     found = (test(*pair) if test else p_value(ratio_T, tasks) for pair, ratio_T in ratios.items())
     p_values = [p for p in found if p is not None]
     if len(p_values) < len(pairs):
         return None
-    better, worse = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    for (one, other), p in zip(pairs, holm(p_values), strict=True):
-        if p < alpha:
-            first, second = (one, other) if skill(ratios[one, other], tasks) > 0 else (other, one)
-            better[second] += 1
-            worse[first] += 1
-    return {name: (1 + better[name], len(names) - worse[name]) for name in names}
+    return frozenset(
+        pair if skill(ratios[pair], tasks) > 0 else pair[::-1]
+        for pair, p in zip(pairs, holm(p_values), strict=True)
+        if p < alpha
+    )
 
 
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:

@@ -7,12 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from leaderboard.pages.narrowing import narrowing, told_apart
+from leaderboard.pages.narrowing import narrowing
 from leaderboard.pages.results import results_of
 from moeload_bench.errors import ResultError
-from moeload_bench.results.comparison import Errors
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Tasks
+from moeload_bench.results.statistics import Tasks, pairs_apart
 
 NAMES = ("sw_avg", "ema", "gated", "uniform")
 
@@ -60,8 +59,5 @@ def test_pairs_are_told_apart_with_the_better_one_first() -> None:
     rng = np.random.default_rng(0)
     runs = [f"r{i}" for i in range(8)]
     one = np.exp(rng.normal(0.0, 0.05, 8))
-    errors = Errors(
-        Tasks(runs, runs), np.full(8, 10), ("stable",) * 8, np.zeros(8, dtype=np.bool_),
-        {"one": one, "half": one / 2, "like": one * np.exp(np.tile([-0.1, 0.1], 4))},
-    )  # fmt: skip
-    assert told_apart(errors) == {("half", "one"), ("half", "like")}
+    errors = {"one": one, "half": one / 2, "like": one * np.exp(np.tile([-0.1, 0.1], 4))}
+    assert pairs_apart(errors, Tasks(runs, runs)) == {("half", "one"), ("half", "like")}
