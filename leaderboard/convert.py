@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard.committed import RESULTS, SUBMISSIONS
+from leaderboard.committed import RESULTS, SUBMISSIONS, submission_path
 from leaderboard.suites.facts import write_facts
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.results.facts import FOLDER, SuiteFacts, TraceFacts
@@ -59,7 +59,7 @@ def facts_of(results: Sequence[Result]) -> SuiteFacts:
 
 def carry_over(submissions: Path, old: str, result: Result) -> bool:
     """Bind the verification of a result to its content; False where there is none of exactly the old text."""
-    path = submissions / result.name / VERIFICATION
+    path = submission_path(result.name, result.suite.name, submissions) / VERIFICATION
     if not path.is_file():
         return False
     found = Verification.model_validate_json(path.read_bytes())

@@ -7,7 +7,6 @@ forecasters are looked at, so that Holm corrects for as many pairs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Interval, pairs_apart
-from moeload_bench.suites.suite import STATES
+from moeload_bench.suites.suite import STATES, full_suites
 
 Pair = tuple[str, str]
 """The better one first."""
@@ -125,10 +124,10 @@ def _span(one: Interval) -> str:
 
 def _part(_: str) -> str:
     """The two newest full suites with results."""
-    full = sorted((int(name[1:]), name) for name in suites_with_results() if re.fullmatch(r"v\d+", name))
+    full = full_suites(suites_with_results())
     if len(full) < 2:
         return "One full suite has results so far."
-    return narrowing(*(results_of(name) for _, name in full[-2:]))
+    return narrowing(*(results_of(name) for name in full[-2:]))
 
 
 PARTS: Mapping[str, Maker] = {"narrowing": _part}

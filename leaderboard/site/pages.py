@@ -134,7 +134,8 @@ def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         yield render.page(
             forecaster_path(name), "forecaster.html", "index.html",
             name=name, sections=sections, submission=forecaster_page.submission_facts(entry),
-            link=web_link(entry.folder.record.link if entry.folder else None), verify_command=verify_command(name),
+            link=web_link(entry.folder.record.link if entry.folder else None),
+            verify_command=verify_command(entry.result),
         )  # fmt: skip
 
 

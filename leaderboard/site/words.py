@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from leaderboard.committed import ROOT, submission_path
 from moeload_bench.results.grid import signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
@@ -93,16 +94,20 @@ def run_command(result: Result) -> str:
     """The command that scores the forecaster again on its suite; a stranger's code in the sandbox."""
     base, level = result.forecaster.target.partition("@")[0], result.isolation
     if base.startswith("forecaster.py:"):
-        base, level = f"leaderboard/submissions/{result.name}/{base}", "sandbox"
+        base, level = f"{_folder_of(result)}/{base}", "sandbox"
     given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(result.forecaster.kwargs.items()))
     target = shlex.quote(f"{base}@{given}" if given else base)
     options = f"--suite {result.suite.name} --seed {result.seed} --level {level} --fresh"
     return f"moeload-bench run {target} {options}"
 
 
-def verify_command(name: str) -> str:
+def verify_command(result: Result) -> str:
     """The command that maintainers run."""
-    return f"moeload-bench verify {shlex.quote(f'leaderboard/submissions/{name}')}"
+    return f"moeload-bench verify {shlex.quote(_folder_of(result))}"
+
+
+def _folder_of(result: Result) -> str:
+    return submission_path(result.name, result.suite.name).relative_to(ROOT).as_posix()
 
 
 def _literal(value: Any) -> str:

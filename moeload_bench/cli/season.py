@@ -60,7 +60,14 @@ def new(
         str,
         typer.Option(help="Which value, known only after closing, the seeds are drawn with, and where it is found."),
     ],
-    suite: Annotated[str, typer.Option(help="Horizons, state rule and open runs are this suite's.")] = "v1",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Horizons, state rule and open runs are this suite's; by default those of the suite that takes "
+            "submissions.",
+            show_default=False,
+        ),
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run; the recipe's own by default.")] = None,
     secret_recipe: Annotated[

@@ -21,7 +21,7 @@ from moeload_bench.seasons.folder import Folder, file_hashes, logged_attempt, tr
 from moeload_bench.seasons.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
 from moeload_bench.submissions.requirements import install_packages
-from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
@@ -32,7 +32,7 @@ def new_season(
     recipes: Sequence[str],
     public_value: str,
     *,
-    suite: str = "v1",
+    suite: str | None = None,
     runs: int = 1,
     steps: int | None = None,
     secret_recipes: Sequence[Path] = (),
@@ -43,13 +43,13 @@ def new_season(
 ) -> Plan:
     """Draw the secret and write the plan; both before anybody's entry is closed.
 
-    ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
+    ``suite`` is by default the one that takes submissions. ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
     Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, and for secret recipes
     in an open season.
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
-    base = load_suite(suite)
+    base = load_suite(suite or default_suite())
     found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
     secret = secrets.token_hex(32)
     try:
@@ -59,7 +59,7 @@ def new_season(
             secret_sha256=secret_sha256(secret),
             secret=secret if in_the_open else None,
             public_value=public_value,
-            suite=suite,
+            suite=base.name,
             suite_sha256=base.sha256(),
             runs=runs,
             checkpoint_every=checkpoint_every,

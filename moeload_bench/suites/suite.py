@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -166,10 +166,14 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in (PACKAGE / "suites").glob("*.toml"))
 
 
+def full_suites(names: Iterable[str]) -> list[str]:
+    """Of the names of suites those of full ones (v1, v2, ...), in the order of their numbers."""
+    return sorted((name for name in names if re.fullmatch(r"v\d+", name)), key=lambda name: int(name[1:]))
+
+
 def default_suite() -> str:
     """The suite that submissions are for: the newest full one (v1, v2, ...) that takes any, mini while none does."""
-    full = sorted((int(name[1:]), name) for name in suite_names() if re.fullmatch(r"v\d+", name))
-    taking = [name for _, name in full if load_suite(name).submissions == "open"]
+    taking = [name for name in full_suites(suite_names()) if load_suite(name).submissions == "open"]
     return taking[-1] if taking else "mini"
 
 

@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 import pytest
 
-from leaderboard.committed import SUBMISSIONS
+from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
 from leaderboard.seasons import FLOOR as FLOOR_FORK
 from leaderboard.site import forecaster_page, payload
@@ -38,6 +38,7 @@ from leaderboard.site.words import (
     run_command,
     signed_skill,
     three_digits,
+    verify_command,
     web_link,
 )
 from moeload_bench.errors import MoeloadError, ResultError
@@ -285,6 +286,16 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], 
         assert parse_target("sw_avg" + given.removeprefix(expected)).kwargs == kwargs
         assert options[:4] == ["--suite", "mini", "--seed", "0"]
         assert options[4:6] == ["--level", mini.results[0].isolation if expected == target else "sandbox"]
+
+
+def test_the_commands_of_an_entry_of_a_closed_suite_name_where_it_lies() -> None:
+    """Apart from the open ones, so that the command finds it."""
+    result = load_result(RESULTS / "v1" / "sw_avg.json")
+    assert verify_command(result) == "moeload-bench verify leaderboard/closed/v1/sw_avg"
+    made = result.forecaster.model_copy(update={"target": "forecaster.py:Mine"})
+    assert "run leaderboard/closed/v1/sw_avg/forecaster.py:Mine" in run_command(
+        result.model_copy(update={"forecaster": made})
+    )
 
 
 def test_skill_in_what_plans_cost_is_that_of_their_imbalance(mini: Board) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from leaderboard.committed import submission_folders, submission_of
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification
-from moeload_bench.suites.suite import load_suite
+from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.isolation.attacks.arena import require_sandbox
@@ -24,7 +25,7 @@ from tests.support.submitted import NAIVE, World, make_world, place
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
-SUBMISSIONS = sorted(path.name for path in (ROOT / "leaderboard" / "submissions").iterdir() if path.is_dir())
+SUBMISSIONS = submission_folders()
 REPO = "acme/results"
 
 
@@ -51,17 +52,17 @@ def moeload(world: World, *arguments: str, cwd: Path, **variables: str) -> subpr
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False, timeout=300)
 
 
-@pytest.mark.parametrize("name", SUBMISSIONS)
-def test_every_committed_submission_passes_the_check(name: str) -> None:
+@pytest.mark.parametrize("path", SUBMISSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
     anew: `make verify`, which runs `moeload-bench verify leaderboard/submissions/NAME` for each, and commit.
     """
     from moeload_bench.submissions.check import check_submission, load_claim
     from moeload_bench.suites.suite import load_suite
 
-    folder = read_folder(ROOT / "leaderboard" / "submissions" / name)
+    folder = read_folder(path)
     suite = load_suite(folder.record.suite.name)
-    result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{name}.json")
+    result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{path.name}.json")
     assert check_submission(folder, result, suite) == [], "run `make verify` and commit what it writes"
 
 
@@ -74,8 +75,8 @@ def test_every_committed_result_has_its_submission(path: Path) -> None:
     name on its suite, or to a baseline of this package.
     """
     result = load_result(path)
-    folder = ROOT / "leaderboard" / "submissions" / path.stem
-    if folder.is_dir() and read_folder(folder).record.suite.name == path.parent.name:
+    folder = submission_of(result)
+    if folder is not None and folder.record.suite.name == path.parent.name:
         assert (result.name, result.suite.name) == (path.stem, path.parent.name)
     else:
         assert result.forecaster.target.partition("@")[0] in baseline_names()
@@ -268,7 +269,7 @@ def test_a_suite_that_takes_no_submissions_is_refused_before_anything_runs(world
 
 
 @pytest.mark.slow
-def test_a_submission_on_suite_v1_is_a_change_that_can_be_read(tmp_path: Path) -> None:
+def test_a_submission_on_the_largest_suite_is_a_change_that_can_be_read(tmp_path: Path) -> None:
     """Fewer than 100 lines a run and 2,000 in all, as git counts them."""
     require_sandbox()
     root = tmp_path / "checkout"
@@ -282,7 +283,7 @@ def test_a_submission_on_suite_v1_is_a_change_that_can_be_read(tmp_path: Path) -
         "--licence",
         "MIT",
         "--suite",
-        "v1",
+        default_suite(),
         "--root",
         str(root),
         "--jobs",
@@ -295,6 +296,6 @@ def test_a_submission_on_suite_v1_is_a_change_that_can_be_read(tmp_path: Path) -
         ["git", "-C", str(root), "diff", "--cached", "--numstat"], check=True, capture_output=True, text=True
     ).stdout
     added = {path: int(count) for count, _, path in (line.split("\t") for line in shown.splitlines())}
-    (result,) = (path for path in added if path.endswith("results/v1/mine.json"))
-    assert added[result] < 100 * len(load_suite("v1").traces)
+    (result,) = (path for path in added if path.endswith(f"results/{default_suite()}/mine.json"))
+    assert added[result] < 100 * len(load_suite(default_suite()).traces)
     assert sum(added.values()) < 2000
