@@ -18,6 +18,7 @@ from moeload_bench.paper.files import files_of, verdict_sheet
 from moeload_bench.paper.forecasts import ask_forecasters, middle_origin
 from moeload_bench.paper.measuring import Request, measure_runs
 from moeload_bench.paper.page import FOLDER, folder_of
+from moeload_bench.paper.sizes import sized_runs
 from moeload_bench.paper.study import Study
 from moeload_bench.paper.verdicts import findings, summary
 from moeload_bench.plots.style import style
@@ -70,7 +71,7 @@ def paper(
     runs = _measured(choice, request, out, figures, as_json)
     study = Study(
         every=every, horizons=request.horizons, named=bool(trace), drawn=min(figures, len(runs)), runs=tuple(runs),
-        passed_over=choice.passed_over,
+        passed_over=choice.passed_over, sizes=() if trace else tuple(sized_runs(traces)),
     )  # fmt: skip
     written = _write(study, out)
     if as_json:

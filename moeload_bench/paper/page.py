@@ -15,12 +15,13 @@ from moeload_bench.paper.study import (
     PROTOCOLS,
     STATISTICS,
     LayerStates,
+    LoadStudy,
     RunStudy,
     Study,
     Value,
     excess_over,
 )
-from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, summary
+from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, lead, summary
 from moeload_bench.results.render import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.description import Onset
@@ -36,7 +37,7 @@ LISTED = 4
 def study_page(study: Study) -> str:
     """The whole page; figures are linked from the folder FOLDER beside it."""
     found = findings(study)
-    parts = [_head(study), _summary(study), _runs(study), _protocol(study), _paper()]
+    parts = [_head(study), _summary(study), _sizes(study), _runs(study), _protocol(study), _paper()]
     parts += [_claim(claim, [one for one in found if one.claim == claim.key]) for claim in claims()]
     parts += ["## Errors\n\n" + _errors_note()]
     for run in study.runs:
@@ -76,6 +77,36 @@ mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest 
 {_table(heads, rows)}"""
 
 
+def _sizes(study: Study) -> str:
+    """What becomes of two claims with the size of the model; nothing where no runs differ in that alone."""
+    if not study.sizes:
+        return ""
+    statistic, window = STATISTICS[0]
+    leads = [lead(run.fluctuates(statistic, window, "all")) for run in study.sizes]
+    rows = [
+        [f"`{run.id}`", str(run.hidden_size), str(len(run.states)), three_digits(run.learning_rate), run.balancing,
+         f"{run.steps:,}", _onset_text(run), three_digits(one)]
+        for run, one in zip(study.sizes, leads, strict=True)
+    ]  # fmt: skip
+    heads = ("run", "hidden size", "MoE layers", "learning rate", "balancing", "steps", "last onset", "first layer")
+    settled = [run.settled for run in study.sizes if run.settled is not None]
+    never = len(study.sizes) - len(settled)
+    onsets = f"between steps {min(settled):,} and {max(settled):,}" if settled else "in no run"
+    first = sum(one is not None and one > 1.0 for one in leads)
+    sizes = len({(run.hidden_size, len(run.states)) for run in study.sizes})
+    return f"""## With the size of the model
+
+{len(study.sizes)} runs of {sizes} sizes that differ in the size of the model and the learning rate only, whatever else
+the rule below asks for. *First layer*: the claim's figure, its {statistic} over {window} steps over that of the largest
+other layer, all steps.
+
+{_table(heads, rows)}
+
+- *The stable state begins after about {paper().onset.steps:,} iterations*: the last layer becomes stable {onsets}\
+{f", in {never} never" * (never > 0)}.
+- *The first MoE layer fluctuates most*: so in {first} of {len(leads)} runs."""
+
+
 def _runs(study: Study) -> str:
     heads = ("run", "model", "steps", "MoE layers", "experts", "top-k", "tokens per step", "last onset", "LSTM")
     rows = [
@@ -106,7 +137,7 @@ The paper's, for comparison:
 {f"{chr(10)}Test runs passed over:{chr(10)}{passed}" if passed else ""}"""
 
 
-def _onset_text(run: RunStudy) -> str:
+def _onset_text(run: LoadStudy) -> str:
     if run.settled is None:
         return "never"
     return _with_band(next(layer for layer in run.states if layer.onset == run.settled))

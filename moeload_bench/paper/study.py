@@ -70,24 +70,14 @@ class FloorRow(Record):
     errors: dict[str, Value]
 
 
-class RunStudy(Record):
-    """One run. ``targets``: what ran under each name; ``counts``: events that a forecaster counted itself."""
+class LoadStudy(Record):
+    """What the loads of one run do."""
 
     id: str
     data_sha256: str
-    family: str
     steps: int
-    experts: int
-    top_k: int | None
-    tokens: int | None
-    lstm: str
-    targets: dict[str, str]
     states: tuple[LayerStates, ...]
     fluctuation: tuple[Fluctuation, ...]
-    errors: tuple[ErrorRow, ...]
-    floors: tuple[FloorRow, ...]
-    counts: dict[str, dict[str, int]] = {}
-    failures: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> str:
@@ -105,6 +95,29 @@ class RunStudy(Record):
             if (one.statistic, one.window, one.part) == (statistic, window, part):
                 return one.value_L
         return ()
+
+
+class SizedRun(LoadStudy):
+    """One of several runs that differ in the size of the model and the learning rate only."""
+
+    hidden_size: int
+    learning_rate: float | None
+    balancing: str
+
+
+class RunStudy(LoadStudy):
+    """One run. ``targets``: what ran under each name; ``counts``: events that a forecaster counted itself."""
+
+    family: str
+    experts: int
+    top_k: int | None
+    tokens: int | None
+    lstm: str
+    targets: dict[str, str]
+    errors: tuple[ErrorRow, ...]
+    floors: tuple[FloorRow, ...]
+    counts: dict[str, dict[str, int]] = {}
+    failures: tuple[str, ...] = ()
 
     def error(
         self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding", least: int = 1
@@ -128,6 +141,7 @@ class Study(Record):
     """All runs, closest to the paper's first, and (id, reason) of the traces passed over.
 
     ``named``: the runs were named instead of chosen by rule. ``drawn``: how many of them, from the first, have figures.
+    ``sizes``: runs of models that differ in size, whatever the rule says of them.
     """
 
     schema_version: Literal[1] = 1
@@ -137,6 +151,7 @@ class Study(Record):
     drawn: int = 0
     runs: tuple[RunStudy, ...]
     passed_over: tuple[tuple[str, str], ...] = ()
+    sizes: tuple[SizedRun, ...] = ()
 
     def recipes(self) -> int:
         """How many recipes the runs are of."""

@@ -104,7 +104,7 @@ def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
 def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     for part, name in PART_NAMES.items():
         for statistic, window in STATISTICS:
-            leads = [_lead(run.fluctuates(statistic, window, part)) for run in runs]
+            leads = [lead(run.fluctuates(statistic, window, part)) for run in runs]
             yield judge("first", name, f"{statistic} w={window}", _recipes(runs), leads, ABOVE)
 
 
@@ -189,7 +189,7 @@ def _protocols(horizons: Sequence[int]) -> list[tuple[Protocol, int]]:
     return [(protocol, horizon) for protocol in PROTOCOLS for horizon in horizons]
 
 
-def _lead(value_L: Sequence[Value]) -> Value:
+def lead(value_L: Sequence[Value]) -> Value:
     """The first layer's value over the largest of the others."""
     others = [value for value in value_L[1:] if value is not None]
     return ratio(value_L[0], max(others)) if value_L and others else None

@@ -43,7 +43,8 @@ def new_season(
 ) -> Plan:
     """Draw the secret and write the plan; both before anybody's entry is closed.
 
-    ``suite`` is by default the one that takes submissions. ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
+    ``suite`` is by default the one that takes submissions.
+    ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
     Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, and for secret recipes
     in an open season.
     """

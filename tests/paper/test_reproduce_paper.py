@@ -14,9 +14,10 @@ from moeload_bench.paper.facts import DATA, paper
 from moeload_bench.paper.files import files_of
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import folder_of, study_page
+from moeload_bench.paper.sizes import sized_groups
 from moeload_bench.paper.study import METRICS, Study
 from moeload_bench.states.drift import sliding_variance
-from moeload_bench.traces.store import bundled_folder, data_sha256, load_trace
+from moeload_bench.traces.store import bundled_folder, data_sha256, list_traces, load_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "docs" / "reports" / "paper" / "study.json"
@@ -48,6 +49,8 @@ def test_the_page_is_of_the_traces_that_are_there(monkeypatch: pytest.MonkeyPatc
     choice, study = choose_runs(), committed()
     assert [run.id for run in study.runs] == [run.id for run in choice.runs], "run `make paper`"
     assert sorted(study.passed_over) == sorted(choice.passed_over), "run `make paper`"
+    sizes = [ref.id for group in sized_groups(list_traces()) for ref in group]
+    assert [run.id for run in study.sizes] == sizes, "run `make paper`"
 
 
 def test_no_figures_are_left_of_runs_that_are_no_longer_drawn() -> None:

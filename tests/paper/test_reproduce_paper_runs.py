@@ -25,7 +25,8 @@ from moeload_bench.paper.files import error_sheet, files_of, to_csv
 from moeload_bench.paper.forecasts import ask_forecasters, middle_origin
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import study_page
-from moeload_bench.paper.study import METRICS, Study, excess_over
+from moeload_bench.paper.sizes import sized_runs
+from moeload_bench.paper.study import METRICS, SizedRun, Study, excess_over
 from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.drift import sliding_variance
@@ -60,7 +61,56 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Any, Trace]:
     return Study(every=20, horizons=SHORT.horizons, runs=(run,)), results, trace
 
 
+def sized(recipe: str, hidden: int, lr: float, **more: Any) -> Trace:
+    """A run of a model of some size; all else is alike unless ``more`` says so."""
+    config = {"hidden_size": hidden, "num_hidden_layers": hidden // 16, "num_experts": 8, **more.pop("config", {})}
+    schedule = {"kind": "constant", "decay": None} if hidden == 64 else {"kind": "constant"}
+    return own_trace(recipe=recipe, config=config, optimizer={"lr": lr}, schedule=schedule, **more)
+
+
 # ---------------------------------------------------------------- what is measured
+
+
+def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    """Width, depth and learning rate may differ; a run of other text, balancing or configuration is left out."""
+    for trace in (
+        sized("wide", 64, 1e-3),
+        sized("narrow", 32, 2e-3),
+        sized("narrow", 32, 2e-3, split="train", run=7),
+        sized("longer", 64, 1e-3, sequence_length=77),
+        sized("plain", 32, 1e-3, balancing=BalancingMeta(method="none")),
+        sized("other", 32, 1e-3, config={"norm_topk_prob": True}),
+        own_trace(recipe="bare"),
+    ):
+        write(tmp_path, trace)
+    found = sized_runs(tmp_path)
+    assert [run.id for run in found] == ["narrow/test/seed0", "narrow/train/seed7", "wide/test/seed0"]
+    assert [(run.hidden_size, run.learning_rate, run.balancing) for run in found[1:]] == [
+        (32, 2e-3, "aux_loss 0.01"),
+        (64, 1e-3, "aux_loss 0.01"),
+    ]
+
+
+def test_the_page_says_what_two_claims_become_with_size(small: tuple[Study, Any, Trace]) -> None:
+    """The last onsets, how many runs have none, and in how many the first layer is the most restless."""
+    study, _, trace = small
+    states, fluctuation = study.runs[0].states, study.runs[0].fluctuation
+    first = [one.model_copy(update={"value_L": (9.0, *one.value_L[1:])}) for one in fluctuation]
+    one = SizedRun(
+        id="a/test/seed0", data_sha256="0" * 64, steps=trace.steps, states=states, fluctuation=tuple(first),
+        hidden_size=32, learning_rate=1e-3, balancing="none",
+    )  # fmt: skip
+    never = tuple(layer.model_copy(update={"onset": None}) for layer in states)
+    other = one.model_copy(
+        update={"hidden_size": 64, "states": never, "fluctuation": fluctuation, "id": "b/test/seed0"}
+    )
+    page = study_page(study.model_copy(update={"sizes": (one, other)}))
+    settled = study.runs[0].settled
+    assert "2 runs of 2 sizes" in page
+    assert f"becomes stable between steps {settled:,} and {settled:,}, in 1 never." in page
+    lead = verdicts.lead(study.runs[0].fluctuates("variance", 10, "all"))
+    assert f"so in {1 + (lead > 1)} of 2 runs" in page
+    assert "## With the size of the model" not in study_page(study)
 
 
 def test_blocks_are_the_block_evaluation(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Runs that differ in the size of the model alone: what its loads do there, for the claims that may depend on size.
+
+The paper has two sizes and shows one step of onset and one most restless layer. Here a group is every run, of either
+split, whose metadata agree in all but the fields of `SIZE` and the learning rate; a group of one size says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from moeload_bench.paper.measuring import fluctuation, layer_states
+from moeload_bench.paper.study import SizedRun
+from moeload_bench.states.rule import label_states
+from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, stored_meta
+
+SIZE = (
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+)
+"""What a model's configuration calls its width and depth."""
+SAME = (
+    "balancing",
+    "capacity_factor",
+    "drop_policy",
+    "family",
+    "gate",
+    "global_batch_tokens",
+    "schedule",
+    "sequence_length",
+    "sources",
+    "tokenizer_sha256",
+)
+Size = tuple[int, int]
+"""Hidden size, MoE layers."""
+
+
+def sized_runs(folder: str | os.PathLike[str] | None = None) -> list[SizedRun]:
+    """The runs of every group of two sizes or more, measured: a group after the other, the smallest model first.
+
+    ``folder`` as `choose_runs` takes it. Raises `TraceError` for a file that is no trace.
+    """
+    return [_measured(ref) for group in sized_groups(list_traces(folder)) for ref in group]
+
+
+def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
+    """The groups of two sizes or more, in the order of their first size."""
+    groups: dict[str, list[tuple[Size, TraceRef]]] = {}
+    for ref in refs:
+        meta = stored_meta(ref.path)
+        if "hidden_size" in meta.config and meta.stride == 1:
+            groups.setdefault(_same(meta), []).append((_size(meta), ref))
+    for _, group in sorted(groups.items()):
+        if len({size for size, _ in group}) > 1:
+            yield [ref for _, ref in sorted(group, key=lambda pair: (pair[0], pair[1].id))]
+
+
+def _size(meta: TraceMeta) -> Size:
+    return int(meta.config["hidden_size"]), len(meta.layers)
+
+
+def _same(meta: TraceMeta) -> str:
+    """What all runs of a group have in common; groups without an auxiliary loss come first."""
+    record: dict[str, Any] = meta.model_dump(mode="json")
+    record["schedule"] = {key: value for key, value in meta.schedule.items() if value is not None}  # older: left out
+    config = {key: value for key, value in meta.config.items() if key not in SIZE}
+    return json.dumps([meta.balancing.coefficient, config, {key: record.get(key) for key in SAME}], sort_keys=True)
+
+
+def _measured(ref: TraceRef) -> SizedRun:
+    trace = read_trace(ref.path, verify=False)
+    labels = label_states(trace.load_SLE)
+    balancing = trace.meta.balancing
+    return SizedRun(
+        id=ref.id,
+        data_sha256=stored_hash(ref.path),
+        steps=trace.steps,
+        states=layer_states(trace, labels),
+        fluctuation=fluctuation(trace, labels),
+        hidden_size=_size(trace.meta)[0],
+        learning_rate=trace.meta.optimizer.get("lr"),
+        balancing=balancing.method if not balancing.coefficient else f"{balancing.method} {balancing.coefficient:g}",
+    )
