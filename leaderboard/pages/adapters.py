@@ -17,7 +17,7 @@ from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import markdown_table, three_digits
 
 FOLDER = ROOT / "leaderboard" / "adapters"
-SUITES = ("v1", "mini")
+SUITES = ("v2", "v1", "mini")
 BESIDE = ("sw_avg", "arima")
 METRIC = "window_tv"
 

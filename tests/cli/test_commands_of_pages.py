@@ -120,7 +120,7 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
     words = shlex.split(command)
     if "sandbox" in words or words[0] in ("submit", "verify"):
         require_sandbox()
-    if "v1" in words:
+    if {"v1", "v2"} & set(words):
         words += ["--traces", str(ROOT / "traces")]
     words += [word for word in SHORTER.get(words[0], ()) if word not in words]
     if words[0] == "verify":

@@ -1,4 +1,4 @@
-"""The committed results, number by number, against what they were when suite v1 was published (tests/golden)."""
+"""The committed results, number by number, against what they were when they were published (tests/golden)."""
 
 from __future__ import annotations
 
