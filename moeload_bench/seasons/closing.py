@@ -50,7 +50,8 @@ def new_season(
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
-    base = load_suite(suite or default_suite())
+    suite = suite or default_suite()
+    base = load_suite(suite)
     found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
     secret = secrets.token_hex(32)
     try:
@@ -60,7 +61,7 @@ def new_season(
             secret_sha256=secret_sha256(secret),
             secret=secret if in_the_open else None,
             public_value=public_value,
-            suite=base.name,
+            suite=suite,
             suite_sha256=base.sha256(),
             runs=runs,
             checkpoint_every=checkpoint_every,

@@ -265,12 +265,12 @@ def test_a_suite_that_takes_no_submissions_is_refused_before_anything_runs(world
     options = ("--name", "mine", "--author", "A", "--licence", "MIT", "--suite", str(closed))
     done = moeload(world, "submit", f"{tmp_path / 'my.py'}:Mine", *options, cwd=tmp_path)
     assert done.returncode == 2
-    assert "suite small takes no more submissions; v1 does" in done.stderr
+    assert f"suite small takes no more submissions; {default_suite()} does" in done.stderr
 
 
 @pytest.mark.slow
 def test_a_submission_on_the_largest_suite_is_a_change_that_can_be_read(tmp_path: Path) -> None:
-    """Fewer than 100 lines a run and 2,000 in all, as git counts them."""
+    """Fewer than 100 lines a run, as git counts them, and little beside the result."""
     require_sandbox()
     root = tmp_path / "checkout"
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -298,4 +298,4 @@ def test_a_submission_on_the_largest_suite_is_a_change_that_can_be_read(tmp_path
     added = {path: int(count) for count, _, path in (line.split("\t") for line in shown.splitlines())}
     (result,) = (path for path in added if path.endswith(f"results/{default_suite()}/mine.json"))
     assert added[result] < 100 * len(load_suite(default_suite()).traces)
-    assert sum(added.values()) < 2000
+    assert sum(added.values()) - added[result] < 200
