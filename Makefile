@@ -13,10 +13,10 @@ bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
 
 test: lint wheel-check
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

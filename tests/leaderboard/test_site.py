@@ -52,7 +52,7 @@ from moeload_bench.results.statistics import Interval, interval, log_ratio, rank
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
-from moeload_bench.suites.suite import load_suite
+from moeload_bench.suites.suite import default_suite, load_suite
 from tests.conftest import need
 from tests.support.site_world import (
     FEW,
@@ -71,15 +71,16 @@ from tests.support.site_world import (
 need("jinja2", "pip install -e '.[site]'")
 need("altair", "pip install -e '.[site]'")
 
+pytestmark = pytest.mark.xdist_group("site")  # its pages take minutes to make: in one of the processes only
+
 
 @pytest.fixture(scope="module", params=["mini", pytest.param("others", marks=pytest.mark.slow)])
 def committed(request: pytest.FixtureRequest) -> Inputs:
-    """The committed results: of the mini suite, and of all others."""
+    """The committed results: of the mini suite; of the suite that takes submissions and of the seasons."""
     inputs = read_inputs(ROOT)
-    boards = tuple(board for board in inputs.boards if (board.suite.name == "mini") is (request.param == "mini"))
-    if not boards:
-        pytest.skip("no other suite has committed results")
-    return replace(inputs, boards=boards)
+    suite = "mini" if request.param == "mini" else default_suite()
+    seasons = [board for board in inputs.boards if board.season is not None and suite != "mini"]
+    return replace(inputs, boards=(*seasons, *(board for board in inputs.boards if board.suite.name == suite)))
 
 
 @pytest.fixture(scope="module")
