@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +115,15 @@ def bundled_reference(suite: str, suite_sha256: str, scoring_version: int) -> Re
     path = PACKAGE / "data" / "reference" / f"{suite}.json"
     if Path(suite).name != suite or not path.is_file():
         return None
-    bundled = load_result(path)
+    bundled = _of_the_package(path)
     same = bundled.suite.sha256 == suite_sha256 and bundled.scoring_version == scoring_version
     return bundled if same else None
+
+
+@lru_cache(maxsize=4)
+def _of_the_package(path: Path) -> Result:
+    """Read once: whoever checks all entries of a suite asks for it with each."""
+    return load_result(path)
 
 
 def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[Interval]]:

@@ -61,6 +61,7 @@ from tests.support.site_world import (
     TRACE,
     add_hostile,
     cell,
+    committed_inputs,
     copy_checkout,
     many_recipes,
     shown_metric,
@@ -77,7 +78,7 @@ pytestmark = pytest.mark.xdist_group("site")  # its pages take minutes to make: 
 @pytest.fixture(scope="module", params=["mini", pytest.param("others", marks=pytest.mark.slow)])
 def committed(request: pytest.FixtureRequest) -> Inputs:
     """The committed results: of the mini suite; of the suite that takes submissions and of the seasons."""
-    inputs = read_inputs(ROOT)
+    inputs = committed_inputs()
     suite = "mini" if request.param == "mini" else default_suite()
     seasons = [board for board in inputs.boards if board.season is not None and suite != "mini"]
     return replace(inputs, boards=(*seasons, *(board for board in inputs.boards if board.suite.name == suite)))
@@ -85,7 +86,7 @@ def committed(request: pytest.FixtureRequest) -> Inputs:
 
 @pytest.fixture(scope="module")
 def mini() -> Board:
-    return next(board for board in read_inputs(ROOT).boards if board.suite.name == "mini")
+    return next(board for board in committed_inputs().boards if board.suite.name == "mini")
 
 
 def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
@@ -101,7 +102,7 @@ def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
 
 def test_a_season_s_interval_for_new_seeds_takes_the_spread_of_the_public_runs() -> None:
     """One run of each recipe says nothing of seeds; the public runs beside it do, and the board says so."""
-    board = next(board for board in read_inputs(ROOT).boards if board.season is not None)
+    board = next(board for board in committed_inputs().boards if board.season is not None)
     cells = {cell.forecaster: cell for cell in next(views_of(board, "window_tv")).cells}
     found = cells["gated"].new_seeds
     assert found is not None

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.committed import ROOT
 from leaderboard.site import kept as keeping
-from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.inputs import Inputs
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.pages import run_files
 from moeload_bench.cache import cache_dir
 from moeload_bench.traces.store import find_trace
 from tests.conftest import need
+from tests.support.site_world import committed_inputs
 
 need("altair", "pip install -e '.[site]'")
+
+pytestmark = pytest.mark.xdist_group("site")  # with tests/leaderboard/test_site.py, which reads the same results
 
 
 def drawn(log: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -48,7 +50,7 @@ def test_a_part_that_was_cut_off_is_made_again() -> None:
 
 @pytest.fixture(scope="module")
 def mini() -> Inputs:
-    inputs = read_inputs(ROOT)
+    inputs = committed_inputs()
     boards = tuple(board for board in inputs.boards if board.suite.name == "mini")
     return Inputs(inputs.root, boards, inputs.traces, inputs.sha256)
 

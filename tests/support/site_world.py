@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leaderboard.site.inputs import Inputs, read_inputs
 from leaderboard.site.payload import FIELDS
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.results.record import Result, load_result
@@ -17,6 +19,14 @@ from moeload_bench.submissions.folder import RECORD, parse_submission
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@lru_cache(maxsize=1)
+def committed_inputs() -> Inputs:
+    """What the site is made from in this checkout: read once in a process, in some 20 s."""
+    return read_inputs(ROOT)
+
+
 COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
 TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
 FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
