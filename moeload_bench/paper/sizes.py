@@ -52,11 +52,11 @@ def sized_runs(folder: str | os.PathLike[str] | None = None) -> list[SizedRun]:
 
 
 def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
-    """The groups of two sizes or more, in the order of their first size."""
+    """The groups of two sizes or more, those without an auxiliary loss first; in each the smallest model first."""
     groups: dict[str, list[tuple[Size, TraceRef]]] = {}
     for ref in refs:
         meta = stored_meta(ref.path)
-        if "hidden_size" in meta.config and meta.stride == 1:
+        if isinstance(meta.config.get("hidden_size"), int) and meta.stride == 1:
             groups.setdefault(_same(meta), []).append((_size(meta), ref))
     for _, group in sorted(groups.items()):
         if len({size for size, _ in group}) > 1:
@@ -64,11 +64,11 @@ def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
 
 
 def _size(meta: TraceMeta) -> Size:
-    return int(meta.config["hidden_size"]), len(meta.layers)
+    return meta.config["hidden_size"], len(meta.layers)
 
 
 def _same(meta: TraceMeta) -> str:
-    """What all runs of a group have in common; groups without an auxiliary loss come first."""
+    """What all runs of a group have in common, the coefficient of balancing first."""
     record: dict[str, Any] = meta.model_dump(mode="json")
     record["schedule"] = {key: value for key, value in meta.schedule.items() if value is not None}  # older: left out
     config = {key: value for key, value in meta.config.items() if key not in SIZE}
@@ -78,7 +78,7 @@ def _same(meta: TraceMeta) -> str:
 def _measured(ref: TraceRef) -> SizedRun:
     trace = read_trace(ref.path, verify=False)
     labels = label_states(trace.load_SLE)
-    balancing = trace.meta.balancing
+    balancing, rate = trace.meta.balancing, trace.meta.optimizer.get("lr")
     return SizedRun(
         id=ref.id,
         data_sha256=stored_hash(ref.path),
@@ -86,6 +86,6 @@ def _measured(ref: TraceRef) -> SizedRun:
         states=layer_states(trace, labels),
         fluctuation=fluctuation(trace, labels),
         hidden_size=_size(trace.meta)[0],
-        learning_rate=trace.meta.optimizer.get("lr"),
+        learning_rate=rate if isinstance(rate, int | float) else None,
         balancing=balancing.method if not balancing.coefficient else f"{balancing.method} {balancing.coefficient:g}",
     )

@@ -61,7 +61,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Any, Trace]:
     return Study(every=20, horizons=SHORT.horizons, runs=(run,)), results, trace
 
 
-def sized(recipe: str, hidden: int, lr: float, **more: Any) -> Trace:
+def sized(recipe: str, hidden: int, lr: float | str, **more: Any) -> Trace:
     """A run of a model of some size; all else is alike unless ``more`` says so."""
     config = {"hidden_size": hidden, "num_hidden_layers": hidden // 16, "num_experts": 8, **more.pop("config", {})}
     schedule = {"kind": "constant", "decay": None} if hidden == 64 else {"kind": "constant"}
@@ -89,6 +89,13 @@ def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: P
         (32, 2e-3, "aux_loss 0.01"),
         (64, 1e-3, "aux_loss 0.01"),
     ]
+
+
+def test_sizes_and_rates_that_are_no_numbers_end_nothing(tmp_path: Path) -> None:
+    """Configurations of others hold whatever they hold: such a run is left out, such a rate is not known."""
+    for trace in (sized("wide", 64, 1e-3), sized("odd", 32, "cosine"), own_trace(config={"hidden_size": "large"})):
+        write(tmp_path, trace)
+    assert [(run.recipe, run.learning_rate) for run in sized_runs(tmp_path)] == [("odd", None), ("wide", 1e-3)]
 
 
 def test_the_page_says_what_two_claims_become_with_size(small: tuple[Study, Any, Trace]) -> None:
