@@ -128,12 +128,6 @@ def submission_path(name: str, suite: str, submissions: Path = SUBMISSIONS) -> P
     return closed if closed.is_dir() else submissions / name
 
 
-def submission_folders(root: Path = SUBMISSIONS.parent) -> list[Path]:
-    """Where every committed submission lies, those to closed suites first."""
-    records = [*sorted(root.glob(f"closed/*/*/{RECORD}")), *sorted(root.glob(f"submissions/*/{RECORD}"))]
-    return [path.parent for path in records]
-
-
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
     """The submission that a result is named after, None where there is none."""
     folder = submission_path(result.name, result.suite.name, submissions)

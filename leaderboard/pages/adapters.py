@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from leaderboard.committed import ROOT, submission_of
+from leaderboard.committed import ROOT, submission_of, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from moeload_bench.plots.results import cpu_ms
@@ -17,14 +17,13 @@ from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import markdown_table, three_digits
 
 FOLDER = ROOT / "leaderboard" / "adapters"
-SUITES = ("v2", "v1", "mini")
 BESIDE = ("sw_avg", "arima")
 METRIC = "window_tv"
 
 
 def adapters_tables() -> str:
     """One table for each suite on which an adapter was scored."""
-    found = {suite: _adapters(suite) for suite in SUITES}
+    found = {suite: _adapters(suite) for suite in reversed(suites_with_results())}
     return "\n\n".join(_table(suite, results) for suite, results in found.items() if results)
 
 

@@ -44,11 +44,15 @@ def check_owner(existing: str, record: Submission, where: str) -> None:
 
 def check_name(record: Submission, root: Path) -> None:
     """`refuse_lookalike` and `check_owner` against the submissions below the root of a leaderboard on this machine."""
-    found = [*root.glob(f"submissions/*/{RECORD}"), *root.glob(f"closed/*/*/{RECORD}")]
-    there = [path.relative_to(root).as_posix() for path in sorted(found)]
+    there = [path.relative_to(root).as_posix() for path in records_below(root)]
     refuse_lookalike(record.name, names_in(there))
     for taken in records_of(there, record.name):
         check_owner((root / taken).read_bytes().decode("utf-8", "replace"), record, str(root))
+
+
+def records_below(root: Path) -> list[Path]:
+    """The records of all submissions below the root of a leaderboard on this machine, those to closed suites first."""
+    return sorted([*root.glob(f"submissions/*/{RECORD}"), *root.glob(f"closed/*/*/{RECORD}")])
 
 
 def names_in(paths: Iterable[str]) -> list[str]:

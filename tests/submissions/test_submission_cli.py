@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from leaderboard.committed import submission_folders, submission_of
+from leaderboard.committed import submission_of
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.names import records_below
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace
@@ -25,7 +26,7 @@ from tests.support.submitted import NAIVE, World, make_world, place
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
-SUBMISSIONS = submission_folders()
+SUBMISSIONS = [path.parent for path in records_below(ROOT / "leaderboard")]
 REPO = "acme/results"
 
 

@@ -19,19 +19,17 @@ from moeload_bench.submissions.folder import RECORD, parse_submission
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
 ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
+TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
+FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
+"""Metrics that thinned results keep: an error with floors, another one, a cost of plans, a score."""
+HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&lt;b&gt;\'"'
 
 
 @lru_cache(maxsize=1)
 def committed_inputs() -> Inputs:
     """What the site is made from in this checkout: read once in a process, in some 20 s."""
     return read_inputs(ROOT)
-
-
-COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
-TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
-FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
-"""Metrics that thinned results keep: an error with floors, another one, a cost of plans, a score."""
-HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&lt;b&gt;\'"'
 
 
 def copy_checkout(to: Path, traces: tuple[str, ...] = (), metrics: tuple[str, ...] | None = None) -> Path:
