@@ -1,190 +1,39 @@
-"""docs/reports/ladder.md: what changes with the size of the model, over the runs of leaderboard/ladder.json.
-
-Three quantities were named before the first rung was recorded: the onset in steps, the drift in the stable state, and
-the strong forecaster's skill. A trend of one of them is claimed only where every run of each rung lies on the same side
-of every run of the rung below, in both families of rungs; of everything else the numbers are shown, and nothing is
-claimed.
-"""
+"""docs/reports/ladder.md: what changes with the size of the model, over the runs of leaderboard/ladder.json."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from leaderboard.committed import ROOT
-from leaderboard.ladder import (
-    HORIZONS,
-    OUT,
-    PLAN,
-    STATES,
-    STEPS,
-    STRONG,
-    LadderRun,
-    all_runs,
-    by_rung,
-    parameters_of,
-    planned,
-    records_text,
-)
+from leaderboard.ladder import HORIZONS, OUT, STATES, STEPS, all_runs, parameters_of, records_text
+from leaderboard.pages.ladder_figures import draw_figures
 from leaderboard.pages.parts import Maker, Page, fill_parts
-from leaderboard.suites.plan import load_plan
-from moeload_bench.plots.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
-from moeload_bench.recipes.recipe import Recipe
+from leaderboard.rungs import (
+    CANNOT,
+    LOADS,
+    TESTED,
+    Quantity,
+    Rung,
+    agreement,
+    interval,
+    mean_of,
+    names_of,
+    order_in,
+    rank_in,
+    rungs_of,
+    skill_in,
+    trend,
+)
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.render import markdown_table, three_digits
 
 PAGE = ROOT / "docs" / "reports" / "ladder.md"
 FIGURES = PAGE.parent / "ladder"
-CANNOT = "cannot tell"
-Value = Callable[[LadderRun], float | None]
-
-
-class Quantity(NamedTuple):
-    """One number of a run; ``log``: its runs differ by factors, so that intervals are taken of its logarithm."""
-
-    name: str
-    title: str
-    value: Value
-    log: bool = True
-
-
-def onset_of(run: LadderRun) -> float | None:
-    """Median over layers of the first stable step; None where half of them or more never are."""
-    steps = sorted(float("inf") if step is None else step for step in run.onset_L)
-    middle = float(np.median(steps))
-    return middle if np.isfinite(middle) else None
-
-
-def skill_in(state: str, forecaster: str) -> Value:
-    """A run's skill of a forecaster in a state."""
-
-    def value(run: LadderRun) -> float | None:
-        score = run.scores.get(forecaster, {}).get(state)
-        return None if score is None else score.skill
-
-    return value
-
-
-LOADS = (
-    Quantity("onset", "onset, steps", onset_of),
-    Quantity("onset-tokens", "onset, tokens", lambda run: _times(onset_of(run), run.step_tokens)),
-    Quantity("onset-fraction", "onset, fraction of the run", lambda run: _times(onset_of(run), 1 / run.steps)),
-    Quantity("onset-rates", "onset, sum of learning rates", lambda run: _times(onset_of(run), run.learning_rate)),
-    Quantity("drift", "drift, stable", lambda run: present_mean(run.drift_L)),
-    Quantity("over-dispersion", "over-dispersion", lambda run: run.over_dispersion),
-    Quantity("imbalance", f"imbalance at step {STEPS:,}", lambda run: run.imbalance),
-    Quantity("dead", f"dead experts at step {STEPS:,}", lambda run: float(run.dead), False),
-    Quantity("floor", "floor, 100-step mean", lambda run: run.floor),
-)
-SKILLS = tuple(
-    Quantity(f"skill-{state}", f"skill of `{STRONG}`, {state}", skill_in(state, STRONG), False) for state in STATES
-)
-TESTED = (LOADS[0], LOADS[4], *SKILLS)
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-# ---------------------------------------------------------------- what is claimed
-
-
-class Rung(NamedTuple):
-    """A recipe of the plan with the runs that are there; ``missing`` are planned ones that are not."""
-
-    recipe: Recipe
-    runs: Sequence[LadderRun]
-    missing: Sequence[str]
-
-    @property
-    def name(self) -> str:
-        return self.recipe.name
-
-    @property
-    def family(self) -> str:
-        return self.recipe.balancing.method
-
-    def values(self, quantity: Quantity) -> list[float | None]:
-        """The quantity of each run; of skills, each `test` run."""
-        scored = quantity in SKILLS
-        return [quantity.value(run) for run in self.runs if not scored or run.scores]
-
-
-def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
-    """The rungs of the plan, those without balancing first, each family by size."""
-    plan_runs, found = load_plan(plan), by_rung(runs)
-    there = {run.id for run in runs}
-    return [
-        Rung(recipe, found.get(recipe.name, []),
-             [run for run in plan_runs.runs if run.split("/")[0] == recipe.name and run not in there])
-        for recipe in planned(plan_runs)
-    ]  # fmt: skip
-
-
-def trend(rungs: Sequence[Rung], quantity: Quantity) -> str:
-    """`rises with size`, `falls with size`, or `cannot tell` and why."""
-    empty = [rung.name for rung in rungs if not rung.values(quantity)]
-    if empty:
-        return f"{CANNOT}: no run of {', '.join(f'`{name}`' for name in empty)}"
-    said = set()
-    for family in dict.fromkeys(rung.family for rung in rungs):
-        own = [rung.values(quantity) for rung in rungs if rung.family == family]
-        for small, large in itertools.pairwise(own):
-            said.add(_direction(small, large))
-    if said == {"rises"} or said == {"falls"}:
-        return f"{said.pop()} with size, in every rung, seed and family"
-    return f"{CANNOT}: runs of different rungs overlap or disagree"
-
-
-def _direction(small: Sequence[float | None], large: Sequence[float | None]) -> str:
-    lower, upper = [v for v in small if v is not None], [v for v in large if v is not None]
-    if len(lower) < len(small) or len(upper) < len(large):
-        return CANNOT
-    if min(upper) > max(lower):
-        return "rises"
-    return "falls" if max(upper) < min(lower) else CANNOT
-
-
-def interval(rungs: Sequence[Rung], rung: Rung, quantity: Quantity) -> tuple[float, float] | None:
-    """A 95 % t interval on a rung's mean, from the variance of runs in rungs, pooled; not for one run or counts."""
-    if quantity.name == "dead":
-        return None
-    groups = [[_scaled(v, quantity) for v in one.values(quantity) if v is not None] for one in rungs]
-    groups = [group for group in groups if len(group) > 1 and np.isfinite(group).all()]
-    freedom = sum(len(group) - 1 for group in groups)
-    own = [float("nan") if v is None else _scaled(v, quantity) for v in rung.values(quantity)]
-    if freedom == 0 or len(own) < 2 or not np.isfinite(own).all():
-        return None
-    variance = sum(float(np.var(group)) * len(group) for group in groups) / freedom
-    half = float(stats.t.ppf(0.975, freedom)) * np.sqrt(variance / len(own))
-    low, high = float(np.mean(own) - half), float(np.mean(own) + half)
-    return (float(np.exp(low)), float(np.exp(high))) if quantity.log else (low, high)
-
-
-def _scaled(value: float, quantity: Quantity) -> float:
-    if not quantity.log:
-        return value
-    return float(np.log(value)) if value > 0 else float("-inf")
-
-
-def mean_of(rung: Rung, quantity: Quantity) -> float | None:
-    """The mean of a rung's runs, geometric where they differ by factors; None where a run has no value."""
-    values = rung.values(quantity)
-    if not values or None in values:
-        return None
-    own = [value for value in values if value is not None]
-    if quantity.log and min(own) > 0:
-        return float(np.exp(np.mean(np.log(own))))
-    return float(np.mean(own))
-
-
-# ---------------------------------------------------------------- parts of the page
 
 
 def rungs_table(rungs: Sequence[Rung]) -> str:
@@ -228,28 +77,6 @@ def tested_table(rungs: Sequence[Rung]) -> str:
         for quantity in TESTED
     ]
     return markdown_table(("tested", *(f"`{rung.name}`" for rung in rungs), "with size"), rows)
-
-
-def names_of(rungs: Sequence[Rung]) -> list[str]:
-    """The forecasters with scores, in the order of their first rung."""
-    return list(dict.fromkeys(name for rung in rungs for run in rung.runs for name in run.scores))
-
-
-def order_in(run: LadderRun, state: str) -> list[str]:
-    """The forecasters of a run in a state, best first; those that say the same by name."""
-    known = _skills(run, state)
-    return sorted(known, key=lambda name: (-known[name], name))
-
-
-def rank_in(run: LadderRun, state: str, name: str) -> int | None:
-    """One more than there are better ones, so that those that say the same share a rank; None without a score."""
-    known = _skills(run, state)
-    return 1 + sum(skill > known[name] for skill in known.values()) if name in known else None
-
-
-def _skills(run: LadderRun, state: str) -> dict[str, float]:
-    """To nine digits: the same forecasts, summed in another order, differ in the last of sixteen."""
-    return {name: round(own[state].skill, 9) for name, own in run.scores.items() if state in own}
 
 
 def skill_table(rungs: Sequence[Rung], state: str) -> str:
@@ -296,24 +123,39 @@ def answers(rungs: Sequence[Rung]) -> str:
 
 
 def order_answer(rungs: Sequence[Rung], state: str) -> str:
-    """Whether every run of every rung ranks the forecasters alike, and who is first."""
-    orders = {run.id: order_in(run, state) for rung in rungs for run in rung.runs if state in _states(run)}
-    missing = [f"`{rung.name}`" for rung in rungs if not any(run.id in orders for run in rung.runs)]
-    if not orders:
+    """Who is first, and whether runs that differ in size alone agree on the order more than others do."""
+    scored = [(rung, run) for rung in rungs for run in rung.runs if order_in(run, state)]
+    missing = [f"`{rung.name}`" for rung in rungs if not any(rung is one for one, _ in scored)]
+    if not scored:
         return f"{CANNOT}: no scored run"
-    first = sorted({order[0] for order in orders.values()})
-    same = len({tuple(order) for order in orders.values()}) == 1
-    said = f"{'one order' if same else 'the order differs between runs'}; first is {', '.join(f'`{n}`' for n in first)}"
-    runs = f"{len(orders)} run{'s' if len(orders) > 1 else ''}"
+    first = sorted({order_in(run, state)[0] for _, run in scored})
+    runs = f"{len(scored)} run{'s' if len(scored) > 1 else ''}"
+    start = f"{CANNOT}, no scored run of {', '.join(missing)}; in {runs} so far" if missing else f"in {runs}"
+    said = f"{start}: first is {', '.join(f'`{name}`' for name in first)}"
+    size: list[float] = []
+    balancing: list[float] = []
+    for (rung, run), (other, second) in itertools.combinations(scored, 2):
+        if rung is not other:
+            (size if rung.family == other.family else balancing).append(agreement(run, second, state))
+    if not size or not balancing:
+        return said
     return (
-        f"{CANNOT}, no scored run of {', '.join(missing)}; in {runs} so far: {said}"
-        if missing
-        else f"in {runs}: {said}"
+        f"{said}; {_changes(size, balancing)} (Kendall's tau of two runs' orders: {_range(size)} between sizes, "
+        f"{_range(balancing)} between balancing and none)"
     )
 
 
-def _states(run: LadderRun) -> set[str]:
-    return {state for own in run.scores.values() for state in own}
+def _changes(size: Sequence[float], balancing: Sequence[float]) -> str:
+    if min(*size, *balancing) == 1:
+        return "one order in every run"
+    if min(size) > max(balancing):
+        return "the order changes less with size than with balancing"
+    return f"{CANNOT} whether size or balancing changes the order more"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def scaling_answer(rungs: Sequence[Rung]) -> str:
@@ -364,74 +206,6 @@ def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
         "skill": lambda state: skill_table(rungs, state),
         "regret": lambda state: regret_table(rungs, state),
     }
-
-
-# ---------------------------------------------------------------- figures
-
-
-def draw_quantity(rungs: Sequence[Rung], quantity: Quantity, path: Path) -> None:
-    """One point per run against the number of parameters, a colour for each family."""
-    with style():
-        figure = new_figure(2.4, 4.0)
-        axes = figure.subplots()
-        sizes, handles = [], []
-        for i, family in enumerate(dict.fromkeys(rung.family for rung in rungs)):
-            own = [(parameters_of(rung.recipe), value) for rung in rungs if rung.family == family
-                   for value in rung.values(quantity) if value is not None]  # fmt: skip
-            sizes += [size for size, _ in own]
-            if own:
-                label = "no balancing" if family == "none" else family.replace("_", " ")
-                handles += axes.plot(*zip(*own, strict=True), MARKERS[i], color=PALETTE[i], label=label)
-        _finish(axes, sizes, quantity.title.replace("`", ""))
-        legend_above(figure, "", handles)
-        save_figure(figure, path)
-
-
-def draw_scores(
-    rungs: Sequence[Rung], title: str, value: Callable[[LadderRun, str, str], float | None], path: Path
-) -> None:
-    """A panel for each state, a colour for each forecaster: one point per run of the rungs without balancing."""
-    with style():
-        figure = new_figure(2.8)
-        panels = figure.subplots(1, len(STATES))
-        handles: list[object] = []
-        for state, axes in zip(STATES, panels, strict=True):
-            sizes = []
-            for i, name in enumerate(names_of(rungs)):
-                own = [(parameters_of(rung.recipe), value(run, name, state)) for rung in rungs if rung.family == "none"
-                       for run in rung.runs]  # fmt: skip
-                known = [(size, v) for size, v in own if v is not None]
-                sizes += [size for size, _ in known]
-                if known:
-                    line = axes.plot(*zip(*known, strict=True), MARKERS[i % 10], color=PALETTE[i % 10], label=name)
-                    handles += line if state == STATES[0] else []
-            _finish(axes, sizes, f"{title}, {state}")
-        legend_above(figure, "", handles)
-        save_figure(figure, path)
-
-
-def _finish(axes: object, sizes: Sequence[float], label: str) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
-    if sizes:
-        log_axis(axes.xaxis, min(sizes), max(sizes))
-    axes.set(xlabel="parameters", ylabel=label)
-    axes.grid(axis="y")
-
-
-def draw_figures(rungs: Sequence[Rung], folder: Path) -> None:
-    """One figure per quantity of the loads, and skill, rank and regret of every forecaster."""
-
-    def regret(run: LadderRun, name: str, state: str) -> float | None:
-        score = run.scores.get(name, {}).get(state)
-        return None if score is None else score.regret_K[HORIZONS.index(1000)]
-
-    for quantity in LOADS:
-        draw_quantity(rungs, quantity, folder / f"{quantity.name}.svg")
-    draw_scores(rungs, "skill", lambda run, name, state: skill_in(state, name)(run), folder / "skill.svg")
-    draw_scores(rungs, "rank", lambda run, name, state: rank_in(run, state, name), folder / "rank.svg")
-    draw_scores(rungs, "regret, h = 1,000", regret, folder / "regret.svg")
 
 
 @functools.cache

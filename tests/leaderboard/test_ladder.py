@@ -11,6 +11,20 @@ from leaderboard import ladder
 from leaderboard.ladder import LadderRun, Score, all_runs, code_hash, known_runs, measure_run, parameters_of, planned
 from leaderboard.pages import __main__ as pages
 from leaderboard.pages import ladder as page
+from leaderboard.pages import ladder_figures
+from leaderboard.rungs import (
+    CANNOT,
+    LOADS,
+    SKILLS,
+    Rung,
+    agreement,
+    interval,
+    mean_of,
+    order_in,
+    rank_in,
+    rungs_of,
+    trend,
+)
 from leaderboard.suites.plan import load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target
@@ -34,7 +48,7 @@ def run(name: str, *, onset: int | None = 500, drift: float = 0.01, skill: float
     )  # fmt: skip
 
 
-def whole(**by_size: list[float]) -> list[page.Rung]:
+def whole(**by_size: list[float]) -> list[Rung]:
     """Every planned run, with a value that depends on the rung's place in its family, and a little on the seed."""
     runs = []
     for name in PLAN.runs:
@@ -42,7 +56,7 @@ def whole(**by_size: list[float]) -> list[page.Rung]:
         place = RUNGS.index(recipe) if RUNGS.index(recipe) < 4 else RUNGS.index(recipe) - 4
         shift = 1 + 0.001 * int(name.rsplit("seed", 1)[1])
         runs.append(run(name, **{key: type(values[0])(values[place] * shift) for key, values in by_size.items()}))
-    return page.rungs_of(runs)
+    return rungs_of(runs)
 
 
 def test_rungs_stand_by_size_with_those_without_balancing_first() -> None:
@@ -56,9 +70,9 @@ def test_rungs_stand_by_size_with_those_without_balancing_first() -> None:
 def test_a_trend_that_every_run_shows_is_claimed() -> None:
     """In both directions, in every pair of neighbouring rungs and both families."""
     rungs = whole(onset=[500, 800, 1200, 2000], drift=[0.04, 0.03, 0.02, 0.01], skill=[0.1, 0.2, 0.3, 0.4])
-    assert page.trend(rungs, page.LOADS[0]).startswith("rises with size")
-    assert page.trend(rungs, page.LOADS[4]).startswith("falls with size")
-    assert all(page.trend(rungs, quantity).startswith("rises") for quantity in page.SKILLS)
+    assert trend(rungs, LOADS[0]).startswith("rises with size")
+    assert trend(rungs, LOADS[4]).startswith("falls with size")
+    assert all(trend(rungs, quantity).startswith("rises") for quantity in SKILLS)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +80,7 @@ def test_a_trend_that_every_run_shows_is_claimed() -> None:
 )
 def test_one_pair_of_rungs_that_disagrees_or_overlaps_ends_it(onset: list[float]) -> None:
     """Nothing is claimed: neither by most pairs, nor by means of rungs whose runs overlap."""
-    assert page.trend(whole(onset=onset), page.LOADS[0]).startswith(page.CANNOT)
+    assert trend(whole(onset=onset), LOADS[0]).startswith(CANNOT)
 
 
 def test_the_other_family_must_agree() -> None:
@@ -75,7 +89,7 @@ def test_the_other_family_must_agree() -> None:
     turned = [rung if rung.family == "none" else rung._replace(
         runs=[one.model_copy(update={"onset_L": (9000 // RUNGS.index(rung.name),) * 2}) for one in rung.runs])
         for rung in rungs]  # fmt: skip
-    assert page.trend(turned, page.LOADS[0]).startswith(page.CANNOT)
+    assert trend(turned, LOADS[0]).startswith(CANNOT)
 
 
 def test_a_run_that_never_becomes_stable_is_no_number() -> None:
@@ -84,39 +98,46 @@ def test_a_run_that_never_becomes_stable_is_no_number() -> None:
     rungs[0] = rungs[0]._replace(
         runs=[*rungs[0].runs[1:], rungs[0].runs[0].model_copy(update={"onset_L": (None, 500)})]
     )
-    assert page.mean_of(rungs[0], page.LOADS[0]) is None
-    assert page.trend(rungs, page.LOADS[0]).startswith(page.CANNOT)
-    assert page.cell(rungs, rungs[0], page.LOADS[0]) == "never"
+    assert mean_of(rungs[0], LOADS[0]) is None
+    assert trend(rungs, LOADS[0]).startswith(CANNOT)
+    assert page.cell(rungs, rungs[0], LOADS[0]) == "never"
 
 
 def test_one_rung_is_a_page_without_a_trend() -> None:
     """It names the rungs and runs that are missing, and says of every trend that it cannot tell."""
-    rungs = page.rungs_of([run("ladder-2m/test/seed101"), run("ladder-2m/train/seed102")])
+    rungs = rungs_of([run("ladder-2m/test/seed101"), run("ladder-2m/train/seed102")])
     text = "".join(make("transient") for make in page.parts_of(rungs).values())
     assert "no run of `ladder-8m`, `ladder-30m`, `ladder-100m`" in text
     assert "| `ladder-100m` | 102.8 million | 320 | 10 | 0.0002 | 4,000 | none | test/seed111 |" in text
     assert " with size" not in page.answers(rungs)
-    assert page.answers(rungs).count(page.CANNOT) >= 6
-    assert page.rungs_of([])[0].missing[0] == "ladder-2m/test/seed101"
-    assert "no run" in page.answers(page.rungs_of([]))
+    assert page.answers(rungs).count(CANNOT) >= 6
+    assert rungs_of([])[0].missing[0] == "ladder-2m/test/seed101"
+    assert "no run" in page.answers(rungs_of([]))
 
 
 def test_intervals_are_there_where_there_are_seeds() -> None:
     """The rung of one run has none; the others hold their mean, and get wider with the spread."""
     rungs = whole(onset=[500, 800, 1200, 2000], skill=[0.1, 0.2, 0.3, 0.4])
     alone = next(rung for rung in rungs if rung.name == "ladder-100m")
-    assert page.interval(rungs, alone, page.LOADS[0]) is None
-    low, high = page.interval(rungs, rungs[0], page.LOADS[0])
-    assert low < page.mean_of(rungs[0], page.LOADS[0]) < high
-    assert page.interval(rungs, rungs[0], page.SKILLS[0]) is not None
+    assert interval(rungs, alone, LOADS[0]) is None
+    low, high = interval(rungs, rungs[0], LOADS[0])
+    assert low < mean_of(rungs[0], LOADS[0]) < high
+    assert interval(rungs, rungs[0], SKILLS[0]) is not None
 
 
 def test_the_order_of_forecasters_is_compared_over_runs() -> None:
-    """One order, or different ones, with who is first."""
-    assert "one order; first is `gated`" in page.order_answer(whole(skill=[0.1, 0.2, 0.3, 0.4]), "stable")
-    assert "the order differs between runs; first is `gated`, `sw_avg`" in page.order_answer(
-        whole(skill=[0.1, 0.2, 0.3, -0.4]), "stable"
-    )
+    """Who is first, and whether the order changes less between sizes than between balancing and none.
+
+    In these rungs two forecasters are compared, so that tau is 1 or -1.
+    """
+    rungs = whole(skill=[0.1, 0.2, 0.3, 0.4])
+    assert "in 9 runs: first is `gated`; one order in every run" in page.order_answer(rungs, "stable")
+    said = page.order_answer(whole(skill=[0.1, 0.2, 0.3, -0.4]), "stable")
+    assert "first is `gated`, `sw_avg`; cannot tell whether size or balancing changes" in said
+    turned = [rung if rung.family == "none" else rung._replace(runs=whole(skill=[-0.1] * 4)[4].runs) for rung in rungs]
+    said = page.order_answer(turned, "stable")
+    assert "less with size than with balancing (Kendall's tau of two runs' orders: 1.00 between sizes, -1.00 " in said
+    assert agreement(rungs[0].runs[0], rungs[1].runs[0], "stable") == 1
 
 
 def test_forecasters_that_say_the_same_share_a_rank() -> None:
@@ -126,14 +147,14 @@ def test_forecasters_that_say_the_same_share_a_rank() -> None:
         name: {"stable": Score(skill=skill, error_K=(0.1,) * 4, regret_K=(0.0,) * 4)} for name, skill in skills.items()
     }
     made = run("ladder-2m/test/seed101").model_copy(update={"scores": scores})
-    assert page.order_in(made, "stable") == ["best", "early", "late", "last"]
-    assert {name: page.rank_in(made, "stable", name) for name in skills} == {
+    assert order_in(made, "stable") == ["best", "early", "late", "last"]
+    assert {name: rank_in(made, "stable", name) for name in skills} == {
         "best": 1,
         "late": 2,
         "early": 2,
         "last": 4,
     }
-    assert page.rank_in(made, "transient", "best") is None
+    assert rank_in(made, "transient", "best") is None
 
 
 def test_the_onset_is_compared_in_each_measure() -> None:
@@ -147,11 +168,11 @@ def test_the_onset_is_compared_in_each_measure() -> None:
 def test_every_quantity_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with one rung, and with none; the page shows each."""
     text = page.PAGE.read_text(encoding="utf-8")
-    names = [*(quantity.name for quantity in page.LOADS), "skill", "rank", "regret"]
+    names = [*(quantity.name for quantity in LOADS), "skill", "rank", "regret"]
     assert [name for name in names if f"(ladder/{name}.svg)" not in text] == []
-    monkeypatch.setattr(page, "LOADS", page.LOADS[:1])
-    for folder, rungs in (("all", whole(onset=[500, 800, 1200, 2000])), ("none", page.rungs_of([]))):
-        page.draw_figures(rungs, tmp_path / folder)
+    monkeypatch.setattr(ladder_figures, "LOADS", LOADS[:1])
+    for folder, rungs in (("all", whole(onset=[500, 800, 1200, 2000])), ("none", rungs_of([]))):
+        ladder_figures.draw_figures(rungs, tmp_path / folder)
         drawn = {path.stem for path in (tmp_path / folder).glob("*.svg")}
         assert drawn == {"onset", "skill", "rank", "regret"}
 
@@ -186,7 +207,7 @@ def test_a_run_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_records() -> None:
     """`python -m leaderboard.pages ladder` leaves it as it is, whatever traces this checkout holds."""
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.fill_parts(text, page.parts_of(page.rungs_of(known_runs()))) == text
+    assert page.fill_parts(text, page.parts_of(rungs_of(known_runs()))) == text
 
 
 @pytest.mark.skipif(not ladder.TRACES.is_dir(), reason="no traces in this checkout")
