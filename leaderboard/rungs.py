@@ -181,7 +181,7 @@ def agreement(run: LadderRun, other: LadderRun, state: str) -> float:
     """Kendall's tau-b of two runs' orders of the forecasters that both have: 1 for one order, -1 for its reverse."""
     own, theirs = _skills(run, state), _skills(other, state)
     both = sorted(own.keys() & theirs.keys())
-    return float(stats.kendalltau([own[name] for name in both], [theirs[name] for name in both]).statistic)
+    return round(float(stats.kendalltau([own[name] for name in both], [theirs[name] for name in both]).statistic), 9)
 
 
 def _skills(run: LadderRun, state: str) -> dict[str, float]:
