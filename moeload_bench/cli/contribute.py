@@ -10,11 +10,10 @@ import typer
 
 from moeload_bench.errors import HubError, TraceError, printable
 from moeload_bench.hub.fetch import HUB_ENV, parse_place, suite_pins
-from moeload_bench.publishing.contribution import Contribution, Wishes, make_contribution
+from moeload_bench.publishing.contribution import Contribution, Wishes, known_traces, make_contribution
 from moeload_bench.publishing.identifying import own_names
 from moeload_bench.publishing.proposal import open_contribution, taken_names
 from moeload_bench.recipes.recipe import list_recipes
-from moeload_bench.traces.store import list_traces
 
 
 def contribute(
@@ -45,7 +44,7 @@ def contribute(
         raise TraceError(f"{path}: no such file or folder")
     api, place = HfApi(), None if dry_run and repo is None else repo or dataset_repo()
     taken = [*list_recipes(), *(taken_names(place, api) if place else ())]
-    made = make_contribution(path, Wishes(about, licence, name, own_names()), list_traces(), taken)
+    made = make_contribution(path, Wishes(about, licence, name, own_names()), known_traces(), taken)
     _show(made)
     if made.problems:
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.publishing.contribution import contribution_problems, known_traces
 from moeload_bench.publishing.proposal import pull_problems
 from moeload_bench.recipes.recipe import list_recipes
-from moeload_bench.traces.store import TraceRef, list_traces
+from moeload_bench.traces.store import TraceRef
 
 
 def verify_trace(
@@ -37,25 +37,32 @@ def verify_trace(
 
     Nothing but traces, hashes, conservation of counts, an open licence, no names of machines or persons, and no
     training that is there already, also with experts in another order, cut, sampled or thinned. Of a pull request the
-    names and declared sizes come first, and only what may be a trace is downloaded. Exit status 1 when anything is
-    wrong, a line for each reason.
+    names and declared sizes come first, and only what may be a trace is downloaded; `ok` names the commit that it is
+    said of, which is the one to merge. Exit status 1 when anything is wrong, a line for each reason.
     """
-    known = known_traces(against) if against else list_traces()
-    wrong = []
-    for line in _problems(path, repo, pull, known):
+    known = known_traces(against)
+    if against and not known:
+        named = ", ".join(map(str, against))
+        raise TraceError(f"{named}: no trace is there to compare with; expected RECIPE/SPLIT/seedN.parquet below it")
+    wrong: list[str] = []
+    commits: list[str] = []
+    for line in _problems(path, repo, pull, known, commits.append):
         wrong.append(line)
         if not as_json:
             typer.echo(f"refused {printable(line)}")
     if as_json:
         typer.echo(json.dumps(wrong, indent=1))
     elif not wrong:
-        what = f"{path}: compared with" if path else f"{repo}, pull request {pull}: compared with the repository and"
-        typer.echo(f"ok      {what} {len(known)} traces")
+        here = f"{path}: compared with"
+        there = f"{repo}, pull request {pull} at {''.join(commits)[:12]}: compared with the repository and"
+        typer.echo(f"ok      {here if path else there} {len(known)} traces")
     if wrong:
         raise typer.Exit(1)
 
 
-def _problems(path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef]) -> Iterator[str]:
+def _problems(
+    path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef], heard: Callable[[str], None]
+) -> Iterator[str]:
     """Of a path, or of a pull request: one of the two must be named."""
     if path is not None and repo is None and pull is None:
         if not path.exists():
@@ -65,4 +72,4 @@ def _problems(path: Path | None, repo: str | None, pull: int | None, known: list
         raise typer.BadParameter("name a PATH, or a pull request by --repo ORG/NAME and --pull NUMBER")
     from huggingface_hub import HfApi
 
-    return pull_problems(repo, pull, HfApi(), known, list_recipes())
+    return pull_problems(repo, pull, HfApi(), known, list_recipes(), heard)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing.community import checked_about, path_of
 from moeload_bench.publishing.identifying import identifying_fields, without_identifying
-from moeload_bench.traces.duplicates import duplicate_of
+from moeload_bench.traces.duplicates import duplicate_of, live_experts
 from moeload_bench.traces.meta import TraceMeta, checked_meta
-from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_meta
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_meta, trace_folders
 from moeload_bench.traces.trace import Trace
 
 MAX_BYTES = 2 * 2**30
@@ -71,7 +71,7 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
         if place in origin:
             problems.append(f"{file}: {trace.id} again, as {origin[place]}: number the runs of one split")
         problems += [f"{file}: {line}" for line in _wrong_meta(trace.meta, names)]
-        problems += _copies(file, trace, [*((ref.id, ref.path) for ref in refs), *_named(origin.values())])
+        problems += _copies(file, trace, refs, origin.values())
         traces[place], origin[place] = trace, file
     return Contribution(traces, tuple(removed), tuple(problems))
 
@@ -85,10 +85,13 @@ def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:
     return bare.model_copy(update={"notes": (wishes.about, *(note for note in bare.notes if note != wishes.about))})
 
 
-def known_traces(folders: Iterable[Path]) -> list[TraceRef]:
-    """The traces of dataset folders, those that others gave included."""
+def known_traces(folders: Iterable[Path] | None = None) -> list[TraceRef]:
+    """The traces of dataset folders, those that others gave included; by default of all that are found here.
+
+    Raises `TraceError` for a folder that does not exist.
+    """
     found = []
-    for folder in folders:
+    for folder in [place for _, place in trace_folders() if place.is_dir()] if folders is None else folders:
         found += list_traces(folder)
         if (folder / "community").is_dir():
             found += list_traces(folder / "community")
@@ -112,7 +115,7 @@ def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable
             yield str(error)
             continue
         yield from (f"{file}: {line}" for line in _wrong_meta(trace.meta, names))
-        yield from _copies(file, trace, [*((ref.id, ref.path) for ref in refs), *_named(traces[:number])])
+        yield from _copies(file, trace, refs, traces[:number])
 
 
 def _files(path: Path) -> list[Path]:
@@ -159,17 +162,32 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
         yield f"metadata field {where} holds {text!r}, which tells a machine or a person: take it out"
 
 
-def _named(files: Iterable[Path]) -> list[tuple[str, Path]]:
-    return [(str(file), file) for file in files]
+def _copies(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable[Path]) -> Iterator[str]:
+    """Of which of the known traces it is a copy, and of which of its own contribution.
 
-
-def _copies(file: Path, trace: Trace, others: Sequence[tuple[str, Path]]) -> Iterator[str]:
-    for name, path in others:
+    A file is no copy of itself, when it lies where known traces are found. What cannot be read cannot be told from it.
+    """
+    live = live_experts(trace.load_SLE)
+    for ref in known:
+        if ref.path.exists() and ref.path.samefile(file):
+            continue
         try:
-            if stored_meta(path).experts != trace.num_experts:
-                continue  # told from its footer alone: another one's loads need not be read
-            reason = duplicate_of(trace, read_trace(path, verify=False))
-        except TraceError:
-            continue  # one of the contribution's own, refused by itself
+            reason = _reason(trace, live, ref.path)
+        except TraceError as error:
+            yield f"{file}: cannot be compared with {ref.id}: {error}"
+            continue
         if reason is not None:
-            yield f"{file}: a copy of {name}: {reason}"
+            yield f"{file}: a copy of {ref.id}: {reason}"
+    for path in own:
+        try:
+            reason = _reason(trace, live, path)
+        except TraceError:
+            continue  # refused by itself
+        if reason is not None:
+            yield f"{file}: a copy of {path}: {reason}"
+
+
+def _reason(trace: Trace, live: int, path: Path) -> str | None:
+    if stored_meta(path).experts < live:
+        return None  # told from its footer alone: its loads need not be read
+    return duplicate_of(trace, read_trace(path, verify=False))

@@ -18,13 +18,13 @@ from moeload_bench.traces.meta import TraceMeta, checked_meta
 
 REMOVED = "[removed]"
 _PATTERN = (
-    r"(?P<path>(?<![^\s'\":=,(\[])(?:file://|~/|[A-Za-z]:\\|\\\\|/(?:home|Users|root|mnt|data|scratch|workspace|tmp)/"
-    r"|/[\w.+@~-]+/[\w.+@~-]+)[^\s'\",;)\]]*)"
+    r"(?P<path>(?:(?<![\w/.])|(?<=\s-[A-Za-z]))(?:file://|~/|[A-Za-z]:\\|\\\\"
+    r"|/(?:home|Users|root|mnt|data|scratch|workspace|tmp)/|/[\w.+@~-]+/[\w.+@~-]+)[^\s'\",;)\]]*)"
     r"|(?P<address>[\w.+-]+@[\w-]+\.[\w.]+)"
     r"|(?P<host>\b(?:\d{1,3}\.){3}\d{1,3}\b|\b[\w-]+\.(?:local|internal|lan|cluster)\b)"
 )
 _FIELD = re.compile(r"(?i)(?:host|node|user|nick)_?(?:name|list)?|login|author|e?mail|cwd|pwd|home|work_?dir")
-_EVERYBODYS = frozenset({"root", "user", "admin", "ubuntu", "runner", "home", "localhost"})
+_EVERYBODYS = frozenset({"root", "user", "admin", "ubuntu", "runner", "home", "localhost", "train", "test"})
 
 
 def own_names() -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta
 
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:
-    own = "".join(rf"|(?<!\w){re.escape(name)}(?!\w)" for name in names)
+    own = "".join(rf"|(?<!\w)(?i:{re.escape(name)})(?!\w)" for name in names)
     return re.compile(_PATTERN + own)
 
 

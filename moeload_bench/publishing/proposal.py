@@ -7,20 +7,29 @@ no trace, too large, or touches what is published.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import check_repo, check_token, explaining_failures, propose
 from moeload_bench.publishing.community import FOLDER, PATH, about_of, same_card, with_traces
-from moeload_bench.publishing.contribution import Contribution, check_size, contribution_problems, known_traces
+from moeload_bench.publishing.contribution import (
+    MAX_BYTES,
+    Contribution,
+    check_size,
+    contribution_problems,
+    known_traces,
+)
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace, write_trace
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
+MAX_CARD_BYTES = 4 * 2**20
+MAX_PULL_BYTES = 4 * MAX_BYTES
+"""All traces of one pull request may have."""
 
 
 class DeclaredFile(NamedTuple):
@@ -58,14 +67,21 @@ def open_contribution(contribution: Contribution, repo: str, api: HfApi) -> str:
 
 
 def pull_problems(
-    repo: str, number: int, api: HfApi, known: Sequence[TraceRef] = (), taken: Collection[str] = ()
+    repo: str,
+    number: int,
+    api: HfApi,
+    known: Sequence[TraceRef] = (),
+    taken: Collection[str] = (),
+    heard: Callable[[str], None] = lambda commit: None,
 ) -> Iterator[str]:
     """Why a pull request of traces cannot be merged, a line for each reason; none when it can.
 
-    Compared with everything that the main branch holds, and with the ``known`` traces. Raises `HubError`.
+    Compared with everything that the main branch holds, and with the ``known`` traces. ``heard`` is told the commit
+    that all this is said of: what is pushed later is another one. Raises `HubError`.
     """
     check_repo(repo)
-    revision = f"refs/pr/{number}"
+    revision = explaining_failures(repo, lambda: _commit(repo, number, api))
+    heard(revision)
     added, lines = explaining_failures(repo, lambda: _added(repo, revision, api))
     yield from lines
     if lines:
@@ -91,9 +107,12 @@ def _added(repo: str, revision: str, api: HfApi) -> tuple[dict[str, DeclaredFile
     lines = [f"{name}: removed; a contribution only adds" for name in sorted(before.keys() - after.keys())]
     added = {}
     for name, file in sorted(after.items()):
-        if before.get(name) == file or name == CARD:
+        if before.get(name) == file:
             continue
-        if name in before:
+        if name == CARD:
+            if file.size > MAX_CARD_BYTES:
+                lines.append(f"{CARD}: {file.size:,} bytes, a card has at most {MAX_CARD_BYTES:,}")
+        elif name in before:
             lines.append(f"{name}: changed; a published file stays what it is")
         elif not PATH.fullmatch(name):
             lines.append(
@@ -105,9 +124,17 @@ def _added(repo: str, revision: str, api: HfApi) -> tuple[dict[str, DeclaredFile
                 check_size(name, file.size)
             except TraceError as error:
                 lines.append(str(error))
+    total = sum(file.size for file in added.values())
+    if total > MAX_PULL_BYTES and not lines:
+        lines.append(f"{len(added)} traces: {total:,} bytes, one pull request has at most {MAX_PULL_BYTES:,}")
     if not added and not lines:
-        lines.append(f"{revision}: no trace is there")
+        lines.append("no trace is there")
     return added, lines
+
+
+def _commit(repo: str, number: int, api: HfApi) -> str:
+    """The newest commit of a pull request, so that everything is asked of one and the same."""
+    return api.list_repo_commits(repo, repo_type="dataset", revision=f"refs/pr/{number}")[0].commit_id
 
 
 def _base(repo: str, revision: str, api: HfApi) -> str:
@@ -134,7 +161,7 @@ def _fetch(repo: str, name: str, revision: str, api: HfApi, root: Path) -> None:
 def _wrong_places(root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str]:
     for name in names:
         try:
-            got = read_trace(root / name, verify=False).id
+            got = read_trace(root / name).id
         except TraceError:
             continue  # refused by its content
         if name != f"{FOLDER}/{got}.parquet":
@@ -144,15 +171,33 @@ def _wrong_places(root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str
 def _wrong_card(repo: str, revision: str, api: HfApi, root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str]:
     """The card must be main's with the rows of these traces, which their metadata gives."""
     try:
-        traces = [(read_trace(root / name, verify=False), file.size) for name, file in names.items()]
+        traces = [(read_trace(root / name), file.size) for name, file in names.items()]
         expected = with_traces(_card(repo, "main", api), traces)
     except TraceError as error:
         yield f"{CARD}: no row can be made: {error}"
         return
-    if not same_card(_card(repo, revision, api), expected):
+    path = _card_file(repo, revision, api)
+    try:
+        same = same_card(_card_text(path), expected)
+    except HubError as error:
+        yield str(error)
+        return
+    if not same:
         yield f"{CARD}: not the main branch's with a row for each trace; when that has changed, contribute again"
 
 
 def _card(repo: str, revision: str, api: HfApi) -> str:
-    path = explaining_failures(repo, lambda: api.hf_hub_download(repo, CARD, repo_type="dataset", revision=revision))
-    return Path(path).read_text(encoding="utf-8")
+    return _card_text(_card_file(repo, revision, api))
+
+
+def _card_file(repo: str, revision: str, api: HfApi) -> Path:
+    return Path(
+        explaining_failures(repo, lambda: api.hf_hub_download(repo, CARD, repo_type="dataset", revision=revision))
+    )
+
+
+def _card_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise HubError(f"{CARD}: not text: byte {error.start} is not UTF-8") from None

@@ -39,21 +39,36 @@ SHIFT = 10
 def duplicate_of(trace: Trace, known: Trace) -> str | None:
     """Why ``trace`` is a copy of ``known``, None when it is not; their names, steps and metadata play no part.
 
-    Found are copies with experts or layers in another order, cut, sampled every n steps, with steps renumbered, and
-    with a random part of the tokens (`load_half` for instance), also cut. Not found are copies that are sampled *and*
-    thinned, or whose experts were added up.
+    Found are copies with experts or layers in another order, cut, sampled every n steps, with steps renumbered, with a
+    random part of the tokens (`load_half` for instance), also cut, and with experts added or left out that never have
+    load. Not found are copies that are sampled *and* thinned, or whose experts were added up.
     """
-    if trace.num_experts != known.num_experts:
+    experts = min(trace.num_experts, known.num_experts)
+    if max(live_experts(trace.load_SLE), live_experts(known.load_SLE)) > experts:
         return None
-    equal = equal_rows(trace.load_SLE, known.load_SLE)
+    load_SLE, known_SLE = (_busiest(one.load_SLE, experts) for one in (trace, known))
+    equal = equal_rows(load_SLE, known_SLE)
     if equal > SHARED_ROWS:
         return f"{100 * equal:.0f} % of its layer-steps have the counts of {known.id}, up to the order of experts"
-    if share_distance(trace.load_SLE, known.load_SLE) >= NOISE:
+    if share_distance(load_SLE, known_SLE) >= NOISE:
         return None
-    correlation = step_correlation(trace.load_SLE, known.load_SLE)
+    correlation = step_correlation(load_SLE, known_SLE)
     if correlation < SINGLE_STEPS:
         return None
     return f"its mean shares are those of {known.id}, and its single steps are alike (correlation {correlation:.2f})"
+
+
+def live_experts(load_SLE: IntArray) -> int:
+    """The number of experts that have load in any row, of the layer with the most of them."""
+    return int(load_SLE.any(axis=0).sum(axis=1).max(initial=0))
+
+
+def _busiest(load_SLE: IntArray, experts: int) -> IntArray:
+    """Each layer's experts with the most load, so many of them; the others are taken to have none."""
+    if experts == load_SLE.shape[2]:
+        return load_SLE
+    order_LE = np.argsort(-load_SLE.sum(axis=0), axis=1, kind="stable")[:, :experts]
+    return np.take_along_axis(load_SLE, order_LE[None], axis=2)
 
 
 def equal_rows(load_SLE: IntArray, other_SLE: IntArray) -> float:

@@ -185,6 +185,8 @@ def check_trace(trace: Trace, where: str = "trace") -> None:
 def _check_steps(trace: Trace, where: str) -> None:
     if trace.steps == 0:
         raise TraceError(f"{where}: the trace has no steps")
+    if trace.num_layers == 0:
+        raise TraceError(f"{where}: the trace has no layers")
     if trace.step_S[0] < 0:
         raise TraceError(f"{where}: the first step is {trace.step_S[0]}, expected at least 0")
     rise = np.diff(trace.step_S)

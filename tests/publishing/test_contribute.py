@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -94,9 +95,9 @@ def test_contribute_pull_request_verify_trace_merged_config(
     assert path.read_bytes() == before, "the contributor's own file stays"
     number = result.stdout.split("/discussions/")[1].strip()
     result = command("owner", "verify-trace", "--repo", REPO, "--pull", number, "--against", str(published))
-    assert (result.exit_code, result.stdout.split(":")[0]) == (0, f"ok      {REPO}, pull request {number}"), (
-        result.stdout
-    )
+    commit = api().list_repo_commits(REPO, repo_type="dataset", revision=f"refs/pr/{number}")[0].commit_id
+    said = f"ok      {REPO}, pull request {number} at {commit[:12]}"
+    assert (result.exit_code, result.stdout.split(":")[0]) == (0, said), result.stdout
     api().merge_pull_request(REPO, int(number), repo_type="dataset")
 
     child = run_python(hub, tmp_path / "home", "-c", READ)
@@ -270,6 +271,57 @@ def test_a_card_that_says_something_else_is_refused(api: Any, published: Path, t
         lines = refused(api, int(url.rsplit("/", 1)[1]))
         assert [line for line in says if line in lines[0]] == says
         assert lines[-1].startswith("README.md: not the main branch's with a row for each trace")
+
+
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        (b"---\nlicense: \xff\n---\n", "README.md: not text: byte 13 is not UTF-8"),
+        (b"---\na: 2020-13-45\n---\n", "README.md: the front matter cannot be read: month must be in 1..12"),
+        (b"---\na: " + b"[" * 20_000 + b"\n---\n", "README.md: the front matter cannot be read"),
+        (b"# no front matter\n", "README.md: no front matter"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_refused(
+    api: Any, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: bytes, says: str
+) -> None:
+    """Bytes that are no text, a date that is none, thousands of brackets, no front matter: a line, no traceback.
+
+    The client refuses to send some of these; whoever pushes by git can.
+    """
+    number, real, bad = opened(mine(tmp_path), api), proposal._card_file, tmp_path / "README.md"
+    bad.write_bytes(card)
+    monkeypatch.setattr(proposal, "_card_file", lambda repo, rev, api: real(repo, rev, api) if rev == "main" else bad)
+    (line,) = refused(api, number)
+    assert line.startswith(says)
+
+
+def test_all_that_a_pull_request_brings_is_bounded(
+    api: Any, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its card, and all of its traces together, by the sizes that the Hub declares."""
+    number = opened(mine(tmp_path), api)
+    monkeypatch.setattr(proposal, "MAX_CARD_BYTES", 10)
+    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    (line,) = refused(api, number)
+    assert line.startswith("README.md: ")
+    assert line.endswith(" bytes, a card has at most 10")
+    monkeypatch.undo()
+    monkeypatch.setattr(proposal, "MAX_PULL_BYTES", 100)
+    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    (line,) = refused(api, number)
+    assert line.endswith(" bytes, one pull request has at most 100")
+
+
+def test_an_empty_trace_is_refused_in_a_pull_request(api: Any, published: Path, tmp_path: Path) -> None:
+    """By its content, before a row is made for it."""
+    trace = synthetic_trace(600, recipe="mine", count_semantics="pre_drop", licence="MIT", notes=("about it",))
+    meta = trace.meta.model_copy(update={"global_batch_tokens": None})
+    path = write_trace(replace(trace, meta=meta), tmp_path / "run.parquet")
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    url = propose({"community/mine/test/seed0.parquet": path}, REPO, "x", api=api("outsider"))
+    lines = refused(api, int(url.rsplit("/", 1)[1]))
+    assert all("has no steps" in line for line in lines)
 
 
 def test_rows_of_others_survive(tmp_path: Path) -> None:

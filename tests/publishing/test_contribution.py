@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
+from moeload_bench.errors import TraceError
 from moeload_bench.publishing import contribution
 from moeload_bench.publishing.contribution import contribution_problems
 from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import list_traces, write_trace
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import Trace, check_trace
 from tests.conftest import synthetic_trace
 from tests.support.synthetic import break_a_sum
 
@@ -57,6 +59,9 @@ def test_a_sound_trace_is_taken(tmp_path: Path, known: Path) -> None:
         ({"hardware": {"node": "gpu7.cluster"}}, "hardware.node holds 'gpu7.cluster'"),
         ({"parallel": {"master": "tcp://10.0.3.7:29500"}}, "parallel.master holds '10.0.3.7'"),
         ({"optimizer": {"by": "jo@example.org"}}, "optimizer.by holds 'jo@example.org'"),
+        ({"notes": ("see `/home/jo/run`",)}, "notes.0 holds '/home/jo/run`'"),
+        ({"notes": ("cc -I/home/jo/x",)}, "notes.0 holds '/home/jo/x'"),
+        ({"notes": ("a;/home/jo/x",)}, "notes.0 holds '/home/jo/x'"),
     ],
 )
 def test_what_its_metadata_says_decides(tmp_path: Path, known: Path, meta: dict[str, object], says: str) -> None:
@@ -119,6 +124,42 @@ def test_another_s_trace_under_a_new_name_is_refused(tmp_path: Path, known: Path
     assert "seed0.parquet" in line
 
 
+def test_a_trace_is_no_copy_of_itself(tmp_path: Path, known: Path) -> None:
+    """Whoever keeps his traces where known ones are found can give them; a second file of it is a copy."""
+    mine = put(known, synthetic_trace(600, seed=2, recipe="mine", **FREE))
+    assert wrong(mine, known) == []
+    (line,) = wrong(put(tmp_path / "again", synthetic_trace(600, seed=2, recipe="new", **FREE)), known)
+    assert "a copy of mine/test/seed0" in line
+
+
+def test_a_known_trace_that_cannot_be_read_is_no_proof(tmp_path: Path, known: Path) -> None:
+    """It might be what was copied: it is named, and the trace is not called sound."""
+    mine = put(tmp_path / "mine", synthetic_trace(600, seed=2, recipe="mine", **FREE))
+    path = next(known.rglob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-100])
+    (line,) = wrong(mine, known)
+    assert line.startswith(f"{mine}: cannot be compared with theirs/test/seed0: ")
+
+
+def test_traces_of_others_on_this_machine_are_known(
+    tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those below `community` of the folders in which traces are found."""
+    put(known / "community", synthetic_trace(600, seed=4, recipe="hers", **FREE))
+    monkeypatch.setenv("MOELOAD_TRACES", str(known))
+    assert {"theirs/test/seed0", "hers/test/seed0"} <= {ref.id for ref in contribution.known_traces()}
+
+
+def test_a_trace_without_layers_is_refused(tmp_path: Path, known: Path) -> None:
+    """Its hashes fit and nothing in it is wrong but that nothing is in it."""
+    full = synthetic_trace(600, recipe="mine", **FREE)
+    nothing_SLE, nothing_SL = np.zeros((600, 0, 4), np.int64), np.zeros((600, 0), np.int64)
+    bare = full.meta.model_copy(update={"layers": ()})
+    empty = replace(full, load_SLE=nothing_SLE, tokens_SL=nothing_SL, columns={}, meta=bare)
+    with pytest.raises(TraceError, match="the trace has no layers"):
+        check_trace(empty)
+
+
 def test_the_command_says_why(tmp_path: Path, known: Path) -> None:
     """A line for each reason and exit status 1; `ok` and 0 when there is none; a list with --json."""
     bad = put(tmp_path / "bad", synthetic_trace(600, seed=1, recipe="mine", licence="none"))
@@ -130,3 +171,6 @@ def test_the_command_says_why(tmp_path: Path, known: Path) -> None:
     assert (result.exit_code, result.output) == (0, f"ok      {good}: compared with 1 traces\n")
     result = CliRunner().invoke(app, ["verify-trace", str(bad), "--against", str(known), "--json"])
     assert any("a copy of theirs" in line for line in json.loads(result.output))
+    (tmp_path / "flat").mkdir()
+    result = CliRunner().invoke(app, ["verify-trace", str(good), "--against", str(tmp_path / "flat")])
+    assert "no trace is there to compare with; expected RECIPE/SPLIT/seedN.parquet" in str(result.exception)

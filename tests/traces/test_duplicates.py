@@ -29,7 +29,7 @@ def trace_of(load_SLE: Array, recipe: str) -> Trace:
 
 def permuted(load_SLE: Array, rng: np.random.Generator) -> Array:
     """Each layer's experts in an order of their own, and the layers too."""
-    order = [rng.permutation(E) for _ in range(L)]
+    order = [rng.permutation(load_SLE.shape[2]) for _ in range(L)]
     return np.stack([load_SLE[:, layer][:, order[layer]] for layer in rng.permutation(L)], axis=1)
 
 
@@ -43,6 +43,7 @@ COPIES: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "an eighth of the tokens, permuted": lambda load, rng: permuted(rng.binomial(load, 0.125), rng),
     "cut, a quarter of the tokens": lambda load, rng: rng.binomial(load[204:1104], 0.25),
     "times two": lambda load, rng: 2 * load,
+    "an expert added that is never used": lambda load, rng: permuted(np.insert(load, 3, 0, axis=2), rng),
 }
 
 
@@ -63,6 +64,14 @@ def test_another_training_is_no_copy(data: int | None, spread: float) -> None:
     one, other = (loads(seed, data=data, spread=spread) for seed in (1, 2))
     assert duplicate_of(trace_of(one, "mine"), trace_of(other, "theirs")) is None
     assert equal_rows(one, other) < 0.01
+
+
+def test_an_expert_left_out_that_was_never_used_hides_no_copy() -> None:
+    """Of the known trace, in each layer another one; one that was used makes it another trace."""
+    known = np.stack([np.insert(loads(1)[:, layer], layer, 0, axis=1) for layer in range(L)], axis=1)
+    assert duplicate_of(trace_of(loads(1), "mine"), trace_of(known, "theirs")) is not None
+    known[7, 0, 0] = 1
+    assert duplicate_of(trace_of(loads(1), "mine"), trace_of(known, "theirs")) is None
 
 
 def test_each_sign_says_what_it_is_for() -> None:
