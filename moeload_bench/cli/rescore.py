@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from moeload_bench.cli.opening import trace_file
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import ResultError, SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
@@ -36,10 +38,14 @@ def rescore(
     The function gets the mean shares over a window, forecast and true, [layers, experts] each, and returns one value
     per layer. Metrics of single steps (tv, error_rate) need the forecasters themselves: `run` has them.
     """
-    tasks, paths = _task_list(folder, suite, trace)
+    if suite is not None and trace is not None:
+        raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
     own = ".py:" in metric
     name = metric.rpartition(":")[2] if own else metric
-    results = score_again(folder, tasks, paths, name, load_function(metric) if own else None)
+    with ExitStack() as opened:
+        file = None if trace is None else opened.enter_context(trace_file(str(trace)))
+        tasks, paths = _task_list(folder, suite, file)
+        results = score_again(folder, tasks, paths, name, load_function(metric) if own else None)
     if as_json:
         typer.echo(results.to_json(), nl=False)
         return
@@ -52,14 +58,15 @@ def rescore(
 
 def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path]]:
     """The suite that the results are of, and the file of each of its runs."""
-    if suite is not None and trace is not None:
-        raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
     if trace is not None:
         own = suite_for_trace(read_trace(trace))
         return own, {own.traces[0].id: trace}
     first = next(iter(sorted(folder.glob("*.json"))), None)
     if suite is None and first is None:
         raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
-    tasks = load_suite(suite or load_result(str(first)).suite.name)
+    scored_on = suite or load_result(str(first)).suite.name
+    if scored_on.startswith("trace:"):
+        raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
+    tasks = load_suite(scored_on)
     hub = (tasks.hub.repo, tasks.hub.revision) if tasks.hub else None
     return tasks, {entry.id: find_trace(entry.id, hub=hub) for entry in tasks.traces}

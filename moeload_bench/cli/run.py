@@ -102,6 +102,8 @@ def run(
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
     own = _one_trace(trace)
+    if keep is not None and (sliding or blocks):
+        raise SuiteError("--keep-forecasts goes with the origins of a suite, got --sliding or --blocks too")
     if traces is not None:
         look_in(traces)
     with ExitStack() as opened:

@@ -104,7 +104,8 @@ def run_pair(pair: Pair) -> RunResult:
     stored = None if pair.setting.is_fresh(pair.target) else cache.load(key)
     if stored is not None:
         known = RunResult.model_validate(stored)
-        if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256).is_file():
+        horizons = pair.setting.suite.horizons
+        if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
             return known
     result = replay_and_score(pair)
     if not result.failures:
@@ -199,8 +200,9 @@ class _RunScores:
             for state, metrics in layered.items()
         }
         if self.pair.setting.keep is not None:
-            sha256 = self.pair.entry.data_sha256
-            save_kept(kept_path(self.pair.setting.keep, sha256, self.digest.hexdigest()), self.kept)
+            sha256, horizons = self.pair.entry.data_sha256, self.pair.setting.suite.horizons
+            path = kept_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
+            save_kept(path, self.kept, horizons)
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,

@@ -1,8 +1,9 @@
 """Forecasts kept beside their results, and metrics made from them again without running anyone.
 
 Kept is what plans are made from: the mean share over each horizon of the suite, and the quantiles where there are some.
-A folder holds the result records and, in `forecasts/`, one archive per run, named by the hashes of the trace and of the
-forecasts that its result states. So a new metric of window means costs seconds for every forecaster that ever ran.
+A folder holds the result records and, in `forecasts/`, one archive per run, named by the hashes of the trace, of the
+forecasts that its result states, and of the horizons. So a new metric of window means costs seconds for every
+forecaster that ever ran.
 
 Axis letters: O origins, K suite horizons, Q quantiles, L MoE layers, E experts.
 """
@@ -22,6 +23,7 @@ from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import Result, Results, RunResult, load_result, rounded_tree
+from moeload_bench.results.text import content_sha256
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring.catalogue import metric_names
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
@@ -34,7 +36,7 @@ WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
 
 MAX_BYTES = 2 * 2**30
 _STEPWISE = ("tv", "error_rate", "error_rate_covered", "error_rate_uniform")
-_NAMES = ("origin_O", "mean_OKLE", "quantile_OQKLE")
+_NAMES = ("origin_O", "horizon_K", "mean_OKLE", "quantile_OQKLE")
 
 
 class KeptForecast(NamedTuple):
@@ -53,10 +55,11 @@ class KeptForecast(NamedTuple):
         return cls(answer.origin, np.full(shape, np.nan), None)
 
 
-def save_kept(path: Path, kept: Sequence[KeptForecast]) -> None:
-    """Write the forecasts of one run as an archive, whole or not at all."""
+def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int]) -> None:
+    """Write the forecasts of one run as an archive, whole or not at all; their means are over these horizons."""
     arrays: dict[str, Any] = {
         "origin_O": np.array([one.origin for one in kept]),
+        "horizon_K": np.array(horizons, dtype=np.int64),
         "mean_OKLE": np.stack([one.mean_KLE for one in kept]),
     }
     given = next((one.quantile_QKLE for one in kept if one.quantile_QKLE is not None), None)
@@ -69,14 +72,15 @@ def save_kept(path: Path, kept: Sequence[KeptForecast]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str) -> Path:
-    """The archive of the forecasts with a hash, on the trace with a hash."""
-    return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}.npz"
+def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: Sequence[int]) -> Path:
+    """The archive of the means over these horizons of the forecasts with a hash, on the trace with a hash."""
+    windows = content_sha256(list(horizons))[:8]
+    return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}-{windows}.npz"
 
 
-def load_kept(folder: Path, run: RunResult, horizons: int) -> dict[int, KeptForecast]:
+def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int, KeptForecast]:
     """The forecasts that a result speaks of, by origin; `ResultError` when they are not there or are another run's."""
-    path = kept_path(folder, run.data_sha256, run.forecasts_sha256)
+    path = kept_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
     if not path.is_file():
         raise ResultError(f"{path}: the forecasts of {run.trace} are not there; use run --keep-forecasts {folder}")
     try:
@@ -86,12 +90,14 @@ def load_kept(folder: Path, run: RunResult, horizons: int) -> dict[int, KeptFore
     origins = sorted(task.origin for task in run.tasks)
     shapes = {name: array.shape for name, array in arrays.items()}
     levels = shapes.get("quantile_OQKLE", (0, 0))[1:2]
-    windows = (horizons, run.layers, run.experts)
-    expected = {"origin_O": (len(origins),), "mean_OKLE": (len(origins), *windows)}
+    windows = (len(horizons), run.layers, run.experts)
+    expected = {"origin_O": (len(origins),), "horizon_K": (len(horizons),), "mean_OKLE": (len(origins), *windows)}
     if "quantile_OQKLE" in shapes:
         expected["quantile_OQKLE"] = (len(origins), *levels, *windows)
     if shapes != expected or arrays["origin_O"].tolist() != origins:
         raise ResultError(f"{path}: arrays are {shapes}, expected {expected} at the origins of {run.trace}")
+    if arrays["horizon_K"].tolist() != list(horizons):
+        raise ResultError(f"{path}: means over {arrays['horizon_K'].tolist()} steps, expected {list(horizons)}")
     quantiles = arrays.get("quantile_OQKLE", [None] * len(origins))
     rows = zip(origins, arrays["mean_OKLE"], quantiles, strict=True)
     return {origin: KeptForecast(origin, mean_KLE, quantile_QKLE) for origin, mean_KLE, quantile_QKLE in rows}
@@ -146,7 +152,7 @@ def _rescored(
     runs = []
     for run in result.runs:
         truth = open_truth(paths[run.trace], run.data_sha256, suite.rule, suite.horizons)
-        kept = load_kept(folder, run, len(suite.horizons))
+        kept = load_kept(folder, run, suite.horizons)
         tasks = []
         for task in run.tasks:
             window = _window(kept[task.origin], truth, suite)

@@ -104,6 +104,22 @@ def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:
     assert all(run.tasks == runs[0].tasks for run in runs[::2])
 
 
+def test_means_over_other_horizons_are_not_taken_for_these(tmp_path: Path) -> None:
+    """On a suite that differs in one horizon the same forecasts are kept beside the first; each is read for its own."""
+    trace = synthetic_trace(400)
+    paths = {trace.id: write_trace(trace, tmp_path / "t.parquet")}
+    one = small_suite(trace)
+    other = one.model_copy(update={"horizons": (one.horizons[0], one.horizons[1] + 1, *one.horizons[2:])})
+    folder, found = tmp_path / "kept", []
+    for suite in (one, other, one):
+        (result,) = evaluate("sw_avg", suite, paths=paths, level="none", keep=folder)
+        result.save(folder / "sw_avg.json")
+        found.append(rescore(folder, suite, paths, "window_tv")[0].runs[0].tasks[0].metrics["window_tv"])
+        assert found[-1] == pytest.approx(result.runs[0].tasks[0].metrics["window_tv"])
+    assert found[0] == found[2] != found[1]
+    assert len(list((folder / "forecasts").rglob("*.npz"))) == 2
+
+
 def damaged(kept: Kept, how: str) -> Path:
     """The folder with one of its archives spoilt."""
     path = next((kept.folder / "forecasts").rglob("*.npz"))
@@ -117,6 +133,8 @@ def damaged(kept: Kept, how: str) -> Path:
         np.savez(path, **{**arrays, "mean_OKLE": np.array([{}], dtype=object)})
     elif how == "other origins":
         np.savez(path, **{**arrays, "origin_O": arrays["origin_O"] + 1})
+    elif how == "other horizons":
+        np.savez(path, **{**arrays, "horizon_K": arrays["horizon_K"] + 1})
     elif how == "other shape":
         np.savez(path, **{**arrays, "mean_OKLE": arrays["mean_OKLE"][:, :, :1]})
     else:
@@ -131,6 +149,7 @@ def damaged(kept: Kept, how: str) -> Path:
         ("cut", "not a NumPy archive"),
         ("objects", "expected plain numbers"),
         ("other origins", "at the origins of"),
+        ("other horizons", "means over .* steps, expected"),
         ("other shape", "arrays are"),
         ("extra", "unknown array 'extra', expected: origin_O"),
     ],
@@ -201,6 +220,13 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
         code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
         assert code != 0
         assert says in text
+    code, text = invoke("rescore", "kept", "--metric", "window_tv")
+    assert code != 0
+    assert "scored on a trace of one's own" in text
+    assert "name its file by --trace" in text
+    code, text = invoke("run", "last_value", "--trace", str(path), "--sliding", "100", "--keep-forecasts", "other")
+    assert code != 0
+    assert "--keep-forecasts goes with the origins of a suite" in text
     shutil.rmtree("kept/forecasts")
     code, text = invoke("rescore", "kept", "--metric", "window_tv", "--trace", str(path))
     assert code != 0
