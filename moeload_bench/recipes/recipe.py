@@ -142,6 +142,16 @@ class DataTable(Record):
             raise ValueError(f"a mixture that drifts takes pairs of sequences, got {self.sequences} sequences")
         return self
 
+    @model_validator(mode="after")
+    def _micro_batches_share_equally(self) -> DataTable:
+        for start, sequences in self.batch_sizes:
+            if sequences % self.micro_batches:
+                raise ValueError(
+                    f"{sequences} sequences per step from step {start} on cannot be shared equally by "
+                    f"{self.micro_batches} micro-batches"
+                )
+        return self
+
     @property
     def batch_sizes(self) -> tuple[tuple[int, int], ...]:
         """(first step, sequences per step) of each size, in order."""

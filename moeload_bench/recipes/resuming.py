@@ -27,10 +27,12 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
     last place from here on.
     """
     for start, sequences in recipe.data.batch_sizes:
-        if sequences % processes:
+        if sequences % (processes * recipe.data.micro_batches):
+            shared = sequences % processes == 0
+            of_each = f" with {recipe.data.micro_batches} micro-batches each" if shared else ""
             raise RecordingError(
                 f"recipe {recipe.name} trains {sequences} sequences per step from step {start} on, which {processes} "
-                "processes cannot share equally"
+                f"processes{of_each} cannot share equally"
             )
     if sharded and processes == 1:
         raise RecordingError("one process has nobody to share the model with: --shard goes with torchrun")

@@ -85,6 +85,16 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
             f"{ramp(4, 4)}{ramp(4, 4)}[[data.stages]]",
             r"starts of a ramp must rise, got \[4, 4\]",
         ),
+        (
+            "[[data.stages]]",
+            f"{ramp(4, 5)}[[data.stages]]",
+            "5 sequences per step from step 4 on cannot be shared equally by 2 micro-batches",
+        ),
+        (
+            "micro_batches = 2",
+            "micro_batches = 16",
+            "8 sequences per step from step 0 on cannot be shared equally by 16",
+        ),
         ("start = 6", "start = 12", "data.stages reaches to step 12"),
         (
             'start = 0\nsources = ["prose", "code"]',

@@ -125,3 +125,5 @@ def test_processes_must_share_a_step_equally(tmp_path: Path) -> None:
     """Eight sequences cannot be shared by three processes with equal weights."""
     with pytest.raises(RecordingError, match="trains 8 sequences per step from step 0 on, which 3 processes cannot"):
         check_same_recipe(small_recipe(tmp_path), Parts(tmp_path / "seed0.parquet"), 3)
+    with pytest.raises(RecordingError, match="which 8 processes with 2 micro-batches each cannot share equally"):
+        check_same_recipe(small_recipe(tmp_path), Parts(tmp_path / "seed0.parquet"), 8)
