@@ -45,14 +45,15 @@ def new_season(
 
     ``suite`` is by default the one that takes submissions.
     ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
-    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, and for secret recipes
-    in an open season.
+    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, and for
+    secret recipes in an open season.
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
     suite = suite or default_suite()
     base = load_suite(suite)
     found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
+    _check_twins([recipe.name for recipe, _ in found], base)
     secret = secrets.token_hex(32)
     try:
         plan = Plan(
@@ -81,6 +82,17 @@ def new_season(
                 shutil.copyfile(own, folder.path / Path(own).name)
         folder.write(plan, "plan.json")
     return plan
+
+
+def _check_twins(names: Sequence[str], base: Suite) -> None:
+    """A season's statistics give every recipe a vote, and near twins are not independent."""
+    for group in base.near_twins:
+        both = [name for name in names if name in group]
+        if len(both) > 1:
+            raise SeasonError(
+                f"recipes {', '.join(both)} are near twins in suite {base.name}, one training at first: a season gives "
+                "each of its recipes a vote, so choose one of them"
+            )
 
 
 def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:

@@ -187,6 +187,14 @@ def test_each_step_refuses_what_comes_too_early_or_too_late(tmp_path: Path) -> N
     assert any("no score before the hashes" in detail for detail in refused)
 
 
+def test_a_season_takes_one_of_a_group_of_near_twins(tmp_path: Path) -> None:
+    """Each of its recipes has a vote, and they are one training at first; v1 has no groups."""
+    twins, folder = ["qwen3moe-16e-aux0", "qwen3moe-16e-shift"], Folder(tmp_path / "season")
+    with pytest.raises(SeasonError, match="qwen3moe-16e-aux0, qwen3moe-16e-shift are near twins in suite v2"):
+        new_season(folder, "2027-01", twins, PUBLIC, suite="v2")
+    assert not folder.path.exists()
+
+
 def test_an_entry_that_changed_after_closing_is_not_scored(tmp_path: Path) -> None:
     """Nor is a trace whose hash is not the published one."""
     folder = open_season(tmp_path)
