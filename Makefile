@@ -53,10 +53,10 @@ site: $(VENV)/.dev
 reproduce: $(VENV)/.bench
 	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
 
-# Run every committed submission again and write what was found; needed when results were made anew. The baselines'
-# submissions are those of the suite named: `make verify SUITE=v1`.
+# Run every committed submission to the suite that takes them again and write what was found; needed when its results
+# were made anew. Entries of closed suites stay as they are.
 verify: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.verifying.baselines $(SUITE)
+	$(BIN)/python -m leaderboard.verifying.baselines
 	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
 	$(BIN)/python -m leaderboard.pages docs/guide/leaderboard.md
 

@@ -143,7 +143,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         raise ResultError(f"{ref.id}: {whole.steps} rows at stride {whole.meta.stride}, expected {STEPS} steps or more")
     trace = first_steps(whole, STEPS)
     recipe = load_recipe(trace.meta.recipe)
-    labels = label_states(trace.load_SLE)
+    labels = label_states(trace.load_SLE, rule=load_suite("v1").rule)
     layers = describe_layers(trace)
     return LadderRun(
         id=ref.id,

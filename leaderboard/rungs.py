@@ -9,6 +9,7 @@ claimed.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -91,6 +92,10 @@ class Rung(NamedTuple):
         scored = quantity in SKILLS
         return [quantity.value(run) for run in self.runs if not scored or run.scores]
 
+    def missing_for(self, quantity: Quantity) -> list[str]:
+        """The planned runs that are not here and would have the quantity."""
+        return [run for run in self.missing if quantity not in SKILLS or "/test/" in run]
+
 
 def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
     """The rungs of the plan, those without balancing first, each family by size."""
@@ -113,9 +118,23 @@ def trend(rungs: Sequence[Rung], quantity: Quantity) -> str:
         own = [rung.values(quantity) for rung in rungs if rung.family == family]
         for small, large in itertools.pairwise(own):
             said.add(_direction(small, large))
-    if said == {"rises"} or said == {"falls"}:
-        return f"{said.pop()} with size, in every rung, seed and family"
-    return f"{CANNOT}: runs of different rungs overlap or disagree"
+    if said != {"rises"} and said != {"falls"}:
+        return f"{CANNOT}: runs of different rungs overlap or disagree"
+    planned = sum(len(rung.missing_for(quantity)) for rung in rungs)
+    left = f"; of the planned runs {planned} are missing" if planned else ""
+    return f"{said.pop()} with size, in every run of every rung and family (p = {chance(rungs, quantity):.2g}{left})"
+
+
+def chance(rungs: Sequence[Rung], quantity: Quantity) -> float:
+    """How probable it is that runs whose size plays no part stand by rungs in both families, rising or falling.
+
+    Of the orders of a family's N runs, the product of the factorials of its rungs' runs over N! is one.
+    """
+    orders = 1.0
+    for family in dict.fromkeys(rung.family for rung in rungs):
+        sizes = [len(rung.values(quantity)) for rung in rungs if rung.family == family]
+        orders *= math.prod(map(math.factorial, sizes)) / math.factorial(sum(sizes))
+    return 2 * orders
 
 
 def _direction(small: Sequence[float | None], large: Sequence[float | None]) -> str:

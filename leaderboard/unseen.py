@@ -45,9 +45,14 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 def wanted_runs() -> list[str]:
     """The plan's test runs of recipes that the known suite has no run of, in the order of the plan."""
-    suite = load_suite(KNOWN)
-    seen = {entry.id.split("/")[0] for entry in (*suite.traces, *suite.fit)}
+    seen = known_recipes()
     return [run for run in load_plan(PLAN).runs if "/test/" in run and run.split("/")[0] not in seen]
+
+
+def known_recipes() -> set[str]:
+    """The recipes of the known suite, on whose open runs the subject was fitted."""
+    suite = load_suite(KNOWN)
+    return {entry.id.split("/")[0] for entry in (*suite.traces, *suite.fit)}
 
 
 def read_scores(path: Path = OUT) -> Scores:

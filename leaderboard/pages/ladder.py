@@ -137,7 +137,7 @@ def order_answer(rungs: Sequence[Rung], state: str) -> str:
     for (rung, run), (other, second) in itertools.combinations(scored, 2):
         if rung is not other:
             (size if rung.family == other.family else balancing).append(agreement(run, second, state))
-    if not size or not balancing:
+    if missing or not size or not balancing:
         return said
     return (
         f"{said}; {_changes(size, balancing)} (Kendall's tau of two runs' orders: {_range(size)} between sizes, "
@@ -171,8 +171,13 @@ def scaling_answer(rungs: Sequence[Rung]) -> str:
             factors[quantity.title.removeprefix("onset, ")] = max(known) / min(known)
     if not factors:
         return f"{CANNOT}: a run never becomes stable"
-    listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in sorted(factors.items(), key=lambda item: item[1]))
+    listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in sorted(factors.items(), key=_to_nine_digits))
     return f"over {len(plain)} rungs without balancing the largest is a multiple of the least of {listed}"
+
+
+def _to_nine_digits(item: tuple[str, float]) -> float:
+    """Steps and tokens differ by one factor: the last digit of a mean must not put one before the other."""
+    return round(item[1], 9)
 
 
 def layer_answer(rungs: Sequence[Rung]) -> str:

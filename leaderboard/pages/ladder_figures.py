@@ -48,7 +48,9 @@ def draw_scores(
                 known = [(size, v) for size, v in own if v is not None]
                 sizes += [size for size, _ in known]
                 if known:
-                    line = axes.plot(*zip(*known, strict=True), MARKERS[i % 10], color=PALETTE[i % 10], label=name)
+                    line = axes.plot(
+                        *zip(*known, strict=True), MARKERS[(i + i // 10) % 10], color=PALETTE[i % 10], label=name
+                    )
                     handles += line if state == STATES[0] else []
             _finish(axes, sizes, f"{title}, {state}")
         legend_above(figure, "", handles)

@@ -17,6 +17,7 @@ from leaderboard.pages.headline import CLAIM
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.pages.separation import ALPHA, PRIMARY
+from leaderboard.suites.plan import near_twins
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, signed
@@ -36,10 +37,12 @@ class Side:
     suite: str
     found: Mapping[str, Interval]
     apart: frozenset[Pair]
+    twins: int
+    """Near twins of other recipes that have a vote of their own all the same: the suite was frozen without groups."""
 
     @property
     def recipes(self) -> int:
-        """On how many independent recipes the intervals rest."""
+        """On how many recipes the intervals rest; near twins that the suite groups are one."""
         return max(one.recipes for one in self.found.values())
 
     @property
@@ -84,7 +87,12 @@ def _side(suite: str, errors: Errors, reference: str) -> Side:
             found[name] = spans[0]
     apart = pairs_apart(errors.by_forecaster, errors.tasks, ALPHA)
     assert apart is not None, "recipes enough for intervals are enough for tests"
-    return Side(suite, found, apart)
+    return Side(suite, found, apart, _counted_twins(errors))
+
+
+def _counted_twins(errors: Errors) -> int:
+    groups = () if errors.tasks.twins else near_twins(errors.tasks.recipe_T)
+    return sum(len(group) - 1 for group in groups)
 
 
 def _state(state: str, was: Side, now: Side) -> Iterator[str]:
@@ -97,8 +105,8 @@ def _state(state: str, was: Side, now: Side) -> Iterator[str]:
     yield markdown_table((state, was.suite, now.suite, "width, ratio"), rows)
     count = (len(now.found) + 1) * len(now.found) // 2
     yield (
-        f"{state}: the median ratio of widths is {np.nanmedian(ratios):.2f}; {now.suite} has {now.recipes} independent "
-        f"recipes (near twins are one), {was.suite} {was.recipes}. Intervals that exclude zero: "
+        f"{state}: the median ratio of widths is {np.nanmedian(ratios):.2f}; intervals rest on {_votes(now)} in "
+        f"{now.suite}, on {_votes(was)} in {was.suite}. Intervals that exclude zero: "
         f"{len(was.excluding_zero)} of {len(was.found)} in {was.suite}, {len(now.excluding_zero)} in {now.suite}. "
         f"Pairs told apart: {len(was.apart)} of {count} in {was.suite}, {len(now.apart)} in {now.suite}."
     )
@@ -108,6 +116,11 @@ def _state(state: str, was: Side, now: Side) -> Iterator[str]:
     ):
         if pairs:
             yield f"{words}: {_by_better(pairs)}."
+
+
+def _votes(side: Side) -> str:
+    singly = f" ({side.twins} of them near twins of others, which it counts singly)" if side.twins else ""
+    return f"{side.recipes} recipes{singly}"
 
 
 def _by_better(pairs: frozenset[Pair]) -> str:

@@ -6,7 +6,7 @@ results of the suite that brings the recipes, on whose open runs it was fitted a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.suites.plan import near_twins
-from leaderboard.unseen import BESIDE, METRIC, PLAN, REFERENCE, SUBJECT, Scores, read_scores, wanted_runs
+from leaderboard.unseen import BESIDE, METRIC, PLAN, REFERENCE, SUBJECT, Scores, known_recipes, read_scores, wanted_runs
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
@@ -26,8 +26,17 @@ Column = Mapping[str, float]
 """By run the mean log ratio to the reference in one state."""
 
 
-def unseen(scores: Scores, wanted: int, twins: Mapping[str, str], after: Mapping[str, Column] | None = None) -> str:
-    """A row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state too."""
+def unseen(
+    scores: Scores,
+    wanted: int,
+    twins: Mapping[str, str],
+    after: Mapping[str, Column] | None = None,
+    known: Collection[str] = (),
+) -> str:
+    """A row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state too.
+
+    ``known``: recipes with a near twin among those that it learned from, without which the mean is given again.
+    """
     if not scores:
         return "No run of these recipes is recorded yet."
     columns: dict[str, Column] = {}
@@ -41,16 +50,26 @@ def unseen(scores: Scores, wanted: int, twins: Mapping[str, str], after: Mapping
                 }
             columns[f"`{BESIDE}`, {state}"] = _first(scores, state, BESIDE)
     rows = [(f"`{run}`", *(_skill(column.get(run)) for column in columns.values())) for run in scores]
-    last = ("mean over recipes", *(_mean(column, twins) for column in columns.values()))
+    last = [("mean over recipes", *(_mean(column, twins) for column in columns.values()))]
+    near = [recipe for recipe in dict.fromkeys(run.split("/")[0] for run in scores) if recipe in known]
+    if near:
+        others = [{run: value for run, value in column.items() if run.split("/")[0] not in near}
+                  for column in columns.values()]  # fmt: skip
+        last.append(("without near twins of known ones", *(_mean(column, twins) for column in others)))
     codes = sorted({found["source_sha256"][:12] for found in scores.values()})
     words = (
         f"{len(scores)} of {wanted} runs are recorded and scored. Skill against `{REFERENCE}`, with the 95 % interval "
         "for a new recipe from five recipes on (near twins are one). "
         f"Code and weights of `{SUBJECT}`: {', '.join(codes)}."
     )
+    if near:
+        words += (
+            f" {' and '.join(f'`{recipe}`' for recipe in near)} train the model of a recipe that it learned from on "
+            "the same first text, with another seed: the last row leaves them out."
+        )
     if after is not None:
         words += f" After: fitted on the open runs of suite {PLAN}, of which each of these recipes has one."
-    return f"{markdown_table(('run', *columns), [*rows, last])}\n\n{words}"
+    return f"{markdown_table(('run', *columns), [*rows, *last])}\n\n{words}"
 
 
 def _first(scores: Scores, state: str, name: str) -> Column:
@@ -88,9 +107,11 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
 
 def _part(_: str) -> str:
     wanted = wanted_runs()
-    twins = {recipe: group[0] for group in near_twins(run.split("/")[0] for run in wanted) for recipe in group}
+    recipes, learned = {run.split("/")[0] for run in wanted}, known_recipes()
+    twins = {recipe: group[0] for group in near_twins(recipes) for recipe in group}
+    known = {recipe for group in near_twins(recipes | learned) if learned & set(group) for recipe in group}
     after = scores_after(results_of(PLAN)) if PLAN in suites_with_results() else {}
-    return unseen(read_scores(), len(wanted), twins, after or None)
+    return unseen(read_scores(), len(wanted), twins, after or None, known)
 
 
 PARTS: Mapping[str, Maker] = {"unseen": _part}

@@ -20,7 +20,6 @@ from moeload_bench.files import PACKAGE, replacing
 
 Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
-CODE_FOLDERS = ("site", "pages")
 CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
@@ -56,9 +55,10 @@ def boards_sha256(inputs: Inputs) -> str:
 def code_sha256() -> str:
     """Hash of the code that draws the site and of the libraries it draws with."""
     digest = hashlib.sha256()
-    for folder in (*(ROOT / "leaderboard" / name for name in CODE_FOLDERS), PACKAGE):
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE and path.is_file()):
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    leaderboard = ROOT / "leaderboard"
+    for files in (leaderboard.glob("*"), (leaderboard / "site").rglob("*"), PACKAGE.rglob("*")):
+        for path in sorted(path for path in files if path.suffix in CODE and path.is_file()):
+            digest.update(f"{path.name}\0".encode() + path.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     return digest.hexdigest()

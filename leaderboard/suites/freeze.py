@@ -41,9 +41,7 @@ SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def freeze(
-    plan: Plan, folder: Path, per_state: int = ORIGINS_PER_STATE, partial: bool = False
-) -> tuple[Suite, list[str]]:
+def freeze(plan: Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
     """The suite over the plan's runs, and what is wrong with the folder, in words.
 
     Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
@@ -65,7 +63,7 @@ def freeze(
         if ref.id.split("/")[1] == "train":
             fit.append(entry)
             continue
-        chosen, missing = _origins(plan, ref, trace, per_state)
+        chosen, missing = _origins(plan, ref, trace)
         wrong += missing
         if any(chosen.values()) and (partial or not missing):
             scored.append(SuiteTrace(**entry.model_dump(), **chosen))
@@ -90,12 +88,12 @@ def freeze(
     return suite, wrong
 
 
-def _origins(plan: Plan, ref: TraceRef, trace: Trace, per_state: int) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def _origins(plan: Plan, ref: TraceRef, trace: Trace) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Origins by state, and what is wrong with their number; a state with too few of them has none."""
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
-    for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], per_state).items():
+    for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], ORIGINS_PER_STATE).items():
         line = origin_shortage(plan, ref.id, state, len(origins))
         wrong += [line] if line else []
         chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()
@@ -152,12 +150,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", help="a name in leaderboard/suites/plans/, or a TOML file")
     parser.add_argument("folder", type=Path, help="the traces, as RECIPE/SPLIT/seedN.parquet")
-    parser.add_argument("--per-state", type=int, default=ORIGINS_PER_STATE)
     parser.add_argument("--partial", type=Path, metavar="OUT.toml", help="a trial with what is there")
     args = parser.parse_args()
     try:
         plan = load_plan(args.plan)
-        suite, wrong = freeze(plan, args.folder, args.per_state, args.partial is not None)
+        suite, wrong = freeze(plan, args.folder, args.partial is not None)
         path = target_file(plan, suite, args.partial)
     except MoeloadError as error:
         print(error, file=sys.stderr)

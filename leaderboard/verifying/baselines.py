@@ -1,8 +1,8 @@
-"""Write the submissions of the package's baselines on a suite from their committed results.
+"""Write the submissions of the package's baselines from their committed results on the suite that takes submissions.
 
-    python -m leaderboard.verifying.baselines mini    then `make verify`
+    python -m leaderboard.verifying.baselines    `make verify` does it first
 
-A submission is on one suite: on a newer one it replaces that on the older.
+A submission is on one suite: when a newer one takes them, those on it replace those on the older.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.submissions.check import check_submission, load_claim
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.submit import Author, make_draft, result_path
-from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 MAINTAINERS = "The moeload-bench maintainers"
 
@@ -41,7 +41,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
 
 def main() -> int:
     """Every baseline of the suite that has a result."""
-    suite = load_suite(sys.argv[1])
+    suite = load_suite(default_suite())
     for name in suite.baselines:
         if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
             print(write_submission(name, suite).path)

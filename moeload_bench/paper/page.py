@@ -94,9 +94,11 @@ def _sizes(study: Study) -> str:
     onsets = f"between steps {min(settled):,} and {max(settled):,}" if settled else "in no run"
     first = sum(one is not None and one > 1.0 for one in leads)
     sizes = len({(run.hidden_size, len(run.states)) for run in study.sizes})
+    one_group = len({run.balancing for run in study.sizes}) == 1
+    alike = " that differ" if one_group else "; those of one balancing differ"
     return f"""## With the size of the model
 
-{len(study.sizes)} runs of {sizes} sizes that differ in the size of the model and the learning rate only, whatever else
+{len(study.sizes)} runs of {sizes} sizes{alike} in the size of the model and the learning rate only, whatever else
 the rule below asks for. *First layer*: the claim's figure, its {statistic} over {window} steps over that of the largest
 other layer, all steps.
 

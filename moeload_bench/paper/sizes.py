@@ -30,11 +30,16 @@ SIZE = (
 SAME = (
     "balancing",
     "capacity_factor",
+    "count_semantics",
     "drop_policy",
     "family",
     "gate",
     "global_batch_tokens",
+    "notes",
+    "optimizer",
+    "precision",
     "schedule",
+    "score_function",
     "sequence_length",
     "sources",
     "tokenizer_sha256",
@@ -70,6 +75,7 @@ def _size(meta: TraceMeta) -> Size:
 def _same(meta: TraceMeta) -> str:
     """What all runs of a group have in common, the coefficient of balancing first."""
     record: dict[str, Any] = meta.model_dump(mode="json")
+    record["optimizer"] = {key: value for key, value in meta.optimizer.items() if key != "lr"}
     record["schedule"] = {key: value for key, value in meta.schedule.items() if value is not None}  # older: left out
     config = {key: value for key, value in meta.config.items() if key not in SIZE}
     return json.dumps([meta.balancing.coefficient, config, {key: record.get(key) for key in SAME}], sort_keys=True)

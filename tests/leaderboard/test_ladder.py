@@ -18,6 +18,7 @@ from leaderboard.rungs import (
     SKILLS,
     Rung,
     agreement,
+    chance,
     interval,
     mean_of,
     order_in,
@@ -73,6 +74,21 @@ def test_a_trend_that_every_run_shows_is_claimed() -> None:
     assert trend(rungs, LOADS[0]).startswith("rises with size")
     assert trend(rungs, LOADS[4]).startswith("falls with size")
     assert all(trend(rungs, quantity).startswith("rises") for quantity in SKILLS)
+    assert "missing" not in trend(rungs, LOADS[0])
+
+
+def test_a_trend_says_how_probable_it_is_by_chance_and_what_is_missing() -> None:
+    """One run in each of the four rungs and the two: two directions of 4! x 2! orders; a missing run is counted where
+    it would have the quantity.
+    """
+    runs = [run(f"{name}/test/seed{seed}", onset=500 + 100 * i, skill=0.1 + i / 10)
+            for i, (name, seed) in enumerate(zip(RUNGS, (101, 105, 109, 111, 103, 107), strict=True))]  # fmt: skip
+    rungs = rungs_of(runs)
+    assert chance(rungs, LOADS[0]) == pytest.approx(2 / (24 * 2))
+    missing, tests = (sum(len(rung.missing_for(one)) for rung in rungs) for one in (LOADS[0], SKILLS[0]))
+    assert 0 < tests < missing == len(PLAN.runs) - 6
+    assert f"(p = 0.042; of the planned runs {missing} are missing)" in trend(rungs, LOADS[0])
+    assert f"{tests} are missing" in trend(rungs, SKILLS[0])
 
 
 @pytest.mark.parametrize(
@@ -159,10 +175,12 @@ def test_forecasters_that_say_the_same_share_a_rank() -> None:
 
 def test_the_onset_is_compared_in_each_measure() -> None:
     """Steps that double over the rungs are a factor of two in steps and in tokens."""
-    said = page.scaling_answer(whole(onset=[1000, 1200, 1600, 2000]))
-    assert "over 4 rungs" in said
-    assert "in steps" in said
-    assert "in fraction of the run" in said
+    runs = [run(name, onset=500 * 2 ** (RUNGS.index(name.split("/")[0]) % 4)) for name in PLAN.runs]
+    said = page.scaling_answer(rungs_of([one for one in runs if one.recipe in RUNGS[:2]]))
+    assert said.startswith(
+        "over 2 rungs without balancing the largest is a multiple of the least of 2.00 in steps, 2.00 in tokens"
+    )
+    assert "2.00 in fraction of the run" in said
 
 
 def test_every_quantity_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
