@@ -30,7 +30,8 @@ def file_name(text: str) -> str:
 def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
     """A file beside ``target`` that takes its place at the end, or is removed on any error.
 
-    ``durable``: its content is on the disk before it has the name, so that a power cut leaves the old file or the new.
+    ``durable``: its content is on the disk before it has the name, and the name when this ends, so that a power cut
+    leaves the old file or the new.
     """
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
@@ -42,6 +43,12 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
             with scratch.open("rb+") as file:
                 os.fsync(file.fileno())
         scratch.replace(target)
+        if durable and hasattr(os, "O_DIRECTORY"):
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import DivergedError, InterruptedRecordingError
+from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
 from moeload_bench.recipes.allocator import keep_freed_memory
 from moeload_bench.recipes.balancing import (
     LossFreeBias,
@@ -290,8 +290,13 @@ def record_recipe(
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
-    else:
+    elif first == 0:
         run.pretrain()
+    elif first < job.steps:
+        raise RecordingError(
+            f"{parts.folder}: {first} steps are on disk and no checkpoint to go on with; start anew with --fresh, or "
+            f"make a trace of them: moeload-bench record {parts.folder}"
+        )
     writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
     for number in range(first, job.steps):
         row = run.step(number)

@@ -95,7 +95,7 @@ class RouterCounter:
         self._pending: list[list[tuple[torch.Tensor, int]]] = [[] for _ in range(count)]
         self._pending_tokens = 0
         self._counts: list[Counts | None] = [None] * count
-        self._awaiting_recomputation = [0] * count
+        self._passed_forward = [False] * count
         self._passes = [0] * count
         self._ratios: list[Any] = [0.0] * count
         self.last_routing: list[Routing | None] = [None] * count
@@ -225,14 +225,15 @@ class RouterCounter:
                 self.mask.see_inputs(module, args, kwargs)
 
     def _is_recomputation(self, layer: int, in_backward: bool) -> bool:
-        """Whether a pass that gradients flow through is the second one of a checkpointed layer."""
+        """Whether a pass that gradients flow through repeats one of a checkpointed layer.
+
+        A layer whose forward passes have gradients (non-reentrant checkpointing) is run again by each backward pass
+        over it, of which a step may have several; one whose forward passes have none is counted in the backward pass.
+        """
         if not in_backward:
-            self._awaiting_recomputation[layer] += 1
+            self._passed_forward[layer] = True
             return False
-        if self._awaiting_recomputation[layer] == 0:
-            return False
-        self._awaiting_recomputation[layer] -= 1
-        return True
+        return self._passed_forward[layer]
 
     def _add(self, layer: int, routing: Routing) -> None:
         if routing.experts != self.experts[layer] or routing.top_k != self.top_k[layer]:

@@ -115,7 +115,7 @@ class Parts:
         checkpoint = checkpoint_name(after) if save_checkpoint else None
         try:
             self._check_owner()
-            write_trace(trace, self.folder / name, overwrite=True)
+            write_trace(trace, self.folder / name, overwrite=True, durable=True)
             if save_checkpoint is not None and checkpoint is not None:
                 with replacing(self.folder / checkpoint, durable=True) as scratch:
                     save_checkpoint(scratch)
@@ -163,7 +163,7 @@ class Parts:
             if count == 0:
                 break
             if count < trace.steps:
-                write_trace(first_steps(trace, count), self.folder / name, overwrite=True)
+                write_trace(first_steps(trace, count), self.folder / name, overwrite=True, durable=True)
             kept.append(name)
         self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})
         self._remove_leftovers()
@@ -263,7 +263,10 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
     record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
-    with replacing(target) as scratch, pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer:
+    with (
+        replacing(target, durable=True) as scratch,
+        pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer,
+    ):
         for table in _row_groups(shards):
             writer.write_table(table)
     return target

@@ -23,6 +23,7 @@ from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, recorded_versions
 from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.resumed import check_same_run
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
@@ -103,7 +104,7 @@ class Recorder:
         parts = Parts(target or NOWHERE)
         self._writer = TraceWriter(parts, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
         self._next_step = 0
-        self._begun = False
+        self._begun = self._resumed = False
         self._on_error = on_error
         first_rank = this_rank()[0] == 0 if writes is None else writes
         self._writes = first_rank and target is not None
@@ -125,10 +126,15 @@ class Recorder:
         if not self._writes:
             return
         try:
+            if self._stage is not None and self._whole is not None and self._whole.exists():
+                raise RecordingError(
+                    f"{self._whole}: a trace is there already; choose another out, name or run or remove it first"
+                )
             self._writer.parts.start(resume=at_step > 0, go_on=go_on, elsewhere="another out, name or run")
             if self._writer.started:
                 self._writer.truncate(at_step)
-                self._begun = True
+                self._begun = self._resumed = self._writer.started
+                self._halves = "load_half" in self._writer.recorded_columns()
                 self._tell(lambda monitor: monitor.recall(self._writer.recorded(), self._writer.recorded_meta))
         except MoeloadError:
             self.counter.close()
@@ -207,6 +213,9 @@ class Recorder:
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
+        if self._resumed:
+            self._resumed = False
+            check_same_run(self._meta(), self._writer.recorded_meta(), self._writer.parts.folder)
         self._halves = self._halves if self._begun else split
         number = self._next_step if step is None else step
         row: Row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **cells}

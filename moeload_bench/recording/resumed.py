@@ -1,4 +1,4 @@
-"""Whether a recording that went on looks like one training: shares that jump where it did are noted in the trace.
+"""Whether a recording that went on is one training: what counts must be the same, and a jump of shares is noted.
 
 A jump says that something was not restored (weights, the order of the data) or was changed on purpose; the counts are
 exact all the same.
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.traces.trace import Trace
+from moeload_bench.errors import RecordingError
+from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.trace import Trace, layer_names
 
 WINDOW = 20
 """Rows of each of the four windows, two on either side, that are compared."""
@@ -22,6 +25,20 @@ LEAST = 0.05
 """A part of the tokens that counts as a jump at least."""
 TIMES = 2.0
 """How much more than on either side the shares must move."""
+SAME = ("seed", "experts", "layers", "count_semantics", "counted")
+"""Metadata that all steps of a run have in common, whatever machine they are trained on."""
+
+
+def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
+    """Raise `RecordingError` where steps to come would not be those of the run, or counted otherwise."""
+    for name in SAME:
+        got, expected = getattr(meta, name), getattr(before, name)
+        if name == "counted":
+            got, expected = got or "all", expected or "all"  # older recordings do not say it
+        if got != expected:
+            if name == "layers":
+                got, expected = layer_names(meta), layer_names(before)
+            raise RecordingError(f"{folder}: {name} is {got!r} now, its steps have {expected!r}: another run?")
 
 
 def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[str]:

@@ -80,7 +80,7 @@ def merge_when_complete(whole: Path, stages: int) -> Path | None:
     except FileExistsError:
         return None  # another stage is at it
     try:
-        if whole.exists() or not all(path.exists() for path in paths):
+        if not all(path.exists() for path in paths):
             return None
         merge_stages(paths, whole)
         for path in paths:

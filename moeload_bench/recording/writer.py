@@ -81,6 +81,10 @@ class TraceWriter:
         """The rows that are safe on disk, in order, a shard of them in memory at a time."""
         return itertools.chain.from_iterable(map(rows_of, self.parts.shards()))
 
+    def recorded_columns(self) -> list[str]:
+        """The columns of the rows on disk; older manifests do not name them."""
+        return self.parts.state.get("columns") or sorted(next(self.parts.shards()).columns)
+
     def recorded_meta(self) -> TraceMeta:
         """The metadata of the rows on disk."""
         return TraceMeta.model_validate(self.parts.state["meta"])

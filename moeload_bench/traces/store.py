@@ -92,8 +92,8 @@ def columns_of(trace: Trace) -> dict[str, Array]:
 # ---------------------------------------------------------------- writing
 
 
-def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Check a trace and write it atomically.
+def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = False) -> Path:
+    """Check a trace and write it atomically; ``durable`` waits until it is on the disk.
 
     Raises `TraceError` on a broken invariant, an existing file, or a name under which no reader looks for a trace.
     """
@@ -106,7 +106,7 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
         raise TraceError(f"{target}: a trace is there already; choose another folder or remove it first")
     check_trace(trace, where=str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as scratch:
+    with replacing(target, durable=durable) as scratch:
         pq.write_table(
             _to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writer_options(list(columns_of(trace)))
         )

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,17 @@ def edit_manifest(job: Job, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     change(manifest)
     path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_recording_without_a_checkpoint_does_not_go_on_from_new_weights(recipe: Recipe, tmp_path: Path) -> None:
+    """A shorter recording that was cut off at its end has steps and no checkpoint: two trainings are no trace."""
+    job = Job(recipe, 5, "test", 12, tmp_path, shard_steps=4)
+    interrupt(job, at_step=6)
+    edit_manifest(job, lambda manifest: manifest.update(checkpoint=None))
+    with pytest.raises(RecordingError, match=r"4 steps are on disk and no checkpoint to go on with; .* --fresh"):
+        record_recipe(job, resume=True)
+    short = replace(job, steps=4)
+    assert read_trace(record_recipe(short, resume=True)).steps == 4
 
 
 def test_a_recording_begun_before_recipes_were_kept_goes_on(recipe: Recipe, tmp_path: Path) -> None:

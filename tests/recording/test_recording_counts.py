@@ -272,3 +272,14 @@ def test_counts_are_summed_by_one_call_per_step() -> None:
     assert calls == [2 + 2 * 2 * EXPERTS]
     assert (counts.load_LE.sum(axis=1) == 256).all()
     assert (counts.tokens_L == 128).all()
+
+
+def test_a_layer_that_two_backward_passes_run_again_counts_once() -> None:
+    """Non-reentrant checkpointing computes it anew for each of them: two losses of one forward, or two `grad` calls."""
+    plain = one_step(tiny_model("qwen3_moe"))
+    model = checkpointed(tiny_model("qwen3_moe"), reentrant=False)
+    counter = RouterCounter(model)
+    loss = model(**tiny_batch(seed=0)).loss
+    loss.backward(retain_graph=True)
+    loss.backward()
+    np.testing.assert_array_equal(counter.take().load_LE, plain.load_LE)

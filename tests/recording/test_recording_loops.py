@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,63 @@ def test_a_recording_may_begin_in_the_middle_of_training(tmp_path: Path) -> None
         train(model, 3 if attempt else 1, lambda step, loss, recorder=recorder: recorder.step(loss=loss))
     recorder.finish()
     assert read_trace(tmp_path / "own/test/seed0.parquet").step_S.tolist() == [7, 8, 9]
+
+
+def one_sequence(model: torch.nn.Module, r: Any, steps: int, then: Any = lambda: None) -> None:
+    """Steps of one sequence each, which cannot be halved."""
+    for step in range(steps):
+        model(**{name: value[:1] for name, value in tiny_batch(seed=step).items()}).loss.backward()
+        r.step()
+    then()
+
+
+def test_a_recording_without_halves_is_gone_on_with(tmp_path: Path) -> None:
+    """What was recorded says which columns come, before the first new step does."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        one_sequence(model, r, 3, lambda: 1 / 0)
+    with record(model, tmp_path, at_step=3, on_error="raise") as r:
+        one_sequence(model, r, 2)
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete, "load_half" in trace.columns) == (5, True, False)
+
+
+def masked_step(model: torch.nn.Module, r: Any) -> None:
+    """A step whose attention mask hides nothing."""
+    batch = tiny_batch()
+    model(**batch, attention_mask=torch.ones_like(batch["input_ids"])).loss.backward()
+    r.step()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"layers": [0]}, r"layers is \['0'\] now, its steps have \['0', '1'\]: another run\?"),
+        ({"meta": {"seed": 7}}, r"seed is 7 now, its steps have None"),
+        ({"count": "attended"}, r"counted is 'attended' now, its steps have 'all'"),
+    ],
+)
+def test_a_recording_that_counts_otherwise_does_not_go_on(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+    """Other layers, another seed, other tokens: named at the first step, and what was recorded stays."""
+    model = tiny_model("qwen3_moe")
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
+        train(model, 3, lambda step, loss: r.step() if step < 2 else 1 / 0)
+    going_on = record(model, tmp_path, at_step=2, on_error="raise", **changed)
+    with pytest.raises(RecordingError, match=says), going_on as r:
+        masked_step(model, r)
+    with record(model, tmp_path, at_step=2, on_error="raise") as r:
+        train(model, 1, lambda step, loss: r.step())
+    assert read_trace(tmp_path / "own/test/seed0.parquet").steps == 3
+
+
+def test_a_trace_is_on_the_disk_before_its_parts_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards, manifest and trace are written through, each with its folder: a power cut loses no step."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    model = tiny_model("qwen3_moe")
+    with record(model, tmp_path, shard_steps=2) as r:
+        train(model, 2, lambda step, loss: r.step())
+    names = [Path(path).name for path in synced]
+    for part in (".0000000000.parquet.", ".manifest.json.", ".seed0.parquet."):
+        assert any(name.startswith(part) for name in names), part
+    assert names[-1] == "test", "the folder of the trace, last"

@@ -82,6 +82,18 @@ def test_the_last_stage_to_finish_merges(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["seed0.parquet"]
 
 
+def test_a_trace_that_is_there_is_refused_before_a_stage_trains(tmp_path: Path) -> None:
+    """Not after the whole training; stages that are finished beside one say so and stay."""
+    target = tmp_path / "own/test/seed0.parquet"
+    paths = stage_traces(target.parent, synthetic_load_SLE(20, layers=4))
+    write_trace(Trace.from_arrays(synthetic_load_SLE(20), 512, 2), target)
+    with pytest.raises(RecordingError, match=r"seed0\.parquet: a trace is there already"):
+        interrupted(TinyModel(), tmp_path, Stage(0, 2))
+    with pytest.raises(RecordingError, match=r"seed0\.parquet: a trace is there already"):
+        merge_when_complete(target, 2)
+    assert all(path.exists() for path in paths)
+
+
 def rewritten(path: Path, **change: object) -> None:
     """The same stage with other arrays or metadata."""
     old = read_trace(path)
