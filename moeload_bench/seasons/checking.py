@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ import numpy as np
 from moeload_bench.errors import MoeloadError, SeasonError
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.record import load_result
-from moeload_bench.seasons.closing import entry_changes, entry_of, planned_recipe
+from moeload_bench.seasons.closing import entry_changes, entry_of, planned_recipe, season_suite
 from moeload_bench.seasons.drawing import all_drawn, secret_sha256, varied_recipe
-from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, logged_attempt
+from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, logged_attempt, read_record
 from moeload_bench.seasons.recording import fork_path, run_job, same_training
 from moeload_bench.seasons.records import (
     Commitment,
     Draw,
     Drawn,
     Entry,
+    ForkFloors,
     LogLine,
     Plan,
     Reveal,
@@ -30,6 +32,8 @@ from moeload_bench.seasons.records import (
     Scores,
     published_sha256,
 )
+from moeload_bench.seasons.scoring import frozen_suite
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
@@ -54,6 +58,7 @@ class FoundTrace:
     data_sha256: str
     seed: int | None
     odd: str | None = None
+    meta_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class Found:
     forks: Mapping[tuple[str, int, int, int], FoundTrace]
     results: Mapping[str, FoundResult]
     fork_losses: Mapping[str, str]
+    fork_floors: str | None = None
+    suites: Mapping[str, str] = field(default_factory=dict)
+    """The hash of the task list by where it was found: `suite.json`, and `the traces`, which it is made from again."""
 
 
 def reveal_season(folder: Folder) -> Reveal:
@@ -201,7 +209,10 @@ def _runs(season: Season, found: Found) -> Iterator[str]:
         if run_.draw_sha256 != draw.sha256():
             yield f"{run_.recipe} run {run_.run}: its hashes are bound to another draw"
         if run_.failure is None:
-            yield from _same(f"trace {run_.trace}", run_.data_sha256, found.traces.get(run_.trace))
+            trace = found.traces.get(run_.trace)
+            yield from _same(f"trace {run_.trace}", run_.data_sha256, trace)
+            if trace is not None and run_.meta_sha256 not in (None, trace.meta_sha256):
+                yield f"trace {run_.trace}: its metadata have changed since its hashes were published"
             yield from _forks(plan, run_, found)
 
 
@@ -245,6 +256,11 @@ def _scores(season: Season, found: Found) -> Iterator[str]:
     for name, sha256 in scores.forks.items():
         if found.fork_losses.get(name) != sha256:
             yield f"forks/{name}.json has changed since it was scored"
+    if found.fork_floors != scores.fork_floors:
+        yield "fork_floors.json has changed since it was scored"
+    for place, got in found.suites.items():
+        if got != scores.suite_sha256:
+            yield f"the task list of {place} is {got[:12]}, scores were made on {scores.suite_sha256[:12]}"
 
 
 def _found(folder: Folder, season: Season, find_links: Path | None, no_index: bool) -> Found:
@@ -268,7 +284,20 @@ def _found(folder: Folder, season: Season, find_links: Path | None, no_index: bo
                 forks[key] = FoundTrace(data_sha256(trace), trace.meta.seed)
     results = {path.stem: _result(path) for path in sorted(folder.results.glob("*.json"))}
     losses = {path.stem: file_sha256(path) for path in sorted(folder.forks.glob("*.json"))}
-    return Found(entries, traces, forks, results, losses)
+    return Found(entries, traces, forks, results, losses, _floors(folder), _suites(folder, season))
+
+
+def _floors(folder: Folder) -> str | None:
+    path = folder.path / "fork_floors.json"
+    return read_record(ForkFloors, path).sha256() if path.is_file() else None
+
+
+def _suites(folder: Folder, season: Season) -> dict[str, str]:
+    """What the season's task list is, as it lies there and as the base suite's rule makes it from the traces."""
+    suites = {"suite.json": read_record(Suite, folder.path / "suite.json")}
+    with suppress(MoeloadError):  # a trace that is missing or another, a suite that changed: each is named by itself
+        suites["the traces"] = frozen_suite(season.plan, season_suite(season.plan), season.runs, folder.traces)
+    return {place: suite.sha256() for place, suite in suites.items()}
 
 
 def _read(folder: Folder, plan: Plan, path: Path, values: Drawn | None) -> FoundTrace:
@@ -280,7 +309,7 @@ def _read(folder: Folder, plan: Plan, path: Path, values: Drawn | None) -> Found
             odd = departs(trace, varied_recipe(planned_recipe(folder, planned), planned, values))
         except MoeloadError as error:
             odd = str(error)
-    return FoundTrace(data_sha256(trace), trace.meta.seed, odd)
+    return FoundTrace(data_sha256(trace), trace.meta.seed, odd, trace.meta.sha256())
 
 
 def departs(trace: Trace, recipe: Recipe) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from moeload_bench.seasons.folder import Folder, file_hashes, logged_attempt, tr
 from moeload_bench.seasons.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
 from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
@@ -53,7 +55,11 @@ def new_season(
     suite = suite or default_suite()
     base = load_suite(suite)
     found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
-    _check_twins([recipe.name for recipe, _ in found], base)
+    names = [recipe.name for recipe, _ in found]
+    unknown = sorted((varies or {}).keys() - set(names))
+    if unknown:
+        raise SeasonError(f"recipe {unknown[0]!r} is to vary and is not in the season; there is: {', '.join(names)}")
+    _check_twins(names, base)
     secret = secrets.token_hex(32)
     try:
         plan = Plan(
@@ -106,7 +112,12 @@ def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:
 def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
     """Raise now what would be raised after closing: forks that do not fit, a key that a recipe does not have."""
     for recipe in recipes:
-        varied_recipe(recipe, plan.recipe(recipe.name), draw_run(plan, secret, "a trial", recipe.name, 0))
+        planned, drawn = plan.recipe(recipe.name), draw_run(plan, secret, "a trial", recipe.name, 0)
+        varied_recipe(recipe, planned, drawn)
+        for varies in planned.varies:
+            for end in (varies.low, varies.high):
+                at_end = drawn.model_copy(update={"varied": {**drawn.varied, varies.key: end}})
+                varied_recipe(recipe, planned, at_end)
 
 
 def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
@@ -151,12 +162,18 @@ def close_season(
     """Freeze the entries: a copy of each folder, and its hashes. Nothing of them is executed.
 
     ``unranked``: folders of demonstrations, which are scored and shown without a rank.
-    Raises `SeasonError` when they are closed already, `SubmissionError` for a folder that cannot be read.
+    Raises `SeasonError` when they are closed already or two have one name, `SubmissionError` for a folder that nobody
+    can read.
     """
     plan = folder.plan()
     if (folder.path / "commitment.json").exists():
         raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
     with logged_attempt(folder, "close", f"{len(submissions)} entries and {len(unranked)} demonstrations"):
+        names = Counter(read_folder(path).record.name for path in (*submissions, *unranked))
+        twice = sorted(name for name, count in names.items() if count > 1)
+        if twice:
+            raise SeasonError(f"entries {', '.join(twice)} are there twice: a season has one of each name")
+        shutil.rmtree(folder.entries, ignore_errors=True)  # what an earlier attempt that was refused left there
         ranked = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
         shown = [_frozen(folder, path, find_links, no_index) for path in sorted(unranked)]
         entries = [*ranked, *(entry.model_copy(update={"ranked": False}) for entry in shown)]
@@ -177,7 +194,7 @@ def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool)
     read = read_folder(path)
     copy = folder.entries / read.record.name
     copy.mkdir(parents=True, exist_ok=True)
-    for name in MAX_BYTES:
+    for name in (*MAX_BYTES, *WEIGHTS):
         if name != VERIFICATION and (path / name).is_file():
             shutil.copyfile(path / name, copy / name)
     return entry_of(copy, find_links=find_links, no_index=no_index)

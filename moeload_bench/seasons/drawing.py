@@ -12,8 +12,11 @@ import hashlib
 import json
 from typing import Any
 
+from pydantic import ValidationError
+
 from moeload_bench.errors import SeasonError
 from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.schema import first_problem
 from moeload_bench.seasons.records import Drawn, ForkPlan, Plan, PlannedRecipe, Varies
 
 BITS = 63
@@ -103,4 +106,8 @@ def varied_recipe(recipe: Recipe, planned: PlannedRecipe, values: Drawn) -> Reci
             place[key] = kind(values.varied[varies.key])
         except (KeyError, IndexError, TypeError, ValueError):
             raise SeasonError(f"recipe {recipe.name} has no number {varies.key!r} that could vary") from None
-    return Recipe.model_validate(tree)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        said = ", ".join(f"{varies.key} {values.varied[varies.key]:g}" for varies in planned.varies)
+        raise SeasonError(f"recipe {recipe.name} with {said}: {first_problem(error, 'recipe')}") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
@@ -18,6 +19,7 @@ from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.schema import first_problem
 from moeload_bench.seasons.closing import planned_recipe
 from moeload_bench.seasons.drawing import draw_run, varied_recipe
 from moeload_bench.seasons.folder import Folder, logged_attempt, published_at, utc_now
@@ -36,7 +38,7 @@ def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw
     """Take the public value; the plan and the entries must be published by then.
 
     ``published`` says where, when it is not a commit of the repository that the folder lies in. Raises `SeasonError`
-    for another value than before: nothing is drawn twice.
+    for another value than before, because nothing is drawn twice, and for one too short to say what it is.
     """
     commitment = folder.commitment()
     if published is None and published_at([folder.path / "plan.json", folder.path / "commitment.json"]) is None:
@@ -46,7 +48,12 @@ def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw
         if before.value != value:
             raise SeasonError(f"the public value is {before.value!r} already, got {value!r}: nothing is drawn twice")
         return before
-    made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=utc_now())
+    try:
+        made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=utc_now())
+    except ValidationError as error:
+        raise SeasonError(
+            f"the public value, {first_problem(error, 'draw')}; write a short one with its name and day"
+        ) from None
     folder.write(made, "draw.json")
     return made
 

@@ -22,13 +22,24 @@ from moeload_bench.results.record import load_result
 from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
 from moeload_bench.seasons.closing import close_season, new_season, packages_sha256
 from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
-from moeload_bench.seasons.folder import Folder, logged_attempt, published_at
+from moeload_bench.seasons.folder import Folder, logged_attempt, published_at, read_record
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
 from moeload_bench.seasons.scoring import score_season
 from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import read_trace, write_trace
-from tests.support.seasons import EVERY, FORK_STEPS, PUBLIC, STEPS, VALUE, open_season, record_made, revealed_season
+from tests.support.seasons import (
+    EVERY,
+    FORK_STEPS,
+    PUBLIC,
+    STEPS,
+    VALUE,
+    open_season,
+    planned_season,
+    record_made,
+    revealed_season,
+)
 from tests.support.submitted import wheel
 
 
@@ -138,6 +149,27 @@ def _another_stage(season: Folder) -> None:
     write_trace(replace(trace, columns=columns), path, overwrite=True)
 
 
+def _changed_metadata(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, meta=trace.meta.model_copy(update={"notes": ("better",)})), path, overwrite=True)
+
+
+def _changed_floors(season: Folder) -> None:
+    edit(season.path / "fork_floors.json", lambda tree: tree["floors"][0].update(floor_K=[0.5, 0.5, 0.5]))
+
+
+def _chosen_origins(season: Folder) -> None:
+    edit(season.path / "suite.json", lambda tree: tree["traces"][0].update(stable=[], transient=[100]))
+
+
+def _chosen_origins_everywhere(season: Folder) -> None:
+    """In the task list, and in all that was scored on it: only the traces tell."""
+    _chosen_origins(season)
+    sha256 = read_record(Suite, season.path / "suite.json").sha256()
+    edit(season.path / "scores.json", lambda tree: tree.update(suite_sha256=sha256))
+
+
 CHEATS: dict[str, Callable[[Folder], None]] = {
     "seed 7 is not the derived one": _another_seed,
     "recorded from seed 7, the derived one is": _another_trace_seed,
@@ -153,6 +185,10 @@ CHEATS: dict[str, Callable[[Folder], None]] = {
     "results/mine.json has changed since it was scored": _a_changed_result,
     "a line was changed or left out": _a_line_out_of_the_log,
     "stage at step 0 is 1, the recipe says 0": _another_stage,
+    "its metadata have changed since its hashes were published": _changed_metadata,
+    "fork_floors.json has changed since it was scored": _changed_floors,
+    "the task list of suite.json is": _chosen_origins,
+    "the task list of the traces is": _chosen_origins_everywhere,
 }
 
 
@@ -185,6 +221,40 @@ def test_each_step_refuses_what_comes_too_early_or_too_late(tmp_path: Path) -> N
         score_season(folder, level="none")
     refused = [line.detail for line in folder.lines() if line.outcome == "refused"]
     assert any("no score before the hashes" in detail for detail in refused)
+
+
+def test_both_ends_of_what_may_vary_are_tried_before_closing(tmp_path: Path) -> None:
+    """A range that ends beyond the run would make the draw a dead end; so would a name that is no recipe's."""
+    late = {"small": (Varies(key="data.stages.1.start", low=5, high=STEPS + 5),)}
+    with pytest.raises(
+        SeasonError, match=r"recipe small with data.stages.1.start 405: .*data.stages reaches to step 405"
+    ):
+        planned_season(tmp_path / "a", varies=late)
+    with pytest.raises(SeasonError, match="recipe 'smal' is to vary and is not in the season; there is: small, other"):
+        planned_season(tmp_path / "b", varies={"smal": late["small"]})
+
+
+def test_a_value_too_short_to_say_what_it_is_is_refused(tmp_path: Path) -> None:
+    """With what to write instead; nothing is drawn."""
+    folder = open_season(tmp_path)
+    with pytest.raises(SeasonError, match=r"the public value, .*; write a short one with its name and day"):
+        draw_value(folder, "0427135", "the test")
+    assert folder.draw() is None
+
+
+def test_an_entry_with_weights_can_be_closed(tmp_path: Path) -> None:
+    """They are copied and hashed with its code, and a name that is there twice is refused."""
+    folder, entries = planned_season(tmp_path)
+    np.savez(entries[0] / "forecaster.npz", w=np.zeros(3))
+    record = entries[0] / "submission.toml"
+    sha256 = hashlib.sha256((entries[0] / "forecaster.npz").read_bytes()).hexdigest()
+    record.write_text(f'weights_sha256 = "{sha256}"\n{record.read_text()}')
+    with pytest.raises(SeasonError, match="entries mine are there twice"):
+        close_season(folder, entries, unranked=[entries[0]])
+    (folder.entries / "left").mkdir(parents=True)
+    made = close_season(folder, entries)
+    assert made.entries[0].files["forecaster.npz"] == sha256
+    assert sorted(path.name for path in folder.entries.iterdir()) == ["mine", "sw_avg"]
 
 
 def test_a_season_takes_one_of_a_group_of_near_twins(tmp_path: Path) -> None:
