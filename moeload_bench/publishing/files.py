@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
+from moeload_bench.publishing.community import FOLDER
 from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
@@ -66,9 +67,14 @@ def is_trace(name: str) -> bool:
     return _TRACE.fullmatch(name) is not None
 
 
+def is_others(name: str) -> bool:
+    """Whether a path in a repository is left as it is by a release: traces of others, recordings in progress."""
+    return name.startswith(f"{FOLDER}/") or PARTS in name
+
+
 def is_foreign(name: str) -> bool:
     """Whether a path in a repository is none that this package writes there."""
-    return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN or PARTS in name)
+    return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
 
 
 def collect_files(folder: str | Path) -> dict[str, LocalFile]:

@@ -22,7 +22,7 @@ from moeload_bench.hub.client import (
     with_retries,
 )
 from moeload_bench.publishing.card import check_card
-from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
+from moeload_bench.publishing.community import carried_rows, same_card
 from moeload_bench.publishing.files import (
     LocalFile,
     Plan,
@@ -30,6 +30,7 @@ from moeload_bench.publishing.files import (
     collect_files,
     first_names,
     is_foreign,
+    is_others,
     is_trace,
     local_file,
     make_plan,
@@ -151,7 +152,7 @@ class _Release:
         if commit is None:
             return {}
         rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type="dataset")
-        files = [row for row in rows if isinstance(row, RepoFile) and not row.path.startswith(f"{FOLDER}/")]
+        files = [row for row in rows if isinstance(row, RepoFile) and not is_others(row.path)]
         return {file.path: RemoteFile(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
 
     def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:

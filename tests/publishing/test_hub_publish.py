@@ -111,6 +111,17 @@ def test_a_new_release_leaves_the_old_one_as_it_was(hub: LocalHub, api: Any, sna
     assert snapshot(REPO, "v1.1") == folder_bytes(release)
 
 
+def test_a_recording_in_progress_elsewhere_is_left_alone(hub: LocalHub, api: Any, release: Path) -> None:
+    """What another machine pushed so far is neither removed nor in the way of a release."""
+    publish(release, REPO, "v1.0", api=api())
+    part = "tiny-b/test/seed3.parts/0000000000.parquet"
+    api().upload_file(path_or_fileobj=b"x", path_in_repo=part, repo_id=REPO, repo_type="dataset")
+    replace_trace(release)
+    publish(release, REPO, "v1.1", overwrite=True, api=api())
+    assert part in api().list_repo_files(REPO, repo_type="dataset")
+    assert publish(release, REPO, "v1.1", api=api()).plan.empty
+
+
 # ---------------------------------------------------------------- the network breaks
 
 
