@@ -19,7 +19,7 @@ from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
 from moeload_bench.submissions.verify import Request, Verified, locate_traces, write_verification
 from moeload_bench.submissions.verify import verify as run
-from moeload_bench.suites.suite import Suite, load_suite, suite_names
+from moeload_bench.suites.suite import Suite, default_suite, load_suite, suite_names
 
 
 def verify(
@@ -74,7 +74,7 @@ def verify(
     place = folder.resolve().parent.parent / result_path(tasks.name, read.record.name)
     result = load_claim(place)
     if check_only:
-        reasons = [*(_incoming(read, base) if incoming else []), *check_submission(read, result, tasks)]
+        reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(read, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
     request = Request(
@@ -110,9 +110,11 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
     return load_suite(suite or claimed)
 
 
-def _incoming(read: Folder, base: Path | None) -> list[str]:
+def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
     """What is wrong with a folder that comes from outside."""
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
+    if tasks.submissions != "open":
+        reasons.append(f"suite {tasks.name} takes no more submissions, expected one on {default_suite()}")
     try:
         check_name(read.record, base or read.path.resolve().parent.parent)
     except SubmissionError as error:

@@ -151,6 +151,12 @@ def _runs(result: Result, suite: Suite, known: Result | None) -> Iterator[str]:
         yield f"{trace[:80]!r}: not in suite {suite.name}"
     if len(set(found)) != len(found):
         yield "a run is listed twice"
+    if result.failures:
+        trace, task = result.failures[0]
+        yield (
+            f"{len(result.failures)} tasks failed, the first is origin {task.origin} of {trace[:80]!r}: a submission "
+            "answers every task, or it could not be looked at for memory"
+        )
     for run in result.runs:
         if run.trace in expected:
             for line in _run(run, expected[run.trace], len(suite.horizons), theirs.get(run.trace)):

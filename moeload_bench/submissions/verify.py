@@ -94,7 +94,10 @@ def verify(request: Request) -> Verified:
             reasons = [str(error)]
         else:
             rerun = _Rerun(request, replace(request.folder.target(), packages=packages))
-            reasons = rerun.reasons(findings)
+            try:
+                reasons = rerun.reasons(findings)
+            except TargetError as error:  # arguments that it does not take
+                reasons = [str(error)]
             costs = rerun.costs()
             published = claim if reasons else rerun.published()
     here = environment()
@@ -242,7 +245,7 @@ class _Rerun:
                 if wrong:
                     break
             else:
-                return []
+                return self._fit_differs()
         self.fits.pop(self.target.text)
         (once_more,) = self._runs([one])
         other = next(differences(again.result, once_more.result, self.request.suite.horizons), None)
@@ -250,6 +253,17 @@ class _Rerun:
             return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
+
+    def _fit_differs(self) -> list[str]:
+        """Whether it learned from the open runs is told by the run, not by the claim: entries are listed by it."""
+        claimed, found = (wall_s is not None for wall_s in (self.request.result.fit_wall_s, self._fit_wall_s()))
+        if claimed == found:
+            return []
+        said, seen = ("fitted" if one else "not fitted" for one in (claimed, found))
+        return [f"fit_wall_s: the claim says that it was {said}, here it was {seen}: run `moeload-bench submit` again"]
+
+    def _fit_wall_s(self) -> float | None:
+        return self.fits[self.target.text].wall_s
 
     def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
         """By test, how much larger the relative loss is on fresh runs than on what they are compared with."""

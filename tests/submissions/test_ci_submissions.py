@@ -77,9 +77,11 @@ def test_an_honest_submission_is_accepted_and_a_forged_verification_is_not(repo:
     forge(repo, "mine")
     (repo / "moeload_bench" / "cli" / "verify.py").write_text("def verify() -> None:\n    pass\n")
     (repo / "baselines" / "__init__.py").write_text("raise SystemExit(0)\n")
+    (repo / "tomllib.py").write_text("open('ran', 'w')\n")
     commit(repo, "verified by myself")
     done = checked(repo)
     assert done.returncode == 1
+    assert not (repo / "ran").exists()
     assert "submissions/mine/verification.json: the maintainers' file: remove it" in done.stderr
     assert "not checked: verification.json is the maintainers' file" in done.stderr
 

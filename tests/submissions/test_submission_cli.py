@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from leaderboard.committed import submission_of
+from leaderboard.suites.freeze import to_toml
+from moeload_bench.cli.app import app
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
@@ -300,3 +303,16 @@ def test_a_submission_on_the_largest_suite_is_a_change_that_can_be_read(tmp_path
     (result,) = (path for path in added if path.endswith(f"results/{default_suite()}/mine.json"))
     assert added[result] < 100 * len(load_suite(default_suite()).traces)
     assert sum(added.values()) - added[result] < 200
+
+
+def test_what_comes_from_outside_is_for_the_suite_that_takes_submissions(tmp_path: Path) -> None:
+    """A claim on a closed one could replace the result of an entry there."""
+    world = make_world(tmp_path / "world")
+    folder = place(tmp_path / "leaderboard", world)
+    closed = world.suite.model_copy(update={"submissions": "closed"})
+    (tmp_path / "closed.toml").write_text(to_toml(closed))
+    asked = ["verify", str(folder), "--suite", str(tmp_path / "closed.toml"), "--check-only"]
+    assert CliRunner().invoke(app, asked).exit_code == 0, "the maintainers may look at old entries"
+    result = CliRunner().invoke(app, [*asked, "--incoming"])
+    assert result.exit_code == 1
+    assert "suite small takes no more submissions, expected one on v2" in result.output

@@ -104,6 +104,26 @@ def test_numbers_edited_with_care_are_rejected(world: World, tmp_path: Path) -> 
     assert "not what the code gives here" in made.reasons[0]
 
 
+@pytest.mark.parametrize("sample", [1.0, 0.5])
+def test_a_claim_that_says_otherwise_whether_it_learned_is_rejected(
+    world: World, tmp_path: Path, sample: float
+) -> None:
+    """Entries are listed by it, and the claim is its author's word: the run tells."""
+    folder, result = honest(tmp_path, world)
+    made = verified(folder, result.model_copy(update={"fit_wall_s": 1.0}), world, sample=sample)
+    assert made.reasons[0].startswith("fit_wall_s: the claim says that it was fitted, here it was not fitted")
+
+
+def test_arguments_that_a_baseline_does_not_take_are_a_reason(world: World, tmp_path: Path) -> None:
+    """Not an error of the verification, which writes what it found."""
+    _, result = honest(tmp_path, world, code=None, name="sw_avg", target="sw_avg")
+    folder = read_folder(write_folder(tmp_path, world, code=None, name="sw_avg", target="sw_avg", kwargs={"nope": 1}))
+    forged = result.forecaster.model_copy(update={"kwargs": {"nope": 1}, "target": folder.record.result_target})
+    made = verified(folder, result.model_copy(update={"forecaster": forged}), world)
+    assert not made.verified
+    assert "nope" in made.reasons[0]
+
+
 def test_a_sample_can_be_re_run(world: World, tmp_path: Path) -> None:
     """Half of two runs is one."""
     folder, result = honest(tmp_path, world)
