@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import shutil
@@ -32,6 +34,13 @@ def package_versions(names: Sequence[str] = TRACKED_PACKAGES) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def installed_sha256() -> str:
+    """One hash of the names and versions of all that is installed: what an adapter's numbers may depend on."""
+    found = {f"{one.metadata['Name']}=={one.version}\n" for one in importlib.metadata.distributions()}
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+
+
 def kernels() -> dict[str, str]:
     """What numpy computes with here: the core that its BLAS takes the processor for, the instruction sets it found.
 
@@ -55,7 +64,7 @@ def environment() -> Environment:
         commit=commit_of(PACKAGE.parent),
         python=platform.python_version(),
         versions={**package_versions(), **kernels()},
-        hardware=f"{platform.machine()} {platform.system()}, {processor}, {_cores()} cores",
+        hardware=f"{platform.machine()} {platform.system()}, {processor}, {_cores()}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -68,10 +77,11 @@ def processor_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _cores() -> int:
+def _cores() -> str:
     import joblib
 
-    return int(joblib.cpu_count())
+    count = int(joblib.cpu_count())
+    return f"{count} core{'s' * (count != 1)}"
 
 
 def commit_of(root: Path) -> str | None:

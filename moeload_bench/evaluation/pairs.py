@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench import cache
-from moeload_bench.environment import package_versions
+from moeload_bench.environment import installed_sha256, package_versions
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay, step_block, trace_info
 from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
@@ -24,7 +24,7 @@ from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
-from moeload_bench.isolation.targets import Target, source_sha256
+from moeload_bench.isolation.targets import Target, is_baseline, source_sha256
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS
@@ -291,4 +291,5 @@ def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
         "seed": setting.seed,
         "scoring_version": SCORING_VERSION,
         "versions": package_versions(),
+        **({} if is_baseline(target) else {"installed": installed_sha256()}),
     }

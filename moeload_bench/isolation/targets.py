@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 import sys
@@ -274,7 +275,20 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
             if not re.fullmatch(r"[A-Za-z][\w.-]*", value.strip()):
                 raise TargetError(f'{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5], "a")') from None
             kwargs[key.strip()] = value.strip()
+        if not _plain(kwargs[key.strip()]):
+            raise TargetError(
+                f"{text!r}: {key.strip()} is {value.strip()}, expected numbers, texts, true, false, or lists"
+            )
     return kwargs
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON holds it: dates and times are TOML's alone."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _split_commas(text: str) -> list[str]:

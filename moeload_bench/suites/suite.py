@@ -32,6 +32,8 @@ CROSSING = "crossing"
 """The tasks of any state whose window contains a change of state or a planned switch, reported apart."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
+SLID = ":every-"
+"""In the name of a suite whose origins are every so many steps, between the suite's name and the number."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
 """The fields of a suite that its hash leaves out."""
 MAX_SUITE_BYTES = 4 << 20
@@ -136,10 +138,14 @@ class Suite(Record):
 
 @lru_cache(maxsize=8)
 def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
-    """Recipe to the first of its group of near twins, in the package's suite of that name and hash; else empty."""
-    if name not in suite_names() or load_suite(name).sha256() != sha256:
+    """Recipe to the first of its group of near twins, in the package's suite of that name and hash; else empty.
+
+    Of a suite with the same runs and other origins (`sliding_suite`) they are those of the suite that it is made from.
+    """
+    base, slid, _ = name.partition(SLID)
+    if base not in suite_names() or (not slid and load_suite(base).sha256() != sha256):
         return {}
-    return {recipe: group[0] for group in load_suite(name).near_twins for recipe in group}
+    return {recipe: group[0] for group in load_suite(base).near_twins for recipe in group}
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
@@ -273,7 +279,7 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     state of its step. Raises `SuiteError` when a trace holds no such window.
     """
     entries = [_slid(entry, traces[entry.id], suite.rule, every, max(horizons)) for entry in suite.traces]
-    name = f"{suite.name}:every-{every}"
+    name = f"{suite.name}{SLID}{every}"
     return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
 
 

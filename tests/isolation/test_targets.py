@@ -42,6 +42,7 @@ def test_a_file_and_a_module_are_loaded_alike() -> None:
         ("swavg", NotFoundError, "unknown forecaster 'swavg'; there is: .*sw_avg"),
         ("sw_avg@window", TargetError, "cannot read 'window', expected key=value"),
         ("sw_avg@window=1 2", TargetError, "not a TOML literal"),
+        ("sw_avg@since=2024-01-01", TargetError, "since is 2024-01-01, expected numbers, texts, true, false, or lists"),
         ("missing.py:Mine", TargetError, "no file 'missing.py'"),
         (f"{HERE}", TargetError, "name the class"),
     ],

@@ -28,6 +28,7 @@ from moeload_bench.results.statistics import (
     win_rate,
     win_rates,
 )
+from moeload_bench.suites.suite import load_suite, near_twins_of
 
 
 def tasks_of(G, R, W):
@@ -56,6 +57,14 @@ def coverage(claim, G, R, W, sims, fixed_recipes, seed=0):
         found = interval(simulate(rng, G, R, W, recipe_G), tasks, claim)
         hits += found.low <= target <= found.high
     return hits / sims
+
+
+def test_another_choice_of_origins_keeps_the_groups_of_its_suite():
+    """`--sliding` and `--blocks` are on the same runs; a suite of another content has none."""
+    twins = near_twins_of("v2", load_suite("v2").sha256())
+    assert twins
+    assert near_twins_of("v2:every-100", "0" * 64) == twins
+    assert near_twins_of("v2", "0" * 64) == near_twins_of("other:every-100", "0" * 64) == {}
 
 
 def test_near_twins_have_one_vote_together():
