@@ -178,8 +178,13 @@ def _intervals(text: str | None) -> list[int] | None:
         raise PlacementError(f"--every is {text!r}, expected whole numbers of steps such as 10,100,1000") from None
 
 
-def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str:
-    """The command to go on with: the run on one page, with the same constants."""
+def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str | None:
+    """The command to go on with: the run on one page, with the same constants; None where `report` has no option for
+    one of them, since its page would be about another cluster.
+    """
+    grouped = shape.nodes > 1 and shape.groups != shape.nodes  # on one node, groups count for nothing
+    if grouped or cost != CostModel(cost.step_ms, cost.expert_mb, cost.bandwidth_gb_s):
+        return None
     nodes = f" --nodes {shape.nodes}" if shape.nodes > 1 else ""
     return (
         f"moeload-bench report {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} --devices {shape.devices} "
@@ -188,7 +193,7 @@ def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> 
     )
 
 
-def _json(comparison: Comparison, following: str) -> str:
+def _json(comparison: Comparison, following: str | None) -> str:
     simulation, choice = comparison.simulation, choose_policy(comparison.runs)
     record = {
         "trace": comparison.trace,
@@ -210,8 +215,8 @@ def _run_record(run: PolicyRun) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(run).items() if name != "saved_parts"}
 
 
-def _print(comparison: Comparison, following: str, wide: bool) -> None:
-    """The answer, the table, what failed, the next command."""
+def _print(comparison: Comparison, following: str | None, wide: bool) -> None:
+    """The answer, the table, what failed, the next command where there is one."""
     console = plain_console()
     cost, choice = comparison.simulation.cost, choose_policy(comparison.runs)
     console.print(choice.text)
@@ -236,6 +241,8 @@ def _print(comparison: Comparison, following: str, wide: bool) -> None:
         console.print(printable(note), style="red")
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
+    if following is None:
+        return
     console.print("Next:")
     console.print(command_lines(printable(following), console.width), soft_wrap=True)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import with_options
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.options import TraceArgument, with_options
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.cli.watching import watching
 from moeload_bench.live.core import Settings
@@ -17,7 +18,7 @@ from moeload_bench.live.page import report as make
 
 @with_options(settings=watching)
 def report(
-    trace: Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")],
+    trace: TraceArgument,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     *,
     settings: Settings,
@@ -31,6 +32,7 @@ def report(
 
     Exit status: 0 written, 2 the request cannot be served.
     """
+    loaded = open_trace(trace)
     with pair_progress(unit="forecasts") as progress:
-        page = make(trace, dataclasses.replace(settings, follow=True), source=trace, progress=progress)
+        page = make(loaded, dataclasses.replace(settings, follow=True), source=trace, progress=progress)
     typer.echo(f"written: {page.save(out)}")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moeload_bench.errors import MoeloadError, PlacementError
 from moeload_bench.interchange.forecasts import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
@@ -22,6 +24,7 @@ from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.names import metrics_of
 from moeload_bench.live.sinks import Log, Sink
 from moeload_bench.live.summary import Summary
+from moeload_bench.placement.plans import IntArray
 from moeload_bench.recording.writer import RecordingWarning, Row
 from moeload_bench.traces.trace import TraceMeta
 
@@ -40,6 +43,7 @@ class LoadMonitor:
     ``settings.follow``.
 
     ``snapshots``: the last `KEPT`, the newest last. ``stopped``: why monitoring ended early, None while it goes on.
+    Both stay after the training; the next training that the monitor watches begins anew.
     """
 
     def __init__(
@@ -62,8 +66,11 @@ class LoadMonitor:
         self._advice_format = advice_format
         if advice_file is not None:
             check_format(advice_format)
+        self._given = tuple(sinks)
         self._sinks = [Sink(given) for given in sinks]
         self._direct: list[Log] = []
+        self._given_up: list[Log] = []
+        self._ended = False
 
     @property
     def latest(self) -> Snapshot | None:
@@ -72,31 +79,41 @@ class LoadMonitor:
 
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         """Take in a closed step (the recorder calls this); never raises."""
-        if self.stopped is not None:
-            return
         try:
-            self._add(row, meta)
+            if self._ended:
+                self._next_training(row)
+            if self.stopped is None:
+                self._add(row, meta)
         except Exception as error:  # whatever it is, others pay for the training
             self._stop(error)
 
     def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
-        """Take in the steps before a run was resumed: nothing is logged again, plans handed over count as in force."""
+        """Take in the steps before a run was resumed, from nothing: nothing is logged or handed over again.
+
+        No plan counts as carried out then, unless ``settings.follow``: nobody knows which ones were. `carried_out` says
+        which one is in force.
+        """
         try:
+            self._forget()
             for row in rows:
-                snapshot = self._see(row, meta)
-                if snapshot is not None and self._on_advice is not None and not self.settings.follow:
-                    self._adopt(snapshot.advice)
+                self._see(row, meta)
         except Exception as error:
             self._stop(error)
 
-    def carried_out(self, advice: Advice) -> None:
-        """Say that the plan of an advice is in force from the next step on.
+    def carried_out(self, advice: Advice | IntArray) -> None:
+        """Say that a plan is in force from the next step on: that of an advice, or the expert in each slot
+        [layers, slots], as after a resume.
 
-        Raises `PlacementError` for an advice without a plan, or when there is no cluster to place on.
+        Raises `PlacementError` for an advice without a plan, for slots that hold no plan of this model, when there is
+        no cluster to place on, and before the first step was seen.
         """
-        if advice.slot_expert_LR is None or self.watch is None:
-            raise PlacementError(f"the advice of step {advice.step} ({advice.verdict}) holds no plan")
-        self.watch.carried_out(advice.slot_expert_LR)
+        if isinstance(advice, Advice):
+            if advice.slot_expert_LR is None:
+                raise PlacementError(f"the advice of step {advice.step} ({advice.verdict}) holds no plan")
+            advice = advice.slot_expert_LR
+        if self.watch is None:
+            raise PlacementError("got a plan before the first step, expected it after: the model is not known yet")
+        self.watch.carried_out(_checked_plan(advice, self.watch.info.num_experts))
 
     def log_to(self, log: Log) -> None:
         """Send the numbers to ``log(dict, step)`` in the training's own thread; an error there is a warning."""
@@ -120,10 +137,39 @@ class LoadMonitor:
         return Summary(self.latest, history, self.stopped)
 
     def close(self) -> None:
-        """Wait for the sinks, a few seconds each at most."""
+        """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
+        self._ended = True
         for sink in self._sinks:
             sink.close()
         self._sinks = []
+
+    def _next_training(self, row: Row) -> None:
+        """The first step after `close`: another training begins, or the last one goes on where the step follows.
+
+        It goes on where a training that broke off before is tidied up late, in the midst of this one.
+        """
+        if self.watch is not None and self.stopped is None and row["step"] == self.watch.next_step:
+            self._open()
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew; whoever holds the snapshots of the training before keeps them."""
+        self.watch, self.stopped = None, None
+        self.snapshots = deque(maxlen=KEPT)
+        self._given_up = []
+        self._open()
+
+    def _open(self) -> None:
+        """Open the sinks again where they were closed; one that cannot be is left out with a warning."""
+        if not self._ended:
+            return
+        self._ended = False
+        for given in self._given:
+            try:
+                self._sinks.append(Sink(given))
+            except Exception as error:  # a folder that is gone, say
+                _warn(f"the sink {given} cannot be opened again: {type(error).__name__}: {error}")
 
     def _add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         snapshot = self._see(row, meta)
@@ -133,8 +179,9 @@ class LoadMonitor:
         values = metrics_of(snapshot, all_layers=self._all_layers)
         for sink in self._sinks:
             sink.put(values, snapshot.step)
-        for log in list(self._direct):
-            self._log(log, values, snapshot.step)
+        for log in self._direct:
+            if log not in self._given_up:
+                self._log(log, values, snapshot.step)
 
     def _see(self, row: Row, meta: Callable[[], TraceMeta]) -> Snapshot | None:
         if self.watch is None:
@@ -165,7 +212,7 @@ class LoadMonitor:
             _warn(f"on_advice raised {type(error).__name__}: {error}; the plan counts as not carried out")
             return
         if not refused and not self.settings.follow:
-            self._adopt(advice)
+            self.carried_out(advice)
 
     def _write_plan(self, path: Path, advice: Advice) -> None:
         """The plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
@@ -189,21 +236,34 @@ class LoadMonitor:
         except (OSError, MoeloadError) as error:
             _warn(f"{path}: the plan cannot be written: {error}")
 
-    def _adopt(self, advice: Advice | None) -> None:
-        if advice is not None and advice.verdict == "replan":
-            self.carried_out(advice)
-
     def _log(self, log: Log, values: dict[str, float], step: int) -> None:
         try:
             log(values, step)
         except Exception as error:
-            self._direct.remove(log)
+            self._given_up.append(log)
             _warn(f"a log was given up: {type(error).__name__}: {error}")
 
     def _stop(self, error: Exception) -> None:
         named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
         self.stopped = f"monitoring stopped: {named}"
         _warn(self.stopped)
+
+
+def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:
+    """The slots as an array; raises `PlacementError` where a layer lacks an expert or has one that there is not."""
+    slots_LR = np.asarray(slot_expert_LR)
+    if slots_LR.ndim != 2 or slots_LR.dtype.kind not in "iu":
+        raise PlacementError(
+            f"the plan has shape {slots_LR.shape} of {slots_LR.dtype}, expected whole numbers [layers, slots]"
+        )
+    for at, slot_R in enumerate(slots_LR.tolist()):
+        wrong = sorted(set(range(experts)).symmetric_difference(slot_R))
+        if wrong:
+            how = "missing" if 0 <= wrong[0] < experts else "unknown"
+            raise PlacementError(
+                f"row {at} of the plan: expert {wrong[0]} is {how}, expected each of 0 to {experts - 1} at least once"
+            )
+    return slots_LR.astype(np.int64)
 
 
 def _warn(text: str) -> None:

@@ -24,6 +24,8 @@ from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
 IfExists = Literal["error", "number", "overwrite"]
+LAST_LOG = frozenset({"train_runtime", "train_loss"})
+"""What the Trainer logs at the very end, just before it tells its callbacks so."""
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -93,6 +95,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         """Hook the model; go on with an unfinished recording when training goes on."""
         if self._leave is not None:
             self._leave()  # the training before broke off
+        self._open_step = None  # perhaps in a step that was trained and not closed
         given = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
         if self.target is not None and state.is_world_process_zero:
             self.target = free_target(self.target, self._if_exists, goes_on=state.global_step > 0)
@@ -119,11 +122,16 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         self._open_step = state.global_step - 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Take loss and gradient norm where they are logged for this very step."""
+        """Take loss and gradient norm where they are logged for this very step; with the last log, close the last step:
+        when training ends, reporters end their runs before the monitor could log through them.
+        """
+        logs = logs or {}
         if self._open_step is not None and args.logging_steps == 1:
             for name in ("loss", "grad_norm"):
-                if name in (logs or {}):
+                if name in logs:
                     self._row[name] = float(logs[name])
+        if logs.keys() >= LAST_LOG:
+            self._close()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put all steps on disk before the Trainer's checkpoint counts, so that resuming finds them."""
@@ -142,9 +150,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             self._leave = None
 
     def _close(self) -> None:
-        if self._open_step is not None and self._recorder is not None:
-            self._recorder.step(self._open_step, **self._row)
-        self._open_step = None
+        step, self._open_step = self._open_step, None  # first: a monitor's own log comes back here while it is closed
+        if step is not None and self._recorder is not None:
+            self._recorder.step(step, **self._row)
 
 
 def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from moeload_bench import evaluate, load_suite
+from moeload_bench.cli.app import app
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
@@ -77,6 +80,18 @@ def test_traces_show_starts_with_a_plain_answer(folder: Path, width: int) -> Non
     assert "data_sha256" in "\n".join(meta)
 
 
+@pytest.mark.parametrize("more", [("--nodes", "2", "--groups", "4"), ("--overlap", "0.5")])
+def test_plan_names_no_command_that_would_be_about_another_cluster(more: tuple[str, ...], folder: Path) -> None:
+    """`report` knows neither groups nor these constants: the output ends without it, and --json says null."""
+    words = ["plan", str(folder / "own.parquet"), "--devices", "2", "--slots", "6", *COSTS, "--level", "none"]
+    shown = CliRunner().invoke(app, [*words, *more])
+    assert shown.exit_code == 0, shown.output
+    assert "Next" not in shown.stdout
+    assert json.loads(CliRunner().invoke(app, [*words, *more, "--json"]).stdout)["next"] is None
+    told = CliRunner().invoke(app, [*words, "--nodes", "2", "--json"])
+    assert " --slots 6 --nodes 2 --expert-mb 50 " in json.loads(told.stdout)["next"]
+
+
 @pytest.mark.parametrize("words", ["traces list", "recipes list", "import formats", "recipes show qwen3moe-tiny-8e"])
 def test_lists_fit_80_columns(words: str, folder: Path) -> None:
     """No cell is cut."""
@@ -100,7 +115,7 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
 
 
 def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
-    """By its folder, which is left as it was."""
+    """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
     whole = synthetic_trace(700, recipe="own")
     writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: whole.meta, shard_steps=100)
     writer.parts.start(resume=False)
@@ -113,7 +128,12 @@ def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: 
     run = moeload_in_terminal("run", "sw_avg", "--trace", "seed0.parts", "--level", "none", cwd=tmp_path)
     assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
     words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
-    well(moeload_in_terminal(*words, cwd=tmp_path), 80)
+    planned = well(moeload_in_terminal(*words, cwd=tmp_path), 80)
+    following = " ".join(line.removesuffix("\\").strip() for line in planned[planned.index("Next:") + 1 :])
+    assert following.startswith("moeload-bench report seed0.parts --forecaster ")
+    if importlib.util.find_spec("jinja2"):
+        well(moeload_in_terminal(*shlex.split(following)[1:], cwd=tmp_path), 80)
+        assert (tmp_path / "report.html").stat().st_size > 10_000
     if importlib.util.find_spec("matplotlib"):
         well(moeload_in_terminal("plot", "shares", "seed0.parts", "--out", "shares.svg", cwd=tmp_path), 80)
         assert (tmp_path / "shares.svg").stat().st_size > 10_000

@@ -167,6 +167,109 @@ def test_a_resumed_run_is_watched_as_if_it_had_never_stopped(tmp_path: Path) -> 
     assert steps == sorted(set(steps))
 
 
+class Reporter(TrainerCallback):
+    """As trackio's: its run ends with the training, and what is logged later would open another one."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.late: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.ended:
+            self.late.append(logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("seen", ["no", "all"])
+def test_the_last_numbers_are_logged_before_a_reporter_ends_its_run(seen: str, tmp_path: Path) -> None:
+    """Without saves too; also where the Trainer says its speed with every log, whose loss is still in the trace."""
+    watched = trainer(tmp_path, max_steps=10, logging_steps=1, include_num_input_tokens_seen=seen)
+    reporter = Reporter()
+    watched.add_callback(reporter)
+    monitor = LoadMonitor(OFTEN).attach(watched, tmp_path / "runs")
+    watched.train()
+    assert [row["step"] for row in watched.state.log_history if "moe/mean/maxvio" in row] == [10]
+    assert reporter.late == []
+    assert monitor.stopped is None
+    trace = read_trace(tmp_path / "runs/own/test/seed0.parquet")
+    assert (trace.steps, trace.meta.complete) == (10, True)
+    assert np.isfinite(trace.columns["loss"]).all()
+
+
+def test_a_training_resumed_in_the_same_process_is_watched_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    """The same Trainer, callback and monitor go on: what was seen before the checkpoint is taken in once."""
+    path = tmp_path / "moe.jsonl"
+    monitor = LoadMonitor(OFTEN, sinks=[path])
+    broken = trainer(tmp_path, save_strategy="steps", save_steps=25)
+    monitor.attach(broken, tmp_path / "runs")
+    broken.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    broken.remove_callback(Interrupted)
+    broken.train(resume_from_checkpoint=True)
+    assert monitor.stopped is None
+    assert_same(monitor, read_trace(tmp_path / "runs/own/test/seed0.parquet"), OFTEN)
+    steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert steps == [10, 20, 30, 30, 40, 50, 60], "the file holds both attempts"
+
+
+def test_a_monitor_begins_anew_with_another_training(tmp_path: Path) -> None:
+    """State, snapshots, sinks and logs are those of the second training alone; the first one's can still be held."""
+    path, direct = tmp_path / "moe.jsonl", []
+    monitor = LoadMonitor(OFTEN, sinks=[path])
+
+    def log(values: dict[str, float], step: int) -> None:
+        direct.append(step)
+        if len(direct) == 1:
+            raise RuntimeError("no network yet")
+
+    monitor.log_to(log)
+    with pytest.warns(RecordingWarning, match="a log was given up"):
+        loop(monitor, tmp_path / "one", steps=30)
+    first = monitor.snapshots
+    assert monitor.latest is not None
+    assert monitor.latest.step == 30, "what was seen stays after the training"
+    loop(monitor, tmp_path / "two", steps=20)
+    assert monitor.stopped is None
+    assert [s.step for s in first] == [10, 20, 30]
+    assert_same(monitor, read_trace(tmp_path / "two/own/test/seed0.parquet"), OFTEN)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30, 10, 20]
+    assert direct == [10, 10, 20]
+
+
+def test_a_monitor_that_stopped_watches_the_next_training() -> None:
+    """What ended it is said until then; a sink that cannot be opened again costs a warning and its own numbers."""
+    trace = unbalanced(100)
+    monitor = LoadMonitor(sinks=[lambda values, step: None])
+    fed(monitor, trace)
+    with pytest.warns(RecordingWarning, match="got step 0, expected step 100"):
+        fed(monitor, trace)
+    monitor.close()
+    assert monitor.stopped is not None
+    monitor._given = (3,)
+    with pytest.warns(RecordingWarning, match="the sink 3 cannot be opened again: RecordingError: a sink is int"):
+        fed(monitor, trace)
+    assert monitor.stopped is None
+    assert [s.step for s in monitor.snapshots] == [50, 100]
+
+
+def test_a_training_tidied_up_late_takes_nothing_from_the_one_that_is_on(tmp_path: Path) -> None:
+    """Python collects a broken-off training when it likes: the monitor is closed in mid-run, and goes on."""
+    from moeload_bench.recording.writer import rows_of
+
+    path, trace = tmp_path / "moe.jsonl", unbalanced(200)
+    monitor = LoadMonitor(sinks=[path])
+    for row in rows_of(trace):
+        if row["step"] == 120:
+            monitor.close()
+        monitor.add(row, lambda: trace.meta)
+    monitor.close()
+    assert_same(monitor, trace, monitor.settings)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [50, 100, 150, 200]
+
+
 def test_a_model_that_diverges_is_watched_on(tmp_path: Path) -> None:
     """A loss of NaN is a loss; loads are counted and judged as before."""
     monitor = LoadMonitor(OFTEN)
@@ -416,6 +519,70 @@ def test_an_advice_that_is_refused_stands(answer: Any) -> None:
     monitor.carried_out(monitor.latest.advice)
     assert monitor.watch is not None
     assert monitor.watch._plans._replans == 1
+
+
+def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:
+    """A monitor of a new process, that has taken in the steps on disk; the rows that are still to come."""
+    from moeload_bench.recording.writer import rows_of
+
+    rows = list(rows_of(trace))
+    monitor.recall(iter(rows[:at]), lambda: trace.meta)
+    return rows[at:]
+
+
+def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() -> None:
+    """Neither an advice that was refused before nor one that was carried out: the even spread is in force, advice that
+    stands is given again, and only for steps that are new."""
+    trace, asked = unbalanced(), []
+    monitor = LoadMonitor(on_advice=lambda advice: asked.append(advice.step) or False)
+    coming = resumed(monitor, trace, 300)
+    assert monitor.latest is not None
+    assert monitor.latest.placing is not None
+    assert monitor.latest.placing.replans == 0
+    np.testing.assert_array_equal(monitor.latest.placing.imbalance_L, monitor.latest.placing.static_L)
+    assert asked == []
+    for row in coming:
+        monitor.add(row, lambda: trace.meta)
+    assert asked == [350, 400]
+    follows = LoadMonitor(Settings(follow=True))
+    resumed(follows, trace, 300)
+    assert_same(follows, Trace.from_arrays(trace.load_SLE[:300], 2048, 2), follows.settings)
+
+
+def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
+    """The slots of the plan that was carried out before: from there on what is said is what the first process said."""
+    trace, advice = unbalanced(), []
+    whole = LoadMonitor(on_advice=advice.append)
+    fed(whole, trace)
+    monitor = LoadMonitor(on_advice=advice.append)
+    coming = resumed(monitor, trace, 300)
+    monitor.carried_out(advice[0].slot_expert_LR)
+    for row in coming:
+        monitor.add(row, lambda: trace.meta)
+    assert len(advice) == 1, "nothing is advised that is in force"
+    for one, two in zip(list(monitor.snapshots)[-2:], list(whole.snapshots)[-2:], strict=True):
+        assert one.placing is not None
+        assert two.placing is not None
+        np.testing.assert_array_equal(one.placing.imbalance_L, two.placing.imbalance_L)
+
+
+def test_a_layout_that_is_none_is_refused() -> None:
+    """Before the first step; of another shape; with an expert left out or one that the model has not."""
+    monitor = LoadMonitor()
+    slots = np.tile(np.arange(10) % 8, (2, 1))
+    with pytest.raises(PlacementError, match="before the first step"):
+        monitor.carried_out(slots)
+    fed(monitor, unbalanced(50))
+    for wrong, says in (
+        (slots[0], r"shape \(10,\) of int64, expected whole numbers \[layers, slots\]"),
+        (slots / 2, "of float64"),
+        (np.tile(np.arange(8), (2, 1)), r"shape \(2, 8\), expected \[layers, slots\] = \(2, 10\)"),
+        (np.where(slots == 3, 2, slots), "row 0 of the plan: expert 3 is missing, expected each of 0 to 7"),
+        (np.vstack([slots[0], np.arange(10)]), "row 1 of the plan: expert 8 is unknown"),
+    ):
+        with pytest.raises(PlacementError, match=says):
+            monitor.carried_out(wrong)
+    monitor.carried_out(slots)
 
 
 def test_summary_speaks_in_notebooks_and_terminals() -> None:

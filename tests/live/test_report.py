@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from moeload_bench.errors import MoeloadError, PlacementError, PlotError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.drawing import Axis, Line, heat_png, line_chart, shade
-from moeload_bench.live.findings import advice_sentences
+from moeload_bench.live.findings import advice_sentences, next_commands
 from moeload_bench.live.page import Report
 from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.replan import CostModel
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -140,6 +144,53 @@ def test_the_command_writes_it(trace: Trace, tmp_path: Path) -> None:
     assert "2 devices with 6 slots, 200 MB per expert" in text
     bad = CliRunner().invoke(app, ["report", str(path), "--devices", "2", "--slots", "2"])
     assert isinstance(bad.exception, MoeloadError)
+
+
+def test_a_recording_in_progress_can_be_reported(tmp_path: Path) -> None:
+    """By its folder, as `plan` and `run` take it, which is left as it was; the commands on the page name the folder."""
+    whole = synthetic_trace(400)
+    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: whole.meta, shard_steps=100)
+    writer.parts.start(resume=False)
+    for row in rows_of(whole):
+        writer.add(row)
+    folder, out = tmp_path / "seed0.parts", tmp_path / "page.html"
+    before = sorted(path.name for path in folder.iterdir())
+    told = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    text = Text(out.read_text(encoding="utf-8")).text
+    assert f"moeload-bench run --trace {folder}" in text
+    assert f"moeload-bench plan {folder} --forecaster" in text
+    assert "no: cut short" in text
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "cost", "options"),
+    [
+        (ClusterShape("mine", 4, 8), CostModel(100, 200, 25), "--slots 8 --expert-mb"),
+        (ClusterShape("mine", 4, 8, 2, 2), CostModel(100, 200, 25), "--slots 8 --nodes 2 --expert-mb"),
+        (ClusterShape("mine", 4, 8, 2, 4), CostModel(100, 200, 25), "--slots 8 --nodes 2 --groups 4 --expert-mb"),
+        (
+            ClusterShape("mine", 4, 8),
+            CostModel(100, 200, 25, 0.25, 0.5, 3),
+            "--step-ms 100 --expert-fraction 0.25 --overlap 0.5 --replan-ms 3",
+        ),
+    ],
+)
+def test_the_command_of_plan_names_the_cluster_of_the_report(
+    page: Report, shape: ClusterShape, cost: CostModel, options: str
+) -> None:
+    """Nodes, groups and all constants, so that it simulates what the page says; nothing that `plan` supposes anyway."""
+    assert page.found.comparison is not None
+    simulation = replace(page.found.comparison.simulation, shape=shape, cost=cost)
+    found = replace(page.found, comparison=replace(page.found.comparison, simulation=simulation))
+    command = next_commands(found)[-1]
+    assert command.startswith("moeload-bench plan ")
+    assert options in command
+    given = re.findall(r"--[a-z-]+", command)
+    assert set(given) - set(re.findall(r"--[a-z-]+", options)) <= {
+        "--forecaster", "--devices", "--slots", "--expert-mb", "--bandwidth", "--step-ms",
+    }  # fmt: skip
 
 
 def test_a_page_that_cannot_be_written_is_an_error(page: Report, tmp_path: Path) -> None:

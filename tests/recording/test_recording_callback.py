@@ -192,6 +192,24 @@ def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
 
 
+def test_a_training_broken_off_between_steps_leaves_no_step_to_the_next_one(tmp_path: Path) -> None:
+    """Stopped in the evaluation after a step that is not closed, and resumed by the same callback: no step is lost."""
+    recorder = LoadRecorder(tmp_path, on_error="raise")
+    saving = {"max_steps": 12, "save_strategy": "steps", "save_steps": 5, "eval_strategy": "steps", "eval_steps": 7}
+    run = trainer(tmp_path, recorder, **saving)
+
+    class Stop(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    run.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    run.remove_callback(Stop)
+    run.train(resume_from_checkpoint=True)
+    assert read_trace(recorder.target).step_S.tolist() == list(range(12))
+
+
 class Padded(Sequences):
     """The same with the last tokens of every sequence masked: 10 of 16 count."""
 
