@@ -29,6 +29,9 @@ def forecast(
     ] = "json",
     horizon: Annotated[int, typer.Option(min=1, help="Steps ahead whose mean load is forecast.")] = 1000,
     forecaster: Forecaster = "sw_avg@window=100",
+    model_layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
+    ] = None,
     level: Level = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
 ) -> None:
@@ -37,7 +40,7 @@ def forecast(
     [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
     """
     ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
-    write_forecast(ahead, out, kind)
+    write_forecast(ahead, out, kind, model_layers)
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
     size, last = f"{counted(L, 'layer')}, {counted(E, 'expert')}", first + horizon - 1

@@ -79,11 +79,12 @@ def made_by() -> str:
     return f"moeload-bench {version('moeload-bench')}"
 
 
-def write_forecast(ahead: Ahead, path: Path, kind: str) -> Path:
+def write_forecast(ahead: Ahead, path: Path, kind: str, model_layers: int | None = None) -> Path:
     """Write ``weight`` [L, E] (and ``share``) as `npz` or `json`, or as sglang's `logical_count` (`sglang`).
 
-    sglang takes the counts by `--init-expert-location` and plans for itself; they are whole tokens of the window. It
-    refuses no further keys there, but has no use for them, so the record of what they were made from stands beside.
+    sglang takes the counts by `--init-expert-location` and plans for itself; they are whole tokens of the window, in a
+    row for each of ``model_layers``, as in `check_model_layers`. It refuses no further keys there, but has no use for
+    them, so the record of what they were made from stands beside.
     """
     if kind == "npz":
         buffer = io.BytesIO()
@@ -91,10 +92,32 @@ def write_forecast(ahead: Ahead, path: Path, kind: str) -> Path:
         return _put(path, buffer.getvalue(), ahead.about)
     if kind == "sglang":
         check_sglang_name(path, (".json",))
-        count_LE = np.rint(ahead.weight_LE * ahead.about["horizon"]).astype(np.int64)
-        return _put(path, json.dumps({"logical_count": count_LE.tolist()}).encode(), ahead.about)
+        return _put(path, json.dumps({"logical_count": _model_counts(ahead, model_layers)}).encode(), ahead.about)
     record = {"weight": ahead.weight_LE.tolist(), "share": ahead.share_LE.tolist(), "about": ahead.about}
     return _put(path, json.dumps(record, indent=1).encode())
+
+
+def _model_counts(ahead: Ahead, model_layers: int | None) -> list[list[int]]:
+    """Counts [layers of the model, E]: sglang goes by the layer's index. Dense layers have ones, an even load."""
+    rows = np.ones((check_model_layers(ahead.layers, model_layers), ahead.weight_LE.shape[1]), dtype=np.int64)
+    rows[list(ahead.layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
+    counts: list[list[int]] = rows.tolist()
+    return counts
+
+
+def check_model_layers(layers: tuple[int, ...], model_layers: int | None) -> int:
+    """The number of a model's layers: as given, else up to the last MoE layer.
+
+    Raises `PlacementError` for too few and for MoE layers that share an index.
+    """
+    least = max(layers) + 1
+    if model_layers is not None and model_layers < least:
+        raise PlacementError(
+            f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"
+        )
+    if len(set(layers)) < len(layers):
+        raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can say")
+    return model_layers or least
 
 
 def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
+from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import find_files
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")
@@ -49,6 +49,7 @@ def read_laer_moe(
             f"{file}: got {len(table['rank'])} rows, expected {len(step_S)} iterations x {len(layer_L)} layers x "
             f"{rank_E[-1] + 1} devices once each"
         )
+    _check_once(file, table, step_S, layer_L, len(rank_E))
     order = np.lexsort((table["rank"], table["layer"], table["iter"]))
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
     if report is not None:
@@ -56,6 +57,18 @@ def read_laer_moe(
     rows = (Row(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
     return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)
+
+
+def _check_once(file: Path, table: dict[str, Any], step_S: IntArray, layer_L: IntArray, devices: int) -> None:
+    """Of as many rows as there are places, one that is there twice stands for one that is missing."""
+    cell_N = np.searchsorted(step_S, table["iter"]) * len(layer_L) + np.searchsorted(layer_L, table["layer"])
+    count_SLE = np.bincount(cell_N * devices + table["rank"]).reshape(-1, len(layer_L), devices)
+    if (count_SLE > 1).any():
+        s, m, e = (int(i) for i in np.argwhere(count_SLE > 1)[0])
+        raise TraceError(
+            f"{file}: device {e} of layer {layer_L[m]} in iteration {step_S[s]} has {count_SLE[s, m, e]} rows, "
+            "expected one"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ pipeline stage**.
 *Routing trace* (`--moe-routing-trace-path DIR`): `router_trace_rank{r}.jsonl`, one line per micro-batch and layer:
 `{"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 3, "rank": 0, "num_tokens": 128, "topk": 2,
 "top_indices": [[12, 45], ...]}`, experts numbered over all ranks. The tracer writes nothing for a micro-batch in which
-tokens were dropped, so a layer with fewer lines than another is refused.
+tokens were dropped, so a layer or rank with fewer lines than another is refused.
 
 Ranks are numbered as Megatron does by default (tp-cp-ep-dp-pp, the first innermost).
 
@@ -264,8 +264,8 @@ class _Table:
         self._expected = self._expected or self._stage_layers(ranks)
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
+        self._check_all(ranks)
         for rank, step in enumerate(ranks):
-            self._check(rank, step)
             for local, load_E in step.load.items():
                 at = self._place[self._layout.layer(rank, len(ranks), local)]
                 first = self._first_expert(rank, step, local, ranks)
@@ -286,6 +286,21 @@ class _Table:
                 )
         return [{m for r, s in enumerate(ranks) if stages[r] == stages[rank] for m in s.load} for rank in range(world)]
 
+    def _check_all(self, ranks: list[_Step]) -> None:
+        for rank, step in enumerate(ranks):
+            self._check(rank, step)
+        number = [next(iter(step.passes.values())) for step in ranks]  # the same in each layer of a rank by now
+        if len(set(number)) > 1:
+            few, many = number.index(min(number)), number.index(max(number))
+            step = ranks[few]
+            raise TraceError(
+                f"{step.where}: rank {few} has {number[few]} micro-batches in iteration {step.number}, rank {many} has "
+                f"{number[many]} ({ranks[many].where}), expected the same in each{self._left_out()}"
+            )
+
+    def _left_out(self) -> str:
+        return ": the tracer leaves out those in which tokens were dropped" if self._global else ""
+
     def _check(self, rank: int, step: _Step) -> None:
         wrong = self._expected[rank] ^ set(step.load)
         if wrong:
@@ -300,7 +315,7 @@ class _Table:
             raise TraceError(
                 f"{step.where}: rank {rank} has {step.passes[few]} micro-batches in layer {few} and "
                 f"{step.passes[many]} in layer {many} of iteration {step.number}, expected the same in each"
-                + (": the tracer leaves out those in which tokens were dropped" if self._global else "")
+                f"{self._left_out()}"
             )
 
     def _first_expert(self, rank: int, step: _Step, layer: int, ranks: list[_Step]) -> int | None:

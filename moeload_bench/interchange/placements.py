@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
-from moeload_bench.interchange.forecasts import Ahead, check_sglang_name, put_about, put_file
+from moeload_bench.interchange.forecasts import Ahead, check_model_layers, check_sglang_name, put_about, put_file
 from moeload_bench.placement.plans import ClusterShape, plan
 
 IntArray = NDArray[np.int64]
@@ -69,17 +69,10 @@ def placement_of(
     about: Mapping[str, Any],
     model_layers: int | None = None,
 ) -> Placement:
-    """A plan that is there already. Raises `PlacementError` for too few ``model_layers`` and for layers that share an
-    index."""
-    least = max(layers) + 1
-    if model_layers is not None and model_layers < least:
-        raise PlacementError(
-            f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"
-        )
-    if len(set(layers)) < len(layers):
-        raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can say")
+    """A plan that is there already. Raises `PlacementError` as `check_model_layers`."""
+    number = check_model_layers(layers, model_layers)
     whence = {**about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
-    return Placement(slot_expert_LR, experts, shape, layers, model_layers or least, whence)
+    return Placement(slot_expert_LR, experts, shape, layers, number, whence)
 
 
 def write_placement(placement: Placement, path: Path, kind: str) -> Path:

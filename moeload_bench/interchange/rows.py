@@ -19,7 +19,7 @@ from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
 from moeload_bench.traces.store import write_trace
-from moeload_bench.traces.trace import Trace, TraceMeta, check_trace
+from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
 
 IntArray = NDArray[np.int64]
 Semantics = Literal["pre_drop", "post_drop", "unknown"]
@@ -128,6 +128,9 @@ def _in_order(rows: Iterator[Row], where: str) -> Iterator[Row]:
     """The rows, once it is sure that each step follows the one before by the same stride."""
     before: list[int] = []
     for row in rows:
+        if not 0 <= row.step <= MAX_COUNT:
+            got = str(row.step)[:80]
+            raise TraceError(f"{row.where}: step is {got}, expected a whole number from 0 to {MAX_COUNT}")
         if before:
             rise = row.step - before[-1]
             if rise <= 0:

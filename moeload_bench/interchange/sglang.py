@@ -4,8 +4,11 @@ Read from sgl-project/sglang at 01fec5c2 (0.5), `python/sglang/srt/eplb/expert_d
 with `--expert-distribution-recorder-mode stat` (or `stat_approx`, `per_pass`) and told to start, stop and dump by its
 endpoints; the file is `expert_distribution_recorder_{time}.pt` in `SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR`.
 
-*stat*: `{"rank": 0, "logical_count": [steps, L, E]}`, choices of all ranks before any drop, of the last passes that the
-buffer holds. *per_pass*: one file per rank, `{"records": [{"forward_pass_id", "rank", "global_physical_count": [L, R]},
+*stat*: `{"rank": 0, "logical_count": [steps, L, E]}`, choices of all ranks before any drop: the whole buffer as it lies
+in memory, 1,000 entries by default (`--expert-distribution-recorder-buffer-size`, -1 for one that grows). Entries that
+no pass has used are zero: they are left out at both ends (a second recording of one server goes on behind the first)
+and refused between others, where the passes begin again. A buffer that is full may have begun again at any entry: the
+notes say so. *per_pass*: one file per rank, `{"records": [{"forward_pass_id", "rank", "global_physical_count": [L, R]},
 ...], "last_physical_to_logical_map": [L, R]}`; replicas are added up to their expert by the last map, which is wrong if
 the placement changed while it recorded. *per_token* is refused. Layers are all layers of the model: those without any
 count (dense ones) are left out and named. Steps are passes of an inference engine, not training steps.
@@ -36,6 +39,7 @@ from moeload_bench.interchange.text import find_files, whole_counts
 MAX_BYTES = 2 << 30
 """Unpacked: a file is read whole, and its counts are held a few times over."""
 SECONDS = 600
+UNLIMITED = "--expert-distribution-recorder-buffer-size -1"
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
@@ -52,14 +56,15 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
         raise TraceError(
             f"{files[0].parent}: got {len(files)} files, expected one of mode stat or one per rank of per_pass"
         )
+    notes = ["passes of an inference engine, from its expert distribution recorder"]
     if "logical_count" in loaded[0]:
-        step_S, load_SLE = _stat(loaded[0]["logical_count"], str(files[0]))
+        step_S, load_SLE, about_buffer = _stat(loaded[0]["logical_count"], str(files[0]))
+        notes.append(about_buffer)
     else:
         step_S, load_SLE = _per_pass(loaded, files)
     kept_L = load_SLE.any(axis=(0, 2))
     if not kept_L.any():
-        raise TraceError(f"{files[0]}: no count in any layer: was the recorder started before it was dumped?")
-    notes = ["passes of an inference engine, from its expert distribution recorder"]
+        raise _no_count(str(files[0]))
     if not kept_L.all():
         notes.append(f"layers without any count are left out: {', '.join(map(str, np.flatnonzero(~kept_L)))}")
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
@@ -72,9 +77,35 @@ def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[Row]:
         yield Row(step, np.ascontiguousarray(load_LE), where)
 
 
-def _stat(array: Any, where: str) -> tuple[IntArray, IntArray]:
+def _no_count(where: str) -> TraceError:
+    return TraceError(f"{where}: no count in any layer: was the recorder started before it was dumped?")
+
+
+def _stat(array: Any, where: str) -> tuple[IntArray, IntArray, str]:
+    """The passes in a buffer, numbered as its entries, and what a reader should know of it."""
     load_SLE = whole_counts(array, "logical_count", where, ndim=3)
-    return np.arange(len(load_SLE)), load_SLE
+    used_S = np.asarray(load_SLE.any(axis=(1, 2)))
+    step_S = np.flatnonzero(used_S)
+    if not step_S.size:
+        raise _no_count(where)
+    first, last = int(step_S[0]), int(step_S[-1])
+    empty_S = first + np.flatnonzero(~used_S[first : last + 1])
+    if empty_S.size:
+        raise TraceError(
+            f"{where}: {empty_S.size} passes have no count (the first is pass {empty_S[0]} of {len(load_SLE)}) where "
+            "others before and after have some, expected unused entries of the buffer at its ends only: did it begin "
+            f"again at its start? The order of the passes is not known then ({UNLIMITED} keeps it)"
+        )
+    return step_S, load_SLE[first : last + 1], _of_buffer(len(load_SLE), step_S.size)
+
+
+def _of_buffer(entries: int, used: int) -> str:
+    if used < entries:
+        return f"{entries - used} of {entries} entries of the recorder's buffer were not used and are left out"
+    return (
+        f"all {entries} entries of the recorder's buffer are in use: unless it had no limit, it may have begun again "
+        f"at its start, and the order of the passes is not known then ({UNLIMITED} keeps it)"
+    )
 
 
 def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray, IntArray]:
@@ -94,7 +125,7 @@ def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray
             f"{files[0].parent}: rank {ranks[r]} has {held[s, r]} records of pass {step_S[s]}, expected one from "
             f"each of the ranks {ranks.tolist()}"
         )
-    E = int(map_LR.max()) + 1
+    E = _experts(map_LR, str(files[0]))
     load_SLE = np.zeros((len(step_S), len(map_LR), E), dtype=np.int64)
     done = 0
     for arrays, file in _each(loaded, files):
@@ -105,6 +136,18 @@ def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray
             np.add.at(load_SLE[at_N[done + n], layer], map_LR[layer], count_NLR[n, layer])
         done += len(count_NLR)
     return step_S, load_SLE
+
+
+def _experts(map_LR: IntArray, where: str) -> int:
+    """How many logical experts a map names: as many as slots at most, since each has one."""
+    R = map_LR.shape[1]
+    if map_LR.max() >= R:
+        layer, slot = (int(i) for i in np.argwhere(map_LR >= R)[0])
+        raise TraceError(
+            f"{where}: last_physical_to_logical_map[{layer}, {slot}] is expert {map_LR[layer, slot]}, expected 0 to "
+            f"{R - 1} in a map of {R} physical experts"
+        )
+    return int(map_LR.max()) + 1
 
 
 def _each(loaded: list[dict[str, Any]], files: list[Path]) -> Iterator[tuple[dict[str, Any], Path]]:

@@ -22,7 +22,7 @@ from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import Progress, find_files, read_lines, whole_counts
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
-_LINE = re.compile(rb"(\d+):(\[.*\])\s*")
+_LINE = re.compile(rb"(\d{1,6}):(\[.*\])\s*")
 
 
 def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> Log:
@@ -33,7 +33,11 @@ def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> 
         match = _NAME.fullmatch(file.name)
         if match is None:
             raise TraceError(f"{file}: expected a name like table_iter11_rank0.log")
-        found.setdefault(int(match[1]), {})[int(match[2])] = file
+        number, rank = int(match[1]), int(match[2])
+        ranks_of = found.setdefault(number, {})
+        if rank in ranks_of:
+            raise TraceError(f"{file}: iteration {number} of rank {rank} again, it is in {ranks_of[rank]} too")
+        ranks_of[rank] = file
     ranks = set().union(*found.values())
     lacking = [(number, rank) for number in sorted(found) for rank in sorted(ranks - set(found[number]))]
     if lacking:

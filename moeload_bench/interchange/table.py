@@ -80,12 +80,12 @@ def read_csv(path: Path, report: Report | None = None) -> Log:
     breaks off ends the table; the step that it may belong to is left out then.
     """
     names = _header(path)
-    lines = WholeLines.of(path, len(names))
+    lines = WholeLines.of(path)
     shape = _survey(path, names, lines, report)
     cells = _Cells(path, shape, "tokens" in names)
     for batch in _batches(path, names, lines, report, half=1):
         cells.put(batch)
-    steps = cells.whole_steps(bool(lines.cut))
+    steps = cells.whole_steps(lines.cut)
     cut = [lines.cut] if lines.cut else []
     layers = tuple(int(m) for m in shape.layer_L)
     return Log(str(path), layers, shape.experts, cells.rows(steps), cut=cut)
@@ -221,19 +221,20 @@ class _Cells:
                 "another of its rows"
             )
 
-    def whole_steps(self, may_lack_last: bool) -> int:
-        """How many steps are whole: all of them, or all but the last where that one may have broken off."""
+    def whole_steps(self, cut: str) -> int:
+        """How many steps are whole: all of them, or all but the last where the table breaks off (``cut``)."""
         shape = self._shape
         missing = self._first_missing()
         if missing is None:
             return len(shape.step_S)
         last = len(shape.step_S) - 1
-        if may_lack_last and last and missing // (shape.places // len(shape.step_S)) == last:
+        if cut and last and missing // (shape.places // len(shape.step_S)) == last:
             return last
         S, L, E = len(shape.step_S), len(shape.layer_L), shape.experts
         whole = f"{S} steps x {L} layers" + (f" x {E} experts" if shape.units > 1 else "") + f" = {shape.places}"
         raise TraceError(
             f"{self._path}: no row for {shape.name(missing)}: got {shape.rows} rows, expected {whole} (write zeros too)"
+            + (f"; {cut}" if cut else "")
         )
 
     def _first_missing(self) -> int | None:

@@ -47,13 +47,13 @@ def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None,
     cut: list[str] = []
     tags = dict.fromkeys(scalar.tag for scalar in _scalars(files, [], None))
     names = match_names(tags, pattern, str(files[0].parent))
-    rows = _rows(_scalars(files, cut, report), names)
+    rows = _rows(_scalars(files, cut, report), names, cut)
     notes = [f"logged as {names.pattern}"]
     return Log(str(files[0].parent), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
 
 
-def _rows(scalars: Iterator[Scalar], names: Names) -> Iterator[Row]:
-    """Steps whose counts are all there; one that is not is refused, but for the last of a file that breaks off."""
+def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[Row]:
+    """Steps whose counts are all there; one that is not is refused, the last one is left out and said in ``cut``."""
     load_LE = np.full((len(names.layers), names.experts), -1, dtype=np.int64)
     step: int | None = None
     where = ""
@@ -72,8 +72,13 @@ def _rows(scalars: Iterator[Scalar], names: Names) -> Iterator[Row]:
         if load_LE[place] >= 0:
             raise TraceError(f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} again, expected one value")
         load_LE[place], step, where = int(scalar.value), scalar.step, scalar.where
-    if step is not None and (load_LE >= 0).all():
+    if step is None:
+        return
+    if (load_LE >= 0).all():
         yield Row(step, load_LE, where)
+    else:
+        there = int((load_LE >= 0).sum())
+        cut.append(f"{where}: breaks off in step {step}, which has {there} of {load_LE.size} values; read up to it")
 
 
 def _whole(step: int, load_LE: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Names, where: str) -> Row:
@@ -115,7 +120,7 @@ def _event(message: bytes, where: str) -> Iterator[Scalar]:
     step, summaries = 0, []
     for field, value in _fields(message):
         if field == 2 and isinstance(value, int):
-            step = value
+            step = value - (1 << 64) if value >> 63 else value  # an int64
         elif field == 5 and isinstance(value, bytes):
             summaries.append(value)
     for summary in summaries:

@@ -146,11 +146,12 @@ class _Safetensors:
             )
         begin, end = entry["data_offsets"]
         known = _DTYPES.get(entry["dtype"])
+        whole = all(type(number) is int for number in (begin, end, *entry["shape"]))  # neither 8.0 nor True
         fits = known and len(entry["shape"]) == 1 and entry["shape"][0] * int(known[2:]) == end - begin
-        if not fits or not 0 <= begin <= end <= size:
+        if not whole or not fits or not 0 <= begin <= end <= size:
             raise TraceError(
                 f"{self.path}: tensor {name} is {printable(str(entry))[:120]}, expected I32 or I64 counts of one axis "
-                f"within {size} bytes"
+                f"within {size} bytes, data_offsets in whole numbers"
             )
         return (int(key[1]), int(key[2])), _Tensor(str(known), begin, end)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
 
 
 def _natural(path: Path) -> list[Any]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
@@ -61,7 +61,8 @@ def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int,
         if number in found:
             raise TraceError(f"{file}: {what} {number} again, it is in {found[number]} too")
         found[number] = file
-    missing = sorted(set(range(max(found) + 1)) - set(found))
+    # a name may hold any number: no more are counted than are shown
+    missing = list(islice((number for number in range(max(found) + 1) if number not in found), 11))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise TraceError(f"{files[0].parent}: {what} {shown} missing: got {len(found)} files, up to {max(found)}")
@@ -125,15 +126,18 @@ def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
 
 
 class WholeLines(NamedTuple):
-    """A table's file up to ``end``; ``cut`` names a last line that breaks off, which lies behind it."""
+    """A table's file up to ``end``; ``cut`` names a last line without a line break, which lies behind it.
+
+    Such a line may have lost digits of its last number, which nothing shows: 12 may have been 1234.
+    """
 
     path: Path
     end: int
     cut: str
 
     @classmethod
-    def of(cls, path: Path, columns: int) -> WholeLines:
-        """Look at the last line: one without a line break and of fewer than ``columns`` cells breaks off."""
+    def of(cls, path: Path) -> WholeLines:
+        """Look at the last line; a header alone is left as it is."""
         with path.open("rb") as file:
             end = file.seek(0, io.SEEK_END)
             for size in (1 << 20, MAX_LINE):
@@ -142,10 +146,10 @@ class WholeLines(NamedTuple):
                 if b"\n" in tail or start == 0:
                     break
         last = tail[tail.rfind(b"\n") + 1 :]
-        cells = next(csv.reader([last.decode(errors="replace")]), [])
-        if not last or len(last) == end or len(cells) >= columns:
+        if not last or len(last) == end:
             return cls(path, end, "")
-        return cls(path, end - len(last), f"{path}: the last line breaks off (the run still writes?); read up to it")
+        cut = f"{path}: the last line breaks off, it has no line break (the run still writes?); read up to it"
+        return cls(path, end - len(last), cut)
 
     def open(self) -> io.RawIOBase:
         """The bytes up to the end."""

@@ -46,7 +46,7 @@ def read_wandb(
     step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
     if step is None:
         raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
-    lines = None if file.suffix == ".parquet" else WholeLines.of(file, len(columns))
+    lines = None if file.suffix == ".parquet" else WholeLines.of(file)
     rows, notes = _rows(file, names, step, lines, report), [f"logged as {names.pattern}"]
     cut = [lines.cut] if lines and lines.cut else []
     return Log(str(file), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
@@ -126,8 +126,8 @@ def _row(row_C: Any, names: Names, step: str, where: str) -> Row | None:
             f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected a whole number from 0: shares and "
             "means over steps are no counts"
         )
-    if not (number >= 0 and number == np.floor(number)):
-        raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0")
+    if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
+        raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
     load_LE: IntArray = np.zeros((len(names.layers), names.experts), dtype=np.int64)
     places = np.array(list(names.at.values()))
     load_LE[places[:, 0], places[:, 1]] = value_C

@@ -159,13 +159,30 @@ def test_megatron_holds_each_expert_once(ahead: Ahead, placed: Placement, tmp_pa
 
 
 def test_forecasts_are_written_as_planners_take_them(ahead: Ahead, tmp_path: Path) -> None:
-    """npz and JSON hold `weight`; sglang's counts are whole tokens of the window."""
+    """npz and JSON hold `weight`; sglang's counts are whole tokens of the window, at the indices of the layers."""
     npz = np.load(write_forecast(ahead, tmp_path / "w.npz", "npz"))
     np.testing.assert_array_equal(npz["weight"], ahead.weight_LE)
     record = json.loads(write_forecast(ahead, tmp_path / "w.json", "json").read_text())
     np.testing.assert_array_equal(record["weight"], ahead.weight_LE)
     counts = json.loads(write_forecast(ahead, tmp_path / "s.json", "sglang").read_text())["logical_count"]
-    np.testing.assert_allclose(counts, ahead.weight_LE * 200, atol=0.5)
+    assert np.shape(counts) == (4, 4)
+    np.testing.assert_allclose(np.array(counts)[[1, 3]], ahead.weight_LE * 200, atol=0.5)
+
+
+def test_sglangs_counts_have_a_row_for_every_layer(ahead: Ahead, tmp_path: Path) -> None:
+    """sglang goes by the layer's index in the model: dense layers hold ones, too few layers are refused."""
+    path = write_forecast(ahead, tmp_path / "s.json", "sglang", 6)
+    counts = np.array(json.loads(path.read_text())["logical_count"])
+    assert counts.shape == (6, 4)
+    assert (counts[[0, 2, 4, 5]] == 1).all()
+    assert (counts[[1, 3]].sum(axis=1) > 100_000).all()
+    with pytest.raises(PlacementError, match="--model-layers is 3, the trace has layer 3; expected 4 or more"):
+        write_forecast(ahead, tmp_path / "t.json", "sglang", 3)
+    trace = write_trace(sampled(), tmp_path / "t.parquet")
+    words = ["--format", "sglang", "--model-layers", "5", "--level", "none", "--out", str(tmp_path / "u.json")]
+    done = CliRunner().invoke(app, ["export", "forecast", str(trace), *words])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads((tmp_path / "u.json").read_text())["logical_count"]) == 5
 
 
 def peers() -> Path:

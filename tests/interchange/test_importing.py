@@ -160,6 +160,23 @@ def test_a_table_that_breaks_off_ends_with_its_last_whole_step(cut: int, tmp_pat
     assert not trace.meta.complete
 
 
+@pytest.mark.parametrize("head", ["step,layer,expert,load\n0,0,0,7\n1,0,0,1234", "step,layer,load_0\n0,0,7\n1,0,1234"])
+def test_a_last_cell_that_may_have_lost_digits_is_left_out(head: str, tmp_path: Path) -> None:
+    """A last line without its line break has all cells and perhaps not all digits: 12 may have been 1234."""
+    assert import_csv(write(tmp_path, f"{head}\n")).load_SLE.ravel().tolist() == [7, 1234]
+    with pytest.warns(CutShortWarning, match=r"counts\.csv: the last line breaks off, it has no line break"):
+        trace = import_csv(write(tmp_path, head[:-2]))
+    assert trace.load_SLE.ravel().tolist() == [7]
+    assert not trace.meta.complete
+    assert "no line break" in trace.meta.notes[-1]
+
+
+def test_a_row_that_is_missing_may_be_the_line_without_a_line_break(tmp_path: Path) -> None:
+    """Where the last line is not of the last step, the refusal says that it was left out."""
+    with pytest.raises(TraceError, match=r"no row for expert 1 of step 0, layer 0: .*; .* it has no line break"):
+        read_csv(write(tmp_path, LONG + "1,0,0,2\n1,0,1,2\n0,0,0,3\n0,0,1,1"))
+
+
 def test_a_gap_before_the_last_step_is_no_break(tmp_path: Path) -> None:
     """Only the last step of a table that breaks off may lack rows."""
     with pytest.raises(TraceError, match="no row for expert 1 of step 1, layer 0"):

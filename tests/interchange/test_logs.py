@@ -21,7 +21,7 @@ from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.laer_moe import read_laer_moe
 from moeload_bench.interchange.npz import import_npz
-from moeload_bench.interchange.rows import CutShortWarning, Options, write_log
+from moeload_bench.interchange.rows import CutShortWarning, Log, Options, Row, write_log
 from moeload_bench.interchange.sglang import load_arrays, read_sglang
 from moeload_bench.interchange.smartmoe import read_smartmoe
 from moeload_bench.interchange.table import read_csv
@@ -242,6 +242,24 @@ def event(*scalars: bytes) -> Callable[[Path], None]:
     return damage
 
 
+def lines_of(path: Path, lost: int) -> None:
+    """Damage: one micro-batch of a step is gone from every layer of a rank."""
+    lines = path.read_text().splitlines(keepends=True)
+    of_step = [json.loads(line)["layer"] if json.loads(line).get("step") == lost else None for line in lines]
+    first = {of_step.index(layer) for layer in set(of_step) - {None}}
+    path.write_text("".join(line for n, line in enumerate(lines) if n not in first))
+
+
+def header(path: Path, old: str, new: str) -> None:
+    """Damage: other text in the header of a safetensors file."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    before = raw[8 : 8 + length].decode()
+    assert old in before
+    after = before.replace(old, new, 1).encode()
+    path.write_bytes(len(after).to_bytes(8, "little") + after + raw[8 + length :])
+
+
 OTHER, MISSING, ORDER, NEGATIVE, FRACTION = "another format", "missing", "order or twice", "negative", "fraction"
 EXPERT, CUT, TOP_K, PICKLE, BOMB = "expert out of range", "breaks off", "mixed top-k", "a pickle", "too large"
 KINDS = (OTHER, MISSING, ORDER, NEGATIVE, FRACTION, EXPERT, CUT, TOP_K, PICKLE, BOMB)
@@ -326,6 +344,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("rank2*", r'"tpe": \[\[[^]]*\], ', '"tpe": ['),
         r"rank 2 has 1 micro-batches in layer 0",
     ),
+    (
+        "megatron-tokens",
+        MISSING,
+        edit("rank2*", r'("iter": 20[^\n]*"tpe": \[)\[[^]]*\], ', r"\1", 2),
+        "rank 2 has 1 micro-batches in iteration 20, rank 0 has 2",
+    ),
     ("megatron-tokens", ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of iter 20 again"),
     ("megatron-tokens", ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
     (
@@ -347,6 +371,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'step'; got iter, expected"),
     ("megatron-routing", MISSING, lose("*rank5*"), r"rank 5 missing"),
     ("megatron-routing", MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
+    (
+        "megatron-routing",
+        MISSING,
+        lambda f: lines_of(f / "router_trace_rank1.jsonl", 1),
+        "rank 1 has 1 micro-batches in iteration 1, rank 0 has 2 .* tokens were dropped",
+    ),
     (
         "megatron-routing",
         ORDER,
@@ -423,6 +453,18 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     (
         "tensorrt-llm",
+        FRACTION,
+        lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [0.0, 32.0]'),
+        r"tensor 100_3 is .*\[0\.0, 32\.0\].* data_offsets in whole numbers",
+    ),
+    (
+        "tensorrt-llm",
+        OTHER,
+        lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [false, 32]'),
+        r"tensor 100_3 is .*\[False, 32\].* data_offsets in whole numbers",
+    ),
+    (
+        "tensorrt-llm",
         EXPERT,
         safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})),
         "has 5 counts, expected 8 experts",
@@ -441,6 +483,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     ("tensorrt-llm", PICKLE, put("rank0*", PICKLED), "not a safetensors file: a header of"),
     ("smartmoe", OTHER, edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
+    (
+        "smartmoe",
+        OTHER,
+        edit("table_iter11_rank2*", r"^0:", "9" * 5000 + ":"),
+        r"line 1: got '9999.*expected layer:\[\[",
+    ),
     ("smartmoe", MISSING, lose("table_iter11_rank2*"), r"table_iter11_rank2\.log is missing"),
     ("smartmoe", MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
     ("smartmoe", ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 again"),
@@ -467,6 +515,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("*.csv", r"(0,LAER,a-model,0,0,\d+\r?\n)", r"\1\1"),
         "97 rows, expected 3 iterations x 4 layers x 8",
     ),
+    (
+        "laer-moe",
+        ORDER,
+        edit("*.csv", r"\n1,LAER,a-model,0,0,", "\n0,LAER,a-model,0,0,"),
+        "device 0 of layer 0 in iteration 0 has 2 rows, expected one",
+    ),
     ("laer-moe", NEGATIVE, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,-4"), "row 2: token_num is -4"),
     ("laer-moe", FRACTION, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,4.5"), "invalid value '4.5'"),
     (
@@ -492,6 +546,13 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("wandb", MISSING, edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
     ("wandb", MISSING, edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
     ("wandb", ORDER, edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
+    (
+        "wandb",
+        ORDER,
+        edit("*.csv", "\n0,,", "\n1e30,,"),
+        r"row 2: Step is 1e\+30, expected a whole number from 0 to \d",
+    ),
+    ("wandb", ORDER, edit("*.csv", "\n0,,", "\ninf,,"), r"row 2: Step is inf, expected a whole number from 0 to \d"),
     ("wandb", NEGATIVE, edit("*.csv", r"\n0,,\d+", "\n0,,-2"), r"layer0/expert0 is -2"),
     (
         "wandb",
@@ -511,6 +572,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("tensorboard", OTHER, put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
     ("tensorboard", MISSING, event(*(logs._scalar(s, TAG.format(0, 0), 1.0) for s in (30, 40))), "no value in step 30"),
     ("tensorboard", ORDER, event(logs._scalar(20, TAG.format(0, 0), 1.0)), "expert_0 of step 20 again"),
+    (
+        "tensorboard",
+        ORDER,
+        event(*(logs._scalar(2**64 - 1, TAG.format(m, e), 1.0) for m in range(4) for e in range(8))),
+        r"record \d+: step is -1, expected a whole number from 0 to \d",
+    ),
     ("tensorboard", NEGATIVE, event(logs._scalar(30, TAG.format(0, 0), -1.0)), "expert_0 of step 30 is -1"),
     ("tensorboard", FRACTION, event(logs._scalar(30, TAG.format(0, 0), 0.5)), "expert_0 of step 30 is 0.5"),
     (
@@ -652,6 +719,121 @@ def test_a_broken_last_line_ends_the_import_with_a_warning(name: str, tmp_path: 
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN)[:2])
     assert not trace.meta.complete
     assert any(path.name in note for note in trace.meta.notes)
+
+
+def test_a_last_step_that_lacks_values_is_left_out_and_said(tmp_path: Path) -> None:
+    """TensorBoard's file may end between two records of a step: the steps before are read, the trace is marked."""
+    folder = made("tensorboard", tmp_path)
+    event(logs._scalar(30, TAG.format(0, 0), 1.0))(folder)
+    with pytest.warns(CutShortWarning, match="breaks off in step 30, which has 1 of 32 values"):
+        trace = imported("tensorboard", folder, tmp_path / "out.parquet", top_k=2)
+    np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
+    assert not trace.meta.complete
+    assert any("step 30" in note for note in trace.meta.notes)
+
+
+def test_a_last_number_of_a_history_may_have_lost_digits(tmp_path: Path) -> None:
+    """W&B's table: a last line without its line break is left out, though every cell is there."""
+    path = tmp_path / "history.csv"
+    whole = "Step,moe/layer_0/expert_0,moe/layer_0/expert_1\n0,3,1\n1,2,1234\n"
+    path.write_text(whole)
+    assert [row.load_LE.tolist() for row in read_wandb([path]).rows] == [[[3, 1]], [[2, 1234]]]
+    path.write_text(whole[:-3])
+    log = read_wandb([path])
+    assert [row.step for row in log.rows] == [0]
+    assert "the last line breaks off, it has no line break" in log.cut[0]
+
+
+def test_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
+    """SmartMoE's files are known by their names: one of two with the same name would be lost."""
+    folders = [logs.smartmoe(tmp_path / name, CHOSEN) for name in ("a", "b")]
+    with pytest.raises(TraceError, match=r"b/table_iter1_rank0\.log: iteration 1 of rank 0 again, it is in .*a/table"):
+        read_smartmoe(folders)
+
+
+@pytest.mark.parametrize("step", [-1, 2**64 - 1, 10**30])
+def test_a_step_that_is_no_number_of_a_step_is_refused(step: int, tmp_path: Path) -> None:
+    """Whatever a name or a cell holds: a step beyond the bound is refused by file, and nothing is written."""
+    rows_here = iter([Row(step, np.ones((1, 2), dtype=np.int64), "a.log")])
+    with pytest.raises(TraceError, match=rf"a\.log: step is {step}, expected a whole number from 0 to \d+"):
+        write_log(Log("a.log", (0,), 2, rows_here), tmp_path / "o.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_enormous_number_in_a_name_costs_nothing(tmp_path: Path) -> None:
+    """Ranks that are missing below it are not counted up; a digit that is no decimal one sorts as text."""
+    for name in ("rank0.jsonl", f"rank{10**12}.jsonl", "1²2.jsonl"):
+        (tmp_path / name).touch()
+    files = text.find_files([tmp_path], "*.jsonl")
+    assert len(files) == 3
+    with pytest.raises(TraceError, match=rf"rank 1, 2, .*, 10 \.\.\. missing: got 2 files, up to {10**12}"):
+        text.files_by_number(files[1:], r"rank(\d+)", "rank")
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, folder: Path, **arrays_here: Any) -> Path:
+    """A file of sglang's recorder that holds these arrays, without torch."""
+    path = folder / "expert_distribution_recorder_1.0.pt"
+    path.touch()
+    plain = {name: np.asarray(array) for name, array in arrays_here.items()}
+    monkeypatch.setattr("moeload_bench.interchange.sglang.load_arrays", lambda *_: plain)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("used", "says"),
+    [
+        ([1, 1, 1, 0, 0, 0, 0], r"^4 of 7 entries of the recorder's buffer were not used and are left out$"),
+        ([0, 0, 1, 1, 0], r"^3 of 5 entries"),
+        (
+            [1, 1, 1],
+            r"^all 3 entries .* order of the passes is not known .*--expert-distribution-recorder-buffer-size -1",
+        ),
+    ],
+)
+def test_unused_entries_of_sglangs_buffer_are_no_passes(
+    used: list[int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode stat dumps its whole buffer: what no pass has used is left out and counted, a full one may have wrapped."""
+    load_SLE = np.reshape(used, (-1, 1, 1)) * np.array([3, 1])
+    path = recorded(monkeypatch, tmp_path, logical_count=load_SLE)
+    trace = read_trace(write_log(read_sglang([path]), tmp_path / "o.parquet", Options(top_k=2)).path)
+    assert trace.step_S.tolist() == np.flatnonzero(used).tolist()
+    assert (trace.load_SLE == [3, 1]).all()
+    assert any(re.search(says, note) for note in trace.meta.notes)
+
+
+@pytest.mark.parametrize(
+    ("used", "says"),
+    [
+        (
+            [1, 0, 0, 1],
+            r"2 passes have no count \(the first is pass 1 of 4\) .*--expert-distribution-recorder-buffer-size",
+        ),
+        ([0, 0], "no count in any layer"),
+    ],
+)
+def test_a_buffer_that_holds_no_row_of_passes_is_refused(
+    used: list[int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unused entries between others: the buffer began again at its start; nothing but unused ones: no pass."""
+    load_SLE = np.reshape(used, (-1, 1, 1)) * np.array([3, 1])
+    path = recorded(monkeypatch, tmp_path, logical_count=load_SLE)
+    with pytest.raises(TraceError, match=rf"recorder_1\.0\.pt: {says}"):
+        read_sglang([path])
+
+
+def test_an_expert_beyond_the_slots_is_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode per_pass: every logical expert has a slot, so that the map holds no number from their count on."""
+    counts = np.ones((1, 1, 3), dtype=np.int64)
+    found = {"pass": [0], "rank": [0], "physical_count": counts, "physical_to_logical": [[0, 1, 2**40]]}
+    path = recorded(monkeypatch, tmp_path, **found)
+    with pytest.raises(TraceError, match=rf"logical_map\[0, 2\] is expert {2**40}, expected 0 to 2 in a map of 3"):
+        read_sglang([path])
+    found["physical_to_logical"] = [[0, 1, 0]]
+    log = read_sglang([recorded(monkeypatch, tmp_path, **found)])
+    assert [row.load_LE.tolist() for row in log.rows] == [[[2, 1]]]
 
 
 def test_device_loads_are_no_trace_of_experts(tmp_path: Path) -> None:
