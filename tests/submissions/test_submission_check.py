@@ -115,7 +115,11 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "an unknown floor": ("runs/0/floor_marks", {"<b>": "exact"}, "floor_marks: '<b>' is unknown"),
     "counts with escapes": ("runs/0/counts", {"\x1b[2J": 1}, "one line"),
     "a missing metric": ("runs/0/tasks/1/metrics", lambda m: {"window_tv": m["window_tv"]}, "metrics"),
-    "a failure that is said": ("runs/0/tasks/0/failure", "it raised", "1 tasks failed, the first is origin 50 of 'one/"),
+    "a failure that is said": (
+        "runs/0/tasks/0/failure",
+        "it raised",
+        "1 tasks failed, the first is origin 50 of 'one/",
+    ),
     "a hidden failure": ("runs/0/tasks/0/failure", "it raised", "failed task scores"),
     "missing layers": ("runs/0/per_layer", {}, "per_layer"),
     "no hash of forecasts": ("runs/0/forecasts_sha256", "none", "forecasts_sha256"),
