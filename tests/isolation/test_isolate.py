@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -379,8 +381,8 @@ def test_a_large_block_passes_whole() -> None:
 
 
 def test_an_argument_that_is_no_json_is_refused_by_name() -> None:
-    """TOML has dates, the pipe has not."""
-    target = parse_target(f"{HELPERS}:Everything@since=2024-01-01")
+    """TOML and Python have dates, the pipe has not."""
+    target = replace(parse_target(f"{HELPERS}:Everything"), kwargs={"since": datetime.date(2024, 1, 1)})
     with pytest.raises(TargetError, match="cannot be handed"), open_host(target, INFO, seed=0, level="process"):
         pass
 
