@@ -56,9 +56,10 @@ def code_sha256() -> str:
     """Hash of the code that draws the site and of the libraries it draws with."""
     digest = hashlib.sha256()
     leaderboard = ROOT / "leaderboard"
-    for files in (leaderboard.glob("*"), (leaderboard / "site").rglob("*"), PACKAGE.rglob("*")):
+    drawing = [*leaderboard.glob("*"), *(leaderboard / "site").rglob("*")]
+    for folder, files in ((leaderboard, drawing), (PACKAGE, PACKAGE.rglob("*"))):
         for path in sorted(path for path in files if path.suffix in CODE and path.is_file()):
-            digest.update(f"{path.name}\0".encode() + path.read_bytes())
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     return digest.hexdigest()
