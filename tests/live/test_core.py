@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
+from tests.support.snapshots import numbers
 
 TINY = "qwen3moe-tiny-8e/test/seed1"
 AUX0 = "qwen3moe-tiny-8e-aux0/test/seed1"
@@ -35,21 +35,6 @@ def cut(trace: Trace, rows: int) -> Trace:
     return Trace(
         trace.meta, trace.step_S[:rows].copy(), trace.tokens_SL[:rows].copy(), trace.load_SLE[:rows].copy(), columns
     )
-
-
-def numbers(snapshot: Snapshot) -> list[Any]:
-    """Everything that a snapshot says, comparable by `np.testing.assert_equal`."""
-    out: list[Any] = []
-
-    def walk(value: Any) -> None:
-        if hasattr(value, "__dataclass_fields__"):
-            for name in value.__dataclass_fields__:
-                walk(getattr(value, name))
-        else:
-            out.append(value)
-
-    walk(snapshot)
-    return out
 
 
 @pytest.fixture(scope="module")

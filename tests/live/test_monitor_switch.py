@@ -16,7 +16,7 @@ from moeload_bench.live.monitor import LoadMonitor
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need
-from tests.live.test_core import numbers
+from tests.support.snapshots import numbers
 
 ROOT = Path(__file__).parents[2]
 STEPS, SWITCH, BATCH, LENGTH = 1500, 1100, 16, 64

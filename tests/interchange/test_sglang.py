@@ -1,0 +1,128 @@
+"""sglang's recorder: modes, ring buffers, maps of slots, and files that nobody should unpickle."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moeload_bench.errors import TraceError
+from moeload_bench.interchange.rows import Options, write_log
+from moeload_bench.interchange.sglang import load_arrays, read_sglang
+from moeload_bench.traces.store import read_trace
+from tests.conftest import need
+from tests.support.foreign import logs
+from tests.support.foreign.formats import CHOSEN
+
+
+@pytest.mark.slow
+def test_sglang_records_of_passes_are_added_over_ranks_and_replicas(tmp_path: Path) -> None:
+    """Mode per_pass: one file per rank, counts of physical experts; replicas count for their expert."""
+    need("torch", "pip install '.[torch]'")
+    log = read_sglang([logs.sglang_per_pass(tmp_path / "pp", CHOSEN)])
+    got = list(log.rows)
+    np.testing.assert_array_equal(np.stack([row.load_LE for row in got]), logs.truth(CHOSEN))
+    assert [row.step for row in got] == [7, 8, 9]
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, folder: Path, **arrays_here: Any) -> Path:
+    """A file of sglang's recorder that holds these arrays, without torch."""
+    path = folder / "expert_distribution_recorder_1.0.pt"
+    path.touch()
+    plain = {name: np.asarray(array) for name, array in arrays_here.items()}
+    monkeypatch.setattr("moeload_bench.interchange.sglang.load_arrays", lambda *_: plain)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("used", "says"),
+    [
+        ([1, 1, 1, 0, 0, 0, 0], r"^4 of 7 entries of the recorder's buffer were not used and are left out$"),
+        ([0, 0, 1, 1, 0], r"^3 of 5 entries"),
+        (
+            [1, 1, 1],
+            r"^all 3 entries .* order of the passes is not known .*--expert-distribution-recorder-buffer-size -1",
+        ),
+    ],
+)
+def test_unused_entries_of_sglangs_buffer_are_no_passes(
+    used: list[int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode stat dumps its whole buffer: what no pass has used is left out and counted, a full one may have wrapped."""
+    load_SLE = np.reshape(used, (-1, 1, 1)) * np.array([3, 1])
+    path = recorded(monkeypatch, tmp_path, logical_count=load_SLE)
+    trace = read_trace(write_log(read_sglang([path]), tmp_path / "o.parquet", Options(top_k=2)).path)
+    assert trace.step_S.tolist() == np.flatnonzero(used).tolist()
+    assert (trace.load_SLE == [3, 1]).all()
+    assert any(re.search(says, note) for note in trace.meta.notes)
+
+
+@pytest.mark.parametrize(
+    ("used", "says"),
+    [
+        (
+            [1, 0, 0, 1],
+            r"2 passes have no count \(the first is pass 1 of 4\) .*--expert-distribution-recorder-buffer-size",
+        ),
+        ([0, 0], "no count in any layer"),
+    ],
+)
+def test_a_buffer_that_holds_no_row_of_passes_is_refused(
+    used: list[int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unused entries between others: the buffer began again at its start; nothing but unused ones: no pass."""
+    load_SLE = np.reshape(used, (-1, 1, 1)) * np.array([3, 1])
+    path = recorded(monkeypatch, tmp_path, logical_count=load_SLE)
+    with pytest.raises(TraceError, match=rf"recorder_1\.0\.pt: {says}"):
+        read_sglang([path])
+
+
+def test_an_expert_beyond_the_slots_is_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mode per_pass: every logical expert has a slot, so that the map holds no number from their count on."""
+    counts = np.ones((1, 1, 3), dtype=np.int64)
+    found = {"pass": [0], "rank": [0], "physical_count": counts, "physical_to_logical": [[0, 1, 2**40]]}
+    path = recorded(monkeypatch, tmp_path, **found)
+    with pytest.raises(TraceError, match=rf"logical_map\[0, 2\] is expert {2**40}, expected 0 to 2 in a map of 3"):
+        read_sglang([path])
+    found["physical_to_logical"] = [[0, 1, 0]]
+    log = read_sglang([recorded(monkeypatch, tmp_path, **found)])
+    assert [row.load_LE.tolist() for row in log.rows] == [[[2, 1]]]
+
+
+def test_an_archive_is_bounded_before_it_is_opened(tmp_path: Path) -> None:
+    """A `.pt` file that unpacks to more than the limit, or is compressed, costs nothing."""
+    bomb = tmp_path / "expert_distribution_recorder_1.pt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    with pytest.raises(TraceError, match="expected at most 1000"):
+        load_arrays(bomb, max_bytes=1000)
+    with pytest.raises(TraceError, match="is compressed"):
+        load_arrays(bomb)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        import os
+
+        return os.system, (self.command,)
+
+
+def test_a_pickle_in_a_pt_file_runs_nothing(tmp_path: Path) -> None:
+    """Tensors and plain values only: an object with a payload is refused, and the payload did not run."""
+    torch = need("torch", "pip install '.[torch]'")
+    trap = tmp_path / "expert_distribution_recorder_1.pt"
+    torch.save({"logical_count": Evil(f"touch {tmp_path / 'ran'}")}, trap)
+    with pytest.raises(TraceError, match=r"expected tensors as sglang's recorder writes them"):
+        load_arrays(trap)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,128 @@
+"""Sinks of `LoadMonitor`: what each gets, and that none of them stops or holds up a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.live.monitor import LoadMonitor
+from moeload_bench.live.names import RUN, VALUES
+from moeload_bench.recording.writer import RecordingWarning
+from tests.conftest import need
+from tests.support.monitored import OFTEN, loop, trainer
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
+    """Mean and worst of each value, the run's own numbers, and with ``all_layers`` each layer."""
+    path = tmp_path / "logs/moe.jsonl"
+    loop(LoadMonitor(OFTEN, sinks=[path], all_layers=True), None)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    layers = {f"moe/layer_{layer:02}/{name}" for layer in range(2) for name in VALUES}
+    known = {f"moe/{kind}/{name}" for kind in ("mean", "worst") for name in VALUES} | {f"moe/{name}" for name in RUN}
+    assert set(rows[-1]) - {"step"} <= known | layers
+    assert {"moe/mean/maxvio", "moe/worst/imbalance", "moe/layer_01/forecast_tv", "moe/saved_percent"} <= set(rows[-1])
+
+
+def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
+    """`torch.utils.tensorboard.SummaryWriter` as a sink, read back by TensorBoard itself."""
+    need("tensorboard", "pip install -e '.[dev]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        loop(LoadMonitor(OFTEN, sinks=[writer]), None)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "moe/layer_00/maxvio" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("moe/worst/maxvio")] == [10, 20, 30, 40, 50, 60]
+
+
+TRACKIO = """
+import json, trackio
+from trackio.sqlite_storage import SQLiteStorage
+from tests.live.test_monitor import OFTEN, LoadMonitor, loop
+trackio.init(project="moe", name="mine")
+loop(LoadMonitor(OFTEN, sinks=[trackio]), None)
+trackio.finish()
+run = next(iter(trackio.Api().runs("moe")))
+rows = SQLiteStorage.get_logs("moe", run.name, run_id=run.id)
+print(json.dumps([[row["step"], row["moe/mean/maxvio"]] for row in rows]))
+"""
+
+
+@pytest.mark.slow
+def test_trackio_gets_the_numbers(tmp_path: Path) -> None:
+    """The module itself is a sink: `sinks=[trackio]`; its own reader finds every step. (It reads its folder once.)"""
+    need("trackio", "pip install -e '.[dev]'")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    monitor = LoadMonitor(OFTEN)
+    loop(monitor, None)
+    expected = [[s.step, float(np.mean(s.maxvio_L))] for s in monitor.snapshots]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_a_sink_that_raises_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    """Three errors in a row; the warning comes at the end and names the sink."""
+    calls: list[int] = []
+
+    def broken(values: dict[str, float], step: int) -> None:
+        calls.append(step)
+        raise OSError("disk gone")
+
+    path = tmp_path / "moe.jsonl"
+    with pytest.warns(RecordingWarning, match="sink broken was given up: OSError: disk gone"):
+        loop(LoadMonitor(OFTEN, sinks=[broken, path]), None)
+    assert calls == [10, 20, 30]
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_sink_that_blocks_never_holds_up_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the first snapshot and never returns; training ends, and the warning says that it blocks."""
+    monkeypatch.setattr("moeload_bench.live.sinks.CLOSE_S", 0.1)
+    released = threading.Event()
+    monitor = LoadMonitor(OFTEN, sinks=[lambda values, step: released.wait()])
+    with pytest.warns(RecordingWarning, match="it blocks"):
+        loop(monitor, None)
+    assert len(monitor.snapshots) == 6
+    released.set()
+
+
+def test_a_trainer_log_that_raises_is_given_up(tmp_path: Path) -> None:
+    """The monitor goes on without it."""
+    watched = trainer(tmp_path)
+    monitor = LoadMonitor(OFTEN).attach(watched)
+
+    def log(logs: Any, *args: Any) -> None:
+        if "moe/mean/maxvio" in logs:
+            raise RuntimeError("no network")
+
+    watched.log = log
+    with pytest.warns(RecordingWarning, match="a log was given up: RuntimeError: no network"):
+        watched.train()
+    assert len(monitor.snapshots) == 6
+
+
+def test_what_cannot_be_a_sink_is_refused_at_once() -> None:
+    """A path that is no .jsonl, and something without a way to log."""
+    with pytest.raises(RecordingError, match=r"ends in .jsonl"):
+        LoadMonitor(sinks=["moe.csv"])
+    with pytest.raises(RecordingError, match="a sink is int"):
+        LoadMonitor(sinks=[3])

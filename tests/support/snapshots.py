@@ -1,0 +1,22 @@
+"""What a snapshot of `moeload_bench.live` says, made comparable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeload_bench.live.core import Snapshot
+
+
+def numbers(snapshot: Snapshot) -> list[Any]:
+    """Everything that a snapshot says, comparable by `np.testing.assert_equal`."""
+    out: list[Any] = []
+
+    def walk(value: Any) -> None:
+        if hasattr(value, "__dataclass_fields__"):
+            for name in value.__dataclass_fields__:
+                walk(getattr(value, name))
+        else:
+            out.append(value)
+
+    walk(snapshot)
+    return out
