@@ -27,6 +27,13 @@ BANDWIDTH = typer.Option(help="GB/s that one device receives while experts move.
 STEP = typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
 """The constants of a cost model: required by one command, with defaults in another."""
 
+Groups = Annotated[int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")]
+ExpertFraction = Annotated[
+    float, typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all.")
+]
+Overlap = Annotated[float, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")]
+ReplanMs = Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")]
+
 
 def with_signature(
     command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None

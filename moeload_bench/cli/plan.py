@@ -13,7 +13,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import BANDWIDTH, STEP, WEIGHT, Forecaster, Level, Nodes, TraceArgument, with_options
+from moeload_bench.cli.options import (
+    BANDWIDTH,
+    STEP,
+    WEIGHT,
+    ExpertFraction,
+    Forecaster,
+    Groups,
+    Level,
+    Nodes,
+    Overlap,
+    ReplanMs,
+    TraceArgument,
+    with_options,
+)
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
@@ -21,6 +34,7 @@ from moeload_bench.interchange.forecasts import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import Level as IsolationLevel
 from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.live.cluster import cluster_options
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
@@ -46,9 +60,7 @@ def cluster_shape(
     devices: Annotated[int, typer.Option(help="D: devices that share the experts of a layer (expert parallelism).")],
     slots: Annotated[int, typer.Option(help="R: expert slots on all devices together; R - E of them are spare.")],
     nodes: Nodes = 1,
-    groups: Annotated[
-        int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")
-    ] = None,
+    groups: Groups = None,
 ) -> ClusterShape:
     """What the experts are placed on."""
     return ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
@@ -58,11 +70,9 @@ def cost_model(
     expert_mb: Annotated[float | None, WEIGHT] = None,
     bandwidth: Annotated[float | None, BANDWIDTH] = None,
     step_ms: Annotated[float | None, STEP] = None,
-    expert_fraction: Annotated[
-        float, typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all.")
-    ] = 0.5,
-    overlap: Annotated[float, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")] = 0.0,
-    replan_ms: Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")] = 0.0,
+    expert_fraction: ExpertFraction = 0.5,
+    overlap: Overlap = 0.0,
+    replan_ms: ReplanMs = 0.0,
 ) -> CostModel | None:
     """The cost model; None where no constant was given. Raises `PlacementError` where some were."""
     if step_ms is None or expert_mb is None or bandwidth is None:
@@ -178,22 +188,15 @@ def _intervals(text: str | None) -> list[int] | None:
         raise PlacementError(f"--every is {text!r}, expected whole numbers of steps such as 10,100,1000") from None
 
 
-def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str | None:
-    """The command to go on with: the run on one page, with the same constants; None where `report` has no option for
-    one of them, since its page would be about another cluster.
-    """
-    grouped = shape.nodes > 1 and shape.groups != shape.nodes  # on one node, groups count for nothing
-    if grouped or cost != CostModel(cost.step_ms, cost.expert_mb, cost.bandwidth_gb_s):
-        return None
-    nodes = f" --nodes {shape.nodes}" if shape.nodes > 1 else ""
+def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str:
+    """The command to go on with: the run on one page, for the same cluster."""
     return (
-        f"moeload-bench report {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} --devices {shape.devices} "
-        f"--slots {shape.slots}{nodes} --expert-mb {cost.expert_mb:g} --bandwidth {cost.bandwidth_gb_s:g} "
-        f"--step-ms {cost.step_ms:g} --out report.html"
+        f"moeload-bench report {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} "
+        f"{cluster_options(shape, cost)} --out report.html"
     )
 
 
-def _json(comparison: Comparison, following: str | None) -> str:
+def _json(comparison: Comparison, following: str) -> str:
     simulation, choice = comparison.simulation, choose_policy(comparison.runs)
     record = {
         "trace": comparison.trace,
@@ -215,8 +218,8 @@ def _run_record(run: PolicyRun) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(run).items() if name != "saved_parts"}
 
 
-def _print(comparison: Comparison, following: str | None, wide: bool) -> None:
-    """The answer, the table, what failed, the next command where there is one."""
+def _print(comparison: Comparison, following: str, wide: bool) -> None:
+    """The answer, the table, what failed, the next command."""
     console = plain_console()
     cost, choice = comparison.simulation.cost, choose_policy(comparison.runs)
     console.print(choice.text)
@@ -241,8 +244,6 @@ def _print(comparison: Comparison, following: str | None, wide: bool) -> None:
         console.print(printable(note), style="red")
     if len(comparison.failures) > 5:
         console.print(f"... {len(comparison.failures)} forecasts failed in all", style="red")
-    if following is None:
-        return
     console.print("Next:")
     console.print(command_lines(printable(following), console.width), soft_wrap=True)
 

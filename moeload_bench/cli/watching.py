@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import BANDWIDTH, STEP, WEIGHT, Forecaster, Nodes
+from moeload_bench.cli.options import (
+    BANDWIDTH,
+    STEP,
+    WEIGHT,
+    ExpertFraction,
+    Forecaster,
+    Groups,
+    Nodes,
+    Overlap,
+    ReplanMs,
+)
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS, Cluster
 from moeload_bench.live.core import Settings
@@ -22,16 +32,23 @@ def watching(
     ] = None,
     slots: Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")] = None,
     nodes: Nodes = 1,
+    groups: Groups = None,
     expert_mb: Annotated[float, WEIGHT] = EXPERT_MB,
     bandwidth: Annotated[float, BANDWIDTH] = BANDWIDTH_GB_S,
     step_ms: Annotated[float, STEP] = STEP_MS,
+    expert_fraction: ExpertFraction = 0.5,
+    overlap: Overlap = 0.0,
+    replan_ms: ReplanMs = 0.0,
 ) -> Settings:
     """The `Settings` that a run is watched with; raises `PlacementError` for a cluster that makes no plan."""
     if (devices is None) != (slots is None):
         raise PlacementError("--devices and --slots go together: got one of them")
-    shape = None if devices is None or slots is None else ClusterShape("given", devices, slots, nodes, nodes)
-    if shape is None and nodes != 1:
-        raise PlacementError(f"--nodes {nodes} needs --devices and --slots")
-    return Settings(
-        forecaster=forecaster, horizon=horizon, cluster=Cluster(shape, CostModel(step_ms, expert_mb, bandwidth))
-    )
+    if devices is None or slots is None:
+        if nodes != 1 or groups is not None:
+            given = f"--nodes {nodes}" if groups is None else f"--groups {groups}"
+            raise PlacementError(f"{given} needs --devices and --slots")
+        shape = None
+    else:
+        shape = ClusterShape("given", devices, slots, nodes, nodes if groups is None else groups)
+    cost = CostModel(step_ms, expert_mb, bandwidth, expert_fraction, overlap, replan_ms)
+    return Settings(forecaster=forecaster, horizon=horizon, cluster=Cluster(shape, cost))

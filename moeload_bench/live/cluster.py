@@ -39,7 +39,26 @@ class Cluster:
         cost = self.cost
         where = f"{shape.devices} devices with {shape.slots} slots"
         nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
+        hidden = f", {100 * cost.overlap:g} % of moving hidden" if cost.overlap else ""
+        fixed = f", {cost.replan_ms:g} ms for each re-plan" if cost.replan_ms else ""
         return (
             f"{where}{nodes}, {cost.expert_mb:g} MB per expert, {cost.bandwidth_gb_s:g} GB/s, steps of "
             f"{cost.step_ms:g} ms of which {100 * cost.expert_fraction:g} % wait for the most loaded device"
+            f"{hidden}{fixed}"
         )
+
+
+def cluster_options(shape: ClusterShape, cost: CostModel) -> str:
+    """The options of `moeload-bench plan`, `report` and `watch` for this cluster, but for what they suppose."""
+    options = {"devices": shape.devices, "slots": shape.slots}
+    if shape.nodes > 1:
+        options["nodes"] = shape.nodes
+    if shape.groups != shape.nodes:
+        options["groups"] = shape.groups
+    numbers = {"expert_mb": cost.expert_mb, "bandwidth": cost.bandwidth_gb_s, "step_ms": cost.step_ms}
+    usual = CostModel(cost.step_ms, cost.expert_mb, cost.bandwidth_gb_s)
+    for name in ("expert_fraction", "overlap", "replan_ms"):
+        if getattr(cost, name) != getattr(usual, name):
+            numbers[name] = getattr(cost, name)
+    words = [f"--{name} {value}" for name, value in options.items()]
+    return " ".join([*words, *(f"--{name.replace('_', '-')} {value:.12g}" for name, value in numbers.items())])

@@ -18,10 +18,9 @@ from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.advice import Advice, name_layers
+from moeload_bench.live.cluster import cluster_options
 from moeload_bench.live.core import Settings, Snapshot, replay_with_watch
 from moeload_bench.live.history import Past
-from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.choice import ForecasterChoice, PolicyChoice, choose_forecasters, choose_policy
 from moeload_bench.results.record import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
@@ -229,26 +228,6 @@ def next_commands(found: Findings) -> list[str]:
     is_file = found.source.rstrip("/").endswith((".parquet", ".parts"))
     commands = [f"moeload-bench run --trace {source}"] if is_file else []
     if found.comparison is not None:
-        shape, cost = found.comparison.simulation.shape, found.comparison.simulation.cost
-        commands.append(
-            f"moeload-bench plan {source} --forecaster {shlex.quote(found.serves)} --devices {shape.devices} --slots "
-            f"{shape.slots}{_nodes(shape)} --expert-mb {cost.expert_mb:g} --bandwidth {cost.bandwidth_gb_s:g} "
-            f"--step-ms {cost.step_ms:g}{_fractions(cost)}"
-        )
+        options = cluster_options(found.comparison.simulation.shape, found.comparison.simulation.cost)
+        commands.append(f"moeload-bench plan {source} --forecaster {shlex.quote(found.serves)} {options}")
     return commands
-
-
-def _nodes(shape: ClusterShape) -> str:
-    """The options of a cluster of several nodes; `plan` keeps one group of experts on each unless it is told more."""
-    nodes = f" --nodes {shape.nodes}" if shape.nodes > 1 else ""
-    return f"{nodes} --groups {shape.groups}" if shape.groups != shape.nodes else nodes
-
-
-def _fractions(cost: CostModel) -> str:
-    """The options of the constants that are not those that `plan` supposes."""
-    usual = CostModel(cost.step_ms, cost.expert_mb, cost.bandwidth_gb_s)
-    return "".join(
-        f" --{name.replace('_', '-')} {getattr(cost, name):g}"
-        for name in ("expert_fraction", "overlap", "replan_ms")
-        if getattr(cost, name) != getattr(usual, name)
-    )

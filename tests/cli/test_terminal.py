@@ -80,16 +80,23 @@ def test_traces_show_starts_with_a_plain_answer(folder: Path, width: int) -> Non
     assert "data_sha256" in "\n".join(meta)
 
 
-@pytest.mark.parametrize("more", [("--nodes", "2", "--groups", "4"), ("--overlap", "0.5")])
-def test_plan_names_no_command_that_would_be_about_another_cluster(more: tuple[str, ...], folder: Path) -> None:
-    """`report` knows neither groups nor these constants: the output ends without it, and --json says null."""
-    words = ["plan", str(folder / "own.parquet"), "--devices", "2", "--slots", "6", *COSTS, "--level", "none"]
-    shown = CliRunner().invoke(app, [*words, *more])
+@pytest.mark.parametrize(
+    ("shape", "cost"),
+    [([], []), (["--nodes", "2", "--groups", "4"], []), ([], ["--expert-fraction", "0.25", "--overlap", "0.5"])],
+)
+def test_plan_and_report_name_each_other_with_the_same_cluster(
+    shape: list[str], cost: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """The command that `plan` ends with runs, and its page names the `plan` that was asked: no option is lost."""
+    options = ["--devices", "2", "--slots", "6", *shape, *COSTS[:6], *cost]
+    words = ["plan", str(folder / "own.parquet"), *options, *COSTS[6:], "--level", "none", "--json"]
+    shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    assert "Next" not in shown.stdout
-    assert json.loads(CliRunner().invoke(app, [*words, *more, "--json"]).stdout)["next"] is None
-    told = CliRunner().invoke(app, [*words, "--nodes", "2", "--json"])
-    assert " --slots 6 --nodes 2 --expert-mb 50 " in json.loads(told.stdout)["next"]
+    following = shlex.split(json.loads(shown.stdout)["next"])
+    assert " ".join(options) in " ".join(following)
+    made = CliRunner().invoke(app, [*following[1:-1], str(tmp_path / "page.html")])
+    assert made.exit_code == 0, made.output
+    assert " ".join(options) in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("words", ["traces list", "recipes list", "import formats", "recipes show qwen3moe-tiny-8e"])
