@@ -35,10 +35,11 @@ def verify_trace(
 ) -> None:
     """Check a trace that somebody else recorded, before it is published.
 
-    Nothing but traces, hashes, conservation of counts, an open licence, no names of machines or persons, and no
-    training that is there already, also with experts in another order, cut, sampled or thinned. Of a pull request the
-    names and declared sizes come first, and only what may be a trace is downloaded; `ok` names the commit that it is
-    said of, which is the one to merge. Exit status 1 when anything is wrong, a line for each reason.
+    Nothing but traces, nothing else in their files, hashes, conservation of counts, an open licence, no names of
+    machines or persons, and no training that is there already, also with experts in another order, cut, sampled or
+    thinned. Of a pull request the names and declared sizes come first, and only what may be a trace is downloaded; `ok`
+    names the commit that it is said of, which is the one to merge. Exit status 1 when anything is wrong, a line for
+    each reason.
     """
     known = known_traces(against)
     if against and not known:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing.community import checked_about, path_of
+from moeload_bench.publishing.footer import foreign_parts
 from moeload_bench.publishing.identifying import identifying_fields, without_identifying
 from moeload_bench.traces.duplicates import duplicate_of, live_experts
 from moeload_bench.traces.meta import TraceMeta, checked_meta
@@ -101,20 +102,21 @@ def known_traces(folders: Iterable[Path] | None = None) -> list[TraceRef]:
 def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Iterator[str]:
     """Why the traces at a path cannot be published, a line for each reason; none when they can.
 
-    Asked are: nothing but traces, of a bounded size; both hashes and conservation of counts; what the counts are; an
-    open licence; nothing in the metadata that identifies a machine or a person; a recipe's name that is not one of the
-    ``taken`` ones; and training that is not among the ``known`` traces or a second time in the contribution, also
-    permuted, cut, sampled or thinned (`duplicate_of`).
+    Asked are: nothing but traces, of a bounded size; nothing in their files but the columns and the record
+    (`foreign_parts`); both hashes and conservation of counts; what the counts are; an open licence; nothing in the
+    metadata that identifies a machine or a person; a recipe's name that is not one of the ``taken`` ones; and training
+    that is not among the ``known`` traces or a second time in the contribution, also permuted, cut, sampled or thinned
+    (`duplicate_of`).
     """
     yield from _foreign(path)
     refs, names, traces = list(known), set(taken), _files(path)
     for number, file in enumerate(traces):
         try:
-            trace = _read(file)
+            trace, foreign = _read(file), foreign_parts(file)
         except TraceError as error:
             yield str(error)
             continue
-        yield from (f"{file}: {line}" for line in _wrong_meta(trace.meta, names))
+        yield from (f"{file}: {line}" for line in (*foreign, *_wrong_meta(trace.meta, names)))
         yield from _copies(file, trace, refs, traces[:number])
 
 

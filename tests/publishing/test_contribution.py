@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -16,7 +17,7 @@ from moeload_bench.publishing import contribution
 from moeload_bench.publishing.contribution import contribution_problems
 from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import list_traces, write_trace
+from moeload_bench.traces.store import list_traces, read_trace, write_trace
 from moeload_bench.traces.trace import Trace, check_trace
 from tests.conftest import synthetic_trace
 from tests.support.synthetic import break_a_sum
@@ -103,6 +104,18 @@ def test_what_is_no_trace_is_not_opened(tmp_path: Path, known: Path, monkeypatch
     monkeypatch.setattr(contribution, "read_trace", lambda *a, **k: pytest.fail("it was opened"))
     (line,) = wrong(path, known)
     assert line == f"{path}: 10,737,418,240 bytes, a contributed trace has at most 2,147,483,648"
+
+
+def test_a_trace_s_file_holds_no_more_than_the_trace(tmp_path: Path, known: Path) -> None:
+    """A sound trace with an executable beside its record is refused, by the key under which it lies."""
+    path = put(tmp_path / "mine", synthetic_trace(600, seed=2, recipe="mine", **FREE))
+    table = pq.read_table(path)
+    more = {**table.schema.metadata, b"payload": b"\x7fELF of /home/jolanda/bin"}
+    pq.write_table(table.replace_schema_metadata(more), path)
+    (line,) = wrong(path, known)
+    assert line.startswith(f"{path}: schema metadata holds the key 'payload' of 25 bytes, expected moeload and")
+    write_trace(read_trace(path), path, overwrite=True)  # as `contribute` does
+    assert wrong(path, known) == []
 
 
 def test_another_s_trace_under_a_new_name_is_refused(tmp_path: Path, known: Path) -> None:
