@@ -1,8 +1,12 @@
 """What in a trace's metadata identifies a machine or a person, and the metadata without it.
 
-Found are folders, mail addresses, addresses and names of hosts, what stands in a field whose name says that it is one,
-and the names that are given, such as those of the user and of the machine at hand. Not found is a name of a person or
-host that stands in a sentence like any other word: a maintainer reads what is left.
+Found are folders, buckets, pages of runs, mail addresses, addresses and names of hosts, what stands in a field whose
+name says that it is one, also written `user=NAME`, and the names that are given, such as those of the user and of the
+machine at hand. Not found is a name of a person or host that stands in a sentence like any other word: a maintainer
+reads what is left. Addresses of public pages stay.
+
+A stranger writes these texts: no repetition in a pattern may begin anywhere and go on without a bound, for that takes
+time by the square of the text.
 """
 
 from __future__ import annotations
@@ -17,13 +21,45 @@ from typing import Any
 from moeload_bench.traces.meta import TraceMeta, checked_meta
 
 REMOVED = "[removed]"
-_PATTERN = (
-    r"(?P<path>(?:(?<![\w/.])|(?<=\s-[A-Za-z]))(?:file://|~/|[A-Za-z]:\\|\\\\"
-    r"|/(?:home|Users|root|mnt|data|scratch|workspace|tmp)/|/[\w.+@~-]+/[\w.+@~-]+)[^\s'\",;)\]]*)"
-    r"|(?P<address>[\w.+-]+@[\w-]+\.[\w.]+)"
-    r"|(?P<host>\b(?:\d{1,3}\.){3}\d{1,3}\b|\b[\w-]+\.(?:local|internal|lan|cluster)\b)"
+_REST = r"[^\s'\",;)\]]"
+_PATHS = (
+    r"(?:(?<![\w/.])|(?<=\s-[A-Za-z]))(?:file://|~(?:[A-Za-z_][\w.-]{0,63})?/|(?:\./)?\.\./|[A-Za-z]:\\|\\\\"
+    rf"|/(?:home|Users|root|mnt|data|scratch|workspace|tmp)/|/[\w.+@~-]+/[\w.+@~-]+){_REST}*"
 )
-_FIELD = re.compile(r"(?i)(?:host|node|user|nick)_?(?:name|list)?|login|author|e?mail|cwd|pwd|home|work_?dir")
+_BUCKETS = rf"(?<!\w)(?i:s3[an]?|gcs|gs|r2|az|abfss?|wasbs?|hdfs|nfs|smb|ssh|sftp|scp|rsync)://{_REST}+"
+_RUNS = rf"(?<!\w)(?:https?://)?(?:[\w-]{{1,63}}\.)?(?:wandb\.ai|neptune\.ai|comet\.com|comet\.ml|clear\.ml)/{_REST}+"
+_MAIL = r"[\w.+-]{1,64}@(?!v\d)[\w-]{1,63}\.[\w.]+"
+_LOGIN = (  # a model at a branch, version or commit is none, nor a forecaster with an option, nor a metric at something
+    r"(?<![\w.+/@-])(?!(?:regret|imbalance|drop_rate|recall|hits|pass)@)[A-Za-z_][\w-]{0,63}"
+    r"@(?!(?:main|master|head|latest|stable|nightly|dev)\b|v\d|[0-9a-f]{7,40}\b)[A-Za-z][\w-]{2,63}(?![\w@=-])"
+)
+_END = r"(?![\w-]|\.\w)"
+_DOMAIN = (  # the last part of a host's name, without what ends names of files and in code: .py, .pt, .in, .to
+    r"\.(?:com|org|net|edu|gov|mil|ac|ae|ar|at|au|ch|cl|cn|cz|de|dk|ee|es|eu|fi|fr|gr|hk|hu|ie|il|ir|it|jp|kr|lt|lu|lv"
+    r"|nl|no|nz|pl|ro|ru|sa|se|sg|si|sk|tr|tw|ua|uk|us|vn|za)"
+)
+_LABEL = r"[A-Za-z][\w-]{0,62}"
+_HOSTS = (
+    rf"\b(?:\d{{1,3}}\.){{3}}\d{{1,3}}\b|(?<![\w.-])(?:[\w-]{{1,63}}\.){{1,9}}(?:local|internal|lan|cluster){_END}"
+    # one of many by its number, but not in the address of a public page
+    r"|(?<![\w.-])(?<!http://)(?<!https://)(?!(?:s3|r2|www\d|ftp\d|cdn\d{1,4})\.)"
+    rf"[A-Za-z][A-Za-z-]{{0,40}}\d[\w-]{{0,40}}(?:\.{_LABEL}){{1,5}}{_DOMAIN}{_END}"
+    # or by a part that says what it is
+    rf"|(?<![\w.-])(?:{_LABEL}\.){{0,4}}(?:hpc|cluster|slurm|gpus?|k8s|login|nodes?)\d{{0,4}}"
+    rf"(?:\.{_LABEL}){{1,4}}{_DOMAIN}{_END}"
+)
+_FIELD = (  # also behind another word: SLURM_NODELIST, slurm_job_user
+    r"(?:\w{1,40}_)?(?:(?:host|node|user|nick|machine|computer)_?(?:name|list|file|id)?s?|logins?|owners?|authors?"
+    r"|entity|accounts?|addr|e?mails?|cwd|pwd|home"
+    r"|(?:out|output|work|working|log|logging|save|cache|run|data|checkpoint|ckpt|home)_?dir)"
+)
+_NOBODY = (  # how many there are, and kinds of processors, which Python calls machine
+    r"(?:\d{1,9}|none|null|true|false|unknown|localhost"
+    r"|x86_64|amd64|i[3-6]86|aarch64|arm64|ppc64le|riscv64|s390x)"
+)
+_SAYS = rf"(?<!\w)(?i:{_FIELD}(?:\s?=\s?|['\"]:\s?)['\"]?(?!{_NOBODY}(?!\w))){_REST}+"
+_PATTERN = "|".join((_PATHS, _BUCKETS, _RUNS, _SAYS, _MAIL, _LOGIN, _HOSTS))
+_WHOSE, _NOBODYS = re.compile(_FIELD, re.IGNORECASE), re.compile(_NOBODY, re.IGNORECASE)
 _EVERYBODYS = frozenset({"root", "user", "admin", "ubuntu", "runner", "home", "localhost", "train", "test"})
 
 
@@ -66,7 +102,9 @@ def _found(pattern: re.Pattern[str], where: str, key: str, text: str) -> Iterato
 
 
 def _says_whose(key: str, text: str) -> bool:
-    return bool(text) and text != REMOVED and _FIELD.fullmatch(key) is not None
+    if not text or text == REMOVED or _NOBODYS.fullmatch(text):
+        return False
+    return _WHOSE.fullmatch(key) is not None
 
 
 def _texts(value: Any, where: str, key: str) -> Iterator[tuple[str, str, str]]:
