@@ -19,7 +19,10 @@ from moeload_bench.recipes.recipe import list_recipes
 def contribute(
     path: Annotated[Path, typer.Argument(help="Your trace (.parquet), recorded or imported, or a folder of them.")],
     about: Annotated[str, typer.Option("--about", help="One line on what was trained, for the dataset's card.")],
-    licence: Annotated[str, typer.Option("--licence", help="Under which others may use it, such as CC-BY-4.0.")],
+    licence: Annotated[
+        str,
+        typer.Option("--licence", help="Under which others may use it, such as CC-BY-4.0; that of the trace, if any."),
+    ],
     name: Annotated[
         str | None, typer.Option("--name", help="Its name there.", show_default="the recipe's name in the trace")
     ] = None,

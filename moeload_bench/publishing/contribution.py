@@ -39,8 +39,9 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a contributor says of the traces: a line about them, their licence, and a name in the place of theirs;
-    ``own_names`` are those of the machine and the user, taken out with the rest that identifies.
+    """What a contributor says of the traces: a line about them, their licence, which is that of the traces where they
+    state one, and a name in the place of theirs; ``own_names`` are those of the machine and the user, taken out with
+    the rest that identifies.
     """
 
     about: str
@@ -52,7 +53,8 @@ class Wishes:
 def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Contribution:
     """The trace at a path, or those below it, as they would be published; asked is what `contribution_problems` asks.
 
-    Raises `TraceError` for a line about them that cannot stand in a card.
+    Files are written anew, so that only what they hold as traces counts; a licence that a trace states must be the
+    wished one. Raises `TraceError` for a line about them that cannot stand in a card.
     """
     checked_about(wishes.about)
     refs, names = list(known), set(taken)
@@ -71,10 +73,17 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
         place = path_of(trace)
         if place in origin:
             problems.append(f"{file}: {trace.id} again, as {origin[place]}: number the runs of one split")
-        problems += [f"{file}: {line}" for line in _wrong_meta(trace.meta, names)]
+        wrong = (*_other_licence(read.meta.licence, wishes.licence), *_wrong_meta(trace.meta, names))
+        problems += [f"{file}: {line}" for line in wrong]
         problems += _copies(file, trace, refs, origin.values())
         traces[place], origin[place] = trace, file
     return Contribution(traces, tuple(removed), tuple(problems))
+
+
+def _other_licence(stated: str, wished: str) -> Iterator[str]:
+    """Whoever gives a trace need not be who recorded it: a licence that it states is not replaced."""
+    if stated not in ("unknown", wished):
+        yield f"licence is {stated!r} in the trace, got {wished!r}, expected the same, or a trace that states none"
 
 
 def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:

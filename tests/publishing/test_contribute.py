@@ -212,6 +212,18 @@ def test_what_verify_trace_would_refuse_is_not_sent(
     assert says in line
 
 
+def test_a_licence_that_a_trace_states_is_not_replaced(tmp_path: Path) -> None:
+    """Somebody else may have recorded it under that licence: another wish is refused, the same or a first one not."""
+    path = mine(tmp_path / "theirs", licence="CC-BY-NC-4.0")
+    (line,) = make_contribution(path, replace(WISHES, licence="MIT"), []).problems
+    got = f"{path}: licence is 'CC-BY-NC-4.0' in the trace, got 'MIT'"
+    assert line == f"{got}, expected the same, or a trace that states none"
+    for stated in (WISHES.licence, "unknown"):
+        made = make_contribution(mine(tmp_path / stated, licence=stated), WISHES, [])
+        assert made.problems == ()
+        assert [trace.meta.licence for trace in made.traces.values()] == [WISHES.licence]
+
+
 def test_two_runs_under_one_number_are_refused(tmp_path: Path) -> None:
     """Both would be `seed0` of one split: the second would replace the first."""
     mine(tmp_path / "a")
