@@ -17,7 +17,7 @@ from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
 from moeload_bench.publishing import contribution, proposal
 from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
-from moeload_bench.publishing.contribution import Wishes, make_contribution
+from moeload_bench.publishing.contribution import Wishes, contribution_problems, make_contribution
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
 from moeload_bench.publishing.proposal import open_contribution, pull_problems
 from moeload_bench.publishing.publish import publish
@@ -25,6 +25,7 @@ from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.foreign import formats
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import make_folder, run_python
 from tests.support.synthetic import break_a_sum
@@ -122,6 +123,20 @@ def test_contribute_pull_request_verify_trace_merged_config(
     card = Path(api().hf_hub_download(REPO, "README.md", repo_type="dataset", revision="v1.1")).read_text()
     assert "| `community-mine` | A tiny model on made-up text |" in card
     assert "config_name: community-mine" in card
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tensorrt-llm"])
+def test_an_imported_trace_can_be_given(kind: str, tmp_path: Path) -> None:
+    """A log of somebody's engine: what contribute makes of the import is what verify-trace takes, counts unchanged."""
+    path = tmp_path / "imported.parquet"
+    given = {"meta": {"recipe": "mine"}, "counted": "pre_drop", "top_k": 2}
+    trace = formats.imported(kind, formats.made(kind, tmp_path), path, **given)
+    made = make_contribution(path, WISHES, [])
+    assert (made.problems, made.removed) == ((), ())
+    ((name, sent),) = made.traces.items()
+    assert (name, sent.meta.count_semantics) == ("community/mine/test/seed0.parquet", "pre_drop")
+    assert np.array_equal(sent.load_SLE, trace.load_SLE)
+    assert list(contribution_problems(write_trace(sent, tmp_path / "sent" / name), [])) == []
 
 
 def test_a_dry_run_sends_nothing(hub: LocalHub, published: Path, command: Any, tmp_path: Path) -> None:
