@@ -217,6 +217,23 @@ class ScheduleTable(Record):
                 raise ValueError(f"a warm-up of {self.warmup} steps does not end before {name} {end}")
         return self
 
+    @property
+    def first_restart(self) -> int | None:
+        """The step at which the second period begins, None for a schedule without restarts."""
+        return self.period if self.kind == "cosine_restarts" else None
+
+    @property
+    def whole_fall(self) -> tuple[str, int] | None:
+        """What the rate falls to its floor by, and the step that it has to get to; None where it need not.
+
+        Of restarts the last period may be cut: the rate was at its floor before.
+        """
+        if self.decay_start is not None and self.decay is not None:
+            return "schedule.decay_start + schedule.decay", self.decay_start + self.decay
+        if self.kind == "cosine" and self.period is not None:
+            return "schedule.period", self.period
+        return None
+
     def restarts_at(self, step: int) -> bool:
         """Whether a period other than the first begins at optimizer step `step`."""
         if self.kind != "cosine_restarts" or self.period is None:
@@ -268,6 +285,7 @@ class Recipe(Record):
         starts = {
             "schedule.warmup": self.schedule.warmup,
             "schedule.decay_start": self.schedule.decay_start or 0,
+            "schedule.period": self.schedule.first_restart or 0,
             "data.stages": self.data.stages[-1].start,
             "data.ramp": self.data.batch_sizes[-1][0],
         }
@@ -279,6 +297,14 @@ class Recipe(Record):
             raise ValueError(
                 f"data.pretraining has {before.steps} steps, expected more than the warm-up of {self.schedule.warmup}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rate_reaches_its_floor(self) -> Recipe:
+        """A decay or cosine that the steps cut off would be another one than the recipe says."""
+        fall = self.schedule.whole_fall
+        if fall is not None and fall[1] > self.steps:
+            raise ValueError(f"{fall[0]} ends at step {fall[1]}, expected at most steps, which is {self.steps}")
         return self
 
     def stage_at(self, step: int) -> int:

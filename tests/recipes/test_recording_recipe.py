@@ -69,6 +69,21 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
             'warmup = 3\nkind = "warmup_stable_decay"\ndecay_start = 2\ndecay = 2',
             "warm-up of 3 steps does not end before decay_start 2",
         ),
+        (
+            "warmup = 3",
+            'warmup = 3\nkind = "warmup_stable_decay"\ndecay_start = 8\ndecay = 5',
+            r"schedule.decay_start \+ schedule.decay ends at step 13, expected at most steps, which is 12",
+        ),
+        (
+            "warmup = 3",
+            'warmup = 3\nkind = "cosine"\nperiod = 13',
+            "schedule.period ends at step 13, expected at most steps, which is 12",
+        ),
+        (
+            "warmup = 3",
+            'warmup = 3\nkind = "cosine_restarts"\nperiod = 12',
+            "schedule.period reaches to step 12, expected less than steps, which is 12",
+        ),
         ("sequences = 8", "sequences = 0", "sequences: .* greater than or equal to 2, got 0"),
         (
             "[[data.stages]]",
@@ -122,6 +137,20 @@ def test_a_bad_recipe_is_refused_with_the_key(tmp_path: Path, old: str, new: str
     path = write_recipe(tmp_path, RECIPE.replace(old, new, 1))
     with pytest.raises(RecipeError, match=says):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        'kind = "warmup_stable_decay"\ndecay_start = 8\ndecay = 4',
+        'kind = "cosine"\nperiod = 12',
+        'kind = "cosine_restarts"\nperiod = 11',
+    ],
+)
+def test_a_schedule_may_end_with_the_last_step(tmp_path: Path, schedule: str) -> None:
+    """A decay or a cosine takes all of the steps, and the last period of restarts may be cut."""
+    recipe = small_recipe(tmp_path, RECIPE.replace("warmup = 3", f"warmup = 3\n{schedule}", 1))
+    assert recipe.steps == 12
 
 
 @pytest.mark.parametrize(
