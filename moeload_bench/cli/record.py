@@ -83,6 +83,8 @@ def record(
     with torchrun_ranks() as ranks:
         train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
         if ranks.leads:
+            if job.steps <= loaded.schedule.warmup:
+                typer.echo(_within_the_warm_up(job), err=True)
             if loaded.data.pretraining is not None and not resume:
                 typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
             path = _lead(train, job, push, go_on=_going_on(recipe, job))
@@ -92,6 +94,14 @@ def record(
             train()
     if ranks.count > 1:
         _leave()
+
+
+def _within_the_warm_up(job: Job) -> str:
+    """What a trial of so few steps lacks: no reason to refuse it, as its trace is marked as cut short."""
+    return (
+        f"--steps {job.steps} ends within the warm-up of {job.recipe.schedule.warmup} steps: the learning rate only "
+        "rises, and the trace is marked as cut short"
+    )
 
 
 def _cut_short(folder: Path) -> Path:

@@ -61,6 +61,19 @@ def test_a_recording_is_made_and_named_by_its_path(tmp_path: Path, monkeypatch: 
     assert (trace.steps, trace.meta.seed, trace.meta.complete) == (4, 3, False)
 
 
+@pytest.mark.parametrize(("steps", "said"), [(3, True), (4, False)])
+def test_a_trial_that_ends_within_the_warm_up_says_so(
+    steps: int, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe warms up for 3 steps: as few are recorded all the same, with a line on it beside the trace's path."""
+    use_small_text(monkeypatch)
+    words = ["record", str(write_recipe(tmp_path)), "--steps", str(steps), "--out", str(tmp_path / "runs")]
+    found = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    assert ("--steps 3 ends within the warm-up of 3 steps: the learning rate only rises" in found.stderr) == said
+    assert not read_trace(tmp_path / "runs/small/test/seed0.parquet").meta.complete
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_recording_that_is_told_to_stop_keeps_every_step(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
