@@ -117,7 +117,7 @@ def writer_options(names: Sequence[str]) -> dict[str, Any]:
     """How pyarrow writes a trace of these columns.
 
     Measured numbers are floats that hardly ever repeat: their bytes are stored side by side (byte-stream-split), which
-    saves 2 to 12 % of a file. Counts would save 11 % at most, and DuckDB 1.2 cannot read whole numbers stored so.
+    saves 2 to 12 % of a file. Counts would save 11 % at most, and DuckDB before 2.0 reads no whole numbers stored so.
     """
     path_of = {name: name + ".list.element" * len(COLUMNS[name].axes) for name in names}
     split = {name for name in names if COLUMNS[name].dtype == "float32" and name not in _REPEATING}
