@@ -9,7 +9,7 @@ Axis letters: W rows of a window, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,21 @@ SAME = ("seed", "experts", "layers", "count_semantics", "counted")
 
 def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
     """Raise `RecordingError` where steps to come would not be those of the run, or counted otherwise."""
-    for name in SAME:
-        got, expected = getattr(meta, name), getattr(before, name)
+    found = first_difference(meta, before, SAME)
+    if found is not None:
+        name, got, expected = found
+        raise RecordingError(f"{folder}: {name} is {got!r} now, its steps have {expected!r}: another run?")
+
+
+def first_difference(meta: TraceMeta, other: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:
+    """The first of those fields that differs, with both values in words; None where all of them agree."""
+    for name in names:
+        one, two = getattr(meta, name), getattr(other, name)
         if name == "counted":
-            got, expected = got or "all", expected or "all"  # older recordings do not say it
-        if got != expected:
-            if name == "layers":
-                got, expected = layer_names(meta), layer_names(before)
-            raise RecordingError(f"{folder}: {name} is {got!r} now, its steps have {expected!r}: another run?")
+            one, two = one or "all", two or "all"  # older recordings do not say it
+        if one != two:
+            return (name, layer_names(meta), layer_names(other)) if name == "layers" else (name, one, two)
+    return None
 
 
 def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[str]:

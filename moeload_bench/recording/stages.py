@@ -21,11 +21,14 @@ import numpy as np
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import merge_shards
+from moeload_bench.recording.resumed import first_difference
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Array, Trace, TraceMeta, check_trace
 
 CHUNK_STEPS = 1024
+SAME = ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed")
+"""Metadata that all stages of a run have in common."""
 _PIPELINING = "torch.distributed.pipelining.stage"
 _SHAPE_FINDERS = ("_forward_metadata_inference", "_shape_inference")
 
@@ -142,10 +145,10 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
     _check_stages(parts)
     first = parts[0].meta
     for part in parts[1:]:
-        for name in ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed"):
-            got, expected = getattr(part.meta, name), getattr(first, name)
-            if got != expected:
-                raise RecordingError(f"{part.path}: {name} is {got!r}, {parts[0].path} has {expected!r}: another run?")
+        found = first_difference(part.meta, first, SAME)
+        if found is not None:
+            name, got, expected = found
+            raise RecordingError(f"{part.path}: {name} is {got!r}, {parts[0].path} has {expected!r}: another run?")
     places = [(p, m, layer) for p, part in enumerate(parts) for m, layer in enumerate(part.meta.layers)]
     seen: dict[Any, int] = {}
     for p, _, layer in places:

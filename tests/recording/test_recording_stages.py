@@ -135,6 +135,19 @@ def test_stages_that_do_not_fit_are_named(change: dict[str, object] | None, says
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_a_stage_that_does_not_say_what_it_counts_counts_all(tmp_path: Path) -> None:
+    """As a recording of format 1 that is gone on with: it fits stages that say "all", and no others."""
+    load = synthetic_load_SLE(20, layers=4)
+    for counted in ("all", "attended"):
+        rewritten(stage_traces(tmp_path / counted, load, counted=counted)[1])  # which leaves the field out
+    paths = {counted: sorted((tmp_path / counted).glob("*.parquet")) for counted in ("all", "attended")}
+    assert [read_trace(path).meta.counted for path in paths["all"]] == ["all", None]
+    merged = read_trace(merge_stages(paths["all"], tmp_path / "out.parquet"))
+    np.testing.assert_array_equal(merged.load_SLE, load)
+    with pytest.raises(RecordingError, match=r"stage1of2\.parquet: counted is 'all', .*stage0of2.* has 'attended'"):
+        merge_stages(paths["attended"], tmp_path / "other.parquet")
+
+
 def interrupted(model: TinyModel, out: Path, stage: Stage) -> None:
     """Three steps of a stage, then Ctrl-C."""
     with record(model, out, adapters=ADAPTERS, stage=stage, on_error="raise") as r:
