@@ -79,11 +79,14 @@ class LoadMonitor:
 
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         """Take in a closed step (the recorder calls this); never raises."""
+        self._take(row, meta, self._direct)
+
+    def _take(self, row: Row, meta: Callable[[], TraceMeta], logs: Sequence[Log]) -> None:
         try:
             if self._ended:
                 self._next_training(row)
             if self.stopped is None:
-                self._add(row, meta)
+                self._add(row, meta, logs)
         except Exception as error:  # whatever it is, others pay for the training
             self._stop(error)
 
@@ -123,12 +126,12 @@ class LoadMonitor:
         """Watch a transformers Trainer: add the recorder's callback and log through the Trainer itself.
 
         TensorBoard, W&B, trackio, MLflow and whatever else the Trainer reports to get the numbers. With ``out`` the
-        run is recorded too; ``recorder``: further arguments of `moeload_bench.recording.LoadRecorder`.
+        run is recorded too; ``recorder``: further arguments of `moeload_bench.recording.LoadRecorder`. Of several
+        Trainers, trained one after another, each logs its own training.
         """
         from moeload_bench.recording.callback import LoadRecorder
 
-        trainer.add_callback(LoadRecorder(out, monitor=self, **recorder))
-        self.log_to(lambda values, step: trainer.log(dict(values)))
+        trainer.add_callback(LoadRecorder(out, monitor=_Attached(self, trainer), **recorder))
         return self
 
     def summary(self) -> Summary:
@@ -171,7 +174,7 @@ class LoadMonitor:
             except Exception as error:  # a folder that is gone, say
                 _warn(f"the sink {given} cannot be opened again: {type(error).__name__}: {error}")
 
-    def _add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
+    def _add(self, row: Row, meta: Callable[[], TraceMeta], logs: Sequence[Log]) -> None:
         snapshot = self._see(row, meta)
         if snapshot is None:
             return
@@ -179,7 +182,7 @@ class LoadMonitor:
         values = metrics_of(snapshot, all_layers=self._all_layers)
         for sink in self._sinks:
             sink.put(values, snapshot.step)
-        for log in self._direct:
+        for log in logs:
             if log not in self._given_up:
                 self._log(log, values, snapshot.step)
 
@@ -247,6 +250,26 @@ class LoadMonitor:
         named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
         self.stopped = f"monitoring stopped: {named}"
         _warn(self.stopped)
+
+
+class _Attached:
+    """The monitor as the recorder of one Trainer knows it: what is said of that training, this Trainer logs."""
+
+    def __init__(self, monitor: LoadMonitor, trainer: Any) -> None:
+        self._monitor = monitor
+        self._trainer = trainer
+
+    def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
+        self._monitor._take(row, meta, [*self._monitor._direct, self._log])
+
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        self._monitor.recall(rows, meta)
+
+    def close(self) -> None:
+        self._monitor.close()
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        self._trainer.log(dict(values))
 
 
 def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:

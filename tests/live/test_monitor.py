@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from moeload_bench.errors import PlacementError, RecordingError
 from moeload_bench.live.cluster import Cluster
@@ -179,6 +179,24 @@ def test_a_monitor_begins_anew_with_another_training(tmp_path: Path) -> None:
     assert_same(monitor, read_trace(tmp_path / "two/own/test/seed0.parquet"), OFTEN)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30, 10, 20]
     assert direct == [10, 10, 20]
+
+
+def logged_steps(watched: Trainer) -> list[int]:
+    """The steps at which a Trainer's own log has the monitor's numbers."""
+    return [row["step"] for row in watched.state.log_history if "moe/mean/maxvio" in row]
+
+
+def test_each_of_two_trainers_logs_its_own_training_alone(tmp_path: Path) -> None:
+    """One monitor is attached to both before either trains: no Trainer gets the other's numbers."""
+    monitor = LoadMonitor(OFTEN)
+    one, two = trainer(tmp_path / "one", max_steps=20), trainer(tmp_path / "two", max_steps=30)
+    monitor.attach(one)
+    monitor.attach(two)
+    one.train()
+    assert (logged_steps(one), logged_steps(two)) == ([10, 20], [])
+    two.train()
+    assert (logged_steps(one), logged_steps(two)) == ([10, 20], [10, 20, 30])
+    assert monitor.stopped is None
 
 
 def test_a_monitor_that_stopped_watches_the_next_training() -> None:
