@@ -20,6 +20,7 @@ from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, stored_hash
+from moeload_bench.traces.trace import Trace
 
 BALANCING = {
     ("none", "none"): "none",
@@ -27,12 +28,13 @@ BALANCING = {
     ("aux_loss", "pooled_over_layers"): "auxiliary loss, pooled",
     ("loss_free_bias", "per_layer"): "loss-free bias",
 }
+DECAYS = "rate decays"
 
 
 class Properties(Record):
     """Of one trace. ``drift``: median over stable steps of the state rule's X; ``imbalance``: largest over mean share
     of the last 100 steps; both, and ``over_dispersion``, means over layers; None where there is none. ``schedule``: of
-    the learning rate, and whether the data change on the way."""
+    the learning rate; ``changes``: what else or what of it is another at the end than at the beginning."""
 
     drift: float | None
     over_dispersion: float | None
@@ -41,6 +43,7 @@ class Properties(Record):
     top_k: int | None
     balancing: str
     schedule: str
+    changes: tuple[str, ...]
 
 
 class Slice(NamedTuple):
@@ -66,12 +69,11 @@ MEASURES = (
     Measure("experts", "experts", "d"),
     Measure("top_k", "top-k", "d"),
 )
-KINDS = (("balancing", "balancing"), ("schedule", "schedule"))
 
 
 def properties_of(path: Path) -> Properties:
     """The properties of a trace's file: from the cache by the hash of its content, else computed."""
-    key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=1)
+    key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=2)
     stored = cache.load(key)
     if stored is not None:
         return Properties.model_validate(stored)
@@ -84,7 +86,8 @@ def properties_of(path: Path) -> Properties:
         experts=trace.num_experts,
         top_k=trace.meta.top_k,
         balancing=balancing_of(trace.meta),
-        schedule=schedule_of(trace.meta),
+        schedule=str(trace.meta.schedule.get("kind", "unknown")).replace("_", " "),
+        changes=tuple(changes_of(trace)),
     )
     cache.save(key, found.model_dump(mode="json"))
     return found
@@ -104,10 +107,14 @@ def balancing_of(meta: TraceMeta) -> str:
     return BALANCING.get((meta.balancing.method, meta.balancing.scope), meta.balancing.method.replace("_", " "))
 
 
-def schedule_of(meta: TraceMeta) -> str:
-    """The kind of the learning rate's schedule, with a change of the data where one is planned."""
-    kind = str(meta.schedule.get("kind", "unknown")).replace("_", " ")
-    return f"{kind}, data change" if len({source.stage for source in meta.sources}) > 1 else kind
+def changes_of(trace: Trace) -> Iterator[str]:
+    """What happens on the way: to the learning rate after its warm-up, to the data, to the batch."""
+    if trace.meta.schedule.get("kind", "constant") != "constant":
+        yield DECAYS
+    if len({source.stage for source in trace.meta.sources}) > 1:
+        yield "data change"
+    if trace.tokens_SL[-1, 0] > trace.tokens_SL[0, 0]:
+        yield "batch grows"
 
 
 def slices_of(properties: Mapping[str, Properties]) -> list[Slice]:
@@ -140,7 +147,9 @@ def lower_bound(values: list[float]) -> float:
 
 
 def _kinds(properties: Mapping[str, Properties]) -> Iterator[Slice]:
-    for field, title in KINDS:
-        for kind in sorted({str(getattr(own, field)) for own in properties.values()}):
-            names = frozenset(name for name, own in properties.items() if getattr(own, field) == kind)
-            yield Slice(f"{field}:{kind.replace(' ', '-').replace(',', '')}", f"{title}: {kind}", names)
+    balancing = {name: {own.balancing} for name, own in properties.items()}
+    schedule = {name: set(own.changes) or {"constant"} for name, own in properties.items()}
+    for title, kinds in (("balancing", balancing), ("schedule", schedule)):
+        for kind in sorted(set().union(*kinds.values())):
+            names = frozenset(name for name, own in kinds.items() if kind in own)
+            yield Slice(f"{title}:{kind.replace(' ', '-').replace(',', '')}", f"{title}: {kind}", names)

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,18 +25,30 @@ from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
 EARLY = 300
 """Training steps before which the rule calls nothing stable."""
+LONG, WINDOW = 20_000, 1_000
+"""Steps of a run that is asked what comes after the stable state has begun, and of the windows in which it is asked."""
+MILESTONES = (1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 40_000, 50_000)
+
+
+class Later(NamedTuple):
+    """The `WINDOW` steps before one: largest over mean share of each layer, and the rule's X, median, mean over
+    layers."""
+
+    imbalance_L: tuple[float, ...]
+    drift: float | None
 
 
 @dataclass(frozen=True)
 class Statistics:
     """One run. ``drift``: median over stable steps of the rule's X, mean over layers; None where nothing is stable.
     ``first_drift`` the same over the steps EARLY .. EARLY + 200. ``onsets``: first stable step of the layers that have
-    one."""
+    one. ``later``: by the steps of `MILESTONES` that it reaches."""
 
     run: Run
     drift: float | None
     first_drift: float | None
     onsets: tuple[int, ...]
+    later: Mapping[int, Later]
 
     @property
     def tokens_per_expert(self) -> float:
@@ -52,8 +65,8 @@ class Statistics:
 
 
 def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
-    """Every test run of the folders that the state rule can label, in the order of their ids."""
-    refs = {ref.id: ref for folder in folders for ref in list_traces(folder) if ref.id.split("/")[1] == "test"}
+    """Every run of the folders that the state rule can label, in the order of their ids."""
+    refs = {ref.id: ref for folder in folders for ref in list_traces(folder)}
     for _, ref in sorted(refs.items()):
         trace = read_trace(ref.path)
         if trace.meta.stride != 1:
@@ -67,7 +80,15 @@ def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
             _median(labels.drift_SL, stable_SL),
             _median(labels.drift_SL, first_SL),
             tuple(int(row) for row in labels.onset_L if row >= 0),
+            {step: _later(trace.load_SLE, labels.drift_SL, step) for step in MILESTONES if step <= trace.steps},
         )
+
+
+def _later(load_SLE: np.ndarray, drift_SL: np.ndarray, step: int) -> Later:
+    load_LE = load_SLE[step - WINDOW : step].sum(axis=0)
+    inside_SL = np.zeros_like(drift_SL, dtype=bool)
+    inside_SL[step - WINDOW : step] = True
+    return Later(tuple((load_LE.max(axis=1) / load_LE.mean(axis=1)).tolist()), _median(drift_SL, inside_SL))
 
 
 def _median(drift_SL: np.ndarray, keep_SL: np.ndarray) -> float | None:
@@ -103,6 +124,40 @@ def runs_table(found: Sequence[Statistics]) -> str:
     return markdown_table(head, rows)
 
 
+def later_table(found: Sequence[Statistics]) -> str:
+    """Of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
+    long = [s for s in found if s.run.steps >= LONG]
+    steps = [step for step in MILESTONES if any(step in s.later for s in long)]
+    rows = []
+    for s in long:
+        by_step = [s.later.get(step) for step in steps]
+        rows.append(
+            (
+                f"`{s.run.id}`",
+                "imbalance (last layer)",
+                *("-" if one is None else f"{_number(one)} ({one.imbalance_L[-1]:.2f})" for one in by_step),
+            )
+        )
+        rows.append((f"`{s.run.id}`", "drift", *("-" if one is None else _percent(one.drift) for one in by_step)))
+    return markdown_table(("run", "up to step", *(f"{step:,}" for step in steps)), rows)
+
+
+def _number(later: Later) -> str:
+    return f"{np.mean(later.imbalance_L):.2f}"
+
+
+def _longest(found: Sequence[Statistics]) -> str:
+    """What the longest run says of balance late in training."""
+    longest = max(found, key=lambda s: s.run.steps)
+    first, *_, last = (10_000, *longest.later)
+    if first not in longest.later or last == first:
+        return f"nothing: the longest run has {longest.run.steps:,} steps"
+    return (
+        f"of the first {last:,} steps only: imbalance {_number(longest.later[first])} up to step {first:,}, "
+        f"{_number(longest.later[last])} up to step {last:,}, in `{longest.run.id}`"
+    )
+
+
 def beside_table(found: Sequence[Statistics]) -> str:
     """What is public about larger runs, and the range of the same thing here."""
     facts = paper()
@@ -128,7 +183,7 @@ def beside_table(found: Sequence[Statistics]) -> str:
             "what comes later",
             "balance improves until steps 30,000 to 40,000, holds to 400,000, then is given up again up to step "
             "1,200,000, in OLMoE-1B-7B (arXiv 2604.04230)",
-            f"nothing: the longest run has {max(s.run.steps for s in found):,} steps",
+            _longest(found),
         ),
         (
             "how far loads can jump",
@@ -161,4 +216,12 @@ def _found() -> tuple[Statistics, ...]:
     return tuple(statistics([bundled_folder(), ROOT / "traces"]))
 
 
-PARTS: Mapping[str, Maker] = {"runs": lambda _: runs_table(_found()), "beside": lambda _: beside_table(_found())}
+def _tests() -> list[Statistics]:
+    return [s for s in _found() if s.run.meta.split == "test"]
+
+
+PARTS: Mapping[str, Maker] = {
+    "runs": lambda _: runs_table(_tests()),
+    "beside": lambda _: beside_table(_tests()),
+    "later": lambda _: later_table(_found()),
+}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from leaderboard.committed import ROOT, committed_results
 from leaderboard.pages.parts import Maker, page_of_parts
-from leaderboard.properties import Properties, Slice, properties_of, slices_of
+from leaderboard.properties import DECAYS, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
 from moeload_bench.results.record import Result
@@ -49,7 +49,7 @@ def runs_table(properties: Mapping[str, Properties]) -> str:
             one.experts,
             one.top_k or "varies",
             one.balancing,
-            one.schedule,
+            ", ".join([one.schedule, *(change for change in one.changes if change != DECAYS)]),
         )
         for name, one in sorted(properties.items())
     ]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.pages.large_runs import beside_table, runs_table, statistics
+from leaderboard.pages import large_runs
+from leaderboard.pages.large_runs import beside_table, later_table, runs_table, statistics
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_statistics_are_of_test_runs_and_known_where_the_truth_is(tmp_path: Path) -> None:
+def test_statistics_are_known_where_the_truth_is(tmp_path: Path) -> None:
     """512 tokens, top-2 of 4 experts: 256 each. Independent draws: no over-dispersion, and next to no drift later."""
-    for split in ("test", "train"):
-        trace = synthetic_trace(2000, recipe="r", split=split)
-        write_trace(trace, tmp_path / f"{trace.id}.parquet")
+    trace = synthetic_trace(2000, recipe="r")
+    write_trace(trace, tmp_path / f"{trace.id}.parquet")
     (found,) = statistics([tmp_path])
     assert found.run.id == "r/test/seed0"
     assert found.tokens_per_expert == 256
@@ -36,6 +36,21 @@ def test_a_run_is_a_row_of_both_tables(tmp_path: Path) -> None:
     found = list(statistics([tmp_path]))
     assert "| `r/test/seed0` | 2 x 4, 2 |" in runs_table(found)
     assert "here, 1 test runs" in beside_table(found)
+
+
+def test_a_long_run_says_what_comes_after_the_stable_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imbalance of each window by hand, that of the last layer beside the mean; shorter runs are not asked."""
+    monkeypatch.setattr(large_runs, "LONG", 2000)
+    for run, steps in ((0, 2000), (1, 1500)):
+        trace = synthetic_trace(steps, recipe="r", run=run)
+        write_trace(trace, tmp_path / f"{trace.id}.parquet")
+    found = list(statistics([tmp_path]))
+    load_LE = synthetic_trace(2000, recipe="r").load_SLE[1000:].sum(axis=0)
+    imbalance_L = load_LE.max(axis=1) / load_LE.mean(axis=1)
+    table = later_table(found)
+    assert f" | {imbalance_L.mean():.2f} ({imbalance_L[-1]:.2f}) |" in table.splitlines()[2]
+    assert "| run | up to step | 1,000 | 2,000 |" in table
+    assert "seed1" not in table
 
 
 @pytest.mark.slow

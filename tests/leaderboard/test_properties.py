@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leaderboard.committed import ROOT, committed_results
@@ -17,7 +19,7 @@ from tests.conftest import synthetic_trace
 
 def of(**changed: object) -> Properties:
     base = {"drift": 0.01, "over_dispersion": 2.0, "imbalance": 3.0, "experts": 8, "top_k": 2, "balancing": "none"}
-    return Properties.model_validate({**base, "schedule": "constant", **changed})
+    return Properties.model_validate({**base, "schedule": "constant", "changes": (), **changed})
 
 
 def test_numbers_are_cut_near_halves_and_equal_ones_stay_together() -> None:
@@ -28,18 +30,25 @@ def test_numbers_are_cut_near_halves_and_equal_ones_stay_together() -> None:
 
 
 def test_slices_partition_the_runs_by_each_property_that_differs() -> None:
-    """Of a property that all share, or one recipe alone has, there is none; a run without a number is in no half."""
+    """Of a property that all share, or one recipe alone has, there is none; a run without a number is in no half.
+
+    A decaying rate is one kind, whatever its curve.
+    """
     runs = {
         "a/test/seed1": of(drift=0.01),
         "b/test/seed1": of(drift=0.02, balancing="loss-free bias"),
-        "b/test/seed2": of(drift=None, balancing="loss-free bias", schedule="constant, data change"),
+        "b/test/seed2": of(drift=None, balancing="loss-free bias", changes=("data change",)),
         "c/test/seed1": of(drift=0.005, balancing="auxiliary loss"),
+        "d/test/seed1": of(drift=None, schedule="cosine", changes=("rate decays",)),
+        "e/test/seed1": of(drift=None, schedule="warmup stable decay", changes=("rate decays", "data change")),
     }
     found = {one.title: one.traces for one in slices_of(runs)}
     assert found == {
         "drift above 0.50%": {"a/test/seed1", "b/test/seed1"},
         "schedule: constant": {"a/test/seed1", "b/test/seed1", "c/test/seed1"},
-        "schedule: constant, data change": {"b/test/seed2"},
+        "schedule: data change": {"b/test/seed2", "e/test/seed1"},
+        "schedule: rate decays": {"d/test/seed1", "e/test/seed1"},
+        "balancing: none": {"a/test/seed1", "d/test/seed1", "e/test/seed1"},
     }
     assert len({one.id for one in slices_of(runs)}) == len(found)
     assert all(" " not in one.id and ":" in one.id for one in slices_of(runs))
@@ -50,9 +59,14 @@ def test_properties_are_those_of_the_loads_and_the_metadata(tmp_path: Path) -> N
     text = {"version": "1", "licence": "MIT", "sha256": "0" * 64, "bytes": 1}
     sources = (SourceMeta(name="a", **text), SourceMeta(name="b", stage=1, **text))
     trace = synthetic_trace(900, sources=sources, schedule={"kind": "cosine"})
+    growth_S = np.where(np.arange(trace.steps) < 300, 1, 2)
+    trace = replace(
+        trace, load_SLE=trace.load_SLE * growth_S[:, None, None], tokens_SL=trace.tokens_SL * growth_S[:, None]
+    )
     path = write_trace(trace, tmp_path / "x.parquet")
     found = properties_of(path)
-    assert (found.experts, found.top_k, found.schedule) == (4, 2, "cosine, data change")
+    assert (found.experts, found.top_k, found.schedule) == (4, 2, "cosine")
+    assert found.changes == ("rate decays", "data change", "batch grows")
     assert found.drift is not None
     assert found.drift < 0.08
     assert found.imbalance is not None
