@@ -69,9 +69,13 @@ def paper(
     choice = choose_runs(traces, trace or ())
     request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
     runs = _measured(choice, request, out, figures, as_json)
+    sizes: list[Any] = []
+    if not trace:
+        with pair_progress(quiet=as_json, unit="runs of several sizes") as report:
+            sizes = sized_runs(traces, request, report)
     study = Study(
         every=every, horizons=request.horizons, named=bool(trace), drawn=min(figures, len(runs)), runs=tuple(runs),
-        passed_over=choice.passed_over, sizes=() if trace else tuple(sized_runs(traces)),
+        passed_over=choice.passed_over, sizes=tuple(sizes),
     )  # fmt: skip
     written = _write(study, out)
     if as_json:

@@ -21,7 +21,16 @@ from moeload_bench.paper.study import (
     Value,
     excess_over,
 )
-from moeload_bench.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, lead, summary
+from moeload_bench.paper.verdicts import (
+    GPT3_TOKENS,
+    PART_NAMES,
+    draws_alone,
+    findings,
+    lead,
+    mean_error,
+    ratio,
+    summary,
+)
 from moeload_bench.results.render import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.description import Onset
@@ -30,6 +39,8 @@ from moeload_bench.suites.suite import STATES
 
 FOLDER = "paper"
 """Folder of everything else beside the page."""
+SIZED_METRIC = "window_tv"
+"""What sizes are compared by: of all readings the one in which the noise of a batch counts least."""
 LISTED = 4
 """Up to so many runs have their figures listed; of more the smallest and the largest are given."""
 
@@ -78,21 +89,31 @@ mean over fewer than {LEAST_ORIGINS} origins gives no figure. The verdicts rest 
 
 
 def _sizes(study: Study) -> str:
-    """What becomes of two claims with the size of the model; nothing where no runs differ in that alone."""
+    """What becomes of four claims with the size of the model; nothing where no runs differ in that alone."""
     if not study.sizes:
         return ""
     statistic, window = STATISTICS[0]
+    horizon = study.horizons[0]
     leads = [lead(run.fluctuates(statistic, window, "all")) for run in study.sizes]
+    harder = [
+        ratio(mean_error(run, "sw_avg", SIZED_METRIC, horizon, state="transient"),
+              mean_error(run, "sw_avg", SIZED_METRIC, horizon))
+        for run in study.sizes
+    ]  # fmt: skip
+    better = [
+        ratio(mean_error(run, "sw_avg", SIZED_METRIC, horizon), mean_error(run, "arima", SIZED_METRIC, horizon))
+        for run in study.sizes
+    ]
     rows = [
         [f"`{run.id}`", str(run.hidden_size), str(len(run.states)), three_digits(run.learning_rate), run.balancing,
-         f"{run.steps:,}", _onset_text(run), three_digits(one)]
-        for run, one in zip(study.sizes, leads, strict=True)
+         f"{run.steps:,}", _onset_text(run), *map(three_digits, figures)]
+        for run, *figures in zip(study.sizes, leads, harder, better, strict=True)
     ]  # fmt: skip
-    heads = ("run", "hidden size", "MoE layers", "learning rate", "balancing", "steps", "last onset", "first layer")
+    heads = ("run", "hidden size", "MoE layers", "learning rate", "balancing", "steps", "last onset", "first layer",
+             "transient / stable", "SW_Avg / ARIMA")  # fmt: skip
     settled = [run.settled for run in study.sizes if run.settled is not None]
     never = len(study.sizes) - len(settled)
     onsets = f"between steps {min(settled):,} and {max(settled):,}" if settled else "in no run"
-    first = sum(one is not None and one > 1.0 for one in leads)
     sizes = len({(run.hidden_size, len(run.states)) for run in study.sizes})
     one_group = len({run.balancing for run in study.sizes}) == 1
     alike = " that differ" if one_group else "; those of one balancing differ"
@@ -100,13 +121,22 @@ def _sizes(study: Study) -> str:
 
 {len(study.sizes)} runs of {sizes} sizes{alike} in the size of the model and the learning rate only, whatever else
 the rule below asks for. *First layer*: the claim's figure, its {statistic} over {window} steps over that of the largest
-other layer, all steps.
+other layer, all steps. *Transient / stable*: errors of `sw_avg` in the two states; *SW_Avg / ARIMA*: of the two in the
+stable state; `{SIZED_METRIC}`, sliding, h = {horizon:,}.
 
 {_table(heads, rows)}
 
 - *The stable state begins after about {paper().onset.steps:,} iterations*: the last layer becomes stable {onsets}\
 {f", in {never} never" * (never > 0)}.
-- *The first MoE layer fluctuates most*: so in {first} of {len(leads)} runs."""
+- *The first MoE layer fluctuates most*: so in {_so(leads, above=True)}.
+- *The transient state is harder to forecast than the stable one*: so in {_so(harder, above=True)}.
+- *SW_Avg is more accurate than ARIMA in the stable state*: so in {_so(better, above=False)}."""
+
+
+def _so(figures: Sequence[Value], *, above: bool) -> str:
+    """In how many of the runs that have a figure it lies above 1, or below."""
+    known = [one for one in figures if one is not None]
+    return f"{sum(one > 1.0 if above else one < 1.0 for one in known)} of {len(known)} runs"
 
 
 def _runs(study: Study) -> str:

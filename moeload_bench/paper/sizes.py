@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from moeload_bench.paper.measuring import fluctuation, layer_states
-from moeload_bench.paper.study import SizedRun
+from moeload_bench.errors import SuiteError
+from moeload_bench.evaluation.evaluate import Progress, evaluate
+from moeload_bench.paper.choice import Chosen
+from moeload_bench.paper.measuring import Request, error_rows, fluctuation, layer_states, task_list
+from moeload_bench.paper.study import SIZED_FORECASTERS, ErrorRow, SizedRun
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, stored_meta
+from moeload_bench.traces.trace import Trace
 
 SIZE = (
     "head_dim",
@@ -48,12 +53,21 @@ Size = tuple[int, int]
 """Hidden size, MoE layers."""
 
 
-def sized_runs(folder: str | os.PathLike[str] | None = None) -> list[SizedRun]:
+def sized_runs(
+    folder: str | os.PathLike[str] | None, request: Request, progress: Progress | None = None
+) -> list[SizedRun]:
     """The runs of every group of two sizes or more, measured: a group after the other, the smallest model first.
 
-    ``folder`` as `choose_runs` takes it. Raises `TraceError` for a file that is no trace.
+    ``folder`` as `choose_runs` takes it; ``progress(done, total, what)`` counts runs. Raises `TraceError` for a file
+    that is no trace, and `SuiteError` where a forecaster fails.
     """
-    return [_measured(ref) for group in sized_groups(list_traces(folder)) for ref in group]
+    refs = [ref for group in sized_groups(list_traces(folder)) for ref in group]
+    runs = []
+    for done, ref in enumerate(refs, start=1):
+        runs.append(_measured(ref, request))
+        if progress is not None:
+            progress(done, len(refs), ref.id)
+    return runs
 
 
 def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
@@ -81,7 +95,7 @@ def _same(meta: TraceMeta) -> str:
     return json.dumps([meta.balancing.coefficient, config, {key: record.get(key) for key in SAME}], sort_keys=True)
 
 
-def _measured(ref: TraceRef) -> SizedRun:
+def _measured(ref: TraceRef, request: Request) -> SizedRun:
     trace = read_trace(ref.path, verify=False)
     labels = label_states(trace.load_SLE)
     balancing, rate = trace.meta.balancing, trace.meta.optimizer.get("lr")
@@ -91,7 +105,26 @@ def _measured(ref: TraceRef) -> SizedRun:
         steps=trace.steps,
         states=layer_states(trace, labels),
         fluctuation=fluctuation(trace, labels),
+        errors=tuple(_errors(ref, trace, request)),
         hidden_size=_size(trace.meta)[0],
         learning_rate=rate if isinstance(rate, int | float) else None,
         balancing=balancing.method if not balancing.coefficient else f"{balancing.method} {balancing.coefficient:g}",
     )
+
+
+def _errors(ref: TraceRef, trace: Trace, request: Request) -> Iterator[ErrorRow]:
+    """Sliding errors at the shortest horizon; none of a run that is too short for it."""
+    horizon = request.horizons[0]
+    if trace.steps < 2 * horizon:
+        return
+    short = replace(request, horizons=(horizon,))
+    results = evaluate(
+        list(SIZED_FORECASTERS), task_list(Chosen(ref.id, ref.path, ()), trace, short), paths={ref.id: ref.path},
+        level=request.level, jobs=request.jobs, fresh=request.fresh,
+    )  # fmt: skip
+    for name, where, task in results.failures:
+        raise SuiteError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    for name, result in zip(SIZED_FORECASTERS, results, strict=True):
+        for row in error_rows(name, result, trace):
+            if row.protocol == "sliding":
+                yield row.model_copy(update={"per_layer": {}})

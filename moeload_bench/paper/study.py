@@ -19,6 +19,8 @@ Value = float | None
 PAPER_FORECASTERS = ("sw_avg", "arima", "lstm")
 WINDOWS = (10, 500, 1000)
 """Further windows of SW_Avg, whose own the paper does not state; `sw_avg` alone has 100 steps."""
+SIZED_FORECASTERS = ("sw_avg", "arima")
+"""Those of the paper that need nothing to learn from: what they score is compared over sizes of the model."""
 FORECASTERS = (*PAPER_FORECASTERS, *(f"sw_avg@window={window}" for window in WINDOWS), "uniform")
 PROTOCOLS: tuple[Protocol, ...] = ("sliding", "blocks")
 METRICS = ("error_rate", "error_rate_uniform", "window_error_rate", "tv", "window_tv")
@@ -71,13 +73,14 @@ class FloorRow(Record):
 
 
 class LoadStudy(Record):
-    """What the loads of one run do."""
+    """What the loads of one run do, and how well they are forecast."""
 
     id: str
     data_sha256: str
     steps: int
     states: tuple[LayerStates, ...]
     fluctuation: tuple[Fluctuation, ...]
+    errors: tuple[ErrorRow, ...]
 
     @property
     def recipe(self) -> str:
@@ -96,9 +99,20 @@ class LoadStudy(Record):
                 return one.value_L
         return ()
 
+    def error(
+        self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding", least: int = 1
+    ) -> Value:
+        """A mean error, None where there is none or it rests on fewer than ``least`` origins."""
+        wanted = (protocol, horizon, state, forecaster)
+        for row in self.errors:
+            if (row.protocol, row.horizon, row.state, row.forecaster) == wanted:
+                return row.errors.get(metric) if row.origins >= least else None
+        return None
+
 
 class SizedRun(LoadStudy):
-    """One of several runs that differ in the size of the model and the learning rate only."""
+    """One of several runs that differ in the size of the model and the learning rate only. ``errors``: of
+    `SIZED_FORECASTERS` at the first horizon, sliding."""
 
     hidden_size: int
     learning_rate: float | None
@@ -114,20 +128,9 @@ class RunStudy(LoadStudy):
     tokens: int | None
     lstm: str
     targets: dict[str, str]
-    errors: tuple[ErrorRow, ...]
     floors: tuple[FloorRow, ...]
     counts: dict[str, dict[str, int]] = {}
     failures: tuple[str, ...] = ()
-
-    def error(
-        self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding", least: int = 1
-    ) -> Value:
-        """A mean error, None where there is none or it rests on fewer than ``least`` origins."""
-        wanted = (protocol, horizon, state, forecaster)
-        for row in self.errors:
-            if (row.protocol, row.horizon, row.state, row.forecaster) == wanted:
-                return row.errors.get(metric) if row.origins >= least else None
-        return None
 
     def floor(self, name: str, metric: str, *, state: str, horizon: int) -> Value:
         """A floor, None where it is not given."""

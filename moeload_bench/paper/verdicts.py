@@ -27,6 +27,7 @@ from moeload_bench.paper.study import (
     PROTOCOLS,
     STATISTICS,
     WINDOWS,
+    LoadStudy,
     Part,
     Protocol,
     RunStudy,
@@ -169,7 +170,7 @@ def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
 
 
 def mean_error(
-    run: RunStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable"
+    run: LoadStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable"
 ) -> Value:
     """A forecaster's mean error over the origins in a state, None where they are too few."""
     return run.error(name, metric, state=state, horizon=horizon, protocol=protocol, least=LEAST_ORIGINS)

@@ -26,7 +26,7 @@ from moeload_bench.paper.forecasts import ask_forecasters, middle_origin
 from moeload_bench.paper.measuring import Request, measure_run
 from moeload_bench.paper.page import study_page
 from moeload_bench.paper.sizes import sized_runs
-from moeload_bench.paper.study import METRICS, SizedRun, Study, excess_over
+from moeload_bench.paper.study import METRICS, SIZED_FORECASTERS, ErrorRow, SizedRun, Study, excess_over
 from moeload_bench.results.grid import run_means
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.drift import sliding_variance
@@ -83,7 +83,7 @@ def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: P
         own_trace(recipe="bare"),
     ):
         write(tmp_path, trace)
-    found = sized_runs(tmp_path)
+    found = sized_runs(tmp_path, SHORT)
     assert [run.id for run in found] == ["narrow/test/seed0", "narrow/train/seed7", "wide/test/seed0"]
     assert [(run.hidden_size, run.learning_rate, run.balancing) for run in found[1:]] == [
         (32, 2e-3, "aux_loss 0.01"),
@@ -91,21 +91,43 @@ def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: P
     ]
 
 
+def test_runs_of_several_sizes_are_scored_as_the_chosen_ones_are(tmp_path: Path) -> None:
+    """The sliding errors of `sw_avg` and `arima` at the shortest horizon; none where a run is too short for it."""
+    for trace in (sized("wide", 64, 1e-3), sized("narrow", 32, 1e-3)):
+        write(tmp_path, trace)
+    targets = {name: name for name in SIZED_FORECASTERS}
+    found = sized_runs(tmp_path, SHORT)
+    for run in found:
+        path = tmp_path / f"{run.id}.parquet"
+        whole, _ = measure_run(Chosen(run.id, path, ()), targets, [], replace(SHORT, horizons=SHORT.horizons[:1]))
+        same = [row for row in whole.errors if row.protocol == "sliding"]
+        assert run.errors == tuple(row.model_copy(update={"per_layer": {}}) for row in same)
+        assert run.error("arima", "window_tv", state="stable", horizon=SHORT.horizons[0]) is not None
+    assert all(run.errors == () for run in sized_runs(tmp_path, replace(SHORT, horizons=(1000,))))
+
+
 def test_sizes_and_rates_that_are_no_numbers_end_nothing(tmp_path: Path) -> None:
     """Configurations of others hold whatever they hold: such a run is left out, such a rate is not known."""
     for trace in (sized("wide", 64, 1e-3), sized("odd", 32, "cosine"), own_trace(config={"hidden_size": "large"})):
         write(tmp_path, trace)
-    assert [(run.recipe, run.learning_rate) for run in sized_runs(tmp_path)] == [("odd", None), ("wide", 1e-3)]
+    assert [(run.recipe, run.learning_rate) for run in sized_runs(tmp_path, SHORT)] == [("odd", None), ("wide", 1e-3)]
 
 
-def test_the_page_says_what_two_claims_become_with_size(small: tuple[Study, Any, Trace]) -> None:
-    """The last onsets, how many runs have none, and in how many the first layer is the most restless."""
+def test_the_page_says_what_four_claims_become_with_size(small: tuple[Study, Any, Trace]) -> None:
+    """The last onsets, how many runs have none, in how many the first layer moves most, and whose errors are larger."""
     study, _, trace = small
     states, fluctuation = study.runs[0].states, study.runs[0].fluctuation
     first = [one.model_copy(update={"value_L": (9.0, *one.value_L[1:])}) for one in fluctuation]
+    row = ErrorRow(
+        protocol="sliding", horizon=study.horizons[0], state="", forecaster="", origins=claims.LEAST_ORIGINS, errors={}
+    )
+    errors = [
+        row.model_copy(update={"state": state, "forecaster": name, "errors": {"window_tv": value}})
+        for state, name, value in (("stable", "sw_avg", 0.1), ("stable", "arima", 0.2), ("transient", "sw_avg", 0.05))
+    ]  # fmt: skip
     one = SizedRun(
         id="a/test/seed0", data_sha256="0" * 64, steps=trace.steps, states=states, fluctuation=tuple(first),
-        hidden_size=32, learning_rate=1e-3, balancing="none",
+        hidden_size=32, learning_rate=1e-3, balancing="none", errors=tuple(errors),
     )  # fmt: skip
     never = tuple(layer.model_copy(update={"onset": None}) for layer in states)
     other = one.model_copy(
@@ -116,7 +138,10 @@ def test_the_page_says_what_two_claims_become_with_size(small: tuple[Study, Any,
     assert "2 runs of 2 sizes" in page
     assert f"becomes stable between steps {settled:,} and {settled:,}, in 1 never." in page
     lead = verdicts.lead(study.runs[0].fluctuates("variance", 10, "all"))
-    assert f"so in {1 + (lead > 1)} of 2 runs" in page
+    assert f"*The first MoE layer fluctuates most*: so in {1 + (lead > 1)} of 2 runs" in page
+    assert "harder to forecast than the stable one*: so in 0 of 2 runs" in page
+    assert "more accurate than ARIMA in the stable state*: so in 2 of 2 runs" in page
+    assert page.count(" | 0.5 | 0.5 |") == 2
     assert "## With the size of the model" not in study_page(study)
 
 
