@@ -2,8 +2,8 @@
 
 `leaderboard/ladder.json` keeps a record of each run under the hash of its content, with the hashes of all code that the
 scores rest on; `python -m leaderboard.pages ladder` measures the runs of traces/ that it lacks (a minute or more of
-a core each) and makes the page. No forecaster is fitted on a run of the ladder: those that need `fit` are left out, and
-`gated` uses the weights that ship with the package.
+a core each) and makes the page. No forecaster is fitted on a run of the ladder, so that runs of both splits are scored:
+those that must learn from other runs are left out, and `gated` uses the weights that ship with the package.
 
 Axis letters: K horizons, L MoE layers.
 """
@@ -46,6 +46,8 @@ HORIZONS = (1, 10, 100, 1000)
 """Every rung has so many steps, and origins with room for these horizons."""
 METRIC, REGRET = "window_tv", "regret@quarter"
 STRONG = "gated"
+ALONE = (STRONG, "lstm.online")
+"""Those with a `fit` that answer without it: by weights in the package, or by what the run itself taught."""
 STATES = ("transient", "stable")
 
 
@@ -58,7 +60,7 @@ class Score(Record):
 
 
 class LadderRun(Record):
-    """One run: its size, what its loads do in the first `STEPS` steps, and the scores, {} for a `train` run.
+    """One run: its size, what its loads do in the first `STEPS` steps, and the scores.
 
     ``onset_L``: first stable step of each layer, None for never. ``drift_L``: median over stable steps of the state
     rule's X; ``unrest_L``: its mean over all steps. ``imbalance`` and ``dead``: of the last 100 steps. ``floor``: of a
@@ -79,7 +81,7 @@ class LadderRun(Record):
     imbalance: float | None
     dead: int
     floor: float | None
-    scores: dict[str, dict[str, Score]] = {}
+    scores: dict[str, dict[str, Score]]
 
     @property
     def recipe(self) -> str:
@@ -99,10 +101,10 @@ def parameters_of(recipe: Recipe) -> int:
 
 
 def forecasters() -> list[Target]:
-    """Suite v1's baselines that need no fitting, and the strong one."""
+    """Suite v1's baselines that need no other runs to learn from, the strong one among them."""
     suite = load_suite("v1")
     found = [as_target(name, suite) for name in dict.fromkeys((*suite.baselines, STRONG))]
-    return [target for target in found if target.label == STRONG or not hasattr(load_class(target), "fit")]
+    return [target for target in found if target.label in ALONE or not hasattr(load_class(target), "fit")]
 
 
 def code_hash(targets: Sequence[Target]) -> str:
@@ -160,7 +162,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         imbalance=present_mean([layer.imbalance_last for layer in layers]),
         dead=sum(layer.dead_experts or 0 for layer in layers),
         floor=present_mean([layer.floor_window_tv for layer in layers]),
-        scores=dict(_scores(trace, targets)) if trace.meta.split == "test" else {},
+        scores=dict(_scores(trace, targets)),
     )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from leaderboard.ladder import PLAN, STATES, STEPS, STRONG, LadderRun, by_rung, planned
+from leaderboard.ladder import HORIZONS, PLAN, STATES, STEPS, STRONG, LadderRun, by_rung, planned
 from leaderboard.suites.plan import load_plan
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.grid import present_mean
@@ -47,6 +47,16 @@ def skill_in(state: str, forecaster: str) -> Value:
     def value(run: LadderRun) -> float | None:
         score = run.scores.get(forecaster, {}).get(state)
         return None if score is None else score.skill
+
+    return value
+
+
+def regret_in(state: str, forecaster: str, horizon: int) -> Value:
+    """A run's regret of a forecaster's plans in a state, at one of `HORIZONS`."""
+
+    def value(run: LadderRun) -> float | None:
+        score = run.scores.get(forecaster, {}).get(state)
+        return None if score is None else score.regret_K[HORIZONS.index(horizon)]
 
     return value
 
@@ -88,13 +98,8 @@ class Rung(NamedTuple):
         return self.recipe.balancing.method
 
     def values(self, quantity: Quantity) -> list[float | None]:
-        """The quantity of each run; of skills, each `test` run."""
-        scored = quantity in SKILLS
-        return [quantity.value(run) for run in self.runs if not scored or run.scores]
-
-    def missing_for(self, quantity: Quantity) -> list[str]:
-        """The planned runs that are not here and would have the quantity."""
-        return [run for run in self.missing if quantity not in SKILLS or "/test/" in run]
+        """The quantity of each run."""
+        return [quantity.value(run) for run in self.runs]
 
 
 def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
@@ -120,7 +125,7 @@ def trend(rungs: Sequence[Rung], quantity: Quantity) -> str:
             said.add(_direction(small, large))
     if said != {"rises"} and said != {"falls"}:
         return f"{CANNOT}: runs of different rungs overlap or disagree"
-    planned = sum(len(rung.missing_for(quantity)) for rung in rungs)
+    planned = sum(len(rung.missing) for rung in rungs)
     left = f"; of the planned runs {planned} are missing" if planned else ""
     return f"{said.pop()} with size, in every run of every rung and family (p = {chance(rungs, quantity):.2g}{left})"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from leaderboard.committed import ROOT
-from leaderboard.ladder import HORIZONS, OUT, STATES, STEPS, all_runs, parameters_of, records_text
+from leaderboard.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of, records_text
 from leaderboard.pages.ladder_figures import draw_figures
 from leaderboard.pages.parts import Maker, Page, fill_parts
 from leaderboard.rungs import (
@@ -25,11 +25,14 @@ from leaderboard.rungs import (
     names_of,
     order_in,
     rank_in,
+    regret_in,
     rungs_of,
     skill_in,
     trend,
 )
-from moeload_bench.results.grid import present_mean
+from leaderboard.suites.plan import near_twins
+from leaderboard.unseen import known_recipes
+from moeload_bench.results.grid import signed
 from moeload_bench.results.render import markdown_table, three_digits
 
 PAGE = ROOT / "docs" / "reports" / "ladder.md"
@@ -55,13 +58,13 @@ def rungs_table(rungs: Sequence[Rung]) -> str:
     return markdown_table(head, rows)
 
 
-def cell(rungs: Sequence[Rung], rung: Rung, quantity: Quantity) -> str:
+def cell(rungs: Sequence[Rung], rung: Rung, quantity: Quantity, form: Callable[[float], str] = three_digits) -> str:
     """Mean and interval; `never` for runs that are there and have no value."""
     if not rung.values(quantity):
         return "-"
     mean, bounds = mean_of(rung, quantity), interval(rungs, rung, quantity)
-    said = "never" if mean is None else three_digits(mean)
-    return said if bounds is None else f"{said} [{three_digits(bounds[0])}, {three_digits(bounds[1])}]"
+    said = "never" if mean is None else form(mean)
+    return said if bounds is None else f"{said} [{form(bounds[0])}, {form(bounds[1])}]"
 
 
 def loads_table(rungs: Sequence[Rung]) -> str:
@@ -80,14 +83,14 @@ def tested_table(rungs: Sequence[Rung]) -> str:
 
 
 def skill_table(rungs: Sequence[Rung], state: str) -> str:
-    """Skill of every forecaster in each rung, and in brackets its rank there; a mean over the rung's runs."""
+    """Skill of every forecaster in each rung with its interval, and in parentheses its rank there."""
     rows = []
     for name in names_of(rungs):
+        quantity = Quantity("skill", name, skill_in(state, name), False)
         cells = []
         for rung in rungs:
-            mean = present_mean([skill_in(state, name)(run) for run in rung.runs])
             ranks = [rank for run in rung.runs if (rank := rank_in(run, state, name)) is not None]
-            cells.append("-" if mean is None else f"{mean:+.3f} ({_span(ranks)})")
+            cells.append(f"{cell(rungs, rung, quantity, signed)} ({_span(ranks)})" if ranks else "-")
         rows.append((f"`{name}`", *cells))
     return markdown_table((f"{state}: skill (rank)", *(f"`{rung.name}`" for rung in rungs)), rows)
 
@@ -97,17 +100,17 @@ def _span(ranks: Sequence[int]) -> str:
 
 
 def regret_table(rungs: Sequence[Rung], state: str) -> str:
-    """Regret of the plan for the next 100 and 1,000 steps."""
-    at = [HORIZONS.index(100), HORIZONS.index(1000)]
+    """Regret of the plan for the next 100 and 1,000 steps with its interval, a row for each."""
     rows = []
     for name in names_of(rungs):
-        cells = []
-        for rung in rungs:
-            scores = [run.scores[name][state] for run in rung.runs if state in run.scores.get(name, {})]
-            means = [present_mean([score.regret_K[k] for score in scores]) for k in at]
-            cells.append(", ".join(f"{mean:.2%}" for mean in means if mean is not None) or "-")
-        rows.append((f"`{name}`", *cells))
-    return markdown_table((f"{state}: regret at h = 100, 1,000", *(f"`{rung.name}`" for rung in rungs)), rows)
+        for horizon in (100, 1000):
+            quantity = Quantity("regret", name, regret_in(state, name, horizon), False)
+            rows.append((f"`{name}`", f"{horizon:,}", *(cell(rungs, rung, quantity, _percent) for rung in rungs)))
+    return markdown_table((f"{state}: regret", "h", *(f"`{rung.name}`" for rung in rungs)), rows)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
 
 
 def answers(rungs: Sequence[Rung]) -> str:
@@ -171,8 +174,13 @@ def scaling_answer(rungs: Sequence[Rung]) -> str:
             factors[quantity.title.removeprefix("onset, ")] = max(known) / min(known)
     if not factors:
         return f"{CANNOT}: a run never becomes stable"
-    listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in sorted(factors.items(), key=_to_nine_digits))
-    return f"over {len(plain)} rungs without balancing the largest is a multiple of the least of {listed}"
+    ordered = sorted(factors.items(), key=_to_nine_digits)
+    listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in ordered)
+    nearest = [name for name, factor in ordered if round(factor / ordered[0][1], 9) == 1]
+    return (
+        f"over {len(plain)} rungs without balancing the largest is a multiple of the least of {listed}; nearest to "
+        f"constant in {' and '.join(nearest)}"
+    )
 
 
 def _to_nine_digits(item: tuple[str, float]) -> float:
@@ -201,12 +209,30 @@ def onset_answer(rungs: Sequence[Rung]) -> str:
     )
 
 
+def twins_note(rungs: Sequence[Rung], learned: Collection[str]) -> str:
+    """Which rungs are near twins of recipes that the strong forecaster's weights were learned from."""
+    groups = near_twins({rung.name for rung in rungs} | set(learned))
+    known = [
+        f"`{rung.name}` (of {', '.join(f'`{name}`' for name in sorted(set(group) & set(learned)))})"
+        for rung in rungs
+        for group in groups
+        if rung.name in group and set(group) & set(learned)
+    ]
+    if not known:
+        return f"No rung is a near twin of a recipe that the weights of `{STRONG}` were learned from."
+    return (
+        f"The weights of `{STRONG}` were learned from near twins of {' and '.join(known)}, and of no other rung: where "
+        "its skill is larger there than on the rungs above, that may be why."
+    )
+
+
 def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
     """The generated parts of the page."""
     return {
         "rungs": lambda _: rungs_table(rungs),
         "answers": lambda _: answers(rungs),
         "tested": lambda _: tested_table(rungs),
+        "twins": lambda _: twins_note(rungs, known_recipes()),
         "loads": lambda _: loads_table(rungs),
         "skill": lambda state: skill_table(rungs, state),
         "regret": lambda state: regret_table(rungs, state),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboard.ladder import HORIZONS, STATES, LadderRun, parameters_of
-from leaderboard.rungs import LOADS, Quantity, Rung, names_of, rank_in, skill_in
+from leaderboard.ladder import STATES, LadderRun, parameters_of
+from leaderboard.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
 from moeload_bench.plots.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 
 if TYPE_CHECKING:
@@ -66,13 +66,10 @@ def _finish(axes: Axes, sizes: Sequence[float], label: str) -> None:
 
 def draw_figures(rungs: Sequence[Rung], folder: Path) -> None:
     """One figure per quantity of the loads, and skill, rank and regret of every forecaster."""
-
-    def regret(run: LadderRun, name: str, state: str) -> float | None:
-        score = run.scores.get(name, {}).get(state)
-        return None if score is None else score.regret_K[HORIZONS.index(1000)]
-
     for quantity in LOADS:
         draw_quantity(rungs, quantity, folder / f"{quantity.name}.svg")
     draw_scores(rungs, "skill", lambda run, name, state: skill_in(state, name)(run), folder / "skill.svg")
     draw_scores(rungs, "rank", lambda run, name, state: rank_in(run, state, name), folder / "rank.svg")
-    draw_scores(rungs, "regret, h = 1,000", regret, folder / "regret.svg")
+    draw_scores(
+        rungs, "regret, h = 1,000", lambda run, name, state: regret_in(state, name, 1000)(run), folder / "regret.svg"
+    )

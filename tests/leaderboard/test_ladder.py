@@ -37,7 +37,7 @@ RUNGS = [recipe.name for recipe in planned(PLAN)]
 
 
 def run(name: str, *, onset: int | None = 500, drift: float = 0.01, skill: float = 0.1) -> LadderRun:
-    """A record made by hand; only `test` runs have scores."""
+    """A record made by hand."""
     scores = {
         who: {state: Score(skill=value, error_K=(0.1,) * 4, regret_K=(0.01,) * 4) for state in ladder.STATES}
         for who, value in {"sw_avg": 0.0, "gated": skill}.items()
@@ -45,7 +45,7 @@ def run(name: str, *, onset: int | None = 500, drift: float = 0.01, skill: float
     return LadderRun(
         id=name, data_sha256="0" * 64, code="c", parameters=1, steps=10_000, step_tokens=2048, learning_rate=1e-3,
         onset_L=(onset, onset), drift_L=(drift, drift), unrest_L=(0.2, 0.1), over_dispersion=2.0, imbalance=3.0, dead=0,
-        floor=0.01, scores=scores if "/test/" in name else {},
+        floor=0.01, scores=scores,
     )  # fmt: skip
 
 
@@ -78,17 +78,14 @@ def test_a_trend_that_every_run_shows_is_claimed() -> None:
 
 
 def test_a_trend_says_how_probable_it_is_by_chance_and_what_is_missing() -> None:
-    """One run in each of the four rungs and the two: two directions of 4! x 2! orders; a missing run is counted where
-    it would have the quantity.
-    """
+    """One run in each of the four rungs and the two: two directions of 4! x 2! orders; runs of both splits count."""
     runs = [run(f"{name}/test/seed{seed}", onset=500 + 100 * i, skill=0.1 + i / 10)
             for i, (name, seed) in enumerate(zip(RUNGS, (101, 105, 109, 111, 103, 107), strict=True))]  # fmt: skip
     rungs = rungs_of(runs)
     assert chance(rungs, LOADS[0]) == pytest.approx(2 / (24 * 2))
-    missing, tests = (sum(len(rung.missing_for(one)) for rung in rungs) for one in (LOADS[0], SKILLS[0]))
-    assert 0 < tests < missing == len(PLAN.runs) - 6
-    assert f"(p = 0.042; of the planned runs {missing} are missing)" in trend(rungs, LOADS[0])
-    assert f"{tests} are missing" in trend(rungs, SKILLS[0])
+    missing = len(PLAN.runs) - 6
+    for quantity in (LOADS[0], SKILLS[0]):
+        assert f"(p = 0.042; of the planned runs {missing} are missing)" in trend(rungs, quantity)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +136,11 @@ def test_intervals_are_there_where_there_are_seeds() -> None:
     low, high = interval(rungs, rungs[0], LOADS[0])
     assert low < mean_of(rungs[0], LOADS[0]) < high
     assert interval(rungs, rungs[0], SKILLS[0]) is not None
+    row = next(line for line in page.skill_table(rungs, "stable").splitlines() if "`gated`" in line)
+    low, high = interval(rungs, rungs[0], SKILLS[1])
+    assert f"| +0.111 [{low:+.3f}, {high:+.3f}] (1) |" in row
+    (first, *_) = [line for line in page.regret_table(rungs, "stable").splitlines() if "`gated`" in line]
+    assert "| 1.00% [1.00%, 1.00%] |" in first
 
 
 def test_the_order_of_forecasters_is_compared_over_runs() -> None:
@@ -147,7 +149,7 @@ def test_the_order_of_forecasters_is_compared_over_runs() -> None:
     In these rungs two forecasters are compared, so that tau is 1 or -1.
     """
     rungs = whole(skill=[0.1, 0.2, 0.3, 0.4])
-    assert "in 9 runs: first is `gated`; one order in every run" in page.order_answer(rungs, "stable")
+    assert f"in {len(PLAN.runs)} runs: first is `gated`; one order in every run" in page.order_answer(rungs, "stable")
     said = page.order_answer(whole(skill=[0.1, 0.2, 0.3, -0.4]), "stable")
     assert "first is `gated`, `sw_avg`; cannot tell whether size or balancing changes" in said
     turned = [rung if rung.family == "none" else rung._replace(runs=whole(skill=[-0.1] * 4)[4].runs) for rung in rungs]
@@ -174,13 +176,24 @@ def test_forecasters_that_say_the_same_share_a_rank() -> None:
 
 
 def test_the_onset_is_compared_in_each_measure() -> None:
-    """Steps that double over the rungs are a factor of two in steps and in tokens."""
-    runs = [run(name, onset=500 * 2 ** (RUNGS.index(name.split("/")[0]) % 4)) for name in PLAN.runs]
+    """Steps that double where the rate is halved: a factor of two in all but the sum of rates, which is named."""
+    runs = []
+    for name in PLAN.runs:
+        factor = 2 ** RUNGS.index(name.split("/")[0])
+        made = run(name, onset=500 * factor)
+        runs.append(made.model_copy(update={"learning_rate": made.learning_rate / factor}))
     said = page.scaling_answer(rungs_of([one for one in runs if one.recipe in RUNGS[:2]]))
-    assert said.startswith(
-        "over 2 rungs without balancing the largest is a multiple of the least of 2.00 in steps, 2.00 in tokens"
+    assert said == (
+        "over 2 rungs without balancing the largest is a multiple of the least of 1.00 in sum of learning rates, "
+        "2.00 in steps, 2.00 in tokens, 2.00 in fraction of the run; nearest to constant in sum of learning rates"
     )
-    assert "2.00 in fraction of the run" in said
+
+
+def test_rungs_that_the_strong_forecaster_may_know_are_named() -> None:
+    """A rung that trains as a recipe did that its weights were learned from, with what it is a near twin of."""
+    note = page.twins_note(rungs_of([]), {"qwen3moe-16e-aux0", "qwen3moe-16e-aux", "mixtral-8e-pooled"})
+    assert "near twins of `ladder-2m` (of `qwen3moe-16e-aux0`) and `ladder-2m-aux` (of `qwen3moe-16e-aux`)," in note
+    assert page.twins_note(rungs_of([]), {"mixtral-8e-pooled"}).startswith("No rung is a near twin")
 
 
 def test_every_quantity_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +213,8 @@ def test_a_run_is_measured_over_its_first_steps_and_kept_by_its_hash(tmp_path: P
     load = synthetic_trace(ladder.STEPS + 200, recipe="ladder-2m", run=101, split="test")
     path = write_trace(load, tmp_path / "ladder-2m" / "test" / "seed101.parquet")
     targets = [as_target("uniform"), as_target("sw_avg")]
+    assert {"lstm.online", "gated"} <= {target.label for target in ladder.forecasters()}
+    assert not {"lstm", "sw_avg_conformal"} & {target.label for target in ladder.forecasters()}
     (ref,) = list_traces(tmp_path)
     found = measure_run(ref, targets, "code")
     assert found.steps == ladder.STEPS + 200
