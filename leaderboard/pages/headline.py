@@ -258,9 +258,10 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
         f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
     )
     if found:
+        closed = ", closed since," if load_suite(known).submissions == "closed" else ","
         words += (
-            f"Skill over both states here and on the public suite `{known}`, on the recipes that both have; drop: what "
-            "is lost between them beyond the median of the unfitted baselines, as a mean log ratio. "
+            f"Skill over both states here and on the public suite `{known}`{closed} on the recipes that both have; "
+            "drop: what is lost between them beyond the median of the unfitted baselines, as a mean log ratio. "
         )
     words += (
         "ms: CPU time of a forecast, observing included. "

@@ -56,6 +56,12 @@ class Statistics:
         return self.run.tokens * (self.run.meta.top_k or 1) / self.run.meta.experts
 
     @property
+    def tokens_words(self) -> str:
+        """The same, of a batch that grows from its first step on."""
+        first, last = (n / self.run.tokens * self.tokens_per_expert for n in (self.run.tokens_first, self.run.tokens))
+        return f"{last:,.0f}" if first == last else f"{first:,.0f} to {last:,.0f}"
+
+    @property
     def over_dispersion(self) -> float | None:
         return _mean(layer.over_dispersion for layer in self.run.layers)
 
@@ -111,7 +117,7 @@ def runs_table(found: Sequence[Statistics]) -> str:
             f"`{s.run.id}`",
             f"{len(s.run.meta.layers)} x {s.run.meta.experts}, {s.run.meta.top_k or 'varies'}",
             balancing_words(s.run.meta),
-            f"{s.tokens_per_expert:,.0f}",
+            s.tokens_words,
             onset_summary(s.run.layers),
             _percent(s.first_drift),
             _percent(s.drift),

@@ -121,8 +121,8 @@ Drawing multinomial counts for {medium.experts} experts and {tokens:,} tokens an
 - **Read on window means**, both figures are far above the sampling floor, and differences between forecasters mean
   something.
 - Sampling is a lower bound for batch noise: sequences differ in how they are routed, so real batches are noisier than
-  independent draws. `moeload-bench traces show` prints the factor per layer (over-dispersion) for the traces recorded
-  here; it raises the per-step floor by as much.
+  independent draws. `moeload-bench traces show --wide` prints the factor per layer (over-dispersion) for the traces
+  recorded here; it raises the per-step floor by as much.
 
 So the figures cannot be compared with anything until the error is named and its floor is printed. This benchmark
 prints which error it is, its floor and the excess, and ranks by `window_tv`.

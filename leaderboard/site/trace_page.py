@@ -65,7 +65,7 @@ def facts(run: Run) -> Facts:
         ("Seed", fact_text(meta.seed)),
         ("Model", meta.family),
         ("Steps", f"{run.steps:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
-        ("Tokens per step", f"{run.tokens:,}"),
+        ("Tokens per step", run.step_tokens),
         ("MoE layers, experts, top-k", f"{len(meta.layers)}, {meta.experts}, {meta.top_k or 'varies'}"),
         ("Gate", f"{meta.gate}, {meta.score_function}"),
         ("Balancing", card_tables.balancing_words(meta)),
@@ -126,7 +126,7 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
     rows = tuple(
         (
             run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
-            f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", f"{run.tokens:,}",
+            f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", run.step_tokens,
             three_digits(present_mean([one.imbalance_first for one in run.layers])),
             three_digits(present_mean([one.imbalance_last for one in run.layers])),
             f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",

@@ -37,7 +37,7 @@ from moeload_bench.traces.store import find_trace, look_in, read_trace
 UNIFORM = "uniform"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
-OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online")
+OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "gated")
 
 
 def run(

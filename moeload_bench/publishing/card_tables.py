@@ -31,7 +31,7 @@ def runs_table(runs: Sequence[Run]) -> str:
             len(run.meta.layers),
             run.meta.experts,
             run.meta.top_k or "varies",
-            f"{run.tokens:,}",
+            run.step_tokens,
             balancing_words(run.meta),
             source_names(run.meta.sources),
             "-" if run.meta.seed is None else run.meta.seed,

@@ -203,11 +203,13 @@ def _number(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Run:
-    """What the tables say about one trace."""
+    """What the tables say about one trace. ``tokens``: of a step, of the last one where the batch grows from
+    ``tokens_first`` on."""
 
     id: str
     meta: TraceMeta
     steps: int
+    tokens_first: int
     tokens: int
     columns: tuple[str, ...]
     bytes: int
@@ -222,6 +224,11 @@ class Run:
     @property
     def split(self) -> str:
         return self.id.split("/")[1]
+
+    @property
+    def step_tokens(self) -> str:
+        """Tokens per step in words; of a batch that grows, from the first to the last."""
+        return f"{self.tokens:,}" if self.tokens_first >= self.tokens else f"{self.tokens_first:,} to {self.tokens:,}"
 
 
 def read_runs(folder: str | Path) -> list[Run]:
@@ -238,11 +245,14 @@ def make_run(trace: Trace, size: int) -> Run:
 
 def undescribed_run(trace: Trace, size: int) -> Run:
     """The record of one trace without what has to be computed of its loads: no spans of states, no layers."""
+    first_L, last_L = trace.tokens_SL[0], trace.tokens_SL[-1]
+    tokens = trace.meta.global_batch_tokens or int(last_L.max())
     return Run(
         id=trace.id,
         meta=trace.meta,
         steps=trace.steps,
-        tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
+        tokens_first=int(first_L.max()) if (first_L < last_L).all() else tokens,
+        tokens=tokens,
         columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
         bytes=size,
         data_sha256=data_sha256(trace),

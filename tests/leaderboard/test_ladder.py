@@ -65,7 +65,7 @@ def test_rungs_stand_by_size_with_those_without_balancing_first() -> None:
     assert RUNGS == ["ladder-2m", "ladder-8m", "ladder-30m", "ladder-100m", "ladder-2m-aux", "ladder-8m-aux"]
     for recipe in planned(PLAN):
         said = float(recipe.about.split(" million parameters")[0].rsplit(" ", 1)[1])
-        assert parameters_of(recipe) / 1e6 == pytest.approx(said, abs=0.1), recipe.name
+        assert parameters_of(recipe) / 1e6 == pytest.approx(said, abs=0.05), recipe.name
 
 
 def test_a_trend_that_every_run_shows_is_claimed() -> None:
