@@ -14,12 +14,13 @@ from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import MissingExtraError, SeasonError, printable
 from moeload_bench.schema import first_problem
-from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
+from moeload_bench.seasons.checking import check_season, run_to_record_again
 from moeload_bench.seasons.checking import record_again as again
 from moeload_bench.seasons.closing import close_season, new_season
 from moeload_bench.seasons.folder import Folder
 from moeload_bench.seasons.recording import record_season
 from moeload_bench.seasons.records import SEASON_PATTERN, ForkPlan, Varies
+from moeload_bench.seasons.revealing import reveal_season
 from moeload_bench.seasons.scoring import fork_tests, score_season
 from moeload_bench.submissions.check import apart_level
 
@@ -207,10 +208,9 @@ def check(
     """Check a revealed season: commitment, derivation, hashes, order. Exit status 1: something is not as committed."""
     folder = _folder(root, name)
     wrong = check_season(folder, find_links=find_links, no_index=no_index)
-    recipe, run = run_to_record_again(folder.plan(), folder.runs())
     if record_again is not None and not wrong:
         column = again(folder, record_again)
-        wrong += [] if column is None else [f"{recipe} run {run} recorded again: {column} is another"]
+        wrong += [] if column is None else [f"{_whole_run(folder)} recorded again: {column} is another"]
     for line in wrong:
         typer.echo(f"not as committed: {printable(line)}", err=True)
     for hashes in folder.runs():
@@ -220,7 +220,12 @@ def check(
         raise typer.Exit(1)
     _show_forks(folder)
     did = "was recorded again and is the same" if record_again else "is the one to record again (--record-again DIR)"
-    typer.echo(f"season {name}: as committed; {recipe} run {run} {did}")
+    typer.echo(f"season {name}: as committed; {_whole_run(folder)} {did}")
+
+
+def _whole_run(folder: Folder) -> str:
+    recipe, run = run_to_record_again(folder.plan(), folder.runs())
+    return f"{recipe} run {run}"
 
 
 def _show_forks(folder: Folder) -> None:

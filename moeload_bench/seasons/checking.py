@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.record import load_result
 from moeload_bench.seasons.closing import entry_changes, entry_of, planned_recipe, season_suite
 from moeload_bench.seasons.drawing import all_drawn, secret_sha256, varied_recipe
-from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, logged_attempt, read_record
+from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, read_record
 from moeload_bench.seasons.recording import fork_path, run_job, same_training
 from moeload_bench.seasons.records import (
     Commitment,
@@ -83,33 +82,14 @@ class Found:
     fork_floors: str | None = None
     suites: Mapping[str, str] = field(default_factory=dict)
     """The hash of the task list by where it was found: `suite.json`, and `the traces`, which it is made from again."""
-
-
-def reveal_season(folder: Folder) -> Reveal:
-    """Publish the secret, what follows from it, the traces and the secret recipes; only after the scores.
-
-    Raises `SeasonError` before them.
-    """
-    plan, draw = folder.plan(), folder.draw()
-    if draw is None or folder.scores() is None:
-        raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
-    with logged_attempt(folder, "reveal"):
-        secret = folder.secret()
-        made = Reveal(season=plan.name, secret=secret, runs=all_drawn(plan, secret, draw.value))
-        if folder.recordings != folder.traces:
-            unfinished = shutil.ignore_patterns("*.parts")
-            shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=unfinished)
-        for recipe in plan.recipes:
-            if recipe.secret:
-                shutil.copyfile(folder.private / f"{recipe.name}.toml", folder.path / f"{recipe.name}.toml")
-        folder.write(made, "reveal.json")
-    return made
+    unread: Sequence[str] = ()
+    """What could not be read, each with its reason: the rest is looked at all the same."""
 
 
 def check_season(folder: Folder, *, find_links: Path | None = None, no_index: bool = False) -> list[str]:
     """Everything wrong with a revealed season, in words; [] when it is what it committed to.
 
-    Raises `SeasonError` for one that is not revealed, or a record that cannot be read.
+    Raises `SeasonError` for one that is not revealed, or a record of the season itself that cannot be read.
     """
     draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
     if draw is None or scores is None or reveal is None:
@@ -120,6 +100,7 @@ def check_season(folder: Folder, *, find_links: Path | None = None, no_index: bo
 
 def season_problems(season: Season, found: Found) -> Iterator[str]:
     """Where the records contradict each other, or what was found beside them. Pure."""
+    yield from found.unread
     yield from _bound(season)
     yield from _logged(season.lines)
     yield from _drawn(season, found)
@@ -265,36 +246,58 @@ def _scores(season: Season, found: Found) -> Iterator[str]:
 
 def _found(folder: Folder, season: Season, find_links: Path | None, no_index: bool) -> Found:
     plan = season.plan
-    entries = {
-        path.name: entry_of(path, find_links=find_links, no_index=no_index)
-        for path in sorted(folder.entries.iterdir())
-        if path.is_dir()
-    }
+    unread: list[str] = []
+    entries: dict[str, Entry] = {}
+    traces: dict[str, FoundTrace] = {}
+    forks: dict[tuple[str, int, int, int], FoundTrace] = {}
+    results: dict[str, FoundResult] = {}
+    for path in sorted(folder.entries.iterdir()) if folder.entries.is_dir() else ():
+        with _named(unread, path):
+            if path.is_dir():
+                entries[path.name] = entry_of(path, find_links=find_links, no_index=no_index)
     by_run = {(d.recipe, d.run): d for d in season.reveal.runs}
-    traces, forks = {}, {}
     for run in season.runs:
         path = folder.traces / f"{run.trace}.parquet"
-        if path.is_file():
-            traces[run.trace] = _read(folder, plan, path, by_run.get((run.recipe, run.run)))
+        with _named(unread, path):
+            if path.is_file():
+                traces[run.trace] = _read(folder, plan, path, by_run.get((run.recipe, run.run)))
         for fork in run.forks:
             place = fork_path(folder.traces, plan, run.recipe, run.run, fork.origin_number, fork.future)
-            if place.is_file():
-                trace = read_trace(place)
-                key = (run.recipe, run.run, fork.origin_number, fork.future)
-                forks[key] = FoundTrace(data_sha256(trace), trace.meta.seed)
-    results = {path.stem: _result(path) for path in sorted(folder.results.glob("*.json"))}
+            with _named(unread, place):
+                if place.is_file():
+                    trace = read_trace(place)
+                    key = (run.recipe, run.run, fork.origin_number, fork.future)
+                    forks[key] = FoundTrace(data_sha256(trace), trace.meta.seed)
+    for path in sorted(folder.results.glob("*.json")):
+        with _named(unread, path):
+            results[path.stem] = _result(path)
     losses = {path.stem: file_sha256(path) for path in sorted(folder.forks.glob("*.json"))}
-    return Found(entries, traces, forks, results, losses, _floors(folder), _suites(folder, season))
+    floors, suites = _floors(folder, unread), _suites(folder, season, unread)
+    return Found(entries, traces, forks, results, losses, floors, suites, unread)
 
 
-def _floors(folder: Folder) -> str | None:
+@contextmanager
+def _named(unread: list[str], path: Path) -> Iterator[None]:
+    """What cannot be read is kept with its reason, so that it hides nothing else that is wrong."""
+    try:
+        yield
+    except MoeloadError as error:
+        text = str(error)
+        unread.append(text if path.name in text else f"{path}: {text}")
+
+
+def _floors(folder: Folder, unread: list[str]) -> str | None:
     path = folder.path / "fork_floors.json"
-    return read_record(ForkFloors, path).sha256() if path.is_file() else None
+    with _named(unread, path):
+        return read_record(ForkFloors, path).sha256() if path.is_file() else None
+    return None
 
 
-def _suites(folder: Folder, season: Season) -> dict[str, str]:
+def _suites(folder: Folder, season: Season, unread: list[str]) -> dict[str, str]:
     """What the season's task list is, as it lies there and as the base suite's rule makes it from the traces."""
-    suites = {"suite.json": read_record(Suite, folder.path / "suite.json")}
+    suites: dict[str, Suite] = {}
+    with _named(unread, folder.path / "suite.json"):
+        suites["suite.json"] = read_record(Suite, folder.path / "suite.json")
     with suppress(MoeloadError):  # a trace that is missing or another, a suite that changed: each is named by itself
         suites["the traces"] = frozen_suite(season.plan, season_suite(season.plan), season.runs, folder.traces)
     return {place: suite.sha256() for place, suite in suites.items()}
@@ -304,8 +307,8 @@ def _read(folder: Folder, plan: Plan, path: Path, values: Drawn | None) -> Found
     trace = read_trace(path)
     odd = None
     if values is not None:
-        planned = plan.recipe(values.recipe)
         try:
+            planned = plan.recipe(values.recipe)
             odd = departs(trace, varied_recipe(planned_recipe(folder, planned), planned, values))
         except MoeloadError as error:
             odd = str(error)
@@ -320,6 +323,8 @@ def departs(trace: Trace, recipe: Recipe) -> str | None:
         "stage": [float(recipe.stage_at(step)) for step in steps],
     }
     for name, plan_S in wanted.items():
+        if name not in trace.columns:
+            return f"there is no column {name}, which its recorder writes"
         differs_S = ~np.isclose(trace.columns[name], plan_S, rtol=1e-5, atol=0)
         if differs_S.any():
             at = int(differs_S.argmax())

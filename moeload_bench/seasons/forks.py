@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import SeasonError
+from moeload_bench.scoring.scores import mean_over
 
 FloatArray = NDArray[np.float64]
 EXACT = 20_000  # up to so many relabellings are all looked at
@@ -54,8 +55,8 @@ class ForkTest:
 
 
 def share_distance(one: FloatArray, other: FloatArray) -> FloatArray:
-    """Total variation of shares [..., L, E], mean over layers."""
-    return np.asarray(0.5 * np.abs(one - other).sum(axis=-1).mean(axis=-1))
+    """Total variation of shares [..., L, E], mean over the layers that have load in both."""
+    return np.asarray(mean_over(0.5 * np.abs(one - other).sum(axis=-1), axis=-1))
 
 
 def permutation_test(tasks: Sequence[tuple[str, int, FloatArray]], seed: int = 0) -> ForkTest:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from moeload_bench.errors import SeasonError
 from moeload_bench.schema import Record
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -130,8 +131,12 @@ class Plan(Published):
         return "s" + re.sub(r"\W", "_", self.name)
 
     def recipe(self, name: str) -> PlannedRecipe:
-        """A recipe of the plan by its name."""
-        return next(recipe for recipe in self.recipes if recipe.name == name)
+        """A recipe of the plan by its name; raises `SeasonError` for one that is not planned."""
+        for recipe in self.recipes:
+            if recipe.name == name:
+                return recipe
+        known = ", ".join(recipe.name for recipe in self.recipes)
+        raise SeasonError(f"season {self.name} has no recipe {name!r}; there is: {known}")
 
     def wanted(self) -> list[tuple[str, int]]:
         """(recipe, run) of every run that has to be recorded."""

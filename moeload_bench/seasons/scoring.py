@@ -22,6 +22,7 @@ from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
+from moeload_bench.scoring.scores import mean_over
 from moeload_bench.seasons.closing import entry_changes, entry_of, entry_target, season_suite
 from moeload_bench.seasons.drawing import all_drawn
 from moeload_bench.seasons.folder import Folder, file_sha256, logged_attempt, published_at, read_record
@@ -140,7 +141,9 @@ def _ready(folder: Folder, plan: Plan, published: str | None) -> tuple[Draw, lis
         raise SeasonError(f"season {plan.name} is scored already: all entries are scored at once, and once")
     draw, runs = folder.draw(), folder.runs()
     missing = [one for one in plan.wanted() if one not in {(run.recipe, run.run) for run in runs}]
-    if draw is None or missing:
+    if draw is None:
+        raise SeasonError(f"{folder.path / 'draw.json'} is not there: no score before the hashes of every run")
+    if missing:
         what = f"{len(missing)} runs have no hashes yet, the first is {missing[0][0]} run {missing[0][1]}"
         raise SeasonError(f"{what}: no score before the hashes of every run")
     paths = [folder.path / "draw.json", *sorted((folder.path / "runs").glob("*.json"))]
@@ -305,7 +308,7 @@ def futures(trace: Trace, forks: RunForks, i: int) -> FloatArray:
 def window_means(load_SLE: NDArray[np.int64], horizons_K: Sequence[int]) -> FloatArray:
     """Mean share over the first steps of each horizon [K, L, E]; steps without load are left out."""
     share_SLE = shares(load_SLE)
-    return np.stack([np.nanmean(share_SLE[:horizon], axis=0) for horizon in horizons_K])
+    return np.stack([mean_over(share_SLE[:horizon], axis=0) for horizon in horizons_K])
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +339,7 @@ def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn], c
         forks = run_forks(root, plan, one, suite, count)
         for i, origin in enumerate(forks.origins):
             future_JKLE, row = futures(trace, forks, i), row_of(trace, origin)
-            last_LE = np.nanmean(shares(trace.load_SLE[max(0, row - REFERENCE_ROWS) : row]), axis=0)
+            last_LE = mean_over(shares(trace.load_SLE[max(0, row - REFERENCE_ROWS) : row]), axis=0)
             task = ForkTask(one.recipe, one.run, np.stack([last_LE] * len(forks.horizons)), future_JKLE)
             yield ForkPoint(trace, row, names[row], forks.horizons, task)
 

@@ -14,6 +14,7 @@ from moeload_bench.seasons.forks import (
     permutation_test,
     share_distance,
 )
+from moeload_bench.seasons.scoring import window_means
 
 LEVEL = 0.05
 
@@ -86,3 +87,12 @@ def test_the_floor_of_forks_is_the_error_of_whoever_knows_their_centre() -> None
     assert abs(floor_K[0] - oracle) < 3 * error_K[0] + 0.02 * oracle
     single_K = np.mean([error for _, _, error in floors])
     assert single_K == pytest.approx(np.std([floor for _, floor, _ in floors]), rel=0.5)
+
+
+def test_a_layer_without_load_is_left_out_of_the_mean_over_layers() -> None:
+    """A window of one step may hold none: no warning, and no number that is none."""
+    load_SLE = np.array([[[3, 1], [0, 0]], [[1, 3], [2, 2]]])
+    mean_KLE = window_means(load_SLE, (1, 2))
+    assert np.isnan(mean_KLE[0, 1]).all()
+    other_KLE = np.full_like(mean_KLE, 0.5)
+    np.testing.assert_allclose(share_distance(mean_KLE, other_KLE), [0.25, 0.0])

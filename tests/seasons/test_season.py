@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.record import load_result
-from moeload_bench.seasons.checking import check_season, reveal_season, run_to_record_again
+from moeload_bench.seasons.checking import check_season, run_to_record_again
 from moeload_bench.seasons.closing import close_season, new_season, packages_sha256
 from moeload_bench.seasons.drawing import draw_number, draw_run, fork_origins, value_in_range
 from moeload_bench.seasons.folder import Folder, logged_attempt, published_at, read_record
 from moeload_bench.seasons.recording import draw_value, record_season
 from moeload_bench.seasons.records import ForkPlan, Varies
+from moeload_bench.seasons.revealing import reveal_season
 from moeload_bench.seasons.scoring import score_season
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
@@ -159,6 +160,17 @@ def _changed_floors(season: Folder) -> None:
     edit(season.path / "fork_floors.json", lambda tree: tree["floors"][0].update(floor_K=[0.5, 0.5, 0.5]))
 
 
+def _columns_left_out(season: Folder) -> None:
+    path = season.traces / "small" / "s2026_12" / "seed0.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, columns={}), path, overwrite=True)
+
+
+def _a_recipe_of_another_season(season: Folder) -> None:
+    for path in (season.path / "runs" / "small.0.json", season.path / "reveal.json"):
+        path.write_text(path.read_text().replace('"recipe": "small"', '"recipe": "large"'))
+
+
 def _chosen_origins(season: Folder) -> None:
     edit(season.path / "suite.json", lambda tree: tree["traces"][0].update(stable=[], transient=[100]))
 
@@ -185,6 +197,8 @@ CHEATS: dict[str, Callable[[Folder], None]] = {
     "results/mine.json has changed since it was scored": _a_changed_result,
     "a line was changed or left out": _a_line_out_of_the_log,
     "stage at step 0 is 1, the recipe says 0": _another_stage,
+    "there is no column lr, which its recorder writes": _columns_left_out,
+    "large run 0: not in the plan": _a_recipe_of_another_season,
     "its metadata have changed since its hashes were published": _changed_metadata,
     "fork_floors.json has changed since it was scored": _changed_floors,
     "the task list of suite.json is": _chosen_origins,
@@ -198,6 +212,27 @@ def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) ->
     CHEATS[words](season)
     found = check_season(season)
     assert any(words in line for line in found), found
+
+
+def test_a_recipe_that_is_not_planned_is_refused_by_name(season: Folder) -> None:
+    """With the recipes that are."""
+    with pytest.raises(SeasonError, match="season 2026-12 has no recipe 'large'; there is: small, other"):
+        season.plan().recipe("large")
+
+
+def test_a_file_that_cannot_be_read_hides_nothing_else(season: Folder) -> None:
+    """Each is named with its reason, beside what is wrong elsewhere: the check ends in words, whatever lies there."""
+    _a_line_out_of_the_log(season)
+    trace = season.traces / f"{season.runs()[0].trace}.parquet"
+    broken = [trace, season.results / "mine.json", season.path / "fork_floors.json", season.path / "suite.json"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (season.entries / "sw_avg" / "submission.toml").write_text("name = ")
+    found = check_season(season)
+    for path in broken:
+        assert any(path.name in line for line in found), (path, found)
+    assert any("submission.toml" in line or "entry sw_avg" in line for line in found)
+    assert any("a line was changed or left out" in line for line in found)
 
 
 def test_each_step_refuses_what_comes_too_early_or_too_late(tmp_path: Path) -> None:
