@@ -39,8 +39,7 @@ from moeload_bench.submissions.screen import (
     strata_of,
     summed_by_recipe,
 )
-from moeload_bench.submissions.verify import locate_traces
-from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
+from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, locate_traces
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 

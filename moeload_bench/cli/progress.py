@@ -47,7 +47,7 @@ def print_entries(entries: Iterable[tuple[str, str]]) -> None:
 
 def command_lines(command: str, width: int) -> str:
     """A command over as many lines as it needs, each but the last ended by a backslash; it begins a new line."""
-    words = shlex.split(command, posix=False)
+    words = [shlex.quote(word) for word in shlex.split(command)]
     pieces: list[str] = []
     for word in words:
         if pieces and not word.startswith("-") and pieces[-1].startswith("-") and " " not in pieces[-1]:

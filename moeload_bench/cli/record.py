@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moeload_bench.cli.opening import is_unfinished
 from moeload_bench.cli.progress import terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
 from moeload_bench.publishing.push import RecordingPush
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from moeload_bench.recipes.training import Job
 
 LINE_EVERY_STEPS = 100
+SHARD_STEPS = 250
 Report = Callable[[int, dict[str, Any]], None]
 
 
@@ -49,7 +51,7 @@ def record(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget an unfinished recording that lies there, and start anew.")
     ] = False,
-    shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = 250,
+    shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = SHARD_STEPS,
     shard: Annotated[
         bool, typer.Option("--shard", help="Under torchrun: cut model and optimizer over the processes (FSDP2).")
     ] = False,
@@ -69,7 +71,7 @@ def record(
     --shard-steps steps. On one machine a resumed recording equals an
     uninterrupted one in every count.
     """
-    if recipe.endswith(".parts"):
+    if is_unfinished(recipe):
         typer.echo(_cut_short(Path(recipe)))
         return
     if resume and fresh:
@@ -87,7 +89,7 @@ def record(
                 typer.echo(_within_the_warm_up(job), err=True)
             if loaded.data.pretraining is not None and not resume:
                 typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
-            path = _lead(train, job, push, go_on=_going_on(recipe, job))
+            path = _lead(train, job, push, go_on=_going_on(recipe, job, push))
             typer.echo(path)
             typer.echo(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
         else:
@@ -122,11 +124,16 @@ def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) ->
             raise typer.Exit(128 + (stop.asked or 0)) from None
 
 
-def _going_on(recipe: str, job: Job) -> str:
-    split = "" if job.split == "test" else f" --split {job.split}"
-    steps = "" if job.steps == job.recipe.steps else f" --steps {job.steps}"
-    out = shlex.quote(str(job.out))
-    return f"moeload-bench record {shlex.quote(recipe)} --seed {job.seed}{split}{steps} --out {out} --resume"
+def _going_on(recipe: str, job: Job, push: str | None) -> str:
+    """The same command with --resume; options that say what is said anyway are left out."""
+    words = ["moeload-bench", "record", recipe, "--seed", str(job.seed)]
+    words += [] if job.split == "test" else ["--split", job.split]
+    words += [] if job.steps == job.recipe.steps else ["--steps", str(job.steps)]
+    words += ["--out", str(job.out)]
+    words += [] if job.shard_steps == SHARD_STEPS else ["--shard-steps", str(job.shard_steps)]
+    words += ["--shard"] if job.sharded else []
+    words += [] if push is None else ["--push", push]
+    return shlex.join([*words, "--resume"])
 
 
 class Stop:

@@ -11,6 +11,7 @@ import typer
 from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
 from moeload_bench.errors import printable
+from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.paper.choice import choose_runs
 from moeload_bench.paper.figures import save_figures
@@ -120,7 +121,8 @@ def _write(study: Study, out: Path) -> list[Path]:
     for name, text in files_of(study).items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with replacing(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
         written.append(path)
     return written
 

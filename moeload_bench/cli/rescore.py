@@ -16,8 +16,8 @@ from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import load_result
 from moeload_bench.results.words import failure_lines, why_no_table
-from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.suites.suite import Suite, load_suite, locate_traces, suite_for_trace
+from moeload_bench.traces.store import read_trace
 
 
 def rescore(
@@ -68,5 +68,4 @@ def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Sui
     if scored_on.startswith("trace:"):
         raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
     tasks = load_suite(scored_on)
-    hub = (tasks.hub.repo, tasks.hub.revision) if tasks.hub else None
-    return tasks, {entry.id: find_trace(entry.id, hub=hub) for entry in tasks.traces}
+    return tasks, locate_traces(tasks, fit=False)

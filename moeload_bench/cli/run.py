@@ -22,17 +22,18 @@ from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselin
 from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
-from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS
+from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS, cluster_options
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape, headline_shapes
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
 from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
 from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, suite_for_trace
-from moeload_bench.traces.store import find_trace, look_in, read_trace
+from moeload_bench.suites.suite import Suite, check_traces, load_suite, locate_traces, sliding_suite, suite_for_trace
+from moeload_bench.traces.store import look_in, read_trace
 
 UNIFORM = "uniform"
 LEAST_ROOM = 1 << 20
@@ -216,7 +217,7 @@ def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int
     every = sliding or blocks
     if every is None:
         return suite
-    traces = {entry.id: read_trace(paths.get(entry.id) or find_trace(entry.id)) for entry in suite.traces}
+    traces = {name: read_trace(path) for name, path in locate_traces(suite, paths, fit=False).items()}
     return sliding_suite(suite, traces, every, (blocks,) if blocks else suite.horizons)
 
 
@@ -236,11 +237,8 @@ def _next(results: Results, choices: Sequence[ForecasterChoice], trace: str) -> 
 
 
 def _plan_command(trace: str, forecaster: str, shape: ClusterShape) -> str:
-    return (
-        f"moeload-bench plan {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} "
-        f"--devices {shape.devices} --slots {shape.slots} --expert-mb {EXPERT_MB:g} --bandwidth {BANDWIDTH_GB_S:g} "
-        f"--step-ms {STEP_MS:g}"
-    )
+    options = cluster_options(shape, CostModel(STEP_MS, EXPERT_MB, BANDWIDTH_GB_S))
+    return f"moeload-bench plan {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} {options}"
 
 
 def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: int | None, wide: bool) -> None:

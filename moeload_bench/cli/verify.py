@@ -17,9 +17,9 @@ from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.names import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
-from moeload_bench.submissions.verify import Request, Verified, locate_traces, write_verification
+from moeload_bench.submissions.verify import Request, Verified, write_verification
 from moeload_bench.submissions.verify import verify as run
-from moeload_bench.suites.suite import Suite, default_suite, load_suite, suite_names
+from moeload_bench.suites.suite import Suite, default_suite, load_suite, locate_traces, suite_names
 
 
 def verify(

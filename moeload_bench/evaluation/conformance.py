@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
@@ -24,8 +23,6 @@ from moeload_bench.isolation.targets import Target, class_target, parse_target
 
 RELATIVE_TOLERANCE = 1e-9
 ABSOLUTE_TOLERANCE = 1e-12  # shares of dead experts may be 1e-300 in one order of summation and 0 in another
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ from moeload_bench.isolation.targets import (
 )
 from moeload_bench.results.record import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import find_trace
+from moeload_bench.suites.suite import Suite, load_suite, locate_traces
 
 ForecasterLike = str | type[Any] | Target
 Progress = Callable[[int, int, str], None]
@@ -72,7 +71,7 @@ def evaluate(
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     for target in targets:
         preflight(target)
-    files = _locate(tasks, paths or {})
+    files = locate_traces(tasks, paths)
     jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
     if backend == "loky":
         check_memory(files, jobs)
@@ -162,12 +161,6 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
     if not listed:
         raise MoeloadError("forecasters is an empty list, expected at least one; None runs the suite's baselines")
     return listed
-
-
-def _locate(suite: Suite, paths: Mapping[str, str | Path]) -> dict[str, Path]:
-    ids = [entry.id for entry in (*suite.traces, *suite.fit)]
-    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
-    return {name: Path(paths[name]) if name in paths else find_trace(name, hub=hub) for name in ids}
 
 
 def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:

@@ -200,9 +200,11 @@ def _by(function: WindowMetric, name: str) -> _Scorer:
         K, L, _ = window.share_KLE.shape
         if failed:
             return np.full((K, L), np.nan)
-        value_KL = [
-            np.asarray(function(m, s), dtype=np.float64) for m, s in zip(window.mean_KLE, window.share_KLE, strict=True)
-        ]
+        pairs = zip(window.mean_KLE, window.share_KLE, strict=True)
+        try:
+            value_KL = [np.asarray(function(m, s), dtype=np.float64) for m, s in pairs]
+        except Exception as error:
+            raise ResultError(f"{name} failed: {type(error).__name__}: {error}") from error
         for value_L in value_KL:
             if value_L.shape != (L,):
                 raise ResultError(f"{name} returned shape {value_L.shape}, expected one value per layer, {(L,)}")

@@ -61,13 +61,17 @@ def _place(file: Path, common: Path) -> tuple[int, int]:
 def _rows(
     found: dict[int, dict[int, list[Path]]], layers: tuple[int, ...], counter: _Counter, report: Report | None
 ) -> Iterator[Row]:
-    for done, step in enumerate(sorted(found), 1):
+    size_of = {step: sum(file.stat().st_size for files in by_layer.values() for file in files)
+               for step, by_layer in found.items()}  # fmt: skip
+    total, done = sum(size_of.values()), 0
+    for step in sorted(found):
         counted = [[counter.count(file) for file in found[step][layer]] for layer in layers]
         load_LE = np.stack([np.sum([load_E for load_E, _ in parts], axis=0) for parts in counted])
         tokens_L = np.array([sum(tokens for _, tokens in parts) for parts in counted], dtype=np.int64)
         yield Row(step, load_LE, str(found[step][layers[0]][0]), tokens_L)
         if report is not None:
-            report(done, len(found), f"checkpoint {step}")
+            done += size_of[step]
+            report(done, total, f"checkpoint {step}")
 
 
 class _Counter:

@@ -53,7 +53,7 @@ def read_laer_moe(
     order = np.lexsort((table["rank"], table["layer"], table["iter"]))
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
     if report is not None:
-        report(1, 1, file.name)
+        report(file.stat().st_size, file.stat().st_size, file.name)
     rows = (Row(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
     return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)
@@ -62,7 +62,8 @@ def read_laer_moe(
 def _check_once(file: Path, table: dict[str, Any], step_S: IntArray, layer_L: IntArray, devices: int) -> None:
     """Of as many rows as there are places, one that is there twice stands for one that is missing."""
     cell_N = np.searchsorted(step_S, table["iter"]) * len(layer_L) + np.searchsorted(layer_L, table["layer"])
-    count_SLE = np.bincount(cell_N * devices + table["rank"]).reshape(-1, len(layer_L), devices)
+    places = len(step_S) * len(layer_L) * devices
+    count_SLE = np.bincount(cell_N * devices + table["rank"], minlength=places).reshape(-1, len(layer_L), devices)
     if (count_SLE > 1).any():
         s, m, e = (int(i) for i in np.argwhere(count_SLE > 1)[0])
         raise TraceError(

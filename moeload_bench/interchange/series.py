@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 Values = Literal["load", "share"]
-FORMATS = ("nixtla", "fev", "gluonts", "csv")
+ENDINGS = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
+"""The formats, and how the names of their files end."""
 START = np.datetime64("2000-01-01T00:00:00", "s")
 
 
 def write_series(trace: Trace, path: Path, kind: str, values: Values = "load") -> Path:
-    """Write a trace in one of the FORMATS, a series at a time.
+    """Write a trace in one of the formats of `ENDINGS`, a series at a time.
 
     ``values``: counts, or shares of the layer's load in the step (missing where a layer had none). Raises
     `NotFoundError` for another format and `TraceError` for a name whose ending does not fit it.
     """
-    endings = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
-    if kind not in endings:
-        raise not_found("series format", kind, endings)
-    if path.suffix not in endings[kind]:
-        raise TraceError(f"{path}: expected a name that ends in {' or '.join(endings[kind])} for {kind}")
+    if kind not in ENDINGS:
+        raise not_found("series format", kind, ENDINGS)
+    if path.suffix not in ENDINGS[kind]:
+        raise TraceError(f"{path}: expected a name that ends in {' or '.join(ENDINGS[kind])} for {kind}")
     if kind == "csv" and values != "load":
         raise TraceError(f"{path}: this project's table holds counts, got --values {values}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,10 +47,12 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
     """The log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []
-    for done, file in enumerate(files, 1):
+    total, done = sum(file.stat().st_size for file in files), 0
+    for file in files:
         loaded.append(load_arrays(file, MAX_BYTES))
+        done += file.stat().st_size
         if report is not None:
-            report(done, len(files), file.name)
+            report(done, total, file.name)
     kinds = {frozenset(arrays) for arrays in loaded}
     if len(kinds) > 1 or ("logical_count" in loaded[0] and len(files) > 1):
         raise TraceError(

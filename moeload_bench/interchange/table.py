@@ -258,7 +258,10 @@ def _reserved(path: Path, size: int) -> IO[bytes]:
     """A file of so many zeros, gone when it is closed; a full disk is said here, not where a count is written."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the rows are read)
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS: there a full disk is said later, where a count is written
+            file.truncate(size)
     except OSError as error:
         file.close()
         where = tempfile.gettempdir()

@@ -89,6 +89,7 @@ def _rows(
     replicated: bool,
     report: Report | None,
 ) -> Iterator[Row]:
+    total = sum(reader.path.stat().st_size for reader in ranks)
     for done, step in enumerate(steps, 1):
         load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
         same = same_on_all(load)
@@ -101,7 +102,7 @@ def _rows(
             )
         yield Row(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
         if report is not None:
-            report(done, len(steps), f"iteration {step}")
+            report(total * done // len(steps), total, f"iteration {step}")
 
 
 class _Tensor(NamedTuple):

@@ -66,11 +66,16 @@ def _columns(file: Path) -> list[str]:
     return next(csv.reader([head]), [])
 
 
-def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[Any]:
+def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[tuple[Any, int]]:
+    """Each batch of rows, and how many bytes of the file have been read with it."""
+    size = file.stat().st_size
     if lines is None:
         with open_mapped(file) as opened:
             check_cost(opened, lists=False)
-            yield from opened.reader.iter_batches(256, columns=wanted, use_threads=False)
+            rows, done = max(1, opened.reader.metadata.num_rows), 0
+            for batch in opened.reader.iter_batches(256, columns=wanted, use_threads=False):
+                done += batch.num_rows
+                yield batch, size * done // rows
         return
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -83,14 +88,15 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterato
     )
     try:
         with lines.open() as stream, arrow_csv.open_csv(stream, options, convert_options=convert) as reader:
-            yield from reader
+            for batch in reader:
+                yield batch, min(size, stream.tell())
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
 def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report: Report | None) -> Iterator[Row]:
     wanted, size, done = [step, *names.at], file.stat().st_size, 0
-    for batch in _batches(file, wanted, lines):
+    for batch, read in _batches(file, wanted, lines):
         value_NC = np.stack(
             [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
         )
@@ -100,7 +106,7 @@ def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report:
             if found is not None:
                 yield found
         if report is not None:
-            report(min(size, done), size, f"row {done}")
+            report(read, size, f"row {done}")
 
 
 def _floats(column: Any, name: str, file: Path) -> Any:

@@ -184,8 +184,8 @@ def load_function(text: str) -> Callable[..., Any]:
         raise TargetError(f"{text!r}: expected FILE.py:function, where the file exists")
     try:
         function = getattr(_import_file(Path(place).resolve()), name, None)
-    except ImportError as error:
-        raise TargetError(f"{text!r}: cannot import it: {error}") from error
+    except Exception as error:
+        raise TargetError(f"{text!r}: cannot import it: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise TargetError(f"{text!r}: {place} has no function {name!r}")
     loaded: Callable[..., Any] = function
@@ -277,16 +277,16 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
             kwargs[key.strip()] = value.strip()
         if not _plain(kwargs[key.strip()]):
             raise TargetError(
-                f"{text!r}: {key.strip()} is {value.strip()}, expected numbers, texts, true, false, or lists"
+                f"{text!r}: {key.strip()} is {value.strip()}, expected finite numbers, texts, true, false, or lists"
             )
     return kwargs
 
 
 def _plain(value: Any) -> bool:
-    """Whether JSON holds it: dates and times are TOML's alone."""
+    """Whether JSON holds it: dates are TOML's alone, and a number that is not finite has no place in a record."""
     try:
-        json.dumps(value)
-    except TypeError:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
         return False
     return True
 

@@ -132,6 +132,8 @@ def _judged(
             kept.append(name)
         except MissingExtraError as error:
             missing.append(f"forecasters: {error}")
+    if not kept:
+        return None, []
     with TemporaryDirectory(prefix="moeload-report-") as folder:
         path = write_trace(trace, Path(folder) / "trace.parquet")
         try:

@@ -122,7 +122,8 @@ def _sizes(study: Study) -> str:
 {len(study.sizes)} runs of {sizes} sizes{alike} in the size of the model and the learning rate only, whatever else
 the rule below asks for. *First layer*: the claim's figure, its {statistic} over {window} steps over that of the largest
 other layer, all steps. *Transient / stable*: errors of `sw_avg` in the two states; *SW_Avg / ARIMA*: of the two in the
-stable state; `{SIZED_METRIC}`, sliding, h = {horizon:,}.
+stable state; `{SIZED_METRIC}`, sliding, h = {horizon:,}, over all steps: longer runs
+have more of the late stable state.
 
 {_table(heads, rows)}
 

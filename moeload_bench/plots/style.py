@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FloatArray = NDArray[np.float64]
 
 SUFFIXES = (".svg", ".png", ".pdf")
 WIDTH = 7.0

@@ -57,17 +57,17 @@ def _gathered(name: str, origin: str, pieces: Iterable[str]) -> TextSource:
     folder = cache_dir() / "gathered"
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, open(Path(scratch) / "text", "wb") as file:
         for piece in pieces:
             raw = (piece.strip() + "\n\n").encode()
             digest.update(raw)
             file.write(raw)
         size = file.tell()
-    if size == 0:
-        os.unlink(file.name)
-        raise RecipeError(f"source {name} ({origin}) holds no text")
-    path = folder / f"{digest.hexdigest()[:16]}.txt"
-    os.replace(file.name, path)
+        if size == 0:
+            raise RecipeError(f"source {name} ({origin}) holds no text")
+        path = folder / f"{digest.hexdigest()[:16]}.txt"
+        file.flush()
+        os.replace(file.name, path)
     return TextSource(name, origin, _UNKNOWN_LICENCE, digest.hexdigest(), size, path)
 
 
@@ -84,7 +84,13 @@ def _dataset_text(name: str, options: str) -> Iterator[str]:
     """One column of a dataset, streamed; options are `config`, `split` (train) and `column` (text)."""
     import datasets
 
-    given = dict(pair.split("=", 1) for pair in options.split(",") if "=" in pair)
+    pieces = [piece for piece in options.split(",") if piece]
+    unsaid = [piece for piece in pieces if "=" not in piece]
+    if unsaid:
+        raise RecipeError(
+            f"source dataset {name}: got option {unsaid[0]!r}, expected NAME=VALUE, as config={unsaid[0]}"
+        )
+    given = dict(piece.split("=", 1) for piece in pieces)
     unknown = set(given) - {"config", "split", "column"}
     if unknown:
         raise RecipeError(f"source dataset {name}: unknown option {min(unknown)!r}; there is: config, split, column")

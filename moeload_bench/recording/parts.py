@@ -162,7 +162,8 @@ class Parts:
             count = int((trace.step_S < before_step).sum())
             if count == 0:
                 break
-            if count < trace.steps:
+            if count < trace.steps:  # under a name of its own: until the manifest is there, the old one stands
+                name = f"{trace.step_S[0]:010d}-{before_step}.parquet"
                 write_trace(first_steps(trace, count), self.folder / name, overwrite=True, durable=True)
             kept.append(name)
         self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})

@@ -12,7 +12,6 @@ Reading a folder executes nothing of it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 import tomllib
@@ -128,11 +127,6 @@ def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
         return Submission.model_validate(dict(fields))
     except ValidationError as error:
         raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
-
-
-def text_sha256(text: str) -> str:
-    """SHA-256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _source_sha256(folder: Path, record: Submission) -> str:

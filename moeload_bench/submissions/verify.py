@@ -24,6 +24,7 @@ from moeload_bench.evaluation.evaluate import Progress, make_result
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import available_bytes, run_spread
+from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
@@ -36,7 +37,7 @@ from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.submissions.submit import as_submitted
 from moeload_bench.suites.suite import Suite, SuiteTrace
-from moeload_bench.traces.store import find_trace, list_traces, read_trace
+from moeload_bench.traces.store import list_traces, read_trace
 
 MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
@@ -121,18 +122,13 @@ def verify(request: Request) -> Verified:
 
 def write_verification(made: Verified, folder: Folder, place: Path) -> None:
     """Write what was found: verification.json into the folder, and what is published to ``place``."""
-    (folder.path / VERIFICATION).write_text(made.record.to_json())
+    with replacing(folder.path / VERIFICATION) as scratch:
+        scratch.write_text(made.record.to_json(), encoding="utf-8")
     made.result.save(place)
 
 
 def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
     return {f"{what}{name or 'others'}": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
-
-
-def locate_traces(suite: Suite) -> dict[str, Path]:
-    """The files of a suite's traces: bundled, local or from the Hub."""
-    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
-    return {entry.id: find_trace(entry.id, hub=hub) for entry in (*suite.traces, *suite.fit)}
 
 
 class _Rerun:

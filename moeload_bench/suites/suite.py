@@ -24,7 +24,7 @@ from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
-from moeload_bench.traces.store import TRACES_ENV, data_sha256, list_traces
+from moeload_bench.traces.store import TRACES_ENV, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
@@ -233,6 +233,17 @@ def check_traces(suite: Suite) -> None:
             f"first {missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say "
             f"where they are with --traces DIR, ${TRACES_ENV}=DIR or, once they are on the Hub, ${HUB_ENV}=ORG/NAME@TAG"
         )
+
+
+def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True) -> dict[str, Path]:
+    """The file of every trace of a suite by its id: that of ``paths``, else bundled, local or from the Hub at its pin.
+
+    ``fit`` False leaves out those that forecasters learn from. Raises `NotFoundError` for a trace that is nowhere.
+    """
+    given = paths or {}
+    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
+    ids = [entry.id for entry in (*suite.traces, *(suite.fit if fit else ()))]
+    return {name: Path(given[name]) if name in given else find_trace(name, hub=hub) for name in ids}
 
 
 def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import NotFoundError, ResultError
+from moeload_bench.errors import NotFoundError, ResultError, TargetError
 from moeload_bench.evaluation import stored
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.forecaster import Forecast, ForecastRequest
+from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace
@@ -88,6 +89,19 @@ def test_what_windows_do_not_tell_is_refused(kept: Kept, metric: str, error: typ
     """A metric of single steps is not guessed from means; a wrong name is answered with the right ones."""
     with pytest.raises(error, match=says):
         rescore(kept.folder, kept.suite, kept.paths, metric)
+
+
+def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) -> None:
+    """Whatever its file raises, when it is read or when it is asked: one line, no traceback of somebody's."""
+    (tmp_path / "own.py").write_text("raise ValueError('no')")
+    with pytest.raises(TargetError, match=r"own\.py:own': cannot import it: ValueError: no"):
+        load_function(f"{tmp_path / 'own.py'}:own")
+
+    def own(mean_LE: np.ndarray, share_LE: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("by none")
+
+    with pytest.raises(ResultError, match="own failed: ZeroDivisionError: by none"):
+        rescore(kept.folder, kept.suite, kept.paths, "own", own)
 
 
 def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:

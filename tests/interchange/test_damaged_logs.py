@@ -307,6 +307,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("*.csv", r"0,LAER,a-model,0,0,", "9,LAER,a-model,0,0,"),
         "expected 3 iterations x 4 layers x 10",
     ),
+    (
+        "laer-moe",
+        ORDER,
+        edit("*.csv", r"6,LAER(,a-model,3,2,)\d+(.*)\n7,LAER,", r"7,LAER\g<1>1\2\n7,LAER,"),
+        r"device \d of layer 3 in iteration 2 has 2 rows, expected one",
+    ),
     ("laer-moe", CUT, edit("*.csv", r",\d+\r?\n$", ""), "Expected 6 columns, got 5"),
     ("laer-moe", PICKLE, put("*.csv", PICKLED), "expected columns rank,method"),
     ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),

@@ -20,7 +20,7 @@ from moeload_bench.interchange import placements
 from moeload_bench.interchange.forecasts import Ahead, forecast_ahead, write_forecast
 from moeload_bench.interchange.placements import Placement, place_forecast, write_placement
 from moeload_bench.interchange.rows import Options, write_log
-from moeload_bench.interchange.series import FORMATS, write_series
+from moeload_bench.interchange.series import ENDINGS, write_series
 from moeload_bench.interchange.table import read_csv
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
@@ -240,7 +240,7 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     """The ending of a name decides what is written, so another is refused."""
     with pytest.raises(TraceError, match=r"t\.csv: expected a name that ends in \.parquet for fev"):
         write_series(synthetic_trace(20), tmp_path / "t.csv", "fev")
-    with pytest.raises(NotFoundError, match=f"there is: {', '.join(sorted(FORMATS))}"):
+    with pytest.raises(NotFoundError, match=f"there is: {', '.join(sorted(ENDINGS))}"):
         write_series(synthetic_trace(20), tmp_path / "t.csv", "darts")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange import megatron, rows, text
+from moeload_bench.interchange import flame_moe, megatron, rows, text
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.laer_moe import read_laer_moe
-from moeload_bench.interchange.rows import Options, write_log
+from moeload_bench.interchange.rows import Log, Options, write_log
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
+from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import data_sha256, read_trace
 from tests.conftest import need
 from tests.support.foreign import logs
@@ -54,6 +56,28 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     log = megatron.read_tokens([folder], LAYOUT)
     np.testing.assert_array_equal(np.stack([row.load_LE for row in log.rows]), logs.truth(chosen))
     assert log.layers == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl", "laer-moe"])
+def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
+    """The last report is the whole: what was read never goes back and never beyond."""
+    folder, told = made(name, tmp_path), []
+
+    def report(done: int, total: int, what: str) -> None:
+        told.append((done, total))
+
+    read: dict[str, Callable[[], Log]] = {
+        "flame-moe": lambda: flame_moe.read_flame_moe([folder], 8, report=report),
+        "tensorrt-llm": lambda: read_tensorrt_llm([folder], report=report),
+        "wandb": lambda: read_wandb([folder], report=report),
+        "jsonl": lambda: read_jsonl([folder], report=report),
+        "laer-moe": lambda: read_laer_moe([folder], device_loads=True, method="LAER", report=report),
+    }
+    assert len(list(read[name]().rows)) == 3
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    assert {total for _, total in told} == {size}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == size
 
 
 def test_chunks_on_disk_make_the_same_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
     without --resume or --fresh nothing begins where an unfinished recording lies."""
     use_small_text(monkeypatch)
     words = ["record", str(write_recipe(tmp_path)), "--steps", "6", "--out", str(tmp_path / "runs")]
+    words += ["--shard-steps", "7"]
 
     @contextmanager
     def stopping(steps: int) -> Iterator[Any]:
@@ -93,6 +94,7 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
     assert stopped.exit_code == 128 + number
     said = re.search(r"3 steps are on disk\. To go on: moeload-bench (.*)", stopped.stderr)
     assert said is not None
+    assert shlex.split(said[1]) == [*words[:2], "--seed", "0", *words[2:], "--resume"]
     with pytest.raises(RecordingError, match="go on with --resume or start anew with --fresh"):
         call(*words)
     if number == signal.SIGTERM:

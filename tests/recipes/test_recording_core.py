@@ -305,6 +305,27 @@ def test_going_back_to_an_older_checkpoint_repeats_nothing(tmp_path: Path, back_
     assert read_trace(writer.finish(complete=True)).step_S.tolist() == list(range(20))
 
 
+def test_a_crash_while_going_back_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the manifest names the shorter shard, the longer one and what comes after it stand."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:10]:
+        writer.add(row)
+    writer.flush()
+
+    def crash(manifest: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer.parts, "_write_manifest", crash)
+        with pytest.raises(KeyboardInterrupt):
+            writer.truncate(6)
+    again, _ = a_writer(tmp_path, resume=True)
+    assert again.parts.next_step == 10
+    for row in rows[10:]:
+        again.add(row)
+    assert read_trace(again.finish(complete=True)).step_S.tolist() == list(range(20))
+
+
 def test_missing_steps_are_refused(tmp_path: Path) -> None:
     """Training cannot go on at a step when those before it were not recorded."""
     writer, rows = a_writer(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moeload_bench.cache import cache_dir
 from moeload_bench.errors import NotFoundError, RecipeError, RecordingError
 from moeload_bench.recipes import corpora
 from moeload_bench.recipes.batches import BatchOrder
@@ -402,6 +403,9 @@ def test_a_dataset_is_a_source(tmp_path: Path) -> None:
     assert source.path.read_text(encoding="utf-8") == "row 0\n\nrow 1\n\nrow 2\n\n"
     with pytest.raises(RecipeError, match="no column 'text'; there is: body"):
         resolve_source(f"dataset:{tmp_path}")
+    with pytest.raises(RecipeError, match="got option 'body', expected NAME=VALUE, as config=body"):
+        resolve_source(f"dataset:{tmp_path}@body")
+    assert [path.suffix for path in (cache_dir() / "gathered").iterdir() if path != source.path] == []
 
 
 @pytest.mark.parametrize(
