@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -31,23 +32,37 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
     """A file beside ``target`` that takes its place at the end, or is removed on any error.
 
     ``durable``: its content is on the disk before it has the name, and the name when this ends, so that a power cut
-    leaves the old file or the new.
+    leaves the old file or the new. An `OSError` names ``target``: the file beside it is gone by then.
     """
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    scratch = Path(name)
+    with _naming(target):
+        if target.is_dir():  # said before the content is made
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+        scratch = Path(name)
+        try:
+            yield scratch
+            scratch.chmod(0o644)
+            if durable:
+                with scratch.open("rb+") as file:
+                    os.fsync(file.fileno())
+            scratch.replace(target)
+            if durable:
+                _sync_folder(target.parent)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Errors of the system about a file beside ``target`` become errors about ``target``."""
     try:
-        yield scratch
-        scratch.chmod(0o644)
-        if durable:
-            with scratch.open("rb+") as file:
-                os.fsync(file.fileno())
-        scratch.replace(target)
-        if durable:
-            _sync_folder(target.parent)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        if not Path(str(error.filename)).name.startswith(f".{target.name}."):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # of the subclass that the number stands for
 
 
 def _sync_folder(folder: Path) -> None:
