@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.options import Forecaster, Level
+from moeload_bench.cli.options import Forecaster, Level, no_trace
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
@@ -17,7 +17,9 @@ from moeload_bench.traces.store import load_trace
 app = typer.Typer(no_args_is_help=True, help="Write forecasts and traces in the forms that other tools read.")
 
 TraceName = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")]
-Out = Annotated[Path, typer.Option(help="The file to write; one that is there is replaced.")]
+Out = Annotated[
+    Path, typer.Option(callback=no_trace, help="The file to write; one that is there is replaced, but for a trace.")
+]
 
 
 @app.command("forecast")

@@ -12,6 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
+
+def no_trace(target: Path | None) -> Path | None:
+    """The file to write, as it was given; raises `TraceError` where a trace lies there, the command's own or another.
+
+    An earlier output of that name is replaced: what cannot be had again is a recording.
+    """
+    if target is not None and target.exists():
+        from moeload_bench.traces.store import refuse_trace_at
+
+        refuse_trace_at(target)
+    return target
+
+
 TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
 Forecaster = Annotated[
     str, typer.Option(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,...")

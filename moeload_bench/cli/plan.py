@@ -25,6 +25,7 @@ from moeload_bench.cli.options import (
     Overlap,
     ReplanMs,
     TraceArgument,
+    no_trace,
     with_options,
 )
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
@@ -86,7 +87,10 @@ def cost_model(
 
 def writing(
     write: Annotated[
-        Path | None, typer.Option(help="Write the plan for the steps after the trace, made from the whole of it.")
+        Path | None,
+        typer.Option(
+            callback=no_trace, help="Write the plan for the steps after the trace, made from the whole of it."
+        ),
     ] = None,
     kind: Annotated[
         Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
@@ -115,7 +119,8 @@ def plan(
         ),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
+        Path | None,
+        typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf)."),
     ] = None,
     level: Level = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import TraceArgument
+from moeload_bench.cli.options import TraceArgument, no_trace
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import not_found, printable
 from moeload_bench.evaluation.evaluate import evaluate
@@ -49,7 +49,7 @@ app = typer.Typer(
     cls=Kinds, no_args_is_help=True, help="Draw figures of traces and results as .svg, .png or .pdf (extra plot)."
 )
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="The figure: a .svg, .png or .pdf file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", callback=no_trace, help="The figure: a .svg, .png or .pdf file.")]
 Layers = Annotated[
     list[str] | None,
     typer.Option("--layer", help="A layer, as `traces show` numbers them; may be repeated. All by default."),

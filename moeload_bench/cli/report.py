@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import TraceArgument, with_options
+from moeload_bench.cli.options import TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.cli.watching import watching
 from moeload_bench.live.core import Settings
@@ -19,7 +19,7 @@ from moeload_bench.live.page import report as make
 @with_options(settings=watching)
 def report(
     trace: TraceArgument,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(callback=no_trace, help="The page to write.")] = Path("report.html"),
     *,
     settings: Settings,
 ) -> None:

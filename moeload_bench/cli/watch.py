@@ -18,7 +18,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from moeload_bench.cli.options import with_options
+from moeload_bench.cli.options import no_trace, with_options
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.live.core import Settings, Snapshot, Watch
@@ -39,7 +39,9 @@ def watch(
     *,
     settings: Settings,
     follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="With --once: draw it into this .svg file instead.")] = None,
+    svg: Annotated[
+        Path | None, typer.Option(callback=no_trace, help="With --once: draw it into this .svg file instead.")
+    ] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
     """A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.

@@ -113,6 +113,21 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     return target
 
 
+def refuse_trace_at(target: Path) -> None:
+    """Raise `TraceError` where a trace lies, under whatever name: what is made of traces replaces none."""
+    if target.is_file() and _is_trace(target):
+        raise TraceError(f"{target}: a trace is there already; choose another name or remove it first")
+
+
+def _is_trace(file: Path) -> bool:
+    """Whether a file has a trace's mark, told from its footer; a series exported as parquet has none."""
+    try:
+        with open_parquet(file) as opened:
+            return META_KEY in (opened.metadata.metadata or {})
+    except TraceError:
+        return False
+
+
 def writer_options(names: Sequence[str]) -> dict[str, Any]:
     """How pyarrow writes a trace of these columns.
 

@@ -1,4 +1,4 @@
-"""What a command writes: what cannot be written is named."""
+"""What a command writes: never over a trace, always over its own earlier output; what cannot be written is named."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
+from moeload_bench.errors import TraceError
 from moeload_bench.files import replacing
-from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.store import refuse_trace_at, write_trace
 from tests.conftest import synthetic_trace
 
 FORECAST = ("export", "forecast", "{trace}", "--horizon", "10", "--level", "none", "--out")
 SERIES = ("export", "trace", "{trace}", "--format", "nixtla", "--out")
 PLAN = ("plan", "{trace}", "--devices", "2", "--slots", "6", "--level", "none")
+COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "100")
+WRITERS = (
+    FORECAST,
+    SERIES,
+    (*PLAN, "--write"),
+    (*PLAN, *COSTS, "--figure"),
+    ("report", "{trace}", "--out"),
+    ("plot", "heatmap", "{trace}", "--out"),
+    ("watch", "{trace}", "--once", "--svg"),
+)
 
 
 @pytest.fixture
@@ -27,6 +38,45 @@ def invoke(words: tuple[str, ...], trace: Path, target: Path, *more: str) -> Bas
     """What a writing command raised for a target, None for nothing."""
     done = CliRunner().invoke(app, [*(word.format(trace=trace) for word in words), str(target), *more])
     return None if done.exit_code == 0 else done.exception
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=lambda words: f"{words[0]}-{words[-1]}")
+@pytest.mark.parametrize("named", ["itself", "link", "round", "another"])
+def test_no_output_replaces_a_trace(words: tuple[str, ...], named: str, own: Path) -> None:
+    """A recording cannot be had again: the command's own input, by any path, and any other trace are refused."""
+    target = {
+        "itself": own,
+        "link": own.with_name("link.svg"),
+        "round": own.parent / ".." / own.parent.name / own.name,
+        "another": own.with_name("other.parquet"),
+    }[named]
+    if named == "link":
+        target.symlink_to(own)
+    elif named == "another":
+        write_trace(synthetic_trace(300, seed=1), target)
+    before = own.read_bytes(), target.read_bytes()
+    error = invoke(words, own, target)
+    assert isinstance(error, TraceError)
+    assert f"{target}: a trace is there already" in str(error)
+    assert (own.read_bytes(), target.read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(FORECAST, "w.json"), (SERIES, "s.parquet"), ((*PLAN, "--write"), "p.json")]
+)
+def test_an_earlier_output_is_replaced(words: tuple[str, ...], name: str, own: Path) -> None:
+    """The same command twice: a parquet file of series has no trace's mark, and neither has what is no parquet."""
+    for _ in range(2):
+        assert invoke(words, own, own.with_name(name)) is None
+
+
+def test_what_is_no_trace_may_be_replaced(tmp_path: Path) -> None:
+    """Nothing there, an empty file, text, a folder: none of them is taken for a trace, whatever its name."""
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / "text.parquet").write_text("PAR1, says this text")
+    (tmp_path / "folder.parquet").mkdir()
+    for name in ("nothing", "empty", "text", "folder"):
+        refuse_trace_at(tmp_path / f"{name}.parquet")
 
 
 @pytest.mark.parametrize("words", [FORECAST, SERIES, (*PLAN, "--write")], ids=lambda words: f"{words[0]}-{words[-1]}")
