@@ -144,8 +144,10 @@ def plan(
 
     Exit status: 0 done, 1 some forecast failed (each is named; its plan was kept), 2 the request cannot be served.
     """
-    if cost is None and written is None:
-        raise _incomplete(CONSTANTS)
+    shown = {"--every": every, "--figure": figure, "--json": as_json, "--wide": wide}
+    asked = [option for option, value in shown.items() if value not in (None, False)]
+    if cost is None and (written is None or asked):
+        raise _incomplete(CONSTANTS, asked)
     if figure is not None:
         check_suffix(figure)
     loaded, intervals, isolation = open_trace(trace), _intervals(every), parse_level(level)
@@ -166,8 +168,10 @@ def plan(
         raise typer.Exit(1)
 
 
-def _incomplete(missing: Sequence[str]) -> PlacementError:
-    return PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs")
+def _incomplete(missing: Sequence[str], asked: Sequence[str] = ()) -> PlacementError:
+    """What to say without all constants; ``asked`` are the options that were given and need the simulation."""
+    got = f"; got {', '.join(asked)}, for a simulation with these costs" if asked else ""
+    return PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs{got}")
 
 
 def _write(
