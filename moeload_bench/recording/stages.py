@@ -99,8 +99,11 @@ def merge_stages(paths: Sequence[Path], target: Path) -> Path:
 
     Layers go by their numbers in the model. Columns of single layers are put side by side where every stage has them;
     values of the whole step (loss, ...) are those of the last stage that has them. Raises `RecordingError` that names
-    the stage that is missing, the step that does not fit, the layer that is there twice, or where tokens differ.
+    the stage that is missing, the step that does not fit, the layer that is there twice, or where tokens differ; and
+    for a target under whose name no reader looks for a trace, or that is there.
     """
+    if target.suffix != ".parquet":
+        raise RecordingError(f"{target}: expected a file name that ends in .parquet")
     if target.exists():
         raise RecordingError(f"{target}: a trace is there already")
     parts = [_Part(path) for path in paths]

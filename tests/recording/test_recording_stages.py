@@ -71,6 +71,13 @@ def test_stages_are_put_together_by_layer(tmp_path: Path) -> None:
     assert "1,500 steps, 4 layers, 4 experts" in CliRunner().invoke(app, command).output
 
 
+def test_stages_are_merged_into_a_name_that_readers_look_for(tmp_path: Path) -> None:
+    """A trace under another ending would be opened by no command: it is refused before anything is read."""
+    with pytest.raises(RecordingError, match=r"m\.txt: expected a file name that ends in \.parquet"):
+        merge_stages(stage_traces(tmp_path, synthetic_load_SLE(30, layers=4)), tmp_path / "m.txt")
+    assert not (tmp_path / "m.txt").exists()
+
+
 def test_the_last_stage_to_finish_merges(tmp_path: Path) -> None:
     """Nothing happens until all stages are there; then the whole stands and the parts are gone."""
     paths = stage_traces(tmp_path, synthetic_load_SLE(20, layers=4))
