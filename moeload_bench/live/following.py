@@ -77,7 +77,7 @@ class Follower:
             yield from self._poll()
             self.problem = None
         except FileNotFoundError:
-            self.problem = f"{self.place.parts}: not there (any more); waiting"
+            self.problem = self._absent()
         except (MoeloadError, OSError, ValueError) as error:
             self.problem = f"{error}"
 
@@ -98,6 +98,12 @@ class Follower:
             self._read.append(name)
         if self._next is not None and self._next < manifest["next_step"]:  # the last shard was cut and written again
             self._restart()
+
+    def _absent(self) -> str:
+        trace, parts = self.place.trace, self.place.parts
+        if parts.is_dir():
+            return f"{parts}: nothing is recorded there yet"
+        return f"{trace}: no such file, and no {parts.name} of a recording in progress beside it"
 
     def _finished(self) -> Iterator[Row]:
         if self.status != "finished":

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import MoeloadError, NotFoundError
+from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import BLOCKS, heat_lines
@@ -198,6 +198,18 @@ def test_bad_input_ends_with_one_line(tmp_path: Path, recording: Recording) -> N
         assert result.exit_code != 0
         assert isinstance(result.exception, MoeloadError), result.exception
         assert expected in str(result.exception)
+
+
+@pytest.mark.parametrize("given", ["none.parquet", "none.parts"])
+def test_a_recording_that_is_nowhere_is_named_as_an_error(given: str, tmp_path: Path) -> None:
+    """Neither the trace nor its parts: both are named, and what prints once does not say that it waits."""
+    done = watch(str(tmp_path / given), "--once")
+    assert isinstance(done.exception, TraceError)
+    assert str(done.exception).startswith(f"{tmp_path / 'none.parquet'}: no such file, and no none.parts of")
+    assert "waiting" not in str(done.exception)
+    (tmp_path / "none.parts").mkdir()
+    empty = watch(str(tmp_path / given), "--once").exception
+    assert str(empty) == f"{tmp_path / 'none.parts'}: nothing is recorded there yet"
 
 
 def test_many_experts_share_lines() -> None:
