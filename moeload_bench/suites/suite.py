@@ -280,7 +280,8 @@ def suite_for_trace(
         transient=tuple(chosen["transient"]),
         stable=tuple(chosen["stable"]),
     )
-    return Suite(name=f"trace:{trace.id}".lower(), horizons=usable, rule=rule, traces=(entry,))
+    name = f"trace:{trace.id}".lower().replace("..", "._")  # a recipe's name may hold "..", a suite's never does
+    return Suite(name=name, horizons=usable, rule=rule, traces=(entry,))
 
 
 def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:

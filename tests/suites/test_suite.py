@@ -112,6 +112,14 @@ def test_an_own_trace_gets_the_horizons_it_can_serve() -> None:
         fitting_horizons(synthetic_trace(1))
 
 
+@pytest.mark.parametrize("recipe", ["a..b", "a...b", "a....", "A.b."])
+def test_any_name_of_a_trace_makes_a_suite(recipe: str) -> None:
+    """A suite's name holds no "..", a recipe's may: the suite is named otherwise, the trace keeps its id."""
+    suite = suite_for_trace(synthetic_trace(300, recipe=recipe))
+    assert suite.traces[0].id == f"{recipe}/test/seed0"
+    assert Suite.model_validate(suite.model_dump()) == suite
+
+
 def test_blocks_are_disjoint_and_sliding_origins_equally_spaced(trace: Trace) -> None:
     """The paper's two evaluations; every origin keeps the state of its step."""
     suite: Suite = suite_for_trace(trace)
