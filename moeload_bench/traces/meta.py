@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, first_problem
@@ -128,6 +136,18 @@ class TraceMeta(Record):
     licence: str = Field(default="unknown", description="licence of the trace")
     complete: bool = Field(default=True, description="false: the run ended before its planned steps")
     notes: tuple[str, ...] = Field(default=(), description="what a reader should know")
+
+    @field_validator("recipe", "split")
+    @classmethod
+    def _can_be_looked_up(cls, name: str) -> str:
+        """The patterns once more by Python, as ids are looked up: to pydantic combining marks are word characters."""
+        odd = re.search(r"[^\w.-]", name)
+        if odd:
+            raise ValueError(
+                f"got {name!a}, expected no {odd[0]!a} in it: letters, digits and _ (also . and - in a "
+                "recipe's name), an accented letter as one character (NFC)"
+            )
+        return name
 
     @model_validator(mode="after")
     def _says_its_version(self) -> TraceMeta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from moeload_bench.errors import TraceError
+from moeload_bench.traces.store import TRACES_ENV, find_trace, write_trace
 from moeload_bench.traces.trace import LayerMeta, Trace, TraceMeta, shares
 from tests.conftest import synthetic_load_SLE
 
@@ -26,6 +28,14 @@ def test_loads_that_do_not_add_up_are_refused() -> None:
     load[3, 1, 0] += 1
     with pytest.raises(TraceError, match=r"step 3, layer 1: loads sum to 201, expected tokens x top_k = 200"):
         Trace.from_arrays(load, 100, 2)
+
+
+def test_every_valid_name_can_be_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accented letter as one character is a letter to the metadata and to the search alike."""
+    monkeypatch.setenv(TRACES_ENV, str(tmp_path))
+    trace = Trace.from_arrays([[[1, 1]]], recipe="mod\u00e8le..2")
+    path = write_trace(trace, tmp_path / f"{trace.id}.parquet")
+    assert find_trace(trace.id) == path
 
 
 def test_fractions_are_not_counts() -> None:
@@ -62,6 +72,8 @@ def test_fractions_are_not_counts() -> None:
         ({"recipe": ""}, "metadata field recipe: .*pattern.*, got ''"),
         ({"recipe": "a b"}, "metadata field recipe: .*pattern.*, got 'a b'"),
         ({"recipe": "a\n"}, "metadata field recipe: .*pattern"),
+        ({"recipe": "mode\u0300le"}, r"metadata field recipe: got 'mode\\u0300le', expected no '\\u0300' in it"),
+        ({"split": "te\u0301"}, r"metadata field split: got 'te\\u0301', expected no '\\u0301' in it"),
         ({"split": "te st"}, "metadata field split: .*pattern.*, got 'te st'"),
         ({"run": -1}, "metadata field run: .*greater than or equal to 0, got -1"),
         ({"colour": "red"}, "unknown metadata field colour; there is: .*recipe"),
