@@ -22,12 +22,26 @@ hypothesis.settings.load_profile("suite")
 def synthetic_load_SLE(
     steps: int = 400, layers: int = 2, experts: int = 4, tokens: int = 512, top_k: int = 2, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Counts whose probabilities drift fast at first and then settle; every layer-step sums to tokens * top_k."""
+    """Counts whose probabilities drift fast at first and then settle; a token's ``top_k`` experts differ."""
     rng = np.random.default_rng(seed)
     start, end = rng.dirichlet(np.ones(experts) * 2, size=(2, layers))
     mix_S = np.exp(-np.arange(steps) / 60)[:, None, None]
     p_SLE = mix_S * start + (1 - mix_S) * end
-    return np.asarray(rng.multinomial(tokens * top_k, p_SLE), dtype=np.int64)
+    return once_per_token(np.asarray(rng.multinomial(tokens * top_k, p_SLE), dtype=np.int64), tokens)
+
+
+def once_per_token(load_SLE: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+    """The loads with no expert above ``tokens``: what is over goes to the others, the most loaded first."""
+    held_SLE = np.minimum(load_SLE, tokens)
+    over_SL = (load_SLE - held_SLE).sum(axis=-1)
+    order_SLE = np.argsort(-held_SLE, axis=-1, kind="stable")
+    for rank in range(load_SLE.shape[-1]):
+        at_SL1 = order_SLE[..., rank : rank + 1]
+        had_SL1 = np.take_along_axis(held_SLE, at_SL1, axis=-1)
+        more_SL1 = np.minimum(tokens - had_SL1, over_SL[..., None])
+        np.put_along_axis(held_SLE, at_SL1, had_SL1 + more_SL1, axis=-1)
+        over_SL = over_SL - more_SL1[..., 0]
+    return held_SLE
 
 
 def synthetic_trace(steps: int = 400, *, seed: int = 0, top_k: int = 2, tokens: int = 512, **meta: object) -> Trace:

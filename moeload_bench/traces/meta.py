@@ -71,6 +71,12 @@ class LayerMeta(Record):
     experts: int = Field(ge=1, description="logical experts, never slots of replicas; the same in every layer")
     top_k: int | None = Field(default=None, ge=1, description="experts per token; null where it varies")
 
+    @model_validator(mode="after")
+    def _has_so_many(self) -> LayerMeta:
+        if self.top_k is not None and self.top_k > self.experts:
+            raise ValueError(f"top_k is {self.top_k}, expected at most the layer's {self.experts} experts")
+        return self
+
 
 class SourceMeta(Record):
     """One source of training text."""

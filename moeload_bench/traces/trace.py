@@ -212,6 +212,11 @@ def _check_counts(trace: Trace, where: str) -> None:
             trace, bad, where,
             lambda s, m: f"loads sum to {total_SL[s, m]}, expected tokens x top_k = {tokens[s, m] * k_L[m]}",
         )  # fmt: skip
+        most_SL1 = np.where(k_L > 0, tokens, MAX_COUNT)[..., None]  # a token's experts are different ones
+        _refuse(
+            trace, load > most_SL1, where,
+            lambda s, m, e: f"expert {e} has load {load[s, m, e]}, expected at most the {tokens[s, m]} tokens",
+        )  # fmt: skip
     for name in ("load_half", "dropped"):
         if name in trace.columns:
             part = trace.columns[name]

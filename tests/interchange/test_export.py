@@ -231,7 +231,7 @@ def test_a_table_comes_back_as_the_same_trace(tmp_path: Path) -> None:
 
 def test_shares_of_an_empty_layer_step_are_missing(tmp_path: Path) -> None:
     """A layer-step without load has no shares: null, not 0."""
-    trace = Trace.from_arrays(np.array([[[1, 3]], [[0, 0]]]), [2, 0], 2)
+    trace = Trace.from_arrays(np.array([[[1, 3]], [[0, 0]]]), [4, 0], 1)
     lines = write_series(trace, tmp_path / "t.jsonl", "gluonts", "share").read_text().splitlines()
     assert json.loads(lines[0])["target"] == [0.25, None]
 

@@ -79,7 +79,7 @@ def test_tables_give_back_the_counts_in_any_order(
 
 def test_a_column_of_tokens_is_checked_against_top_k(tmp_path: Path) -> None:
     """With top-k, loads must sum to tokens x top-k; the message names step and layer."""
-    load = np.array([[[3, 1]], [[2, 2]]])
+    load = np.array([[[2, 2]], [[2, 2]]])
     trace = import_csv(write(tmp_path, long_table(load, np.arange(4), tokens=2)), top_k=2)
     assert trace.tokens_SL.tolist() == [[2], [2]]
     assert trace.meta.count_semantics == "pre_drop"
@@ -262,7 +262,7 @@ def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
         path = tmp_path / "counts.npz"
         np.savez(path, load=np.array([[[3, 1]], [[2, 2]]]))
     out = tmp_path / "out.parquet"
-    words = ["import", kind, str(path), "--top-k", "2", "--tokens", "2", "--out", str(out), "--name", "mine"]
+    words = ["import", kind, str(path), "--top-k", "1", "--tokens", "4", "--out", str(out), "--name", "mine"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "2 steps, 1 layer, 2 experts" in done.output

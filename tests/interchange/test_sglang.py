@@ -55,7 +55,7 @@ def test_unused_entries_of_sglangs_buffer_are_no_passes(
     """Mode stat dumps its whole buffer: what no pass has used is left out and counted, a full one may have wrapped."""
     load_SLE = np.reshape(used, (-1, 1, 1)) * np.array([3, 1])
     path = recorded(monkeypatch, tmp_path, logical_count=load_SLE)
-    trace = read_trace(write_log(read_sglang([path]), tmp_path / "o.parquet", Options(top_k=2)).path)
+    trace = read_trace(write_log(read_sglang([path]), tmp_path / "o.parquet", Options(top_k=1)).path)
     assert trace.step_S.tolist() == np.flatnonzero(used).tolist()
     assert (trace.load_SLE == [3, 1]).all()
     assert any(re.search(says, note) for note in trace.meta.notes)

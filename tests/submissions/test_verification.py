@@ -26,7 +26,7 @@ from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import once_per_token, synthetic_trace
 from tests.support.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
 
 
@@ -75,7 +75,9 @@ def test_runs_come_in_an_order_that_nobody_knows(world: World, tmp_path: Path) -
 def test_runs_of_other_recipes_are_reported_and_not_judged(world: World, tmp_path: Path) -> None:
     """How the even share compares with a mean of the past depends on the recipe: here half of the experts are idle."""
     load_SLE = np.random.default_rng(0).multinomial(1024, (0.48, 0.48, 0.02, 0.02), size=(400, 2))
-    fresh = Trace.from_arrays(load_SLE, 512, 2, global_batch_tokens=512, recipe="three", split="test", run=1)
+    fresh = Trace.from_arrays(
+        once_per_token(load_SLE, 512), 512, 2, global_batch_tokens=512, recipe="three", split="test", run=1
+    )
     write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
     folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
     made = verified(folder, result, world, traces=tmp_path / "fresh")

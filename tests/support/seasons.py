@@ -20,7 +20,7 @@ from moeload_bench.seasons.scoring import score_season
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_load_SLE
+from tests.conftest import once_per_token, synthetic_load_SLE
 from tests.support.recording.recipes import RECIPE
 from tests.support.submitted import NAIVE, make_world, write_folder
 
@@ -87,7 +87,7 @@ def futures(load_SLE: Any, origin: int, seeds: Sequence[int]) -> list[Any]:
         random = np.random.default_rng(seed)
         shifted_LE = level_LE * np.exp(0.3 * random.standard_normal(level_LE.shape))
         p_LE = shifted_LE / shifted_LE.sum(axis=1, keepdims=True)
-        found.append(random.multinomial(1024, p_LE, size=(FORK_STEPS, len(p_LE))))
+        found.append(once_per_token(random.multinomial(1024, p_LE, size=(FORK_STEPS, len(p_LE))), 512))
     return found
 
 

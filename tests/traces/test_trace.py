@@ -30,6 +30,16 @@ def test_loads_that_do_not_add_up_are_refused() -> None:
         Trace.from_arrays(load, 100, 2)
 
 
+def test_no_expert_has_more_than_every_token() -> None:
+    """A token's experts are different ones; after drops, or where top-k is not known, nothing follows of tokens."""
+    load = [[[20, 30, 14]], [[2, 60, 2]]]
+    with pytest.raises(TraceError, match=r"step 1, layer 0: expert 1 has load 60, expected at most the 32 tokens"):
+        Trace.from_arrays(load, 32, 2)
+    for known in ({"top_k": 2, "count_semantics": "post_drop"}, {"top_k": None}):
+        Trace.from_arrays(load, 32, **known)  # type: ignore[arg-type]
+    Trace.from_arrays([[[32, 30, 2]]], 32, 2)
+
+
 def test_every_valid_name_can_be_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An accented letter as one character is a letter to the metadata and to the search alike."""
     monkeypatch.setenv(TRACES_ENV, str(tmp_path))
@@ -74,6 +84,7 @@ def test_fractions_are_not_counts() -> None:
         ({"recipe": "a\n"}, "metadata field recipe: .*pattern"),
         ({"recipe": "mode\u0300le"}, r"metadata field recipe: got 'mode\\u0300le', expected no '\\u0300' in it"),
         ({"split": "te\u0301"}, r"metadata field split: got 'te\\u0301', expected no '\\u0301' in it"),
+        ({"top_k": 3}, r"metadata field layers\.0: top_k is 3, expected at most the layer's 2 experts"),
         ({"split": "te st"}, "metadata field split: .*pattern.*, got 'te st'"),
         ({"run": -1}, "metadata field run: .*greater than or equal to 0, got -1"),
         ({"colour": "red"}, "unknown metadata field colour; there is: .*recipe"),
