@@ -143,11 +143,10 @@ def _print_layers(trace: Trace, layers: Sequence[LayerDescription], wide: bool) 
 
 def layer_cells(layer: LayerDescription) -> tuple[str, ...]:
     """A layer's row: where it stands at the end, since when, how balanced it was and is."""
-    last = layer.states.rsplit("; ", 1)[-1].split(" ", 1)[0]
     onset = layer.onset
     return (
         printable(layer.layer),
-        "-" if last == "not" else last,
+        layer.end_state or "-",
         "-" if onset is None or onset.step is None else f"{onset.step:,}",
         "-" if onset is None else onset.band(),
         *(_digits(value) for value in (layer.imbalance_first, layer.imbalance_last)),

@@ -17,7 +17,7 @@ from moeload_bench.errors import TraceError, counted
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import FloatArray
-from moeload_bench.states.rule import StateLabels, StateRule, label_states, state_names
+from moeload_bench.states.rule import State, StateLabels, StateRule, label_states, state_names
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
 from moeload_bench.traces.trace import Trace, layer_names
@@ -54,7 +54,8 @@ class LayerDescription:
     """One MoE layer of a trace; None where there is nothing to say.
 
     ``layer`` is its name, with stack and kind where the index in the stack is not enough.
-    ``states`` the spans in training steps; ``onset`` the first stable step, with the band that the rule's thresholds
+    ``states`` the spans in training steps, or why there are none, and ``end_state`` the state of the last one;
+    ``onset`` the first stable step, with the band that the rule's thresholds
     give when they are varied by ``StateRule.band``. ``imbalance_first`` and ``_last``: largest over mean share of the
     first and last END_STEPS steps, ``max_vio`` (MaxVio) the last one less 1; ``dead_experts``: experts below
     DEAD_SHARE / E in the last ones.
@@ -65,6 +66,7 @@ class LayerDescription:
 
     layer: str
     states: str
+    end_state: State | None
     onset: Onset | None
     imbalance_first: float | None
     imbalance_last: float | None
@@ -89,10 +91,9 @@ def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
 
 
 def _settled(layers: Sequence[LayerDescription]) -> str:
-    ends = {layer.layer: layer.states.rsplit("; ", 1)[-1].split(" ", 1)[0] for layer in layers}
-    if "not" in ends.values():
+    if any(layer.end_state is None for layer in layers):
         return f"States are {layers[0].states}"
-    stable = [layer for layer in layers if ends[layer.layer] == "stable"]
+    stable = [layer for layer in layers if layer.end_state == "stable"]
     if not stable:
         return f"Not settled: {counted(len(layers), 'layer')} of {len(layers)} transient at the end"
     onsets = {layer.layer: layer.onset.step for layer in stable if layer.onset and layer.onset.step is not None}
@@ -102,7 +103,7 @@ def _settled(layers: Sequence[LayerDescription]) -> str:
         whole = "the layer" if len(layers) == 1 else f"all {len(layers)} layers, {_named(last)} last"
         text = f"Settled at step {onsets[last]:,}: {whole}"
     else:
-        open_ = [name for name, end in ends.items() if end != "stable"]
+        open_ = [layer.layer for layer in layers if layer.end_state != "stable"]
         text = (
             f"Settled in {len(stable)} of {len(layers)} layers by step {onsets[last]:,}; "
             f"still transient: {', '.join(open_[:6])}{', ...' if len(open_) > 6 else ''}"
@@ -149,6 +150,7 @@ def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str
     return LayerDescription(
         layer=layer_names(trace)[layer],
         states=refusal if labels is None else _spans(trace, labels, layer),
+        end_state=None if labels is None else labels.spans(layer)[-1].state,
         onset=None if labels is None else _onset(trace, labels, layer),
         imbalance_first=None if first_E is None else float(first_E.max() * E),
         imbalance_last=None if last_E is None else float(last_E.max() * E),

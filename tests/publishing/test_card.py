@@ -127,7 +127,7 @@ def test_onset_counts_layers_that_never_become_stable() -> None:
 
     def layer(*onset: int | None) -> LayerDescription:
         known = Onset(*onset) if onset else None
-        return LayerDescription("0", "", known, None, None, None, None, None, "floor_batch", None, None)
+        return LayerDescription("0", "", "stable", known, None, None, None, None, None, "floor_batch", None, None)
 
     three = [layer(430, 400, 450), layer(570, 390, 610), layer(460, 450, 1000)]
     assert onset_summary(three) == "460 (by layer 430 to 570; band 390 to 1000)"
