@@ -133,7 +133,7 @@ class _View:
     def screen(self, width: int, height: int, *, keys: bool) -> RenderableType:
         """What is known now, for a window of that size."""
         follower, watch = self._follower, self._watch
-        seen = "" if watch is None else f"{watch.rows:,} steps read"
+        seen = "" if watch is None else f"{watch.rows * watch.info.stride:,} steps read"
         parts = (follower.status, seen, follower.problem or "")
         return screen(
             self._snapshot,

@@ -44,8 +44,9 @@ class Settings:
     """What a run is watched with; the same settings on the same rows give the same snapshots.
 
     ``forecaster``: a target as in `moeload-bench run`, or a class, run in this process; ``fitted``: its bytes where it
-    has `fit`. ``horizon``: steps that a forecast and an advice are for; ``every``: steps between snapshots; both
-    multiples of the state rule's block. ``follow``: whether an advised plan counts as carried out at once.
+    has `fit`. ``horizon``: steps that a forecast and an advice are for; ``every``: steps between snapshots (`every_at`
+    a stride); both multiples of the state rule's block. ``follow``: whether an advised plan counts as carried out at
+    once.
     """
 
     forecaster: str | type[Any] = "sw_avg"
@@ -65,6 +66,14 @@ class Settings:
                 raise TraceError(
                     f"{name} is {value} steps, expected a multiple of the state rule's block of {self.rule.block}"
                 )
+
+    def every_at(self, stride: int) -> int:
+        """``every``, rounded up to whole blocks of a trace with this stride: 60 steps for 50 at a stride of 20.
+
+        Raises `TraceError` for a stride that the state rule does not fit.
+        """
+        block = grid_of(self.rule, stride).rows * stride
+        return -(-self.every // block) * block
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +147,7 @@ class Watch:
     """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
     row; ``advise`` False leaves out placement and advice, whatever the cluster.
 
-    Raises `TraceError` for a stride that the state rule or the intervals do not fit, `PlacementError` for a cluster
+    Raises `TraceError` for a stride that the state rule or the horizon does not fit, `PlacementError` for a cluster
     that does not hold the experts, and what the forecaster's constructor raises.
     """
 
@@ -147,10 +156,10 @@ class Watch:
         self.settings = settings
         self._grid = grid_of(settings.rule, stride)
         step_block = self._grid.rows * stride
-        if settings.every % step_block or settings.horizon % step_block:
+        if settings.horizon % step_block:
             raise TraceError(
-                f"a stride of {stride} gives blocks of {step_block} steps, expected one that divides every = "
-                f"{settings.every} and horizon = {settings.horizon}"
+                f"horizon is {settings.horizon} steps, expected a multiple of {step_block}: a stride of {stride} gives "
+                f"blocks of {step_block} steps"
             )
         self.info = info_of(meta, batch_tokens)
         self.names_L = tuple(layer_names(meta))
@@ -162,7 +171,7 @@ class Watch:
         self._older: deque[FloatArray] = deque(maxlen=self._grid.window)
         self._pending: list[Row] = []
         self._tokens = (L, E)
-        self._check_blocks = settings.every // step_block
+        self._check_blocks = settings.every_at(stride) // step_block
         self._blocks = 0
         self.rows = 0
         self.next_step: int | None = None

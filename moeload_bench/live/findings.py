@@ -31,6 +31,9 @@ from moeload_bench.traces.trace import Trace
 FORECASTERS = ("uniform", "last_value", "sw_avg@window=10", "sw_avg", "sw_avg@window=500", "ema")
 """Asked for a report: all of them answer in milliseconds."""
 
+WATCHING = "watching: "
+"""What a reason among `Findings.missing` begins with where the run could not be watched."""
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -105,15 +108,16 @@ def make_findings(
 
 
 def _watched(trace: Trace, settings: Settings, missing: list[str]) -> tuple[list[Snapshot], Past | None]:
-    snapshots, past = [], None
+    snapshots, past, stride = [], None, trace.meta.stride
     try:
+        every = settings.every_at(stride)
         for watch, snapshot in replay_with_watch(trace, settings):
             snapshots.append(snapshot)
-            past = watch.history.past() if trace.step_S[-1] - snapshot.step < settings.every else past
+            past = watch.history.past() if trace.step_S[-1] - snapshot.step < every else past
+        if not snapshots:
+            missing.append(f"{WATCHING}{trace.steps * stride:,} steps, the first look comes after {every}")
     except MoeloadError as error:
-        missing.append(f"watching: {error}")
-    if not snapshots and not missing:
-        missing.append(f"watching: {trace.steps} steps, the first look comes after {settings.every}")
+        missing.append(f"{WATCHING}{error}")
     return snapshots, past
 
 
@@ -154,7 +158,8 @@ def advice_sentences(found: Findings) -> list[str]:
 def _states(found: Findings) -> str:
     last = found.last
     if last is None:
-        return "The run is too short to say whether its expert loads have stabilised."
+        why = "".join(reason.removeprefix(WATCHING) for reason in found.missing if reason.startswith(WATCHING))
+        return f"Whether the expert loads have stabilised cannot be said: {why}."
     moving = [name for name, t in zip(last.names_L, last.transient_L.tolist(), strict=True) if t]
     since = int(last.since_L.max())
     if not moving:

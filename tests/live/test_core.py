@@ -240,6 +240,9 @@ def test_bad_input_is_refused_by_name() -> None:
         watch.add({**rows[1], "load": rows[1]["load"][:1]})
     with pytest.raises(TraceError, match=r"every is 55 steps, expected a multiple of .* 10"):
         Settings(every=55)
+    thin = Trace.from_arrays(np.full((30, 1, 4), 8), step_S=np.arange(30) * 20)
+    with pytest.raises(TraceError, match=r"horizon is 50 steps, expected a multiple of 20: a stride of 20"):
+        Watch(thin.meta, Settings(horizon=50), 512)
     with pytest.raises(PlacementError, match="4 experts"):
         Watch(trace.meta, Settings(cluster=Cluster(ClusterShape("mine", 2, 2))), 512)
     small = Trace.from_arrays(np.full((300, 1, 2), 8), 8, 2)

@@ -29,7 +29,7 @@ from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import need, synthetic_trace
+from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 
 FEW = ("uniform", "sw_avg")
 
@@ -124,12 +124,34 @@ def test_what_cannot_be_judged_is_missing_with_its_reason(tmp_path: Path) -> Non
     """A run too short for a look, and a model too small for a cluster: a page all the same."""
     short = moeload_bench.report(synthetic_trace(30), forecasters=FEW)
     assert "Not worked out: watching: 30 steps, the first look comes after 50" in Text(short.html).text
-    assert "too short to say" in advice_sentences(short.found)[0]
+    why = "Whether the expert loads have stabilised cannot be said: 30 steps, the first look comes after 50."
+    assert advice_sentences(short.found)[0] == why
     two = Trace.from_arrays(np.full((300, 1, 2), 8), 8, 2)
     small = moeload_bench.report(two, forecasters=FEW)
     assert "no cluster shape fits 2 experts" in Text(small.html).text
     with pytest.raises(PlacementError, match="4 experts"):
         moeload_bench.report(synthetic_trace(60), Settings(cluster=Cluster(ClusterShape("mine", 2, 2))))
+
+
+@pytest.mark.parametrize("stride", [4, 20])
+def test_every_stride_that_has_states_is_watched(stride: int) -> None:
+    """Looks come at whole blocks: the interval is rounded up, and the page says when the loads settled."""
+    trace = Trace.from_arrays(synthetic_load_SLE(300), 512, 2, step_S=np.arange(300) * stride)
+    found = moeload_bench.report(trace, forecasters=FEW).found
+    steps = [snapshot.step for snapshot in found.snapshots]
+    assert steps[:2] == {4: [52, 104], 20: [60, 120]}[stride]
+    assert not found.missing
+    assert found.past is not None
+    assert "The expert loads have stabilised" in advice_sentences(found)[0]
+
+
+def test_a_run_that_cannot_be_watched_is_not_called_short() -> None:
+    """10,000 steps at a stride of 50: the reason is the stride, in the first sentence as among what is missing."""
+    trace = Trace.from_arrays(synthetic_load_SLE(200), 512, 2, step_S=np.arange(200) * 50)
+    found = moeload_bench.report(trace, forecasters=FEW).found
+    first = advice_sentences(found)[0]
+    assert "short" not in first
+    assert "cannot be said: states need a stride that divides 100 steps" in first
 
 
 def test_the_command_writes_it(trace: Trace, tmp_path: Path) -> None:

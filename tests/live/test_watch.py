@@ -24,7 +24,7 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 SETTINGS = Settings()
 
@@ -181,6 +181,15 @@ def test_once_shows_a_recording_in_progress(recording: Recording) -> None:
     assert shown.exit_code == 0
     assert "Step 200:" in shown.output
     assert "recording, 200 steps read" in shown.output
+
+
+def test_once_shows_a_trace_of_every_20th_step(tmp_path: Path) -> None:
+    """Without an option: the looks fit the stride, and what was read is counted in training steps."""
+    trace = Trace.from_arrays(synthetic_load_SLE(600), 512, 2, step_S=np.arange(600) * 20)
+    shown = watch(str(write_trace(trace, tmp_path / "own/test/seed0.parquet")), "--once")
+    assert shown.exit_code == 0, shown.exception
+    assert "Step 12,000: stable in all 2 layers" in shown.output
+    assert "finished, 12,000 steps read" in shown.output
 
 
 def test_bad_input_ends_with_one_line(tmp_path: Path, recording: Recording) -> None:
