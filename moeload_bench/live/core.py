@@ -123,6 +123,11 @@ class Snapshot:
     advice: Advice | None
 
     @property
+    def silent_L(self) -> BoolArray:
+        """Layers without any load in the last window: of their experts nothing is known."""
+        return np.asarray(np.isnan(self.share_LE).all(axis=1))
+
+    @property
     def state(self) -> str:
         """`stable` or `transient` when all layers agree, else `mixed`."""
         return "transient" if self.transient_L.all() else "mixed" if self.transient_L.any() else "stable"

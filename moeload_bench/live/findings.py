@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError
+from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.isolation.targets import preflight
@@ -160,12 +160,15 @@ def _states(found: Findings) -> str:
     if last is None:
         why = "".join(reason.removeprefix(WATCHING) for reason in found.missing if reason.startswith(WATCHING))
         return f"Whether the expert loads have stabilised cannot be said: {why}."
-    moving = [name for name, t in zip(last.names_L, last.transient_L.tolist(), strict=True) if t]
-    since = int(last.since_L.max())
+    if last.silent_L.all():
+        return "Nothing can be said of states and experts: no layer had any load at the end."
+    # a layer without load is transient by the rule, for want of a drift: that is no reason to re-plan it
+    moving = [last.names_L[i] for i in np.flatnonzero(last.transient_L & ~last.silent_L).tolist()]
     if not moving:
+        since = int(last.since_L[~last.silent_L].max())
         return (
-            f"The expert loads have stabilised: all {len(last.names_L)} layers are stable, the last one since step "
-            f"{since:,}; plans made from the recent past hold from there on."
+            f"The expert loads have stabilised: {_loaded(last)} are stable, the last one since step {since:,}; plans "
+            "made from the recent past hold from there on."
         )
     return (
         f"The expert loads have not stabilised in {name_layers(moving, len(last.names_L))}: there a plan is out of "
@@ -173,18 +176,25 @@ def _states(found: Findings) -> str:
     )
 
 
+def _loaded(last: Snapshot) -> str:
+    """`all 6 layers`, or how many had load where some had none."""
+    silent, of = int(last.silent_L.sum()), len(last.names_L)
+    return f"the {of - silent} of {of} layers with load" if silent else f"all {of} layers"
+
+
 def _experts(found: Findings) -> str:
     last = found.last
-    if last is None:
+    if last is None or last.silent_L.all():
         return ""
     dead, dying = int(last.dead_LE.sum()), int(last.dying_LE.sum())
-    total = last.dead_LE.size
+    total, silent = int((~last.silent_L).sum()) * last.dead_LE.shape[1], int(last.silent_L.sum())
+    without = f" {counted(silent, 'layer')} had no load." if silent else ""
     if not dead and not dying:
-        return f"All {total} experts (over all layers) get tokens: none is dead or about to die."
+        return f"All {total} experts (over {_loaded(last)}) get tokens: none is dead or about to die.{without}"
     more = f", and {dying} more are about to" if dying else ""
     return (
-        f"{dead} of {total} experts (over all layers) get less than a tenth of an even share{more}: if that is not "
-        "wanted, strengthen the balancing loss or restart those experts; no placement mends it."
+        f"{dead} of {total} experts (over {_loaded(last)}) get less than a tenth of an even share{more}: if that is "
+        f"not wanted, strengthen the balancing loss or restart those experts; no placement mends it.{without}"
     )
 
 

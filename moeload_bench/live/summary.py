@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from moeload_bench.errors import counted
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import data_uri, heat_png
 from moeload_bench.live.history import Past
@@ -94,10 +95,14 @@ def _imbalance(snapshot: Snapshot) -> str:
 
 
 def _experts(snapshot: Snapshot) -> str:
-    dead, dying = int(snapshot.dead_LE.sum()), int(snapshot.dying_LE.sum())
-    if not dead and not dying:
-        return "No expert is dead or dying."
-    return f"Experts dead: {_named(snapshot, snapshot.dead_LE)}; about to die: {_named(snapshot, snapshot.dying_LE)}."
+    silent = int(snapshot.silent_L.sum())
+    if silent == len(snapshot.names_L):
+        return ""  # said of the imbalance already
+    missing = f"; {counted(silent, 'layer')} had no load" if silent else ""
+    if not snapshot.dead_LE.any() and not snapshot.dying_LE.any():
+        return f"No expert is dead or dying{missing}."
+    dead, dying = (_named(snapshot, which_LE) for which_LE in (snapshot.dead_LE, snapshot.dying_LE))
+    return f"Experts dead: {dead}; about to die: {dying}{missing}."
 
 
 def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:
@@ -138,11 +143,10 @@ def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
             _cell(snapshot.maxvio_L[i], 2),
             _cell(imbalance_L[i], 2),
             _cell(snapshot.entropy_L[i], 3),
-            str(int(snapshot.dead_LE[i].sum())),
-            str(int(snapshot.dying_LE[i].sum())),
+            *("-" if silent else str(int(which_LE[i].sum())) for which_LE in (snapshot.dead_LE, snapshot.dying_LE)),
             _cell(snapshot.outlook.scores.forecast_L[i], 3),
         )
-        for i, name in enumerate(snapshot.names_L)
+        for i, (name, silent) in enumerate(zip(snapshot.names_L, snapshot.silent_L.tolist(), strict=True))
     ]
 
 

@@ -79,15 +79,22 @@ class LayerDescription:
 
 
 def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
-    """What a trace says, in a sentence or two: when it settled, which layer last, dead experts, balance."""
+    """What a trace says, in a sentence or two: when it settled, which layer last, dead experts, no load, balance."""
     yield f"{trace.steps:,} steps, {counted(trace.num_layers, 'layer')}, {counted(trace.num_experts, 'expert')} each."
-    said = [_settled(layers)]
-    dead = sum(layer.dead_experts or 0 for layer in layers)
-    said.append(f"{counted(dead, 'expert')} dead" if dead else "no expert is dead")
+    said = [_settled(layers), *_dead(layers)]
     known = [layer.imbalance_last for layer in layers if layer.imbalance_last is not None]
     if known:
         said.append(f"at the end the busiest expert of a layer has at most {max(known):.2f} times the mean load")
     yield f"{'; '.join(said)}."
+
+
+def _dead(layers: Sequence[LayerDescription]) -> Iterator[str]:
+    """How many experts are dead, as far as there was load at the end, and how many layers had none."""
+    known = [layer.dead_experts for layer in layers if layer.dead_experts is not None]
+    if known:
+        yield f"{counted(sum(known), 'expert')} dead" if any(known) else "no expert is dead"
+    if len(known) < len(layers):
+        yield f"{counted(len(layers) - len(known), 'layer')} had no load"
 
 
 def _settled(layers: Sequence[LayerDescription]) -> str:
@@ -103,11 +110,10 @@ def _settled(layers: Sequence[LayerDescription]) -> str:
         whole = "the layer" if len(layers) == 1 else f"all {len(layers)} layers, {_named(last)} last"
         text = f"Settled at step {onsets[last]:,}: {whole}"
     else:
-        open_ = [layer.layer for layer in layers if layer.end_state != "stable"]
-        text = (
-            f"Settled in {len(stable)} of {len(layers)} layers by step {onsets[last]:,}; "
-            f"still transient: {', '.join(open_[:6])}{', ...' if len(open_) > 6 else ''}"
-        )
+        # a layer without load is transient for want of a drift: `_dead` says that it had none
+        open_ = [each.layer for each in layers if each.end_state != "stable" and each.dead_experts is not None]
+        more = f"; still transient: {', '.join(open_[:6])}{', ...' if len(open_) > 6 else ''}" if open_ else ""
+        text = f"Settled in {len(stable)} of {len(layers)} layers by step {onsets[last]:,}{more}"
     return f"{text} (some of them were transient again after it: --wide)" if again else text
 
 

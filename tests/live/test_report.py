@@ -22,6 +22,7 @@ from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.drawing import Axis, Line, heat_png, line_chart, shade
 from moeload_bench.live.findings import advice_sentences, next_commands
 from moeload_bench.live.page import Report
+from moeload_bench.live.summary import layer_rows, sentences
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.recording.parts import Parts
@@ -152,6 +153,29 @@ def test_a_run_that_cannot_be_watched_is_not_called_short() -> None:
     first = advice_sentences(found)[0]
     assert "short" not in first
     assert "cannot be said: states need a stride that divides 100 steps" in first
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_layers_without_load_are_counted_and_not_called_healthy(silent: int) -> None:
+    """In the report, the sentences of `watch` and their table: NaN is below no threshold, so it is asked for itself."""
+    load_SLE = synthetic_load_SLE(400)
+    load_SLE[:, :silent] = 0
+    found = moeload_bench.report(Trace.from_arrays(load_SLE), forecasters=FEW).found
+    last = found.last
+    assert last is not None
+    assert last.silent_L.tolist() == [True, silent == 2]
+    watched, told = " ".join(sentences(last)), " ".join(advice_sentences(found))
+    assert layer_rows(last)[0][-3:-1] == ("-", "-")
+    if silent == 2:
+        assert "No layer has any load." in watched
+        assert "no layer had any load" in told
+        assert "dead" not in watched + told
+        assert "stabilised" not in told
+        return
+    assert "No expert is dead or dying; 1 layer had no load." in watched
+    assert "All 4 experts (over the 1 of 2 layers with load) get tokens: none is dead or about to die." in told
+    assert "1 layer had no load." in told
+    assert "have stabilised: the 1 of 2 layers with load are stable" in told
 
 
 def test_the_command_writes_it(trace: Trace, tmp_path: Path) -> None:

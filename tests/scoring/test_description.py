@@ -26,6 +26,18 @@ def test_a_layer_without_states_is_called_neither_stable_nor_transient(stride: i
     assert [layer_cells(layer)[1] for layer in layers] == ["-", "-"]
 
 
+def test_layers_without_load_are_counted_and_not_called_healthy() -> None:
+    """NaN is below no threshold: where one layer had no load that is said, and where none had, nothing of experts."""
+    load_SLE = synthetic_load_SLE(400)
+    load_SLE[:, 0] = 0
+    one, none = (Trace.from_arrays(load) for load in (load_SLE, np.zeros_like(load_SLE)))
+    settled = " ".join(answer(one, describe_layers(one)))
+    assert re.search(r"Settled in 1 of 2 layers by step \d+; no expert is dead; 1 layer had no load;", settled)
+    said = " ".join(answer(none, describe_layers(none)))
+    assert "2 layers had no load" in said
+    assert "dead" not in said
+
+
 def test_the_end_state_is_that_of_the_last_span() -> None:
     """Whatever came before it."""
     trace = Trace.from_arrays(synthetic_load_SLE(700), 512, 2)
