@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,20 @@ SAME_PERCENT = 0.1
 """Points of the step time below which two policies save alike."""
 WORSE_BY = 0.05
 """Part of the best saving (or of the least error) that nobody gives up, however wide the interval."""
+LEAST_PARTS = 3
+"""Parts without which nothing is tested: an interval from fewer says nothing."""
+
+Verdict = Literal["alike", "apart", "worse", "untested"]
+"""Beside the best: serves alike or not told from it; told from it by the test; not told from it, but worse by more than
+`WORSE_BY`; too few parts for the test."""
 
 
 @dataclass(frozen=True)
 class ForecasterChoice:
     """In one state: the best forecaster, those not told apart from it (itself first), and the cheapest of them.
+
+    The others: ``apart`` were told from it by the test; ``worse`` were not, but have over `WORSE_BY` more error; for
+    ``untested`` there were too few origins.
 
     ``ms`` and ``best_ms``: what the cheapest and the best one take per answered origin, observing included. ``ahead``:
     how much more error than the best one's the next one's is, as a fraction; None for a single forecaster.
@@ -46,6 +56,9 @@ class ForecasterChoice:
     ms: float
     best_ms: float = 0.0
     ahead: float | None = None
+    apart: tuple[str, ...] = ()
+    worse: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -55,10 +68,9 @@ class ForecasterChoice:
         percent = 100 * self.ahead
         lead = f"by {percent:.{0 if percent >= 10 else 1}f} % of error" if percent >= 0.05 else "and another as good"
         if len(self.alike) == 1:
-            apart = f"the others can be told from it ({self.metric})"
-            return f"{self.state}: take {self.best}. It is best, {lead}; {apart}."
+            return f"{self.state}: take {self.best}. It is best, {lead}; {self._others} ({self.metric})."
         others = _listed([name for name in self.alike if name != self.best])
-        cost = f"{self.ms:.2g} ms a forecast"
+        cost = f"{self.ms:,.0f} ms a forecast" if self.ms >= 10 else f"{self.ms:.2g} ms a forecast"
         if self.cheapest == self.best:
             take = f"Take it: it costs least, {cost}"
         else:
@@ -66,6 +78,19 @@ class ForecasterChoice:
             less = f", {_part(times)} the best one's cost" if times >= 2 else ""
             take = f"Take {self.cheapest}: it costs least, {cost}{less}"
         return f"{self.state}: {self.best} is best, {lead}; {others} cannot be told from it. {take} ({self.metric})."
+
+    @property
+    def _others(self) -> str:
+        """What the test showed of those that are not taken, and where it showed nothing why they are not."""
+        groups = (
+            (self.apart, "{} can be told from it"),
+            (self.worse, f"{{}} cannot be told from it, with over {100 * WORSE_BY:.0f} % more error"),
+            (self.untested, "too few origins to tell {} from it"),
+        )
+        said = [(names, words) for names, words in groups if names]
+        return "; ".join(
+            words.format("the others" if len(said) == 1 and len(names) > 1 else _listed(names)) for names, words in said
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +138,8 @@ def choose_policy(runs: Sequence[PolicyRun]) -> PolicyChoice:
     best_N, most = np.array(best.saved_parts), max(SAME_PERCENT, WORSE_BY * best.saved_percent)
 
     def same(run: PolicyRun) -> bool:
-        return _same(best_N - np.array(run.saved_parts), best.saved_percent - run.saved_percent, SAME_PERCENT, most)
+        less_N, less = best_N - np.array(run.saved_parts), best.saved_percent - run.saved_percent
+        return _verdict(less_N, less, SAME_PERCENT, most) == "alike"
 
     alike = [run for run in real if run is not best and same(run)]
     alike = [best, *sorted(alike, key=lambda run: -run.saved_percent)]
@@ -138,7 +164,10 @@ def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoi
         best = min(known, key=lambda name: log_ratio(known[name], base).mean())  # the order of skill
         worse = {n: (np.log(parts[n]) - np.log(parts[best])).mean(axis=1) for n in parts}
         gap = {n: float(log_ratio(known[n], known[best]).mean()) for n in known}
-        alike = [n for n in parts if n != best and _same(worse[n], gap[n], SAME_ERROR, WORSE_BY)]
+        verdict = {n: _verdict(worse[n], gap[n], SAME_ERROR, WORSE_BY) for n in parts if n != best}
+        alike, apart, too_much, untested = (
+            tuple(n for n, one in verdict.items() if one == kind) for kind in ("alike", "apart", "worse", "untested")
+        )
         cost = {result.name: _seconds(result) for result in results}
         cheapest = min([best, *alike], key=lambda name: cost[name])
         following = min((gap[name] for name in gap if name != best), default=None)
@@ -151,6 +180,9 @@ def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoi
             ms=1000 * cost[cheapest],
             best_ms=1000 * cost[best],
             ahead=None if following is None else max(0.0, float(np.exp(following) - 1)),
+            apart=apart,
+            worse=too_much,
+            untested=untested,
         )
 
 
@@ -173,14 +205,24 @@ def _parts(value_OK: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(np.stack([part.mean(axis=0) for part in parts]), EXACT))
 
 
-def _same(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: float) -> bool:
-    """Whether what one is worse by in all is within the tolerance, or within ``most`` and not told from zero."""
+def _verdict(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: float) -> Verdict:
+    """Of one that is worse by ``gap`` in all and by ``worse_N`` in each part; within the tolerance it is alike.
+
+    Else the test decides, and what it does not tell from zero is alike up to ``most``.
+    """
+    if gap <= tolerance:
+        return "alike"
+    known_N = worse_N[np.isfinite(worse_N)]
+    if len(known_N) < LEAST_PARTS:
+        return "untested"
+    if _above_zero(known_N):
+        return "apart"
+    return "worse" if gap > most else "alike"
+
+
+def _above_zero(value_N: NDArray[np.float64]) -> bool:
+    """Whether the 95 % t interval of the mean lies above zero."""
     from scipy.stats import t
 
-    if gap <= tolerance:
-        return True
-    known_N = worse_N[np.isfinite(worse_N)]
-    if gap > most or len(known_N) < 3:
-        return False
-    half = t.ppf(0.975, len(known_N) - 1) * known_N.std(ddof=1) / np.sqrt(len(known_N))
-    return bool(known_N.mean() - half <= 0)
+    half = t.ppf(0.975, len(value_N) - 1) * value_N.std(ddof=1) / np.sqrt(len(value_N))
+    return bool(value_N.mean() - half > 0)

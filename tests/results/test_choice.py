@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import PARTS, CostModel, PolicyRun, Simulation
-from moeload_bench.results.choice import choose_forecasters, choose_policy
+from moeload_bench.results.choice import ForecasterChoice, choose_forecasters, choose_policy
+from moeload_bench.results.record import Result, Results
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -94,6 +96,66 @@ def test_of_forecasters_that_serve_alike_the_cheapest_is_taken(path: Path) -> No
     cost = {result.name: result.runs[0].cost.per_forecast_s for result in results}
     assert stable.cheapest == min(stable.alike, key=lambda name: cost[name])
     assert "cannot be told from it. Take " in stable.text
+    assert stable.apart == ("uniform",)
+
+
+def scored(name: str, errors: Sequence[float], results: Results) -> Result:
+    """A stored result with these errors at its stable origins, in turn."""
+    base = results[0]
+    run = base.runs[0]
+    stable = [task for task in run.tasks if task.state == "stable"][: len(errors)]
+    tasks = tuple(
+        task.model_copy(update={"metrics": {"window_tv": (error,) * len(task.metrics["window_tv"])}})
+        for task, error in zip(stable, errors, strict=True)
+    )
+    return base.model_copy(
+        update={
+            "forecaster": base.forecaster.model_copy(update={"name": name}),
+            "runs": (run.model_copy(update={"tasks": tasks}),),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    trace = synthetic_trace(700)
+    suite = suite_for_trace(trace, horizons=(1, 10), per_state=20)
+    path = write_trace(trace, tmp_path_factory.mktemp("stored") / "own/test/seed0.parquet")
+    return evaluate(["uniform"], suite, paths={suite.traces[0].id: path}, level="none")
+
+
+WAVERING = [0.06, 0.06, 0.24, 0.24] * 5
+"""By parts of two origins now far below 0.1, now far above, and a fifth above in the mean of the logarithms."""
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"a": [0.12] * 20, "b": [0.13] * 20}, "by 20 % of error; the others can be told from it"),
+        ({"a": [0.12] * 20}, "by 20 % of error; a can be told from it"),
+        ({"a": [0.12]}, "by 20 % of error; too few origins to tell a from it"),
+        ({"a": [0.103]}, "by 3.0 % of error; too few origins to tell a from it"),
+        ({"a": WAVERING}, "by 20 % of error; a cannot be told from it, with over 5 % more error"),
+        (
+            {"a": WAVERING, "b": [0.2] * 20},
+            "by 20 % of error; b can be told from it; a cannot be told from it, with over 5 % more error",
+        ),
+    ],
+)
+def test_only_a_test_tells_others_from_the_best(others: dict[str, list[float]], words: str, stored: Results) -> None:
+    """A large gap is no test, nor is one origin: each is named for what it is."""
+    count = len(next(iter(others.values())))
+    results = Results([scored("best", [0.1] * count, stored), *(scored(n, e, stored) for n, e in others.items())])
+    (choice,) = choose_forecasters(results, "window_tv")
+    assert choice.text == f"stable: take best. It is best, {words} (window_tv)."
+    assert {*choice.apart, *choice.worse, *choice.untested} == set(others)
+
+
+@pytest.mark.parametrize(("ms", "words"), [(152.3, "152 ms"), (1500.0, "1,500 ms"), (7.13, "7.1 ms")])
+def test_a_cost_is_read_without_an_exponent(ms: float, words: str) -> None:
+    """Two digits below 10 ms, whole milliseconds above."""
+    choice = ForecasterChoice("stable", "window_tv", "one", ("one", "two"), "one", ms, ms, 0.0)
+    assert f"it costs least, {words} a forecast" in choice.text
 
 
 def next_command(shown: str) -> str:
