@@ -15,6 +15,7 @@ from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
 from moeload_bench.results.grid import present_mean
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
+from moeload_bench.words import ordinal
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def facts(run: Run) -> Facts:
         ("Split", meta.split),
         ("Seed", fact_text(meta.seed)),
         ("Model", meta.family),
-        ("Steps", f"{run.steps:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
+        ("Steps", f"{run.steps:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
         ("Tokens per step", run.step_tokens),
         ("MoE layers, experts, top-k", f"{len(meta.layers)}, {meta.experts}, {meta.top_k or 'varies'}"),
         ("Gate", f"{meta.gate}, {meta.score_function}"),

@@ -27,6 +27,7 @@ from moeload_bench.submissions.record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Array, Trace
+from moeload_bench.words import ordinal
 
 PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
@@ -107,7 +108,7 @@ def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
     if trace.meta.recipe_version != recipe.version:
         yield f"{ref.id}: recorded with version {trace.meta.recipe_version} of its recipe, which is at {recipe.version}"
     if trace.meta.stride != 1:
-        yield f"{ref.id}: every {trace.meta.stride}th step, expected every step"
+        yield f"{ref.id}: every {ordinal(trace.meta.stride)} step, expected every step"
     if trace.steps < plan.steps or not trace.meta.complete:
         yield f"{ref.id}: {trace.steps} steps, expected at least {plan.steps} of a recording that was not broken off"
     if "load_half" not in trace.columns:

@@ -25,6 +25,7 @@ from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import ordinal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +133,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
     facts = [
         ("model", meta.family or "not given"),
         ("MoE layers", f"{trace.num_layers}, {trace.num_experts} experts each, top-{meta.top_k or '?'}"),
-        ("steps", f"{first:,} to {last:,}" + (f", every {meta.stride}th" if meta.stride > 1 else "")),
+        ("steps", f"{first:,} to {last:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
         ("tokens per step", f"{meta.global_batch_tokens:,}" if meta.global_batch_tokens else "not given"),
         ("balancing", balancing + (f", {meta.balancing.coefficient:g}" if meta.balancing.coefficient else "")),
         ("text", sources or "not given"),

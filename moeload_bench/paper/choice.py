@@ -12,6 +12,7 @@ from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import TraceRef, find_trace, list_traces, read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import ordinal
 
 HORIZONS = (1000, 2000)
 """The paper's."""
@@ -103,7 +104,7 @@ def too_short(trace: Trace, horizons: Sequence[int] = HORIZONS) -> list[str]:
     """What keeps a run from being scored at the paper's horizons at all."""
     found = []
     if trace.meta.stride != 1:
-        found.append(f"only every {trace.meta.stride}th step is recorded, needed is every one")
+        found.append(f"only every {ordinal(trace.meta.stride)} step is recorded, needed is every one")
     if trace.steps < needed_steps(horizons):
         found.append(
             f"too short: {trace.steps:,} steps, needed are {needed_steps(horizons):,} "

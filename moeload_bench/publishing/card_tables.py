@@ -11,6 +11,7 @@ from statistics import fmean, median
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
+from moeload_bench.words import ordinal
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; more are counted."""
@@ -27,7 +28,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     rows = [
         (
             f"`{run.id}`",
-            f"{run.steps:,}" + (f" (every {run.meta.stride}th)" if run.meta.stride > 1 else ""),
+            f"{run.steps:,}" + (f" (every {ordinal(run.meta.stride)})" if run.meta.stride > 1 else ""),
             len(run.meta.layers),
             run.meta.experts,
             run.meta.top_k or "varies",

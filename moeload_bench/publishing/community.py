@@ -18,6 +18,7 @@ from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import Run, undescribed_run
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import ordinal
 
 FOLDER = "community"
 PATH = re.compile(rf"{FOLDER}/(?P<name>[A-Za-z0-9][\w.-]*)/\w+/seed\d+\.parquet")
@@ -80,7 +81,7 @@ def _row(recipe: str, runs: Sequence[Run]) -> str:
         f"`{FOLDER}-{recipe}`",
         about_of(meta),
         ", ".join(f"{sum(run.split == split for run in runs)} {split}" for split in splits_of(runs)),
-        f"{sum(run.steps for run in runs):,}" + (f" (every {meta.stride}th)" if meta.stride > 1 else ""),
+        f"{sum(run.steps for run in runs):,}" + (f" (every {ordinal(meta.stride)})" if meta.stride > 1 else ""),
         len(meta.layers),
         meta.experts,
         meta.top_k or "varies",

@@ -20,6 +20,7 @@ from moeload_bench.results.record import Result, Results
 from moeload_bench.results.statistics import EXACT, log_ratio
 from moeload_bench.scoring.catalogue import METRICS, has_skill
 from moeload_bench.suites.suite import STATES
+from moeload_bench.words import ordinal
 
 PARTS = 10
 """Groups of neighbouring origins that are compared."""
@@ -124,7 +125,7 @@ def _part(times: float) -> str:
     """One so many-eth of something: `half`, `a 3rd of`, `a 100th of`, to one digit."""
     digits = 10 ** (len(str(int(times))) - 1)
     number = round(times / digits) * digits
-    return "half" if number == 2 else f"a {number:,}{'rd' if number == 3 else 'th'} of"
+    return "half" if number == 2 else f"a {ordinal(number)} of"
 
 
 def _named(run: PolicyRun) -> str:
