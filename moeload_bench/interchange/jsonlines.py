@@ -24,8 +24,11 @@ _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
 
 class _Step(NamedTuple):
+    """One file's lines of a step: ``where`` the first one is, ``lines`` where that of each layer is."""
+
     number: int
     where: str
+    lines: dict[int, str]
     load: dict[int, IntArray]
     tokens: dict[int, int]
     dropped: dict[int, IntArray]
@@ -78,13 +81,14 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
     for step in files:
         wrong = set(layers) ^ set(step.load)
         if wrong:
-            raise TraceError(
-                f"{step.where}: step {step.number}: layer {min(wrong)} is missing or new, expected {layers}"
-            )
+            where = step.lines.get(min(wrong), step.where)
+            raise TraceError(f"{where}: step {step.number}: layer {min(wrong)} is missing or new, expected {layers}")
         for m, layer in enumerate(layers):
             if len(step.load[layer]) != experts:
                 got = len(step.load[layer])
-                raise TraceError(f"{step.where}: layer {layer} has {got} experts, expected {experts} in every layer")
+                raise TraceError(
+                    f"{step.lines[layer]}: layer {layer} has {got} experts, expected {experts} in every layer"
+                )
             load_LE[m] += step.load[layer]
             tokens_L[m] += step.tokens.get(layer, 0)
             dropped_LE[m] += step.dropped.get(layer, np.int64(0))
@@ -114,7 +118,7 @@ def _steps(lines: JsonLines) -> Iterator[_Step]:
             if step is not None:
                 layers = layers or len(step.load)
                 yield step
-            step = _Step(number, line.where, {}, {}, {})
+            step = _Step(number, line.where, {}, {}, {}, {})
         _add(step, record, line.where)
     if step is not None and (not lines.cut or len(step.load) == layers):
         yield step
@@ -127,6 +131,7 @@ def _add(step: _Step, record: dict[str, Any], where: str) -> None:
     layer = whole_number(field_of(record, "layer", where, _FIELDS), "layer", where)
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of step {step.number} again, expected one line for it")
+    step.lines[layer] = where
     step.load[layer] = whole_counts(field_of(record, "load", where, _FIELDS), "load", where)
     if "tokens" in record:
         step.tokens[layer] = whole_number(record["tokens"], "tokens", where)

@@ -221,11 +221,12 @@ class _Chunks:
         if uneven_S.size:
             s = int(uneven_S[0])
             low, high = int(total_SL[s].argmin()), int(total_SL[s].argmax())
+            got = f"to {total_SL[s, low]} in layer {self._log.layers[low]}"
+            got += f" and to {total_SL[s, high]} in layer {self._log.layers[high]}" if low != high else ""
             raise TraceError(
-                f"{rows[s].where}: step {rows[s].step}: loads sum to {total_SL[s, low]} in layer "
-                f"{self._log.layers[low]} and to {total_SL[s, high]} in layer {self._log.layers[high]}, expected the "
-                f"same multiple of top-k = {self._top_k}: tokens were dropped or padded (say --counted post_drop "
-                "--tokens N), or counted twice"
+                f"{rows[s].where}: step {rows[s].step}: loads sum {got}, expected the same multiple of top-k = "
+                f"{self._top_k} in every layer: tokens were dropped or padded (say --counted post_drop --tokens N), or "
+                "counted twice"
             )
         return total_SL // self._top_k
 

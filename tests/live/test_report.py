@@ -99,6 +99,7 @@ def test_the_page_says_what_was_found(page: Report, trace: Trace) -> None:
     assert page.found.policy.text in text
     assert [choice.text for choice in page.found.choices] != []
     assert all(choice.text in text for choice in page.found.choices)
+    assert ".." not in text.replace("...", "")
     assert f"moeload-bench plan {trace.id} --forecaster" in text
     sentences = advice_sentences(page.found)
     assert 4 <= len(sentences) <= 5
