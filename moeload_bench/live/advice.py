@@ -81,12 +81,12 @@ class Situation:
 
     ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``recent_SLE``: shares of
     the last rows, NaN where a layer-step has no load; ``static_imbalance``: of the static layout, mean over the run
-    so far; ``rows`` seen, in training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
+    so far; ``steps_seen``: training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
     move is advised already. ``stable``: whether all layers are; ``names_L``: what the layers are called.
     """
 
     step: int
-    rows: int
+    steps_seen: int
     current_LR: IntArray
     share_hat_LE: FloatArray
     recent_SLE: FloatArray
@@ -101,8 +101,8 @@ def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, r
     """The advice at one step; a pure function of what was seen before it."""
     before_L = _mean(step_imbalance(at.current_LR, at.recent_SLE, shape.devices))
     now = _mean_of(before_L)
-    if at.rows < rule.patience:
-        seen = f"{at.rows:,} steps seen, {rule.patience:,} are needed"
+    if at.steps_seen < rule.patience:
+        seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
         return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
     wanted_LR = with_fewest_moves(at.current_LR, plan(at.share_hat_LE, shape), shape)
     after_L = _mean(step_imbalance(wanted_LR, at.recent_SLE, shape.devices))

@@ -330,7 +330,7 @@ class _Plans:
             standing_L[list(self._last.layers)] = True
         situation = Situation(
             step=watch.next_step or 0,
-            rows=self._rows * self._stride,
+            steps_seen=self._rows * self._stride,
             current_LR=self.current_LR,
             share_hat_LE=share_hat_LE,
             recent_SLE=recent_SLE,

@@ -4,7 +4,7 @@ The cost of a plan is the mean over the window's steps of max / mean device load
 loaded device in every step. ``regret`` = imbalance / imbalance of the plan that the same planner makes from the true
 window mean, minus 1; both planners are greedy, so it can be slightly negative. ``drop_rate`` is the share of tokens
 over a device's capacity, `CAPACITY_FACTOR` times the mean device load (the device-level rule of DeepSeek-V2, arXiv
-2405.04434), or, for the shape name ``experts``, over the buffers that `placement.expert_capacity` divides by forecast.
+2405.04434), or, for the shape name ``experts``, over the buffers that `plans.expert_capacity` divides by forecast.
 
 Axis letters: H rows of the window, K suite horizons, L MoE layers, E experts, R replica slots, D devices.
 """
@@ -23,7 +23,7 @@ from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, ex
 
 CAPACITY_FACTOR = 1.25
 HEADLINE = "quarter"
-"""The shape of `placement.headline_shapes` that a table of one number per forecaster shows."""
+"""The shape of `plans.headline_shapes` that a table of one number per forecaster shows."""
 
 Scores = dict[str, FloatArray]
 

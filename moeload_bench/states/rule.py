@@ -189,7 +189,7 @@ class StateDetector:
         return self.transient_L
 
     def update_block(self, share_SLE: FloatArray) -> BoolArray:
-        """The same for one block of rows at once, given as shares (`moeload_bench.trace.shares`)."""
+        """The same for one block of rows at once, given as shares (`traces.trace.shares`)."""
         new = summarise_shares(share_SLE, self._lead, self._grid)
         self._lead = share_SLE
         keep = 2 * self._grid.window

@@ -29,7 +29,7 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
     static = plan(np.ones(share_LE.shape), SHAPE)
     at = Situation(
         step=1000,
-        rows=1000,
+        steps_seen=1000,
         current_LR=static,
         share_hat_LE=share_LE,
         recent_SLE=np.broadcast_to(share_LE, (100, *share_LE.shape)),
@@ -66,7 +66,7 @@ def test_a_hot_expert_is_worth_a_move_and_the_reason_says_what_it_saves() -> Non
 
 def test_nothing_is_said_before_enough_was_seen() -> None:
     """Fewer steps than the rule's patience: wait, with both numbers."""
-    advice = said(situation(HOT_E[None], rows=150))
+    advice = said(situation(HOT_E[None], steps_seen=150))
     assert (advice.verdict, advice.slot_expert_LR) == ("wait", None)
     assert advice.reason == "wait: 150 steps seen, 200 are needed"
 
