@@ -69,6 +69,7 @@ def evaluate(
     check_backend(backend, address)
     tasks = load_suite(suite) if isinstance(suite, str) else suite
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
+    _check_request(tasks, targets)
     for target in targets:
         preflight(target)
     files = locate_traces(tasks, paths)
@@ -161,6 +162,15 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
     if not listed:
         raise MoeloadError("forecasters is an empty list, expected at least one; None runs the suite's baselines")
     return listed
+
+
+def _check_request(suite: Suite, targets: Sequence[Target]) -> None:
+    if not suite.traces:
+        raise SuiteError(f"suite {suite.name} has no traces to score forecasters on, expected one or more")
+    labels = [target.label for target in targets]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise MoeloadError(f"two forecasters are called {twice!r}, expected names of their own: results go by name")
 
 
 def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:

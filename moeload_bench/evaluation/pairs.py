@@ -24,7 +24,8 @@ from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
-from moeload_bench.isolation.targets import Target, is_baseline, source_sha256
+from moeload_bench.isolation.sources import imports_sha256
+from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
 from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS
@@ -32,6 +33,7 @@ from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_o
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -48,9 +50,13 @@ class Setting:
     numba_cache: Path | None = None  # no part of any key: compiled code changes no forecast
     keep: Path | None = None  # no part of any key either: where forecasts are kept
 
-    def is_fresh(self, target: Target) -> bool:
-        """Whether this forecaster's finished work is ignored."""
-        return self.fresh if isinstance(self.fresh, bool) else target.label in self.fresh
+    def finished(self, target: Target, key: str) -> Any:
+        """What the cache has of this forecaster's work; None where it has nothing, or what it has is not wanted.
+
+        A class of this process has no key: what it closes over and inherits is not in its source.
+        """
+        fresh = self.fresh if isinstance(self.fresh, bool) else target.label in self.fresh
+        return None if fresh or isinstance(target, ClassTarget) else cache.load(key)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) 
     if not setting.suite.fit:
         return Fitted()
     key = cache.task_key(kind="fit", **key_parts(setting, target))
-    stored = None if setting.is_fresh(target) else cache.load(key)
+    stored = setting.finished(target, key)
     if stored is not None:
         data = stored["data"]
         return Fitted(None if data is None else bytes.fromhex(data), stored["wall_s"])
@@ -91,7 +97,8 @@ def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) 
     except ForecastError as error:
         return Fitted(failure=str(error))
     fitted = Fitted() if out is None else Fitted(out[0], out[1].observe_wall_s)
-    cache.save(key, {"data": None if fitted.data is None else fitted.data.hex(), "wall_s": fitted.wall_s})
+    if not isinstance(target, ClassTarget):
+        cache.save(key, {"data": None if fitted.data is None else fitted.data.hex(), "wall_s": fitted.wall_s})
     return fitted
 
 
@@ -101,14 +108,16 @@ def run_pair(pair: Pair) -> RunResult:
     A run with failures is not kept: what made it fail may be gone the next time.
     """
     key, keep = _pair_key(pair), pair.setting.keep
-    stored = None if pair.setting.is_fresh(pair.target) else cache.load(key)
+    stored = pair.setting.finished(pair.target, key)
     if stored is not None:
         known = RunResult.model_validate(stored)
         horizons = pair.setting.suite.horizons
-        if keep is None or kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
+        if keep is None or not known.tasks:
+            return known
+        if kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
             return known
     result = replay_and_score(pair)
-    if not result.failures:
+    if not result.failures and not isinstance(pair.target, ClassTarget):
         cache.save(key, result.model_dump(mode="json"))
     return result
 
@@ -248,9 +257,15 @@ def _plans(forecast: Forecast, answer: Answer, truth: Truth, suite: Suite) -> Sc
     return score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))
 
 
+def _row_time(trace: Trace) -> float | None:
+    """Seconds of training that a row stands for: the median of the steps whose time is known, times the stride."""
+    known_S = trace.columns.get("step_time_s", np.empty(0))
+    known_S = known_S[np.isfinite(known_S)]
+    return float(np.median(known_S)) * trace.meta.stride if len(known_S) else None
+
+
 def _cost(host: Host | None, truth: Truth) -> CostResult:
-    step_time = truth.trace.columns.get("step_time_s")
-    training_step_s = None if step_time is None else float(np.median(step_time))
+    training_step_s = _row_time(truth.trace)
     if host is None:
         return CostResult(training_step_s=training_step_s)
     cost = host.cost()
@@ -280,6 +295,7 @@ def _pair_key(pair: Pair) -> str:
 
 def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
     """All but the trace that a forecaster's answers and their scores depend on: every key of finished work says it."""
+    beside = imports_sha256(target.file) if isinstance(target, FileTarget) else None
     return {
         "suite_sha256": setting.suite.sha256(),
         "source_sha256": source_sha256(target),
@@ -292,4 +308,5 @@ def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
         "scoring_version": SCORING_VERSION,
         "versions": package_versions(),
         **({} if is_baseline(target) else {"installed": installed_sha256()}),
+        **({} if beside is None else {"imports": beside}),
     }

@@ -56,7 +56,12 @@ class KeptForecast(NamedTuple):
 
 
 def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int]) -> None:
-    """Write the forecasts of one run as an archive, whole or not at all; their means are over these horizons."""
+    """Write the forecasts of one run as an archive, whole or not at all; their means are over these horizons.
+
+    A run without origins has none, and no archive.
+    """
+    if not kept:
+        return
     arrays: dict[str, Any] = {
         "origin_O": np.array([one.origin for one in kept]),
         "horizon_K": np.array(horizons, dtype=np.int64),
@@ -80,6 +85,8 @@ def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: S
 
 def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int, KeptForecast]:
     """The forecasts that a result speaks of, by origin; `ResultError` when they are not there or are another run's."""
+    if not run.tasks:
+        return {}
     path = kept_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
     if not path.is_file():
         raise ResultError(f"{path}: the forecasts of {run.trace} are not there; use run --keep-forecasts {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -44,6 +45,40 @@ def module_sha256(name: str) -> str | None:
     if len(hashes) == 1:
         return hashes[name]
     return hashlib.sha256("".join(f"{module} {hashes[module]}\n" for module in sorted(hashes)).encode()).hexdigest()
+
+
+def imports_sha256(path: Path) -> str | None:
+    """Hash of the modules that a file imports and nothing has installed, such as a helper beside it; None without any.
+
+    Found as this process would find them, and what they import in turn; the package itself is known by its version.
+    """
+    files: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            found = None if name in files or name.partition(".")[0] == CONTRACT[0] else find_module(name)
+            if found is not None and not _installed(found):
+                files[name] = found
+                waiting.append(found)
+    if not files:
+        return None
+    lines = (f"{name} {file_sha256(files[name])}\n" for name in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Every module that a file may import by an absolute name, anywhere in it."""
+    for node in ast.walk(_parsed(path)) if path.suffix == ".py" else ():
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file is Python's own or of an installed distribution."""
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, own))
 
 
 def file_sha256(path: Path) -> str:

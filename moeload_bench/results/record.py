@@ -55,7 +55,7 @@ class CostResult(Record):
     observed_rows: int = 0
     forecasts: int = 0
     peak_memory_bytes: int | None = None
-    training_step_s: float | None = Field(default=None, description="median recorded time of a training step")
+    training_step_s: float | None = Field(default=None, description="median recorded training time of a row")
 
     @property
     def per_forecast_s(self) -> float:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moeload_bench import cache
-from moeload_bench.errors import MoeloadError
+from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.evaluation import workers as parallel
 from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.stored import rescore
 from moeload_bench.evaluation.workers import run_spread
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.record import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import Suite, SuiteTrace
@@ -335,3 +343,110 @@ def test_a_backend_that_cannot_be_used_says_why() -> None:
     for backend in ("dask", "ray"):
         with pytest.raises(MoeloadError, match="needs the address"):
             list(run_spread([], backend=backend))
+
+
+class Share:
+    """The mean of the last rows; how many is known to whoever makes the class."""
+
+    window = 1
+
+    def __init__(self, info: TraceInfo, seed: int) -> None:
+        self.shares: list[np.ndarray] = []
+
+    def observe(self, block: StepBlock) -> None:
+        self.shares += [load_LE / load_LE.sum(axis=1, keepdims=True) for load_LE in block.load_SLE]
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        return Forecast.constant(np.mean(self.shares[-self.window :], axis=0), request.horizon)
+
+
+def error_of(results: Results) -> list[float]:
+    return [task.metrics["window_tv"][0] or 0.0 for run in results[0].runs for task in run.tasks]
+
+
+def test_a_class_of_this_process_is_run_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it inherits and closes over is not in its source, so that no finished work can be known to be its own."""
+    suite, paths = suite_of(tmp_path)
+    mine = type("Mine", (Share,), {"__module__": __name__})
+    monkeypatch.setattr(inspect, "getsource", lambda _: "class Mine(Share): ...")
+    before = error_of(evaluate(mine, suite, paths=paths, level="none"))
+    monkeypatch.setattr(Share, "window", 20)
+    after = error_of(evaluate(mine, suite, paths=paths, level="none"))
+    assert after != before
+
+
+HELPED = """
+from helper import WINDOW
+from tests.evaluation.test_cache_resume import Share
+
+class Mine(Share):
+    window = WINDOW
+"""
+
+
+def test_a_changed_module_beside_a_forecaster_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that imports a helper of its own is run again when the helper changes, and not when it does not."""
+    suite, paths = suite_of(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(HELPED)
+    found = []
+    for window in (1, 20):
+        (tmp_path / "helper.py").write_text(f"WINDOW = {window}\n")
+        importlib.invalidate_caches()
+        sys.modules.pop("helper", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        found.append(error_of(evaluate(f"{tmp_path / 'mine.py'}:Mine", suite, paths=paths, level="none")))
+    assert found[1] != found[0]
+    sys.modules.pop("helper", None)
+
+
+def test_only_what_is_not_installed_is_hashed_beside_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helpers and what they import in turn; nothing of Python, of an installed package or of this one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = tmp_path / "plain.py"
+    plain.write_text("import json, numpy, moeload_bench.cache\nfrom moeload_bench import Forecast\n")
+    assert imports_sha256(plain) is None
+    (tmp_path / "one_helper.py").write_text("import two_helper\n")
+    (tmp_path / "two_helper.py").write_text("W = 1\n")
+    mine = tmp_path / "mine.py"
+    mine.write_text("def late():\n    import one_helper\n")
+    before = imports_sha256(mine)
+    (tmp_path / "two_helper.py").write_text("W = 2\n")
+    assert before is not None
+    assert imports_sha256(mine) != before
+
+
+def test_requests_without_work_or_with_one_name_twice_are_refused(tmp_path: Path) -> None:
+    """Results go by name: of two with one name the tables would show the numbers of one."""
+    suite, paths = suite_of(tmp_path)
+    with pytest.raises(MoeloadError, match=r"two forecasters are called 'sw_avg'"):
+        evaluate(["sw_avg", "last_value", "sw_avg"], suite, paths=paths, level="none")
+    with pytest.raises(SuiteError, match="suite resume has no traces to score forecasters on"):
+        evaluate("sw_avg", suite.model_copy(update={"traces": ()}), level="none")
+
+
+def test_the_time_of_training_is_that_of_the_steps_whose_time_is_known(tmp_path: Path) -> None:
+    """A row of a thinned trace stands for a stride of steps; missing times are left out; without any there is none."""
+    known = np.full(60, 0.5, dtype=np.float32)
+    known[::3] = np.nan
+    for times, stride, expected in ((known, 1, 0.5), (known, 10, 5.0), (np.full(60, np.nan, np.float32), 1, None)):
+        trace = synthetic_trace(60)
+        meta = trace.meta.model_copy(update={"stride": stride})
+        trace = replace(trace, columns={**trace.columns, "step_time_s": times}, step_S=stride * trace.step_S, meta=meta)
+        path = write_trace(trace, tmp_path / "timed.parquet", overwrite=True)
+        origins = {"transient": (20 * stride,), "stable": (40 * stride,)}
+        entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins)
+        suite = Suite(name="timed", horizons=(10 * stride,), traces=(entry,))
+        (result,) = evaluate("sw_avg", suite, paths={trace.id: path}, level="none")
+        assert result.runs[0].cost.training_step_s == expected
+
+
+def test_a_run_without_origins_keeps_no_forecasts(tmp_path: Path) -> None:
+    """It has no archive, and `rescore` looks for none."""
+    suite, paths = suite_of(tmp_path)
+    first, *others = suite.traces
+    empty = first.model_copy(update={"transient": (), "stable": ()})
+    suite = suite.model_copy(update={"traces": (empty, *others)})
+    results = evaluate("sw_avg", suite, paths=paths, level="none", keep=tmp_path / "kept")
+    results[0].save(tmp_path / "kept" / "sw_avg.json")
+    assert len(rescore(tmp_path / "kept", suite, paths, "window_tv")[0].runs) == TRACES
