@@ -21,11 +21,11 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.scoring.floors import floors_from
+from moeload_bench.seasons.floors import ForkPoint, fork_points
 from moeload_bench.seasons.folder import read_record
 from moeload_bench.seasons.forks import ForkTest, floor_fork, permutation_test
 from moeload_bench.seasons.recording import recorded_futures
 from moeload_bench.seasons.records import EntryForks
-from moeload_bench.seasons.scoring import ForkPoint, fork_points
 
 PILOTS = ROOT / "leaderboard" / "pilots"
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)

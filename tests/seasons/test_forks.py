@@ -14,7 +14,7 @@ from moeload_bench.seasons.forks import (
     permutation_test,
     share_distance,
 )
-from moeload_bench.seasons.scoring import window_means
+from moeload_bench.seasons.futures import window_means
 
 LEVEL = 0.05
 

@@ -17,15 +17,8 @@ from moeload_bench.seasons.closing import close_season, season_suite
 from moeload_bench.seasons.drawing import all_drawn
 from moeload_bench.seasons.folder import Folder, logged_attempt
 from moeload_bench.seasons.forks import permutation_test
-from moeload_bench.seasons.scoring import (
-    RunForks,
-    Scored,
-    fork_tests,
-    frozen_suite,
-    run_forks,
-    score_run,
-    score_season,
-)
+from moeload_bench.seasons.futures import RunForks, run_forks
+from moeload_bench.seasons.scoring import Scored, fork_tests, frozen_suite, score_run, score_season
 from moeload_bench.suites.suite import Suite
 from tests.support.seasons import open_season, planned_season, record_made
 from tests.support.submitted import make_world, write_folder
