@@ -39,7 +39,7 @@ def test_equal_totals_that_top_k_does_not_divide_are_said_once(tmp_path: Path) -
     """Not "64 in layer 0 and to 64 in layer 0"."""
     folder = tmp_path / "log"
     folder.mkdir()
-    lines(folder / "rank0.jsonl", (0, [32, 32]), (1, [60, 4]))
+    lines(folder / "rank0.jsonl", (0, [16] * 4), (1, [20, 12, 20, 12]))
     with pytest.raises(
         TraceError, match="loads sum to 64 in layer 0, expected the same multiple of top-k = 3 in every"
     ):
