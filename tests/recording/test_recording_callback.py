@@ -15,22 +15,9 @@ from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.store import read_trace
-from tests.support.recording.families import VOCABULARY, tiny_model
+from tests.support.recording.families import Sequences, tiny_model
 
 torch.set_num_threads(1)
-
-
-class Sequences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """64 random sequences of 16 tokens."""
-
-    def __init__(self) -> None:
-        self.tokens = torch.randint(1, VOCABULARY, (64, 16), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.tokens[i], "labels": self.tokens[i]}
 
 
 def trainer(folder: Path, recorder: LoadRecorder, **arguments: Any) -> Trainer:

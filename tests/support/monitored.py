@@ -13,26 +13,13 @@ from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.monitor import LoadMonitor
 from moeload_bench.recording.recorder import record
 from moeload_bench.traces.trace import Trace
-from tests.support.recording.families import VOCABULARY, tiny_model
+from tests.support.recording.families import VOCABULARY, Sequences, tiny_model
 from tests.support.snapshots import numbers
 
 torch.set_num_threads(1)
 
 OFTEN = Settings(horizon=20, every=10)
 FAMILY = "gpt_oss"  # whose checkpoints the Trainer loads back whole
-
-
-class Sequences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """64 random sequences of 16 tokens."""
-
-    def __init__(self) -> None:
-        self.tokens = torch.randint(1, VOCABULARY, (64, 16), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.tokens[i], "labels": self.tokens[i]}
 
 
 def trainer(folder: Path, **arguments: Any) -> Trainer:

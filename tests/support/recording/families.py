@@ -91,3 +91,16 @@ def tiny_batch(sequences: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     """Inputs of one forward pass with its loss: 16 tokens per sequence."""
     tokens = torch.randint(1, VOCABULARY, (sequences, 16), generator=torch.Generator().manual_seed(seed))
     return {"input_ids": tokens, "labels": tokens}
+
+
+class Sequences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """64 random sequences of 16 tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = torch.randint(1, VOCABULARY, (64, 16), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.tokens[i], "labels": self.tokens[i]}
