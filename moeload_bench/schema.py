@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_SHOWN = 80
 MAX_SAID = 600
@@ -15,8 +17,12 @@ class Record(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        protected_namespaces=(),  # before 2.10, pydantic warned of every field `model_...`
     )
+
+
+def later(default: Any, **constraints: Any) -> Any:
+    """Return a field that older records do not know: at its default it is left out of texts, so that hashes stay."""
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 def first_problem(error: ValidationError, whole: str) -> str:

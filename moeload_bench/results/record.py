@@ -17,14 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
 from moeload_bench.files import replacing
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
 from moeload_bench.results.text import compact_json, content_sha256, readable_json
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, first_problem, later
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,14 +89,7 @@ class RunResult(Record):
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str
-    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = None
-
-    @model_serializer(mode="wrap")
-    def _known(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        if self.accounting is None:
-            fields.pop("accounting", None)  # results made before it existed keep their text, and their hash
-        return fields
+    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = later(None)
 
     @property
     def recipe(self) -> str:

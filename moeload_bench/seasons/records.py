@@ -17,12 +17,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from moeload_bench.errors import SeasonError
-from moeload_bench.schema import Record
+from moeload_bench.schema import Record, later
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
@@ -33,14 +33,11 @@ class Published(Record):
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, one space of indent, a final newline."""
-        return json.dumps(self._tree(), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
     def sha256(self) -> str:
         """Hash of the canonical text."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def _tree(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
 
 
 class Varies(Record):
@@ -101,7 +98,7 @@ class Plan(Published):
     name: str = Field(pattern=SEASON_PATTERN, max_length=40)
     opened: str
     secret_sha256: Sha256
-    secret: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    secret: str | None = later(None, pattern=r"^[0-9a-f]{64}$")
     public_value: str = Field(min_length=10, max_length=500)
     suite: str
     suite_sha256: Sha256
@@ -120,10 +117,6 @@ class Plan(Published):
         if self.secret is not None and hidden:
             raise ValueError(f"an open season has no secrets, got the secret recipes {hidden}")
         return self
-
-    def _tree(self) -> dict[str, Any]:
-        """Without ``secret`` where there is none: plans that knew no such field keep their hash."""
-        return self.model_dump(mode="json", exclude={"secret"} if self.secret is None else None)
 
     @property
     def split(self) -> str:
@@ -154,7 +147,7 @@ class Entry(Record):
     """
 
     name: str
-    ranked: bool = True
+    ranked: bool = later(True)
     tree_sha256: Sha256
     source_sha256: Sha256
     files: dict[str, Sha256]
@@ -173,14 +166,6 @@ class Commitment(Published):
     commit: str | None
     fit_data: dict[str, Sha256]
     entries: tuple[Entry, ...] = Field(min_length=1)
-
-    def _tree(self) -> dict[str, Any]:
-        """Without ``ranked`` where it is true: commitments that knew no such field keep their hash."""
-        tree = self.model_dump(mode="json")
-        for entry in tree["entries"]:
-            if entry["ranked"]:
-                del entry["ranked"]
-        return tree
 
 
 class Draw(Published):

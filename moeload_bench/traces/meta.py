@@ -11,17 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from moeload_bench.errors import TraceError
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, first_problem, later
 
 FORMAT_VERSION = 1
 """What a trace is written as that uses nothing newer; "1.1" where it does."""
@@ -119,8 +112,8 @@ class TraceMeta(Record):
     count_semantics: Literal["pre_drop", "post_drop", "unknown"] = Field(
         default="unknown", description="whether loads count tokens that were dropped over capacity"
     )
-    counted: Literal["all", "attended"] | None = Field(
-        default=None, description="which tokens of a batch are counted; null: not said, as in format 1; left out then"
+    counted: Literal["all", "attended"] | None = later(
+        None, description="which tokens of a batch are counted; null: not said, as in format 1; left out then"
     )
     family: str = Field(default="unknown", description="model family")
     config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
@@ -160,14 +153,6 @@ class TraceMeta(Record):
         if self.counted is not None and self.format_version == 1:
             raise ValueError('counted is of format 1.1, expected format_version "1.1"')
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_in_format_1(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is newer where it is not said: hashes of older records stay what they are."""
-        record: dict[str, Any] = handler(self)
-        if record["counted"] is None:
-            del record["counted"]
-        return record
 
     @property
     def top_k(self) -> int | None:
