@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import RecipeError
-from moeload_bench.recipes.recipe import DataTable, Recipe
+from moeload_bench.recipes.recipe import DataTable, Recipe, StageTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,10 @@ class Batch:
 class BatchOrder:
     """The data order of one run.
 
-    Sequence i of a step comes from source i mod n of the stage's n sources, and consecutive sequences of one source
-    belong to different halves. Each source is cut into windows that do not overlap; they are visited in a new random
-    order in each epoch, drawn from (seed, stage, source, epoch). A stage starts anew.
+    Sequence i of a step comes from source i mod n of the stage's n sources or, where they have weights, from that of
+    the stage's `turns`; consecutive sequences of one source belong to different halves. Each source is cut into windows
+    that do not overlap; they are visited in a new random order in each epoch, drawn from (seed, stage, source, epoch).
+    A stage starts from the beginning.
 
     In a stage that drifts, sequences come in pairs of one source, one for each half. Of the P pairs of step t of T,
     those of the new sources follow without chance from their number before step t, floor(P t^2 / 2T): the share rises
@@ -69,14 +71,50 @@ class BatchOrder:
 
     def _in_turn(self, stage: int, step: int) -> Iterator[tuple[str, int, int]]:
         """(source, number of the sequence within it, half) of each sequence, sources in turn."""
-        sources, data = self._recipe.data.stages[stage].sources, self._recipe.data
-        before = [
-            _taken_before(data, self._recipe.data.stages[stage].start, step, j, len(sources))
-            for j in range(len(sources))
-        ]
-        for i in range(data.sequences_at(step)):
-            slot, j = divmod(i, len(sources))
-            yield sources[j], before[j] + slot, slot % 2
+        data = self._recipe.data
+        table = data.stages[stage]
+        before = _taken_before(data, table, step)
+        for j, slot in _slots(table, data.sequences_at(step)):
+            yield table.sources[j], before[j] + slot, slot % 2
+
+    def probe(self, step: int, sequences: int) -> Batch:
+        """Return ``sequences`` of the stage's mix that a step does not train on, drawn from (seed, step).
+
+        Raises `RecipeError` where a source has fewer windows than that.
+        """
+        stage = self._recipe.stage_at(step)
+        table = self._recipe.data.stages[stage]
+        trained: dict[str, set[int]] = {source: set() for source in table.sources}
+        for source, number, _ in self._in_turn(stage, step):
+            trained[source].add(self._window(stage, source, number))
+        order = {source: self._untrained(step, source, taken) for source, taken in trained.items()}
+        rows, halves = [], []
+        for j, slot in _slots(table, sequences):
+            source = table.sources[j]
+            if slot >= len(order[source]):
+                raise RecipeError(
+                    f"probe: {sequences} sequences need more of source {source} than the {len(order[source])} that "
+                    f"step {step} does not train on"
+                )
+            rows.append(self._windows[source][order[source][slot]])
+            halves.append(slot % 2)
+        return Batch(np.stack(rows).astype(np.int64), np.array(halves, dtype=np.int64), stage)
+
+    def _untrained(self, step: int, source: str, trained: set[int]) -> NDArray[np.int64]:
+        """The windows of a source without those in ``trained``, in an order drawn from (seed, step, source)."""
+        rest = np.setdiff1d(np.arange(len(self._windows[source])), np.fromiter(trained, dtype=np.int64))
+        return rest[_random(f"{self._seed}/probe/{step}/{source}").permutation(len(rest))]
+
+    def passes(self) -> dict[tuple[int, str], float]:
+        """By (stage, source): how often the whole run trains on all windows of the source in that stage."""
+        data = self._recipe.data
+        ends = [*(stage.start for stage in data.stages[1:]), self._recipe.steps]
+        found: dict[tuple[int, str], float] = {}
+        for number, (table, end) in enumerate(zip(data.stages, ends, strict=True)):
+            if table.towards is None:
+                for source, taken in zip(table.sources, _taken_before(data, table, end), strict=True):
+                    found[number, source] = taken / len(self._windows[source])
+        return found
 
     def _drifting(self, stage: int, step: int) -> Iterator[tuple[str, int, int]]:
         """The same in a stage that drifts towards other sources."""
@@ -94,24 +132,39 @@ class BatchOrder:
                 yield from ((sources[j], 2 * slot + half, half) for half in (0, 1))
 
     def _sequence(self, stage: int, source: str, number: int) -> NDArray[np.uint16]:
-        windows = self._windows[source]
-        epoch, at = divmod(number, len(windows))
-        row: NDArray[np.uint16] = windows[self._order(stage, source, epoch)[at]]
+        row: NDArray[np.uint16] = self._windows[source][self._window(stage, source, number)]
         return row
 
+    def _window(self, stage: int, source: str, number: int) -> int:
+        """Which window of a source is its sequence ``number`` in a stage."""
+        epoch, at = divmod(number, len(self._windows[source]))
+        return int(self._order(stage, source, epoch)[at])
+
     def _shuffled(self, stage: int, source: str, epoch: int) -> NDArray[np.int64]:
-        key = hashlib.sha256(f"{self._seed}/{stage}/{source}/{epoch}".encode()).digest()
-        # RandomState's streams are frozen for good by numpy's policy (NEP 19); those of Generator may change.
-        random = np.random.RandomState(np.frombuffer(key, dtype=np.uint32))
-        return random.permutation(len(self._windows[source]))
+        return _random(f"{self._seed}/{stage}/{source}/{epoch}").permutation(len(self._windows[source]))
 
 
-def _taken_before(data: DataTable, start: int, step: int, j: int, sources: int) -> int:
-    """Sequences that the steps from ``start`` to before ``step`` took from source ``j`` of so many."""
+def _random(key: str) -> np.random.RandomState:
+    """RandomState's streams are frozen for good by numpy's policy (NEP 19); those of Generator may change."""
+    return np.random.RandomState(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
+
+
+def _slots(table: StageTable, sequences: int) -> Iterator[tuple[int, int]]:
+    """(number of the source, number within what the step takes of it) of each sequence of a step."""
+    taken = [0] * len(table.sources)
+    for _, j in zip(range(sequences), itertools.cycle(table.turns), strict=False):
+        yield j, taken[j]
+        taken[j] += 1
+
+
+def _taken_before(data: DataTable, table: StageTable, step: int) -> list[int]:
+    """By source the sequences that the stage's steps before ``step`` took."""
     edges = [*(first for first, _ in data.batch_sizes), step]
-    taken = 0
+    taken = [0] * len(table.sources)
     for (first, count), after in zip(data.batch_sizes, edges[1:], strict=True):
-        taken += max(0, min(after, step) - max(first, start)) * len(range(j, count, sources))
+        steps = max(0, min(after, step) - max(first, table.start))
+        for j, _ in _slots(table, count) if steps else ():
+            taken[j] += steps
     return taken
 
 

@@ -23,12 +23,14 @@ def recipe_meta(
     layers: tuple[LayerMeta, ...],
     experts: int,
     tokenizer_sha256: str,
+    passes: Mapping[tuple[int, str], float],
     score_function: str,
     gate: str,
     parallel: Mapping[str, Any],
 ) -> TraceMeta:
-    """All that is known about a run of a recipe."""
+    """All that is known about a run of a recipe; ``passes``: see `BatchOrder.passes`."""
     return TraceMeta(
+        format_version="1.2",
         recipe=recipe.name,
         recipe_version=recipe.version,
         split=split,
@@ -45,7 +47,7 @@ def recipe_meta(
         balancing=balancing_meta(recipe),
         capacity_factor=recipe.model.config.get("capacity_factor"),
         drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
-        sources=source_metas(recipe, texts),
+        sources=source_metas(recipe, texts, passes),
         tokenizer_sha256=tokenizer_sha256,
         sequence_length=recipe.data.sequence_length,
         global_batch_tokens=recipe.data.sequence_length * recipe.data.batch_sizes[-1][1],
@@ -60,6 +62,29 @@ def recipe_meta(
     )
 
 
+def probe_name(recipe: Recipe) -> str:
+    """The name of the traces of a recipe's probe."""
+    return f"{recipe.name}.probe"
+
+
+def probe_meta(recipe: Recipe, run: TraceMeta) -> TraceMeta:
+    """The metadata of the probe of a run."""
+    table = recipe.probe
+    assert table is not None
+    about = (
+        f"each row counts {table.tokens} tokens of the stage's mix in a pass without gradients, by the weights that "
+        "its step is trained from and on sequences that the step does not train on; the updates are those of "
+        f"{run.recipe}/{run.split}/seed{run.run}, {run.global_batch_tokens} tokens a step"
+    )
+    more = {
+        "recipe": probe_name(recipe),
+        "stride": table.every,
+        "global_batch_tokens": table.tokens,
+        "notes": (*run.notes, about),
+    }
+    return run.model_copy(update=more)
+
+
 def recipe_notes(recipe: Recipe) -> Iterator[str]:
     """What a recipe does that no field of the format has a place for."""
     data, balancing = recipe.data, recipe.balancing
@@ -69,6 +94,12 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
         yield f"auxiliary loss within each sequence, coefficient {balancing.sequence_coefficient:g}"
     if balancing.z_loss is not None:
         yield f"router z-loss, coefficient {balancing.z_loss:g}"
+    if data.micro_batches > 1:
+        yield f"{data.micro_batches} micro-batches a step"
+    for number, stage in enumerate(data.stages):
+        if stage.weights is not None:
+            parts = ", ".join(f"{name} {weight}" for name, weight in zip(stage.sources, stage.weights, strict=True))
+            yield f"stage {number} takes {sum(stage.weights)} sequences in turn: {parts}"
     if data.ramp is not None:
         sizes = ", ".join(f"{count} from step {start}" for start, count in data.batch_sizes)
         yield f"sequences per step: {sizes}; the metadata's batch is the last"
@@ -87,7 +118,7 @@ def balancing_meta(recipe: Recipe) -> BalancingMeta:
     method = recipe.balancing.method
     known = {
         "none": ("none", "none"),
-        "aux_loss": ("aux_loss", "per_layer"),
+        "aux_loss": ("aux_loss", "per_layer" if recipe.data.micro_batches == 1 else "per_micro_batch"),
         "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
         "loss_free_bias": ("loss_free_bias", "per_layer"),
     }[method]
@@ -96,7 +127,9 @@ def balancing_meta(recipe: Recipe) -> BalancingMeta:
     )
 
 
-def source_metas(recipe: Recipe, texts: Mapping[str, TextSource]) -> tuple[SourceMeta, ...]:
+def source_metas(
+    recipe: Recipe, texts: Mapping[str, TextSource], passes: Mapping[tuple[int, str], float]
+) -> tuple[SourceMeta, ...]:
     """Every text of every stage, with its hash and licence; ``texts`` by the names that the recipe uses."""
     return tuple(
         SourceMeta(
@@ -106,6 +139,7 @@ def source_metas(recipe: Recipe, texts: Mapping[str, TextSource]) -> tuple[Sourc
             sha256=texts[name].sha256,
             bytes=texts[name].bytes,
             stage=number,
+            passes=None if (number, name) not in passes else round(passes[number, name], 3),
         )
         for number, stage in enumerate(recipe.data.stages)
         for name in stage.every_source

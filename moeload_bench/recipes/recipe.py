@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, first_problem, later
 
 RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
@@ -69,12 +69,29 @@ class StageTable(Record):
     """From `start` on, sequences are taken in turn from `sources` (names of corpora).
 
     With `towards` the mixture drifts: the share of the sequences that is taken from those sources instead rises
-    linearly from 0 at `start` to 1 where the next stage starts, which trains on them alone.
+    linearly from 0 at `start` to 1 where the next stage starts, which trains on them alone. With `weights`, one for
+    each source, a source gets that many of every sum(weights) sequences, spread evenly.
     """
 
     start: int = Field(ge=0)
     sources: tuple[str, ...] = Field(min_length=1)
     towards: tuple[str, ...] | None = Field(default=None, min_length=1)
+    weights: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = later(None)
+
+    @model_validator(mode="after")
+    def _one_weight_for_each_source(self) -> StageTable:
+        if self.weights is not None and len(self.weights) != len(self.sources):
+            raise ValueError(f"weights has {len(self.weights)} numbers, expected one for each of {len(self.sources)}")
+        if self.weights is not None and self.towards is not None:
+            raise ValueError("a mixture that drifts takes its sources in turn: expected no weights")
+        return self
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Numbers of the sources in the order in which sequences are taken from them, again and again."""
+        weights = self.weights or (1,) * len(self.sources)
+        due = sorted(((turn + 0.5) / weight, j) for j, weight in enumerate(weights) for turn in range(weight))
+        return tuple(j for _, j in due)
 
     @property
     def every_source(self) -> tuple[str, ...]:
@@ -87,6 +104,17 @@ class RampTable(Record):
 
     start: int = Field(ge=1)
     sequences: int = Field(ge=2)
+
+
+class ProbeTable(Record):
+    """A count of a large batch beside the training: every `every` steps, `tokens` tokens in a pass without gradients.
+
+    The sequences are drawn from the stage's mix, none of those that the step trains on. The counts are a trace of
+    their own, `NAME.probe`, with stride `every`.
+    """
+
+    every: int = Field(ge=1)
+    tokens: int = Field(ge=1)
 
 
 class PretrainingTable(Record):
@@ -279,6 +307,19 @@ class Recipe(Record):
     data: DataTable
     optimizer: OptimizerTable
     schedule: ScheduleTable
+    probe: ProbeTable | None = later(None)
+
+    @model_validator(mode="after")
+    def _probe_is_a_plain_count(self) -> Recipe:
+        if self.probe is None:
+            return self
+        if self.probe.tokens % self.data.sequence_length:
+            raise ValueError(
+                f"probe.tokens is {self.probe.tokens}, expected whole sequences of {self.data.sequence_length}"
+            )
+        if any(stage.towards is not None for stage in self.data.stages) or self.model.noisy_gate:
+            raise ValueError("probe goes with a mixture that stays and a gate without noise only")
+        return self
 
     @model_validator(mode="after")
     def _everything_happens_within_the_steps(self) -> Recipe:

@@ -7,6 +7,7 @@ model, optimizer and random state alone, and a resumed run equals an uninterrupt
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from moeload_bench.recipes.balancing import (
     sequence_aux_loss,
 )
 from moeload_bench.recipes.batches import Batch, BatchOrder
-from moeload_bench.recipes.metadata import recipe_meta
+from moeload_bench.recipes.metadata import probe_meta, probe_name, recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recipes.processes import Ranks, gathered, load_whole, shard
 from moeload_bench.recipes.recipe import Recipe
@@ -96,7 +97,14 @@ class Run:
             add_noise_to_gates(find_routers(self.model))
         self.model = shard(self.model, self.device) if job.sharded else self.model.to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
-        self.counter = RouterCounter(self.model, keep_routing=True, reduce=rank_sum(self.model))
+        total = rank_sum(self.model)
+        micro_max = self.recipe.data.micro_batches > 1
+        self.counter = RouterCounter(self.model, keep_routing=True, reduce=total, micro_max=micro_max)
+        body: Any = self.model.base_model
+        if self.recipe.probe is not None and (job.sharded or body.config.is_encoder_decoder):
+            raise RecordingError("probe needs a decoder that each process holds whole")
+        self._body = body  # without the head: a probe needs no prediction
+        self._probe_counter = RouterCounter(body, reduce=total, without_gradients=True) if self.recipe.probe else None
         whole = ranks.count == 1 or job.sharded
         self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
         self._saved: dict[str, Any] = {}
@@ -158,10 +166,36 @@ class Run:
         }
         if counts.dropped_LE is not None:
             row["dropped"] = counts.dropped_LE
+        if counts.micro_max_LE is not None:
+            row["micro_max"] = counts.micro_max_LE
         if self._bias is not None:
             row["expert_bias"] = self._bias.value_LE()
             self._bias.update(counts.load_LE)
         return row
+
+    def probe(self, number: int) -> dict[str, Any]:
+        """Count the recipe's probe of a step, with the weights that the step is trained from; returns its row."""
+        import torch
+
+        table = self.recipe.probe
+        assert table is not None
+        assert self._probe_counter is not None
+        batch = self.order.probe(number, table.tokens // self.recipe.data.sequence_length)
+        share = batch.split(self.ranks.count)[self.ranks.rank]
+        at_once = max(1, self.recipe.data.sequences // (self.ranks.count * self.recipe.data.micro_batches))
+        with torch.no_grad():
+            for part in share.split(math.ceil(len(share.token_BN) / at_once)):
+                self._probe_counter.halves.set(torch.from_numpy(part.half_B))
+                self._body(input_ids=torch.from_numpy(part.token_BN).to(self.device))
+        counts = self._probe_counter.take()
+        return {
+            "step": number,
+            "tokens": counts.tokens_L,
+            "load": counts.load_LE,
+            "load_half": counts.load_half_LE,
+            "lr": self.recipe.lr_at(number),
+            "stage": batch.stage,
+        }
 
     def _passes(self, number: int, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Forward and backward of all micro-batches of this process."""
@@ -226,6 +260,7 @@ class Run:
             layers=layer_metas(self.counter.routers, experts, self.counter.top_k),
             experts=experts,
             tokenizer_sha256=self.tokenizer_sha256,
+            passes=self.order.passes(),
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
             parallel={"processes": self.ranks.count, **({"fsdp": self.ranks.count} if self.job.sharded else {})},
@@ -298,18 +333,72 @@ def record_recipe(
             f"make a trace of them: moeload-bench record {parts.folder}"
         )
     writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
+    probing = _Probing(job, run, resume=resume and first > 0) if job.recipe.probe is not None else None
     for number in range(first, job.steps):
+        if probing is not None:
+            probing.count(number)
         row = run.step(number)
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()
+            if probing is not None:
+                probing.flush()
         if ranks.leads:
             writer.add(row, run.save)
         if progress is not None:
             progress(number, row)
         if ranks.count == 1 and stop() and number + 1 < job.steps:
+            if probing is not None:
+                probing.flush()
             writer.flush(run.save)
             raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
-    return writer.finish(complete=job.steps >= job.recipe.steps) if ranks.leads else job.target
+    complete = job.steps >= job.recipe.steps
+    if probing is not None:
+        probing.finish(complete)
+    return writer.finish(complete) if ranks.leads else job.target
+
+
+class _Probing:
+    """The recipe's probe on its way to a trace of its own, `NAME.probe`, beside that of the run.
+
+    Its rows are on disk before those of the run, so that a resumed run finds all of them; rows that it finds already
+    are not counted again.
+    """
+
+    def __init__(self, job: Job, run: Run, *, resume: bool) -> None:
+        table = job.recipe.probe
+        assert table is not None
+        self._run, self._every = run, table.every
+        self.target = trace_target(job.out, probe_name(job.recipe), job.split, job.number)
+        self._writer: TraceWriter | None = None
+        if resume and self.target.exists():  # it was finished, and the run not yet
+            return
+        parts = Parts(self.target)
+        if not resume:
+            parts.remove()
+        parts.start(resume)
+        # written with the run's shards only, whose metadata is known then
+        self._writer = TraceWriter(parts, self._meta, shard_steps=job.steps + 1, stride=self._every)
+
+    def _meta(self) -> TraceMeta:
+        return probe_meta(self._run.recipe, self._run.meta())
+
+    def count(self, number: int) -> None:
+        """Count the probe of a step that has one."""
+        if self._writer is None or number % self._every or number < self._writer.next_step:
+            return
+        row = self._run.probe(number)
+        if self._run.ranks.leads:
+            self._writer.add(row)
+
+    def flush(self) -> None:
+        """Bring all rows to the disk."""
+        if self._writer is not None and self._run.ranks.leads:
+            self._writer.flush()
+
+    def finish(self, complete: bool) -> None:
+        """Write the trace."""
+        if self._writer is not None and self._run.ranks.leads:
+            self._writer.finish(complete)
 
 
 def _start(job: Job, parts: Parts, resume: bool, fresh: bool, ranks: Ranks) -> int:

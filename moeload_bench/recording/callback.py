@@ -60,6 +60,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         count: Counted = "all",
         layers: Sequence[int] | None = None,
         imbalance_rank: bool = False,
+        micro_max: bool = False,
         monitor: Monitor | None = None,
         if_exists: IfExists = "error",
     ) -> None:
@@ -81,6 +82,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             "count": count,
             "layers": layers,
             "imbalance_rank": imbalance_rank,
+            "micro_max": micro_max,
             "monitor": monitor,
         }
         check_on_error(on_error)

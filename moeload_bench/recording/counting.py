@@ -10,7 +10,7 @@ that pairs are counted in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,8 @@ class StepCounts:
     """One optimizer step: `tokens_L`, `load_LE`, `load_half_LE`, and `dropped_LE` where something can be dropped.
 
     `imbalance_rank_L`, where it was asked for: largest over mean load of the experts within one forward pass on one
-    rank, as a mean over the step's passes.
+    rank, as a mean over the step's passes. `micro_max_LE` likewise: each expert's largest load in one forward pass on
+    one rank.
     """
 
     tokens_L: IntArray
@@ -46,6 +47,7 @@ class StepCounts:
     load_half_LE: IntArray
     dropped_LE: IntArray | None
     imbalance_rank_L: NDArray[np.float64] | None = None
+    micro_max_LE: IntArray | None = None
 
 
 class RouterCounter:
@@ -59,7 +61,9 @@ class RouterCounter:
     data-parallel ranks (see `rank_sum`); it is called once per step, with a vector of the same length on every rank.
     ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`. ``count`` "attended" leaves
     tokens out that the attention mask hides. ``layers`` are the blocks to record, all by default. ``spread`` measures
-    how uneven single passes are. ``skip`` is asked before each pass whether it belongs to no training step.
+    how uneven single passes are, ``micro_max`` each expert's largest load in a pass. ``skip`` is asked before each pass
+    whether it belongs to no training step. ``without_gradients`` counts the passes without gradients instead of the
+    training passes: a probe of the router.
     """
 
     def __init__(
@@ -72,11 +76,16 @@ class RouterCounter:
         count: Counted = "all",
         layers: Sequence[int] | None = None,
         spread: bool = False,
+        micro_max: bool = False,
         skip: Callable[[], bool] | None = None,
+        without_gradients: bool = False,
     ) -> None:
+        if micro_max and not isinstance(reduce, RankSum | None):
+            raise RecordingError("micro_max is a maximum over ranks: expected reduce=RankSum(...), got a sum alone")
         self.routers: list[Router] = chosen_routers(find_routers(model, adapters), layers)
         self.mask = TokenMask(self.routers) if count == "attended" else None
-        self._spread = spread
+        self._spread, self._micro_max = spread, micro_max
+        self._gradients = not without_gradients
         self._skip, self._skipped = skip, False
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
@@ -98,6 +107,7 @@ class RouterCounter:
         self._passed_forward = [False] * count
         self._passes = [0] * count
         self._ratios: list[Any] = [0.0] * count
+        self._largest: list[Any] = [None] * count
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
 
@@ -127,8 +137,16 @@ class RouterCounter:
         vector = self._vector()
         if self._reduce is not None:
             vector = self._reduce(vector)
+        largest_LE = self._largest_LE() if self._micro_max else None
         self.discard()
-        return self._step_counts(vector)
+        return replace(self._step_counts(vector), micro_max_LE=largest_LE)
+
+    def _largest_LE(self) -> IntArray:
+        """Each expert's largest load in a pass, over all ranks."""
+        largest_LE = np.stack([np.asarray(torch.as_tensor(load_E).cpu()) for load_E in self._largest])
+        if isinstance(self._reduce, RankSum):
+            largest_LE = self._reduce.largest(largest_LE.reshape(-1)).reshape(largest_LE.shape)
+        return largest_LE
 
     def check(self) -> None:
         """Raise what went wrong in a hook; until then the forward pass goes on and nothing more is counted."""
@@ -206,7 +224,7 @@ class RouterCounter:
         backward_pass = torch._C._current_graph_task_id
 
         def hook(module: Any, args: Any, output: Any) -> None:
-            if self._broken is not None or self._skipped or not (module.training and gradients_on()):
+            if self._broken is not None or self._skipped or not module.training or gradients_on() != self._gradients:
                 return
             if self._is_recomputation(layer, backward_pass() != -1):
                 return
@@ -219,7 +237,7 @@ class RouterCounter:
 
     def _before_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._skipped = self._skip is not None and self._skip()
-        if not self._skipped:
+        if not self._skipped and module.training and torch.is_grad_enabled() == self._gradients:
             self.halves.see_inputs(module, args, kwargs)
             if self.mask is not None:
                 self.mask.see_inputs(module, args, kwargs)
@@ -272,6 +290,8 @@ class RouterCounter:
             self._counts[layer] = counts_C if before is None else before + counts_C
             if self._spread:
                 self._add_ratio(layer, counts_C)
+            if self._micro_max:
+                self._add_largest(layer, counts_C)
         except Exception as error:  # as in the hook
             raise _as_recording_error(self.routers[layer], error) from error
 
@@ -284,6 +304,13 @@ class RouterCounter:
         else:
             self._ratios[layer] += float(load_E.max() * len(load_E) / max(1, total))
         self._passes[layer] += 1
+
+    def _add_largest(self, layer: int, counts_C: Counts) -> None:
+        """The largest load of each expert in one pass, on its device as in `_add_ratio`."""
+        load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
+        before_E = self._largest[layer]
+        larger = torch.maximum if isinstance(load_E, torch.Tensor) else np.maximum
+        self._largest[layer] = load_E if before_E is None else larger(before_E, load_E)
 
 
 def _untraced(hook: Callable[..., None]) -> Any:

@@ -56,6 +56,15 @@ class RankSum:
             raise RecordingError("another rank stopped recording in this step; its own message says why")
         return total
 
+    def largest(self, vector: IntArray) -> IntArray:
+        """The largest of the ranks' numbers, place by place; call it after a sum, which says whether all go on."""
+        import torch
+        import torch.distributed as dist
+
+        sent = torch.from_numpy(vector).to(device_of(self._group))
+        dist.all_reduce(sent, op=dist.ReduceOp.MAX, group=self._group)
+        return sent.cpu().numpy()
+
     def leave(self) -> None:
         """Take part in one last sum, which tells the other ranks that this one stops; nothing happens when they know.
 

@@ -42,9 +42,7 @@ class Halves:
         self._named = tuple(half_B.tolist())
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: how many sequences come, and whether some of it is padding."""
-        if not (module.training and torch.is_grad_enabled()):
-            return
+        """Before a counted forward pass of the model: how many sequences come, and whether some of it is padding."""
         first = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         if first is None:
             first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)

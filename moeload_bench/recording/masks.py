@@ -33,9 +33,7 @@ class TokenMask:
         self._given = mask_BT
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: take its mask."""
-        if not (module.training and torch.is_grad_enabled()):
-            return
+        """Take the model's mask, before a counted forward pass of it."""
         self._counted = {}
         if self._given is not None:
             self._masks, self._given = dict.fromkeys(_NAMES, self._given), None

@@ -80,6 +80,7 @@ class Recorder:
         count: Counted = "all",
         layers: Sequence[int] | None = None,
         imbalance_rank: bool = False,
+        micro_max: bool = False,
         stage: Stage | None = None,
         monitor: Monitor | None = None,
     ) -> None:
@@ -94,10 +95,17 @@ class Recorder:
             target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
         skip = None if stage is None else finding_shapes
         self.counter = RouterCounter(
-            model, adapters, reduce=reduce, count=count, layers=layers, spread=imbalance_rank, skip=skip
+            model,
+            adapters,
+            reduce=reduce,
+            count=count,
+            layers=layers,
+            spread=imbalance_rank,
+            micro_max=micro_max,
+            skip=skip,
         )
         self._counted: Counted = count
-        self._newer = count != "all" or imbalance_rank
+        self._version = "1.2" if micro_max else "1.1" if count != "all" or imbalance_rank else None
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
@@ -225,6 +233,8 @@ class Recorder:
             row["dropped"] = counts.dropped_LE
         if counts.imbalance_rank_L is not None:
             row["imbalance_rank"] = counts.imbalance_rank_L.astype("float32")
+        if counts.micro_max_LE is not None:
+            row["micro_max"] = counts.micro_max_LE
         if self._writes:
             self._writer.add(row)
         self._next_step, self._begun = number + 1, True
@@ -274,8 +284,8 @@ class Recorder:
             **_balancing(config),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
-        if self._newer:
-            known |= {"format_version": "1.1", "counted": self._counted}
+        if self._version is not None:
+            known |= {"format_version": self._version, "counted": self._counted}
         return TraceMeta.model_validate({**known, **self._given})
 
     def _parallel(self) -> dict[str, int]:
@@ -337,6 +347,7 @@ def record(
     count: Counted = "all",
     layers: Sequence[int] | None = None,
     imbalance_rank: bool = False,
+    micro_max: bool = False,
     stage: Stage | None = None,
     monitor: Monitor | None = None,
 ) -> Iterator[Recorder]:
@@ -354,8 +365,9 @@ def record(
     exception, what was recorded stays as an unfinished recording beside the target.
 
     ``count`` "attended" leaves out tokens that the attention mask hides (padding). ``layers`` are the blocks to record,
-    for models whose layers differ in experts. ``imbalance_rank`` adds the column of that name. ``stage`` says which
-    part of a pipeline this process holds: its layers are recorded, and the stages make one trace when the last is done.
+    for models whose layers differ in experts. ``imbalance_rank`` and ``micro_max`` add the columns of these names.
+    ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the stages make one trace
+    when the last is done.
 
     Raises `RecordingError` when the model has no MoE layer, when ``meta`` does not fit the metadata, and when the
     target exists or cannot be written; later errors follow ``on_error``.
@@ -374,6 +386,7 @@ def record(
         count=count,
         layers=layers,
         imbalance_rank=imbalance_rank,
+        micro_max=micro_max,
         stage=stage,
         monitor=monitor,
     )

@@ -46,7 +46,7 @@ class TraceWriter:
 
     ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then, and ``state``
     for what else is kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and
-    optional columns of the format; all rows hold the same columns.
+    optional columns of the format; all rows hold the same columns. ``stride``: steps from one row to the next.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class TraceWriter:
         shard_steps: int = 250,
         shard_seconds: float | None = None,
         state: Callable[[], dict[str, Any]] = dict,
+        stride: int = 1,
     ) -> None:
         self.parts = parts
+        self._stride = stride
         self._meta = meta
         self._shard_steps = shard_steps
         self._shard_seconds = shard_seconds
@@ -75,7 +77,7 @@ class TraceWriter:
     @property
     def next_step(self) -> int:
         """The step that has to come next."""
-        return int(self._rows[-1]["step"]) + 1 if self._rows else self.parts.next_step
+        return int(self._rows[-1]["step"]) + self._stride if self._rows else self.parts.next_step
 
     def recorded(self) -> Iterator[Row]:
         """The rows that are safe on disk, in order, a shard of them in memory at a time."""

@@ -1,4 +1,4 @@
-"""The metadata record of a trace and the columns of format version 1.
+"""The metadata record of a trace and the columns of the format, versions 1 to 1.2.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -16,18 +16,20 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, first_problem, later
 
-FORMAT_VERSION = 1
-"""What a trace is written as that uses nothing newer; "1.1" where it does."""
+Version = Literal[1, "1.1", "1.2"]
+VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2")
+"""A trace is written as the oldest version that has all it uses."""
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
 SPLIT_PATTERN = r"\w+"
 
 
 class ColumnSpec(NamedTuple):
-    """One column of the format: its dtype, its axes after the step, its unit."""
+    """One column of the format: its dtype, its axes after the step, its unit, the version that brought it."""
 
     dtype: str
     axes: str
     unit: str
+    since: Version = 1
 
 
 REQUIRED_COLUMNS: Mapping[str, ColumnSpec] = {
@@ -48,10 +50,15 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
     "expert_bias": ColumnSpec("float32", "LE", "routing bias of loss-free balancing"),
     "step_time_s": ColumnSpec("float32", "", "wall time of the training step, seconds"),
     "imbalance_rank": ColumnSpec(
-        "float32", "L", "largest / mean load within one micro-batch on one rank, mean over the step's (format 1.1)"
+        "float32",
+        "L",
+        "largest / mean load within one micro-batch on one rank, mean over the step's (format 1.1)",
+        since="1.1",
+    ),
+    "micro_max": ColumnSpec(
+        "int64", "LE", "largest load of the expert in one micro-batch of the step (format 1.2)", since="1.2"
     ),
 }
-COLUMNS_OF_1_1 = frozenset({"imbalance_rank"})
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
 
@@ -80,24 +87,26 @@ class SourceMeta(Record):
     sha256: str = Field(description="hash of the text")
     bytes: int = Field(ge=0, description="size of the text")
     stage: int = Field(default=0, description="the planned data stage that it belongs to")
+    passes: float | None = later(None, ge=0, description="how often the stage trains on the whole text (format 1.2)")
 
 
 class BalancingMeta(Record):
     """How the router was kept balanced."""
 
-    method: Literal["none", "aux_loss", "loss_free_bias", "other", "unknown"] = Field(
-        default="unknown", description="what pushes loads towards equality"
+    method: Literal["none", "aux_loss", "loss_free_bias", "quantile", "hash", "other", "unknown"] = Field(
+        default="unknown", description="what pushes loads towards equality; quantile and hash are of format 1.2"
     )
     coefficient: float = Field(default=0.0, description="factor of the auxiliary loss, or step of the bias")
-    scope: Literal["per_layer", "pooled_over_layers", "none", "unknown"] = Field(
-        default="unknown", description="over what the auxiliary loss takes its means"
+    scope: Literal["per_layer", "per_micro_batch", "pooled_over_layers", "none", "unknown"] = Field(
+        default="unknown",
+        description="over what the auxiliary loss takes its means; per_micro_batch is per layer too (format 1.2)",
     )
 
 
 class TraceMeta(Record):
     """All that a reader needs to tell two traces apart or to make one again."""
 
-    format_version: Literal[1, "1.1"] = Field(default=1, description="version of this format that is needed to read it")
+    format_version: Version = Field(default=1, description="version of this format that is needed to read it")
     recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
     recipe_version: int = Field(default=1, description="rises when a recipe is changed")
     split: str = Field(
@@ -109,8 +118,9 @@ class TraceMeta(Record):
     group: str = Field(default="", description="runs that may be fitted on for one another share it")
     layers: tuple[LayerMeta, ...] = Field(description="the MoE layers, in the order of the arrays")
     experts: int = Field(ge=1, description="experts of each layer")
-    count_semantics: Literal["pre_drop", "post_drop", "unknown"] = Field(
-        default="unknown", description="whether loads count tokens that were dropped over capacity"
+    count_semantics: Literal["pre_drop", "post_drop", "derived", "unknown"] = Field(
+        default="unknown",
+        description="whether loads count tokens dropped over capacity; derived: made from shares (format 1.2)",
     )
     counted: Literal["all", "attended"] | None = later(
         None, description="which tokens of a batch are counted; null: not said, as in format 1; left out then"
@@ -150,8 +160,16 @@ class TraceMeta(Record):
 
     @model_validator(mode="after")
     def _says_its_version(self) -> TraceMeta:
-        if self.counted is not None and self.format_version == 1:
-            raise ValueError('counted is of format 1.1, expected format_version "1.1"')
+        used: dict[str, tuple[bool, Version]] = {
+            "counted": (self.counted is not None, "1.1"),
+            "count_semantics derived": (self.count_semantics == "derived", "1.2"),
+            f"balancing.method {self.balancing.method}": (self.balancing.method in ("quantile", "hash"), "1.2"),
+            "balancing.scope per_micro_batch": (self.balancing.scope == "per_micro_batch", "1.2"),
+            "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
+        }
+        for what, (is_used, since) in used.items():
+            if is_used and older(self.format_version, since):
+                raise ValueError(f'{what} is of format {since}, expected format_version "{since}"')
         return self
 
     @property
@@ -167,6 +185,11 @@ class TraceMeta(Record):
     def sha256(self) -> str:
         """Hash of the canonical JSON (`meta_sha256`)."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def older(version: Version, than: Version) -> bool:
+    """Return whether a version of the format came before another."""
+    return VERSIONS.index(version) < VERSIONS.index(than)
 
 
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:

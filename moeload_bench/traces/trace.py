@@ -1,4 +1,4 @@
-"""Trace, the loads of one training run, and its invariants (format version 1).
+"""Trace, the loads of one training run, and its invariants (format versions 1 to 1.2).
 
 Axis letters: S steps, L MoE layers, E experts.
 """
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.meta import (
     COLUMNS,
-    COLUMNS_OF_1_1,
-    FORMAT_VERSION,
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
+    VERSIONS,
     BalancingMeta,
     LayerMeta,
     SourceMeta,
     TraceMeta,
+    Version,
     checked_meta,
+    older,
 )
 
 __all__ = [
     "COLUMNS",
-    "FORMAT_VERSION",
     "OPTIONAL_COLUMNS",
     "REQUIRED_COLUMNS",
     "Array",
@@ -125,8 +125,8 @@ class Trace:
         tokens_SL = _tokens(tokens, load, top_k)
         meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
-        if COLUMNS_OF_1_1 & set(columns or {}) or meta.get("counted") is not None:
-            meta.setdefault("format_version", "1.1")
+        if (version := _needed(columns or {}, meta)) != 1:
+            meta.setdefault("format_version", version)
         if "layers" not in meta:
             meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
         record = checked_meta({"recipe": recipe, "split": split, "run": run, "experts": E, **meta}, "trace")
@@ -134,6 +134,16 @@ class Trace:
         trace = cls(record, steps, tokens_SL, load, optional)
         check_trace(trace, where=trace.id)
         return trace
+
+
+def _needed(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Version:
+    """The oldest version of the format that has these columns and what the metadata says of counts."""
+    used: list[Version] = [COLUMNS[name].since for name in columns if name in COLUMNS]
+    if meta.get("counted") is not None:
+        used.append("1.1")
+    if meta.get("count_semantics") == "derived":
+        used.append("1.2")
+    return max(used, key=VERSIONS.index, default=1)
 
 
 def shares(load_SLE: IntArray) -> NDArray[np.float64]:
@@ -166,8 +176,11 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
     for name, array in arrays.items():
         if name not in COLUMNS:
             raise TraceError(f"{where}: unknown column {name!r}; there is: {', '.join(COLUMNS)}")
-        if name in COLUMNS_OF_1_1 and meta.format_version == 1:
-            raise TraceError(f"{where}: column {name} is of format 1.1, the metadata says format 1")
+        if older(meta.format_version, COLUMNS[name].since):
+            raise TraceError(
+                f"{where}: column {name} is of format {COLUMNS[name].since}, the metadata says format "
+                f"{meta.format_version}"
+            )
         expected = column_shape(name, S, L, E)
         if array.shape != expected:
             raise TraceError(f"{where}: column {name} has shape {array.shape}, expected {expected}")
@@ -217,7 +230,7 @@ def _check_counts(trace: Trace, where: str) -> None:
             trace, load > most_SL1, where,
             lambda s, m, e: f"expert {e} has load {load[s, m, e]}, expected at most the {tokens[s, m]} tokens",
         )  # fmt: skip
-    for name in ("load_half", "dropped"):
+    for name in ("load_half", "dropped", "micro_max"):
         if name in trace.columns:
             part = trace.columns[name]
             _refuse(
