@@ -151,3 +151,49 @@ def test_what_is_new_in_format_1_1_says_so(tmp_path: Path) -> None:
     record_1 = Trace.from_arrays(load, 512, 2).meta.model_dump(mode="json")
     assert "counted" not in record_1
     assert TraceMeta.model_validate(record_1).sha256() == Trace.from_arrays(load, 512, 2).meta.sha256()
+
+
+def test_the_largest_load_of_a_pass_is_kept(tmp_path: Path) -> None:
+    """`micro_max`: each expert's largest load in one pass of a step, as recorded one pass a step."""
+    model = TinyModel()
+    with record(model, tmp_path / "a", adapters=ADAPTERS, micro_max=True, on_error="raise") as r:
+        for part in batch(0).chunk(4):
+            model(part).sum().backward()
+        r.step()
+        for part in batch(0).chunk(4):
+            model(part).sum().backward()
+            r.step()
+    trace = read_trace(tmp_path / "a" / NAME)
+    np.testing.assert_array_equal(trace.columns["micro_max"][0], trace.load_SLE[1:].max(axis=0))
+    np.testing.assert_array_equal(trace.columns["micro_max"][1:], trace.load_SLE[1:])
+    with pytest.raises(RecordingError, match="micro_max is a maximum over ranks"):
+        record(model, tmp_path / "b", adapters=ADAPTERS, micro_max=True, reduce=lambda v: v).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"columns": {"micro_max": np.zeros((5, 2, 4))}}, "column micro_max"),
+        ({"count_semantics": "derived"}, "count_semantics derived"),
+        ({"balancing": {"method": "quantile"}}, "balancing.method quantile"),
+        ({"balancing": {"method": "aux_loss", "scope": "per_micro_batch"}}, "balancing.scope per_micro_batch"),
+    ],
+)
+def test_what_is_new_in_format_1_2_says_so(fields: dict[str, Any], what: str) -> None:
+    """It needs version 1.2 and is refused under an older one, by name."""
+    load = synthetic_load_SLE(5)
+    E = load.shape[2]
+    fields = {
+        name: {"micro_max": np.zeros((5, 2, E))} if name == "columns" else value for name, value in fields.items()
+    }
+    assert Trace.from_arrays(load, 512, 2, format_version="1.2", **fields).meta.format_version == "1.2"
+    for older in (1, "1.1"):
+        with pytest.raises(TraceError, match=rf"{what} is of format 1\.2"):
+            Trace.from_arrays(load, 512, 2, format_version=older, **fields)
+
+
+def test_no_pass_holds_more_of_an_expert_than_the_step(tmp_path: Path) -> None:
+    """`micro_max` above the load is refused, by step and layer."""
+    load = synthetic_load_SLE(5)
+    with pytest.raises(TraceError, match=r"step 0, layer 0: expert 0 has micro_max"):
+        Trace.from_arrays(load, 512, 2, columns={"micro_max": load + 1})
