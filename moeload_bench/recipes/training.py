@@ -25,8 +25,8 @@ from moeload_bench.recipes.balancing import (
     router_z_loss,
     sequence_aux_loss,
 )
-from moeload_bench.recipes.biases import LossFreeBias, QuantileBias, RoutingBias
 from moeload_bench.recipes.batches import Batch, BatchOrder
+from moeload_bench.recipes.biases import LossFreeBias, QuantileBias, RoutingBias
 from moeload_bench.recipes.hashing import ADAPTERS, route_by_token
 from moeload_bench.recipes.metadata import probe_meta, probe_name, recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
@@ -108,7 +108,9 @@ class Run:
         if self.recipe.probe is not None and (job.sharded or body.config.is_encoder_decoder):
             raise RecordingError("probe needs a decoder that each process holds whole")
         self._body = body  # without the head: a probe needs no prediction
-        self._probe_counter = RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
+        self._probe_counter = (
+            RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
+        )
         whole = ranks.count == 1 or job.sharded
         self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
         self._saved: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recipes.batches import BatchOrder
+from moeload_bench.recipes.batches import Batch, BatchOrder
 from moeload_bench.recipes.biases import QuantileBias, quantile_bias
 from moeload_bench.recipes.hashing import HashRouter, expert_table, route_by_token
 from moeload_bench.recipes.models import build_model
@@ -60,13 +60,22 @@ def max_over_mean(load_LE: np.ndarray) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from(SHAPES))
 def test_each_expert_is_wanted_by_its_share_of_tokens(seed: int, shape: tuple[int, int, int]) -> None:
-    """By the cutoffs under the old bias, exactly T k / E tokens, rounded down, take each expert under the new one."""
+    """By the cutoffs under the old bias, T k / E tokens, rounded down, want each expert under the new one.
+
+    Tokens whose cutoff the expert itself was are indifferent when its bias stays: they may count or not.
+    """
     tokens, experts, top_k = shape
+    share = tokens * top_k // experts
     score_TE = skewed_scores(seed, tokens, experts)
     old_E = np.random.default_rng(seed + 1).normal(size=experts) / 10
     cutoff_T1 = np.sort(score_TE + old_E, axis=1)[:, -top_k - 1, None]
     margin_TE = score_TE - cutoff_T1 + new_bias(score_TE, old_E, top_k)
-    assert (margin_TE > 1e-12).sum(axis=0).tolist() == [tokens * top_k // experts] * experts
+    assert ((margin_TE > 0).sum(axis=0) <= share).all()
+    assert ((margin_TE >= 0).sum(axis=0) > share).all()
+    indifferent_TE = margin_TE == 0
+    clear_E = indifferent_TE.sum(axis=0) == 1
+    assert clear_E.any()
+    assert ((margin_TE > 0).sum(axis=0)[clear_E] == share).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,13 +115,20 @@ def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path)
     assert np.abs(third["expert_bias"].sum(axis=1)).max() < 1e-5
 
 
-def test_a_model_under_quantile_balancing_keeps_loads_near_equal(tmp_path: Path) -> None:
-    """After a few steps the largest load is near the mean; the same model without balancing is far from it."""
-    wide = {"data": {"sequences": 32}, "optimizer": {"lr": 1e-3}}
+def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On random tokens the largest load of a training model is near the mean; without balancing it is far from it."""
+
+    def random_batch(self: BatchOrder, step: int) -> Batch:
+        token_BN = np.random.default_rng(step).integers(0, 300, size=(64, 16))
+        return Batch(token_BN, np.arange(64) % 2, 0)
+
+    monkeypatch.setattr(BatchOrder, "batch", random_batch)
     ratio = {}
     for method in ("quantile_balancing", "none"):
-        recipe = changed(small(QUANTILE), balancing={"method": method}, **wide)
-        ratio[method] = max_over_mean(recorded(recipe, tmp_path / method).load_SLE[3:]).mean()
+        recipe = changed(small(QUANTILE), balancing={"method": method})
+        ratio[method] = max_over_mean(recorded(recipe, tmp_path / method).load_SLE[2:]).mean()
     assert ratio["quantile_balancing"] < 1.35
     assert ratio["none"] > ratio["quantile_balancing"] + 0.4
 
@@ -131,7 +147,7 @@ def test_a_router_that_quantiles_cannot_balance_is_refused() -> None:
         recipe = changed(recipe, model={"config": {**recipe.model.config, **config}})
         return QuantileBias(find_routers(build_model(recipe, 0)), "sigmoid", lambda value: value)
 
-    with pytest.raises(RecordingError, match="e_score_correction_bias; .* is a Qwen3MoeTopKRouter without it"):
+    with pytest.raises(RecordingError, match=r"e_score_correction_bias; .* is a Qwen3MoeTopKRouter without it"):
         bias(HASH)
     with pytest.raises(RecordingError, match=r"has 4 groups of them \(n_group\), expected 1"):
         bias(QUANTILE, n_group=4, topk_group=2)
@@ -160,7 +176,7 @@ def test_hashed_loads_are_the_table_applied_to_the_text(tmp_path: Path) -> None:
     assert trace.columns["loss"][-1] < trace.columns["loss"][0] - 0.3
     np.testing.assert_allclose(trace.columns["router_entropy"], np.log(2), rtol=1e-6)
     assert (trace.meta.balancing.method, trace.meta.balancing.scope, trace.meta.gate) == ("hash", "none", "HashRouter")
-    assert trace.meta.notes == ("each token id has its experts, drawn from the seed for each layer, with equal weights",)
+    assert "each token id has its experts, drawn from the seed for each layer" in trace.meta.notes[0]
 
 
 def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
@@ -172,7 +188,9 @@ def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
     assert len(gates) == len(find_routers(plain)) == 4
     assert not [name for gate in gates for name, _ in gate.named_parameters()]
     kept = dict(hashed.named_parameters())
-    assert {name for name, _ in plain.named_parameters()} - kept.keys() == {r.name + ".weight" for r in find_routers(plain)}
+    assert {name for name, _ in plain.named_parameters()} - kept.keys() == {
+        r.name + ".weight" for r in find_routers(plain)
+    }
     assert all(torch.equal(kept[name], value) for name, value in plain.named_parameters() if name in kept)
     x_TD, gates[0].token_T = torch.randn(24, 64), torch.arange(24)
     expected, got = find_routers(plain)[0].module(x_TD), gates[0](x_TD)
@@ -183,7 +201,7 @@ def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
 
 def test_a_model_that_cannot_be_hashed_is_refused() -> None:
     """Switch is an encoder-decoder whose router returns a mask."""
-    with pytest.raises(RecordingError, match="hash routing needs a decoder .* is a SwitchTransformersTop1Router"):
+    with pytest.raises(RecordingError, match=r"hash routing needs a decoder .* is a SwitchTransformersTop1Router"):
         route_by_token(build_model(small("switch-8e-drop"), 0), 0)
 
 
