@@ -118,19 +118,16 @@ def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path)
 def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On random tokens the largest load of a training model is near the mean; without balancing it is far from it."""
-
-    def random_batch(self: BatchOrder, step: int) -> Batch:
-        token_BN = np.random.default_rng(step).integers(0, 300, size=(64, 16))
-        return Batch(token_BN, np.arange(64) % 2, 0)
-
-    monkeypatch.setattr(BatchOrder, "batch", random_batch)
-    ratio = {}
+    """Trained slowly on one batch again and again, each layer's largest load comes near the mean; without it, not."""
+    token_BN = np.random.default_rng(0).integers(0, 300, size=(64, 16))
+    monkeypatch.setattr(BatchOrder, "batch", lambda self, step: Batch(token_BN, np.arange(64) % 2, 0))
+    ratio_L = {}
     for method in ("quantile_balancing", "none"):
-        recipe = changed(small(QUANTILE), balancing={"method": method})
-        ratio[method] = max_over_mean(recorded(recipe, tmp_path / method).load_SLE[2:]).mean()
-    assert ratio["quantile_balancing"] < 1.35
-    assert ratio["none"] > ratio["quantile_balancing"] + 0.4
+        recipe = changed(small(QUANTILE), balancing={"method": method}, optimizer={"lr": 1e-4})
+        run = Run(Job(recipe, 0, "test", 8, tmp_path), Ranks())
+        ratio_L[method] = max_over_mean(np.stack([run.step(step)["load"] for step in range(20)])[-5:]).mean(axis=0)
+    assert (ratio_L["quantile_balancing"] < 1.2).all()
+    assert (ratio_L["none"] > 1.4).all()
 
 
 def test_quantile_balancing_says_so(tmp_path: Path) -> None:

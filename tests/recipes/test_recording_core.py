@@ -59,7 +59,7 @@ def test_a_recipe_gives_a_complete_trace(recipe: Recipe, tmp_path: Path) -> None
     assert trace.columns["stage"].tolist() == [0] * 6 + [1] * 6
     np.testing.assert_allclose(trace.columns["lr"], [recipe.lr_at(s) for s in range(12)], rtol=1e-6)
     assert trace.meta.complete
-    assert trace.meta.balancing.scope == "per_layer"
+    assert trace.meta.balancing.scope == "per_micro_batch"
     assert [source.name for source in trace.meta.sources] == ["prose", "code", "code"]
     assert not path.with_suffix(".parts").exists()
 
