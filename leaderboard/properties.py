@@ -26,7 +26,10 @@ BALANCING = {
     ("none", "none"): "none",
     ("aux_loss", "per_layer"): "auxiliary loss",
     ("aux_loss", "pooled_over_layers"): "auxiliary loss, pooled",
+    ("aux_loss", "per_micro_batch"): "auxiliary loss, per micro-batch",
     ("loss_free_bias", "per_layer"): "loss-free bias",
+    ("quantile", "per_layer"): "quantile balancing",
+    ("hash", "none"): "hash routing",
 }
 DECAYS = "rate decays"
 

@@ -89,7 +89,8 @@ def misfits(trace: Trace) -> list[str]:
     """What keeps a run from standing in for the paper's."""
     meta, balancing = trace.meta, trace.meta.balancing
     found = []
-    if (balancing.method, balancing.coefficient, balancing.scope) != ("aux_loss", COEFFICIENT, "per_layer"):
+    within_layers = balancing.scope in ("per_layer", "per_micro_batch")
+    if (balancing.method, balancing.coefficient, within_layers) != ("aux_loss", COEFFICIENT, True):
         found.append(f"balancing is {balancing.method} {balancing.coefficient:g} ({balancing.scope})")
     if meta.top_k not in TOP_K:
         found.append(f"top-k is {meta.top_k or 'not the same in all layers, or unknown'}")

@@ -124,7 +124,11 @@ TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
 def balancing_words(meta: TraceMeta) -> str:
     """The balancing method with its coefficient and scope, and the drop policy where tokens are dropped."""
     method = meta.balancing.method.replace("_", " ")
-    if meta.balancing.method != "none":
+    if meta.balancing.method == "quantile":
+        method += " balancing"
+    elif meta.balancing.method == "hash":
+        method += " routing"
+    elif meta.balancing.method != "none":
         scope = meta.balancing.scope.replace("_", " ")
         method += f" {meta.balancing.coefficient:g}" + (f", {scope}" if scope not in ("none", "unknown") else "")
     return method + (f"; capacity factor {meta.capacity_factor:g}" if meta.capacity_factor else "")

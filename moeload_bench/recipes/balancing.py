@@ -1,4 +1,4 @@
-"""Balancing methods and gates that transformers does not supply.
+"""Balancing losses and gates that transformers does not supply; `biases` and `hashing` have the other methods.
 
 Axis letters: L routers, E experts, B sequences, N tokens of a sequence and T tokens of a forward pass, K choices per
 token.
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.routers import Router, Routing
@@ -95,37 +92,6 @@ def _probabilities(routing: Routing | None, score_function: str) -> tuple[Routin
         score_TE = torch.sigmoid(logits_TE)
         return known, score_TE / score_TE.sum(-1, keepdim=True)
     return known, torch.softmax(logits_TE, dim=-1)
-
-
-class LossFreeBias:
-    """Loss-free balancing: after each step, a routing bias moves by ``rate`` towards the mean load.
-
-    b_e += rate * sign(mean load - load_e), Wang et al., arXiv 2408.15664, algorithm 1. transformers' routers of the
-    DeepSeek-V3 kind add a buffer `e_score_correction_bias` before choosing, but nothing there updates it.
-    """
-
-    def __init__(self, routers: Sequence[Router], rate: float) -> None:
-        self._rate = rate
-        self._bias: list[Any] = [getattr(router.module, "e_score_correction_bias", None) for router in routers]
-        for router, bias in zip(routers, self._bias, strict=True):
-            if bias is None:
-                raise RecordingError(
-                    f"loss-free balancing needs a router with the buffer e_score_correction_bias; {router.name} is a "
-                    f"{type(router.module).__name__} without it"
-                )
-
-    def value_LE(self) -> NDArray[np.float32]:
-        """The biases that the next step routes with."""
-        return np.stack([bias.detach().cpu().numpy() for bias in self._bias]).astype(np.float32)
-
-    def update(self, load_LE: NDArray[np.int64]) -> None:
-        """Move the biases after an optimizer step with these loads, summed over all data-parallel ranks."""
-        import torch
-
-        sign_LE = np.sign(load_LE.mean(axis=1, keepdims=True) - load_LE)
-        with torch.no_grad():
-            for bias, sign_E in zip(self._bias, sign_LE, strict=True):
-                bias.add_(torch.from_numpy(sign_E).to(bias), alpha=self._rate)
 
 
 def add_noise_to_gates(routers: Sequence[Router]) -> None:

@@ -44,7 +44,7 @@ def recipe_meta(
         config=dict(recipe.model.config),
         gate=gate,
         score_function=score_function,
-        balancing=balancing_meta(recipe),
+        balancing=balancing_meta(recipe, parallel["processes"]),
         capacity_factor=recipe.model.config.get("capacity_factor"),
         drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
         sources=source_metas(recipe, texts, passes),
@@ -90,6 +90,8 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
     data, balancing = recipe.data, recipe.balancing
     if recipe.model.noisy_gate:
         yield "noisy top-k gating"
+    if balancing.method == "hash":
+        yield "each token id has its experts, drawn from the seed for each layer, with equal weights"
     if balancing.sequence_coefficient is not None:
         yield f"auxiliary loss within each sequence, coefficient {balancing.sequence_coefficient:g}"
     if balancing.z_loss is not None:
@@ -113,18 +115,22 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
             yield f"in stage {number} the mixture drifts linearly towards {', '.join(stage.towards)}"
 
 
-def balancing_meta(recipe: Recipe) -> BalancingMeta:
-    """The recipe's balancing in the words of the trace format."""
-    method = recipe.balancing.method
-    known = {
+def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
+    """The recipe's balancing in the words of the trace format.
+
+    With several micro-batches or processes, losses and quantiles are taken within each and not over the step's batch.
+    """
+    within = "per_layer" if recipe.data.micro_batches * processes == 1 else "per_micro_batch"
+    method, scope = {
         "none": ("none", "none"),
-        "aux_loss": ("aux_loss", "per_layer" if recipe.data.micro_batches == 1 else "per_micro_batch"),
+        "aux_loss": ("aux_loss", within),
         "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
         "loss_free_bias": ("loss_free_bias", "per_layer"),
-    }[method]
-    return BalancingMeta.model_validate(
-        {"method": known[0], "coefficient": recipe.balancing.coefficient, "scope": known[1]}
-    )
+        "quantile_balancing": ("quantile", within),
+        "hash": ("hash", "none"),
+    }[recipe.balancing.method]
+    record = {"method": method, "coefficient": recipe.balancing.coefficient, "scope": scope}
+    return BalancingMeta.model_validate(record)
 
 
 def source_metas(

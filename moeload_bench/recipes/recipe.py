@@ -45,23 +45,25 @@ class ModelTable(Record):
 
 
 class BalancingTable(Record):
-    """How the router is kept balanced; `coefficient` is the loss weight or the bias step.
+    """How the router is kept balanced; `coefficient` is the loss weight or the bias step, and some methods have none.
 
     `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence, which loss-free
     balancing may have beside it; `z_loss` that of the router z-loss, which keeps logits small and balances nothing.
     """
 
-    method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias"]
+    method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
     coefficient: float = Field(default=0.0, ge=0)
     sequence_coefficient: float | None = Field(default=None, gt=0)
     z_loss: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _coefficient_only_where_used(self) -> BalancingTable:
-        if (self.method == "none") != (self.coefficient == 0):
+        if (self.method in ("none", "quantile_balancing", "hash")) != (self.coefficient == 0):
             raise ValueError(f"method {self.method!r} does not go with coefficient {self.coefficient}")
         if self.sequence_coefficient is not None and self.method != "loss_free_bias":
             raise ValueError(f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}")
+        if self.z_loss is not None and self.method == "hash":
+            raise ValueError("z_loss does not go with method 'hash', whose routers learn nothing")
         return self
 
 
@@ -338,6 +340,12 @@ class Recipe(Record):
             raise ValueError(
                 f"data.pretraining has {before.steps} steps, expected more than the warm-up of {self.schedule.warmup}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_has_a_gate(self) -> Recipe:
+        if self.model.noisy_gate and self.balancing.method == "hash":
+            raise ValueError("model.noisy_gate does not go with balancing.method 'hash', which replaces the gate")
         return self
 
     @model_validator(mode="after")

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
 from moeload_bench.recipes.allocator import keep_freed_memory
 from moeload_bench.recipes.balancing import (
-    LossFreeBias,
     add_noise_to_gates,
     router_statistics,
     router_z_loss,
     sequence_aux_loss,
 )
 from moeload_bench.recipes.batches import Batch, BatchOrder
+from moeload_bench.recipes.biases import LossFreeBias, QuantileBias, RoutingBias
+from moeload_bench.recipes.hashing import ADAPTERS, route_by_token
 from moeload_bench.recipes.metadata import probe_meta, probe_name, recipe_meta
 from moeload_bench.recipes.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.recipes.processes import Ranks, gathered, load_whole, shard
@@ -95,24 +96,30 @@ class Run:
         self.model = build_model(self.recipe, job.seed)
         if self.recipe.model.noisy_gate:
             add_noise_to_gates(find_routers(self.model))
+        balancing = self.recipe.balancing
+        if balancing.method == "hash":
+            route_by_token(self.model, job.seed)
         self.model = shard(self.model, self.device) if job.sharded else self.model.to(self.device)
         self.optimizer = build_optimizer(self.recipe, self.model)
         total = rank_sum(self.model)
         micro_max = self.recipe.data.micro_batches > 1
-        self.counter = RouterCounter(self.model, keep_routing=True, reduce=total, micro_max=micro_max)
+        self.counter = RouterCounter(self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max)
         body: Any = self.model.base_model
         if self.recipe.probe is not None and (job.sharded or body.config.is_encoder_decoder):
             raise RecordingError("probe needs a decoder that each process holds whole")
         self._body = body  # without the head: a probe needs no prediction
-        self._probe_counter = RouterCounter(body, reduce=total, without_gradients=True) if self.recipe.probe else None
+        self._probe_counter = (
+            RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
+        )
         whole = ranks.count == 1 or job.sharded
         self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
         self._saved: dict[str, Any] = {}
         self._score = score_function(self.recipe)
-        balancing = self.recipe.balancing
-        self._bias: LossFreeBias | None = None
+        self._bias: RoutingBias | None = None
         if balancing.method == "loss_free_bias":
             self._bias = LossFreeBias(self.counter.routers, balancing.coefficient)
+        elif balancing.method == "quantile_balancing":
+            self._bias = QuantileBias(self.counter.routers, self._score, ranks.mean)
 
     def _streams(self) -> dict[str, NDArray[np.uint16]]:
         """The tokens of every text that is trained on."""
@@ -222,6 +229,8 @@ class Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             output = self._passing(**inputs, output_router_logits=True) if pooled else self._passing(**inputs)
         self.counter.check()
+        if self._bias is not None:
+            self._bias.see(self.counter.last_routing)
         statistics = router_statistics(self.counter.last_routing, self._score)
         if pooled:
             total, aux = output.loss, output.aux_loss.detach()

@@ -28,6 +28,7 @@ RAMP, DRIFT, CONTINUED = "granitemoe-16e-ramp", "qwen3moe-16e-drift", "olmoe-32e
 KINDS = [
     *(BIAS, "deepseekv3-16e-shift", "mixtral-8e-pooled", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16"),
     *(ZLOSS, NOISY, WITHIN, RAMP, DRIFT, CONTINUED, "qwen2moe-128e-shared", "qwen3moe-16e-wsd"),
+    *("deepseekv3-16e-quantile", "qwen3moe-16e-hash", "qwen3moe-16e-microaux"),
 ]
 
 
