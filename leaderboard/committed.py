@@ -5,8 +5,9 @@ Whatever is made from results (tables, pages, comparisons) is made from what thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
@@ -14,14 +15,18 @@ from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
+from moeload_bench.submissions.frozen import code_sha256
 from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
+FROZEN = ROOT / "leaderboard" / "frozen"
 OTHER_CODE = "made from other code"
 UNIFORM = "uniform"
+SCORED_AGAIN = ("mini",)
+"""Suites whose results are always of today's code: a commit that changes a baseline scores them again."""
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
@@ -74,12 +79,34 @@ def result_problems(result: Result, suite: Suite) -> Iterator[str]:
         yield f"seed {result.seed}, expected {suite.seed}"
     yield from _runs(result, suite)
     try:
-        now = source_sha256(target_of(result))
+        folder, code_of = submission_of(result), bound_code(result)
+        bound = code_of(result.forecaster.target) if folder is None else folder.source_sha256
     except MoeloadError as error:
         yield f"its code cannot be found: {error}"
     else:
-        if now != result.forecaster.source_sha256:
-            yield f"{OTHER_CODE}: {result.forecaster.source_sha256[:12]}, the source here is {now[:12]}"
+        if bound != result.forecaster.source_sha256:
+            made = result.forecaster.source_sha256
+            yield f"{OTHER_CODE}: {made[:12]}, the source here is {bound[:12]}; {made_at(result)}"
+
+
+def bound_code(result: Result) -> Callable[[str], str]:
+    """Return what gives the source hash of a result's target: today's, or the frozen one that the result names."""
+    store = None if result.suite.name in SCORED_AGAIN else FROZEN
+    return partial(code_sha256, made_from=result.forecaster.source_sha256, store=store)
+
+
+def made_at(result: Result) -> str:
+    """Say where the code of a result can be run."""
+    commit = result.environment.commit
+    return f"the result names commit {commit.removesuffix('-dirty')}" if commit else "the result names no commit"
+
+
+def code_now(result: Result) -> str | None:
+    """Return the source hash of what would run today under a result's name; None where its code is gone."""
+    try:
+        return source_sha256(target_of(result))
+    except MoeloadError:
+        return None
 
 
 def _runs(result: Result, suite: Suite) -> Iterator[str]:
@@ -131,4 +158,4 @@ def submission_path(name: str, suite: str, submissions: Path = SUBMISSIONS) -> P
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
     """The submission that a result is named after, None where there is none."""
     folder = submission_path(result.name, result.suite.name, submissions)
-    return read_folder(folder) if (folder / RECORD).is_file() else None
+    return read_folder(folder, bound_code(result)) if (folder / RECORD).is_file() else None

@@ -7,8 +7,9 @@ On the machine where a result was made (same processor, same kernels of the nume
 and of them) every score, floor and forecast must be the same; elsewhere scores must agree within
 leaderboard/tolerances.toml, which says how far and why for each forecaster. Commit, hardware and measured costs are not
 compared. Nothing is written: finished work from the cache is neither used nor replaced. What differs is printed with
-trace, state, horizon, metric, got and committed, and the exit status is 1. The code of a submission runs in the
-sandbox, with the packages that it requires.
+trace, state, horizon, metric, got and committed, and the exit status is 1. Today's code runs: where it is other than a
+result's, this is said, and only numbers that differ are an error. A checkout of the commit that the result names runs
+the old code. The code of a submission runs in the sandbox, with the packages that it requires.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from leaderboard.committed import (
     RESULTS,
     ROOT,
     SUBMISSIONS,
+    code_now,
     in_suite_order,
     load_all,
+    made_at,
     result_problems,
     submission_of,
     target_of,
@@ -174,7 +177,7 @@ def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, e
     changed = local_changes()
     if changed:
         print(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
-    wrong = {result.name: list(result_problems(result, tasks)) for result in results}
+    wrong = {result.name: [*result_problems(result, tasks), *_other_code(result)] for result in results}
     runnable = [r for r in results if all(line.startswith(OTHER_CODE) for line in wrong[r.name])]
     for committed, again in zip(runnable, run_again(runnable, tasks, jobs), strict=True):
         how, found = report(committed, again, exact)
@@ -192,6 +195,15 @@ def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, e
         f"{time.perf_counter() - started:.0f} s on {here.hardware}"
     )
     return failed
+
+
+def _other_code(result: Result) -> Iterator[str]:
+    """Print that other code runs than the result's; that none is there to run is what is wrong."""
+    now, then = code_now(result), result.forecaster.source_sha256
+    if now is None:
+        yield f"there is no code to run; {made_at(result)}"
+    elif now != then:
+        print(f"{result.name}: runs today's code {now[:12]}, the result is of {then[:12]}; {made_at(result)}")
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of, submission_path
+from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of, submission_path
 from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.seasons import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
@@ -150,7 +150,8 @@ def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
 def season_board(season: Season, known: Sequence[Result] = ()) -> Board:
     """The entries of a season beside public results: the maintainers ran all of them, so all are verified."""
     entries = [
-        Entry(result, read_folder(season.folder.entries / result.name), "verified", ()) for result in season.results
+        Entry(result, read_folder(season.folder.entries / result.name, bound_code(result)), "verified", ())
+        for result in season.results
     ]
     return Board(season.suite, tuple(entries), reference_of(season.results), season, tuple(known))
 
@@ -174,7 +175,7 @@ def read_board(root: Path, folder: Path) -> Board:
 def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
     """The entry with its standing, which never rests on what the result says of itself."""
     try:
-        folder = read_folder(path)
+        folder = read_folder(path, bound_code(result))
     except SubmissionError as error:
         return Entry(result, None, "claimed", (_without(str(error), path.parent.parent),))
     if folder.record.suite.name != suite.name:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, bound_code
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.submissions.check import check_submission, load_claim
@@ -26,13 +26,13 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     result = load_claim(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)
-    folder = read_folder(path)
+    folder = read_folder(path, bound_code(result))
     wrong = check_submission(folder, result, suite)
     if wrong and folder.verification is not None:
         (path / VERIFICATION).unlink()
         result = result.model_copy(update={"status": "claimed"})
         result.save(root / result_path(suite.name, name))
-        folder = read_folder(path)
+        folder = read_folder(path, bound_code(result))
         wrong = check_submission(folder, result, suite)
     if wrong:
         raise SubmissionError(f"{name}: {wrong[0]}")

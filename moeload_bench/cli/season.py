@@ -205,9 +205,14 @@ def check(
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
-    """Check a revealed season: commitment, derivation, hashes, order. Exit status 1: something is not as committed."""
+    """Check a revealed season: commitment, derivation, hashes, order. Exit status 1: something is not as committed.
+
+    What this machine or this clone cannot compare is said, and is no error.
+    """
     folder = _folder(root, name)
-    wrong = check_season(folder, find_links=find_links, no_index=no_index)
+    wrong = check_season(
+        folder, find_links=find_links, no_index=no_index, note=lambda line: typer.echo(printable(line), err=True)
+    )
     if record_again is not None and not wrong:
         column = again(folder, record_again)
         wrong += [] if column is None else [f"{_whole_run(folder)} recorded again: {column} is another"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import SubmissionError, not_found, printable
 from moeload_bench.submissions.check import apart_level, check_submission, load_claim
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.frozen import code_sha256
 from moeload_bench.submissions.names import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
@@ -73,10 +75,17 @@ def verify(
     tasks = _suite_of(read, suite)
     place = folder.resolve().parent.parent / result_path(tasks.name, read.record.name)
     result = load_claim(place)
+    made, store = result.forecaster.source_sha256, folder.resolve().parent.parent / "frozen"
+    bound = read if incoming else read_folder(folder, partial(code_sha256, made_from=made, store=store))
     if check_only:
-        reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(read, result, tasks)]
+        reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(bound, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
+    if bound.source_sha256 != read.source_sha256:
+        raise SubmissionError(
+            f"{folder}: the result is of frozen code {made[:12]}, today's is {read.source_sha256[:12]}: to run it "
+            f"again, check out commit {result.environment.commit}"
+        )
     request = Request(
         read,
         result,
@@ -89,10 +98,10 @@ def verify(
         no_index=no_index,
         jobs=jobs,
     )
-    made = _run_again(request, quiet=as_json)
+    verified = _run_again(request, quiet=as_json)
     if not dry_run:
-        write_verification(made, read, place)
-    _show_verified(made.record, as_json)
+        write_verification(verified, read, place)
+    _show_verified(verified.record, as_json)
 
 
 def _run_again(request: Request, quiet: bool) -> Verified:

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -38,13 +38,20 @@ def module_sha256(name: str) -> str | None:
 
     The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file.
     """
-    files = _closure(name)
-    if not files:
-        return None
-    hashes = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in files.items()}
+    files = module_files(name)
+    return hashes_sha256({module: bytes_sha256(path) for module, path in files.items()}) if files else None
+
+
+def hashes_sha256(hashes: Mapping[str, str]) -> str:
+    """Return one hash of modules from the hash of each; that of a single module stays as it is."""
     if len(hashes) == 1:
-        return hashes[name]
+        return next(iter(hashes.values()))
     return hashlib.sha256("".join(f"{module} {hashes[module]}\n" for module in sorted(hashes)).encode()).hexdigest()
+
+
+def bytes_sha256(path: Path) -> str:
+    """Return the hash of what a file holds."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def imports_sha256(path: Path) -> str | None:
@@ -83,7 +90,7 @@ def _installed(path: Path) -> bool:
 
 def file_sha256(path: Path) -> str:
     """Hash of one file of code, with its weights where some lie beside it; without them that of the file."""
-    code = hashlib.sha256(path.read_bytes()).hexdigest()
+    code = bytes_sha256(path)
     weights = weights_beside(path)
     if not weights:
         return code
@@ -100,7 +107,8 @@ def weights_beside(path: Path) -> dict[str, Path]:
     return {suffix: file for suffix, file in files.items() if file.is_file()}
 
 
-def _closure(name: str) -> dict[str, Path]:
+def module_files(name: str) -> dict[str, Path]:
+    """Return the files that `module_sha256` hashes by module, weights by module and suffix; {} for no such module."""
     found: dict[str, Path] = {}
     waiting = [name]
     while waiting:

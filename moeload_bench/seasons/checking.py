@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from moeload_bench.errors import MoeloadError, SeasonError
+from moeload_bench.environment import Environment, environment
+from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.record import load_result
-from moeload_bench.seasons.closing import entry_changes, entry_of, planned_recipe, season_suite
+from moeload_bench.seasons.closing import entry_changes, planned_recipe, read_entry, season_suite, unpacked_sha256
 from moeload_bench.seasons.drawing import all_drawn, secret_sha256, varied_recipe
-from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, read_record
+from moeload_bench.seasons.folder import NO_LINE, Folder, file_sha256, is_shallow, read_record
 from moeload_bench.seasons.recording import fork_path, run_job, same_training
 from moeload_bench.seasons.records import (
     Commitment,
@@ -32,6 +34,7 @@ from moeload_bench.seasons.records import (
     published_sha256,
 )
 from moeload_bench.seasons.scoring import frozen_suite
+from moeload_bench.submissions.frozen import code_sha256
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -62,12 +65,13 @@ class FoundTrace:
 
 @dataclass(frozen=True)
 class FoundResult:
-    """What a result says: its hash, from which code it was made, on which suite, and on which data by trace."""
+    """What a result says: its hash, from which code it was made, on which suite, on which data by trace, and where."""
 
     sha256: str
     source_sha256: str
     suite_sha256: str
     traces: Mapping[str, str]
+    made_on: str
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,28 @@ class Found:
     """What could not be read, each with its reason: the rest is looked at all the same."""
 
 
-def check_season(folder: Folder, *, find_links: Path | None = None, no_index: bool = False) -> list[str]:
+def check_season(
+    folder: Folder,
+    *,
+    find_links: Path | None = None,
+    no_index: bool = False,
+    note: Callable[[str], None] = lambda line: None,
+) -> list[str]:
     """Everything wrong with a revealed season, in words; [] when it is what it committed to.
 
-    Raises `SeasonError` for one that is not revealed, or a record of the season itself that cannot be read.
+    ``note`` is called with what this machine or this clone cannot show. Raises `SeasonError` for one that is not
+    revealed, or a record of the season itself that cannot be read.
     """
     draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
     if draw is None or scores is None or reveal is None:
         raise SeasonError(f"{folder.path}: not revealed yet: `season check` is for what is public")
     season = Season(folder.plan(), folder.commitment(), draw, folder.runs(), scores, reveal, folder.lines())
-    return list(season_problems(season, _found(folder, season, find_links, no_index)))
+    if is_shallow(folder.path):
+        note(
+            "this clone is shallow: it cannot show when the hashes were published (git log names one commit for all "
+            "files); git fetch --unshallow"
+        )
+    return list(season_problems(season, _found(folder, season, find_links, no_index, note)))
 
 
 def season_problems(season: Season, found: Found) -> Iterator[str]:
@@ -173,7 +189,7 @@ def _entries(season: Season, found: Found) -> Iterator[str]:
         now = found.entries.get(entry.name)
         change = f"entry {entry.name} is gone" if now is None else entry_changes(entry, now)
         if change is not None:
-            yield change
+            yield f"{change}; the entries were closed at commit {season.commitment.commit}"
     for name in sorted(found.entries.keys() - {entry.name for entry in season.commitment.entries}):
         yield f"entry {name} was not there at closing"
 
@@ -244,17 +260,29 @@ def _scores(season: Season, found: Found) -> Iterator[str]:
             yield f"the task list of {place} is {got[:12]}, scores were made on {scores.suite_sha256[:12]}"
 
 
-def _found(folder: Folder, season: Season, find_links: Path | None, no_index: bool) -> Found:
+def _found(
+    folder: Folder, season: Season, find_links: Path | None, no_index: bool, note: Callable[[str], None]
+) -> Found:
     plan = season.plan
     unread: list[str] = []
     entries: dict[str, Entry] = {}
     traces: dict[str, FoundTrace] = {}
     forks: dict[tuple[str, int, int, int], FoundTrace] = {}
     results: dict[str, FoundResult] = {}
+    for path in sorted(folder.results.glob("*.json")):
+        with _named(unread, path):
+            results[path.stem] = _result(path)
+    closed = {entry.name: entry for entry in season.commitment.entries}
     for path in sorted(folder.entries.iterdir()) if folder.entries.is_dir() else ():
         with _named(unread, path):
             if path.is_dir():
-                entries[path.name] = entry_of(path, find_links=find_links, no_index=no_index)
+                was, result = closed.get(path.name), results.get(path.name)
+                code_of = partial(code_sha256, made_from=was.source_sha256 if was else "", store=folder.frozen)
+                now = read_entry(path, code_of)
+                if was is not None and now.requirements:
+                    made_on = None if result is None else result.made_on
+                    now = _with_packages(now, was, made_on, find_links, no_index, note)
+                entries[path.name] = now
     by_run = {(d.recipe, d.run): d for d in season.reveal.runs}
     for run in season.runs:
         path = folder.traces / f"{run.trace}.parquet"
@@ -268,12 +296,30 @@ def _found(folder: Folder, season: Season, find_links: Path | None, no_index: bo
                     trace = read_trace(place)
                     key = (run.recipe, run.run, fork.origin_number, fork.future)
                     forks[key] = FoundTrace(data_sha256(trace), trace.meta.seed)
-    for path in sorted(folder.results.glob("*.json")):
-        with _named(unread, path):
-            results[path.stem] = _result(path)
     losses = {path.stem: file_sha256(path) for path in sorted(folder.forks.glob("*.json"))}
     floors, suites = _floors(folder, unread), _suites(folder, season, unread)
     return Found(entries, traces, forks, results, losses, floors, suites, unread)
+
+
+def _with_packages(
+    now: Entry, was: Entry, made_on: str | None, find_links: Path | None, no_index: bool, note: Callable[[str], None]
+) -> Entry:
+    """The entry with the hash of its wheels; where they cannot be compared, with that of closing and a note why."""
+    here, packages = _machine(environment()), was.packages_sha256
+    why = None if made_on in (None, here) else f"they are wheels for {made_on}, this is {here}"
+    if why is None:
+        try:
+            packages = unpacked_sha256(now.requirements, find_links, no_index)
+        except SubmissionError as error:
+            why = str(error)
+    if why is not None:
+        note(f"entry {now.name}: packages not compared: {why}")
+    return now.model_copy(update={"packages_sha256": packages})
+
+
+def _machine(where: Environment) -> str:
+    """What decides which wheels are taken: Python's version without its last number, and the platform."""
+    return f"Python {where.python.rpartition('.')[0]} on {where.hardware.partition(',')[0]}"
 
 
 @contextmanager
@@ -335,7 +381,8 @@ def departs(trace: Trace, recipe: Recipe) -> str | None:
 def _result(path: Path) -> FoundResult:
     made = load_result(path)
     traces = {run.trace: run.data_sha256 for run in made.runs}
-    return FoundResult(file_sha256(path), made.forecaster.source_sha256, made.suite.sha256, traces)
+    made_on = _machine(made.environment)
+    return FoundResult(file_sha256(path), made.forecaster.source_sha256, made.suite.sha256, traces, made_on)
 
 
 def run_to_record_again(plan: Plan, runs: Sequence[RunHashes]) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from moeload_bench.seasons.drawing import draw_run, recipe_sha256, secret_sha256
 from moeload_bench.seasons.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
 from moeload_bench.seasons.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
+from moeload_bench.submissions.frozen import freeze_code
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
@@ -159,7 +160,7 @@ def close_season(
     find_links: Path | None = None,
     no_index: bool = False,
 ) -> Commitment:
-    """Freeze the entries: a copy of each folder, and its hashes. Nothing of them is executed.
+    """Freeze the entries: a copy of each folder and of the package's code, and its hashes. Nothing of them is executed.
 
     ``unranked``: folders of demonstrations, which are scored and shown without a rank.
     Raises `SeasonError` when they are closed already or two have one name, `SubmissionError` for a folder that nobody
@@ -197,20 +198,32 @@ def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool)
     for name in (*MAX_BYTES, *WEIGHTS):
         if name != VERIFICATION and (path / name).is_file():
             shutil.copyfile(path / name, copy / name)
+    if not read.record.has_code:
+        freeze_code(folder.frozen, read.record.target)
     return entry_of(copy, find_links=find_links, no_index=no_index)
 
 
 def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
     """The hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
-    read, files = read_folder(path), file_hashes(path)
-    packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
+    read = read_entry(path)
+    return read.model_copy(update={"packages_sha256": unpacked_sha256(read.requirements, find_links, no_index)})
+
+
+def unpacked_sha256(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str | None:
+    """Fetch and unpack wheels and hash what they hold; None without any. Raises `SubmissionError`."""
+    packages = install_packages(requirements, find_links=find_links, no_index=no_index)
+    return None if packages is None else packages_sha256(packages)
+
+
+def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry:
+    """The hashes of a frozen entry, its wheels left out; ``code_of`` as in `read_folder`."""
+    read, files = read_folder(path, code_of), file_hashes(path)
     return Entry(
         name=read.record.name,
         tree_sha256=tree_sha256(files),
         source_sha256=read.source_sha256,
         files=files,
         requirements=read.requirements,
-        packages_sha256=None if packages is None else packages_sha256(packages),
     )
 
 
@@ -237,7 +250,7 @@ def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool =
 
 FIELD_WORDS = {
     "tree_sha256": "the hash of its files",
-    "source_sha256": "the code of its target (of a baseline: the one in this checkout)",
+    "source_sha256": "the code of its target (of a baseline: neither in this checkout nor frozen)",
     "requirements": "the list of its requirements",
     "packages_sha256": "what its requirements unpack to",
 }

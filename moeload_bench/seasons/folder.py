@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -70,6 +71,11 @@ class Folder:
     @property
     def forks(self) -> Path:
         return self.path / "forks"
+
+    @property
+    def frozen(self) -> Path:
+        """The store of frozen code, one for all seasons."""
+        return self.path.resolve().parent.parent / "frozen"
 
     @property
     def log(self) -> Path:
@@ -213,15 +219,7 @@ def published_at(paths: list[Path]) -> str | None:
     if not paths:
         return None
     paths = [path.resolve() for path in paths]  # git runs in their folder, from where a relative path leads elsewhere
-    where = paths[0].parent
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
+    git = partial(_git, paths[0].parent)
     top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
     if top is None or commit is None:
         return None
@@ -231,3 +229,16 @@ def published_at(paths: list[Path]) -> str | None:
         if held is None or held != git("hash-object", str(path)):
             return None
     return commit
+
+
+def is_shallow(folder: Path) -> bool:
+    """Return whether a folder is of a clone that lacks older commits."""
+    return _git(folder, "rev-parse", "--is-shallow-repository") == "true"
+
+
+def _git(where: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,8 +55,12 @@ class Folder:
         return replace(parse_target(text), kwargs=kwargs)
 
 
-def read_folder(path: str | Path) -> Folder:
-    """Read a submission without executing any of it; raises `SubmissionError` that says what to change."""
+def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
+    """Read a submission without executing any of it; raises `SubmissionError` that says what to change.
+
+    ``code_of`` gives the source hash of a target of the package, by default that of today's code (`frozen.code_sha256`
+    also knows code that was frozen).
+    """
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}
     _refuse_others(folder)
@@ -69,7 +73,7 @@ def read_folder(path: str | Path) -> Folder:
     _check_weights(folder, record)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
     verification = _validated(Verification, texts.get(VERIFICATION), folder / VERIFICATION)
-    return Folder(folder, record, requirements, _source_sha256(folder, record), verification)
+    return Folder(folder, record, requirements, _source_sha256(folder, record, code_of), verification)
 
 
 def _check_weights(folder: Path, record: Submission) -> None:
@@ -129,11 +133,11 @@ def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
         raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
-def _source_sha256(folder: Path, record: Submission) -> str:
+def _source_sha256(folder: Path, record: Submission, code_of: Callable[[str], str] | None) -> str:
     if record.has_code:
         return file_sha256(folder / CODE)
     try:
-        return source_sha256(parse_target(record.target))
+        return code_of(record.target) if code_of else source_sha256(parse_target(record.target))
     except MoeloadError as error:
         raise SubmissionError(f"{folder / RECORD}: target: {error}") from None
 

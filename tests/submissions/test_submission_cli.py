@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from leaderboard.committed import submission_of
+from leaderboard.committed import bound_code, submission_of
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
 from moeload_bench.isolation.targets import baseline_names
@@ -64,9 +64,9 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     from moeload_bench.submissions.check import check_submission, load_claim
     from moeload_bench.suites.suite import load_suite
 
-    folder = read_folder(path)
-    suite = load_suite(folder.record.suite.name)
+    suite = load_suite(read_folder(path).record.suite.name)
     result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{path.name}.json")
+    folder = read_folder(path, bound_code(result))
     assert check_submission(folder, result, suite) == [], "run `make verify` and commit what it writes"
 
 
