@@ -57,7 +57,7 @@ reproduce: $(VENV)/.bench
 # were made anew. Entries of closed suites stay as they are.
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard.verifying.baselines
-	for folder in leaderboard/submissions/*/; do $(BIN)/moeload-bench verify $$folder --jobs 2 || exit 1; done
+	for folder in leaderboard/submissions/*/; do $(BIN)/python -m leaderboard verify $$folder --jobs 2 || exit 1; done
 	$(BIN)/python -m leaderboard.pages docs/guide/leaderboard.md
 
 figures: $(VENV)/.dev
@@ -66,7 +66,7 @@ figures: $(VENV)/.dev
 # The founding paper again on the traces of this checkout: docs/reports/paper.md with its tables and figures. Some minutes.
 paper: $(VENV)/.dev
 	rm -rf docs/reports/paper/*/
-	$(BIN)/moeload-bench reproduce paper --out docs/reports --jobs 2
+	$(BIN)/python -m leaderboard paper --out docs/reports --jobs 2
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time

@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose or by the system is one line on standard error and status 2."""
+    """Run `moeload-bench`."""
+
+    def load() -> Any:
+        from moeload_bench.cli.app import app
+
+        return app
+
+    run_program("moeload-bench", load)
+
+
+def run_program(name: str, load: Callable[[], Any]) -> None:
+    """Run a command line; an error raised on purpose or by the system is one line on standard error and status 2."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     _speak_any_name()
     ended = _end_like_an_interrupt()
-    from moeload_bench.cli.app import app
     from moeload_bench.errors import MoeloadError, printable
 
     try:
-        app()
+        load()()
         _flush()
     except MoeloadError as error:
         text = str(error)
@@ -34,7 +45,7 @@ def main() -> None:
     else:
         return
     with suppress(OSError, AttributeError):  # standard error may be closed: the status says it
-        print(f"moeload-bench: {printable(text)}", file=sys.stderr)
+        print(f"{name}: {printable(text)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from leaderboard.season_tools.folder import Folder, read_record
+from leaderboard.season_tools.records import EntryForks, ForkFloors, RunHashes
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
 from moeload_bench.results.record import load_result
 from moeload_bench.schema import Record, later
-from moeload_bench.seasons.folder import Folder, read_record
-from moeload_bench.seasons.records import EntryForks, ForkFloors, RunHashes
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.store import list_traces, stored_meta
 

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from leaderboard.seasons import FLOOR, PRIMARY, Season, scored_seasons
+from leaderboard.season_tools.floors import ForkPoint, fork_points
+from leaderboard.season_tools.folder import read_record
+from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
+from leaderboard.season_tools.recording import recorded_futures
+from leaderboard.season_tools.records import EntryForks
+from leaderboard.season_tools.scored import FLOOR, PRIMARY, Season, scored_seasons
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.scoring.floors import floors_from
-from moeload_bench.seasons.floors import ForkPoint, fork_points
-from moeload_bench.seasons.folder import read_record
-from moeload_bench.seasons.forks import ForkTest, floor_fork, permutation_test
-from moeload_bench.seasons.recording import recorded_futures
-from moeload_bench.seasons.records import EntryForks
 
 PILOTS = ROOT / "leaderboard" / "pilots"
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)

@@ -1,6 +1,6 @@
 """The tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
 
-Made from leaderboard/left_out.json, which `python -m leaderboard.left_out` measures.
+Made from leaderboard/left_out.json, which `python -m leaderboard.studies.left_out` measures.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.pages.parts import Maker
+from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.grid import signed
 from moeload_bench.results.render import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval

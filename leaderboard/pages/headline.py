@@ -10,12 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from leaderboard import oracle_window
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.seasons import FLOOR as FLOOR_FORK
-from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of, fork_floors, scored_seasons
+from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
+from leaderboard.season_tools.scored import (
+    PRIMARY,
+    ForkFloor,
+    Season,
+    drop_words,
+    drops_of,
+    fork_floors,
+    scored_seasons,
+)
+from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
-from leaderboard.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of, records_text
 from leaderboard.pages.ladder_figures import draw_figures
 from leaderboard.pages.parts import Maker, Page, fill_parts
-from leaderboard.rungs import (
+from leaderboard.studies.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of, records_text
+from leaderboard.studies.rungs import (
     CANNOT,
     LOADS,
     TESTED,
@@ -30,8 +30,8 @@ from leaderboard.rungs import (
     skill_in,
     trend,
 )
+from leaderboard.studies.unseen import known_recipes
 from leaderboard.suites.plan import near_twins
-from leaderboard.unseen import known_recipes
 from moeload_bench.results.grid import signed
 from moeload_bench.results.render import markdown_table, three_digits
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboard.ladder import STATES, LadderRun, parameters_of
-from leaderboard.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
+from leaderboard.studies.ladder import STATES, LadderRun, parameters_of
+from leaderboard.studies.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
 from moeload_bench.plots.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The tables of docs/reports/large-runs.md: statistics of the recorded test runs, beside those of large runs.
 
 Numbers about our runs are computed here from traces/ and the bundled runs; the founding paper's stand in
-`moeload_bench/paper/paper.toml`.
+`leaderboard/paper/paper.toml`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from moeload_bench.paper.facts import paper
+from leaderboard.paper.facts import paper
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import Run, make_run

@@ -1,7 +1,7 @@
 """A part of docs/reports/gated.md: the first score of `gated` on recipes that came after its weights, and a later one.
 
-Made from leaderboard/unseen.json, which `python -m leaderboard.unseen` adds to as runs are recorded, and from the
-results of the suite that brings the recipes, on whose open runs it was fitted anew.
+Made from leaderboard/unseen.json, which `python -m leaderboard studies unseen` adds to as runs are recorded, and from
+the results of the suite that brings the recipes, on whose open runs it was fitted anew.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ import numpy as np
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
+from leaderboard.studies.unseen import (
+    BESIDE,
+    METRIC,
+    PLAN,
+    REFERENCE,
+    SUBJECT,
+    Scores,
+    known_recipes,
+    read_scores,
+    wanted_runs,
+)
 from leaderboard.suites.plan import near_twins
-from leaderboard.unseen import BESIDE, METRIC, PLAN, REFERENCE, SUBJECT, Scores, known_recipes, read_scores, wanted_runs
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.seasons import Season, drop_words, drops_of
+from leaderboard.season_tools.scored import Season, drop_words, drops_of
 from leaderboard.site.grids import Table
 from leaderboard.site.inputs import Board
 from leaderboard.site.words import NONE, signed_skill, three_digits

@@ -10,7 +10,7 @@ from typing import Literal
 
 from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of, submission_path
 from leaderboard.properties import Slice, properties_of, slices_of
-from leaderboard.seasons import Season, scored_seasons
+from leaderboard.season_tools.scored import Season, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import Result

@@ -20,6 +20,8 @@ from moeload_bench.files import PACKAGE, replacing
 
 Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
+ROOMS = ("season_tools", "site", "studies")
+"""The folders of leaderboard/ whose code draws the site."""
 CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
@@ -56,7 +58,7 @@ def code_sha256() -> str:
     """Hash of the code that draws the site and of the libraries it draws with."""
     digest = hashlib.sha256()
     leaderboard = ROOT / "leaderboard"
-    drawing = [*leaderboard.glob("*"), *(leaderboard / "site").rglob("*")]
+    drawing = [*leaderboard.glob("*"), *(path for room in ROOMS for path in (leaderboard / room).rglob("*"))]
     for folder, files in ((leaderboard, drawing), (PACKAGE, PACKAGE.rglob("*"))):
         for path in sorted(path for path in files if path.suffix in CODE and path.is_file()):
             digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.seasons import FLOOR, fork_floors
+from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site import words
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry, with_runs_of

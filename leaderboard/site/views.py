@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.seasons import run_ratios, spread_of
+from leaderboard.season_tools.scored import run_ratios, spread_of
 from leaderboard.site.inputs import Board, with_runs_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.results import cpu_ms

@@ -103,7 +103,7 @@ def run_command(result: Result) -> str:
 
 def verify_command(result: Result) -> str:
     """The command that maintainers run."""
-    return f"moeload-bench verify {shlex.quote(_folder_of(result))}"
+    return f"python -m leaderboard verify {shlex.quote(_folder_of(result))}"
 
 
 def _folder_of(result: Result) -> str:

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from leaderboard.pages.parts import Maker
+from leaderboard.verifying.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.submissions.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
 from moeload_bench.traces.trace import Trace, shares
 

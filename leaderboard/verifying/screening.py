@@ -24,12 +24,7 @@ import numpy as np
 
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
-from moeload_bench.evaluation.harness import replay, trace_info
-from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
-from moeload_bench.isolation.hosts import Limits, open_host
-from moeload_bench.isolation.targets import FileTarget, Target, parse_target
-from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
-from moeload_bench.submissions.screen import (
+from leaderboard.verifying.screen import (
     MAX_RECIPE,
     FloatArray,
     Screened,
@@ -39,6 +34,11 @@ from moeload_bench.submissions.screen import (
     strata_of,
     summed_by_recipe,
 )
+from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
+from moeload_bench.isolation.hosts import Limits, open_host
+from moeload_bench.isolation.targets import FileTarget, Target, parse_target
+from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, locate_traces
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace

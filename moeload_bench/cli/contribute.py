@@ -35,9 +35,9 @@ def contribute(
 ) -> None:
     """Give a trace to the dataset: one pull request that adds it under community/.
 
-    It is checked first as `verify-trace` will check it. Folders, names of hosts and users, and mail addresses are taken
-    out of its metadata and shown before anything is sent; the file itself stays as it is. Needs a token of the Hub that
-    may open pull requests: HF_TOKEN or `hf auth login`.
+    It is checked first as the maintainers will check it. Folders, names of hosts and users, and mail addresses are
+    taken out of its metadata and shown before anything is sent; the file itself stays as it is. Needs a token of the
+    Hub that may open pull requests: HF_TOKEN or `hf auth login`.
 
     [bold]moeload-bench contribute run.parquet --about "16 experts on German text" --licence CC-BY-4.0 --dry-run[/bold]
     """

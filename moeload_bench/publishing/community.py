@@ -106,7 +106,7 @@ def _with_rows(body: str, rows: Sequence[str]) -> str:
     block = f"<!-- begin community -->\n{table}\n<!-- end community -->"
     if _BLOCK.search(body):
         return _BLOCK.sub(lambda _: block, body)
-    intro = "Recorded by others, checked by `moeload-bench verify-trace`, part of no suite."
+    intro = "Recorded by others, checked before they were merged, part of no suite."
     return f"{body.rstrip()}\n\n## Traces of others\n\n{intro}\n\n{block}\n"
 
 

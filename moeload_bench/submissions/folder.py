@@ -4,7 +4,7 @@
     submissions/NAME/forecaster.py       the code; absent for a baseline or an adapter of this package
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent when it has none
     submissions/NAME/requirements.txt    one pinned `name==version` a line; absent when nothing is needed
-    submissions/NAME/verification.json   written by `moeload-bench verify` only
+    submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     results/SUITE/NAME.json              the result record
 
 Reading a folder executes nothing of it.

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import moeload_bench.cli
 from moeload_bench.__main__ import main
-from moeload_bench.cli.app import COMMANDS, app, load_command
+from moeload_bench.cli.app import COMMANDS, app, module_of
+from moeload_bench.cli.lazy import load_command
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -109,7 +110,7 @@ def test_help_shows_brackets(name: str) -> None:
         for below, inner in getattr(command, "commands", {}).items():
             yield from texts(inner, [*words, below])
 
-    for words, text in texts(load_command(name), [name]):
+    for words, text in texts(load_command(name, module_of(name)), [name]):
         wanted = [found.replace("\\[", "[") for found in re.findall(r"\\\[[^\]]*\]", text)]
         if wanted:
             shown = runner.invoke(app, [*words, "--help"], terminal_width=200, env={"COLUMNS": "200"}).stdout
@@ -256,14 +257,14 @@ def test_traces_list_names_the_bundled_suite() -> None:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
     """It is written down so that `--help` imports no command; here is what keeps it true."""
-    own = load_command(name).help
+    own = load_command(name, module_of(name)).help
     assert " ".join(own.split("\n\n")[0].split()) == COMMANDS[name]
 
 
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"__init__", "app", "opening", "options", "progress", "watching"}
+    helpers = {"__init__", "app", "lazy", "opening", "options", "progress", "watching"}
     assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
         name.replace("-", "_") for name in COMMANDS
     }

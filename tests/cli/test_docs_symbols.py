@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from leaderboard.season_tools import forks
 from moeload_bench import forecaster
 from moeload_bench.results import seeds, statistics
 from moeload_bench.scoring import catalogue, floors, metrics, noise, scores
-from moeload_bench.seasons import forks
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 
@@ -36,7 +36,7 @@ def exists(name):
         head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
         owner = {**vars(rule), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
         if owner is None:
-            return name.startswith("moeload_bench.") and importlib.util.find_spec(name) is not None
+            return name.startswith(("moeload_bench.", "leaderboard.")) and importlib.util.find_spec(name) is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
     listed = {spec.name for spec in catalogue.METRICS} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}

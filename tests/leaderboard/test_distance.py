@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leaderboard.clusters import SUITE
 from leaderboard.pages.distance import ALL, BOUND, NAME, OURS, Values, share_closed, values_of
 from leaderboard.pages.results import results_of
 from leaderboard.pages.separation import PRIMARY
+from leaderboard.studies.clusters import SUITE
 from moeload_bench.results.comparison import errors_of
 
 

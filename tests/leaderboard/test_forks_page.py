@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from leaderboard.__main__ import app
 from leaderboard.pages.forks import (
     PILOTS,
     Pilot,
@@ -17,11 +18,10 @@ from leaderboard.pages.forks import (
     power_table,
     setup,
 )
-from moeload_bench.cli.app import app
+from leaderboard.season_tools.folder import read_record
+from leaderboard.season_tools.records import EntryForks
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.render import three_digits
-from moeload_bench.seasons.folder import read_record
-from moeload_bench.seasons.records import EntryForks
 from tests.support.seasons import open_season, revealed_season
 
 
@@ -80,7 +80,7 @@ def test_there_is_no_page_without_a_revealed_pilot(tmp_path_factory: pytest.Temp
 
 
 def test_the_pilot_is_what_it_committed_to_but_for_the_forks_left_out() -> None:
-    """`moeload-bench season check forks`, as the page gives it: one line for each recipe, and nothing else."""
+    """`python -m leaderboard season check forks`, as the page gives it: one line for each recipe, and nothing else."""
     done = CliRunner().invoke(app, ["season", "check", "forks", "--root", str(PILOTS)])
     assert done.exit_code == 1
     assert [line.split(": ")[2] for line in done.output.splitlines()] == ["4 forks left out"] * 2

@@ -7,12 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard import ladder
-from leaderboard.ladder import LadderRun, Score, all_runs, code_hash, known_runs, measure_run, parameters_of, planned
 from leaderboard.pages import __main__ as pages
 from leaderboard.pages import ladder as page
 from leaderboard.pages import ladder_figures
-from leaderboard.rungs import (
+from leaderboard.studies import ladder
+from leaderboard.studies.ladder import (
+    LadderRun,
+    Score,
+    all_runs,
+    code_hash,
+    known_runs,
+    measure_run,
+    parameters_of,
+    planned,
+)
+from leaderboard.studies.rungs import (
     CANNOT,
     LOADS,
     SKILLS,

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from leaderboard.clusters import CLUSTERS, OUT, SUITE
 from leaderboard.committed import ROOT
 from leaderboard.pages import distance, gated, unseen
 from leaderboard.pages.parts import PART, fill_parts
+from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.suites.suite import load_suite
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from moeload_bench.baselines._measures import WINDOWS
 
-from leaderboard import oracle_window
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import headline
+from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import load_result

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from leaderboard import reaction
 from leaderboard.pages import reaction as page
+from leaderboard.studies import reaction
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE

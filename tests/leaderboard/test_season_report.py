@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
-from leaderboard.seasons import Season, scored_seasons
+from leaderboard.season_tools.scored import Season, scored_seasons
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.seeds import Spread
 from moeload_bench.results.statistics import Tasks

@@ -22,7 +22,7 @@ import pytest
 
 from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
-from leaderboard.seasons import FLOOR as FLOOR_FORK
+from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.__main__ import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
@@ -293,7 +293,7 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], 
 def test_the_commands_of_an_entry_of_a_closed_suite_name_where_it_lies() -> None:
     """Apart from the open ones, so that the command finds it."""
     result = load_result(RESULTS / "v1" / "sw_avg.json")
-    assert verify_command(result) == "moeload-bench verify leaderboard/closed/v1/sw_avg"
+    assert verify_command(result) == "python -m leaderboard verify leaderboard/closed/v1/sw_avg"
     made = result.forecaster.model_copy(update={"target": "forecaster.py:Mine"})
     assert "run leaderboard/closed/v1/sw_avg/forecaster.py:Mine" in run_command(
         result.model_copy(update={"forecaster": made})

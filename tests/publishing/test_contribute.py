@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from leaderboard.__main__ import app as maintainers
 from moeload_bench.cli.app import app
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
@@ -63,7 +64,7 @@ def command(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(user: str, *arguments: str) -> Any:
         monkeypatch.setattr("huggingface_hub.HfApi", lambda: api(user))
-        return CliRunner().invoke(app, list(arguments))
+        return CliRunner().invoke(maintainers if user == "owner" else app, list(arguments))
 
     return run
 

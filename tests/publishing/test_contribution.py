@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench.cli.app import app
+from leaderboard.__main__ import app
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing import contribution
 from moeload_bench.publishing.contribution import contribution_problems

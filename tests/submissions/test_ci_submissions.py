@@ -40,6 +40,11 @@ def repo(tmp_path: Path, world: World) -> Path:
     repo = tmp_path / "repo"
     for name in ("moeload_bench", "baselines"):
         shutil.copytree(ROOT / name, repo / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    for path in (ROOT / "leaderboard").rglob("*.py"):
+        code = repo / path.relative_to(ROOT)
+        if "entries" not in path.parts:
+            code.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, code)
     shutil.copy(world.suite_file, repo / "moeload_bench" / "suites" / "small.toml")
     place(repo / "leaderboard", world, name="theirs")
     git(tmp_path, "init", "-q", "-b", "main", str(repo))
@@ -75,7 +80,7 @@ def test_an_honest_submission_is_accepted_and_a_forged_verification_is_not(repo:
     done = checked(repo)
     assert (done.returncode, done.stdout) == (0, "checked\naccepted: mine\n"), done.stderr
     forge(repo, "mine")
-    (repo / "moeload_bench" / "cli" / "verify.py").write_text("def verify() -> None:\n    pass\n")
+    (repo / "leaderboard" / "__main__.py").write_text("pass\n")
     (repo / "baselines" / "__init__.py").write_text("raise SystemExit(0)\n")
     (repo / "tomllib.py").write_text("open('ran', 'w')\n")
     commit(repo, "verified by myself")

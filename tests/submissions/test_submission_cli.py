@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from leaderboard.__main__ import app
 from leaderboard.committed import bound_code, submission_of
 from leaderboard.suites.freeze import to_toml
-from moeload_bench.cli.app import app
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
@@ -48,7 +48,8 @@ def checked_in(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def moeload(world: World, *arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The real program in a process of its own, with the traces and the suite of the test."""
-    command = [sys.executable, "-m", "moeload_bench", *arguments]
+    program = "leaderboard" if arguments[0] == "verify" else "moeload_bench"
+    command = [sys.executable, "-m", program, *arguments]
     if "--suite" not in arguments:
         command += ["--suite", world.suite_file]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -59,7 +60,7 @@ def moeload(world: World, *arguments: str, cwd: Path, **variables: str) -> subpr
 @pytest.mark.parametrize("path", SUBMISSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
-    anew: `make verify`, which runs `moeload-bench verify leaderboard/submissions/NAME` for each, and commit.
+    anew: `make verify`, which runs `python -m leaderboard verify leaderboard/submissions/NAME` for each, and commit.
     """
     from moeload_bench.submissions.check import check_submission, load_claim
     from moeload_bench.suites.suite import load_suite
@@ -152,7 +153,7 @@ def test_a_request_that_makes_no_sense_is_refused(
 
 def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path) -> None:
     """A submission that names its suite `evil.toml` is not checked against a file that the pull request brings."""
-    from moeload_bench.cli.verify import _suite_of
+    from leaderboard.verifying.command import _suite_of
     from moeload_bench.errors import NotFoundError
     from tests.support.submitted import write_folder
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from leaderboard.site.inputs import make_entry
+from leaderboard.verifying.verify import Request, verify, write_verification
 from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target
@@ -16,7 +17,6 @@ from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.names import check_name
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
-from moeload_bench.submissions.verify import Request, verify, write_verification
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
 from tests.support.submitted import NAIVE, World, honest, make_world, wheel

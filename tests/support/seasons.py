@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from leaderboard.season_tools.closing import close_season, new_season, planned_recipe
+from leaderboard.season_tools.drawing import draw_run, varied_recipe
+from leaderboard.season_tools.folder import Folder, logged_attempt
+from leaderboard.season_tools.recording import draw_value, fork_path
+from leaderboard.season_tools.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
+from leaderboard.season_tools.revealing import reveal_season
+from leaderboard.season_tools.scoring import score_season
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe
-from moeload_bench.seasons.closing import close_season, new_season, planned_recipe
-from moeload_bench.seasons.drawing import draw_run, varied_recipe
-from moeload_bench.seasons.folder import Folder, logged_attempt
-from moeload_bench.seasons.recording import draw_value, fork_path
-from moeload_bench.seasons.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
-from moeload_bench.seasons.revealing import reveal_season
-from moeload_bench.seasons.scoring import score_season
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace

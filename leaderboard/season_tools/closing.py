@@ -1,0 +1,272 @@
+"""Opening a season and closing its entries: the plan with the secret's hash, then the hashes of every forecaster."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from leaderboard.season_tools.drawing import draw_run, recipe_sha256, secret_sha256, varied_recipe
+from leaderboard.season_tools.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
+from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
+from moeload_bench.environment import environment
+from moeload_bench.errors import SeasonError
+from moeload_bench.isolation.targets import Target
+from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.schema import first_problem
+from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
+from moeload_bench.submissions.frozen import freeze_code
+from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.weights import WEIGHTS
+from moeload_bench.suites.suite import Suite, default_suite, load_suite
+
+PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+
+
+def new_season(
+    folder: Folder,
+    name: str,
+    recipes: Sequence[str],
+    public_value: str,
+    *,
+    suite: str | None = None,
+    runs: int = 1,
+    steps: int | None = None,
+    secret_recipes: Sequence[Path] = (),
+    varies: dict[str, tuple[Varies, ...]] | None = None,
+    forks: ForkPlan | None = None,
+    checkpoint_every: int = 250,
+    in_the_open: bool = False,
+) -> Plan:
+    """Draw the secret and write the plan; both before anybody's entry is closed.
+
+    ``suite`` is by default the one that takes submissions.
+    ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
+    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, and for
+    secret recipes in an open season.
+    """
+    if (folder.path / "plan.json").exists() or folder.private.exists():
+        raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
+    suite = suite or default_suite()
+    base = load_suite(suite)
+    found = [(load_recipe(one), False) for one in recipes] + [(load_recipe(str(one)), True) for one in secret_recipes]
+    names = [recipe.name for recipe, _ in found]
+    unknown = sorted((varies or {}).keys() - set(names))
+    if unknown:
+        raise SeasonError(f"recipe {unknown[0]!r} is to vary and is not in the season; there is: {', '.join(names)}")
+    _check_twins(names, base)
+    secret = secrets.token_hex(32)
+    try:
+        plan = Plan(
+            name=name,
+            opened=utc_now(),
+            secret_sha256=secret_sha256(secret),
+            secret=secret if in_the_open else None,
+            public_value=public_value,
+            suite=suite,
+            suite_sha256=base.sha256(),
+            runs=runs,
+            checkpoint_every=checkpoint_every,
+            recipes=tuple(
+                _planned(recipe, hidden, steps, (varies or {}).get(recipe.name, ())) for recipe, hidden in found
+            ),
+            forks=forks or ForkPlan(),
+        )
+    except ValidationError as error:
+        raise SeasonError(f"season {name}: {first_problem(error, 'plan')}") from None
+    _try(plan, [recipe for recipe, _ in found], secret)
+    with logged_attempt(folder, "new", f"secret {plan.secret_sha256[:12]}"):
+        if not in_the_open:
+            _hide(folder, secret, secret_recipes)
+        for own in recipes:
+            if own.endswith(".toml"):
+                shutil.copyfile(own, folder.path / Path(own).name)
+        folder.write(plan, "plan.json")
+    return plan
+
+
+def _check_twins(names: Sequence[str], base: Suite) -> None:
+    """A season's statistics give every recipe a vote, and near twins are not independent."""
+    for group in base.near_twins:
+        both = [name for name in names if name in group]
+        if len(both) > 1:
+            raise SeasonError(
+                f"recipes {', '.join(both)} are near twins in suite {base.name}, one training at first: a season gives "
+                "each of its recipes a vote, so choose one of them"
+            )
+
+
+def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:
+    place = folder.make_private() / "secret.txt"
+    place.touch(mode=0o600)
+    place.write_text(secret + "\n")
+    for path in recipes:
+        shutil.copyfile(path, folder.private / path.name)
+
+
+def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
+    """Raise now what would be raised after closing: forks that do not fit, a key that a recipe does not have."""
+    for recipe in recipes:
+        planned, drawn = plan.recipe(recipe.name), draw_run(plan, secret, "a trial", recipe.name, 0)
+        varied_recipe(recipe, planned, drawn)
+        for varies in planned.varies:
+            for end in (varies.low, varies.high):
+                at_end = drawn.model_copy(update={"varied": {**drawn.varied, varies.key: end}})
+                varied_recipe(recipe, planned, at_end)
+
+
+def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
+    return PlannedRecipe(
+        name=recipe.name,
+        version=recipe.version,
+        sha256=recipe_sha256(recipe),
+        steps=steps or recipe.steps,
+        secret=hidden,
+        varies=varies,
+    )
+
+
+def planned_recipe(folder: Folder, planned: PlannedRecipe) -> Recipe:
+    """The recipe itself; raises `SeasonError` when it is not the one that was committed to."""
+    for place in (folder.private, folder.path):
+        path = place / f"{planned.name}.toml"
+        if path.is_file():
+            break
+    recipe = load_recipe(str(path) if path.is_file() else planned.name)
+    if (recipe.version, recipe_sha256(recipe)) != (planned.version, planned.sha256):
+        raise SeasonError(f"recipe {planned.name}: it is not version {planned.version} as committed: it has changed")
+    return recipe
+
+
+def season_suite(plan: Plan) -> Suite:
+    """The suite whose horizons, quantiles, rule and open runs the season takes; raises `SeasonError` if it changed."""
+    suite = load_suite(plan.suite)
+    if suite.sha256() != plan.suite_sha256:
+        raise SeasonError(f"suite {plan.suite} is {suite.sha256()[:12]}, the plan says {plan.suite_sha256[:12]}")
+    return suite
+
+
+def close_season(
+    folder: Folder,
+    submissions: Sequence[Path],
+    *,
+    unranked: Sequence[Path] = (),
+    find_links: Path | None = None,
+    no_index: bool = False,
+) -> Commitment:
+    """Freeze the entries: a copy of each folder and of the package's code, and its hashes. Nothing of them is executed.
+
+    ``unranked``: folders of demonstrations, which are scored and shown without a rank.
+    Raises `SeasonError` when they are closed already or two have one name, `SubmissionError` for a folder that nobody
+    can read.
+    """
+    plan = folder.plan()
+    if (folder.path / "commitment.json").exists():
+        raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
+    with logged_attempt(folder, "close", f"{len(submissions)} entries and {len(unranked)} demonstrations"):
+        names = Counter(read_folder(path).record.name for path in (*submissions, *unranked))
+        twice = sorted(name for name, count in names.items() if count > 1)
+        if twice:
+            raise SeasonError(f"entries {', '.join(twice)} are there twice: a season has one of each name")
+        shutil.rmtree(folder.entries, ignore_errors=True)  # what an earlier attempt that was refused left there
+        ranked = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
+        shown = [_frozen(folder, path, find_links, no_index) for path in sorted(unranked)]
+        entries = [*ranked, *(entry.model_copy(update={"ranked": False}) for entry in shown)]
+        made = Commitment(
+            season=plan.name,
+            plan_sha256=plan.sha256(),
+            closed=utc_now(),
+            package_version=version("moeload-bench"),
+            commit=environment().commit,
+            fit_data={entry.id: entry.data_sha256 for entry in season_suite(plan).fit},
+            entries=tuple(entries),
+        )
+        folder.write(made, "commitment.json")
+    return made
+
+
+def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
+    read = read_folder(path)
+    copy = folder.entries / read.record.name
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in (*MAX_BYTES, *WEIGHTS):
+        if name != VERIFICATION and (path / name).is_file():
+            shutil.copyfile(path / name, copy / name)
+    if not read.record.has_code:
+        freeze_code(folder.frozen, read.record.target)
+    return entry_of(copy, find_links=find_links, no_index=no_index)
+
+
+def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
+    """The hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
+    read = read_entry(path)
+    return read.model_copy(update={"packages_sha256": unpacked_sha256(read.requirements, find_links, no_index)})
+
+
+def unpacked_sha256(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str | None:
+    """Fetch and unpack wheels and hash what they hold; None without any. Raises `SubmissionError`."""
+    packages = install_packages(requirements, find_links=find_links, no_index=no_index)
+    return None if packages is None else packages_sha256(packages)
+
+
+def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry:
+    """The hashes of a frozen entry, its wheels left out; ``code_of`` as in `read_folder`."""
+    read, files = read_folder(path, code_of), file_hashes(path)
+    return Entry(
+        name=read.record.name,
+        tree_sha256=tree_sha256(files),
+        source_sha256=read.source_sha256,
+        files=files,
+        requirements=read.requirements,
+    )
+
+
+def packages_sha256(folder: Path) -> str:
+    """One hash of what unpacked wheels hold, the same wherever and with whichever pip they were unpacked.
+
+    Left out: what pip writes of its own beside them, and scripts, into which it writes the path of the interpreter.
+    """
+    files = file_hashes(folder)
+    return tree_sha256({name: sha256 for name, sha256 in files.items() if not _of_pip(name)})
+
+
+def _of_pip(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    return name.startswith("bin/") or (folder.endswith(".dist-info") and last in PIP_FILES)
+
+
+def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Target:
+    """The target of a frozen entry, with its packages."""
+    read = read_folder(path)
+    packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
+    return replace(read.target(), packages=packages, name=read.record.name)
+
+
+FIELD_WORDS = {
+    "tree_sha256": "the hash of its files",
+    "source_sha256": "the code of its target (of a baseline: neither in this checkout nor frozen)",
+    "requirements": "the list of its requirements",
+    "packages_sha256": "what its requirements unpack to",
+}
+
+
+def entry_changes(committed: Entry, now: Entry) -> str | None:
+    """What is another than at closing, in words; None when nothing is."""
+    for name in sorted(committed.files.keys() | now.files.keys()):
+        was, is_ = committed.files.get(name), now.files.get(name)
+        if was != is_:
+            what = "was added" if was is None else "is gone" if is_ is None else f"is {is_[:12]}, it was {was[:12]}"
+            return f"entry {committed.name} has changed since closing: {name} {what}"
+    for field, what in FIELD_WORDS.items():
+        was, is_ = getattr(committed, field), getattr(now, field)
+        if was != is_:
+            return (
+                f"entry {committed.name} has changed since closing: {what} is {str(is_)[:12]}, it was {str(was)[:12]}"
+            )
+    return None

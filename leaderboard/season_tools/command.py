@@ -1,0 +1,273 @@
+"""`python -m leaderboard season new|close|record|score|reveal|check`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from leaderboard.season_tools.checking import check_season, run_to_record_again
+from leaderboard.season_tools.checking import record_again as again
+from leaderboard.season_tools.closing import close_season, new_season
+from leaderboard.season_tools.folder import Folder
+from leaderboard.season_tools.recording import record_season
+from leaderboard.season_tools.records import SEASON_PATTERN, ForkPlan, Varies
+from leaderboard.season_tools.revealing import reveal_season
+from leaderboard.season_tools.scoring import fork_tests, score_season
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
+from moeload_bench.cli.progress import pair_progress
+from moeload_bench.errors import MissingExtraError, SeasonError, printable
+from moeload_bench.schema import first_problem
+from moeload_bench.submissions.check import apart_level
+
+app = typer.Typer(
+    help="Runs that nobody had: committed to by hash, drawn after the entries closed, recorded, scored, revealed.",
+    no_args_is_help=True,
+)
+Name = Annotated[str, typer.Argument(help="The season's name, such as 2026-12.")]
+Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.")]
+PublishedAt = Annotated[
+    str | None,
+    typer.Option(
+        "--published",
+        help="Where what has to be public by now can be found, when it is not a commit of this repository.",
+        show_default=False,
+    ),
+]
+ROOT = Path("leaderboard/seasons")
+LINE_EVERY_STEPS = 250
+
+
+def fork_plan(
+    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
+    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
+    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
+    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
+) -> ForkPlan:
+    """Which runs fork, where, and for how long."""
+    return ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps)
+
+
+@app.command("new")
+@with_options(forks=fork_plan)
+def new(
+    name: Name,
+    recipe: Annotated[list[str], typer.Option(help="A recipe's name; give it once for each.")],
+    public_value: Annotated[
+        str,
+        typer.Option(help="Which value, known only after closing, the seeds are drawn with, and where it is found."),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Horizons, state rule and open runs are this suite's; by default those of the suite that takes "
+            "submissions.",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run; the recipe's own by default.")] = None,
+    secret_recipe: Annotated[
+        list[Path] | None, typer.Option(help="A recipe's file that is committed by hash and shown with the reveal.")
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="RECIPE:KEY=LOW..HIGH, a whole number of the recipe drawn for each run; with `~` for `=`: a rate."
+        ),
+    ] = None,
+    *,
+    forks: ForkPlan,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
+    ] = 250,
+    in_the_open: Annotated[
+        bool,
+        typer.Option(
+            "--in-the-open",
+            help="Show the secret in the plan: traces can be committed as they are finished, from several machines; "
+            "the public value has to be one that nobody can choose.",
+        ),
+    ] = False,
+    root: Root = ROOT,
+) -> None:
+    """Open a season: draw the secret, keep it in ROOT/NAME/private (ignored by git), publish its hash with the plan."""
+    plan = new_season(
+        _folder(root, name),
+        name,
+        recipe,
+        public_value,
+        suite=suite,
+        runs=runs,
+        steps=steps,
+        secret_recipes=secret_recipe or (),
+        varies=_varies(vary or []),
+        forks=forks,
+        checkpoint_every=checkpoint_every,
+        in_the_open=in_the_open,
+    )
+    typer.echo(
+        f"{root / name}: {len(plan.wanted())} runs planned, secret {plan.secret_sha256[:12]}; commit plan.json now"
+    )
+
+
+@app.command("close")
+def close(
+    name: Name,
+    submissions: Annotated[Path, typer.Option(help="The folder of submissions: all of them enter.")] = Path(
+        "leaderboard/submissions"
+    ),
+    unranked: Annotated[
+        list[Path] | None, typer.Option(help="The folder of a demonstration: scored and shown, without a rank.")
+    ] = None,
+    root: Root = ROOT,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Close the entries: copy them, and publish the hashes of their files, code and wheels, and of the open runs."""
+    folders = [path for path in submissions.iterdir() if path.is_dir()]
+    made = close_season(_folder(root, name), folders, unranked=unranked or (), find_links=find_links, no_index=no_index)
+    typer.echo(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
+
+
+@app.command("record")
+def record(
+    name: Name,
+    value: Annotated[str, typer.Option(help="The public value, as it is found where the plan says.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="A recipe to record here; other processes may record others.")
+    ] = None,
+    futures: Annotated[
+        int | None,
+        typer.Option(min=2, help="Forks of each origin, fewer than planned: `check` names those left out."),
+    ] = None,
+    root: Root = ROOT,
+    published: PublishedAt = None,
+) -> None:
+    """Draw the seeds and record what is not recorded yet, forks included; each run's hashes are written as it is done.
+
+    Goes on where it stopped. Refused: another public value than before, and a draw before the entries are public.
+    """
+    try:
+        made = record_season(
+            _folder(root, name), value, only=only or (), futures=futures, published=published, progress=_lines
+        )
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "record", "recording a season") from None
+    for run in made:
+        typer.echo(f"{run.trace}: {run.data_sha256 or run.failure}")
+
+
+@app.command("score")
+def score(
+    name: Name,
+    level: Annotated[str, typer.Option(help="Isolation: sandbox, or process for entries you trust.")] = "sandbox",
+    jobs: Jobs = 1,
+    root: Root = ROOT,
+    published: PublishedAt = None,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Score all entries on all runs, once. Refused before the runs' hashes are public, and for a changed entry."""
+    with pair_progress(unit="runs") as progress:
+        made = score_season(
+            _folder(root, name),
+            level=apart_level(level),
+            jobs=jobs,
+            published=published,
+            find_links=find_links,
+            no_index=no_index,
+            progress=progress,
+        )
+    typer.echo(f"{root / name}: {len(made.results)} entries scored")
+    _show_forks(_folder(root, name))
+
+
+@app.command("reveal")
+def reveal(name: Name, root: Root = ROOT) -> None:
+    """Publish the secret, the derived seeds, the traces and their forks."""
+    made = reveal_season(_folder(root, name))
+    typer.echo(f"{root / name}: {len(made.runs)} runs revealed; commit the folder")
+
+
+@app.command("check")
+def check(
+    name: Name,
+    root: Root = ROOT,
+    record_again: Annotated[
+        Path | None,
+        typer.Option(help="Record the drawn run whole into this folder, and compare: on a machine like the first."),
+    ] = None,
+    find_links: FindLinks = None,
+    no_index: NoIndex = False,
+) -> None:
+    """Check a revealed season: commitment, derivation, hashes, order. Exit status 1: something is not as committed.
+
+    What this machine or this clone cannot compare is said, and is no error.
+    """
+    folder = _folder(root, name)
+    wrong = check_season(
+        folder, find_links=find_links, no_index=no_index, note=lambda line: typer.echo(printable(line), err=True)
+    )
+    if record_again is not None and not wrong:
+        column = again(folder, record_again)
+        wrong += [] if column is None else [f"{_whole_run(folder)} recorded again: {column} is another"]
+    for line in wrong:
+        typer.echo(f"not as committed: {printable(line)}", err=True)
+    for hashes in folder.runs():
+        if hashes.failure is not None:
+            typer.echo(f"{hashes.trace}: not recorded: {printable(hashes.failure)}")
+    if wrong:
+        raise typer.Exit(1)
+    _show_forks(folder)
+    did = "was recorded again and is the same" if record_again else "is the one to record again (--record-again DIR)"
+    typer.echo(f"season {name}: as committed; {_whole_run(folder)} {did}")
+
+
+def _whole_run(folder: Folder) -> str:
+    recipe, run = run_to_record_again(folder.plan(), folder.runs())
+    return f"{recipe} run {run}"
+
+
+def _show_forks(folder: Folder) -> None:
+    """What the forks say of each entry: whether it knew the recorded futures."""
+    level = folder.plan().forks.level
+    for name, test in fork_tests(folder).items():
+        said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
+        least = f"the least of {test.runs} forked runs is {test.least_p:.2g}"
+        typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
+
+
+def _folder(root: Path, name: str) -> Folder:
+    if not re.fullmatch(SEASON_PATTERN, name):
+        raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
+    return Folder(root / name)
+
+
+def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:
+    """`RECIPE:KEY=LOW..HIGH` (whole numbers) and `RECIPE:KEY~LOW..HIGH` (rates) by recipe."""
+    found: dict[str, tuple[Varies, ...]] = {}
+    for text in texts:
+        match = re.fullmatch(r"([^:]+):([a-z_0-9.]+)([=~])([0-9.eE+-]+?)\.\.([0-9.eE+-]+)", text)
+        if match is None:
+            raise SeasonError(f"got --vary {text!r}, expected RECIPE:KEY=LOW..HIGH or RECIPE:KEY~LOW..HIGH")
+        recipe, key, kind, low, high = match.groups()
+        fields: dict[str, Any] = {"key": key, "low": low, "high": high}
+        try:
+            made = Varies(**fields, kind="integer" if kind == "=" else "log")
+        except ValidationError as error:
+            raise SeasonError(f"--vary {text!r}: {first_problem(error, 'range')}") from None
+        found[recipe] = (*found.get(recipe, ()), made)
+    return found
+
+
+def _lines(what: str, steps: int) -> Callable[[int, dict[str, Any]], None]:
+    def hear(number: int, row: dict[str, Any]) -> None:
+        if (number + 1) % LINE_EVERY_STEPS == 0 or number + 1 == steps:
+            typer.echo(f"{what}: {number + 1}/{steps} steps, loss {row['loss']:.3f}", err=True)
+
+    return hear

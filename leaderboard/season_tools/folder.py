@@ -1,0 +1,244 @@
+"""The folder of a season: its records, its log, the frozen entries, and the secret that no commit may hold.
+
+Everything in `private/` (the secret, secret recipes, traces and checkpoints before the reveal) is kept out of git by a
+`.gitignore` of its own beside the project's. An open season has only checkpoints there: its traces can be committed as
+they are finished, so that it can be recorded in several sittings and on several machines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from leaderboard.season_tools.records import Commitment, Draw, LogLine, Plan, Published, Reveal, RunHashes, Scores
+from moeload_bench.errors import MoeloadError, SeasonError, printable
+from moeload_bench.files import replacing
+from moeload_bench.schema import first_problem
+
+R = TypeVar("R", bound=BaseModel)
+P = TypeVar("P", bound=Published)
+Action = Literal["new", "close", "record", "score", "reveal"]
+MAX_RECORD_BYTES = 16 << 20
+NO_LINE = "0" * 64
+IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the parts of a season lie."""
+
+    path: Path
+
+    @property
+    def private(self) -> Path:
+        return self.path / "private"
+
+    def make_private(self) -> Path:
+        """The folder `private`, which no commit sees."""
+        self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.private / ".gitignore").write_text(IGNORED)
+        return self.private
+
+    @property
+    def traces(self) -> Path:
+        """The revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
+        return self.path / "traces"
+
+    @property
+    def recordings(self) -> Path:
+        """Where traces lie before the reveal: those of an open season where they will be then."""
+        return self.private / "traces" if self.plan().secret is None else self.traces
+
+    @property
+    def entries(self) -> Path:
+        return self.path / "entries"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def forks(self) -> Path:
+        return self.path / "forks"
+
+    @property
+    def frozen(self) -> Path:
+        """The store of frozen code, one for all seasons."""
+        return self.path.resolve().parent.parent / "frozen"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def plan(self) -> Plan:
+        return self._need(Plan, "plan.json", "new")
+
+    def commitment(self) -> Commitment:
+        return self._need(Commitment, "commitment.json", "close")
+
+    def draw(self) -> Draw | None:
+        return self._read(Draw, "draw.json")
+
+    def scores(self) -> Scores | None:
+        return self._read(Scores, "scores.json")
+
+    def reveal(self) -> Reveal | None:
+        return self._read(Reveal, "reveal.json")
+
+    def runs(self) -> list[RunHashes]:
+        """The published hashes of all runs that were recorded so far."""
+        return [read_record(RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
+
+    def secret(self) -> str:
+        """The secret; raises `SeasonError` on a machine that does not have it."""
+        public = self.plan().secret
+        if public is not None:
+            return public
+        path = self.private / "secret.txt"
+        if not path.is_file():
+            raise SeasonError(f"{path}: no secret; only the machine on which `season new` ran has it")
+        return path.read_text().strip()
+
+    def lines(self) -> list[LogLine]:
+        """The log."""
+        if not self.log.is_file():
+            return []
+        texts = self.log.read_text(encoding="utf-8").splitlines()
+        return [parse_record(LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
+
+    def write(self, record: Published, name: str) -> None:
+        """Write a record once; raises `SeasonError` where another one stands: what is published stays."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            if path.read_text(encoding="utf-8") == record.to_json():
+                return
+            raise SeasonError(f"{path} is there and says something else: what is published is not written again")
+        with replacing(path) as scratch:
+            scratch.write_text(record.to_json(), encoding="utf-8")
+
+    def _read(self, kind: type[P], name: str) -> P | None:
+        path = self.path / name
+        return read_record(kind, path) if path.is_file() else None
+
+    def _need(self, kind: type[P], name: str, command: str) -> P:
+        found = self._read(kind, name)
+        if found is None:
+            raise SeasonError(f"{self.path / name}: not there; `python -m leaderboard season {command}` writes it")
+        return found
+
+
+@contextmanager
+def logged_attempt(folder: Folder, action: Action, detail: str = "") -> Iterator[None]:
+    """Log that something is tried, and how it ended; a refusal is logged with its words."""
+    _append(folder, action, "begun", detail)
+    try:
+        yield
+    except MoeloadError as error:
+        _append(folder, action, "refused", printable(str(error))[:500])
+        raise
+    _append(folder, action, "done", detail)
+
+
+def _append(folder: Folder, action: Action, outcome: Literal["begun", "done", "refused"], detail: str) -> None:
+    """One more line; two processes that record at once wait for each other."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.log.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = folder.lines()
+        line = LogLine(
+            number=len(before),
+            at=utc_now(),
+            action=action,
+            outcome=outcome,
+            detail=detail,
+            before=before[-1].sha256() if before else NO_LINE,
+        )
+        file.write(line.model_dump_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def utc_now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """A record of a file; raises `SeasonError` naming file and field."""
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise SeasonError(f"{path}: more than {MAX_RECORD_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SeasonError(f"{path}: cannot be read: {error}") from None
+    return parse_record(kind, text, str(path))
+
+
+def parse_record(kind: type[R], text: str, where: str) -> R:
+    """A record of a text; raises `SeasonError` naming the field that is wrong."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise SeasonError(f"{where}: {first_problem(error, 'record')}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder, by its path from there; compiled Python is left out."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+
+
+def tree_sha256(files: dict[str, str]) -> str:
+    """One hash of all files of a folder."""
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
+
+
+def published_at(paths: list[Path]) -> str | None:
+    """The commit that holds all of these files as they are; None where there is none."""
+    if not paths:
+        return None
+    paths = [path.resolve() for path in paths]  # git runs in their folder, from where a relative path leads elsewhere
+    git = partial(_git, paths[0].parent)
+    top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
+    if top is None or commit is None:
+        return None
+    for path in paths:
+        name = path.relative_to(Path(top).resolve()).as_posix()
+        held = git("rev-parse", f"HEAD:{name}")
+        if held is None or held != git("hash-object", str(path)):
+            return None
+    return commit
+
+
+def is_shallow(folder: Path) -> bool:
+    """Return whether a folder is of a clone that lacks older commits."""
+    return _git(folder, "rev-parse", "--is-shallow-repository") == "true"
+
+
+def _git(where: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

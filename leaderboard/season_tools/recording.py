@@ -1,0 +1,235 @@
+"""Recording a season: every run of the plan with its drawn seed, and other futures of the same past at drawn origins.
+
+A fork goes on from the checkpoint of the run itself with the text in another order: same weights, same past, same plan.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from leaderboard.season_tools.closing import planned_recipe
+from leaderboard.season_tools.drawing import draw_run, varied_recipe
+from leaderboard.season_tools.folder import Folder, logged_attempt, published_at, utc_now
+from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes
+from moeload_bench.errors import DivergedError, SeasonError
+from moeload_bench.files import replacing
+from moeload_bench.recipes.processes import Ranks
+from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recording.parts import Parts, checkpoint_name
+from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.schema import first_problem
+from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from moeload_bench.recipes.training import Job
+
+Progress = Callable[[int, dict[str, Any]], None]
+MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
+
+
+def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw:
+    """Take the public value; the plan and the entries must be published by then.
+
+    ``published`` says where, when it is not a commit of the repository that the folder lies in. Raises `SeasonError`
+    for another value than before, because nothing is drawn twice, and for one too short to say what it is.
+    """
+    commitment = folder.commitment()
+    if published is None and published_at([folder.path / "plan.json", folder.path / "commitment.json"]) is None:
+        raise SeasonError("plan.json and commitment.json are not committed as they are: publish them before the draw")
+    before = folder.draw()
+    if before is not None:
+        if before.value != value:
+            raise SeasonError(f"the public value is {before.value!r} already, got {value!r}: nothing is drawn twice")
+        return before
+    try:
+        made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=utc_now())
+    except ValidationError as error:
+        raise SeasonError(
+            f"the public value, {first_problem(error, 'draw')}; write a short one with its name and day"
+        ) from None
+    folder.write(made, "draw.json")
+    return made
+
+
+def record_season(
+    folder: Folder,
+    value: str,
+    *,
+    only: Collection[str] = (),
+    futures: int | None = None,
+    published: str | None = None,
+    progress: Callable[[str, int], Progress | None] = lambda what, steps: None,
+) -> list[RunHashes]:
+    """Record what is not recorded yet, of all recipes or ``only`` of some, and write each run's hashes as it is done.
+
+    Goes on where an earlier call stopped; several processes may each record some recipes. With ``futures`` each origin
+    forks so often instead of as planned, where time ran out: `season check` names what is left out. ``progress(what,
+    steps)`` gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
+    """
+    plan = folder.plan()
+    if futures is not None and not 2 <= futures <= plan.forks.futures:
+        raise SeasonError(f"got {futures} futures, expected 2 to the {plan.forks.futures} of the plan")
+    if folder.scores() is not None:
+        raise SeasonError(f"season {plan.name} is scored: what was not recorded by then is left out")
+    unknown = set(only) - {recipe.name for recipe in plan.recipes}
+    if unknown:
+        raise SeasonError(f"recipes {sorted(unknown)} are not in the plan of season {plan.name}")
+    with logged_attempt(folder, "record", f"value {value[:80]}; recipes {' '.join(sorted(only)) or 'all'}"):
+        draw = draw_value(folder, value, published)
+        folder.make_private()
+        done = {(run.recipe, run.run) for run in folder.runs()}
+        wanted = [one for one in plan.wanted() if one not in done and (not only or one[0] in only)]
+        count = futures or plan.forks.futures
+        return [_record_run(folder, plan, draw, recipe, run, count, progress) for recipe, run in wanted]
+
+
+def _record_run(
+    folder: Folder,
+    plan: Plan,
+    draw: Draw,
+    recipe: str,
+    run: int,
+    futures: int,
+    progress: Callable[[str, int], Progress | None],
+) -> RunHashes:
+    values = draw_run(plan, folder.secret(), draw.value, recipe, run)
+    job = run_job(folder, plan, values)
+    common = {"season": plan.name, "draw_sha256": draw.sha256(), "recipe": recipe, "run": run}
+    name = f"runs/{recipe}.{run}.json"
+    trace_id = f"{recipe}/{plan.split}/seed{run}"
+    try:
+        path = _recorded(job, folder.private / "checkpoints" / recipe / str(run), values, progress(trace_id, job.steps))
+    except DivergedError as error:
+        failed = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
+        folder.write(failed, name)
+        return failed
+    forks = [  # the first of each origin, then the second: whoever has to stop has as many of all
+        _fork(folder, plan, job, values, i, j, progress)
+        for j in range(futures)
+        for i in range(len(values.fork_origins))
+    ]
+    trace = read_trace(path)
+    made = RunHashes(
+        **common, trace=trace.id, data_sha256=data_sha256(trace), meta_sha256=trace.meta.sha256(), forks=tuple(forks)
+    )
+    folder.write(made, name)
+    return made
+
+
+def run_job(folder: Folder, plan: Plan, values: Drawn, out: Path | None = None) -> Job:
+    """The recording of one run."""
+    from moeload_bench.recipes.training import Job
+
+    recipe, planned = _varied(folder, plan, values), plan.recipe(values.recipe)
+    place = out or folder.recordings
+    return Job(recipe, values.seed, plan.split, planned.steps, place, plan.checkpoint_every, run=values.run)
+
+
+def _varied(folder: Folder, plan: Plan, values: Drawn) -> Recipe:
+    planned = plan.recipe(values.recipe)
+    return varied_recipe(planned_recipe(folder, planned), planned, values)
+
+
+def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
+    """The run's trace; checkpoints of the origins of its forks are kept in a folder."""
+    from moeload_bench.recipes.training import record_recipe
+
+    parts, wanted = Parts(job.target).folder, set(values.fork_origins)
+
+    def keep(step: int) -> None:
+        source, target = parts / checkpoint_name(step), checkpoints / checkpoint_name(step)
+        if step in wanted and source.is_file() and not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as scratch:
+                shutil.copyfile(source, scratch)
+
+    def hear(number: int, row: dict[str, Any]) -> None:
+        keep(number + 1)
+        if progress is not None:
+            progress(number, row)
+
+    for origin in wanted:  # of a recording that was interrupted just there
+        keep(origin)
+    return job.target if job.target.is_file() else record_recipe(job, resume=True, progress=hear)
+
+
+def _fork(
+    folder: Folder, plan: Plan, job: Job, values: Drawn, i: int, j: int, progress: Callable[[str, int], Progress | None]
+) -> ForkHash:
+    """Another future of a run, recorded unless it is there."""
+    target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)
+    if not target.is_file():
+        checkpoint = folder.private / "checkpoints" / values.recipe / str(values.run)
+        what = f"{values.recipe} run {values.run}, fork {j} of origin {i}"
+        record_fork(
+            job,
+            target,
+            checkpoint / checkpoint_name(values.fork_origins[i]),
+            range(values.fork_origins[i], values.fork_origins[i] + plan.forks.steps),
+            values.fork_seeds[i][j],
+            progress(what, plan.forks.steps),
+        )
+    return ForkHash(origin_number=i, future=j, data_sha256=data_sha256(read_trace(target)))
+
+
+def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
+    """How many forks every origin of the recorded runs has."""
+    counts = [
+        sum(fork.origin_number == i for fork in run.forks)
+        for run in runs
+        if run.failure is None and plan.forks_of(run.recipe)
+        for i in range(plan.forks.origins)
+    ]
+    return min(counts, default=plan.forks.futures)
+
+
+def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> Path:
+    """The trace of fork ``j`` of origin ``i`` of a run."""
+    number = (run * plan.forks.origins + i) * plan.forks.futures + j
+    return root / recipe / f"{plan.split}_forks" / f"seed{number}.parquet"
+
+
+def record_fork(
+    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: Progress | None = None
+) -> Path:
+    """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
+
+    One that was interrupted begins anew: it is short.
+    """
+    from moeload_bench.recipes.training import Run
+
+    parts = Parts(target)
+    shutil.rmtree(parts.folder, ignore_errors=True)
+    run = Run(job, Ranks())
+    run.restore(checkpoint)
+    run.order = run.order.reordered(order_seed)
+    own = {"split": target.parent.name, "run": int(target.stem.removeprefix("seed"))}
+    writer = TraceWriter(parts, lambda: run.meta().model_copy(update=own), shard_steps=job.shard_steps)
+    parts.start(False)
+    for number in steps:
+        row = run.step(number)
+        writer.add(row)
+        if progress is not None:
+            progress(number - steps.start, row)
+    note = f"fork of {job.split} run {job.number} from step {steps.start} on: the text in another order"
+    return writer.finish(True, (note,))
+
+
+def same_training(one: Trace, other: Trace) -> str | None:
+    """The first column that differs between two recordings of one run, None when only measured times do."""
+    columns = {"load": "load_SLE", "tokens": "tokens_SL", "step": "step_S"}
+    for name, field in columns.items():
+        if not np.array_equal(getattr(one, field), getattr(other, field)):
+            return name
+    for name in sorted((one.columns.keys() | other.columns.keys()) - set(MEASURED)):
+        mine, theirs = one.columns.get(name), other.columns.get(name)
+        if mine is None or theirs is None or not np.array_equal(mine, theirs, equal_nan=True):
+            return name
+    return None

@@ -1,0 +1,176 @@
+"""Scored seasons as everything is made from them: results on runs that nobody had, what forks tell, and drops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT, in_suite_order, model_type_of
+from leaderboard.season_tools.folder import Folder, file_sha256, read_record
+from leaderboard.season_tools.forks import ForkTest, mean_floor
+from leaderboard.season_tools.records import ForkFloors, Scores
+from leaderboard.season_tools.scoring import fork_tests
+from moeload_bench.errors import ResultError
+from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.results.comparison import Errors, errors_of, reference_of
+from moeload_bench.results.drops import ALPHA, Drop, drops
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.seeds import Runs, Spread, seed_spread
+from moeload_bench.results.statistics import log_ratio, run_means
+from moeload_bench.suites.suite import Suite
+
+SEASONS = ROOT / "leaderboard" / "seasons"
+PRIMARY = "window_tv"
+FLOOR = "floor_fork"
+
+
+@dataclass(frozen=True)
+class Season:
+    """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
+
+    ``unranked``: results of demonstrations, which are shown and have no rank; ``shown``: by entry what a demonstration
+    scored on public runs (`public/NAME.json`), where it was run there.
+    """
+
+    folder: Folder
+    suite: Suite
+    results: tuple[Result, ...]
+    unranked: tuple[Result, ...]
+    scores: Scores
+    tests: dict[str, ForkTest]
+    floors: ForkFloors | None
+    shown: Mapping[str, Result]
+
+    @property
+    def name(self) -> str:
+        return self.scores.season
+
+    @property
+    def suite_name(self) -> str:
+        """The public suite whose open runs the entries were fitted on, and whose horizons and rule are the season's."""
+        return self.folder.plan().suite
+
+
+def scored_seasons(root: Path = SEASONS) -> list[Season]:
+    """The newest first, by the day on which they were opened; raises `ResultError` for a result that was changed."""
+    folders = [Folder(path.parent) for path in sorted(root.glob("*/scores.json"))]
+    folders.sort(key=lambda folder: (folder.plan().opened, folder.plan().name), reverse=True)
+    return [_read(folder) for folder in folders]
+
+
+def _read(folder: Folder) -> Season:
+    scores = folder.scores()
+    assert scores is not None
+    ranked = {entry.name: entry.ranked for entry in folder.commitment().entries}
+    results: dict[bool, list[Result]] = {True: [], False: []}
+    for name, sha256 in scores.results.items():
+        path = folder.results / f"{name}.json"
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise ResultError(f"{path}: not the result that season {scores.season} was scored with")
+        results[ranked[name]].append(load_result(path))
+    suite = read_record(Suite, folder.path / "suite.json")
+    floors = folder.path / "fork_floors.json"
+    return Season(
+        folder,
+        suite,
+        tuple(in_suite_order(results[True], suite)),
+        tuple(results[False]),
+        scores,
+        fork_tests(folder),
+        read_record(ForkFloors, floors) if scores.fork_floors else None,
+        {result.name: found for result in results[False] if (found := _on_public_runs(folder, result)) is not None},
+    )
+
+
+def _on_public_runs(folder: Folder, result: Result) -> Result | None:
+    """What the same code scored on public runs; raises `ResultError` for that of other code."""
+    path = folder.path / "public" / f"{result.name}.json"
+    if not path.is_file():
+        return None
+    found = load_result(path)
+    if found.forecaster.source_sha256 != result.forecaster.source_sha256:
+        raise ResultError(f"{path}: made by other code than the season's entry {result.name}")
+    return found
+
+
+def run_ratios(errors: Errors, name: str, reference: str) -> Runs:
+    """By recipe the runs' mean log ratios of an entry to another."""
+    return run_means(log_ratio(errors.by_forecaster[name], errors.by_forecaster[reference]), errors.tasks)
+
+
+def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:
+    """How far seeds move an entry's runs: from all sides that have it, a season's runs and public ones.
+
+    A season has mostly one run of a recipe, which alone says nothing of seeds.
+    """
+    have = [side for side in sides if name in side.by_forecaster and reference in side.by_forecaster]
+    return seed_spread(run_ratios(side, name, reference) for side in have)
+
+
+@dataclass(frozen=True)
+class ForkFloor:
+    """`floor_fork` of a state at the suite's horizons, and its standard error; None beyond the end of the forks."""
+
+    floor_K: tuple[float | None, ...]
+    error_K: tuple[float | None, ...]
+    origins: int
+
+    def cells(self) -> list[tuple[float, float] | None]:
+        """(floor, error) by horizon."""
+        pairs = zip(self.floor_K, self.error_K, strict=True)
+        return [None if floor is None or error is None else (floor, error) for floor, error in pairs]
+
+
+def fork_floors(season: Season, recipe: str = "all") -> dict[str, ForkFloor]:
+    """By state, for all recipes or one: means over the runs whose origins of forks were in it."""
+    found: dict[str, ForkFloor] = {}
+    floors = season.floors.floors if season.floors is not None else ()
+    chosen = [one for one in floors if recipe in ("all", one.trace.split("/")[0])]
+    for state in dict.fromkeys(one.state for one in chosen):
+        of_state = [one for one in chosen if one.state == state]
+        arrays = [(one.trace, np.array(one.floor_K), np.array(one.error_K)) for one in of_state]
+        floor_K, error_K = mean_floor(arrays)
+        assert season.floors is not None
+        at = {horizon: k for k, horizon in enumerate(season.floors.horizons)}
+        floor, error = (
+            tuple(float(values[at[h]]) if h in at else None for h in season.suite.horizons)
+            for values in (floor_K, error_K)
+        )
+        found[state] = ForkFloor(floor, error, len(of_state))
+    return found
+
+
+def drops_of(season: Season, public: Sequence[Result]) -> list[Drop]:
+    """Every entry's drop from a public suite's results to the season's; [] where they share no recipe."""
+    reference = reference_of(season.results)
+    recipes = {run.recipe for run in season.results[0].runs} & {run.recipe for run in public[0].runs}
+    if reference is None or not recipes:
+        return []
+    unfitted = {
+        result.name
+        for result in season.results
+        if result.forecaster.target.partition("@")[0] in baseline_names()
+        and model_type_of(result, None) in ("statistical", "yardstick")
+    }
+    return drops(errors_of(season.results, PRIMARY), errors_of(public, PRIMARY), reference.name, unfitted)
+
+
+def drop_words(season: Season, public: str) -> str:
+    """What the table of drops is."""
+    text = (
+        f"Skill by {PRIMARY} on the recipes that season {season.name} and suite {public} share. Drop: the mean log "
+        "ratio to the reference on the season's runs less that on the public ones, beyond the median drop of the "
+        "unfitted baselines (new runs are harder or easier for all). Flagged: more than seeds explain (one-sided t "
+        f"test on runs, Holm over entries, p below {ALPHA:g})."
+    )
+    if not season.tests:
+        return text
+    runs = max(test.runs for test in season.tests.values())
+    least = max(test.least_p for test in season.tests.values())
+    return (
+        f"{text} Fork test: whether the recorded future was nearer to the forecasts than other futures of the same "
+        f"past ({runs} runs; the least p possible is {least:.2g})."
+    )

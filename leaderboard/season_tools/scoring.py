@@ -1,0 +1,257 @@
+"""Scoring a season: every entry on every run, at once, after the hashes of all traces were published.
+
+A forecaster is asked at the origins of the forks in the same replay, once; its one answer is scored against the
+recorded future and against the forks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
+from leaderboard.season_tools.drawing import all_drawn
+from leaderboard.season_tools.floors import fork_floors
+from leaderboard.season_tools.folder import Folder, file_sha256, logged_attempt, published_at, read_record
+from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
+from leaderboard.season_tools.futures import RunForks, futures, run_forks
+from leaderboard.season_tools.recording import fork_path, recorded_futures
+from leaderboard.season_tools.records import (
+    Commitment,
+    Draw,
+    EntryForks,
+    ForkLoss,
+    Plan,
+    RunHashes,
+    Scores,
+    published_sha256,
+)
+from moeload_bench.errors import SeasonError
+from moeload_bench.evaluation.evaluate import make_result
+from moeload_bench.evaluation.harness import Answer
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.workers import workers
+from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.targets import Target
+from moeload_bench.results.record import RunResult
+from moeload_bench.states.origins import choose_origins
+from moeload_bench.states.rule import label_states
+from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
+from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.trace import Trace
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the scoring of one run by one entry gave."""
+
+    result: RunResult
+    forks: tuple[ForkLoss, ...]
+
+
+def score_season(
+    folder: Folder,
+    *,
+    level: Level = "sandbox",
+    limits: Limits | None = None,
+    jobs: int = 1,
+    published: str | None = None,
+    paths: Mapping[str, Path] | None = None,
+    find_links: Path | None = None,
+    no_index: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> Scores:
+    """Run all entries on all runs and write their results.
+
+    ``published`` says where the hashes stand when it is not a commit of this repository; ``paths`` gives files of the
+    open runs by id. Raises `SeasonError` for a run without hashes, hashes that are not published, a trace or an entry
+    that has changed, and a season that is revealed.
+    """
+    plan, commitment = folder.plan(), folder.commitment()
+    with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
+        draw, runs, place = _ready(folder, plan, published)
+        _unchanged(folder, commitment, find_links, no_index)
+        values = all_drawn(plan, folder.secret(), draw.value)
+        suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
+        count = recorded_futures(runs, plan)
+        forks = {
+            f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite, count)
+            for one in values
+        }
+        files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
+        files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
+        targets = [
+            entry_target(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+            for entry in commitment.entries
+        ]
+        setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=True)
+        results, losses = _results(folder, plan, setting, targets, files, forks, jobs, progress)
+        floors = fork_floors(folder, plan, suite, values, count)
+        (folder.path / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
+        made = Scores(
+            season=plan.name,
+            published_sha256=published_sha256(runs),
+            published_at=place,
+            suite_sha256=suite.sha256(),
+            level=level,
+            results=results,
+            forks=losses,
+            fork_floors=None if floors is None else floors.sha256(),
+        )
+        folder.write(made, "scores.json")
+    return made
+
+
+def _ready(folder: Folder, plan: Plan, published: str | None) -> tuple[Draw, list[RunHashes], str]:
+    """The draw, the hashes of all runs, and where they were published; raises `SeasonError` when it is too early."""
+    if folder.reveal() is not None:
+        raise SeasonError(
+            f"season {plan.name} is revealed: a later score is a public one; `moeload-bench run --suite` makes it"
+        )
+    if folder.scores() is not None:
+        raise SeasonError(f"season {plan.name} is scored already: all entries are scored at once, and once")
+    draw, runs = folder.draw(), folder.runs()
+    missing = [one for one in plan.wanted() if one not in {(run.recipe, run.run) for run in runs}]
+    if draw is None:
+        raise SeasonError(f"{folder.path / 'draw.json'} is not there: no score before the hashes of every run")
+    if missing:
+        what = f"{len(missing)} runs have no hashes yet, the first is {missing[0][0]} run {missing[0][1]}"
+        raise SeasonError(f"{what}: no score before the hashes of every run")
+    paths = [folder.path / "draw.json", *sorted((folder.path / "runs").glob("*.json"))]
+    place = published or published_at(paths)
+    if place is None:
+        raise SeasonError("the hashes of the runs are not committed as they are: no score before they are published")
+    for run in runs:
+        if run.data_sha256 is not None:
+            read_trace(folder.recordings / f"{run.trace}.parquet", expected_sha256=run.data_sha256)
+        for fork in run.forks:
+            path = fork_path(folder.recordings, plan, run.recipe, run.run, fork.origin_number, fork.future)
+            read_trace(path, expected_sha256=fork.data_sha256)
+    return draw, runs, place
+
+
+def _unchanged(folder: Folder, commitment: Commitment, find_links: Path | None, no_index: bool) -> None:
+    for entry in commitment.entries:
+        now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+        change = entry_changes(entry, now)
+        if change is not None:
+            raise SeasonError(change)
+
+
+def _open_run(trace_id: str, suite: Suite) -> Path:
+    return find_trace(trace_id, hub=(suite.hub.repo, suite.hub.revision) if suite.hub else None)
+
+
+def frozen_suite(plan: Plan, base: Suite, runs: Sequence[RunHashes], root: Path) -> Suite:
+    """The season's task list: on every run the origins that the base suite's rule gives, by state.
+
+    A state with fewer than `ORIGINS_PER_STATE` origins is left out, unless a run has no state with as many.
+    """
+    entries = []
+    for run in runs:
+        if run.data_sha256 is None:
+            continue
+        trace = read_trace(root / f"{run.trace}.parquet")
+        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
+        chosen = choose_origins(labels, trace.step_S, base.horizon, ORIGINS_PER_STATE)
+        whole = {state: found for state, found in chosen.items() if len(found) >= ORIGINS_PER_STATE} or chosen
+        origins = {state: tuple(found) for state, found in whole.items() if state in ("transient", "stable")}
+        entries.append(SuiteTrace.model_validate({"id": run.trace, "data_sha256": run.data_sha256, **origins}))
+    if not entries:
+        raise SeasonError(f"season {plan.name}: no run was recorded")
+    update = {"name": f"season-{plan.name}", "description": f"Season {plan.name}", "traces": tuple(entries)}
+    return base.model_copy(update={**update, "hub": None})
+
+
+def _results(
+    folder: Folder,
+    plan: Plan,
+    setting: Setting,
+    targets: Sequence[Target],
+    files: Mapping[str, Path],
+    forks: Mapping[str, RunForks],
+    jobs: int,
+    progress: Progress,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hashes of the results and of the fork losses of every entry, which are written."""
+    results: dict[str, str] = {}
+    losses: dict[str, str] = {}
+    total, done = len(targets) * len(setting.suite.traces), 0
+    with workers(jobs=jobs) as run:
+        fits = list(run([functools.partial(fit_forecaster, setting, files, target) for target in targets]))
+        calls = [
+            functools.partial(score_run, Pair(setting, entry, files[entry.id], target, fitted), forks[entry.id])
+            for target, fitted in zip(targets, fits, strict=True)
+            for entry in setting.suite.traces
+        ]
+        outputs = run(calls)
+        for target, fitted in zip(targets, fits, strict=True):
+            scored: list[Scored] = []
+            for entry in setting.suite.traces:
+                scored.append(next(outputs))
+                done += 1
+                progress(done, total, f"{target.label} on {entry.id}")
+            results[target.label] = _write_result(folder, setting, target, fitted, scored)
+            losses |= _write_forks(folder, plan, target.label, scored, forks)
+    return results, losses
+
+
+def _write_result(folder: Folder, setting: Setting, target: Target, fitted: Fitted, scored: Sequence[Scored]) -> str:
+    made = make_result(setting, target, fitted, [one.result for one in scored])
+    return file_sha256(made.save(folder.results / f"{target.label}.json"))
+
+
+def _write_forks(
+    folder: Folder, plan: Plan, entry: str, scored: Sequence[Scored], forks: Mapping[str, RunForks]
+) -> dict[str, str]:
+    tasks = tuple(loss for one in scored for loss in one.forks)
+    if not tasks:
+        return {}
+    horizons = next(one.horizons for one in forks.values() if one.origins)
+    made = EntryForks(season=plan.name, entry=entry, horizons=horizons, tasks=tasks)
+    folder.write(made, f"forks/{entry}.json")
+    return {entry: made.sha256()}
+
+
+def fork_tests(folder: Folder) -> dict[str, ForkTest]:
+    """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
+    scores = folder.scores()
+    found = {}
+    for name in sorted(scores.forks if scores else ()):
+        tasks = read_record(EntryForks, folder.forks / f"{name}.json").tasks
+        losses = [(task.recipe, task.run, np.array(task.loss_JK)) for task in tasks if task.failure is None]
+        if losses:
+            found[name] = permutation_test(losses)
+    return found
+
+
+def score_run(pair: Pair, forks: RunForks) -> Scored:
+    """One entry on one run: its result, and the losses of the answers that it gave where the run forks."""
+    answers: dict[int, Answer] = {}
+
+    def hear(answer: Answer) -> None:
+        if answer.origin in forks.origins:
+            answers[answer.origin] = answer
+
+    result = replay_and_score(pair, forks.origins, hear)
+    trace = read_trace(pair.path)
+    losses = [_loss(trace, forks, i, answers.get(origin)) for i, origin in enumerate(forks.origins)]
+    return Scored(result, tuple(losses))
+
+
+def _loss(trace: Trace, forks: RunForks, i: int, answer: Answer | None) -> ForkLoss:
+    origin = forks.origins[i]
+    common = {"trace": trace.id, "recipe": trace.meta.recipe, "run": forks.run, "origin": origin}
+    if answer is None or answer.forecast is None:
+        reason = answer.failure if answer else None
+        return ForkLoss(**common, failure=reason or "it was not asked: its process is gone")
+    loss_JK = share_distance(futures(trace, forks, i), answer.forecast.window_means(forks.horizons))
+    return ForkLoss(**common, loss_JK=tuple(tuple(float(f"{x:.9g}") for x in row) for row in loss_JK))

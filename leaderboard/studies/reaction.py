@@ -1,0 +1,182 @@
+"""What forecasting is worth beside exact reaction: plans of several kinds on the runs of suite v1, and what moves.
+
+    python -m leaderboard.studies.reaction [--fit]
+
+For every run, on the headline shape, layers are planned
+
+- never (`static`, the plan for even loads);
+- every step from that very step's loads (`exact`: what balancers that react inside a step reach, UltraEP or FEPLB);
+- every k steps from a forecast of the next k: of `sw_avg`, of `gated`; from `gated`'s mean + z standard deviations, as
+  its quantiles tell them; from the mean and the covariance of the last 100 steps (FlashLB's way);
+- every k steps from the true mean of the next k (`true mean`).
+
+Kept are the mean imbalance over steps and layers, and the most replicas that one device receives per plan. With --fit
+the `train` runs are measured, on which z is chosen. Writes leaderboard/reaction.json; some minutes of one core.
+
+Axis letters: S steps, L MoE layers, E experts, N decisions, R replica slots, D devices, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from moeload_bench.baselines.gated import Gated
+from moeload_bench.baselines.sw_avg import SlidingWindowAverage
+from numpy.typing import NDArray
+
+from leaderboard.committed import ROOT
+from moeload_bench.evaluation.harness import step_block, trace_info
+from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
+from moeload_bench.placement.replan import with_fewest_moves
+from moeload_bench.placement.risk import risk_plan
+from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace, shares
+
+OUT = ROOT / "leaderboard" / "reaction.json"
+SUITE = "v1"
+EVERY = (10, 100, 1000)
+FIRST = 100
+"""The first step that is counted: until then there is little to forecast from."""
+EXACT_EVERY = 10
+"""`exact` is measured on pairs of neighbouring steps that lie so far apart."""
+Z_TRIED = (0.5, 1.0, 2.0)
+Z_DEVIATION, Z_COVARIANCE = 0.5, 1.0
+"""Chosen on the `train` runs: the least mean imbalance at k = 10 and 100."""
+NORMAL_80 = 2 * 1.2815516
+"""Standard deviations between the quantiles 0.1 and 0.9 of a normal distribution."""
+PAST = 100
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Measured = dict[str, list[float]]
+"""Name of a kind of plan, with @k, to its mean imbalance and the most replicas that a device receives per plan."""
+
+
+def measure_run(trace: Trace, z_deviation: Sequence[float], z_covariance: Sequence[float]) -> Measured:
+    """Every kind of plan on one run; of those that reckon with uncertainty one for each z."""
+    shape = headline_shapes(trace.num_experts)[0]
+    share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1.0 / trace.num_experts)
+    static_LR = plan(np.ones(share_SLE.shape[1:]), shape)
+    found = {"static": [float(np.mean(step_imbalance(static_LR, share_SLE[FIRST:], shape.devices))), 0.0]}
+    found["exact@1"] = _exact(share_SLE, shape)
+    for every in EVERY:
+        rows = np.arange(FIRST, len(share_SLE) - every + 1, every)
+        plans = _plans(trace, share_SLE, rows, every, shape, z_deviation, z_covariance)
+        for name, plans_NLR in plans.items():
+            found[f"{name}@{every}"] = _charged(plans_NLR, share_SLE, rows, every, shape)
+    return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
+
+
+def _exact(share_SLE: FloatArray, shape: ClusterShape) -> list[float]:
+    """A plan for each step from that step's loads, on pairs of neighbours."""
+    first = np.arange(FIRST, len(share_SLE) - 1, EXACT_EVERY)
+    one, two = (plan(share_SLE[rows], shape) for rows in (first, first + 1))
+    imbalance = [
+        step_imbalance(p, share_SLE[row][None], shape.devices).mean() for row, p in zip(first, one, strict=True)
+    ]
+    return [float(np.mean(imbalance)), float(np.mean([_moved(a, b, shape) for a, b in zip(one, two, strict=True)]))]
+
+
+def _plans(
+    trace: Trace,
+    share_SLE: FloatArray,
+    rows_N: IntArray,
+    every: int,
+    shape: ClusterShape,
+    z_deviation: Sequence[float],
+    z_covariance: Sequence[float],
+) -> dict[str, IntArray]:
+    """[N, L, R] of every kind of plan that is made every k steps."""
+    average_NLE, mean_NLE, deviation_NLE = _forecasts(trace, rows_N, every)
+    sums = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
+    out = {
+        "sw_avg": plan(average_NLE, shape),
+        "gated": plan(mean_NLE, shape),
+        "true mean": plan((sums[rows_N + every] - sums[rows_N]) / every, shape),
+    }
+    covariance_NLEE = np.stack([_covariance(share_SLE[row - PAST : row]) for row in rows_N])
+    for z in z_deviation:
+        out[f"gated + {z:g} sd"] = risk_plan(mean_NLE, shape, z, deviation=deviation_NLE)
+    for z in z_covariance:
+        out[f"gated + {z:g} sd, covariance of steps"] = risk_plan(mean_NLE, shape, z, covariance=covariance_NLEE)
+    return out
+
+
+def _covariance(rows_SLE: FloatArray) -> FloatArray:
+    """[L, E, E] over the steps."""
+    off_LSE = (rows_SLE - rows_SLE.mean(axis=0)).swapaxes(0, 1)
+    return np.asarray(off_LSE.swapaxes(1, 2) @ off_LSE / (len(rows_SLE) - 1))
+
+
+def _forecasts(trace: Trace, rows_N: IntArray, every: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """[N, L, E] each: the mean over the next k steps as `sw_avg` and as `gated` say, and `gated`'s deviations.
+
+    `gated` has the weights that the package ships: those of the suite's own fit.
+    """
+    info = trace_info(trace)
+    average, gated = SlidingWindowAverage(info, 0), Gated(info, 0)
+    found, fed = [], 0
+    for row in rows_N.tolist():
+        block = step_block(trace, fed, row)
+        average.observe(block)
+        gated.observe(block)
+        fed = row
+        request = ForecastRequest(row, every, (every,), (0.1, 0.9))
+        told = gated.forecast(request)
+        low_LE, high_LE = (np.zeros(0), np.zeros(0)) if told.quantile_QKLE is None else told.quantile_QKLE[:, 0]
+        means = (one.window_means((every,))[0] for one in (average.forecast(request), told))
+        found.append((*means, (high_LE - low_LE) / NORMAL_80))
+    first, second, third = zip(*found, strict=True)
+    return np.stack(first), np.stack(second), np.stack(third)
+
+
+def _charged(
+    plans_NLR: IntArray, share_SLE: FloatArray, rows_N: IntArray, every: int, shape: ClusterShape
+) -> list[float]:
+    """Mean imbalance under plans that hold k steps each, and the mean of what the busiest device receives per plan."""
+    imbalance = [
+        step_imbalance(p, share_SLE[row : row + every], shape.devices).mean()
+        for row, p in zip(rows_N.tolist(), plans_NLR, strict=True)
+    ]
+    moved = [_moved(a, b, shape) for a, b in itertools.pairwise(plans_NLR)]
+    return [float(np.mean(imbalance)), float(np.mean(moved)) if moved else 0.0]
+
+
+def _moved(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> int:
+    """The most replicas, all layers together, that one device receives; devices renumbered so that fewest move."""
+    moved_LD = replicas_moved(before_LR, with_fewest_moves(before_LR, after_LR, shape), shape.devices)
+    return int(moved_LD.sum(axis=0).max())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the runs that are missing, or the ones of the other split."""
+    parser = argparse.ArgumentParser(description="forecasting beside exact reaction")
+    parser.add_argument("--fit", action="store_true", help="the `train` runs, on which z is chosen")
+    fit = parser.parse_args(arguments).fit
+    suite = load_suite(SUITE)
+    known = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    runs = known.setdefault("train" if fit else "test", {})
+    for entry in suite.fit if fit else suite.traces:
+        if entry.id in runs:
+            continue
+        started = time.process_time()
+        trace = read_trace(ROOT / "traces" / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
+        runs[entry.id] = measure_run(trace, *((Z_TRIED, Z_TRIED) if fit else ((Z_DEVIATION,), (Z_COVARIANCE,))))
+        OUT.write_text(
+            json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]") + "\n"
+        )
+        print(entry.id, f"{time.process_time() - started:.0f} s of CPU", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Verify a submission: run it again in the sandbox, compare, and try to catch memorising.
+
+Nothing of the submission runs outside the chosen level of isolation. Reference forecasters are this package's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import math
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
+from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
+from moeload_bench.environment import environment
+from moeload_bench.errors import MoeloadError, TargetError, printable
+from moeload_bench.evaluation.evaluate import Progress, make_result
+from moeload_bench.evaluation.harness import Answer
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.workers import available_bytes, run_spread
+from moeload_bench.files import replacing
+from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
+from moeload_bench.isolation.targets import Target, parse_target, preflight
+from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
+from moeload_bench.results.record import Result, RunResult
+from moeload_bench.submissions.check import check_submission, require_level
+from moeload_bench.submissions.folder import VERIFICATION, Folder
+from moeload_bench.submissions.record import Verification, status_of
+from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.submit import as_submitted
+from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.traces.store import list_traces, read_trace
+
+MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
+MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to verify, and how."""
+
+    folder: Folder
+    result: Result
+    suite: Suite
+    paths: Mapping[str, Path]
+    level: Level = "sandbox"
+    limits: Limits = field(default_factory=Limits)
+    sample: float = 1.0
+    traces: Path | None = None
+    find_links: Path | None = None
+    no_index: bool = False
+    jobs: int = 1
+    seed: int | None = None
+    progress: Progress = lambda done, total, what: None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found, and the result that is published after it.
+
+    Where it is verified, the numbers of ``result`` are the re-run's (with a sample, those of the runs in it); else it
+    is the claim.
+    """
+
+    record: Verification
+    result: Result
+
+
+def verify(request: Request) -> Verified:
+    """Check, install, re-run, compare and look for memory; what fails is a reason in the record, never an exception.
+
+    Raises `SuiteError`, `TraceError`, `IsolationError` or `MissingExtraError` for what is not the submission's fault.
+    """
+    require_level(request.level)
+    with contextlib.suppress(TargetError):  # arguments that it does not take: a reason, when it is run
+        preflight(request.folder.target())
+    findings: dict[str, float] = {}
+    costs: dict[str, Any] = {}
+    published = claim = request.result.model_copy(update={"status": "claimed"})
+    reasons = check_submission(replace(request.folder, verification=None), claim, request.suite)
+    if not reasons:
+        try:
+            packages = install_packages(
+                request.folder.requirements, find_links=request.find_links, no_index=request.no_index
+            )
+        except MoeloadError as error:
+            reasons = [str(error)]
+        else:
+            rerun = _Rerun(request, replace(request.folder.target(), packages=packages))
+            try:
+                reasons = rerun.reasons(findings)
+            except TargetError as error:  # arguments that it does not take
+                reasons = [str(error)]
+            costs = rerun.costs()
+            published = claim if reasons else rerun.published()
+    here = environment()
+    record = Verification(
+        verified=not reasons,
+        status=status_of(not reasons, request.sample),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        commit=here.commit,
+        level=request.level,
+        hardware=here.hardware,
+        tolerance=_stated(TOLERANCE) | _stated(MEAN_TOLERANCE, "mean ") | _stated(OVERALL_TOLERANCE, "overall "),
+        sample=request.sample,
+        result_sha256=published.content_sha256,
+        claim_sha256=claim.content_sha256,
+        reasons=[printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]],
+        findings={name: float(f"{value:.4g}") for name, value in findings.items()},
+        **costs,
+    )
+    return Verified(record, published)
+
+
+def write_verification(made: Verified, folder: Folder, place: Path) -> None:
+    """Write what was found: verification.json into the folder, and what is published to ``place``."""
+    with replacing(folder.path / VERIFICATION) as scratch:
+        scratch.write_text(made.record.to_json(), encoding="utf-8")
+    made.result.save(place)
+
+
+def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
+    return {f"{what}{name or 'others'}": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
+
+
+class _Rerun:
+    """One submission being run again."""
+
+    def __init__(self, request: Request, target: Target) -> None:
+        self.request, self.target = request, target
+        self.reference = parse_target(TRACKER)
+        self.setting = Setting(request.suite, request.level, request.limits, request.suite.seed, fresh=True)
+        self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
+        self.fits: dict[str, Fitted] = {}
+        self.claimed = {run.trace: run for run in request.result.runs}
+        self.again: list[Heard] = []
+        self.done = self.total = 0
+        self.pages_in_memory: bool | None = None
+
+    def reasons(self, findings: dict[str, float]) -> list[str]:
+        """Why it fails, [] when it does not; stops at the first kind of failure."""
+        self.pages_in_memory = share_no_pages(self.target, self.request.level, available_bytes())
+        chosen = self._drawn()
+        self.total = self._expected(chosen)
+        wrong = self._compare(chosen)
+        if wrong:
+            return wrong
+        found = screen_strata(summed_by_recipe([one.strata for one in self.again]))
+        if found is not None:
+            findings |= found.findings()
+            wrong = list(found.reasons())
+        if wrong or self.request.traces is None:
+            return wrong
+        growths = self._growths(fresh_runs(self.request.suite, self.request.traces))
+        findings |= growths
+        return [
+            f"{name}: its loss relative to {TRACKER} grows by {100 * growth:.0f} % on such traces "
+            f"(at most {100 * MAX_GROWTH[name]:.0f} % is accepted): it knows the suite's traces"
+            for name, growth in growths.items()
+            if growth > MAX_GROWTH.get(name, math.inf)
+        ]
+
+    def published(self) -> Result:
+        """What the re-run gave, under the submission's name; of runs outside the sample, the claim."""
+        again = {one.result.trace: one.result for one in self.again}
+        runs = [again.get(run.trace, run) for run in self.request.result.runs]
+        if len(again) < len(runs):
+            return self.request.result.model_copy(update={"status": "verified", "runs": tuple(runs)})
+        made = make_result(self.setting, self.target, self.fits[self.target.text], runs)
+        notes = {"status": "verified", "notes": self.request.result.notes}
+        return as_submitted(made, self.request.folder).model_copy(update=notes)
+
+    def costs(self) -> dict[str, Any]:
+        """What it cost here, for the claim's costs are its author's word; and whether its runs shared pages."""
+        if not self.again:
+            return {}
+        costs = [one.result.cost for one in self.again]
+        per_forecast_s = float(np.mean([cost.per_forecast_s for cost in costs]))
+        peaks = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
+        return {
+            "ms_per_forecast": float(f"{1e3 * per_forecast_s:.4g}"),
+            "peak_memory_bytes": max(peaks, default=None),
+            "pages_in_memory": self.pages_in_memory,
+        }
+
+    def _drawn(self) -> list[SuiteTrace]:
+        """The sample, all runs by default, in an order that nobody knows: no run can tell which ones were before."""
+        entries = self.request.suite.traces
+        count = max(1, math.ceil(self.request.sample * len(entries)))
+        return [entries[i] for i in self.rng.permutation(len(entries))[:count]]
+
+    def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
+        """How many runs and fits there will be when all goes well: what progress counts to."""
+        fits = 1 if self.request.suite.fit else 0
+        if self.request.traces is None:
+            return len(chosen) + fits
+        return len(chosen) + 2 * fits + len(self.request.suite.traces) + 2 * len(list_traces(self.request.traces))
+
+    def _report(self, what: str) -> None:
+        self.done += 1
+        self.request.progress(self.done, max(self.done, self.total), what)
+
+    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
+        """The runs in their order, as they are ready; first what their forecasters learn."""
+        unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
+        fits = [
+            functools.partial(fit_forecaster, self.setting, self.request.paths, target) for target in unfit.values()
+        ]
+        for text, fitted in zip(unfit, run_spread(fits, jobs=self.request.jobs), strict=True):
+            self.fits[text] = fitted
+            if self.request.suite.fit:
+                self._report(f"the fit of {text}")
+        calls = [functools.partial(run_and_hear, self._pair(*one)) for one in work]
+        for (target, entry, _), run in zip(work, run_spread(calls, jobs=self.request.jobs), strict=True):
+            self._report(f"{target.text} on {entry.id}")
+            yield run
+
+    def _pair(self, target: Target, entry: SuiteTrace, path: Path) -> Pair:
+        """One run. The suite holds the entry, so that finished work is never taken for that of other origins."""
+        suite = self.request.suite
+        if entry not in suite.traces:
+            others = tuple(other for other in suite.traces if other.id != entry.id)
+            suite = suite.model_copy(update={"traces": (*others, entry)})
+        return Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text])
+
+    def _compare(self, chosen: Sequence[SuiteTrace]) -> list[str]:
+        """Differences of the first re-run that differs from the claim; a second one tells chance from other numbers."""
+        work = [(self.target, entry, self.request.paths[entry.id]) for entry in chosen]
+        with contextlib.closing(self._runs(work)) as runs:
+            for one, again in zip(work, runs, strict=True):
+                self.again.append(again)
+                wrong = list(differences(self.claimed[one[1].id], again.result, self.request.suite.horizons))
+                if wrong:
+                    break
+            else:
+                return self._fit_differs()
+        self.fits.pop(self.target.text)
+        (once_more,) = self._runs([one])
+        other = next(differences(again.result, once_more.result, self.request.suite.horizons), None)
+        if other is not None:
+            return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
+
+    def _fit_differs(self) -> list[str]:
+        """Whether it learned from the open runs is told by the run, not by the claim: entries are listed by it."""
+        claimed, found = (wall_s is not None for wall_s in (self.request.result.fit_wall_s, self._fit_wall_s()))
+        if claimed == found:
+            return []
+        said, seen = ("fitted" if one else "not fitted" for one in (claimed, found))
+        return [f"fit_wall_s: the claim says that it was {said}, here it was {seen}: run `moeload-bench submit` again"]
+
+    def _fit_wall_s(self) -> float | None:
+        return self.fits[self.target.text].wall_s
+
+    def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
+        """By test, how much larger the relative loss is on fresh runs than on what they are compared with."""
+        known = {entry.id: entry for one in asked for entry in one.before}
+        before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
+        after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
+        runs = (heard.result for heard in self._runs([*before, *after]))
+        references = {name: next(runs) for name in known}
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for one in asked:
+            mine, theirs = next(runs), next(runs)
+            logs = [
+                math.log(relative_loss(self.claimed[entry.id].tasks, references[entry.id].tasks))
+                for entry in one.before
+            ]
+            found = float(np.exp(np.mean(logs))), relative_loss(mine.tasks, theirs.tasks)
+            pairs.setdefault(one.test, []).append(found)
+        return {name: _growth(found) for name, found in pairs.items()}
+
+
+def _growth(pairs: Sequence[tuple[float, float]]) -> float:
+    """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
+    return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A re-run, and what its forecasts have in common with the future beyond what the past says to anybody."""
+
+    result: RunResult
+    strata: Strata
+
+
+def run_and_hear(pair: Pair) -> Heard:
+    """Replay one run, score its forecasts, and look at the same forecasts for memory."""
+    means: list[NDArray[np.float64]] = []
+
+    def hear(answer: Answer) -> None:
+        if answer.forecast is not None:
+            means.append(answer.forecast.window_means(pair.setting.suite.horizons))
+
+    result = replay_and_score(pair, heard=hear)
+    if len(means) < len(result.tasks):
+        return Heard(result, {})
+    trace = read_trace(pair.path, expected_sha256=pair.entry.data_sha256)
+    return Heard(result, strata_of(trace, pair.entry, np.stack(means), pair.setting.suite.horizons))

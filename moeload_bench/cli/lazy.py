@@ -1,0 +1,96 @@
+"""Command lines whose commands are listed from a table; a command's module is imported when the command is called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
+
+from moeload_bench.errors import MoeloadError
+
+_PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
+
+
+@dataclass(frozen=True)
+class CommandTable:
+    """The commands of a program: a name to its line of help, and ``module_of`` to the module that holds it.
+
+    ``moved``: old names, each with the command of `python -m leaderboard` that it became.
+    """
+
+    about: Mapping[str, str]
+    module_of: Callable[[str], str]
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+class LazyCommands(TyperGroup):
+    """A group that knows its commands from a table."""
+
+    table: ClassVar[CommandTable]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(self.table.about)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a stand-in that holds a command's line of help; None for an unknown name."""
+        about = self.table.about.get(cmd_name)
+        return about and TyperCommand(cmd_name, help=about, rich_markup_mode="rich")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command itself, for the arguments that name it; raises `MoeloadError` for one that moved."""
+        if args and args[0] in self.table.moved:
+            raise MoeloadError(moved_line(args, self.table.moved[args[0]]))
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load_command(str(name), self.table.module_of(str(name))), rest
+
+
+def moved_line(words: Sequence[str], now: str) -> str:
+    """Say how a command that moved to the checkout is written now; ``words`` are what was typed."""
+    rest = list(words[1:])
+    if rest[:1] == [now]:  # `reproduce paper` is `paper`
+        rest = rest[1:]
+    return f"{words[0]} moved: in a checkout of the repository, run: python -m leaderboard {shlex.join([now, *rest])}"
+
+
+def lazy_app(name: str, about: str, table: CommandTable) -> typer.Typer:
+    """Make a command line of the commands of a table."""
+    return typer.Typer(
+        name=name,
+        cls=type("Commands", (LazyCommands,), {"table": table}),
+        callback=lambda: None,  # without one, typer refuses an application that lists no command itself
+        help=about,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+
+
+def load_command(name: str, module_name: str) -> Any:
+    """Return a command with its options: the group ``app`` of its module, or the function that is named as it is."""
+    module = import_module(module_name)
+    outer = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    if hasattr(module, "app"):
+        outer.add_typer(module.app, name=name)
+    else:
+        function = name.replace("-", "_")
+        outer.command(name)(getattr(module, function, None) or getattr(module, f"{function}_"))
+    return with_brackets(get_group(outer).commands[name])
+
+
+def with_brackets(command: Any) -> Any:
+    """Return the command; its help shows `[steps, layers]` as it stands: only `[bold]` and `[/bold]` are markup."""
+    for owner in (command, *command.params):
+        if getattr(owner, "help", None):
+            owner.help = _PLAIN_BRACKET.sub(r"\\[", owner.help)
+    for below in getattr(command, "commands", {}).values():
+        with_brackets(below)
+    return command

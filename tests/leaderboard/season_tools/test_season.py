@@ -1,0 +1,463 @@
+"""A season is what it committed to, and each way to cheat is refused by name. Traces are made here, not trained."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leaderboard.season_tools.checking import check_season, run_to_record_again
+from leaderboard.season_tools.closing import close_season, new_season, packages_sha256
+from leaderboard.season_tools.drawing import draw_number, draw_run, fork_origins, value_in_range
+from leaderboard.season_tools.folder import Folder, logged_attempt, published_at, read_record
+from leaderboard.season_tools.recording import draw_value, record_season
+from leaderboard.season_tools.records import ForkPlan, Varies
+from leaderboard.season_tools.revealing import reveal_season
+from leaderboard.season_tools.scoring import score_season
+from moeload_bench.errors import SeasonError
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.store import read_trace, write_trace
+from tests.support.seasons import (
+    EVERY,
+    FORK_STEPS,
+    PUBLIC,
+    STEPS,
+    VALUE,
+    open_season,
+    planned_season,
+    record_made,
+    revealed_season,
+)
+from tests.support.submitted import wheel
+
+
+@pytest.fixture(scope="module")
+def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A whole season, once for all tests, which copy it."""
+    return revealed_season(tmp_path_factory.mktemp("season"))
+
+
+@pytest.fixture
+def season(revealed: Folder, tmp_path: Path) -> Folder:
+    shutil.copytree(revealed.path, tmp_path / "2026-12")
+    return Folder(tmp_path / "2026-12")
+
+
+def test_a_season_that_was_kept_passes(season: Folder) -> None:
+    """Commitment, draw, hashes, scores, reveal and log agree, without the maintainer's secret folder."""
+    shutil.rmtree(season.private)
+    assert check_season(season) == []
+    assert run_to_record_again(season.plan(), season.runs()) in season.plan().wanted()
+
+
+def test_every_entry_has_a_score_on_every_run(season: Folder) -> None:
+    """Results are ordinary records on the season's own suite; the answers at forks are not among the scored tasks."""
+    for entry in season.commitment().entries:
+        result = load_result(season.results / f"{entry.name}.json")
+        assert {run.trace for run in result.runs} == {run.trace for run in season.runs()}
+        assert result.failures == []
+        forks = json.loads((season.forks / f"{entry.name}.json").read_text())
+        assert {len(task["loss_JK"]) for task in forks["tasks"]} == {4}
+        assert len(forks["tasks"]) == 2 * len(season.runs())
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change a JSON record by hand, canonical text kept."""
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree, sort_keys=True, indent=1) + "\n")
+
+
+def _another_seed(season: Folder) -> None:
+    edit(season.path / "reveal.json", lambda tree: tree["runs"][0].update(seed=7))
+
+
+def _another_trace_seed(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, meta=trace.meta.model_copy(update={"seed": 7})), path, overwrite=True)
+
+
+def _another_secret(season: Folder) -> None:
+    edit(season.path / "reveal.json", lambda tree: tree.update(secret="0" * 64))
+
+
+def _a_changed_entry(season: Folder) -> None:
+    path = season.entries / "mine" / "forecaster.py"
+    path.write_text(path.read_text() + "# better\n")
+
+
+def _a_changed_weight(season: Folder) -> None:
+    edit(season.path / "commitment.json", lambda tree: tree["entries"][0]["files"].update({"forecaster.py": "0" * 64}))
+
+
+def _a_run_left_out(season: Folder) -> None:
+    (season.path / "runs" / "other.0.json").unlink()
+
+
+def _a_fork_left_out(season: Folder) -> None:
+    edit(season.path / "runs" / "small.0.json", lambda tree: tree["forks"].pop())
+
+
+def _an_entry_left_out(season: Folder) -> None:
+    (season.results / "sw_avg.json").unlink()
+
+
+def _a_changed_trace(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    load_SLE = trace.load_SLE.copy()
+    load_SLE[-1] = np.roll(load_SLE[-1], 1, axis=-1)
+    write_trace(replace(trace, load_SLE=load_SLE), path, overwrite=True)
+
+
+def _a_changed_fork(season: Folder) -> None:
+    path = next(season.traces.glob("small/*_forks/*.parquet"))
+    trace = read_trace(path)
+    write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
+
+
+def _a_score_before_the_hashes(season: Folder) -> None:
+    edit(season.path / "scores.json", lambda tree: tree.update(published_sha256="0" * 64))
+
+
+def _a_changed_result(season: Folder) -> None:
+    edit(season.results / "mine.json", lambda tree: tree.update(fit_wall_s=1.0))
+
+
+def _a_line_out_of_the_log(season: Folder) -> None:
+    lines = season.log.read_text().splitlines(keepends=True)
+    season.log.write_text("".join(lines[:3] + lines[4:]))
+
+
+def _another_stage(season: Folder) -> None:
+    path = season.traces / "small" / "s2026_12" / "seed0.parquet"
+    trace = read_trace(path)
+    columns = {**trace.columns, "stage": 1 - trace.columns["stage"]}
+    write_trace(replace(trace, columns=columns), path, overwrite=True)
+
+
+def _changed_metadata(season: Folder) -> None:
+    path = season.traces / f"{season.runs()[0].trace}.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, meta=trace.meta.model_copy(update={"notes": ("better",)})), path, overwrite=True)
+
+
+def _changed_floors(season: Folder) -> None:
+    edit(season.path / "fork_floors.json", lambda tree: tree["floors"][0].update(floor_K=[0.5, 0.5, 0.5]))
+
+
+def _columns_left_out(season: Folder) -> None:
+    path = season.traces / "small" / "s2026_12" / "seed0.parquet"
+    trace = read_trace(path)
+    write_trace(replace(trace, columns={}), path, overwrite=True)
+
+
+def _a_recipe_of_another_season(season: Folder) -> None:
+    for path in (season.path / "runs" / "small.0.json", season.path / "reveal.json"):
+        path.write_text(path.read_text().replace('"recipe": "small"', '"recipe": "large"'))
+
+
+def _chosen_origins(season: Folder) -> None:
+    edit(season.path / "suite.json", lambda tree: tree["traces"][0].update(stable=[], transient=[100]))
+
+
+def _chosen_origins_everywhere(season: Folder) -> None:
+    """In the task list, and in all that was scored on it: only the traces tell."""
+    _chosen_origins(season)
+    sha256 = read_record(Suite, season.path / "suite.json").sha256()
+    edit(season.path / "scores.json", lambda tree: tree.update(suite_sha256=sha256))
+
+
+CHEATS: dict[str, Callable[[Folder], None]] = {
+    "seed 7 is not the derived one": _another_seed,
+    "recorded from seed 7, the derived one is": _another_trace_seed,
+    "the secret's hash is": _another_secret,
+    "entry mine has changed since closing: forecaster.py is": _a_changed_entry,
+    "commitment.json has changed since the draw": _a_changed_weight,
+    "other run 0: left out: it has no hashes": _a_run_left_out,
+    "1 forks left out": _a_fork_left_out,
+    "entry sw_avg was left out: it has no result": _an_entry_left_out,
+    "seed0 has changed: its hash is": _a_changed_trace,
+    "of small run 0 has changed: its hash is": _a_changed_fork,
+    "a score before the hashes": _a_score_before_the_hashes,
+    "results/mine.json has changed since it was scored": _a_changed_result,
+    "a line was changed or left out": _a_line_out_of_the_log,
+    "stage at step 0 is 1, the recipe says 0": _another_stage,
+    "there is no column lr, which its recorder writes": _columns_left_out,
+    "large run 0: not in the plan": _a_recipe_of_another_season,
+    "its metadata have changed since its hashes were published": _changed_metadata,
+    "fork_floors.json has changed since it was scored": _changed_floors,
+    "the task list of suite.json is": _chosen_origins,
+    "the task list of the traces is": _chosen_origins_everywhere,
+}
+
+
+@pytest.mark.parametrize("words", CHEATS)
+def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) -> None:
+    """Each cheat alone, found from the published folder."""
+    CHEATS[words](season)
+    found = check_season(season)
+    assert any(words in line for line in found), found
+
+
+def test_a_recipe_that_is_not_planned_is_refused_by_name(season: Folder) -> None:
+    """With the recipes that are."""
+    with pytest.raises(SeasonError, match="season 2026-12 has no recipe 'large'; there is: small, other"):
+        season.plan().recipe("large")
+
+
+def test_a_file_that_cannot_be_read_hides_nothing_else(season: Folder) -> None:
+    """Each is named with its reason, beside what is wrong elsewhere: the check ends in words, whatever lies there."""
+    _a_line_out_of_the_log(season)
+    trace = season.traces / f"{season.runs()[0].trace}.parquet"
+    broken = [trace, season.results / "mine.json", season.path / "fork_floors.json", season.path / "suite.json"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (season.entries / "sw_avg" / "submission.toml").write_text("name = ")
+    found = check_season(season)
+    for path in broken:
+        assert any(path.name in line for line in found), (path, found)
+    assert any("submission.toml" in line or "entry sw_avg" in line for line in found)
+    assert any("a line was changed or left out" in line for line in found)
+
+
+def test_each_step_refuses_what_comes_too_early_or_too_late(tmp_path: Path) -> None:
+    """In the order of a season, each refusal in its own words; all of them are in the log."""
+    folder = open_season(tmp_path)
+    refusals = [
+        (lambda: close_season(folder, []), "is closed already"),
+        (lambda: new_season(folder, "2026-12", [], PUBLIC), "a secret is drawn once"),
+        (lambda: record_season(folder, VALUE), "publish them before the draw"),
+        (lambda: score_season(folder, level="none"), "no score before the hashes of every run"),
+        (lambda: reveal_season(folder), "has no scores yet"),
+        (lambda: check_season(folder), "not revealed yet"),
+    ]
+    for call, words in refusals:
+        with pytest.raises(SeasonError, match=words):
+            call()
+    record_made(folder)
+    with pytest.raises(SeasonError, match="nothing is drawn twice"):
+        draw_value(folder, "a better value", "the test")
+    with pytest.raises(SeasonError, match="no score before they are published"):
+        score_season(folder, level="none")
+    refused = [line.detail for line in folder.lines() if line.outcome == "refused"]
+    assert any("no score before the hashes" in detail for detail in refused)
+
+
+def test_both_ends_of_what_may_vary_are_tried_before_closing(tmp_path: Path) -> None:
+    """A range that ends beyond the run would make the draw a dead end; so would a name that is no recipe's."""
+    late = {"small": (Varies(key="data.stages.1.start", low=5, high=STEPS + 5),)}
+    with pytest.raises(
+        SeasonError, match=r"recipe small with data.stages.1.start 405: .*data.stages reaches to step 405"
+    ):
+        planned_season(tmp_path / "a", varies=late)
+    with pytest.raises(SeasonError, match="recipe 'smal' is to vary and is not in the season; there is: small, other"):
+        planned_season(tmp_path / "b", varies={"smal": late["small"]})
+
+
+def test_a_value_too_short_to_say_what_it_is_is_refused(tmp_path: Path) -> None:
+    """With what to write instead; nothing is drawn."""
+    folder = open_season(tmp_path)
+    with pytest.raises(SeasonError, match=r"the public value, .*; write a short one with its name and day"):
+        draw_value(folder, "0427135", "the test")
+    assert folder.draw() is None
+
+
+def test_an_entry_with_weights_can_be_closed(tmp_path: Path) -> None:
+    """They are copied and hashed with its code, and a name that is there twice is refused."""
+    folder, entries = planned_season(tmp_path)
+    np.savez(entries[0] / "forecaster.npz", w=np.zeros(3))
+    record = entries[0] / "submission.toml"
+    sha256 = hashlib.sha256((entries[0] / "forecaster.npz").read_bytes()).hexdigest()
+    record.write_text(f'weights_sha256 = "{sha256}"\n{record.read_text()}')
+    with pytest.raises(SeasonError, match="entries mine are there twice"):
+        close_season(folder, entries, unranked=[entries[0]])
+    (folder.entries / "left").mkdir(parents=True)
+    made = close_season(folder, entries)
+    assert made.entries[0].files["forecaster.npz"] == sha256
+    assert sorted(path.name for path in folder.entries.iterdir()) == ["mine", "sw_avg"]
+
+
+def test_a_season_takes_one_of_a_group_of_near_twins(tmp_path: Path) -> None:
+    """Each of its recipes has a vote, and they are one training at first; v1 has no groups."""
+    twins, folder = ["qwen3moe-16e-aux0", "qwen3moe-16e-shift"], Folder(tmp_path / "season")
+    with pytest.raises(SeasonError, match="qwen3moe-16e-aux0, qwen3moe-16e-shift are near twins in suite v2"):
+        new_season(folder, "2027-01", twins, PUBLIC, suite="v2")
+    assert not folder.path.exists()
+
+
+def test_an_entry_that_changed_after_closing_is_not_scored(tmp_path: Path) -> None:
+    """Nor is a trace whose hash is not the published one."""
+    folder = open_season(tmp_path)
+    record_made(folder)
+    code = folder.entries / "mine" / "forecaster.py"
+    honest = code.read_text()
+    code.write_text(honest + "\n")
+    with pytest.raises(SeasonError, match=r"entry mine has changed since closing: forecaster\.py"):
+        score_season(folder, level="none", published="the test")
+    code.write_text(honest)
+    path = next(folder.recordings.glob("small/s2026_12/*.parquet"))
+    trace = read_trace(path)
+    write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
+    with pytest.raises(Exception, match="expected"):
+        score_season(folder, level="none", published="the test")
+
+
+def test_forks_that_were_not_recorded_are_named_and_the_others_scored(tmp_path: Path) -> None:
+    """Time ran out after two of three: all origins are scored on as many, and the check says what is missing."""
+    folder = open_season(tmp_path)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    for path in sorted((folder.path / "runs").glob("*.json")):
+        keep = 3 if path.name == "other.0.json" else 2
+        edit(path, lambda tree, n=keep: tree.update(forks=[fork for fork in tree["forks"] if fork["future"] < n]))
+    score_season(folder, level="none", published="the test")
+    reveal_season(folder)
+    forks = json.loads((folder.forks / "mine.json").read_text())
+    assert {len(task["loss_JK"]) for task in forks["tasks"]} == {3}
+    assert json.loads((folder.path / "fork_floors.json").read_text())["futures"] == 3
+    assert check_season(folder) == ["small run 0: 2 forks left out: they have no hashes"]
+    with pytest.raises(SeasonError, match="got 4 futures, expected 2 to the 3 of the plan"):
+        record_season(folder, VALUE, futures=4)
+
+
+def test_a_later_score_is_a_public_one(season: Folder) -> None:
+    """A revealed season is scored no more."""
+    with pytest.raises(SeasonError, match="a later score is a public one"):
+        score_season(season, level="none", published="the test")
+
+
+def test_publication_is_a_commit_that_holds_the_files_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is changed, or not committed, is not published; from where one asks does not matter."""
+    for words in (["init", "-q"], ["config", "user.email", "a@b.c"], ["config", "user.name", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    (tmp_path / "one").write_text("1")
+    assert published_at([tmp_path / "one"]) is None
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "commit", "-qm", "one"], check=True)
+    commit = published_at([tmp_path / "one"])
+    assert len(commit or "") == 40
+    monkeypatch.chdir(tmp_path.parent)
+    assert published_at([Path(tmp_path.name) / "one"]) == commit
+    (tmp_path / "one").write_text("2")
+    assert published_at([tmp_path / "one"]) is None
+
+
+def test_git_does_not_see_the_secret(tmp_path: Path) -> None:
+    """Whoever commits the whole folder commits no secret, no trace and no secret recipe."""
+    subprocess.run(["git", "-C", str(tmp_path), "init", "-q"], check=True)
+    folder = open_season(tmp_path)
+    record_made(folder)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "--all"], check=True)
+    shown = subprocess.run(["git", "-C", str(tmp_path), "ls-files"], capture_output=True, text=True, check=True).stdout
+    assert "plan.json" in shown
+    assert "private" not in shown
+    secret = folder.secret()
+    assert all(secret not in path.read_text() for path in folder.path.glob("*.json*"))
+
+
+def test_an_open_season_is_recorded_in_several_places(tmp_path: Path) -> None:
+    """Its folder alone, without what git ignores, gives the same draw elsewhere; no trace has to be moved to reveal."""
+    forks = ForkPlan(recipes=("small",), origins=2, futures=3, steps=FORK_STEPS)
+    folder = open_season(tmp_path, in_the_open=True, secret_recipes=(), forks=forks)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    assert not folder.private.exists()
+    shutil.copytree(folder.path, tmp_path / "elsewhere")
+    moved = Folder(tmp_path / "elsewhere")
+    draws = [draw_run(one.plan(), one.secret(), VALUE, "small", 0) for one in (folder, moved)]
+    assert draws[0] == draws[1]
+    score_season(moved, level="none", published="the test")
+    reveal_season(moved)
+    assert check_season(moved) == []
+    edit(moved.path / "plan.json", lambda tree: tree.update(secret="0" * 64))
+    assert "the secret is another than the one that plan.json shows" in check_season(moved)
+
+
+def test_an_open_season_has_no_secret_recipes(tmp_path: Path) -> None:
+    """Its secrets would be known from the beginning, or be lost with the machine."""
+    with pytest.raises(SeasonError, match=r"an open season has no secrets, got the secret recipes \['other'\]"):
+        open_season(tmp_path, in_the_open=True)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(0, 100))
+def test_drawn_numbers_lie_in_their_range(number: int, low: int, width: int) -> None:
+    """Whole numbers and rates, ends included."""
+    value = value_in_range(Varies(key="a.b", low=low, high=low + width), number)
+    assert low <= value <= low + width
+    assert value.is_integer()
+    assert 1e-4 <= value_in_range(Varies(key="a.b", low=1e-4, high=1e-2, kind="log"), number) <= 1e-2
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(1, 7))
+def test_forks_fit_and_their_windows_do_not_overlap(draws: list[int], every: int) -> None:
+    """Whatever is drawn: multiples of the checkpoints, apart, and with room for the last."""
+    origins = fork_origins(STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
+    assert all(origin % every == 0 and origin > 0 for origin in origins)
+    assert all(b - a >= FORK_STEPS for a, b in itertools.pairwise(origins))
+    assert origins[-1] + FORK_STEPS <= STEPS
+    with pytest.raises(SeasonError, match="do not fit"):
+        fork_origins(FORK_STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
+
+
+def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
+    """63 bits, as docs say: a stranger derives the same ones; another secret or value gives others."""
+    text = f'["moeload-bench season",1,"{"0" * 64}","value","small",0,"seed"]'
+    number = int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) // 2
+    assert draw_number("0" * 64, "value", "small", 0, "seed") == number
+    keys = [
+        ("0", "v", "a", 0, "seed"),
+        ("1", "v", "a", 0, "seed"),
+        ("0", "w", "a", 0, "seed"),
+        ("0", "v", "b", 0, "seed"),
+    ]
+    keys += [("0", "v", "a", 1, "seed"), ("0", "v", "a", 0, "origin 0")]
+    found = {draw_number(*key) for key in keys}
+    assert len(found) == len(keys)
+    assert all(0 <= number < 2**63 for number in found)
+
+
+def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> None:
+    """A run's seed is another in every recipe."""
+    plan, secret = season.plan(), season.reveal().secret  # type: ignore[union-attr]
+    one, other = (draw_run(plan, secret, VALUE, recipe, 0) for recipe in ("small", "other"))
+    assert one.seed != other.seed
+    assert draw_run(plan, secret, "another value", "small", 0).seed != one.seed
+    assert 5 <= one.varied["data.stages.1.start"] <= 300
+    assert all(origin % EVERY == 0 for origin in one.fork_origins)
+
+
+def test_the_hash_of_an_entry_s_wheels_is_that_of_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on another machine: paths that pip writes down do not count, what a module says does."""
+    scripts = {"a-1.0.dist-info/entry_points.txt": "[console_scripts]\na = a:X\n"}
+
+    def unpacked(place: str, code: str) -> str:
+        monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / place / "cache"))
+        (tmp_path / place).mkdir()
+        wheel(tmp_path / place / "wheels", "a", "1.0", code, scripts)
+        folder = install_packages(("a==1.0",), find_links=tmp_path / place / "wheels", no_index=True)
+        assert folder is not None
+        (folder / "bin" / "a").write_text(f"#!/{place}/bin/python\n")
+        return packages_sha256(folder)
+
+    first = unpacked("here", "X = 1\n")
+    assert unpacked("there", "X = 1\n") == first
+    assert unpacked("changed", "X = 2\n") != first
