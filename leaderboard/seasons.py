@@ -16,6 +16,7 @@ from moeload_bench.results.drops import ALPHA, Drop, drops
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.seeds import Runs, Spread, seed_spread
 from moeload_bench.results.statistics import log_ratio, run_means
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.seasons.folder import Folder, file_sha256, read_record
 from moeload_bench.seasons.forks import ForkTest, mean_floor
 from moeload_bench.seasons.records import ForkFloors, Scores
@@ -23,7 +24,6 @@ from moeload_bench.seasons.scoring import fork_tests
 from moeload_bench.suites.suite import Suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
-PRIMARY = "window_tv"
 FLOOR = "floor_fork"
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from leaderboard.seasons import FLOOR, PRIMARY, Season, scored_seasons
+from leaderboard.seasons import FLOOR, Season, scored_seasons
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import floors_from
 from moeload_bench.seasons.floors import ForkPoint, fork_points
 from moeload_bench.seasons.folder import read_record

@@ -15,7 +15,7 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.seasons import FLOOR as FLOOR_FORK
-from leaderboard.seasons import PRIMARY, ForkFloor, Season, drop_words, drops_of, fork_floors, scored_seasons
+from leaderboard.seasons import ForkFloor, Season, drop_words, drops_of, fork_floors, scored_seasons
 from moeload_bench.errors import ResultError
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
@@ -25,6 +25,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
 from moeload_bench.results.words import span_words
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
 CLAIM: Claim = "a new recipe"
@@ -43,7 +44,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFlo
             f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
         )
     errors = errors_of(results, metric)
-    if metric == oracle_window.METRIC:
+    if metric == PRIMARY:
         errors = oracle_window.with_yardstick(errors, results[0].suite.name)
     forks = forks or {}
     parts = [

@@ -15,7 +15,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import drop_parts, public_results
 from leaderboard.pages.parts import Page
-from leaderboard.seasons import FLOOR, PRIMARY, Season, run_ratios, scored_seasons, spread_of
+from leaderboard.seasons import FLOOR, Season, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING
@@ -24,6 +24,7 @@ from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_p_value, skill_interval
 from moeload_bench.results.statistics import Interval, rank_sets
 from moeload_bench.results.words import failure_lines
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.seasons.folder import read_record
 from moeload_bench.seasons.forks import mean_floor
 from moeload_bench.seasons.records import EntryForks

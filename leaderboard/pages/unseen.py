@@ -14,12 +14,13 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.suites.plan import near_twins
-from leaderboard.unseen import BESIDE, METRIC, PLAN, REFERENCE, SUBJECT, Scores, known_recipes, read_scores, wanted_runs
+from leaderboard.unseen import BESIDE, PLAN, REFERENCE, SUBJECT, Scores, known_recipes, read_scores, wanted_runs
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Tasks, interval, log_ratio, skill
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
 Column = Mapping[str, float]
@@ -94,7 +95,7 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
     both = [result for result in results if result.name in (SUBJECT, REFERENCE)]
     if len(both) < 2:
         return {}
-    errors = errors_of(both, METRIC)
+    errors = errors_of(both, PRIMARY)
     found: dict[str, Column] = {}
     for state in STATES:
         here = errors.select(state=state)
