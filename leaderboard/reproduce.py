@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,14 @@ from moeload_bench.errors import MoeloadError, ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
-from moeload_bench.results.agreement import TOLERANCE, differences
+from moeload_bench.results.agreement import EXACT, Bounds, differences, tolerance_of, value_bound
 from moeload_bench.results.record import Result, RunResult
+from moeload_bench.scoring.catalogue import Bound
 from moeload_bench.submissions.check import require_level
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
-EXACT: Mapping[str, tuple[float, float]] = {"": (0.0, 0.0)}
-ERRORS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate", "error_rate_covered")
 NOT_COMPARED = {"cost"}
 MAX_LINES = 20
 """Differences printed of each result; the rest is counted."""
@@ -70,27 +69,26 @@ def same_machine(then: Environment, here: Environment) -> str | None:
     return ", ".join(differ) or None
 
 
-def tolerance_of(result: Result) -> Mapping[str, tuple[float, float]]:
-    """(relative, absolute) by metric for re-runs on another machine; that of `agreement` where nothing is stated."""
+def bounds_of(result: Result) -> Bounds:
+    """Return the bounds of values for re-runs on another machine; the catalogue's where nothing is stated."""
     entry = tomllib.loads(TOLERANCES.read_text()).get(result.forecaster.target.partition("@")[0], {})
-    bounds = dict(TOLERANCE)
-    if "errors" in entry:
-        bounds |= dict.fromkeys(ERRORS, tuple(entry["errors"]))
-    if "plans" in entry:
-        plans = {name for run in result.runs for task in run.tasks[:1] for name in task.metrics if "@" in name}
-        bounds |= dict.fromkeys(plans, tuple(entry["plans"]))
-    return bounds
+    return lambda metric: tuple(entry.get(tolerance_of(metric).kind, value_bound(metric)))
 
 
-def compare(committed: Result, again: Result, tolerance: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+def exactly(metric: str) -> Bound:
+    """Return the bound of values on the machine that made them."""
+    return EXACT
+
+
+def compare(committed: Result, again: Result, bounds: Bounds) -> Iterator[str]:
     """What differs between a committed result and its re-run, in words: trace, state, horizon, metric, values."""
     runs = {run.trace: run for run in again.runs}
     for run in committed.runs:
         if run.trace not in runs:
             yield f"{run.trace}: not run again"
             continue
-        found = list(differences(run, runs[run.trace], committed.suite.horizons, tolerance))
-        if not found and tolerance is EXACT:
+        found = list(differences(run, runs[run.trace], committed.suite.horizons, bounds))
+        if not found and bounds is exactly:
             found = list(_otherwise(run, runs[run.trace]))
         yield from (f"{run.trace}: {line.replace('claimed', 'committed')}" for line in found)
 
@@ -163,10 +161,10 @@ def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, l
     elsewhere = same_machine(committed.environment, again.environment)
     demanded = elsewhere is None if exact is None else exact
     if demanded or (exact is None and BLAS_KERNELS not in committed.environment.versions):
-        found = list(compare(committed, again, EXACT))
+        found = list(compare(committed, again, exactly))
         if demanded or not found:
             return "exactly", found
-    return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, tolerance_of(committed)))
+    return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, bounds_of(committed)))
 
 
 def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, exact: bool | None) -> int:

@@ -15,10 +15,10 @@ from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import errors_of, skill
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 
 FOLDER = ROOT / "leaderboard" / "adapters"
 BESIDE = ("sw_avg", "arima")
-METRIC = "window_tv"
 
 
 def adapters_tables() -> str:
@@ -41,7 +41,7 @@ def _table(suite: str, adapters: Sequence[Result]) -> str:
     """Skill by state, error at every horizon, and CPU time."""
     known = {result.name: result for result in results_of(suite)}
     results = [*(known[name] for name in BESIDE), *adapters]
-    errors, rows = errors_of(results, METRIC), []
+    errors, rows = errors_of(results, PRIMARY), []
     for state in ("transient", "stable"):
         for result in results:
             here = errors.select(state=state)
@@ -49,7 +49,7 @@ def _table(suite: str, adapters: Sequence[Result]) -> str:
             rows.append((state, f"`{result.name}`", f"{skill(here, result.name, BESIDE[0])[0]:+.3f}",
                          *map(three_digits, cells), three_digits(cpu_ms(result))))  # fmt: skip
     heads = ("state", "forecaster", "skill", *(f"h = {h:,}" for h in results[0].suite.horizons), "CPU ms per origin")
-    return f"Suite `{suite}`, `{METRIC}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
+    return f"Suite `{suite}`, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
 
 
 PARTS: Mapping[str, Maker] = {"adapters": lambda _: adapters_tables()}

@@ -14,7 +14,7 @@ from leaderboard.pages import reaction
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
 from leaderboard.pages.results import results_of, separated
-from leaderboard.pages.separation import PRIMARY, compared_cells
+from leaderboard.pages.separation import compared_cells
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
@@ -24,6 +24,7 @@ from moeload_bench.plots.results import draw_regret
 from moeload_bench.plots.style import save_figure
 from moeload_bench.results.disagreement import disagreements
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.traces.store import load_trace
 
 SUITE = "v1"
@@ -42,6 +43,7 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
     ("stable_only", 50),
     ("if_pays", 50),
 )
+
 """Policies and k beside the best one."""
 
 

@@ -22,12 +22,13 @@ from scipy.stats import t
 from leaderboard.committed import model_type_of, submission_of
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.pages.separation import PRIMARY, STATES
+from leaderboard.pages.separation import STATES
 from leaderboard.studies import oracle_window
 from leaderboard.studies.clusters import SUITE
 from moeload_bench.results.comparison import Errors, errors_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 
 NAME = "gated"
 OURS = ("adaptive", "gated")

@@ -21,10 +21,11 @@ from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
 from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, PRIMARY, Season, scored_seasons
+from leaderboard.season_tools.scored import FLOOR, Season, scored_seasons
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import floors_from
 
 PILOTS = ROOT / "leaderboard" / "pilots"

@@ -15,7 +15,6 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.season_tools.scored import (
-    PRIMARY,
     ForkFloor,
     Season,
     drop_words,
@@ -33,6 +32,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
 from moeload_bench.results.words import span_words
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
 CLAIM: Claim = "a new recipe"
@@ -51,7 +51,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFlo
             f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
         )
     errors = errors_of(results, metric)
-    if metric == oracle_window.METRIC:
+    if metric == PRIMARY:
         errors = oracle_window.with_yardstick(errors, results[0].suite.name)
     forks = forks or {}
     parts = [

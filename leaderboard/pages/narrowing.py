@@ -16,7 +16,7 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.headline import CLAIM
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.pages.separation import ALPHA, PRIMARY
+from leaderboard.pages.separation import ALPHA
 from leaderboard.suites.plan import near_twins
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
@@ -24,6 +24,7 @@ from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Interval, pairs_apart
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, full_suites
 
 Pair = tuple[str, str]

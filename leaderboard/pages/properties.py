@@ -12,9 +12,8 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.traces.store import list_traces
-
-PRIMARY = "window_tv"
 
 
 def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) -> str:

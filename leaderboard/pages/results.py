@@ -17,7 +17,7 @@ from pathlib import Path
 
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.separation import ALPHA, PRIMARY, STATES, Cell, compared_cells
+from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.errors import MoeloadError
 from moeload_bench.placement.cost import HEADLINE
@@ -28,7 +28,7 @@ from moeload_bench.results.record import Result, Results, RunResult
 from moeload_bench.results.render import markdown_table, three_digits, to_markdown
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.words import failure_lines
-from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.suites.suite import Suite, load_suite
 
 MOST_DISAGREEMENTS = 12
@@ -172,7 +172,7 @@ def _rate(value: float | None) -> str:
 def metric_names(results: Sequence[Result]) -> list[str]:
     """Every metric of the results: those of forecasts in their order, then those of plans."""
     there = {name for result in results for run in result.runs for task in run.tasks[:1] for name in task.metrics}
-    listed = [spec.name for spec in METRICS if spec.name in there]
+    listed = [spec.name for spec in forecast_metrics() if spec.name in there]
     return [*listed, *sorted(there - set(listed))]
 
 

@@ -18,7 +18,7 @@ from leaderboard.pages.parts import Page
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, PRIMARY, Season, run_ratios, scored_seasons, spread_of
+from leaderboard.season_tools.scored import FLOOR, Season, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING
@@ -27,6 +27,7 @@ from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_p_value, skill_interval
 from moeload_bench.results.statistics import Interval, rank_sets
 from moeload_bench.results.words import failure_lines
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
 FOLDER = ROOT / "docs" / "reports"

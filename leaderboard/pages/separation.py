@@ -9,7 +9,6 @@ from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Comparison, compare, rank_groups, win_rates
 
-PRIMARY = "window_tv"
 ALPHA = 0.05
 STATES = ("transient", "stable")
 

@@ -15,7 +15,6 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.studies.unseen import (
     BESIDE,
-    METRIC,
     PLAN,
     REFERENCE,
     SUBJECT,
@@ -30,6 +29,7 @@ from moeload_bench.results.grid import NOTHING, signed
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Tasks, interval, log_ratio, skill
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
 Column = Mapping[str, float]
@@ -104,7 +104,7 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
     both = [result for result in results if result.name in (SUBJECT, REFERENCE)]
     if len(both) < 2:
         return {}
-    errors = errors_of(both, METRIC)
+    errors = errors_of(both, PRIMARY)
     found: dict[str, Column] = {}
     for state in STATES:
         here = errors.select(state=state)

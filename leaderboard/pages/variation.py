@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.pages.separation import PRIMARY, STATES
+from leaderboard.pages.separation import STATES
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 
 
 def run_values(result: Result, state: str, metric: str = PRIMARY) -> dict[str, dict[str, list[float | None]]]:

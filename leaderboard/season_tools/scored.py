@@ -20,10 +20,10 @@ from moeload_bench.results.drops import ALPHA, Drop, drops
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.seeds import Runs, Spread, seed_spread
 from moeload_bench.results.statistics import log_ratio, run_means
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
-PRIMARY = "window_tv"
 FLOOR = "floor_fork"
 
 

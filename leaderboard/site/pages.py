@@ -20,11 +20,12 @@ from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
-from leaderboard.site.views import ALL, PRIMARY, views_of
+from leaderboard.site.views import ALL, views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
 from moeload_bench.publishing.card_tables import size_summary
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
@@ -50,6 +51,7 @@ COLUMNS = (
         False,
     ),
 )
+
 RUN = "run.json"
 SPACE_CARD = """---
 title: moeload-bench leaderboard

@@ -15,7 +15,6 @@ from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.views import (
     ALL,
-    PRIMARY,
     Cell,
     View,
     best_window,
@@ -41,7 +40,7 @@ from moeload_bench.results.grid import floors_of, marks_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.render import marked_floor
 from moeload_bench.results.statistics import MIN_RECIPES
-from moeload_bench.scoring.catalogue import describe_metric, lower_is_better, ratio_metric
+from moeload_bench.scoring.catalogue import PRIMARY, describe_metric, lower_is_better, ratio_metric
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.suites.suite import CROSSING
 

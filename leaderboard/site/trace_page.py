@@ -9,11 +9,11 @@ from statistics import median
 from leaderboard.site.forecaster_page import Facts
 from leaderboard.site.grids import Table, fact_text, one_run
 from leaderboard.site.inputs import Board, with_runs_of
-from leaderboard.site.views import PRIMARY
 from leaderboard.site.words import NONE, three_digits
 from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
 from moeload_bench.results.grid import present_mean
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
 from moeload_bench.words import ordinal
 

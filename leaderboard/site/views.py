@@ -20,12 +20,11 @@ from moeload_bench.results.grid import Values, floor_values, present_mean, run_m
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.seeds import skill_interval
 from moeload_bench.results.statistics import MIN_RECIPES, Interval, rank_groups, ranks, win_rates
-from moeload_bench.scoring.catalogue import lower_is_better, ratio_metric
+from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, ratio_metric
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
 
 ALL = "all"
-PRIMARY = "window_tv"
 REGRET = f"regret@{HEADLINE}"
 
 

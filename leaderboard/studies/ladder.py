@@ -31,6 +31,7 @@ from moeload_bench.results.grid import present_mean, run_means
 from moeload_bench.results.record import Result
 from moeload_bench.results.text import content_sha256, readable_json
 from moeload_bench.schema import Record
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
@@ -44,7 +45,7 @@ PLAN = "ladder"
 STEPS = 4000
 HORIZONS = (1, 10, 100, 1000)
 """Every rung has so many steps, and origins with room for these horizons."""
-METRIC, REGRET = "window_tv", "regret@quarter"
+METRIC, REGRET = PRIMARY, "regret@quarter"
 STRONG = "gated"
 ALONE = (STRONG, "lstm.online")
 """Those with a `fit` that answer without it: by weights in the package, or by what the run itself taught."""

@@ -30,7 +30,6 @@ from moeload_bench.traces.trace import Trace, shares
 
 OUT = ROOT / "leaderboard" / "oracle_window.json"
 NAME = "oracle.window"
-METRIC = "window_tv"
 
 FloatArray = NDArray[np.float64]
 

@@ -29,6 +29,7 @@ from moeload_bench.files import replacing
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import log_ratio
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, load_suite, suite_for_trace
 from moeload_bench.traces.store import read_trace, stored_hash
 
@@ -37,7 +38,6 @@ KNOWN, PLAN = "v1", "v2"
 SUBJECT, REFERENCE = "gated", "sw_avg"
 BESIDE = "adaptive"
 """What stands beside it: the best that learns nothing beforehand."""
-METRIC = "window_tv"
 
 Scores = Mapping[str, Mapping[str, Any]]
 """By run: `data_sha256`, `source_sha256` of the subject, `at`, `horizons`, and `states`, see `scores_of`."""
@@ -101,7 +101,7 @@ def first_score(file: Path) -> dict[str, Any]:
 
 def scores_of(results: list[Result]) -> dict[str, dict[str, Any]]:
     """By state: `origins`, and by forecaster `log_ratio` to the reference over all tasks and `window_tv` [K]."""
-    errors = errors_of(results, METRIC)
+    errors = errors_of(results, PRIMARY)
     found: dict[str, dict[str, Any]] = {}
     for state in STATES:
         if state not in errors.state_T:
@@ -111,7 +111,7 @@ def scores_of(results: list[Result]) -> dict[str, dict[str, Any]]:
         found[state] = {
             name: {
                 "log_ratio": round(float(np.nanmean(log_ratio(error_T, base_T))), 6),
-                METRIC: [float(f"{error_T[here.horizon_T == h].mean():.6g}") for h in results[0].suite.horizons],
+                PRIMARY: [float(f"{error_T[here.horizon_T == h].mean():.6g}") for h in results[0].suite.horizons],
             }
             for name, error_T in here.by_forecaster.items()
         }

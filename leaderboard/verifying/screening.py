@@ -38,7 +38,7 @@ from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits, open_host
 from moeload_bench.isolation.targets import FileTarget, Target, parse_target
-from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE
+from moeload_bench.scoring.catalogue import METRICS, Bound
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, locate_traces
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -130,14 +130,15 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 def tolerances() -> str:
     """By how much a re-run may differ, metrics with the same tolerances in one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
-    for metric in TOLERANCE:
-        cells = (_larger(TOLERANCE[metric]), _larger(MEAN_TOLERANCE[metric]), _larger(OVERALL_TOLERANCE.get(metric)))
-        alike.setdefault(cells, []).append(f"`{metric}`" if metric else "all others")
+    for metric in METRICS.values():
+        allowed = metric.tolerance
+        cells = (_larger(allowed.value), _larger(allowed.mean), _larger(allowed.overall))
+        alike.setdefault(cells, []).append(f"`{metric.label}`")
     rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
     return "\n".join(["| metric | a value | a mean | over all horizons |", "|---|---|---|---|", *rows])
 
 
-def _larger(tolerance: tuple[float, float] | None) -> str:
+def _larger(tolerance: Bound | None) -> str:
     relative, absolute = tolerance or (0.0, 0.0)
     return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
 

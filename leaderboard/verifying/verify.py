@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,9 @@ from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
-from moeload_bench.results.agreement import MEAN_TOLERANCE, OVERALL_TOLERANCE, TOLERANCE, Tolerance, differences
+from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult
+from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import VERIFICATION, Folder
 from moeload_bench.submissions.record import Verification, status_of
@@ -109,7 +110,7 @@ def verify(request: Request) -> Verified:
         commit=here.commit,
         level=request.level,
         hardware=here.hardware,
-        tolerance=_stated(TOLERANCE) | _stated(MEAN_TOLERANCE, "mean ") | _stated(OVERALL_TOLERANCE, "overall "),
+        tolerance=_stated("value") | _stated("mean") | _stated("overall"),
         sample=request.sample,
         result_sha256=published.content_sha256,
         claim_sha256=claim.content_sha256,
@@ -127,8 +128,11 @@ def write_verification(made: Verified, folder: Folder, place: Path) -> None:
     made.result.save(place)
 
 
-def _stated(tolerance: Tolerance, what: str = "") -> dict[str, str]:
-    return {f"{what}{name or 'others'}": f"{rel:g} relative or {abs_:g}" for name, (rel, abs_) in tolerance.items()}
+def _stated(level: Literal["value", "mean", "overall"]) -> dict[str, str]:
+    """The tolerances that a verification applied, in words, by metric."""
+    bounds = {metric.label: getattr(metric.tolerance, level) for metric in METRICS.values()}
+    what = "" if level == "value" else f"{level} "
+    return {f"{what}{name}": f"{bound[0]:g} relative or {bound[1]:g}" for name, bound in bounds.items() if bound}
 
 
 class _Rerun:

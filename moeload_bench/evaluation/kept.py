@@ -14,8 +14,8 @@ from typing import Any
 from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.truth import Truth
-from moeload_bench.placement.cost import References
 from moeload_bench.results.facts import TraceFacts, suite_facts
+from moeload_bench.scoring.plan_scores import References
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
@@ -36,14 +36,14 @@ def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
 
 def load_references(suite: Suite, entry: SuiteTrace) -> dict[int, References]:
     """The reference plans of every origin, empty where they are not in the cache."""
-    stored = cache.load(_key("references", suite, entry))
+    stored = cache.load(_key("reference costs", suite, entry))
     return {} if stored is None else {int(origin): References.from_tree(tree) for origin, tree in stored.items()}
 
 
 def save_references(suite: Suite, entry: SuiteTrace, references: Mapping[int, References]) -> None:
     """Keep the reference plans of a run that was asked at every origin."""
     if references.keys() >= {origin for origin, _ in entry.origins()}:
-        cache.save(_key("references", suite, entry), {str(o): one.to_tree() for o, one in references.items()})
+        cache.save(_key("reference costs", suite, entry), {str(o): one.to_tree() for o, one in references.items()})
 
 
 def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:

@@ -18,7 +18,7 @@ from moeload_bench.evaluation.harness import replay, trace_info
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.isolation.hosts import Level, open_host
 from moeload_bench.isolation.targets import parse_target, preflight
-from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.states.origins import origins_every
 from moeload_bench.states.rule import StateRule
@@ -38,7 +38,7 @@ class TrainingErrors:
 
 
 def training_errors(
-    trace: Trace, target: str, *, every: int, horizon: int, metric: str = "window_tv", level: Level = "process",
+    trace: Trace, target: str, *, every: int, horizon: int, metric: str = PRIMARY, level: Level = "process",
     seed: int = 0,
 ) -> TrainingErrors:  # fmt: skip
     """Ask a forecaster every so many steps for the next ``horizon`` and score each answer per layer.
@@ -47,7 +47,7 @@ def training_errors(
     `NotFoundError` for a metric that needs quantiles or does not exist, `SuiteError` where no window fits,
     `TargetError` for the target; a failed forecast is a gap, with its reason in ``failures``.
     """
-    names = [spec.name for spec in METRICS if not spec.needs_quantiles]
+    names = [spec.name for spec in forecast_metrics() if not spec.needs_quantiles]
     if metric not in names:
         raise not_found("metric", metric, names)
     parsed = parse_target(target)

@@ -26,9 +26,9 @@ from moeload_bench.forecaster import FitRuns, Forecast
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
-from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
-from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.catalogue import forecast_metrics
+from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
@@ -190,7 +190,7 @@ class _RunScores:
         """The record of the run; failed tasks have the metrics of quantiles where the others have them."""
         tasks: list[TaskResult] = []
         layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-        left_out = set() if self.quantiles else {spec.name for spec in METRICS if spec.needs_quantiles}
+        left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}
         for origin, (failure, scores) in self.scored.items():
             kept = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
             for metric, value_KL in kept.items():

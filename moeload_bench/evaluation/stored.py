@@ -21,12 +21,12 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
-from moeload_bench.placement.cost import score_plans
 from moeload_bench.results.record import Result, Results, RunResult, load_result, rounded_tree
 from moeload_bench.results.text import content_sha256
-from moeload_bench.scoring import metrics
-from moeload_bench.scoring.catalogue import metric_names
+from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec
+from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
+from moeload_bench.scoring.window import Window
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.archives import read_arrays
 
@@ -35,7 +35,6 @@ WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
 """From the forecast's and the true window-mean shares, each [L, E], to one value per layer [L]."""
 
 MAX_BYTES = 2 * 2**30
-_STEPWISE = ("tv", "error_rate", "error_rate_covered", "error_rate_uniform")
 _NAMES = ("origin_O", "horizon_K", "mean_OKLE", "quantile_OQKLE")
 
 
@@ -110,7 +109,7 @@ def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int
     return {origin: KeptForecast(origin, mean_KLE, quantile_QKLE) for origin, mean_KLE, quantile_QKLE in rows}
 
 
-class _Window(NamedTuple):
+class _Windows(NamedTuple):
     """One forecast beside what came: means [K, L, E] over the horizons, forecast and true."""
 
     mean_KLE: FloatArray
@@ -120,8 +119,19 @@ class _Window(NamedTuple):
     truth: Truth
     quantiles: tuple[float, ...]
 
+    def score(self, metric: Metric) -> FloatArray | None:
+        """A metric of window means [K, L]; None where this forecast has not what it needs."""
+        last_LE, quantile_QKLE = self.truth.last_share(self.origin), self.quantile_QKLE
+        windows = [
+            Window(
+                mean_LE, share_LE, None, last_LE, None if quantile_QKLE is None else quantile_QKLE[:, k], self.quantiles
+            )
+            for k, (mean_LE, share_LE) in enumerate(zip(self.mean_KLE, self.share_KLE, strict=True))
+        ]
+        return np.stack([metric.formula(window) for window in windows]) if metric.applies(windows[0]) else None
 
-_Scorer = Callable[[_Window, bool], FloatArray | None]
+
+_Scorer = Callable[[_Windows, bool], FloatArray | None]
 """The metric [K, L] of a window, or, for a forecast that failed, what is scored then; None where there is no such."""
 
 
@@ -170,40 +180,45 @@ def _rescored(
     return result.model_copy(update={"runs": tuple(runs)})
 
 
-def _window(kept: KeptForecast, truth: Truth, suite: Suite) -> _Window:
+def _window(kept: KeptForecast, truth: Truth, suite: Suite) -> _Windows:
     share_HLE = truth.window(kept.origin)
     rows_K = horizon_rows(suite.horizons, truth.trace.meta.stride, len(share_HLE))
     share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
-    return _Window(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, suite.quantiles)
+    return _Windows(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, suite.quantiles)
 
 
 def _known(metric: str) -> _Scorer:
     """The package's own metric of a name, and what it says of a failed forecast."""
     if metric not in metric_names():
         raise not_found("metric", metric, [*metric_names(), "FILE.py:function"])
-    if metric in _STEPWISE:
+    spec = metric_spec(metric)
+    assert spec is not None
+    if spec.stepwise:
         raise ResultError(f"{metric} needs the forecast of each step, and means over windows are kept: use `run`")
 
-    def plans(window: _Window, failed: bool) -> FloatArray | None:
+    def plans(window: _Windows, failed: bool) -> FloatArray | None:
         references = window.truth.references(window.origin)
         if failed:
             return references.failed().get(metric)
         return score_plans(window.mean_KLE, window.truth.window(window.origin), references).get(metric)
 
-    def errors(window: _Window, failed: bool) -> FloatArray | None:
+    def errors(window: _Windows, failed: bool) -> FloatArray | None:
         if not failed:
-            return _errors(window).get(metric)
+            return window.score(spec)
         even_KLE = np.full(window.share_KLE.shape, 1 / window.share_KLE.shape[2])
-        even = _errors(window._replace(mean_KLE=even_KLE, quantile_QKLE=None))
-        return failure_scores(even, with_quantiles=window.quantile_QKLE is not None).get(metric)
+        even = window._replace(mean_KLE=even_KLE, quantile_QKLE=None)
+        base = METRICS[spec.failed.of or metric]
+        value_KL = even.score(base)
+        uniform = {} if value_KL is None else {base.name: value_KL}
+        return failure_scores(uniform, with_quantiles=window.quantile_QKLE is not None).get(metric)
 
-    return plans if "@" in metric else errors
+    return plans if spec.per == "plan" else errors
 
 
 def _by(function: WindowMetric, name: str) -> _Scorer:
     """Somebody's own metric, checked for one value per layer."""
 
-    def scorer(window: _Window, failed: bool) -> FloatArray:
+    def scorer(window: _Windows, failed: bool) -> FloatArray:
         K, L, _ = window.share_KLE.shape
         if failed:
             return np.full((K, L), np.nan)
@@ -218,22 +233,3 @@ def _by(function: WindowMetric, name: str) -> _Scorer:
         return np.stack(value_KL)
 
     return scorer
-
-
-def _errors(window: _Window) -> dict[str, FloatArray]:
-    """Every error of window means [K, L], by name."""
-    k = metrics.hot_k(window.share_KLE.shape[2])
-    last_LE = window.truth.last_share(window.origin)
-    pairs = list(zip(window.mean_KLE, window.share_KLE, strict=True))
-    out = {
-        "window_tv": [metrics.total_variation(f, s) for f, s in pairs],
-        "window_error_rate": [metrics.relative_error(f, s) for f, s in pairs],
-        "hot_recall": [metrics.hot_recall(f, s, k) for f, s in pairs],
-        "rank_correlation": [metrics.rank_correlation(f, s) for f, s in pairs],
-        "revival_recall": [metrics.revival_recall(f, s, last_LE) for f, s in pairs],
-    }
-    if window.quantile_QKLE is not None:
-        quantiles = list(zip(np.moveaxis(window.quantile_QKLE, 1, 0), window.share_KLE, strict=True))
-        out["wql"] = [metrics.wql(q, s, window.quantiles) for q, s in quantiles]
-        out["coverage"] = [metrics.coverage(q, s, window.quantiles) for q, s in quantiles]
-    return {name: np.stack(values) for name, values in out.items()}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.routers import find_routers, top_k_routing
+from moeload_bench.recording.routers import Adapter, find_routers, top_k_routing
 
 
 class HashRouter(nn.Module):
@@ -41,7 +41,7 @@ class HashRouter(nn.Module):
         return logits_TE, hidden_states.new_full((tokens, top_k), 1 / top_k), index_TK
 
 
-ADAPTERS = {HashRouter: top_k_routing}
+ADAPTERS: dict[type, Adapter] = {HashRouter: top_k_routing}
 """How a recorder reads them."""
 
 

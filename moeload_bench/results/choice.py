@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moeload_bench.placement.replan import PolicyRun, best_run
 from moeload_bench.results.record import Result, Results
 from moeload_bench.results.statistics import EXACT, log_ratio
-from moeload_bench.scoring.catalogue import METRICS, has_skill
+from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
 from moeload_bench.suites.suite import STATES
 from moeload_bench.words import ordinal
 
@@ -150,7 +150,7 @@ def choose_policy(runs: Sequence[PolicyRun]) -> PolicyChoice:
 
 def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoice]:
     """What to take in each state that the traces have; horizons weighted alike, failed forecasters left out."""
-    metric = metric if has_skill(metric) else METRICS[0].name
+    metric = metric if has_skill(metric) else forecast_metrics()[0].name
     for state in STATES:
         error = {result.name: _errors(result, state, metric) for result in results}
         usable = {name: value_OK for name, value_OK in error.items() if value_OK is not None}

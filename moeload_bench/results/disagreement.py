@@ -10,9 +10,8 @@ from moeload_bench.errors import ResultError
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
-
-ERROR = "window_tv"
 
 
 class Disagreement(NamedTuple):
@@ -54,9 +53,9 @@ def error_and_regret(results: Sequence[Result], shape: str) -> tuple[Grid, Grid]
     """The tables of window_tv and of regret at a cluster shape; raises `ResultError` for results without them."""
     if not results:
         raise ResultError("no results, expected at least one")
-    grids = [result_grid(results, metric) for metric in (ERROR, f"regret@{shape}")]
+    grids = [result_grid(results, metric) for metric in (PRIMARY, f"regret@{shape}")]
     if grids[0] is None or grids[1] is None:
-        raise ResultError(f"the results of suite {results[0].suite.name} hold no {ERROR} or no regret@{shape}")
+        raise ResultError(f"the results of suite {results[0].suite.name} hold no {PRIMARY} or no regret@{shape}")
     return grids[0], grids[1]
 
 

@@ -9,12 +9,11 @@ from moeload_bench.errors import counted, not_found, printable
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Results
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import CROSSING, STATES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PRIMARY = "window_tv"
 
 
 def skill_frame(results: Results, metric: str) -> pd.DataFrame:

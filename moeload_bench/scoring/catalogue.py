@@ -1,80 +1,310 @@
-"""The one catalogue of metrics: what each means, its unit, which way is better, and whether skill can be taken of it.
+"""The one list of metrics: formula, unit, range, direction, tolerance of re-runs and plain words of each.
 
-Metrics of forecasts have a name each; those of plans are named METRIC@SHAPE, for a cluster shape of
-`moeload_bench.placement.plans.headline_shapes` (or ``experts`` for dropped tokens at the experts' own buffers).
+Scores, checks of submissions, agreement of re-runs, rescoring, tables, docs and the site all read it: a metric that is
+added here is known to all of them. Metrics of forecasts have a name each; those of plans are named METRIC@SHAPE, for a
+cluster shape of `moeload_bench.placement.plans.headline_shapes` (or ``experts``: tokens that the experts' own buffers
+drop).
+
+Axis letters: K suite horizons, L MoE layers.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moeload_bench.placement.plans import headline_shapes
+from moeload_bench.scoring import metrics
+from moeload_bench.scoring.metrics import ratio_of
+
+PRIMARY = "window_tv"
+"""The metric that forecasters are ranked by."""
+EXPERTS = "experts"
+"""In place of a cluster shape: the experts' own buffers, which can drop tokens but have no load to balance."""
+UNBOUNDED = 1e15
+"""No score comes near it; sums of such numbers stay finite."""
+
+LEAST = 1e-6
+"""What nine significant digits and other processors do to a number that is nearly 0."""
+
+Bound = tuple[float, float]
+"""(relative, absolute): a value may differ by the larger of the two."""
 
 
-class MetricSpec(NamedTuple):
-    """What a table must say about a metric. ``lower_is_better`` None: a description, not a score to rank by."""
+class Tolerance(NamedTuple):
+    """How far a re-run of the same code may be from the claim; see `moeload_bench.results.agreement`.
+
+    ``value`` bounds a single value, ``mean`` the mean over tasks of a run in one state at one horizon, ``overall`` that
+    over all horizons. Where a metric is small, an absolute bound is at most ``of_value`` or ``of_mean`` times its own
+    size (None: no limit), but a mean's is never less than ``least_mean``. ``kind`` is the key under which
+    leaderboard/tolerances.toml narrows ``value``.
+    """
+
+    value: Bound
+    mean: Bound
+    overall: Bound | None = None
+    of_value: float | None = 1.0
+    of_mean: float = 0.1
+    least_mean: float = LEAST
+    kind: Literal["errors", "plans", ""] = ""
+
+
+class Failed(NamedTuple):
+    """What a task scores whose forecast failed: ``value``, or so many ``times`` what uniform scores by ``of``.
+
+    ``of`` is the metric itself by default; where uniform has no value by it, neither has the failed task. A failed task
+    has the metrics of plans of a uniform plan with twice the load on its largest device, and twice the drops.
+    """
+
+    value: float | None = None
+    times: float = 2.0
+    of: str = ""
+
+
+TWICE = Failed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """All that there is to know of a metric.
+
+    ``per``: "forecast" has one value per layer and horizon, "plan" one for each cluster shape too. ``formula`` is a
+    function of a `window.Window` to [L] or of a `window.PlanWindow` to [K, L]; ``needs`` names the fields of it without
+    which there is no value. ``definition`` is the formula in the letters of docs/methods/metrics.md, ``description`` in
+    a sentence, ``plain`` for those who do not know the name. ``lower_is_better`` None: a description, nothing to rank
+    by. Values lie in ``least`` to ``most``, to which a metric of plans ``per_device`` adds the number of devices.
+    ``in_every_layer``: each layer with load has a value, so that means over tasks and layers can be taken in any order.
+    """
 
     name: str
+    formula: Callable[[Any], NDArray[np.float64]]
     unit: str
     lower_is_better: bool | None
-    needs_quantiles: bool
+    least: float
+    most: float
+    tolerance: Tolerance
+    plain: str
     description: str
-    worst: float | None = None
+    definition: str
+    needs: tuple[str, ...] = ()
+    per: Literal["forecast", "plan"] = "forecast"
+    per_device: bool = False
+    in_every_layer: bool = False
+    failed: Failed = TWICE
+
+    @property
+    def label(self) -> str:
+        """The name, with an "@" where one of a cluster shape follows."""
+        return self.name if self.per == "forecast" else f"{self.name}@"
+
+    @property
+    def needs_quantiles(self) -> bool:
+        return "quantile_QLE" in self.needs
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether the mean over a window is not enough to score by it."""
+        return "steps" in self.needs
+
+    def applies(self, window: Any) -> bool:
+        """Whether a window, of a forecast or of plans, has all that the formula needs."""
+        return all(getattr(window, name) is not None for name in self.needs)
+
+    def range(self, devices: int) -> tuple[float, float]:
+        """The least and the greatest possible value."""
+        return self.least, self.most + (devices if self.per_device else 0)
 
 
-METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("window_tv", "fraction of tokens", True, False,
-               "fraction of the window's tokens planned for the wrong expert: "
-               "0.5 sum_E |mean forecast share - mean true share|", 1.0),
-    MetricSpec("tv", "fraction of tokens", True, False,
-               "the same step by step, averaged over the horizon; the noise of single batches is in it"),
-    MetricSpec("error_rate", "relative", True, False,
-               "per-step relative error: mean over steps and experts of |forecast - true share| / true share, "
-               "where the true share is above 0"),
-    MetricSpec("error_rate_covered", "fraction of cells", None, False,
-               "fraction of (step, expert) cells that error_rate covers"),
-    MetricSpec("error_rate_uniform", "relative to 1/E", True, False,
-               "per-step error relative to the even share: mean over steps and experts of "
-               "|forecast - true share| / (1/E); twice tv"),
-    MetricSpec("window_error_rate", "relative", True, False,
-               "window-mean relative error: mean over experts of |mean forecast share - mean true share| / "
-               "mean true share, where that is above 0"),
-    MetricSpec("hot_recall", "fraction of experts", False, False,
-               "fraction of the k most loaded experts of the window that the forecast names, k = max(1, E // 4)", 0.0),
-    MetricSpec("rank_correlation", "correlation", False, False,
-               "Spearman's rank correlation over experts of the window-mean shares", -1.0),
-    MetricSpec("revival_recall", "fraction of tokens", False, False,
-               "fraction of the tokens of experts dead before the origin and alive in the window that the forecast "
-               "provided for", 0.0),
-    MetricSpec("wql", "fraction of tokens", True, True,
-               "weighted quantile loss of the window-mean shares, mean over the quantile levels"),
-    MetricSpec("coverage", "fraction of experts", None, True,
-               "fraction of experts whose window-mean share lies between the outermost quantiles", 0.0),
+_STEPS = Tolerance((0.05, 5e-3), (0.01, 1e-3), kind="errors")
+_SHARES = Tolerance((0.05, 1e-3), (0.01, 1e-4), kind="errors")
+_ORDER = Tolerance((0.0, 0.25), (0.0, 0.03))
+_QUANTILES = Tolerance((0.05, 0.1), (0.01, 0.02))
+# single values of plans move by more than their size, so that only their means are held to it
+_PLANS = Tolerance((0.05, 0.1), (0.002, 3e-3), (0.0, 1e-3), of_value=None, of_mean=0.5, kind="plans")
+
+_LISTED = (
+    Metric(
+        name=PRIMARY,
+        formula=lambda w: metrics.total_variation(w.forecast_LE, w.share_LE),
+        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True,
+        failed=Failed(1.0), tolerance=_SHARES,
+        plain="misplaced tokens, as a fraction",
+        description="fraction of the window's tokens planned for the wrong expert: "
+                    "0.5 sum_E |mean forecast share - mean true share|",
+        definition="0.5 sum_E |bar p_hat - bar p|",
+    ),
+    Metric(
+        name="tv",
+        formula=lambda w: 0.5 * ratio_of(w.steps.distance_L, w.steps.rows_L),
+        needs=("steps",),
+        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True, tolerance=_SHARES,
+        plain="misplaced tokens step by step, as a fraction",
+        description="the same step by step, averaged over the horizon; the noise of single batches is in it",
+        definition="mean over rows of 0.5 sum_E |p_hat - p|",
+    ),
+    Metric(
+        name="error_rate",
+        formula=lambda w: ratio_of(w.steps.ratio_L, w.steps.cells_L),
+        needs=("steps",),
+        unit="relative", lower_is_better=True, least=0, most=UNBOUNDED, tolerance=_STEPS,
+        plain="relative error step by step",
+        description="per-step relative error: mean over steps and experts of |forecast - true share| / true share, "
+                    "where the true share is above 0",
+        definition="mean over rows and experts with p > 0 of |p_hat - p| / p",
+    ),
+    Metric(
+        name="error_rate_covered",
+        formula=lambda w: ratio_of(w.steps.cells_L, w.steps.rows_L * w.share_LE.shape[1]),
+        needs=("steps",),
+        unit="fraction of cells", lower_is_better=None, least=0, most=1, failed=Failed(times=1.0), tolerance=_STEPS,
+        plain="loads that error_rate covers, as a fraction",
+        description="fraction of (step, expert) cells that error_rate covers",
+        definition="fraction of rows and experts with p > 0",
+    ),
+    Metric(
+        name="error_rate_uniform",
+        formula=lambda w: ratio_of(w.steps.distance_L, w.steps.rows_L),
+        needs=("steps",),
+        unit="relative to 1/E", lower_is_better=True, least=0, most=2, tolerance=_STEPS,
+        plain="error step by step, in even shares",
+        description="per-step error relative to the even share: mean over steps and experts of "
+                    "|forecast - true share| / (1/E); twice tv",
+        definition="mean over rows and experts of |p_hat - p| / (1 / E); equal to 2 `tv`",
+    ),
+    Metric(
+        name="window_error_rate",
+        formula=lambda w: metrics.relative_error(w.forecast_LE, w.share_LE),
+        unit="relative", lower_is_better=True, least=0, most=UNBOUNDED, tolerance=_STEPS,
+        plain="relative error of the window's mean",
+        description="window-mean relative error: mean over experts of |mean forecast share - mean true share| / "
+                    "mean true share, where that is above 0",
+        definition="mean over experts with bar p > 0 of |bar p_hat - bar p| / bar p",
+    ),
+    Metric(
+        name="hot_recall",
+        formula=lambda w: metrics.hot_recall(w.forecast_LE, w.share_LE, metrics.hot_k(w.share_LE.shape[1])),
+        unit="fraction of experts", lower_is_better=False, least=0, most=1, failed=Failed(0.0), tolerance=_ORDER,
+        plain="hot experts that were named, as a fraction",
+        description="fraction of the k most loaded experts of the window that the forecast names, k = max(1, E // 4)",
+        definition="expected overlap of the k most loaded experts of forecast and window over k, ties broken at "
+                   "random; k = max(1, E // 4)",
+    ),
+    Metric(
+        name="rank_correlation",
+        formula=lambda w: metrics.rank_correlation(w.forecast_LE, w.share_LE),
+        unit="correlation", lower_is_better=False, least=-1, most=1, failed=Failed(-1.0), tolerance=_ORDER,
+        plain="correlation of the experts' order with the true one",
+        description="Spearman's rank correlation over experts of the window-mean shares",
+        definition="Spearman's, of window means, ties at their average rank",
+    ),
+    Metric(
+        name="revival_recall",
+        formula=lambda w: metrics.revival_recall(w.forecast_LE, w.share_LE, w.last_share_LE),
+        needs=("last_share_LE",),
+        unit="fraction of tokens", lower_is_better=False, least=0, most=1, failed=Failed(0.0),
+        tolerance=Tolerance((0.0, 0.5), (0.0, 0.1)),
+        plain="tokens of revived experts that were provided for, as a fraction",
+        description="fraction of the tokens of experts dead before the origin and alive in the window that the "
+                    "forecast provided for",
+        definition="over experts below 0.1 / E before the origin and at 0.2 / E or more in the window: "
+                   "sum min(bar p_hat, bar p) / sum bar p",
+    ),
+    Metric(
+        name="wql",
+        formula=lambda w: metrics.wql(w.quantile_QLE, w.share_LE, w.levels),
+        needs=("quantile_QLE",),
+        unit="fraction of tokens", lower_is_better=True, least=0, most=4, tolerance=_QUANTILES,
+        failed=Failed(times=4.0, of=PRIMARY),  # twice uniform's, a point forecast, which scores 2 * window_tv
+        plain="loss of the quantiles",
+        description="weighted quantile loss of the window-mean shares, mean over the quantile levels",
+        definition="mean over levels q of 2 sum_E max(q (bar p - z), (q - 1)(bar p - z)), z the forecast quantile",
+    ),
+    Metric(
+        name="coverage",
+        formula=lambda w: metrics.coverage(w.quantile_QLE, w.share_LE, w.levels),
+        needs=("quantile_QLE",),
+        unit="fraction of experts", lower_is_better=None, least=0, most=1, tolerance=_QUANTILES,
+        failed=Failed(0.0, of=PRIMARY),
+        plain="true shares within the outermost quantiles, as a fraction",
+        description="fraction of experts whose window-mean share lies between the outermost quantiles",
+        definition="fraction of experts with bar p between the outermost quantiles; compare with the largest level "
+                   "minus the smallest",
+    ),
+    Metric(
+        name="imbalance", per="plan",
+        formula=lambda w: w.worst_KL * w.devices / w.rows_KL,
+        needs=("worst_KL",),
+        unit="max / mean device load", lower_is_better=True, least=1, most=0, per_device=True, in_every_layer=True,
+        tolerance=_PLANS,
+        plain="imbalance of the plan",
+        description="mean over the window's steps of max / mean device load under the plan made from the forecast",
+        definition="mean over rows of max / mean device load",
+    ),
+    Metric(
+        name="regret", per="plan",
+        formula=lambda w: (w.worst_KL * w.devices / w.rows_KL) / (w.oracle_KL * w.devices / w.rows_KL) - 1,
+        needs=("worst_KL", "oracle_KL"),
+        # the reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half
+        unit="fraction of the oracle's imbalance", lower_is_better=True, least=-0.5, most=-1, per_device=True,
+        in_every_layer=True, tolerance=_PLANS,
+        plain="excess imbalance of the plan over the best one",
+        description="imbalance of the plan made from the forecast / that of the plan made from the true window mean, "
+                    "minus 1",
+        definition="`imbalance` / that of the plan made from bar p, minus 1",
+    ),
+    Metric(
+        name="drop_rate", per="plan",
+        formula=lambda w: w.over_KL / w.rows_KL,
+        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True,
+        tolerance=_PLANS._replace(
+            value=(0.05, 0.02), mean=(0.002, 1e-3), overall=(0.0, 3e-4),
+            least_mean=2e-5,  # what honest means moved by: a drop rate is often 0 but for one task
+        ),
+        plain="dropped tokens, as a fraction",
+        description="share of tokens over the capacity under the plan made from the forecast",
+        definition="mean over rows of the sum over devices of the share above 1.25 times the mean load",
+    ),
 )  # fmt: skip
-"""Of forecasts, in the order of tables."""
 
-PLAN_METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("imbalance", "max / mean device load", True, False,
-               "mean over the window's steps of max / mean device load under the plan made from the forecast"),
-    MetricSpec("regret", "fraction of the oracle's imbalance", True, False,
-               "imbalance of the plan made from the forecast / that of the plan made from the true window mean, "
-               "minus 1"),
-    MetricSpec("drop_rate", "fraction of tokens", True, False,
-               "share of tokens over the capacity under the plan made from the forecast"),
-)  # fmt: skip
-"""Of plans, each at every cluster shape."""
-
-_FORECAST = {spec.name: spec for spec in METRICS}
-_PLAN = {spec.name: spec for spec in PLAN_METRICS}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _LISTED}
+"""By name, in the order of tables."""
 
 
-def metric_spec(name: str) -> MetricSpec | None:
+def forecast_metrics() -> list[Metric]:
+    """Return the metrics of forecasts, in the order of tables."""
+    return [metric for metric in METRICS.values() if metric.per == "forecast"]
+
+
+def plan_metrics(experts: int = 64) -> dict[str, tuple[Metric, int]]:
+    """Return METRIC@SHAPE: the metric and the shape's devices, for all shapes that so many experts have.
+
+    Without a number of experts: for 64, which have all shapes.
+    """
+    devices = {shape.name: shape.devices for shape in headline_shapes(experts)}
+    plans = [metric for metric in METRICS.values() if metric.per == "plan"]
+    return {
+        f"{metric.name}@{shape}": (metric, count)
+        for metric in plans
+        for shape, count in ({**devices, EXPERTS: experts} if "worst_KL" not in metric.needs else devices).items()
+    }
+
+
+def metric_names() -> list[str]:
+    """Every metric that a table can be asked for; which shapes of plans there are depends on the number of experts."""
+    return [*(metric.name for metric in forecast_metrics()), *plan_metrics()]
+
+
+def metric_spec(name: str) -> Metric | None:
     """The metric of this name, METRIC@SHAPE included; None for one that the catalogue does not know."""
     metric, _, shape = name.partition("@")
-    if not shape:
-        return _FORECAST.get(name)
-    spec = _PLAN.get(metric)
-    return spec and spec._replace(name=name, description=f"{spec.description}; cluster shape {shape!r}")
+    spec = METRICS.get(metric)
+    if spec is None or (spec.per == "plan") != bool(shape):
+        return None
+    return replace(spec, name=name, description=f"{spec.description}; cluster shape {shape!r}") if shape else spec
 
 
 def describe_metric(name: str) -> str:
@@ -83,27 +313,10 @@ def describe_metric(name: str) -> str:
     return f"{spec.description} [{spec.unit}]" if spec else "a metric of the results"
 
 
-_PLAIN = {
-    "window_tv": "misplaced tokens, as a fraction",
-    "tv": "misplaced tokens step by step, as a fraction",
-    "error_rate": "relative error step by step",
-    "error_rate_covered": "loads that error_rate covers, as a fraction",
-    "error_rate_uniform": "error step by step, in even shares",
-    "window_error_rate": "relative error of the window's mean",
-    "rank_correlation": "correlation of the experts' order with the true one",
-    "revival_recall": "tokens of revived experts that were provided for, as a fraction",
-    "wql": "loss of the quantiles",
-    "coverage": "true shares within the outermost quantiles, as a fraction",
-    "regret": "excess imbalance of the plan over the best one",
-    "imbalance": "imbalance of the plan",
-    "drop_rate": "dropped tokens, as a fraction",
-    "hot_recall": "hot experts that were named, as a fraction",
-}
-
-
 def plain_name(name: str) -> str:
     """What a metric is called by those who do not know its name; the name of one that the catalogue does not know."""
-    return _PLAIN.get(name.partition("@")[0], name)
+    spec = METRICS.get(name.partition("@")[0])
+    return spec.plain if spec else name
 
 
 def lower_is_better(name: str) -> bool | None:
@@ -120,7 +333,8 @@ def needs_quantiles(name: str) -> bool:
 
 def has_skill(metric: str) -> bool:
     """Skill is a ratio: it needs an error of a forecast, which is positive and smaller when better."""
-    return metric in _FORECAST and bool(_FORECAST[metric].lower_is_better)
+    spec = metric_spec(metric)
+    return spec is not None and spec.per == "forecast" and bool(spec.lower_is_better)
 
 
 def ratio_metric(metric: str) -> str | None:
@@ -129,17 +343,6 @@ def ratio_metric(metric: str) -> str | None:
     Regret may be 0 or less and a drop rate 0, so tables of plans take the imbalance of the same plans.
     """
     name, _, shape = metric.partition("@")
-    if name in _PLAN and shape in _shapes():
+    if name in METRICS and f"imbalance@{shape}" in plan_metrics():
         return f"imbalance@{shape}"
     return metric if has_skill(metric) else None
-
-
-def metric_names() -> list[str]:
-    """Every metric that a table can be asked for; which shapes of plans there are depends on the number of experts."""
-    plans = [f"{name}@{shape}" for name in _PLAN for shape in _shapes()]
-    return [*_FORECAST, *plans, "drop_rate@experts"]
-
-
-def _shapes() -> list[str]:
-    """Names of the cluster shapes, all of which exist for 64 experts."""
-    return [shape.name for shape in headline_shapes(64)]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.scoring.metrics import ratio_of
 from moeload_bench.scoring.noise import (
     MEAN_ABS_NORMAL,
     NOISE_ROWS,
@@ -189,12 +189,12 @@ class _Layer(NamedTuple):
             deviation_WE = np.sqrt(noise.variance_of_mean(first_W, rows))
             per_step = _mean(tv.mean(first_W, over))
             at_W, points = first_W // POINT_ROWS, max(1, over // POINT_ROWS)
-            error_WE, seen_WE = relative_noise(_ratio(deviation_WE, self.share.mean(first_W, over)))
+            error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, self.share.mean(first_W, over)))
             out["window_tv"].append(_mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)))
             out["tv"].append(per_step)
-            out["error_rate"].append(_mean(_ratio(ratio.mean(at_W, points), cells.mean(at_W, points))))
+            out["error_rate"].append(_mean(ratio_of(ratio.mean(at_W, points), cells.mean(at_W, points))))
             out["error_rate_uniform"].append(2.0 * per_step)
-            out["window_error_rate"].append(_mean(_ratio(_total(error_WE * seen_WE), _total(seen_WE))))
+            out["window_error_rate"].append(_mean(ratio_of(_total(error_WE * seen_WE), _total(seen_WE))))
         return {name: np.array(values) for name, values in out.items()}
 
     def relative(self, noise: Noise) -> tuple[Running, Running]:
@@ -203,7 +203,7 @@ class _Layer(NamedTuple):
         The metric divides by the observed share, which carries the noise too, and leaves out experts without tokens.
         """
         at_P = np.arange(0, self.share.rows, POINT_ROWS, dtype=np.int64) - NOISE_ROWS // 2
-        spread_PE = _ratio(np.sqrt(noise.variance_of_mean(at_P, 1)), self.share.mean(at_P, NOISE_ROWS))
+        spread_PE = ratio_of(np.sqrt(noise.variance_of_mean(at_P, 1)), self.share.mean(at_P, NOISE_ROWS))
         error_PE, seen_PE = relative_noise(spread_PE)
         return Running(_total(error_PE * seen_PE)[:, None]), Running(_total(seen_PE)[:, None])
 
@@ -228,9 +228,3 @@ def _stack(layers: list[dict[str, FloatArray]]) -> dict[str, FloatArray]:
 def _mean(values: FloatArray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
-
-
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> FloatArray:
-    out = np.full(top.shape, np.nan)
-    np.divide(top, bottom, out=out, where=bottom > 0)
-    return out

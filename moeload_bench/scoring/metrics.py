@@ -65,7 +65,7 @@ def revival_recall(forecast_LE: FloatArray, share_LE: FloatArray, last_share_LE:
     revived = known & (np.nan_to_num(last_share_LE) < DEAD_SHARE / E) & (np.nan_to_num(share_LE) >= REVIVED_SHARE / E)
     truth = np.where(revived, share_LE, 0.0)
     provided = np.where(revived, np.minimum(forecast_LE, share_LE), 0.0)
-    return _ratio(provided.sum(axis=-1), truth.sum(axis=-1))
+    return ratio_of(provided.sum(axis=-1), truth.sum(axis=-1))
 
 
 def wql(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
@@ -99,9 +99,9 @@ def total_variation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray
 def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
     """Mean over experts with p > 0 of |p_hat - p| / p; [L]."""
     counted = np.nan_to_num(share_LE) > 0
-    ratio = np.zeros(share_LE.shape)
-    np.divide(np.abs(forecast_LE - share_LE), share_LE, out=ratio, where=counted)
-    return _ratio(ratio.sum(axis=-1), counted.sum(axis=-1).astype(np.float64))
+    relative = np.zeros(share_LE.shape)
+    np.divide(np.abs(forecast_LE - share_LE), share_LE, out=relative, where=counted)
+    return ratio_of(relative.sum(axis=-1), counted.sum(axis=-1).astype(np.float64))
 
 
 def valid_rows(share_HLE: FloatArray) -> NDArray[np.bool_]:
@@ -120,7 +120,7 @@ def _in_top(values_LE: FloatArray, k: int) -> FloatArray:
     kth = np.sort(values_LE, axis=-1)[..., -k][..., None]
     above, tied = values_LE > kth, values_LE == kth
     room = k - above.sum(axis=-1, keepdims=True)
-    out = np.where(above, 1.0, np.where(tied, _ratio(room, tied.sum(axis=-1, keepdims=True)), 0.0))
+    out = np.where(above, 1.0, np.where(tied, ratio_of(room, tied.sum(axis=-1, keepdims=True)), 0.0))
     return np.where(np.isfinite(values_LE), out, np.nan)
 
 
@@ -138,7 +138,7 @@ def _average_ranks(values_LE: FloatArray) -> FloatArray:
     return out
 
 
-def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
+def ratio_of(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
     """top / bottom, NaN where the bottom is 0."""
     out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
     np.divide(top, bottom, out=out, where=np.broadcast_to(bottom, out.shape) > 0)

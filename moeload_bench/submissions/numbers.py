@@ -5,43 +5,22 @@ Axis letters: K suite horizons, L MoE layers.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.record import RunResult, TaskResult
-from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.catalogue import METRICS, PRIMARY, UNBOUNDED, forecast_metrics, needs_quantiles, plan_metrics
 from moeload_bench.scoring.floors import FLOOR_METRICS, FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES
 
-PRIMARY = "window_tv"
-# Metrics that exist in every layer, whose means may be taken over tasks and layers in either order.
-RECOMPUTED = ("window_tv", "tv", "imbalance@", "regret@", "drop_rate@")
 SUM_TOLERANCE = 1e-5  # both sides are kept to nine digits
-MAX_NUMBER = 1e15  # no score, time or count comes near it; sums of such numbers stay finite
 MAX_SECONDS = 1e8  # three years
 MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
 MAX_LAYERS, MAX_EXPERTS = 1 << 16, 1 << 20
-LEAST_REGRET = -0.5
-"""The reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half."""
-# The least and the greatest value of each metric; those of plans depend on the number of devices, see `_range`.
-RANGES: Mapping[str, tuple[float, float]] = {
-    "window_tv": (0, 1),
-    "tv": (0, 1),
-    "error_rate": (0, MAX_NUMBER),
-    "error_rate_covered": (0, 1),
-    "error_rate_uniform": (0, 2),
-    "window_error_rate": (0, MAX_NUMBER),
-    "hot_recall": (0, 1),
-    "rank_correlation": (-1, 1),
-    "revival_recall": (0, 1),
-    "wql": (0, 4),
-    "coverage": (0, 1),
-}
-_REQUIRED = frozenset(spec.name for spec in METRICS if not spec.needs_quantiles)
-_OPTIONAL = frozenset(spec.name for spec in METRICS if spec.needs_quantiles)
+
+Possible = Mapping[str, tuple[float, float]]
+"""The least and the greatest value of each metric."""
 
 
 def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Iterator[str]:
@@ -57,11 +36,12 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Ite
         yield f"got {run.layers} layers of {run.experts} experts, the trace has {known.layers} of {known.experts}"
         return
     yield from _ranges(run)
+    possible = _possible(run.experts)
     names = set(run.tasks[0].metrics) if run.tasks else set()
-    yield from _names(names, run.experts)
+    yield from _names(names, possible)
     for task in run.tasks:
-        yield from _task(task, names, run.experts, K)
-    wrong = [*_layers(run, names, K), *_floors(run, K)]
+        yield from _task(task, names, possible, K)
+    wrong = [*_layers(run, names, possible, K), *_floors(run, K)]
     yield from wrong or [*_sums(run, K), *(() if known is None else _same_layers(run, known))]
 
 
@@ -82,39 +62,40 @@ def _ranges(run: RunResult) -> Iterator[str]:
 
 def check_cost(name: str, value: float | None) -> Iterator[str]:
     """What is wrong with a time, a size or a count: negative, or larger than any can be."""
-    most = MAX_SECONDS if name.endswith("_s") else MAX_MEMORY_BYTES if name == "peak_memory_bytes" else MAX_NUMBER
+    most = MAX_SECONDS if name.endswith("_s") else MAX_MEMORY_BYTES if name == "peak_memory_bytes" else UNBOUNDED
     if value is not None and not 0 <= value <= most:
         got = "a negative number" if value < 0 else "too large a number"
         yield f"{name[:40]!r}: got {got}, expected one between 0 and {most:g}"
 
 
-def _names(names: set[str], experts: int) -> Iterator[str]:
+def _possible(experts: int) -> Possible:
+    """Every metric with its least and greatest value."""
+    found = {metric.name: metric.range(0) for metric in forecast_metrics()}
+    return found | {name: metric.range(devices) for name, (metric, devices) in plan_metrics(experts).items()}
+
+
+def _names(names: set[str], possible: Possible) -> Iterator[str]:
     """Those of every forecast, those of all plans, and all of the quantiles' metrics or none."""
-    required = _REQUIRED | _plan_metrics(experts).keys()
-    for name in sorted(names - required - _OPTIONAL):
+    optional = {name for name in possible if needs_quantiles(name)}
+    required = possible.keys() - optional
+    for name in sorted(names - required - optional):
         yield f"metrics: {name[:40]!r} is unknown"
-    for name in sorted((required | (_OPTIONAL if names & _OPTIONAL else frozenset())) - names):
+    for name in sorted((required | (optional if names & optional else set())) - names):
         yield f"metrics: {name!r} is missing"
 
 
-@functools.lru_cache(maxsize=16)
-def _plan_metrics(experts: int) -> Mapping[str, tuple[float, float]]:
-    """The metrics of plans for so many experts, each with its least and greatest value."""
-    found: dict[str, tuple[float, float]] = {"drop_rate@experts": (0, 1)}
-    for shape in headline_shapes(experts):
-        found[f"imbalance@{shape.name}"] = (1, shape.devices)
-        found[f"regret@{shape.name}"] = (LEAST_REGRET, shape.devices - 1)
-        found[f"drop_rate@{shape.name}"] = (0, 1)
-    return found
-
-
-def _range(metric: str, experts: int, failed: bool) -> tuple[float, float]:
+def _range(metric: str, possible: Possible, failed: bool) -> tuple[float, float]:
     """A task that failed scores up to twice what uniform does."""
-    least, most = RANGES.get(metric) or _plan_metrics(experts).get(metric, (-MAX_NUMBER, MAX_NUMBER))
+    least, most = possible.get(metric, (-UNBOUNDED, UNBOUNDED))
     return least - SUM_TOLERANCE, (2 * most + 1 if failed else most) + SUM_TOLERANCE
 
 
-def _task(task: TaskResult, names: set[str], experts: int, K: int) -> Iterator[str]:
+def _in_every_layer(metric: str) -> bool:
+    spec = METRICS.get(metric.partition("@")[0])
+    return spec is not None and spec.in_every_layer
+
+
+def _task(task: TaskResult, names: set[str], possible: Possible, K: int) -> Iterator[str]:
     where = f"origin {task.origin}"
     if set(task.metrics) != names:
         yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
@@ -122,19 +103,21 @@ def _task(task: TaskResult, names: set[str], experts: int, K: int) -> Iterator[s
     if len(task.crossing) != K or any(not _sane(value_K, K) for value_K in task.metrics.values()):
         yield f"{where}: expected one sane value for each of the {K} horizons"
         return
-    yield from _within(task.metrics, where, experts, task.failure is not None)
+    yield from _within(task.metrics, where, possible, task.failure is not None)
     if task.failure is None:
         yield from _relations(task.metrics, where)
     elif any(value != 1 for value in task.metrics.get(PRIMARY, ())):
         yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(task.metrics[PRIMARY])}"
 
 
-def _within(metrics: Mapping[str, Sequence[float | None]], where: str, experts: int, failed: bool) -> Iterator[str]:
+def _within(
+    metrics: Mapping[str, Sequence[float | None]], where: str, possible: Possible, failed: bool
+) -> Iterator[str]:
     """Every value can be; none is missing of a metric that every layer has."""
     for metric, values in metrics.items():
-        least, most = _range(metric, experts, failed)
+        least, most = _range(metric, possible, failed)
         for value in values:
-            if value is None and metric.startswith(RECOMPUTED):
+            if value is None and _in_every_layer(metric):
                 yield f"{where}: {metric} is null, expected a number: every layer has one"
                 return
             if value is not None and not least <= value <= most:
@@ -165,10 +148,10 @@ def _relations(metrics: Mapping[str, Sequence[float | None]], where: str) -> Ite
 
 
 def _sane(values: Sequence[float | None], length: int) -> bool:
-    return len(values) == length and all(value is None or abs(value) <= MAX_NUMBER for value in values)
+    return len(values) == length and all(value is None or abs(value) <= UNBOUNDED for value in values)
 
 
-def _layers(run: RunResult, names: set[str], K: int) -> Iterator[str]:
+def _layers(run: RunResult, names: set[str], possible: Possible, K: int) -> Iterator[str]:
     """Each state that has tasks holds each metric as [K][L]."""
     states = {task.state for task in run.tasks}
     if set(run.per_layer) != states:
@@ -182,11 +165,11 @@ def _layers(run: RunResult, names: set[str], K: int) -> Iterator[str]:
             if len(rows_KL) != K or not all(_sane(row_L, run.layers) for row_L in rows_KL):
                 yield f"per_layer.{state}.{metric[:40]!r}: expected [{K}][{run.layers}] sane values"
                 continue
-            least, most = _range(metric, run.experts, failed)
+            least, most = _range(metric, possible, failed)
             wrong = [value for row_L in rows_KL for value in row_L if value is not None and not least <= value <= most]
             if wrong:
                 yield f"per_layer.{state}.{metric[:40]!r}: got {wrong[0]:g}, which no layer scores"
-        if len({_empty_layers(rows_KL) for name, rows_KL in metrics.items() if name.startswith(RECOMPUTED)}) > 1:
+        if len({_empty_layers(rows_KL) for name, rows_KL in metrics.items() if _in_every_layer(name)}) > 1:
             yield f"per_layer.{state}: nulls in one metric and not in another: a layer without load has none at all"
 
 
@@ -211,7 +194,7 @@ def _floors(run: RunResult, K: int) -> Iterator[str]:
             return
         for floor, metrics in floors.items():
             for metric, value_K in metrics.items():
-                most = RANGES[metric][1] + SUM_TOLERANCE if metric in FLOOR_METRICS else -1
+                most = METRICS[metric].most + SUM_TOLERANCE if metric in FLOOR_METRICS else -1
                 if not _sane(value_K, K) or any(value is not None and not 0 <= value <= most for value in value_K):
                     yield f"floors: {state!r}, {floor!r}, {metric[:40]!r}: expected [{K}] sane values of known metrics"
                     return
@@ -232,7 +215,7 @@ def _sums(run: RunResult, K: int) -> Iterator[str]:
     """The means by layer and those by task are of the same numbers; of the shapes that `_layers` and `_task` found."""
     for state, metrics in sorted(run.per_layer.items()):
         tasks = [task for task in run.tasks if task.state == state]
-        for metric in sorted(name for name in metrics if name.startswith(RECOMPUTED)):
+        for metric in sorted(name for name in metrics if _in_every_layer(name)):
             for k in range(K):
                 by_task = _mean([_value(task.metrics, metric, k) for task in tasks])
                 by_layer = _mean(list(metrics[metric][k]))

@@ -38,7 +38,7 @@ def exists(name):
         if owner is None:
             return name.startswith(("moeload_bench.", "leaderboard.")) and importlib.util.find_spec(name) is not None
         return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
-    listed = {spec.name for spec in catalogue.METRICS} | set(floors.FLOOR_NAMES)
+    listed = set(catalogue.METRICS) | {metric.label for metric in catalogue.METRICS.values()} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)
 

@@ -7,9 +7,9 @@ import pytest
 
 from leaderboard.pages.distance import ALL, BOUND, NAME, OURS, Values, share_closed, values_of
 from leaderboard.pages.results import results_of
-from leaderboard.pages.separation import PRIMARY
 from leaderboard.studies.clusters import SUITE
 from moeload_bench.results.comparison import errors_of
+from moeload_bench.scoring.catalogue import PRIMARY
 
 
 def test_the_share_is_a_ratio_of_means_with_an_interval_over_recipes() -> None:

@@ -15,13 +15,13 @@ import pytest
 from leaderboard import reproduce
 from leaderboard.committed import RESULTS, committed_results, load_all, result_problems
 from leaderboard.pages.results import results_of
-from leaderboard.reproduce import TOLERANCES, compare, prepared, report, same_machine, tolerance_of
+from leaderboard.reproduce import TOLERANCES, bounds_of, compare, prepared, report, same_machine
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import open_truth
-from moeload_bench.results.agreement import TOLERANCE
+from moeload_bench.results.agreement import value_bound
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.folder import read_folder
@@ -33,7 +33,11 @@ from tests.evaluation.test_harness import small_suite
 from tests.support.submitted import make_world, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOSE = {"": (1e-6, 0.0)}
+
+
+def close(metric: str) -> tuple[float, float]:
+    """Six digits of every metric."""
+    return 1e-6, 0.0
 
 
 def sw_avg() -> Result:
@@ -121,13 +125,13 @@ def test_a_re_run_that_agrees_says_nothing_and_costs_are_not_compared() -> None:
     """Commit, hardware and times may differ."""
     good = sw_avg()
     slow = with_run(good, cost=good.runs[0].cost.model_copy(update={"forecast_wall_s": 1e6}))
-    assert list(compare(good, slow, reproduce.EXACT)) == []
+    assert list(compare(good, slow, reproduce.exactly)) == []
 
 
 def test_what_differs_is_named_in_full() -> None:
     """Trace, state, horizon, metric, what was got and what is committed."""
     good = sw_avg()
-    (line,) = compare(good, with_value(good, 0.5), CLOSE)
+    (line,) = compare(good, with_value(good, 0.5), close)
     committed = good.runs[0].tasks[0].metrics["window_tv"][1]
     assert line == (
         f"{good.runs[0].trace}: origin 20 (transient), window_tv at horizon 10: committed {committed}, got 0.5"
@@ -180,7 +184,7 @@ def test_a_result_that_names_no_kernels_is_compared_exactly_only_if_that_holds()
 def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() -> None:
     """The hash of the forecasts is compared where nothing else differs."""
     good = sw_avg()
-    (line,) = compare(good, with_run(good, forecasts_sha256="0" * 64), reproduce.EXACT)
+    (line,) = compare(good, with_run(good, forecasts_sha256="0" * 64), reproduce.exactly)
     assert "forecasts_sha256" in line
 
 
@@ -192,10 +196,11 @@ def test_every_forecaster_has_a_stated_tolerance_with_a_reason() -> None:
             name = result.forecaster.target.partition("@")[0]
             assert len(stated[name]["reason"]) > 20
             assert len(stated[name]["measured"]) > 10
-            bounds = tolerance_of(result)
-            assert bounds["hot_recall"] == TOLERANCE["hot_recall"]
-            assert name == "lstm" or bounds["window_tv"] <= TOLERANCE["window_tv"]
-    assert tolerance_of(sw_avg())["window_tv"] == (1e-6, 1e-9)
+            bounds = bounds_of(result)
+            assert bounds("hot_recall") == value_bound("hot_recall")
+            assert name == "lstm" or bounds("window_tv") <= value_bound("window_tv")
+    assert bounds_of(sw_avg())("window_tv") == (1e-6, 1e-9)
+    assert bounds_of(sw_avg())("regret@half") == value_bound("regret@half") == (0.05, 0.1)
 
 
 @pytest.fixture

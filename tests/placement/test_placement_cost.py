@@ -11,12 +11,11 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.placement.cost import (
     CAPACITY_FACTOR,
     device_weights,
-    reference_plans,
     replicas_moved,
-    score_plans,
     step_imbalance,
 )
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
+from moeload_bench.scoring.plan_scores import reference_plans, score_plans
 
 SHAPES = (ClusterShape("spare", 2, 10), ClusterShape("bare", 4, 8), ClusterShape("wide", 4, 12, nodes=2, groups=4))
 ROWS = (1, 4, 9)

@@ -17,7 +17,7 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.plots.style import FEW, legend_columns
 from moeload_bench.results.grid import floor_values, run_means
 from moeload_bench.results.record import Results
-from moeload_bench.scoring.catalogue import PLAN_METRICS
+from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
@@ -315,7 +315,7 @@ def test_a_forecaster_without_a_measured_cost_is_named_and_not_drawn(own_results
 
 def test_metrics_of_plans_have_units(own_results: Results) -> None:
     """`regret`, `imbalance` and `drop_rate` say what they are fractions of, whatever the shape."""
-    for metric, unit in ((spec.name, spec.unit) for spec in PLAN_METRICS):
+    for metric, unit in ((spec.name, spec.unit) for spec in METRICS.values() if spec.per == "plan"):
         figure = plots.draw_horizon(own_results, f"{metric}@half")
         assert figure.get_supylabel() == f"{metric}@half\n[{unit}]"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.scoring.metrics import FloatArray, _ratio, relative_error, total_variation, valid_rows
+from moeload_bench.scoring.metrics import FloatArray, ratio_of, relative_error, total_variation, valid_rows
 
 
 def window_tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
@@ -34,7 +34,7 @@ def error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatAr
     np.divide(np.abs(forecast_HLE - share_HLE), share_HLE, out=ratio, where=counted)
     cells_L = counted.sum(axis=(0, 2)).astype(np.float64)
     valid_L = np.isfinite(share_HLE).sum(axis=(0, 2)).astype(np.float64)
-    return _ratio(ratio.sum(axis=(0, 2)), cells_L), _ratio(cells_L, valid_L)
+    return ratio_of(ratio.sum(axis=(0, 2)), cells_L), ratio_of(cells_L, valid_L)
 
 
 def error_rate_uniform(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
@@ -59,10 +59,10 @@ def window_means(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[Float
     count_L1 = valid_HL.sum(axis=0)[:, None].astype(np.float64)
     weight = valid_HL[..., None]
     return (
-        _ratio(np.where(weight, forecast, 0.0).sum(axis=0), count_L1),
-        _ratio(np.where(weight, share_HLE, 0.0).sum(axis=0), count_L1),
+        ratio_of(np.where(weight, forecast, 0.0).sum(axis=0), count_L1),
+        ratio_of(np.where(weight, share_HLE, 0.0).sum(axis=0), count_L1),
     )
 
 
 def _mean_where(value_HL: FloatArray, valid_HL: NDArray[np.bool_]) -> FloatArray:
-    return _ratio(np.where(valid_HL, value_HL, 0.0).sum(axis=0), valid_HL.sum(axis=0).astype(np.float64))
+    return ratio_of(np.where(valid_HL, value_HL, 0.0).sum(axis=0), valid_HL.sum(axis=0).astype(np.float64))

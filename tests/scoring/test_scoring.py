@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.evaluation.harness import trace_info
 from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast
-from moeload_bench.placement.cost import reference_plans, score_plans
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring import scores as scoring
-from moeload_bench.scoring.catalogue import METRICS
+from moeload_bench.scoring.catalogue import forecast_metrics
+from moeload_bench.scoring.plan_scores import reference_plans, score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.traces.trace import Trace
 from tests.scoring import oracle
@@ -194,7 +194,7 @@ def test_failures_score_worse_than_uniform_in_every_metric():
     uniform = score_forecast(Forecast.constant(np.full((3, 8), 1 / 8), 40), share, (10, 40), last_share_LE=last)
     failed = failure_scores(uniform, with_quantiles=True)
     assert (failed["window_tv"] == 1).all()
-    for spec in METRICS:
+    for spec in forecast_metrics():
         value = failed[spec.name]
         if spec.name == "window_tv":
             continue
@@ -204,15 +204,15 @@ def test_failures_score_worse_than_uniform_in_every_metric():
             assert (value <= np.nan_to_num(uniform[spec.name], nan=np.inf)).all()
     np.testing.assert_allclose(failed["wql"], 4 * uniform["window_tv"])
     assert (failed["coverage"] == 0).all()
-    assert set(failed) == {spec.name for spec in METRICS}
+    assert set(failed) == {spec.name for spec in forecast_metrics()}
     assert "wql" not in failure_scores(uniform)
 
 
 def test_no_metric_is_called_error_rate_without_saying_which():
     """The words "error rate" appear in no unit or description: each says what it is relative to."""
-    for spec in METRICS:
+    for spec in forecast_metrics():
         assert "error rate" not in f"{spec.unit} {spec.description}"
         assert spec.unit
-    names = [spec.name for spec in METRICS]
+    names = [spec.name for spec in forecast_metrics()]
     assert len(set(names)) == len(names)
     assert names[0] == "window_tv"

@@ -1,0 +1,135 @@
+"""A metric is added in one place, and everything that knows metrics knows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moeload_bench.submissions.verify import _stated
+
+from leaderboard.pages.metrics import metric_table
+from leaderboard.site import words as site_words
+from leaderboard.verifying.screening import tolerances
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.evaluation.stored import rescore
+from moeload_bench.results.agreement import differences
+from moeload_bench.results.record import Results, RunResult
+from moeload_bench.results.render import result_table
+from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
+from moeload_bench.submissions.numbers import check_numbers
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
+from tests.evaluation.test_harness import small_suite
+from tests.evaluation.test_stored import PathWithQuantiles
+
+HELLINGER = Metric(
+    name="hellinger",
+    formula=lambda w: np.sqrt(0.5 * ((np.sqrt(w.forecast_LE) - np.sqrt(w.share_LE)) ** 2).sum(axis=1)),
+    unit="distance", lower_is_better=True, least=0, most=0.9, in_every_layer=True, failed=Failed(0.875),
+    tolerance=Tolerance((0.0, 0.003), (0.0, 0.001), of_value=None),
+    plain="Hellinger's distance", description="distance of the roots", definition="of Hellinger",
+)  # fmt: skip
+EXCESS = Metric(
+    name="excess_load", per="plan",
+    formula=lambda w: w.worst_KL * w.devices / w.rows_KL - 1, needs=("worst_KL",),
+    unit="mean device loads", lower_is_better=True, least=0, most=-1, per_device=True, in_every_layer=True,
+    tolerance=Tolerance((0.0, 0.004), (0.0, 0.001), of_value=None),
+    plain="load above the mean", description="imbalance less one", definition="`imbalance` - 1",
+)  # fmt: skip
+NAMES = ("hellinger", "excess_load@half")
+
+
+class Scored:
+    """Two forecasters on a small suite, one of which fails once, with the two metrics in the catalogue."""
+
+    def __init__(self, folder: Path) -> None:
+        trace = synthetic_trace(400)
+        self.folder, self.suite = folder / "kept", small_suite(trace, quantiles=(0.1, 0.9))
+        self.paths = {trace.id: write_trace(trace, folder / "t.parquet")}
+        targets = ["last_value", PathWithQuantiles]
+        self.results = evaluate(targets, self.suite, paths=self.paths, level="none", keep=self.folder, fresh=True)
+        for result in self.results:
+            result.save(self.folder / f"{result.name}.json")
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scored:
+    for metric in (HELLINGER, EXCESS):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    return Scored(tmp_path)
+
+
+def with_value(run: RunResult, name: str, value: float) -> RunResult:
+    """Another value of a metric at the first horizon of the first task."""
+    task = run.tasks[0]
+    changed = {**task.metrics, name: (value, *task.metrics[name][1:])}
+    return run.model_copy(update={"tasks": (task.model_copy(update={"metrics": changed}), *run.tasks[1:])})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_metric_is_scored_and_rescored(scored: Scored, name: str) -> None:
+    """Each task and layer has it; kept forecasts give the same values; a failed task has what the record says."""
+    again = rescore(scored.folder, scored.suite, scored.paths, name)
+    by_name = {result.name: result for result in again}
+    for result in scored.results:
+        (run,) = result.runs
+        assert all(name in metrics for metrics in run.per_layer.values())
+        for task, kept in zip(run.tasks, by_name[result.name].runs[0].tasks, strict=True):
+            np.testing.assert_allclose(task.metrics[name], kept.metrics[name], rtol=1e-7)
+    ((_, failed),) = scored.results[1].failures
+    assert name != "hellinger" or set(failed.metrics[name]) == {0.875}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_metric_is_checked_in_submissions(scored: Scored, name: str) -> None:
+    """An honest claim passes; a value outside the record's range, or one that does not sum, is named."""
+    run, K = scored.results[0].runs[0], len(scored.suite.horizons)
+    assert list(check_numbers(run, K)) == []
+    line, *_ = check_numbers(with_value(run, name, 8.0), K)
+    assert f"{name} is 8, expected a number between 0 and" in line
+    (line,) = check_numbers(with_value(run, name, 0.25), K)
+    assert line.startswith(f"{name} (transient, horizon number 1)")
+    (task, *rest) = run.tasks
+    without = task.model_copy(update={"metrics": {key: v for key, v in task.metrics.items() if key != name}})
+    assert any(name in line for line in check_numbers(run.model_copy(update={"tasks": (without, *rest)}), K))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_metric_has_its_own_tolerance(scored: Scored, name: str) -> None:
+    """A re-run may differ by what the record says, for single values and for means, and by no more."""
+    run, horizons = scored.results[0].runs[0], scored.suite.horizons
+    value = run.tasks[0].metrics[name][0] or 0.0
+    assert list(differences(run, with_value(run, name, value + 0.0015), horizons)) == []
+    (line,) = differences(run, with_value(run, name, value + 0.0025), horizons)
+    assert f"transient, mean {name} at horizon" in line
+    (line,) = differences(run, with_value(run, name, value + 0.0045), horizons)
+    assert f"{name} at horizon {horizons[0]}: claimed" in line
+
+
+@pytest.mark.parametrize("metric", [HELLINGER, EXCESS], ids=lambda metric: metric.name)
+def test_a_new_metric_is_shown(scored: Scored, metric: Metric) -> None:
+    """In tables, captions and error messages of the command line, in the docs, on the site, in verifications."""
+    name = next(name for name in NAMES if name.startswith(metric.name))
+    assert name in metric_names()
+    table = result_table(Results(list(scored.results)), name)
+    assert table is not None
+    assert f"{metric.description}" in str(table.caption)
+    assert f"| `{metric.label}` | {metric.plain} | {metric.definition} | less | 0 to " in metric_table()
+    assert f"| `{metric.label}` | {metric.tolerance.value[1]:g} | 0.001 |  |" in tolerances()
+    assert _stated("mean")[f"mean {metric.label}"] == "0 relative or 0.001"
+    assert site_words.named(name) == f"{metric.plain} ({name})"
+    assert site_words.metric_unit(name) == metric.unit
+
+
+def test_every_metric_is_wholly_described() -> None:
+    """Ranges are not empty, words and tolerances are given; a metric of quantiles says what a failed task scores."""
+    for metric in METRICS.values():
+        least, most = metric.range(2)
+        assert least < most
+        assert metric.unit
+        assert metric.plain
+        assert metric.definition
+        assert metric.tolerance.mean <= metric.tolerance.value
+    for metric in forecast_metrics():
+        assert not metric.needs_quantiles or metric.failed.of
