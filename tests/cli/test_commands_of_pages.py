@@ -28,7 +28,6 @@ ELSEWHERE = {
     "record": ("downloads its text", "recipes/test_recording_cli.py"),
     "corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
     "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
-    "season check forks": ("is about files of the repository", "leaderboard/test_forks_page.py"),
 }
 """Commands that cannot be run here, why, and the tests that run them."""
 FORMS = {

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from leaderboard import reproduce
+from leaderboard.__main__ import app
 from leaderboard.committed import FROZEN, RESULTS, SUBMISSIONS, committed_results, result_problems
 from leaderboard.freeze_code import BOARD, bound_results, freeze, made_by
 from leaderboard.site.inputs import make_entry
 from leaderboard.verifying.baselines import write_submission
-from moeload_bench.cli.app import app
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation import sources
