@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moeload_bench.submissions.verify import _stated
 
 from leaderboard.pages.metrics import metric_table
 from leaderboard.site import words as site_words
 from leaderboard.verifying.screening import tolerances
+from leaderboard.verifying.verify import _stated
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.agreement import differences
