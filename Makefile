@@ -43,22 +43,22 @@ committed:
 	fi
 
 tables: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.pages
+	$(BIN)/python -m leaderboard pages
 
 # The leaderboard's static site, from committed results: build/site/index.html
 site: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.site
+	$(BIN)/python -m leaderboard site
 
 # Run the committed results of a suite again and compare; writes nothing.
 reproduce: $(VENV)/.bench
-	$(BIN)/python -m leaderboard.reproduce $(SUITE) --jobs 2
+	$(BIN)/python -m leaderboard reproduce $(SUITE) --jobs 2
 
 # Run every committed submission to the suite that takes them again and write what was found; needed when its results
 # were made anew. Entries of closed suites stay as they are.
 verify: $(VENV)/.dev
-	$(BIN)/python -m leaderboard.verifying.baselines
+	$(BIN)/python -m leaderboard submit-baselines
 	for folder in leaderboard/submissions/*/; do $(BIN)/python -m leaderboard verify $$folder --jobs 2 || exit 1; done
-	$(BIN)/python -m leaderboard.pages docs/guide/leaderboard.md
+	$(BIN)/python -m leaderboard pages docs/guide/leaderboard.md
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/guide/figures/make.sh

@@ -5,7 +5,7 @@
     python benchmarks/isolation.py uniform arima   the mini suite for these targets only
     python benchmarks/isolation.py --against DIR   start-up and calls in the sandbox, beside another checkout's
     python benchmarks/isolation.py --against DIR --cpu    the same in CPU time, kept in isolation.json
-    python -m leaderboard.pages docs/methods/isolation.md    the table made from that
+    python -m leaderboard pages docs/methods/isolation.md    the table made from that
 
 Levels alternate within each repetition, so that a busy machine hits them alike; medians are printed. Goal: the whole
 mini suite takes at most 1.1 times as long for `arima`. With --against both checkouts (each with its own .venv) are

@@ -14,7 +14,7 @@ export OUT=$out PYTHON=${PYTHON:-python} OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=
 
 # "RECIPE SEED SPLIT" for each run of the plan
 jobs() {
-  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard.suites.plan "$plan"
+  PYTHONPATH="$(dirname "$0")/.." "$PYTHON" -m leaderboard runs "$plan"
 }
 
 jobs | xargs -P "$workers" -L 1 bash -c '

@@ -1,20 +1,12 @@
-"""Make the weights that `gated` ships with: fitted on the `train` runs of suite v1, as `evaluate` fits them.
-
-    python -m leaderboard.fit_gated [--check]
-
-Writes baselines/_gate.npz and pins its hash in baselines/_gate.py. About a minute of one core. With --check nothing is
-written; exit status 1 when the pinned hash is not that of the file. (Another processor may round otherwise, so a fit
-there need not give the same bytes; that the file is the pinned one can be checked everywhere.)
-"""
+"""`python -m leaderboard fit-gated`."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
-import sys
-from collections.abc import Sequence
+from typing import Annotated
 
+import typer
 from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT
@@ -28,24 +20,6 @@ MODULE = ROOT / "baselines" / "_gate.py"
 PINNED = re.compile(r'^SHIPPED_SHA256 = "(\w*)"$', re.MULTILINE)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fit and write, or check."""
-    parser = argparse.ArgumentParser(description="the weights that `gated` ships with")
-    parser.add_argument("--check", action="store_true", help="write nothing, compare the file with its pinned hash")
-    if parser.parse_args(arguments).check:
-        return 0 if _pinned() == _sha256(WEIGHTS.read_bytes()) else 1
-    suite = load_suite(SUITE)
-    runs = []
-    for entry in suite.fit:
-        trace = read_trace(ROOT / "traces" / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
-        runs.append((trace_info(trace, suite.group_of(entry.id)), step_block(trace, 0, trace.steps)))
-    data = Gated.fit(runs, suite.seed)
-    WEIGHTS.write_bytes(data)
-    MODULE.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{_sha256(data)}"', MODULE.read_text()))
-    print(f"{WEIGHTS.name}: {len(data)} bytes, {_sha256(data)}")
-    return 0
-
-
 def _pinned() -> str:
     found = PINNED.search(MODULE.read_text())
     return found[1] if found else ""
@@ -55,5 +29,25 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def fit_gated(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing, compare the file with its pinned hash.")
+    ] = False,
+) -> None:
+    """Make the weights that `gated` ships with: fitted on the `train` runs of suite v1, as `evaluate` fits them.
+
+    Writes baselines/_gate.npz and pins its hash in baselines/_gate.py. About a minute of one core. Another processor
+    may round otherwise, so a fit there need not give the same bytes; that the file is the pinned one can be checked
+    everywhere: exit status 1 with --check when it is not.
+    """
+    if check:
+        raise typer.Exit(0 if _pinned() == _sha256(WEIGHTS.read_bytes()) else 1)
+    suite = load_suite(SUITE)
+    runs = []
+    for entry in suite.fit:
+        trace = read_trace(ROOT / "traces" / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
+        runs.append((trace_info(trace, suite.group_of(entry.id)), step_block(trace, 0, trace.steps)))
+    data = Gated.fit(runs, suite.seed)
+    WEIGHTS.write_bytes(data)
+    MODULE.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{_sha256(data)}"', MODULE.read_text()))
+    print(f"{WEIGHTS.name}: {len(data)} bytes, {_sha256(data)}")

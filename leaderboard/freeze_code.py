@@ -1,22 +1,16 @@
-"""Freeze the code of committed results, those of seasons and pilots too, in leaderboard/frozen.
-
-    python -m leaderboard.freeze_code    in the commit that adds results, so that baselines may change after it
-
-What is frozen already stays. No copy is made of code that lies in a submission's own folder, and none for suites that
-are scored again whenever a baseline changes (`mini`).
-"""
+"""`python -m leaderboard freeze-code`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from leaderboard.committed import FROZEN, ROOT, SCORED_AGAIN
-from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.errors import ResultError
 from moeload_bench.results.record import ForecasterRecord
 from moeload_bench.submissions.folder import CODE
-from moeload_bench.submissions.frozen import check_frozen, code_sha256, freeze_code
+from moeload_bench.submissions.frozen import check_frozen, code_sha256
+from moeload_bench.submissions.frozen import freeze_code as copy_code
 
 BOARD = ROOT / "leaderboard"
 
@@ -45,23 +39,18 @@ def freeze(store: Path = FROZEN, root: Path = BOARD) -> list[str]:
         if (store / made.source_sha256).is_dir():
             check_frozen(store / made.source_sha256)
         elif code_sha256(made.target, made_from=made.source_sha256, store=None) == made.source_sha256:
-            added.append(freeze_code(store, made.target))
+            added.append(copy_code(store, made.target))
         else:
             sha256 = made.source_sha256[:12]
             raise ResultError(f"{path}: its code {sha256} is not in this checkout: freeze it at the result's commit")
     return added
 
 
-def main() -> int:
-    """Exit status 1 when some code is nowhere or the store was falsified."""
-    try:
-        added = freeze()
-    except MoeloadError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{FROZEN.relative_to(ROOT)}: {len(added)} added")
-    return 0
+def freeze_code() -> None:
+    """Freeze the code of committed results, those of seasons and pilots too, in leaderboard/frozen.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Run it in the commit that adds results, so that baselines may change after it. What is frozen already stays. No
+    copy is made of code that lies in a submission's own folder, and none for suites that are scored again whenever a
+    baseline changes (`mini`). Refused when some code is nowhere or the store was falsified.
+    """
+    print(f"{FROZEN.relative_to(ROOT)}: {len(freeze())} added")

@@ -1,30 +1,18 @@
-"""Run the committed results of a suite again and compare (`make reproduce SUITE=mini`).
-
-    python -m leaderboard.reproduce mini
-    python -m leaderboard.reproduce v1 --only sw_avg arima --jobs 2
-
-On the machine where a result was made (same processor, same kernels of the numerical libraries, same versions of Python
-and of them) every score, floor and forecast must be the same; elsewhere scores must agree within
-leaderboard/tolerances.toml, which says how far and why for each forecaster. Commit, hardware and measured costs are not
-compared. Nothing is written: finished work from the cache is neither used nor replaced. What differs is printed with
-trace, state, horizon, metric, got and committed, and the exit status is 1. Today's code runs: where it is other than a
-result's, this is said, and only numbers that differ are an error. A checkout of the commit that the result names runs
-the old code. The code of a submission runs in the sandbox, with the packages that it requires.
-"""
+"""`python -m leaderboard reproduce`: the committed results of a suite run again and compared."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from leaderboard.committed import (
     OTHER_CODE,
@@ -39,9 +27,10 @@ from leaderboard.committed import (
     submission_of,
     target_of,
 )
+from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.environment import BLAS_KERNELS, Environment, environment
-from moeload_bench.errors import MoeloadError, ResultError, not_found
+from moeload_bench.errors import ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
@@ -167,7 +156,7 @@ def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, l
     return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, bounds_of(committed)))
 
 
-def reproduce(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, exact: bool | None) -> int:
+def compare_suite(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, exact: bool | None) -> int:
     """Run, compare, print; the number of results that differ or are not of this suite and code."""
     started = time.perf_counter()
     tasks = load_suite(suite)
@@ -204,23 +193,34 @@ def _other_code(result: Result) -> Iterator[str]:
         print(f"{result.name}: runs today's code {now[:12]}, the result is of {then[:12]}; {made_at(result)}")
 
 
-def main() -> int:
-    """Exit status 0 when everything agrees, 1 when something differs, 2 when it cannot be asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", nargs="?", default="mini")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder with SUITE/NAME.json")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these forecasters")
-    parser.add_argument("--jobs", type=int, default=1)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--exact", action="store_true", default=None, help="as on the recording machine")
-    how.add_argument("--tolerant", dest="exact", action="store_false", help="as on another machine")
-    args = parser.parse_args()
-    try:
-        return 1 if reproduce(args.suite, args.results, args.only, args.jobs, args.exact) else 0
-    except MoeloadError as error:
-        print(error, file=sys.stderr)
-        return 2
+def reproduce(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or its TOML file.")] = "mini",
+    results: Annotated[Path, typer.Option(help="The folder with SUITE/NAME.json.")] = RESULTS,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A forecaster to run again; give it once for each.")
+    ] = None,
+    jobs: Jobs = 1,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--tolerant", help="As on the recording machine, or as on another one.", show_default="by machine"
+        ),
+    ] = None,
+) -> None:
+    """Run the committed results of a suite again and compare.
 
+    On the machine where a result was made (same processor, same kernels of the numerical libraries, same versions of
+    Python and of them) every score, floor and forecast must be the same. Elsewhere scores must agree within
+    leaderboard/tolerances.toml, which says how far and why for each forecaster. Commit, hardware and measured costs are
+    not compared. Nothing is written, and finished work from the cache is not used. Today's
+    code runs: where it is other than a result's, this is said, and only numbers that differ are an error; a checkout of
+    the commit that the result names runs the old code. The code of a submission runs in the sandbox, with the packages
+    that it requires.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    Exit status 0 when everything agrees, 1 when something differs (printed with trace, state, horizon, metric, got and
+    committed), 2 when it cannot be asked.
+
+    [bold]python -m leaderboard reproduce v1 --only sw_avg --only arima --jobs 2[/bold]
+    """
+    if compare_suite(suite, results, only, jobs, exact):
+        raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """The tables of docs/reports/gated.md: what `gated` does on recipes that it has not seen.
 
-Made from leaderboard/left_out.json, which `python -m leaderboard.studies.left_out` measures.
+Made from leaderboard/left_out.json, which `python -m leaderboard studies left-out` measures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One engine for everything generated in README.md and docs/: parts of pages between marks, and whole files.
 
 A generated part stands between two comment lines, `<!-- generated: NAME -->` (or `NAME OF`: what it is made of) and
-`<!-- end -->`; the prose around it is written by hand. `python -m leaderboard.pages` makes the parts of every page.
+`<!-- end -->`; the prose around it is written by hand. `python -m leaderboard pages` makes the parts of every page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PART = re.compile(r"(?P<mark><!-- generated: (?P<name>[\w-]+) ?(?P<of>\S*) -->\n
 
 
 class Page(NamedTuple):
-    """What `python -m leaderboard.pages NAME` makes: texts of files, and perhaps figures, which are not compared."""
+    """What `python -m leaderboard pages NAME` makes: texts of files, and perhaps figures, which are not compared."""
 
     name: str
     make: Callable[[], Mapping[Path, str]]

@@ -1,25 +1,23 @@
 """docs/reports/results.md: everything that the committed results of a suite say, as Markdown.
 
-    python -m leaderboard.pages.results SUITE [FOLDER]   print it for the results FOLDER/SUITE/*.json, write nothing
-
 Each section is a function of the results; `suite_page` puts them together. Every table says over what its cells are
 means; states and horizons are never averaged away.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
-from moeload_bench.errors import MoeloadError
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.disagreement import disagreements
@@ -311,18 +309,9 @@ def failures(results: Sequence[Result]) -> str:
 PARTS: Mapping[str, Maker] = {"results": lambda _: results_page()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what the page would say of one suite, from results in any folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", metavar="SUITE")
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, default=RESULTS)
-    given = parser.parse_args(arguments)
-    print(suite_page(load_suite(given.suite), committed_results(given.suite, given.folder)))
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MoeloadError as error:
-        sys.exit(str(error))
+def results(
+    suite: Annotated[str, typer.Argument(help="A suite's name, or its TOML file.")],
+    folder: Annotated[Path, typer.Argument(help="The folder with SUITE/NAME.json.")] = RESULTS,
+) -> None:
+    """Print what docs/reports/results.md would say of one suite, from results in any folder; write nothing."""
+    print(suite_page(load_suite(suite), committed_results(suite, folder)))

@@ -1,6 +1,6 @@
 """Write docs/methods/sampling-floor-note.md: how the founding paper's errors compare with the sampling floor.
 
-    python -m leaderboard.pages docs/methods/sampling-floor-note.md
+    python -m leaderboard pages docs/methods/sampling-floor-note.md
 
 Every figure in the note is computed here. A test fails when the file differs from what this gives.
 """

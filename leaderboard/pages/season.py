@@ -47,7 +47,7 @@ def report(season: Season, public: Sequence[Result]) -> str:
     parts = [
         f"# Season {season.name}\n\n*Answers: who forecasts best on runs that nobody had, by how much, and how sure is "
         f"that?*\n\n{runs} runs of {recipes} recipes, drawn after {len(season.results)} entries had closed "
-        "([how](../guide/seasons.md)). Written by `python -m leaderboard.pages`.",
+        "([how](../guide/seasons.md)). Written by `python -m leaderboard pages`.",
         f"What they were drawn from, besides the secret: {season.folder.plan().public_value}",
         "## What came out",
         "\n".join(

@@ -1,7 +1,7 @@
 """The runs of the ladder, measured: what their loads do in the steps that all rungs have, and how forecasters score.
 
 `leaderboard/ladder.json` keeps a record of each run under the hash of its content, with the hashes of all code that the
-scores rest on; `python -m leaderboard.pages ladder` measures the runs of traces/ that it lacks (a minute or more of
+scores rest on; `python -m leaderboard pages ladder` measures the runs of traces/ that it lacks (a minute or more of
 a core each) and makes the page. No forecaster is fitted on a run of the ladder, so that runs of both splits are scored:
 those that must learn from other runs are left out, and `gated` uses the weights that ship with the package.
 

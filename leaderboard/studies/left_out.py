@@ -1,8 +1,8 @@
 """How `gated` does on recipes that it has not seen: every cluster of related recipes left out once, on `train` runs.
 
-    python -m leaderboard.studies.left_out [--only EXPERIMENT ...]
+    python -m leaderboard studies left-out [--only EXPERIMENT]...
 
-Writes leaderboard/left_out.json, which `python -m leaderboard.pages docs/reports/gated.md` makes a page from. For each
+Writes leaderboard/left_out.json, which `python -m leaderboard pages gated` makes a page from. For each
 experiment a network is fitted on the runs of all other clusters and asked at origins of the left-out runs that are
 chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment; what is there already is kept
 unless named.
@@ -12,15 +12,14 @@ Axis letters: K suite horizons, W windows, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from moeload_bench.baselines._gate import Gate
 from moeload_bench.baselines._gate_fit import (
     CONTROLLED,
@@ -290,11 +289,17 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing or named; every experiment is written as soon as it is there."""
-    parser = argparse.ArgumentParser(description="`gated` on clusters of recipes that it has not seen")
-    parser.add_argument("--only", nargs="*", help="run these experiments again, and no others")
-    only = parser.parse_args(arguments).only
+def left_out(
+    only: Annotated[
+        list[str] | None, typer.Option(help="An experiment to run again, and no others; give it once for each.")
+    ] = None,
+) -> None:
+    """Measure how `gated` does on recipes that it has not seen: every cluster of related recipes left out once.
+
+    For each experiment a network is fitted on the `train` runs of all other clusters and asked at origins of the
+    left-out runs that are chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment;
+    what leaderboard/left_out.json has already is kept unless named.
+    """
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
     started = time.process_time()
     study = Study()
@@ -307,8 +312,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         print(name, *(f"{s} {1 - np.exp(np.mean(list(known[name][s]['log_ratio'].values()))):+.3f}"
                       for s in ("transient", "stable")), known[name]["cpu_s"], flush=True)  # fmt: skip
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """`oracle.window`: the best fixed window in hindsight, a yardstick and no forecaster.
 
-    python -m leaderboard.studies.oracle_window SUITE
-
 For every run, state and horizon the window mean that scores best on that very run's tasks, of the windows of `gated`'s
 bank (1 to 3,072 steps) and 1/E. No forecaster can know which that is, so it is shown beside the entries in italics and
 never ranked; what a forecaster gains over it, no choice of a window can give. Writes leaderboard/oracle_window.json.
@@ -11,17 +9,17 @@ Axis letters: S steps, L MoE layers, E experts, O origins, K suite horizons, W w
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+import typer
 from moeload_bench.baselines._measures import WINDOWS
 from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
-from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors
 from moeload_bench.scoring.metrics import total_variation
 from moeload_bench.suites.suite import Suite, load_suite
@@ -102,7 +100,7 @@ def with_yardstick(errors: Errors, name: str) -> Errors:
     if kept["sha256"] != suite.sha256():
         raise ResultError(
             f"{OUT.name}: measured on suite {suite.name} {kept['sha256'][:12]}, expected {suite.sha256()[:12]}; "
-            f"measure it again: python -m leaderboard.studies.oracle_window {suite.name}"
+            f"measure it again: python -m leaderboard studies oracle-window {suite.name}"
         )
     tasks = [
         (entry.id, v) for entry in suite.traces for o, _ in entry.origins() for v in kept["traces"][entry.id][str(o)]
@@ -115,20 +113,13 @@ def with_yardstick(errors: Errors, name: str) -> Errors:
     return Errors(**{**vars(errors), "by_forecaster": {**errors.by_forecaster, NAME: np.array(value_T)}})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure one suite."""
-    parser = argparse.ArgumentParser(description="the best fixed window in hindsight")
-    parser.add_argument("suite", metavar="SUITE")
-    suite = load_suite(parser.parse_args(arguments).suite)
+def oracle_window(suite: Annotated[str, typer.Argument(help="A suite's name.")]) -> None:
+    """Measure the best fixed window in hindsight on a suite, a yardstick that no forecaster can know.
+
+    Written into leaderboard/oracle_window.json.
+    """
+    tasks = load_suite(suite)
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
-    known[suite.name] = {"sha256": suite.sha256(), "traces": measured(suite)}
+    known[tasks.name] = {"sha256": tasks.sha256(), "traces": measured(tasks)}
     lines = json.dumps(known, indent=1, sort_keys=True).replace("\n     ", " ").replace("\n    ]", "]")
     OUT.write_text(lines + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MoeloadError as error:
-        sys.exit(str(error))

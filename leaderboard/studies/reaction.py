@@ -1,7 +1,5 @@
 """What forecasting is worth beside exact reaction: plans of several kinds on the runs of suite v1, and what moves.
 
-    python -m leaderboard.studies.reaction [--fit]
-
 For every run, on the headline shape, layers are planned
 
 - never (`static`, the plan for even loads);
@@ -18,14 +16,14 @@ Axis letters: S steps, L MoE layers, E experts, N decisions, R replica slots, D 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import sys
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from numpy.typing import NDArray
@@ -157,11 +155,14 @@ def _moved(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> int:
     return int(moved_LD.sum(axis=0).max())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the runs that are missing, or the ones of the other split."""
-    parser = argparse.ArgumentParser(description="forecasting beside exact reaction")
-    parser.add_argument("--fit", action="store_true", help="the `train` runs, on which z is chosen")
-    fit = parser.parse_args(arguments).fit
+def reaction(
+    fit: Annotated[bool, typer.Option("--fit", help="Measure the `train` runs, on which z is chosen.")] = False,
+) -> None:
+    """Measure what forecasting is worth in comparison with exact reaction: plans of several kinds on suite v1's runs.
+
+    Kept in leaderboard/reaction.json: the mean imbalance over steps and layers, and the most replicas that one device
+    receives per plan. Some minutes of one core; runs that are there already are not measured again.
+    """
     suite = load_suite(SUITE)
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
     runs = known.setdefault("train" if fit else "test", {})
@@ -175,8 +176,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]") + "\n"
         )
         print(entry.id, f"{time.process_time() - started:.0f} s of CPU", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

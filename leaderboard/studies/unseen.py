@@ -1,7 +1,5 @@
 """The first score of `gated` on test runs of recipes that it was not fitted on, kept for good.
 
-    python -m leaderboard.studies.unseen
-
 Suite v2 brings ten recipes that v1 lacks. `gated` as it ships was fitted on v1's `train` runs, before any run of the
 ten was recorded. Each run is scored once, as soon as its trace is in traces/, with the weights as they are then; the
 score and the hashes of code with weights and of the trace go into leaderboard/unseen.json and are never replaced. Half
@@ -13,7 +11,6 @@ Axis letters: K suite horizons.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +20,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.suites.plan import load_plan
-from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.files import replacing
 from moeload_bench.results.comparison import errors_of
@@ -119,18 +116,13 @@ def scores_of(results: list[Result]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def main() -> int:
-    """Score what is there and was not scored; says what is still missing."""
-    try:
-        for run in add_scores():
-            print(f"scored for the first time: {run}")
-    except MoeloadError as error:
-        print(error, file=sys.stderr)
-        return 1
+def unseen() -> None:
+    """Score `gated`, once and for good, on the test runs of recipes that it was not fitted on; say what is missing.
+
+    Each run is scored as soon as its trace is in traces/, with the weights as they are then. The score and the hashes
+    of code with weights and of the trace go into leaderboard/unseen.json and are never replaced. Half a minute per run.
+    """
+    for run in add_scores():
+        print(f"scored for the first time: {run}")
     missing = [run for run in wanted_runs() if run not in read_scores()]
     print(f"{OUT.relative_to(ROOT)}: {len(missing)} of {len(wanted_runs())} runs are not recorded yet")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,12 @@
-"""What belongs to the traces of a suite, computed once when the suite is frozen: moeload_bench/data/reference.
-
-python -m leaderboard.suites.facts v1            write v1.traces.json
-python -m leaderboard.suites.facts v1 --check    compare; exit status 1 when a number differs
-"""
+"""`python -m leaderboard facts`: what belongs to the traces of a suite, kept in moeload_bench/data/reference."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from typing import Annotated
 
-from moeload_bench.errors import MoeloadError, ResultError
+import typer
+
+from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.results.facts import SuiteFacts, facts_path, suite_facts
 from moeload_bench.results.record import same_numbers
@@ -50,25 +47,20 @@ def differing(suite: Suite) -> list[str]:
     ]
 
 
-def main() -> int:
-    """Exit status 0 when written or equal, 1 when something differs, 2 when it cannot be made."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite")
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    given = parser.parse_args()
-    try:
-        suite = load_suite(given.suite)
-        if not given.check:
-            write_facts(compute_facts(suite))
-            return 0
-        wrong = differing(suite)
-    except MoeloadError as error:
-        print(error, file=sys.stderr)
-        return 2
+def facts(
+    suite: Annotated[str, typer.Argument(help="A suite of the package.")],
+    check: Annotated[bool, typer.Option("--check", help="Write nothing, compare with what the traces give.")] = False,
+) -> None:
+    """Compute what depends only on a suite's traces, once it is frozen: moeload_bench/data/reference/SUITE.traces.json.
+
+    Exit status 1 with --check when a number differs.
+    """
+    frozen = load_suite(suite)
+    if not check:
+        write_facts(compute_facts(frozen))
+        return
+    wrong = differing(frozen)
     for name in wrong:
         print(f"{name}: what is kept is not what the trace gives")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if wrong:
+        raise typer.Exit(1)

@@ -1,25 +1,12 @@
-"""Freeze a suite: traces by content hash and origins by the state rule, written as one TOML file.
-
-    python -m leaderboard.suites.freeze mini moeload_bench/data
-    python -m leaderboard.suites.freeze v1 traces
-    python -m leaderboard.suites.freeze v1 traces --partial /tmp/v1-so-far.toml
-
-The plan of that name (leaderboard/suites/plans/) says which runs it is made of; a missing or an extra run, a run of
-another recipe version, too few steps, no half batches or one training under two names are refused by name.
-`test` runs are scored, `train` runs are open for fitting. Origins are spread evenly over the rows where all layers
-agree on the state and the largest horizon still fits; fewer than 20 in a state are refused unless the plan says so.
-Deterministic: the same traces give the same file.
-
-With --partial what is there already makes a suite for trials, of another name and outside the package; what does not
-fit is listed and left out.
-"""
+"""`python -m leaderboard freeze`: a suite as one TOML file, traces by content hash and origins by the state rule."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from leaderboard.suites.plan import (
     Plan,
@@ -30,7 +17,7 @@ from leaderboard.suites.plan import (
     run_problems,
     twin_problem,
 )
-from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.errors import SuiteError
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
@@ -41,7 +28,7 @@ SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def freeze(plan: Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
+def frozen_suite(plan: Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
     """The suite over the plan's runs, and what is wrong with the folder, in words.
 
     Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
@@ -145,32 +132,35 @@ def target_file(plan: Plan, suite: Suite, partial: Path | None) -> Path:
     return path
 
 
-def main() -> int:
-    """Write the suite's TOML file; print its runs, its hash and what was left out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", help="a name in leaderboard/suites/plans/, or a TOML file")
-    parser.add_argument("folder", type=Path, help="the traces, as RECIPE/SPLIT/seedN.parquet")
-    parser.add_argument("--partial", type=Path, metavar="OUT.toml", help="a trial with what is there")
-    args = parser.parse_args()
-    try:
-        plan = load_plan(args.plan)
-        suite, wrong = freeze(plan, args.folder, args.partial is not None)
-        path = target_file(plan, suite, args.partial)
-    except MoeloadError as error:
-        print(error, file=sys.stderr)
-        return 2
+def freeze(
+    plan: Annotated[str, typer.Argument(help="A name in leaderboard/suites/plans/, or a TOML file.")],
+    folder: Annotated[Path, typer.Argument(help="The traces, as RECIPE/SPLIT/seedN.parquet.")],
+    partial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.toml", help="Write a suite for trials from what is there, and list what is left out."
+        ),
+    ] = None,
+) -> None:
+    """Freeze a suite: write its traces by hash and its origins by the state rule into moeload_bench/suites/.
+
+    The plan says which runs it is made of. A missing or an extra run, a run of another recipe version, too few steps,
+    no half batches or one training under two names are refused by name. `test` runs are scored, `train` runs are open
+    for fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon
+    still fits; fewer than 20 in a state are refused unless the plan says so. The same traces give the same file.
+
+    [bold]python -m leaderboard freeze v1 traces --partial /tmp/v1-so-far.toml[/bold]
+    """
+    wanted = load_plan(plan)
+    suite, wrong = frozen_suite(wanted, folder, partial is not None)
+    path = target_file(wanted, suite, partial)
     path.write_text(to_toml(suite))
     for line in wrong:
         print(f"left out: {line}")
     for entry in suite.traces:
         parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in ("transient", "stable") if (o := getattr(entry, s))]
         print(f"{entry.id}: origins {', '.join(parts)}")
-    if args.partial is None:
+    if partial is None:
         print(f'tests/suites/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')
     scored, open_ = len(suite.traces), len(suite.fit)
     print(f"{path}: suite {suite.name}, {scored} scored and {open_} open runs, sha256 {suite.sha256()}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """What a suite is to be made of: a list of runs, committed once and read by whoever records or freezes them.
 
-    python -m leaderboard.suites.plan v1        # "RECIPE SEED SPLIT" for each run, in the order of recording
-
 A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of
 traces and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training
 under two names.
@@ -10,13 +8,13 @@ under two names.
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import typer
 from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
@@ -153,12 +151,8 @@ def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | Non
     return None
 
 
-def main(plan: str) -> None:
-    """Print the runs for the recording script."""
+def runs(plan: Annotated[str, typer.Argument(help="A name in leaderboard/suites/plans/, or a TOML file.")]) -> None:
+    """Print the runs of a suite's plan for the recording script: RECIPE SEED SPLIT, in the order of recording."""
     for run in load_plan(plan).runs:
         recipe, split, seed = re.fullmatch(r"(.+)/(.+)/seed(\d+)", run).groups()  # type: ignore[union-attr]  # RunId
         print(recipe, seed, split)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

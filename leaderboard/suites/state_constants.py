@@ -1,6 +1,6 @@
 """Choose the constants of the state rule on `train` runs, and say by what.
 
-    python leaderboard/suites/state_constants.py [FOLDER]... [--write docs/methods/state-constants.md]
+    python -m leaderboard studies state-constants [FOLDER]... [--write docs/methods/state-constants.md]
 
 For every candidate, over all `train` runs found (in the package and in the folders given):
 
@@ -27,16 +27,18 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from moeload_bench.errors import TraceError
 from moeload_bench.states.drift import FloatArray, Grid, drift, run_hysteresis, summarise
 from moeload_bench.states.rule import StateLabels, StateRule, grid_of
 from moeload_bench.states.shifts import planned_shifts
@@ -235,33 +237,6 @@ def table(scores: list[Score], chosen: Score) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the candidates and the choice."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--write", type=Path, help="write the report as Markdown")
-    args = parser.parse_args()
-    refs = {ref.id: ref for folder in (None, *args.folders) for ref in list_traces(folder)}
-    found = [read_trace(ref.path) for name, ref in sorted(refs.items()) if name.split("/")[1] == "train"]
-    traces = [trace for trace in found if trace.meta.stride == 1]
-    if not traces:
-        parser.error("no train run found: name the folder that holds them")
-    scores = list(candidates(traces))
-    chosen = min(scores, key=Score.key)
-    ids = ", ".join(f"`{trace.id}`" for trace in traces)
-    report = f"Chosen on {len(traces)} train runs: {ids}.\n\n{table(scores, chosen)}\n"
-    print(report)
-    now = StateRule()
-    print(f"chosen: margin {chosen.margin}, low {chosen.low}, high {chosen.high}; ", end="")
-    print(f"in the package: margin {now.margin}, low {now.low}, high {now.high}")
-    if args.write:
-        args.write.write_text(f"# Constants of the state rule\n\n{(__doc__ or '').strip()}\n\n{report}")
-
-
-if __name__ == "__main__":
-    main()
-
-
 @dataclass(frozen=True, eq=False)
 class ShiftScores:
     """``delay_NL`` training steps from a shift to the first transient label, -1 where it was missed, -2 where the layer
@@ -296,3 +271,27 @@ def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITH
     returns_SL = transient_SL[1:] & ~transient_SL[:-1]
     false_alarms = (returns_SL & ~explained_SL[1:]).sum(axis=0)
     return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64), (~transient_SL).sum(axis=0))
+
+
+def state_constants(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER...", help="Folders of traces, as well as the package's own.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="Write the report as Markdown.")] = None,
+) -> None:
+    """Choose the constants of the state rule on `train` runs, and print every candidate and by what it was chosen."""
+    refs = {ref.id: ref for folder in (None, *(folders or ())) for ref in list_traces(folder)}
+    found = [read_trace(ref.path) for name, ref in sorted(refs.items()) if name.split("/")[1] == "train"]
+    traces = [trace for trace in found if trace.meta.stride == 1]
+    if not traces:
+        raise TraceError("no train run found: name the folder that holds them")
+    scores = list(candidates(traces))
+    chosen = min(scores, key=Score.key)
+    ids = ", ".join(f"`{trace.id}`" for trace in traces)
+    report = f"Chosen on {len(traces)} train runs: {ids}.\n\n{table(scores, chosen)}\n"
+    print(report)
+    now = StateRule()
+    print(f"chosen: margin {chosen.margin}, low {chosen.low}, high {chosen.high}; ", end="")
+    print(f"in the package: margin {now.margin}, low {now.low}, high {now.high}")
+    if write:
+        write.write_text(f"# Constants of the state rule\n\n{(__doc__ or '').strip()}\n\n{report}")

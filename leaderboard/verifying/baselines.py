@@ -1,9 +1,4 @@
-"""Write the submissions of the package's baselines from their committed results on the suite that takes submissions.
-
-    python -m leaderboard.verifying.baselines    `make verify` does it first
-
-A submission is on one suite: when a newer one takes them, those on it replace those on the older.
-"""
+"""`python -m leaderboard submit-baselines`."""
 
 from __future__ import annotations
 
@@ -39,16 +34,15 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     return folder
 
 
-def main() -> int:
-    """Every baseline of the suite that has a result."""
+def submit_baselines() -> None:
+    """Write the submissions of the package's baselines from their results on the suite that takes submissions.
+
+    A submission is on one suite: when a newer one takes them, those on it replace those on the older. `make verify`
+    does this first.
+    """
     suite = load_suite(default_suite())
     for name in suite.baselines:
         if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
             print(write_submission(name, suite).path)
         else:
             print(f"{name}: left out, it has no result on {suite.name}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

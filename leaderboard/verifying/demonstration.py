@@ -1,16 +1,12 @@
-"""Write the memoriser of a public suite as a submission: what a season shows beside its entries, without a rank.
-
-    python -m leaderboard.verifying.demonstration OUT [SUITE]    the folder OUT/memoriser
-
-It holds every test run of the suite, finds its place in them, and is honest where it knows nothing: on runs that nobody
-had it is the mean of the last 100 steps.
-"""
+"""`python -m leaderboard demonstration`."""
 
 from __future__ import annotations
 
-import argparse
 import platform
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from moeload_bench.submissions.folder import CODE, RECORD
@@ -42,9 +38,13 @@ def write_memoriser(out: Path, suite_name: str = "v1") -> Path:
     return folder
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("suite", nargs="?", default="v1")
-    given = parser.parse_args()
-    print(write_memoriser(given.out, given.suite))
+def demonstration(
+    out: Annotated[Path, typer.Argument(help="The folder below which the folder `memoriser` is written.")],
+    suite: Annotated[str, typer.Argument(help="The suite whose test runs it holds.")] = "v1",
+) -> None:
+    """Write the memoriser of a public suite as a submission, which a season shows with its entries, without a rank.
+
+    It holds every test run of the suite and finds its place in them. Where it knows nothing, on unseen runs, it is
+    honest: the mean of the last 100 steps.
+    """
+    print(write_memoriser(out, suite))

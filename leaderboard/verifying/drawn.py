@@ -1,8 +1,5 @@
 """How often the screen of `verify` finds memorisers that are drawn at random.
 
-    python -m leaderboard.verifying.drawn mini     kept in drawn.json
-    python -m leaderboard.pages docs/guide/leaderboard.md
-
 Each draw is a memoriser of its own: its memory has another resolution, and it is mixed with the mean of another number
 of last steps, or with the forecasts of the strongest baseline. One replay of its file gives what it remembers; as
 forecasts are mixed linearly, so are their sums.
@@ -12,20 +9,20 @@ Axis letters: O origins, K suite horizons, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
+from moeload_bench.errors import not_found
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
@@ -154,14 +151,11 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 PARTS: Mapping[str, Maker] = {"drawn": lambda _: table(json.loads(DRAWN.read_text()))}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, and keep what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=DRAWS)
-    suite = load_suite(parser.parse_args(arguments).suite)
-    add_measured(DRAWN, suite.name, measure(suite))
-    return 0
+def drawn(suite: Annotated[str, typer.Argument(help=f"A suite: {', '.join(DRAWS)}.")]) -> None:
+    """Measure how often the screen of `verify` finds memorisers that are drawn at random.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Kept in leaderboard/verifying/drawn.json; `pages docs/guide/leaderboard.md` makes the table.
+    """
+    if suite not in DRAWS:
+        raise not_found("suite", suite, [*DRAWS])
+    add_measured(DRAWN, suite, measure(load_suite(suite)))

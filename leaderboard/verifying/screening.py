@@ -1,9 +1,5 @@
 """What honest forecasters and memorisers show on the screen of `verify`: what its limits were set on.
 
-    python -m leaderboard.verifying.screening v1 gated ema       honest forecasters, kept in screened.json
-    python -m leaderboard.verifying.screening v1 memory          the memorisers of leaderboard/verifying/memorisers.py
-    python -m leaderboard.pages docs/guide/leaderboard.md        the tables made from them
-
 Nothing is drawn in the screen: a forecaster is always found or never. Memorisers differ in what they hold, what they
 mix it with and in how much; `leaderboard.verifying.drawn` draws that. The weight at which a memory is found follows
 from an honest forecaster's numbers in closed form (`screen.Sums.knowing`): that of an exact memory mixed into its
@@ -12,15 +8,14 @@ forecasts.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
@@ -149,18 +144,6 @@ PARTS: Mapping[str, Maker] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, and keep what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite")
-    parser.add_argument("names", nargs="+", metavar="NAME")
-    given = parser.parse_args(arguments)
-    suite = load_suite(given.suite)
-    for name, made in record(suite, given.names):
-        add_measured(MEASURED, given.suite, {name: made})
-    return 0
-
-
 def add_measured(path: Path, suite: str, found: Mapping[str, Any]) -> None:
     """Add what was found on a suite to a file of JSON, and print it."""
     print(suite, found, flush=True)
@@ -169,5 +152,18 @@ def add_measured(path: Path, suite: str, found: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def screening(
+    suite: Annotated[str, typer.Argument(help="A suite's name.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Honest forecasters; or memorisers: " + "; ".join(MEMORISERS))
+    ],
+) -> None:
+    """Measure what forecasters and memorisers show on the screen of `verify`: what its limits were set on.
+
+    Kept in leaderboard/verifying/screened.json; `pages docs/guide/leaderboard.md` makes the table.
+
+    [bold]python -m leaderboard studies screening v1 gated memory[/bold]
+    """
+    tasks = load_suite(suite)
+    for name, made in record(tasks, names):
+        add_measured(MEASURED, suite, {name: made})

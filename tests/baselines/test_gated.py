@@ -215,9 +215,9 @@ def some_gate() -> _gate.Gate:
 
 def test_shipped_weights_are_the_pinned_ones() -> None:
     """The file's hash is the one in the source, and reading it checks that."""
-    from leaderboard.fit_gated import main
+    from tests.support.checkout import leaderboard
 
-    assert main(["--check"]) == 0
+    assert leaderboard("fit-gated", "--check") == 0
     assert _gate.shipped_gate().inner_U.shape == (32,)
 
 

@@ -11,7 +11,7 @@ from leaderboard.committed import ROOT
 
 
 def check(page: str) -> None:
-    command = [sys.executable, "-m", "leaderboard.pages", "--check", page]
+    command = [sys.executable, "-m", "leaderboard", "pages", "--check", page]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

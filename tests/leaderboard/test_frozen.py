@@ -59,7 +59,7 @@ def committed(name: str = "gated") -> Result:
 @pytest.mark.parametrize("path", BOUND, ids=lambda path: path.relative_to(BOARD).as_posix())
 @pytest.mark.usefixtures("changed")
 def test_the_code_of_every_committed_result_is_frozen(path: Path) -> None:
-    """Or lies in the entry's own folder. When this fails after new results: `python -m leaderboard.freeze_code`."""
+    """Or lies in the entry's own folder. When this fails after new results: `python -m leaderboard freeze-code`."""
     made = made_from(path)
     if made.target.startswith("forecaster.py:"):
         folder = path.parents[1] / "entries" / made.name if path.parent.name == "results" else SUBMISSIONS / made.name

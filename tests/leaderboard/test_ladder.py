@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages import __main__ as pages
+from leaderboard.pages import command as pages
 from leaderboard.pages import ladder as page
 from leaderboard.pages import ladder_figures
 from leaderboard.studies import ladder
@@ -40,6 +40,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.traces.store import list_traces, stored_hash, write_trace
 from tests.conftest import synthetic_trace
+from tests.support.checkout import leaderboard
 
 PLAN = load_plan("ladder")
 RUNGS = [recipe.name for recipe in planned(PLAN)]
@@ -247,7 +248,7 @@ def test_a_run_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_committed_page_is_made_from_the_committed_records() -> None:
-    """`python -m leaderboard.pages ladder` leaves it as it is, whatever traces this checkout holds."""
+    """`python -m leaderboard pages ladder` leaves it as it is, whatever traces this checkout holds."""
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.fill_parts(text, page.parts_of(rungs_of(known_runs()))) == text
 
@@ -256,16 +257,16 @@ def test_the_committed_page_is_made_from_the_committed_records() -> None:
 def test_every_run_of_the_ladder_in_the_checkout_has_its_record() -> None:
     """By hash, so that a trace that lands without its record is noticed; code is compared by `--check`."""
     there = {(ref.id, stored_hash(ref.path)) for ref in list_traces(ladder.TRACES) if ref.id in PLAN.runs}
-    assert there == {(one.id, one.data_sha256) for one in known_runs()}, "run `python -m leaderboard.pages ladder`"
+    assert there == {(one.id, one.data_sha256) for one in known_runs()}, "run `python -m leaderboard pages ladder`"
 
 
 def test_a_page_is_named_by_its_path_or_the_last_part_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`python -m leaderboard.pages ladder` is docs/reports/ladder.md, and no two pages share a last part."""
+    """`python -m leaderboard pages ladder` is docs/reports/ladder.md, and no two pages share a last part."""
     stems = [Path(one.name).stem for one in pages.PAGES]
     assert len(set(stems)) == len(stems)
     bare = [one._replace(make=lambda name=one.name: {pages.ROOT / f"no-{name}": ""}, draw=None) for one in pages.PAGES]
     monkeypatch.setattr(pages, "PAGES", bare)
-    assert pages.main(["--check", "ladder", "docs/methods/format.md"]) == 1
+    assert leaderboard("pages", "--check", "ladder", "docs/methods/format.md") == 1
     assert capsys.readouterr().out == "stale: no-docs/methods/format.md\nstale: no-docs/reports/ladder.md\n"

@@ -56,6 +56,6 @@ def test_a_long_run_says_what_comes_after_the_stable_state(tmp_path: Path, monke
 @pytest.mark.slow
 def test_the_page_agrees_with_the_traces() -> None:
     """Made by `make tables`; a new trace without it is an error."""
-    command = [sys.executable, "-m", "leaderboard.pages", "--check", "docs/reports/large-runs.md"]
+    command = [sys.executable, "-m", "leaderboard", "pages", "--check", "docs/reports/large-runs.md"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

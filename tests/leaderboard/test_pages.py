@@ -1,4 +1,4 @@
-"""The one engine for generated parts of pages (`python -m leaderboard.pages`)."""
+"""The one engine for generated parts of pages (`python -m leaderboard pages`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from leaderboard.committed import ROOT
-from leaderboard.pages import __main__ as pages
+from leaderboard.pages import command as pages
 from leaderboard.pages import format
 from leaderboard.pages.parts import PART, Page, fill_parts, stale_files
+from tests.support.checkout import leaderboard
 
 
 def test_a_part_is_made_anew_and_nothing_around_it_changes() -> None:
@@ -42,11 +43,9 @@ def test_only_what_differs_is_stale(tmp_path: Path) -> None:
 
 def test_an_unknown_page_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     """With those that exist."""
-    with pytest.raises(SystemExit) as stopped:
-        pages.main(["--check", "pie.md"])
-    assert stopped.value.code == 2
+    assert leaderboard("pages", "--check", "pie.md") == 2
     said = re.sub(r"\s+", " ", capsys.readouterr().err)
-    assert "unknown page 'pie.md'; there is: README.md, docs/guide/leaderboard.md" in said
+    assert "unknown page 'pie.md'; there is: README.md, cards, docs/guide/forecasters.md" in said
 
 
 def test_a_reference_with_a_default_reads_the_same_from_every_pydantic() -> None:

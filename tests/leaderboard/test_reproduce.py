@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
+from tests.support.checkout import leaderboard
 from tests.support.submitted import make_world, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,11 +219,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Suite,
     return path, suite, tmp_path / "results"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, arguments)])
-    return reproduce.main()
-
-
 def test_the_command_agrees_and_writes_nothing(
     world: tuple[Path, Suite, Path],
     tmp_path: Path,
@@ -233,7 +228,7 @@ def test_the_command_agrees_and_writes_nothing(
     """Run again from nothing; no file appears or changes, not even in the cache."""
     path, _, results = world
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    assert run(monkeypatch, path, "--results", results) == 0
+    assert leaderboard("reproduce", path, "--results", results) == 0
     out = capsys.readouterr().out
     assert "sw_avg@window=10: compared exactly: agrees" in out
     assert "2 of 2 results agree" in out
@@ -248,7 +243,7 @@ def test_the_command_says_what_differs_and_exits_with_1(
     bad = with_forecaster(with_value(load_result(results / suite.name / "uniform.json"), 0.9), source_sha256="0" * 64)
     bad.save(results / suite.name / "uniform.json")
     monkeypatch.setattr(reproduce, "local_changes", lambda: ["baselines/uniform.py"])
-    assert run(monkeypatch, path, "--results", results) == 1
+    assert leaderboard("reproduce", path, "--results", results) == 1
     out = capsys.readouterr().out
     assert "local changes, so the code is not that of any commit: baselines/uniform.py" in out
     assert "uniform: made from other code: 000000000000" in out
@@ -268,10 +263,10 @@ def test_a_trace_that_is_not_the_suite_s_is_refused(
     file = tmp_path / "traces" / f"{other.id}.parquet"
     write_trace(other, file, overwrite=True)
     open_truth.cache_clear()  # what this process has read already
-    assert run(monkeypatch, path, "--results", results) == 2
+    assert leaderboard("reproduce", path, "--results", results) == 2
     assert f"expected {suite.traces[0].data_sha256}" in capsys.readouterr().err
     file.unlink()
-    assert run(monkeypatch, path, "--results", results) == 2
+    assert leaderboard("reproduce", path, "--results", results) == 2
     assert suite.traces[0].id in capsys.readouterr().err
 
 
@@ -280,9 +275,9 @@ def test_no_results_and_unknown_names_are_refused(
 ) -> None:
     """Exit status 2, with what exists instead."""
     path, _, results = world
-    assert run(monkeypatch, path, "--results", results / "nowhere") == 2
+    assert leaderboard("reproduce", path, "--results", results / "nowhere") == 2
     assert "no committed result of suite small" in capsys.readouterr().err
-    assert run(monkeypatch, path, "--results", results, "--only", "sw_agv") == 2
+    assert leaderboard("reproduce", path, "--results", results, "--only", "sw_agv") == 2
     assert "sw_avg@window=10" in capsys.readouterr().err
 
 

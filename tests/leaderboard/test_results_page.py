@@ -20,6 +20,7 @@ from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
 from moeload_bench.results.render import three_digits
 from moeload_bench.suites.suite import load_suite
+from tests.support.checkout import leaderboard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,10 +147,10 @@ def test_a_headline_needs_the_reference(mini: list[Result]) -> None:
 def test_the_page_of_a_suite_on_trial_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mini: list[Result]
 ) -> None:
-    """`python -m leaderboard.pages.results` takes results from any folder and writes nothing."""
+    """`python -m leaderboard results` takes results from any folder and writes nothing."""
     for result in mini:
         result.save(tmp_path / "mini" / f"{result.name}.json")
-    assert pages.results.main(["mini", str(tmp_path)]) == 0
+    assert leaderboard("results", "mini", tmp_path) == 0
     assert "Results of 3 forecasters: `uniform`, `last_value`, `sw_avg`." in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "guide" / "leaderboard.md"
 
 
 def test_the_page_says_what_was_measured() -> None:
-    """When this fails: `python -m leaderboard.pages docs/guide/leaderboard.md` (`make verify` runs it); commit."""
+    """When this fails: `python -m leaderboard pages docs/guide/leaderboard.md` (`make verify` runs it); commit."""
     assert fill_parts(PAGE.read_text(), {**PARTS, **drawn.PARTS}) == PAGE.read_text()
 
 

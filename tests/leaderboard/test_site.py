@@ -24,7 +24,7 @@ from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.site import forecaster_page, payload
-from leaderboard.site.__main__ import MARK, write_site
+from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs, read_slices
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
@@ -519,7 +519,8 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "leaderboard.site",
+            "leaderboard",
+            "site",
             "--root",
             str(checkout),
             "--out",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from leaderboard.properties import Slice
-from leaderboard.site.__main__ import write_site
+from leaderboard.site.command import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from leaderboard.site.words import MINUS, NONE

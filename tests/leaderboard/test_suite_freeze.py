@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from leaderboard.suites import freeze as freezing
-from leaderboard.suites.freeze import SUITES, freeze, target_file, to_toml
+from leaderboard.suites.freeze import SUITES, frozen_suite, target_file, to_toml
 from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
 from moeload_bench.errors import SuiteError
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
@@ -18,6 +16,7 @@ from moeload_bench.suites.suite import HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.checkout import leaderboard
 
 RECIPE = "qwen3moe-tiny-8e"
 RUNS = (f"{RECIPE}/test/seed1", f"{RECIPE}/train/seed0")
@@ -37,7 +36,7 @@ def put(folder: Path, *traces: Trace) -> Path:
 
 def test_a_frozen_suite_is_what_its_plan_and_traces_give() -> None:
     """Freezing the bundled traces again writes the committed file, to the byte."""
-    suite, wrong = freeze(load_plan("mini"), bundled_folder())
+    suite, wrong = frozen_suite(load_plan("mini"), bundled_folder())
     assert wrong == []
     assert to_toml(suite) == (SUITES / "mini.toml").read_text()
 
@@ -47,7 +46,7 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
     plan = load_plan("mini")
     hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), {"sw_avg.w10": "sw_avg@window=10"}
     named = {"baselines": (*plan.baselines, "sw_avg.w10"), "variants": variants, "hub": hub}
-    suite, _ = freeze(plan.model_copy(update=named), bundled_folder())
+    suite, _ = frozen_suite(plan.model_copy(update=named), bundled_folder())
     (tmp_path / "pinned.toml").write_text(to_toml(suite))
     again = load_suite(tmp_path / "pinned.toml")
     assert again == suite
@@ -59,12 +58,12 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
 @pytest.mark.skipif(not (SUITES / "v1.toml").is_file(), reason="suite v1 is not frozen yet")
 def test_suite_v1_is_what_its_plan_and_the_published_traces_give() -> None:
     """The same for traces/."""
-    assert to_toml(freeze(load_plan("v1"), ROOT / "traces")[0]) == (SUITES / "v1.toml").read_text()
+    assert to_toml(frozen_suite(load_plan("v1"), ROOT / "traces")[0]) == (SUITES / "v1.toml").read_text()
 
 
 def test_every_run_of_the_plan_is_taken_and_nothing_is_wrong(tmp_path: Path) -> None:
     """`test` runs are scored, `train` runs are open."""
-    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0)))
+    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0)))
     assert wrong == []
     assert [entry.id for entry in suite.traces] == [RUNS[0]]
     assert [entry.id for entry in suite.fit] == [RUNS[1]]
@@ -86,7 +85,7 @@ def test_a_folder_that_is_not_the_plan_is_refused_by_name(
 ) -> None:
     """Missing, extra, another recipe version, too short, broken off, no half batches."""
     with pytest.raises(SuiteError, match=message):
-        freeze(PLAN, put(tmp_path, *traces))
+        frozen_suite(PLAN, put(tmp_path, *traces))
 
 
 OTHER = "qwen3moe-tiny-8e-aux0"  # as the plan's recipe, a training of its own
@@ -105,7 +104,7 @@ def test_one_training_under_two_names_is_refused(split: str, refused: str, tmp_p
     twin = dataclasses.replace(twin, meta=meta, load_SLE=later, columns={"load_half": later // 2})
     plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
     with pytest.raises(SuiteError, match=refused):
-        freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+        frozen_suite(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
 
 
 def test_one_training_may_be_open_under_two_names(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_one_training_may_be_open_under_two_names(tmp_path: Path) -> None:
     meta = make("train", 0).meta.model_copy(update={"recipe": OTHER})
     twin = dataclasses.replace(make("train", 0), meta=meta)
     plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
-    suite, wrong = freeze(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
+    suite, wrong = frozen_suite(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
     assert wrong == []
     assert {entry.id for entry in suite.fit} == {RUNS[1], twin.id}
 
@@ -123,7 +122,7 @@ def test_a_file_that_holds_another_run_is_refused(tmp_path: Path) -> None:
     put(tmp_path, make("train", 0))
     write_trace(make("test", 3), tmp_path / f"{RUNS[0]}.parquet")
     with pytest.raises(SuiteError, match=f"{RUNS[0]}: the file holds {RECIPE}/test/seed3"):
-        freeze(PLAN, tmp_path)
+        frozen_suite(PLAN, tmp_path)
 
 
 def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
@@ -132,19 +131,19 @@ def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
     plan = PLAN.model_copy(update={"steps": 2200})
     put(tmp_path, make("test", 1, steps=2200), make("train", 0))
     with pytest.raises(SuiteError, match=rf"{RUNS[0]}: 0 origins are stable.*lacking\."):
-        freeze(plan, tmp_path)
+        frozen_suite(plan, tmp_path)
     lacking = {RUNS[0]: Lacking(state="stable", reason="too short")}
-    suite, _ = freeze(plan.model_copy(update={"lacking": lacking}), tmp_path)
+    suite, _ = frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
     assert suite.traces[0].stable == ()
     assert len(suite.traces[0].transient) == 20
     lacking = {RUNS[0]: Lacking(state="transient", reason="wrong")}
     with pytest.raises(SuiteError, match="says that it lacks the transient state, but it has 20"):
-        freeze(plan.model_copy(update={"lacking": lacking}), tmp_path)
+        frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
 
 
 def test_a_partial_suite_lists_what_it_leaves_out(tmp_path: Path) -> None:
     """It has another name, and what is wrong is said instead of refused."""
-    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0, steps=300)), partial=True)
+    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0, steps=300)), partial=True)
     assert suite.name == "trial-partial"
     assert suite.fit == ()
     assert re.search("300 steps, expected", "\n".join(wrong))
@@ -162,20 +161,16 @@ def test_a_partial_suite_is_never_written_into_the_package(tmp_path: Path) -> No
         target_file(plan, suite.model_copy(update={"horizons": (1,)}), None)
 
 
-def test_the_command_names_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 2 and no file; with --partial the file and what was left out."""
     put(tmp_path, make("test", 1))
     plan = tmp_path / "plan.toml"
     runs = ", ".join(f'"{run}"' for run in RUNS)
     plan.write_text(f'name = "trial"\ndescription = ""\nsteps = 2600\nbaselines = ["sw_avg"]\nruns = [{runs}]\n')
-    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path)])
-    assert freezing.main() == 2
+    assert leaderboard("freeze", plan, tmp_path) == 2
     assert f"{RUNS[1]}: missing" in capsys.readouterr().err
     out = tmp_path / "out.toml"
-    monkeypatch.setattr(sys, "argv", ["freeze", str(plan), str(tmp_path), "--partial", str(out)])
-    assert freezing.main() == 0
+    assert leaderboard("freeze", plan, tmp_path, "--partial", out) == 0
     assert f"left out: {RUNS[1]}: missing" in capsys.readouterr().out
     assert load_suite(out).name == "trial-partial"
 
@@ -183,7 +178,7 @@ def test_the_command_names_what_is_wrong(
 def test_runs_of_other_recipes_are_another_plan_s(tmp_path: Path) -> None:
     """One folder holds the runs of several suites: a recipe that the plan has nothing of is not its business."""
     other = make("test", 5, recipe="ladder-2m")
-    suite, wrong = freeze(PLAN, put(tmp_path, make("test", 1), make("train", 0), other))
+    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0), other))
     assert wrong == []
     assert [entry.id for entry in suite.traces] == [RUNS[0]]
 
@@ -217,8 +212,8 @@ def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Pat
     version = {name: load_recipe(name).version for name in names}
     put(tmp_path, *(make(split, n, recipe=name, recipe_version=version[name]) for name, split, n in runs))
     plan = PLAN.model_copy(update={"runs": ids})
-    grouped, _ = freeze(plan.model_copy(update={"near_twins": True}), tmp_path)
-    alone, _ = freeze(plan, tmp_path)
+    grouped, _ = frozen_suite(plan.model_copy(update={"near_twins": True}), tmp_path)
+    alone, _ = frozen_suite(plan, tmp_path)
     assert grouped.near_twins == (names[:2],)
     assert (alone.near_twins, alone.sha256()) == ((), grouped.sha256())
     (tmp_path / "trial.toml").write_text(to_toml(grouped))

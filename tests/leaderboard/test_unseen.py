@@ -28,7 +28,7 @@ def test_no_wanted_run_is_of_a_recipe_that_the_weights_know() -> None:
 
 
 def test_every_recorded_run_has_its_first_score() -> None:
-    """Of the trace that is committed; a trace without one is an error: `python -m leaderboard.studies.unseen`."""
+    """Of the trace that is committed; a trace without one is an error: `python -m leaderboard studies unseen`."""
     scores = read_scores()
     recorded = {run: ROOT / "traces" / f"{run}.parquet" for run in wanted_runs()}
     hashes = {run: stored_hash(path) for run, path in recorded.items() if path.is_file()}

@@ -1,22 +1,20 @@
-"""Build the leaderboard's static site from the committed results (`make site`).
-
-The same committed files give the same bytes. See leaderboard/site/README.md.
-"""
+"""`python -m leaderboard site`."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from leaderboard.committed import ROOT
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
 from moeload_bench.errors import MoeloadError
 
-ROOT = Path(__file__).resolve().parents[2]
 MARK = ".nojekyll"
 """GitHub Pages shows the files as they are when this one is there; and a folder without it is not replaced."""
 
@@ -41,20 +39,13 @@ def write_site(files: Iterable[tuple[str, bytes]], out: Path) -> int:
     return total
 
 
-def main() -> int:
-    """Build; prints where the site is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout with results, submissions and traces")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the folder to write")
-    given = parser.parse_args()
-    try:
-        size = write_site(site_files(read_inputs(given.root)), given.out)
-    except MoeloadError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{given.out / 'index.html'}: {size / 1e6:.1f} MB in all; open it in a browser, no server is needed")
-    return 0
+def site(
+    root: Annotated[Path, typer.Option(help="The checkout with results, submissions and traces.")] = ROOT,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = ROOT / "build" / "site",
+) -> None:
+    """Build the leaderboard's static site from the committed results.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    The same committed files give the same bytes. See leaderboard/site/README.md.
+    """
+    size = write_site(site_files(read_inputs(root)), out)
+    print(f"{out / 'index.html'}: {size / 1e6:.1f} MB in all; open it in a browser, no server is needed")

@@ -1,0 +1,89 @@
+"""`python -m leaderboard pages`: which pages have generated parts, and who makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leaderboard.committed import ROOT
+from leaderboard.pages import (
+    adapters,
+    cards,
+    decisions,
+    distance,
+    forks,
+    format,
+    gated,
+    headline,
+    isolation,
+    ladder,
+    large_runs,
+    metrics,
+    narrowing,
+    properties,
+    results,
+    sampling_note,
+    season,
+    unseen,
+)
+from leaderboard.pages.parts import Page, page_of_parts, stale_files
+from leaderboard.verifying import drawn, screening
+from moeload_bench.errors import not_found
+
+PAGES = (
+    page_of_parts("README.md", headline.PARTS),
+    page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
+    page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
+    page_of_parts("docs/methods/format.md", format.PARTS),
+    page_of_parts("docs/methods/isolation.md", isolation.PARTS),
+    page_of_parts("docs/methods/metrics.md", metrics.PARTS),
+    page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
+    Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
+    page_of_parts("docs/reports/forks.md", forks.PARTS),
+    page_of_parts("docs/reports/gated.md", {**gated.PARTS, **distance.PARTS, **unseen.PARTS}),
+    ladder.LADDER,
+    page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
+    properties.PROPERTIES,
+    page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
+    page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS}),
+    season.SEASONS,
+    Page("cards", cards.card_files),
+)
+
+
+def chosen(names: list[str]) -> list[Page]:
+    """Return the pages of these names, all for none; a page's name is its path or the last part of it: `ladder`."""
+    known = {name for page in PAGES for name in (page.name, Path(page.name).stem)}
+    for name in names:
+        if name not in known:
+            raise not_found("page", name, [page.name for page in PAGES])
+    return [page for page in PAGES if not names or {page.name, Path(page.name).stem} & {*names}]
+
+
+def pages(
+    page: Annotated[
+        list[str] | None,
+        typer.Argument(help="A page by its path, or by the last part of it: `ladder`.", show_default="all pages"),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing, compare only.")] = False,
+) -> None:
+    """Make the generated parts of README.md, docs/ and the dataset's card, or check that they are what the code gives.
+
+    Numbers are never typed by hand: a committed result of another suite or of changed code is refused by name. With
+    --check figures are not compared, since another version of matplotlib draws other bytes.
+
+    Exit status 1 with --check when a file would change.
+    """
+    wanted = chosen(page or [])
+    stale = list(stale_files(wanted))
+    for path, text in stale:
+        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    for one in wanted:
+        if one.draw is not None and not check:
+            one.draw()
+    if check and stale:
+        raise typer.Exit(1)
