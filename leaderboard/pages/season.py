@@ -81,8 +81,8 @@ RANK_WORDS = (
     "either, all sets at once at 95 % (t tests of all pairs, Holm over them)."
 )
 SHALLOW_WORDS = (
-    "A shallow clone cannot show this: there `git log` names the clone's one commit for every file, which is not the one "
-    "that `draw.json` has. `git fetch --unshallow` brings the others."
+    "A shallow clone cannot show this: there `git log` names the clone's one commit for every file, which is not the "
+    "one that `draw.json` has. `git fetch --unshallow` brings the others."
 )
 RECIPE_WORDS = (
     "One run of each recipe: its interval is that of new seeds, with the spread of seeds pooled over recipes, the "
