@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from leaderboard.frozen_code import code_sha256
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
-from moeload_bench.submissions.frozen import code_sha256
 from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 

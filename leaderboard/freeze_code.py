@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 from leaderboard.committed import FROZEN, ROOT, SCORED_AGAIN
+from leaderboard.frozen_code import check_frozen, code_sha256, freeze_target
 from moeload_bench.errors import ResultError
 from moeload_bench.results.record import ForecasterRecord
 from moeload_bench.submissions.folder import CODE
-from moeload_bench.submissions.frozen import check_frozen, code_sha256
-from moeload_bench.submissions.frozen import freeze_code as copy_code
 
 BOARD = ROOT / "leaderboard"
 
@@ -39,7 +38,7 @@ def freeze(store: Path = FROZEN, root: Path = BOARD) -> list[str]:
         if (store / made.source_sha256).is_dir():
             check_frozen(store / made.source_sha256)
         elif code_sha256(made.target, made_from=made.source_sha256, store=None) == made.source_sha256:
-            added.append(copy_code(store, made.target))
+            added.append(freeze_target(store, made.target))
         else:
             sha256 = made.source_sha256[:12]
             raise ResultError(f"{path}: its code {sha256} is not in this checkout: freeze it at the result's commit")

@@ -49,6 +49,7 @@ def report(season: Season, public: Sequence[Result]) -> str:
         f"that?*\n\n{runs} runs of {recipes} recipes, drawn after {len(season.results)} entries had closed "
         "([how](../guide/seasons.md)). Written by `python -m leaderboard pages`.",
         f"What they were drawn from, besides the secret: {season.folder.plan().public_value}",
+        SHALLOW_WORDS,
         "## What came out",
         "\n".join(
             f"- {line}"
@@ -78,6 +79,10 @@ RANK_WORDS = (
     "for other seeds of these recipes, which is what a season of known recipes supports. *New recipe*: for a recipe "
     "like these, by how much its own recipes differ. *Ranks*: the least and the greatest that the season allows for "
     "either, all sets at once at 95 % (t tests of all pairs, Holm over them)."
+)
+SHALLOW_WORDS = (
+    "A shallow clone cannot show this: there `git log` names the clone's one commit for every file, which is not the "
+    "one that `draw.json` has. `git fetch --unshallow` brings the others."
 )
 RECIPE_WORDS = (
     "One run of each recipe: its interval is that of new seeds, with the spread of seeds pooled over recipes, the "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leaderboard.frozen_code import code_sha256
 from leaderboard.season_tools.closing import entry_changes, planned_recipe, read_entry, season_suite, unpacked_sha256
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
 from leaderboard.season_tools.folder import NO_LINE, Folder, file_sha256, is_shallow, read_record
@@ -34,7 +35,6 @@ from moeload_bench.environment import Environment, environment
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.record import load_result
-from moeload_bench.submissions.frozen import code_sha256
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace

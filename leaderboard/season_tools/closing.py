@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from leaderboard.frozen_code import freeze_target
 from leaderboard.season_tools.drawing import draw_run, recipe_sha256, secret_sha256, varied_recipe
 from leaderboard.season_tools.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
 from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
@@ -21,7 +22,6 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
-from moeload_bench.submissions.frozen import freeze_code
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
@@ -199,7 +199,7 @@ def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool)
         if name != VERIFICATION and (path / name).is_file():
             shutil.copyfile(path / name, copy / name)
     if not read.record.has_code:
-        freeze_code(folder.frozen, read.record.target)
+        freeze_target(folder.frozen, read.record.target)
     return entry_of(copy, find_links=find_links, no_index=no_index)
 
 

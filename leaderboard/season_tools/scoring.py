@@ -143,7 +143,7 @@ def _unchanged(folder: Folder, commitment: Commitment, find_links: Path | None, 
         now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
         change = entry_changes(entry, now)
         if change is not None:
-            raise SeasonError(change)
+            raise SeasonError(f"{change}; the entries were closed at commit {commitment.commit}")
 
 
 def _open_run(trace_id: str, suite: Suite) -> Path:

@@ -58,8 +58,8 @@ class Folder:
 def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
     """Read a submission without executing any of it; raises `SubmissionError` that says what to change.
 
-    ``code_of`` gives the source hash of a target of the package, by default that of today's code (`frozen.code_sha256`
-    also knows code that was frozen).
+    ``code_of`` gives the source hash of a target of the package, by default that of today's code (leaderboard/ also
+    knows code that was frozen).
     """
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}

@@ -15,6 +15,7 @@ from leaderboard import reproduce
 from leaderboard.__main__ import app
 from leaderboard.committed import FROZEN, RESULTS, SUBMISSIONS, committed_results, result_problems
 from leaderboard.freeze_code import BOARD, bound_results, freeze, made_by
+from leaderboard.frozen_code import LIST, check_frozen, code_sha256, freeze_target
 from leaderboard.site.inputs import make_entry
 from leaderboard.verifying.baselines import write_submission
 from moeload_bench.errors import ResultError
@@ -22,7 +23,6 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation import sources
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submissions.frozen import LIST, check_frozen, code_sha256, freeze_code
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -186,7 +186,7 @@ def test_a_falsified_store_is_refused_by_name(words: str, tmp_path: Path, monkey
 
 def test_no_hash_leads_out_of_the_store(tmp_path: Path) -> None:
     """A claim's source hash is a stranger's word: a path in it is not followed."""
-    made = freeze_code(tmp_path / "frozen", "uniform")
+    made = freeze_target(tmp_path / "frozen", "uniform")
     with pytest.raises(Exception, match="unknown forecaster"):
         code_sha256("gone", made_from=f"../frozen/{made}", store=tmp_path / "frozen")
     assert code_sha256("uniform", made_from="../frozen", store=tmp_path / "frozen") == made

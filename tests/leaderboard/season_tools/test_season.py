@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from leaderboard.season_tools.records import ForkPlan, Varies
 from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import score_season
 from moeload_bench.errors import SeasonError
+from moeload_bench.isolation import sources
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
@@ -54,6 +57,41 @@ def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def season(revealed: Folder, tmp_path: Path) -> Folder:
     shutil.copytree(revealed.path, tmp_path / "2026-12")
     return Folder(tmp_path / "2026-12")
+
+
+@pytest.fixture(scope="module")
+def repository(revealed: Folder) -> Path:
+    """The season and its frozen code in a repository of two commits."""
+    root = revealed.path.parent.parent
+    for words in (["init", "-q"], ["config", "user.email", "a@b.c"], ["config", "user.name", "a"]):
+        subprocess.run(["git", "-C", str(root), *words], check=True)
+    for name in ("seasons", "frozen"):
+        subprocess.run(["git", "-C", str(root), "add", name], check=True)
+        subprocess.run(["git", "-C", str(root), "commit", "-qm", name], check=True)
+    return root
+
+
+@pytest.fixture
+def shallow(repository: Path, tmp_path: Path) -> Folder:
+    """The season in a clone without history."""
+    clone = ["git", "clone", "-q", "--depth", "1", f"file://{repository}", str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    return Folder(tmp_path / "clone" / "seasons" / "2026-12")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Today's code of `sw_avg` is another than at closing."""
+    found = sources.find_module
+
+    def changed(name: str) -> Path | None:
+        path = found(name)
+        if path is not None and name.endswith(".sw_avg"):
+            (tmp_path / "sw_avg.py").write_text(path.read_text() + "# changed\n")
+            return tmp_path / "sw_avg.py"
+        return path
+
+    monkeypatch.setattr(sources, "find_module", changed)
 
 
 def test_a_season_that_was_kept_passes(season: Folder) -> None:
@@ -212,6 +250,70 @@ def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) ->
     CHEATS[words](season)
     found = check_season(season)
     assert any(words in line for line in found), found
+
+
+@pytest.mark.parametrize("words", CHEATS)
+@pytest.mark.usefixtures("later")
+def test_a_shallow_clone_of_later_code_shows_each_cheat_too(words: str, shallow: Folder) -> None:
+    """And as much as the whole history: what is frozen stands for code that changed since closing."""
+    CHEATS[words](shallow)
+    found = check_season(shallow)
+    assert any(words in line for line in found), found
+    assert not any("the code of its target" in line for line in found)
+
+
+@pytest.mark.usefixtures("later")
+def test_a_season_passes_at_every_later_commit(shallow: Folder, repository: Path) -> None:
+    """With its frozen code; a shallow clone says that it does not show when hashes were published, a whole one not."""
+    notes: list[str] = []
+    assert check_season(shallow, note=notes.append) == []
+    (note,) = notes
+    assert "this clone is shallow: it cannot show when the hashes were published" in note
+    assert "git fetch --unshallow" in note
+    assert check_season(Folder(repository / "seasons" / "2026-12"), note=notes.append) == []
+    assert len(notes) == 1
+    shutil.rmtree(shallow.frozen)
+    (line,) = check_season(shallow)
+    assert line.startswith("entry sw_avg has changed since closing: the code of its target")
+    assert line.endswith(f"the entries were closed at commit {shallow.commitment().commit}")
+
+
+@pytest.mark.usefixtures("later")
+def test_frozen_code_that_was_falsified_is_named(shallow: Folder) -> None:
+    """Beside what else is wrong."""
+    (path,) = shallow.frozen.glob("*/moeload_bench.baselines.sw_avg.py")
+    path.write_text(path.read_text() + "# better\n")
+    _a_run_left_out(shallow)
+    found = check_season(shallow)
+    assert any(f"{path.name}: its SHA-256 is" in line for line in found), found
+    assert any("other run 0: left out" in line for line in found)
+
+
+def test_packages_are_compared_where_the_same_wheels_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changed ones are named; on another Python or platform, or offline, a line says that they are not compared."""
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for place, code in (("wheels", "X = 1\n"), ("others", "X = 2\n")):
+        wheel(tmp_path / place, "a", "1.0", code)
+    source: dict[str, Any] = {"find_links": tmp_path / "wheels", "no_index": True}
+    folder, entries = planned_season(tmp_path)
+    (entries[0] / "requirements.txt").write_text("a==1.0\n")
+    close_season(folder, entries, **source)
+    with logged_attempt(folder, "record"):
+        record_made(folder)
+    score_season(folder, level="none", published="the test", **source)
+    reveal_season(folder)
+    notes: list[str] = []
+    assert check_season(folder, **source, note=notes.append) == notes == []
+    (line,) = check_season(folder, find_links=tmp_path / "others", no_index=True)
+    assert "entry mine has changed since closing: what its requirements unpack to is" in line
+    assert check_season(folder, no_index=True, note=notes.append) == []
+    assert "entry mine: packages not compared: the requirements do not install" in notes[0]
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.1")
+    assert check_season(folder, find_links=tmp_path / "others", no_index=True, note=notes.append) == []
+    assert re.search(
+        r"entry mine: packages not compared: they are wheels for Python 3\.\d+ on .*, this is Python 3\.99 on", notes[1]
+    )
 
 
 def test_a_recipe_that_is_not_planned_is_refused_by_name(season: Folder) -> None:

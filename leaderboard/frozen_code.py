@@ -40,7 +40,7 @@ class FrozenCode(Record):
     files: dict[str, FrozenFile] = Field(min_length=1)
 
 
-def freeze_code(store: Path, target: str) -> str:
+def freeze_target(store: Path, target: str) -> str:
     """Copy today's code of a target of the package into the store, unless it is there; return its source hash."""
     module, sha256 = _module_of(target), source_sha256(parse_target(target))
     folder, files = store / sha256, {}
