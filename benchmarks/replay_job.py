@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from moeload_bench.evaluation.harness import replay, trace_info, window_rows
-from moeload_bench.isolation.hosts import open_host
+from moeload_bench.evaluation.harness import follow, row_of, window_rows
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.traces.store import read_trace, write_trace
@@ -51,12 +50,12 @@ def run(path: Path, windows: int) -> dict[str, float]:
 def replay_and_score(trace: Trace, origins: list[int], horizon: int, *, scored: bool = True) -> float:
     """Replay `last_value` in this process; CPU seconds of scoring."""
     scoring = 0.0
-    with open_host(parse_target("last_value"), trace_info(trace), seed=0, level="none") as host:
-        for answer in replay(trace, host, origins, (horizon,)):
+    with follow(parse_target("last_value"), trace, seed=0, level="none") as feed:
+        for answer in feed.answers(origins, (horizon,)):
             before = time.process_time()
             assert answer.forecast is not None, answer.failure
             if scored:
-                share_HLE = shares(trace.load_SLE[window_rows(trace, answer.row, horizon)])
+                share_HLE = shares(trace.load_SLE[window_rows(trace, row_of(trace, answer.origin), horizon)])
                 score_forecast(answer.forecast, share_HLE, (horizon,))
             scoring += time.process_time() - before
     return scoring

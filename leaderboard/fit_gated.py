@@ -10,7 +10,7 @@ import typer
 from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT
-from moeload_bench.evaluation.harness import step_block, trace_info
+from moeload_bench.forecaster import step_block, trace_info
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace
 

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from moeload_bench.errors import MoeloadError
     from moeload_bench.evaluation.conformance import check_forecaster
     from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.evaluation.harness import step_block, trace_info
     from moeload_bench.forecaster import (
         FittedForecaster,
         Forecast,
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
         StepBlock,
         TraceInfo,
         check_forecast,
+        step_block,
+        trace_info,
     )
     from moeload_bench.live.page import report
     from moeload_bench.results.record import Result, Results, load_result
@@ -35,8 +36,8 @@ _HOME = {
     "StepBlock": "forecaster",
     "TraceInfo": "forecaster",
     "check_forecast": "forecaster",
-    "step_block": "evaluation.harness",
-    "trace_info": "evaluation.harness",
+    "step_block": "forecaster",
+    "trace_info": "forecaster",
     "report": "live.page",
     "Result": "results.record",
     "Results": "results.record",

@@ -60,6 +60,33 @@ class StepBlock:
         return int(self.step_S.shape[0])
 
 
+def info_of(meta: Any, group: int = 0) -> TraceInfo:
+    """Return what a forecaster may know of a run with this `TraceMeta`."""
+    return TraceInfo(
+        num_layers=len(meta.layers),
+        num_experts=meta.experts,
+        top_k=meta.top_k,
+        layer_indices=tuple(layer.index for layer in meta.layers),
+        batch_tokens=meta.global_batch_tokens,
+        stride=meta.stride,
+        balancing=meta.balancing.method,
+        balancing_coefficient=meta.balancing.coefficient,
+        group=group,
+    )
+
+
+def trace_info(trace: Any, group: int = 0) -> TraceInfo:
+    """Return what a forecaster may know of a `Trace`, or of anything with its ``meta``."""
+    return info_of(trace.meta, group)
+
+
+def step_block(trace: Any, start: int, stop: int) -> StepBlock:
+    """Return rows start .. stop-1 of a `Trace`, or of anything with its arrays, as a forecaster sees them: views."""
+    rows = slice(start, stop)
+    covariates = {name: column[rows] for name, column in trace.columns.items()}
+    return StepBlock(trace.step_S[rows], trace.load_SLE[rows], trace.tokens_SL[rows], covariates)
+
+
 @dataclass(frozen=True, eq=False)
 class ForecastRequest:
     """What is asked at an origin.
@@ -191,12 +218,3 @@ def _check_array(name: str, array: Any, dtype: Any, ndim: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != np.dtype(dtype) or array.ndim != ndim:
         got = f"{array.dtype}, {array.ndim} axes" if isinstance(array, np.ndarray) else type(array).__name__
         raise ForecastError(f"{name} is {got}, expected a numpy array of {np.dtype(dtype)} with {ndim} axes", "shape")
-
-
-def __getattr__(name: str) -> Any:
-    """`trace_info` and `step_block`, which others import from here, lazily: they know traces, this does not."""
-    if name not in ("trace_info", "step_block"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module("moeload_bench.evaluation.harness"), name)

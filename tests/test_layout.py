@@ -32,6 +32,20 @@ def test_the_core_never_imports_baselines() -> None:
         assert not any(name.startswith("moeload_bench.baselines") for name in _imports(path)), path
 
 
+def test_one_place_feeds_forecasters() -> None:
+    """`evaluation.harness.follow`: only isolation and adapters, which hold forecasters, call `observe` otherwise."""
+    root = ROOT / "moeload_bench"
+    feeding = {
+        path.relative_to(root)
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "observe"
+    }
+    assert {path for path in feeding if path.parts[0] not in ("isolation", "adapters")} == {
+        Path("evaluation/harness.py")
+    }
+
+
 def test_a_missing_component_can_fail_instead_of_being_skipped() -> None:
     """`.ci/run` sets MOELOAD_REQUIRE_ALL, which only `tests.conftest.need` heeds: nothing else skips an import."""
     for path in (ROOT / "tests").rglob("*.py"):

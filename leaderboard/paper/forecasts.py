@@ -14,10 +14,10 @@ from leaderboard.paper.choice import Chosen
 from leaderboard.paper.measuring import Request, task_list
 from leaderboard.paper.study import PAPER_FORECASTERS
 from moeload_bench import cache
-from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster, key_parts
 from moeload_bench.forecaster import Forecast
-from moeload_bench.isolation.hosts import Limits, open_host
+from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.results.record import Results
 from moeload_bench.traces.store import data_sha256
@@ -62,15 +62,16 @@ def _forecast(setting: Setting, trace: Trace, target: Target, fitted: Fitted, or
     stored = None if setting.fresh else cache.load(key)
     if stored is not None:
         return Forecast(np.array(stored["share"]), np.array(stored["edges"], dtype=np.int64))
-    with open_host(
+    with follow(
         target,
-        trace_info(trace, suite.group_of(trace.id)),
+        trace,
+        group=suite.group_of(trace.id),
         seed=setting.seed,
         fitted=fitted.data,
         level=setting.level,
         limits=setting.limits,
-    ) as host:
-        forecast = next(replay(trace, host, [origin], suite.horizons)).forecast
+    ) as feed:
+        forecast = next(feed.answers([origin], suite.horizons)).forecast
     if forecast is not None:
         cache.save(key, {"share": forecast.share_BLE.tolist(), "edges": forecast.edges_B.tolist()})
     return forecast

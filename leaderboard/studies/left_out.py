@@ -41,7 +41,8 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
-from moeload_bench.evaluation.harness import make_request, step_block, trace_info
+from moeload_bench.evaluation.harness import make_request
+from moeload_bench.forecaster import step_block, trace_info
 from moeload_bench.results.statistics import log_ratio
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring.metrics import relative_error, total_variation

@@ -29,8 +29,7 @@ from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
-from moeload_bench.evaluation.harness import step_block, trace_info
-from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
 from moeload_bench.placement.replan import with_fewest_moves

@@ -29,9 +29,9 @@ from leaderboard.verifying.screen import (
     strata_of,
     summed_by_recipe,
 )
-from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
-from moeload_bench.isolation.hosts import Limits, open_host
+from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import FileTarget, Target, parse_target
 from moeload_bench.scoring.catalogue import METRICS, Bound
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, locate_traces
@@ -63,9 +63,9 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
         origins = [origin for origin, _ in entry.origins()]
-        info = trace_info(trace, suite.group_of(entry.id))
-        with open_host(target, info, seed=suite.seed, fitted=fitted.data, level="none") as host:
-            answers = [answer.forecast for answer in replay(trace, host, origins, suite.horizons)]
+        group = suite.group_of(entry.id)
+        with follow(target, trace, group=group, seed=suite.seed, fitted=fitted.data, level="none") as feed:
+            answers = [answer.forecast for answer in feed.answers(origins, suite.horizons)]
         yield trace, entry, np.stack([one.window_means(suite.horizons) for one in answers if one is not None])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
-from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, block_rows, observe_in_parts
+from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, block_rows
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
@@ -113,16 +113,16 @@ def forecast_is_pure(subject: Subject) -> str | None:
     """`forecast` does not change what later calls return: not the next one, not one after more steps."""
     run, half = BASIC.block(), BASIC.steps // 2
     with subject.open(BASIC) as asked, subject.open(BASIC) as quiet:
-        for host in (asked, quiet):
-            observe_in_parts(host, block_rows(run, 0, half))
-        first = asked.forecast(BASIC.request())
-        asked.forecast(BASIC.request(BASIC.horizons[:2]))
-        again = differs(first, asked.forecast(BASIC.request()), BASIC.horizons, exact=True)
+        for feed in (asked, quiet):
+            feed.rows(block_rows(run, 0, half))
+        first = asked.ask(BASIC.request())
+        asked.ask(BASIC.request(BASIC.horizons[:2]))
+        again = differs(first, asked.ask(BASIC.request()), BASIC.horizons, exact=True)
         if again is not None:
             return f"asked twice: {again}"
-        for host in (asked, quiet):
-            observe_in_parts(host, block_rows(run, half, BASIC.steps))
-        later = differs(asked.forecast(BASIC.request()), quiet.forecast(BASIC.request()), BASIC.horizons)
+        for feed in (asked, quiet):
+            feed.rows(block_rows(run, half, BASIC.steps))
+        later = differs(asked.ask(BASIC.request()), quiet.ask(BASIC.request()), BASIC.horizons)
         return None if later is None else f"asked half-way or not: {later}"
 
 
@@ -136,12 +136,12 @@ def independent_instances(subject: Subject) -> str | None:
     """An instance does not care that another one of its class follows another run at the same time."""
     alone = subject.basic()
     with subject.open(BASIC) as one, subject.open(BASIC) as other:
-        for seed, host in ((0, one), (5, other)):
-            observe_in_parts(host, block_rows(BASIC.block(seed), 0, 40))
-        for seed, host in ((0, one), (5, other)):
-            observe_in_parts(host, block_rows(BASIC.block(seed), 40, BASIC.steps))
-        other.forecast(BASIC.request())
-        return differs(alone, one.forecast(BASIC.request()), BASIC.horizons)
+        for seed, feed in ((0, one), (5, other)):
+            feed.rows(block_rows(BASIC.block(seed), 0, 40))
+        for seed, feed in ((0, one), (5, other)):
+            feed.rows(block_rows(BASIC.block(seed), 40, BASIC.steps))
+        other.ask(BASIC.request())
+        return differs(alone, one.ask(BASIC.request()), BASIC.horizons)
 
 
 def copes_with(scenario: Scenario, what: str) -> Rule:
@@ -165,9 +165,9 @@ def expert_permutation(subject: Subject) -> str | None:
     order = np.roll(np.arange(BASIC.experts), 1)
     plain, run = subject.basic(), BASIC.block()
     columns = {"loss": run.covariates["loss"], "load_half": run.covariates["load_half"][:, :, order]}
-    with subject.open(BASIC) as host:
-        observe_in_parts(host, StepBlock(run.step_S, run.load_SLE[:, :, order], run.tokens_SL, columns))
-        permuted = host.forecast(BASIC.request())
+    with subject.open(BASIC) as feed:
+        feed.rows(StepBlock(run.step_S, run.load_SLE[:, :, order], run.tokens_SL, columns))
+        permuted = feed.ask(BASIC.request())
     expected = Forecast(plain.share_BLE[:, :, order], plain.edges_B)
     return differs(expected, permuted, BASIC.horizons)
 

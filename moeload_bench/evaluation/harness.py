@@ -1,29 +1,23 @@
-"""The replay loop: feed what has happened, ask at each origin, never show the future.
+"""The replay: feed what has happened, ask at each origin, never show the future.
 
-The harness owns the data and the clock. A forecaster behind a `Host` gets blocks of completed steps and requests;
-the answers come out one origin at a time, so that memory stays bounded by one window.
+`follow` is the one place that feeds a forecaster, whatever it is asked for: scores, plans, a run that is training. The
+harness owns the data and the clock; answers come out one origin at a time, so that memory stays bounded by one window.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from moeload_bench.forecaster import StepBlock, TraceInfo
-
-if TYPE_CHECKING:
-    from moeload_bench.traces.trace import Trace
-
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import ForecastError, IsolationError
-from moeload_bench.forecaster import Forecast, ForecastRequest
-from moeload_bench.isolation.hosts import Host
+from moeload_bench.errors import ForecastError, IsolationError, MoeloadError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block, trace_info
+from moeload_bench.isolation.hosts import Host, Level, Limits, open_host
+from moeload_bench.isolation.targets import Target
 from moeload_bench.traces.trace import Trace
 
 FEED_ROWS = 2048
@@ -35,46 +29,95 @@ class Answer:
     """What came back at one origin: a checked forecast, or the reason why there is none."""
 
     origin: int
-    row: int
     forecast: Forecast | None
     failure: str | None = None
 
 
-def replay(
-    trace: Trace, host: Host, origins: Sequence[int], horizons: Sequence[int], quantiles: Sequence[float] = ()
-) -> Iterator[Answer]:
-    """Yield one `Answer` per origin, ascending.
+class Feed:
+    """A forecaster that follows one run: a trace, of which it sees the past (`at`), or steps as they come (`rows`).
 
-    ``origins`` are training steps, each a row of the trace. Before origin o the host has observed exactly the rows
-    with step < o. A forecaster that raises in `forecast` fails that task only; one that raises in `observe`, or whose
-    process is gone, fails this and all later tasks, each by name.
+    ``host``: where it lives. ``gone``: why it cannot go on, None while it can. An error in `observe` ends it, and so
+    does a process that is gone; what it raises in `forecast` does not.
     """
-    fed, gone = 0, None
-    for origin in sorted(origins):
-        row = row_of(trace, origin)
-        if gone is None:
-            gone = _feed(trace, host, fed, row)
-            fed = row
-        if gone is not None:
-            yield Answer(origin, row, None, gone)
-            continue
-        request = make_request(trace, row, horizons, quantiles)
+
+    def __init__(self, host: Host, trace: Trace | None = None) -> None:
+        self.host = host
+        self.gone: ForecastError | None = None
+        self._trace = trace
+        self._fed = 0
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.host.stop()
+
+    def rows(self, block: StepBlock) -> None:
+        """Show newly completed steps."""
         try:
-            yield Answer(origin, row, host.forecast(request))
-        except IsolationError as error:
-            gone = str(error)
-            yield Answer(origin, row, None, gone)
+            self.host.observe(block)
         except ForecastError as error:
-            yield Answer(origin, row, None, str(error))
+            self.gone = error
+            raise
+
+    def ask(self, request: ForecastRequest) -> Forecast:
+        """Ask what comes next."""
+        try:
+            return self.host.forecast(request)
+        except IsolationError as error:
+            self.gone = error
+            raise
+
+    def at(self, step: int, horizons: Sequence[int], quantiles: Sequence[float] = ()) -> Forecast:
+        """Show exactly the rows of the trace before ``step`` and ask there; steps must not fall.
+
+        Raises `ForecastError` for a forecast that failed. Once the forecaster is ``gone``, every call raises why.
+        """
+        assert self._trace is not None, "without a trace, `rows` shows the steps"
+        if self.gone is not None:
+            raise self.gone
+        row = row_of(self._trace, step)
+        if row < self._fed:
+            raise MoeloadError(f"asked at step {step} after later steps were shown, expected steps that do not fall")
+        for start in range(self._fed, row, FEED_ROWS):
+            self.rows(step_block(self._trace, start, min(start + FEED_ROWS, row)))
+        self._fed = row
+        return self.ask(make_request(self._trace, row, horizons, quantiles))
+
+    def answers(
+        self, origins: Sequence[int], horizons: Sequence[int], quantiles: Sequence[float] = ()
+    ) -> Iterator[Answer]:
+        """Yield one `Answer` per origin, ascending; origins are training steps of the trace.
+
+        A forecaster that raises in `forecast` fails that task only; one that is ``gone`` fails this and all later ones.
+        """
+        for origin in sorted(origins):
+            try:
+                answer = Answer(origin, self.at(origin, horizons, quantiles))
+            except ForecastError as error:
+                answer = Answer(origin, None, str(error))
+            yield answer
 
 
-def _feed(trace: Trace, host: Host, start: int, stop: int) -> str | None:
-    try:
-        for at in range(start, stop, FEED_ROWS):
-            host.observe(step_block(trace, at, min(at + FEED_ROWS, stop)))
-    except ForecastError as error:
-        return str(error)
-    return None
+def follow(
+    target: Target,
+    run: Trace | TraceInfo,
+    *,
+    seed: int,
+    group: int = 0,
+    fitted: bytes | None = None,
+    level: Level = "process",
+    limits: Limits | None = None,
+    numba_cache: Path | None = None,
+) -> Feed:
+    """Construct a forecaster to follow a run: a trace, or one of which there is no trace yet.
+
+    ``group`` is the trace's, see `TraceInfo`. The `Feed` is a context manager, which leaves nothing of the forecaster
+    behind. Raises as `open_host`.
+    """
+    trace, info = (None, run) if isinstance(run, TraceInfo) else (run, trace_info(run, group))
+    host = open_host(target, info, seed=seed, fitted=fitted, level=level, limits=limits, numba_cache=numba_cache)
+    return Feed(host, trace)
 
 
 def row_of(trace: Trace, origin: int) -> int:
@@ -88,10 +131,13 @@ def window_rows(trace: Trace, row: int, horizon: int) -> slice:
 
 
 def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Sequence[float] = ()) -> ForecastRequest:
-    """The question at a row, with the plan of learning rate and data stage that an engineer would know."""
+    """The question at a row, with the plan of learning rate and data stage that an engineer would know.
+
+    There is none where the trace ends before the window does.
+    """
     horizon = max(horizons)
     return ForecastRequest(
-        origin=int(trace.step_S[row]),
+        origin=int(trace.step_S[0]) + row * trace.meta.stride,
         horizon=horizon,
         horizons=tuple(sorted(horizons)),
         quantiles=tuple(quantiles),
@@ -101,52 +147,7 @@ def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Seq
 
 
 def _planned(trace: Trace, column: str, row: int, horizon: int, dtype: type[T]) -> NDArray[T] | None:
-    if column not in trace.columns:
+    rows = window_rows(trace, row, horizon)
+    if column not in trace.columns or rows.stop > trace.steps:
         return None
-    planned = trace.columns[column][window_rows(trace, row, horizon)].astype(dtype)
-    return np.repeat(planned, trace.meta.stride)[:horizon]
-
-
-class ForecastDigest:
-    """A running hash of forecasts, so that two runs can be told to have forecast the same."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, answer: Answer) -> None:
-        """Take in one answer; a failed one counts as such."""
-        self._digest.update(str(answer.origin).encode())
-        forecast = answer.forecast
-        if forecast is None:
-            self._digest.update(b"failed")
-            return
-        for array in (forecast.share_BLE, forecast.edges_B, forecast.quantile_QKLE):
-            if array is not None:
-                little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-                self._digest.update(str(little.shape).encode() + little.tobytes())
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
-def trace_info(trace: Trace, group: int = 0) -> TraceInfo:
-    """What a forecaster may know of a trace."""
-    meta = trace.meta
-    return TraceInfo(
-        num_layers=trace.num_layers,
-        num_experts=trace.num_experts,
-        top_k=meta.top_k,
-        layer_indices=tuple(layer.index for layer in meta.layers),
-        batch_tokens=meta.global_batch_tokens,
-        stride=meta.stride,
-        balancing=meta.balancing.method,
-        balancing_coefficient=meta.balancing.coefficient,
-        group=group,
-    )
-
-
-def step_block(trace: Trace, start: int, stop: int) -> StepBlock:
-    """Rows start .. stop-1 of a trace as a forecaster sees them (views, not copies)."""
-    rows = slice(start, stop)
-    covariates = {name: column[rows] for name, column in trace.columns.items()}
-    return StepBlock(trace.step_S[rows], trace.load_SLE[rows], trace.tokens_SL[rows], covariates)
+    return np.repeat(trace.columns[column][rows].astype(dtype), trace.meta.stride)[:horizon]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import not_found
-from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.truth import Truth
-from moeload_bench.isolation.hosts import Level, open_host
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.scoring.scores import score_forecast
@@ -56,8 +56,8 @@ def training_errors(
     truth = Truth(trace, StateRule(), (horizon,))
     error_OL = np.full((len(origins), trace.num_layers), np.nan)
     failures = []
-    with open_host(parsed, trace_info(trace, 0), seed=seed, level=level) as host:
-        for o, answer in enumerate(replay(trace, host, origins, (horizon,))):
+    with follow(parsed, trace, seed=seed, level=level) as feed:
+        for o, answer in enumerate(feed.answers(origins, (horizon,))):
             if answer.forecast is None:
                 failures.append(f"origin {answer.origin}: {answer.failure}")
                 continue

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from moeload_bench import cache
 from moeload_bench.environment import installed_sha256, package_versions
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluation.harness import Answer, ForecastDigest, replay, step_block, trace_info
+from moeload_bench.evaluation.harness import Answer, follow
 from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
 from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
 from moeload_bench.evaluation.truth import Truth, open_truth
-from moeload_bench.forecaster import FitRuns, Forecast
-from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
+from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
+from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
@@ -139,26 +139,49 @@ def replay_and_score(
     try:
         if pair.fitted.failure is not None:
             raise ForecastError(f"fit: {pair.fitted.failure}")
-        with open_host(
+        with follow(
             pair.target,
-            trace_info(truth.trace, suite.group_of(pair.entry.id)),
+            truth.trace,
+            group=suite.group_of(pair.entry.id),
             seed=setting.seed,
             fitted=pair.fitted.data,
             level=setting.level,
             limits=setting.limits,
             numba_cache=setting.numba_cache,
-        ) as host:
+        ) as feed:
             origins = {origin for origin, _ in pair.entry.origins()} | set(also)
-            for answer in replay(truth.trace, host, sorted(origins), suite.horizons, suite.quantiles):
+            for answer in feed.answers(list(origins), suite.horizons, suite.quantiles):
                 heard(answer)
                 if answer.origin in scores.states:
                     scores.add(answer)
             if len(truth.known_references) > known:
                 save_references(suite, pair.entry, truth.known_references)
-            return scores.finish(host)
+            return scores.finish(feed.host)
     except ForecastError as error:
         scores.fail_rest(str(error))
         return scores.finish(None)
+
+
+class _ForecastDigest:
+    """A running hash of forecasts, so that two runs can be told to have forecast the same."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, answer: Answer) -> None:
+        """Take in one answer; a failed one counts as such."""
+        self._digest.update(str(answer.origin).encode())
+        forecast = answer.forecast
+        if forecast is None:
+            self._digest.update(b"failed")
+            return
+        for array in (forecast.share_BLE, forecast.edges_B, forecast.quantile_QKLE):
+            if array is not None:
+                little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+                self._digest.update(str(little.shape).encode() + little.tobytes())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 class _RunScores:
@@ -170,7 +193,7 @@ class _RunScores:
         self.states: dict[int, State] = dict(pair.entry.origins())
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
-        self.digest = ForecastDigest()
+        self.digest = _ForecastDigest()
         self.kept: list[KeptForecast] = []
 
     def add(self, answer: Answer) -> None:
@@ -184,7 +207,7 @@ class _RunScores:
     def fail_rest(self, reason: str) -> None:
         """Every origin without an answer fails for one reason."""
         for origin in sorted(set(self.states) - set(self.scored)):
-            self.add(Answer(origin, -1, None, reason))
+            self.add(Answer(origin, None, reason))
 
     def finish(self, host: Host | None) -> RunResult:
         """The record of the run; failed tasks have the metrics of quantiles where the others have them."""

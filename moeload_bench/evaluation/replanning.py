@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from moeload_bench.bounds import whole_number
-from moeload_bench.errors import ForecastError, IsolationError, PlacementError, TraceError
-from moeload_bench.evaluation.harness import FEED_ROWS, make_request, step_block, trace_info
-from moeload_bench.isolation.hosts import Host, Level, open_host
+from moeload_bench.errors import ForecastError, PlacementError, TraceError
+from moeload_bench.evaluation.harness import Feed, follow
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape, FloatArray
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
@@ -85,9 +85,8 @@ def compare_policies(
     if transient_SL is None:
         transient_SL = np.zeros(trace.load_SLE.shape[:2], dtype=np.bool_)
     simulation = Simulation(trace.share_SLE(), transient_SL, shape, cost, trace.meta.stride)
-    target = parse_target(forecaster)
-    with open_host(target, trace_info(trace), seed=seed, level=level) as host:
-        means, failures = _forecast_means(trace, host, _wanted(simulation, policies, intervals), report)
+    with follow(parse_target(forecaster), trace, seed=seed, level=level) as feed:
+        means, failures = _forecast_means(trace, feed, _wanted(simulation, policies, intervals), report)
     runs = [simulation.run("static", intervals[0])]
     for policy in policies:
         runs += [simulation.run(policy, k, _at_decisions(simulation, policy, k, means)) for k in intervals]
@@ -124,24 +123,20 @@ def _wanted(simulation: Simulation, policies: Sequence[Policy], intervals: Seque
 
 
 def _forecast_means(
-    trace: Trace, host: Host, wanted: Mapping[int, set[int]], report: Report | None
+    trace: Trace, feed: Feed, wanted: Mapping[int, set[int]], report: Report | None
 ) -> tuple[dict[int, dict[int, FloatArray]], list[str]]:
     """Window means by interval and row, each of the steps that the trace still has; and the failures."""
     means: dict[int, dict[int, FloatArray]] = defaultdict(dict)
     failures: list[str] = []
-    fed = 0
     for done, row in enumerate(sorted(wanted)):
-        for start in range(fed, row, FEED_ROWS):
-            host.observe(step_block(trace, start, min(start + FEED_ROWS, row)))
-        fed = row
         left = (trace.steps - row) * trace.meta.stride
         ahead = {k: min(k, left) for k in wanted[row]}
         horizons = sorted(set(ahead.values()))
         try:
-            forecast = host.forecast(make_request(trace, row, horizons))
-        except IsolationError:
-            raise
+            forecast = feed.at(int(trace.step_S[row]), horizons)
         except ForecastError as error:
+            if feed.gone is not None:
+                raise
             failures.append(f"step {trace.step_S[row]}: {error}")
             continue
         for horizon, mean_LE in zip(horizons, forecast.window_means(horizons), strict=True):

@@ -5,8 +5,8 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError
+from moeload_bench.evaluation.harness import Feed, follow
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
+from moeload_bench.isolation.hosts import Level, Limits, fit_target
 from moeload_bench.isolation.targets import Target
 
 FIT_STEPS = 300
@@ -90,20 +91,21 @@ class Subject:
             raise self._basic
         return self._basic
 
-    @contextmanager
-    def open(self, scenario: Scenario) -> Iterator[Host]:
+    def open(self, scenario: Scenario) -> Feed:
         """A new instance, fitted on two other runs of the same shape when its class learns from runs."""
         fitted = self.fitted(scenario)
-        with open_host(
-            self.target, scenario.info, seed=self.seed, fitted=fitted, level=self.level, limits=self.limits
-        ) as host:
-            yield host
+        return follow(self.target, scenario.info, seed=self.seed, fitted=fitted, level=self.level, limits=self.limits)
 
     def ask(self, scenario: Scenario, sizes: Sequence[int] = (), horizons: tuple[int, ...] | None = None) -> Forecast:
         """Show a new instance the whole run, in blocks of these sizes (in turn), and ask."""
-        with self.open(scenario) as host:
-            observe_in_parts(host, scenario.block(), sizes)
-            return host.forecast(scenario.request(horizons))
+        with self.open(scenario) as feed:
+            run, start = scenario.block(), 0
+            for size in itertools.cycle(sizes or (scenario.steps,)):
+                feed.rows(block_rows(run, start, start + size))
+                start += size
+                if start >= scenario.steps:
+                    break
+            return feed.ask(scenario.request(horizons))
 
     def fitted(self, scenario: Scenario) -> bytes | None:
         """What its `fit` returns for runs of this shape, None when it has none."""
@@ -121,15 +123,6 @@ class Subject:
             given = f"it was given runs of {longer.steps} steps, and may get runs of {SHORTEST_FIT}"
             raise ForecastError(f"{error} ({given})", error.rule) from error
         return None if out is None else out[0]
-
-
-def observe_in_parts(host: Host, block: StepBlock, sizes: Sequence[int] = ()) -> None:
-    """Show a block, split into blocks of these sizes in turn (whole when there are none)."""
-    start = turn = 0
-    while start < len(block):
-        size = sizes[turn % len(sizes)] if sizes else len(block)
-        host.observe(block_rows(block, start, start + size))
-        start, turn = start + size, turn + 1
 
 
 def block_rows(block: StepBlock, start: int, stop: int) -> StepBlock:

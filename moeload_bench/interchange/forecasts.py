@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.evaluation.harness import FEED_ROWS, step_block, trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.files import replacing
-from moeload_bench.forecaster import ForecastRequest
-from moeload_bench.isolation.hosts import open_host
-from moeload_bench.isolation.levels import Level
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
@@ -54,11 +52,8 @@ def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level 
     if horizon < 1 or horizon % stride:
         raise PlacementError(f"--horizon is {horizon}, expected a multiple of the trace's stride, {stride}")
     origin = int(trace.step_S[-1]) + stride
-    with open_host(parse_target(forecaster), trace_info(trace), seed=seed, level=level) as host:
-        for start in range(0, trace.steps, FEED_ROWS):
-            host.observe(step_block(trace, start, min(start + FEED_ROWS, trace.steps)))
-        forecast = host.forecast(ForecastRequest(origin=origin, horizon=horizon, horizons=(horizon,)))
-    share_LE = np.asarray(forecast.window_means((horizon,))[0], dtype=np.float64)
+    with follow(parse_target(forecaster), trace, seed=seed, level=level) as feed:
+        share_LE = feed.at(origin, (horizon,)).window_means((horizon,))[0]
     total_L = trace.load_SLE[-LEVEL_ROWS:].sum(axis=2).mean(axis=0)
     about = {
         "made_by": made_by(),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from moeload_bench.forecaster import (
 )
 from moeload_bench.isolation import bubblewrap, messages
 from moeload_bench.isolation.frames import Array, Header, Rules
-from moeload_bench.isolation.levels import Cost, Level, Limits, Meter
+from moeload_bench.isolation.levels import Cost, Host, Level, Limits, Meter
 from moeload_bench.isolation.local import MAX_COUNTS, one_line
 from moeload_bench.isolation.process import Process
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, is_baseline
@@ -90,12 +89,30 @@ class Child:
         self._process.close()
 
 
-class ChildHost:
-    """A forecaster in a child process."""
+class ChildHost(Host):
+    """A forecaster in a child process, which is gone when it is stopped."""
 
-    def __init__(self, child: Child, info: TraceInfo) -> None:
-        self._child, self._info = child, info
+    def __init__(
+        self,
+        target: StoredTarget,
+        info: TraceInfo,
+        seed: int,
+        fitted: bytes | None,
+        level: Level,
+        limits: Limits,
+        numba_cache: Path | None,
+    ) -> None:
+        started = time.perf_counter()
+        self._info = info
         self._counts: dict[str, int] = {}
+        self._child = Child(target, level, limits, numba_cache)
+        try:
+            self._child.init(seed, info, fitted)
+            self._child.start_charging()
+        except BaseException:
+            self.stop()
+            raise
+        self._child.meter.startup_wall_s = time.perf_counter() - started
 
     def observe(self, block: StepBlock) -> None:
         arrays = messages.block_arrays(block)
@@ -117,27 +134,8 @@ class ChildHost:
     def cost(self) -> Cost:
         return self._child.cost()
 
-
-@contextmanager
-def open_child(
-    target: StoredTarget,
-    info: TraceInfo,
-    seed: int,
-    fitted: bytes | None,
-    level: Level,
-    limits: Limits,
-    numba_cache: Path | None,
-) -> Iterator[ChildHost]:
-    """A constructed forecaster in a process that is gone when the context ends."""
-    started = time.perf_counter()
-    child = Child(target, level, limits, numba_cache)
-    try:
-        child.init(seed, info, fitted)
-        child.start_charging()
-        child.meter.startup_wall_s = time.perf_counter() - started
-        yield ChildHost(child, info)
-    finally:
-        child.close()
+    def stop(self) -> None:
+        self._child.close()
 
 
 def fit_child(

@@ -11,11 +11,8 @@ The level is part of every result.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-
-from threadpoolctl import threadpool_limits
 
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
@@ -39,7 +36,6 @@ __all__ = [
 ]
 
 
-@contextmanager
 def open_host(
     target: Target,
     info: TraceInfo,
@@ -49,8 +45,8 @@ def open_host(
     level: Level = "process",
     limits: Limits | None = None,
     numba_cache: Path | None = None,
-) -> Iterator[Host]:
-    """Construct a forecaster at a level of isolation and, at the end, leave nothing of it behind.
+) -> Host:
+    """Construct a forecaster at a level of isolation; as a context manager, it is stopped at the end.
 
     ``numba_cache`` is a private folder in which baselines at level `process` share what numba compiled.
     Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
@@ -61,13 +57,10 @@ def open_host(
         # each level's modules when it is used: `none` works anywhere
         from moeload_bench.isolation.local import LocalHost
 
-        with threadpool_limits(1):  # as in a child: another number of threads may change the last bits of a sum
-            yield LocalHost(target, info, seed, fitted)
-        return
-    from moeload_bench.isolation.child import open_child
+        return LocalHost(target, info, seed, fitted)
+    from moeload_bench.isolation.child import ChildHost
 
-    with open_child(_stored(target, level), info, seed, fitted, level, limits or Limits(), numba_cache) as host:
-        yield host
+    return ChildHost(_stored(target, level), info, seed, fitted, level, limits or Limits(), numba_cache)
 
 
 def fit_target(
@@ -83,8 +76,7 @@ def fit_target(
     if level == "none":
         from moeload_bench.isolation.local import fit_local
 
-        with threadpool_limits(1):
-            return fit_local(target, runs, seed, (limits or Limits()).fitted_bytes)
+        return fit_local(target, runs, seed, (limits or Limits()).fitted_bytes)
     from moeload_bench.isolation.child import fit_child
 
     return fit_child(_stored(target, level), runs, seed, level, limits or Limits())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
 
@@ -61,27 +62,38 @@ class Cost:
     accounting: Accounting | None = None
 
 
-class Host(Protocol):
-    """One forecaster following one run, wherever it lives.
+class Host(ABC):
+    """One forecaster following one run, wherever it lives; a context manager that stops it.
 
     What the forecaster raises is a `ForecastError`; a process that is gone, hangs or does not keep to the protocol is
     an `IsolationError`, and so is every later call.
     """
 
+    @abstractmethod
     def observe(self, block: StepBlock) -> None:
         """Show newly completed steps."""
 
+    @abstractmethod
     def forecast(self, request: ForecastRequest) -> Forecast:
         """Ask what comes next; the answer has passed `check_forecast`."""
-        ...
 
+    @abstractmethod
     def counts(self) -> dict[str, int]:
         """The forecaster's own ``counts`` (for example fits that did not converge); {} when it has none."""
-        ...
 
+    @abstractmethod
     def cost(self) -> Cost:
         """What it cost so far."""
-        ...
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Leave nothing of it behind."""
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class Meter:

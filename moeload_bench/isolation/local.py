@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
 from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.isolation.levels import Cost, Meter
+from moeload_bench.isolation.levels import Cost, Host, Meter
 from moeload_bench.isolation.targets import Target, check_kwargs, load_class
 
 MAX_TEXT = 300
@@ -137,14 +139,19 @@ def own_copy(block: StepBlock) -> StepBlock:
     )
 
 
-class LocalHost:
-    """A forecaster in this process: no protection, no limits."""
+class LocalHost(Host):
+    """A forecaster in this process: no protection, no limits.
+
+    Its calls have one thread, as in a child: another number of threads may change the last bits of a sum.
+    """
 
     def __init__(self, target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
         started = time.perf_counter()
         self._meter = Meter()
         self._info = info
-        self._forecaster = construct_forecaster(import_class(target), target, info, seed, fitted)
+        with threadpool_limits(1):
+            self._forecaster = construct_forecaster(import_class(target), target, info, seed, fitted)
+        self._threads = ThreadpoolController()  # of all libraries that are loaded by now
         self._meter.startup_wall_s = time.perf_counter() - started
 
     def observe(self, block: StepBlock) -> None:
@@ -162,10 +169,14 @@ class LocalHost:
     def cost(self) -> Cost:
         return self._meter.cost(None)
 
+    def stop(self) -> None:
+        pass
+
     def _timed(self, call: str, function: Callable[[], Any]) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            return guarded_call(function, call)
+            with self._threads.limit(limits=1):
+                return guarded_call(function, call)
         finally:
             self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
 
@@ -179,7 +190,8 @@ def fit_local(
         return None
     meter = Meter()
     wall, cpu = time.perf_counter(), time.process_time()
-    fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed, most)
+    with threadpool_limits(1):
+        fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed, most)
     meter.add("observe", time.perf_counter() - wall, time.process_time() - cpu)
     meter.rows = sum(len(block) for _, block in runs)
     return fitted, meter.cost(None)

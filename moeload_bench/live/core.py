@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import PlacementError, TraceError
-from moeload_bench.forecaster import StepBlock, TraceInfo
+from moeload_bench.forecaster import StepBlock, info_of
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
@@ -133,21 +133,6 @@ class Snapshot:
         return "transient" if self.transient_L.all() else "mixed" if self.transient_L.any() else "stable"
 
 
-def info_of(meta: TraceMeta, batch_tokens: int) -> TraceInfo:
-    """What the forecaster may know: as `trace_info`, with the tokens of the first step: later ones are to come."""
-    return TraceInfo(
-        num_layers=len(meta.layers),
-        num_experts=meta.experts,
-        top_k=meta.top_k,
-        layer_indices=tuple(layer.index for layer in meta.layers),
-        batch_tokens=batch_tokens,
-        stride=meta.stride,
-        balancing=meta.balancing.method,
-        balancing_coefficient=meta.balancing.coefficient,
-        group=0,
-    )
-
-
 class Watch:
     """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
     row; ``advise`` False leaves out placement and advice, whatever the cluster.
@@ -166,7 +151,7 @@ class Watch:
                 f"horizon is {settings.horizon} steps, expected a multiple of {step_block}: a stride of {stride} gives "
                 f"blocks of {step_block} steps"
             )
-        self.info = info_of(meta, batch_tokens)
+        self.info = replace(info_of(meta), batch_tokens=batch_tokens)  # those of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
         self._states = _States(L, E, stride, settings.rule)
         self._forecasts = Forecasts(self.info, settings)
@@ -222,7 +207,7 @@ class Watch:
         if len(self._window) == self._grid.window:
             self._older.append(_row_mean(self._window[0]))
         self._window.append(share_SLE)
-        self._forecasts.observe(_step_block(rows, load_SLE), share_SLE)
+        self._forecasts.add(_step_block(rows, load_SLE), share_SLE)
         self._plans.see(share_SLE)
         return share_SLE
 

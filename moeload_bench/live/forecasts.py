@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.local import LocalHost
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
 from moeload_bench.traces.trace import shares
@@ -112,9 +111,7 @@ class Forecasts:
         self._horizon = settings.horizon
         target = settings.forecaster
         made = class_target(target) if isinstance(target, type) else parse_target(target)
-        # one thread, as in a replay: another number of them may change the last bits of a sum
-        self._threads = ThreadpoolController()
-        self._host = LocalHost(made, info, settings.seed, settings.fitted)
+        self._feed = follow(made, info, seed=settings.seed, fitted=settings.fitted, level="none")
         self._asked: deque[_Asked] = deque()
         self._last_LE = np.full((L, E), 1.0 / E)
         self._square_LE = np.full((L, E), np.nan)
@@ -122,10 +119,9 @@ class Forecasts:
         self._inside, self._judged = 0, 0
         self._all, self._stable, self._transient = _Sums(L), _Sums(L), _Sums(L)
 
-    def observe(self, block: StepBlock, share_SLE: FloatArray) -> None:
-        """A block of steps: told to the forecaster, and held against the forecasts that speak of it."""
-        with self._threads.limit(limits=1, user_api="blas"):
-            self._host.observe(block)
+    def add(self, block: StepBlock, share_SLE: FloatArray) -> None:
+        """Show a block of steps to the forecaster, and score the forecasts that were about it."""
+        self._feed.rows(block)
         known_SL1 = np.isfinite(share_SLE[:, :, :1])
         filled_SLE = np.where(known_SL1, share_SLE, 0.0)
         total_LE, count_L = filled_SLE.sum(axis=0), known_SL1.sum(axis=(0, 2))
@@ -144,8 +140,7 @@ class Forecasts:
     def ask(self, origin: int, transient_L: BoolArray) -> Outlook:
         """The forecast at a step, kept until its window has come."""
         request = ForecastRequest(origin, self._horizon, (self._horizon,))
-        with self._threads.limit(limits=1, user_api="blas"):
-            share_LE = self._host.forecast(request).window_means((self._horizon,))[0]
+        share_LE = self._feed.ask(request).window_means((self._horizon,))[0]
         half = NORMAL_WIDTH * np.sqrt(self._square_LE) if self._scored >= LEAST_SCORED else self._square_LE * np.nan
         low_LE, high_LE = np.clip(share_LE - half, 0.0, 1.0), np.clip(share_LE + half, 0.0, 1.0)
         zeros = np.zeros_like(share_LE)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import replay, trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock
-from moeload_bench.isolation.hosts import open_host
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.results.record import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace
@@ -71,11 +71,35 @@ class Spy:
 
 def test_before_an_origin_exactly_the_steps_before_it_are_shown(trace: Trace) -> None:
     """Each step once, in order, none at or after the origin."""
-    with open_host(class_target(Spy), trace_info(trace), seed=0, level="none") as host:
-        for answer in replay(trace, host, [50, 100, 300], HORIZONS):
+    with follow(class_target(Spy), trace, seed=0, level="none") as feed:
+        for answer in feed.answers([50, 100, 300], HORIZONS):
             assert answer.failure is None
             assert Spy.last.seen == list(range(answer.origin))
     assert Spy.last.asked == [(50, 50), (100, 100), (300, 300)]
+
+
+def test_a_feed_never_goes_back(trace: Trace) -> None:
+    """A forecaster that was shown step 99 is not asked as if it knew 50 steps only."""
+    with follow(class_target(Spy), trace, seed=0, level="none") as feed:
+        feed.at(100, HORIZONS)
+        with pytest.raises(MoeloadError, match=r"asked at step 50 after later steps.*expected"):
+            feed.at(50, HORIZONS)
+        feed.at(100, HORIZONS)
+
+
+def test_beyond_the_end_of_a_trace_all_of_it_is_shown_and_nothing_is_planned(trace: Trace) -> None:
+    """The trace says nothing of the learning rate of steps that it has not."""
+    asked: list[ForecastRequest] = []
+
+    class Keeps(Spy):
+        def forecast(self, request: ForecastRequest) -> object:
+            asked.append(request)
+            return super().forecast(request)
+
+    with follow(class_target(Keeps), trace, seed=0, level="none") as feed:
+        feed.at(trace.steps, HORIZONS)
+    assert Keeps.last.seen == list(range(trace.steps))
+    assert (asked[0].origin, asked[0].lr_H) == (trace.steps, None)
 
 
 def test_the_plan_is_the_recipe_s_and_nothing_measured(trace: Trace) -> None:
@@ -87,8 +111,8 @@ def test_the_plan_is_the_recipe_s_and_nothing_measured(trace: Trace) -> None:
             asked.append(request)
             return super().forecast(request)
 
-    with open_host(class_target(Keeps), trace_info(trace), seed=0, level="none") as host:
-        list(replay(trace, host, [50], HORIZONS))
+    with follow(class_target(Keeps), trace, seed=0, level="none") as feed:
+        feed.at(50, HORIZONS)
     assert asked[0].lr_H is not None
     assert asked[0].lr_H.shape == (100,)
     names = {field.name for field in dataclasses.fields(asked[0])}

@@ -21,8 +21,7 @@ import pytest
 
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import step_block, trace_info
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
 from moeload_bench.isolation.hosts import (
     LEVELS,
     MIB,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation.harness import replay, step_block, trace_info
-from moeload_bench.forecaster import Forecast
-from moeload_bench.isolation.hosts import fit_target, open_host
+from moeload_bench.evaluation.harness import follow
+from moeload_bench.forecaster import Forecast, step_block, trace_info
+from moeload_bench.isolation.hosts import fit_target
 from moeload_bench.isolation.targets import baseline_names, parse_target
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_trace
@@ -37,9 +37,9 @@ def altered(trace: Trace) -> Trace:
 
 def forecasts(name: str, trace: Trace, fitted: bytes | None = None) -> list[Forecast]:
     """What it says before and at the origin, in a process of its own."""
-    with open_host(parse_target(name), trace_info(trace), seed=0, fitted=fitted, level="process") as host:
-        found = [answer.forecast for answer in replay(trace, host, [60, ORIGIN], (1, 10, 60))]
-        fallbacks = host.counts().get("fallback", 0)
+    with follow(parse_target(name), trace, seed=0, fitted=fitted, level="process") as feed:
+        found = [answer.forecast for answer in feed.answers([60, ORIGIN], (1, 10, 60))]
+        fallbacks = feed.host.counts().get("fallback", 0)
     assert all(one is not None for one in found)
     assert fitted is None or fallbacks < 2, "the fitted network was asked"
     return [one for one in found if one is not None]

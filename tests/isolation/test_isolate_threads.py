@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from moeload_bench.evaluation.harness import trace_info
+from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.workers import run_spread
-from moeload_bench.isolation.hosts import open_host
-from moeload_bench.isolation.targets import parse_target
-from tests.conftest import synthetic_trace
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.targets import class_target
+from moeload_bench.traces.trace import Trace
 
 
 def threads() -> set[int]:
@@ -18,12 +18,29 @@ def threads() -> set[int]:
     return {int(pool["num_threads"]) for pool in threadpool_info()}
 
 
+class Counts:
+    """Keeps how many threads it had in each of its calls."""
+
+    def __init__(self, info: TraceInfo, seed: int) -> None:
+        self.counts = {"constructor": max(threads())}
+
+    def observe(self, block: StepBlock) -> None:
+        self.counts["observe"] = max(threads())
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        self.counts["forecast"] = max(threads())
+        return Forecast.constant([[1.0]], request.horizon)
+
+
 def test_a_forecaster_at_level_none_has_one_thread_as_in_a_child() -> None:
-    """While it is open; afterwards libraries are as they were."""
+    """In each of its calls; between them, and afterwards, libraries are as they were."""
+    trace = Trace.from_arrays([[[4]]] * 3, 4, 1)
     with threadpool_limits(2):
         before = threads()
-        with open_host(parse_target("uniform"), trace_info(synthetic_trace(20)), seed=0, level="none"):
-            assert threads() == {1}
+        with follow(class_target(Counts), trace, seed=0, level="none") as feed:
+            feed.at(2, (1,))
+            assert threads() == before
+            assert feed.host.counts() == {"constructor": 1, "observe": 1, "forecast": 1}
         assert threads() == before
 
 

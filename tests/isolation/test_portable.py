@@ -10,8 +10,7 @@ import psutil
 import pytest
 
 from moeload_bench.errors import IsolationError
-from moeload_bench.evaluation.harness import step_block, trace_info
-from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.isolation import process, watch
 from moeload_bench.isolation.hosts import MIB, Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import ForecastError, SuiteError
-from moeload_bench.evaluation.harness import trace_info
-from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast
+from moeload_bench.forecaster import Forecast, ForecastRequest, check_forecast, trace_info
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring import scores as scoring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import signal
@@ -17,8 +16,8 @@ import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import replay, step_block, trace_info
-from moeload_bench.forecaster import ForecastRequest
+from moeload_bench.evaluation.harness import follow
+from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.isolation.hosts import Host, Limits, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace
@@ -67,9 +66,9 @@ def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
     write_trace(trace, tmp_path / "run.parquet", overwrite=True)
     counts: Mapping[str, int] = {}
     try:
-        with open_host(parse_target(target), trace_info(trace), seed=0, level="sandbox", limits=limits) as host:
-            answers = [answer.failure for answer in replay(trace, host, ORIGINS, HORIZONS)]
-            counts = host.counts()
+        with follow(parse_target(target), trace, seed=0, level="sandbox", limits=limits) as feed:
+            answers = [answer.failure for answer in feed.answers(ORIGINS, HORIZONS)]
+            counts = feed.host.counts()
     except ForecastError as error:
         answers = [str(error)] * len(ORIGINS)
     np.testing.assert_array_equal(_honest().forecast(REQUEST).share_BLE, said.share_BLE)
@@ -80,9 +79,8 @@ def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
 def _honest() -> Host:
     """At level `process`, which protects it least; it ends with the test session."""
     trace = synthetic_trace(60)
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    host = stack.enter_context(open_host(parse_target(HONEST), trace_info(trace), seed=0, level="process"))
+    host = open_host(parse_target(HONEST), trace_info(trace), seed=0, level="process")
+    atexit.register(host.stop)
     host.observe(step_block(trace, 0, REQUEST.origin))
     return host
 

@@ -149,8 +149,7 @@ def test_a_fork_bomb_stops_at_its_limit(tmp_path: Path) -> None:
 @SLOW
 def test_a_fork_bomb_does_not_hit_its_neighbour(tmp_path: Path) -> None:
     """Two sandboxes do not share a limit on processes: the honest one goes on while the bomb's children sleep."""
-    from moeload_bench.evaluation.harness import trace_info
-    from moeload_bench.forecaster import ForecastRequest
+    from moeload_bench.forecaster import ForecastRequest, trace_info
     from moeload_bench.isolation.hosts import open_host
     from moeload_bench.isolation.targets import parse_target
     from tests.conftest import synthetic_trace
