@@ -99,22 +99,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--moves", action="store_true", help="list the moves too")
     asked = parser.parse_args()
-    found = {}
+    found: dict[str, Rooms] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("mine.py").write_text(FORECASTER)
         for name, words in COMMANDS.items():
-            rooms = measured(words)
-            found[name] = {"rooms": sorted(rooms.entered), "moves": len(rooms.moves)}
-            if asked.moves:
-                print(*(" ".join(move) for move in sorted(rooms.moves)), sep="\n")
+            found[name] = measured(words)
+    if asked.moves:
+        print(*(" ".join(move) for one in found.values() for move in sorted(one.moves)), sep="\n")
     if asked.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({k: {"rooms": sorted(v.entered), "moves": len(v.moves)} for k, v in found.items()}, indent=1))
         return
     for name, one in found.items():
         rooms, moves = BEFORE[name]
-        names = ", ".join(one["rooms"])
-        print(f"{name}: {len(one['rooms'])} rooms (before {rooms}): {names}; {one['moves']} moves (before {moves})")
+        print(f"{name}: {len(one.entered)} rooms (before {rooms}): {', '.join(sorted(one.entered))}")
+        print(f"{name}: {len(one.moves)} moves (before {moves})")
 
 
 if __name__ == "__main__":
