@@ -94,17 +94,33 @@ _Add = Callable[[_Step, int, dict[str, Any], str], None]
 """Adds a line's counts to those of its layer."""
 
 
-def read_tokens(paths: Sequence[str | Path], layout: Layout, report: Report | None = None) -> Log:
+def read_tokens(
+    paths: Sequence[str | Path],
+    *,
+    expert_parallel: int = 1,
+    pipeline_parallel: int = 1,
+    stage_layers: int | None = None,
+    expert_tensor_parallel: int = 1,
+    report: Report | None = None,
+) -> Log:
     """The log in the `rank*.jsonl` files of a folder or glob; experts are put together over the ranks."""
     ranks = files_by_number(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
+    layout = Layout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel)
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
-def read_trace(paths: Sequence[str | Path], experts: int, layout: Layout, report: Report | None = None) -> Log:
+def read_routing(
+    paths: Sequence[str | Path],
+    experts: int,
+    *,
+    pipeline_parallel: int = 1,
+    stage_layers: int | None = None,
+    report: Report | None = None,
+) -> Log:
     """The log in the `router_trace_rank*.jsonl` files; ``experts`` of a layer, which the files do not say."""
     ranks = files_by_number(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     choices = _Choices(experts)
-    log = _log(ranks, layout, report, "step", _TRACE, choices.add, experts)
+    log = _log(ranks, Layout(1, pipeline_parallel, stage_layers), report, "step", _TRACE, choices.add, experts)
     return replace(log, top_k=choices.top_k)
 
 

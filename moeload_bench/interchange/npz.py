@@ -10,9 +10,9 @@ Axis letters: S steps, L MoE layers, E experts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from moeload_bench.errors import TraceError
+from moeload_bench.interchange.rows import Options, Report
 from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
@@ -21,24 +21,30 @@ MAX_BYTES = 4 << 30
 _NAMES = ("load", "step", "tokens", *OPTIONAL_COLUMNS)
 
 
-def import_npz(
-    path: Path, top_k: int | None = None, tokens: int | None = None, *, max_bytes: int = MAX_BYTES, **meta: Any
+def read_npz(
+    path: Path, options: Options | None = None, *, max_bytes: int = MAX_BYTES, report: Report | None = None
 ) -> Trace:
-    """The trace in an archive; ``meta`` goes into `TraceMeta`.
+    """Return the trace in an archive; ``options`` as for any log. ``report`` is not called: the file is read at once.
 
-    ``tokens`` is the number per step and layer where the archive has none. Sizes are checked before anything is
-    unpacked (``max_bytes`` over all arrays, and in proportion to the archive, see `moeload_bench.bounds`), and object
-    arrays are refused: nothing is unpickled. Raises `TraceError` that names file, array, what was got and expected:
-    for tokens both in the archive and given too, and for loads after drops with neither.
+    Sizes are checked before anything is unpacked (``max_bytes`` over all arrays, and in proportion to the archive, see
+    `moeload_bench.bounds`), and object arrays are refused: nothing is unpickled. Raises `TraceError` that names file,
+    array, what was got and expected: for tokens both in the archive and in ``options``, and for loads after drops with
+    neither.
     """
+    options = options or Options()
+    top_k, tokens = options.top_k, options.tokens
+    semantics = options.counted or "pre_drop"
     arrays = read_arrays(path, _NAMES, max_bytes)
     if "load" not in arrays:
         raise TraceError(f"{path}: no array 'load' [steps, layers, experts]; there is: {', '.join(arrays) or 'none'}")
     if "tokens" in arrays and tokens is not None:
         raise TraceError(f"{path}: tokens are in the file; got {tokens} for them as well, expected one of them")
     counted = arrays.get("tokens", tokens)
-    if counted is None and top_k is not None and meta.get("count_semantics") == "post_drop":
+    if counted is None and top_k is not None and semantics == "post_drop":
         raise TraceError(f"{path}: tokens do not follow from loads after drops, expected an array or number of tokens")
+    # without top-k nothing can be said about drops, and nothing is checked against the tokens
+    known = semantics if top_k is not None or semantics == "post_drop" else "unknown"
+    meta = {"count_semantics": known, **options.meta}
     columns = {name: arrays[name] for name in OPTIONAL_COLUMNS if name in arrays}
     try:
         return Trace.from_arrays(arrays["load"], counted, top_k, step_S=arrays.get("step"), columns=columns, **meta)

@@ -36,7 +36,7 @@ from tests.support.foreign.damage import (
     trimmed,
     twice,
 )
-from tests.support.foreign.formats import CHOSEN, NO_TOP_K, READERS, imported, made
+from tests.support.foreign.formats import CHOSEN, NO_TOP_K, WRITERS, imported, made
 
 OTHER, MISSING, ORDER, NEGATIVE, FRACTION = "another format", "missing", "order or twice", "negative", "fraction"
 EXPERT, CUT, TOP_K, PICKLE, BOMB = "expert out of range", "breaks off", "mixed top-k", "a pickle", "too large"
@@ -415,7 +415,7 @@ def test_every_kind_of_damage_is_made_for_every_format() -> None:
     made_here = {(name, kind) for name, kind, _, _ in DAMAGES}
     made_here |= {(name, CUT) for name in CUT_SHORT} | {(name, BOMB) for name in BOMBS}
     assert not made_here & set(ABSENT)
-    assert made_here | set(ABSENT) == {(name, kind) for name in READERS for kind in KINDS}
+    assert made_here | set(ABSENT) == {(name, kind) for name in WRITERS for kind in KINDS}
 
 
 def cases() -> list[Any]:
@@ -457,19 +457,19 @@ def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypa
 def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
     """A folder of another format holds no file of the name that is looked for."""
     folder = made("smartmoe", tmp_path)
-    for name, (_, read) in READERS.items():
+    for name in WRITERS:
         if name not in ("smartmoe", "npz", "csv"):
             with pytest.raises(TraceError, match=r"no file .* in this folder"):
-                read(folder)
+                imported(name, folder, tmp_path / "out.parquet")
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if name not in ("npz", "csv")])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("npz", "csv")])
 def test_more_files_than_the_limit_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every format that takes a folder or a glob; npz and csv are one file."""
     folder = made(name, tmp_path)
     monkeypatch.setattr(text, "MAX_FILES", 0)
     with pytest.raises(TraceError, match="more than 0 files, expected a narrower glob"):
-        READERS[name][1](folder)
+        imported(name, folder, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("name", CUT_SHORT)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import NotFoundError, TraceError
 from moeload_bench.interchange import table
-from moeload_bench.interchange.npz import import_npz
+from moeload_bench.interchange.importing import import_log
+from moeload_bench.interchange.npz import read_npz
 from moeload_bench.interchange.rows import CutShortWarning, Options, write_log
 from moeload_bench.interchange.table import read_csv
 from moeload_bench.traces.store import read_trace
@@ -125,7 +126,7 @@ def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", load=np.zeros((1000, 10, 10), dtype=np.int64))
     assert (tmp_path / "bomb.npz").stat().st_size < 10_000
     with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes unpacked, expected at most 100000"):
-        import_npz(tmp_path / "bomb.npz", max_bytes=100_000)
+        read_npz(tmp_path / "bomb.npz", max_bytes=100_000)
 
 
 @pytest.mark.parametrize("layout", ["long", "wide"])
@@ -188,7 +189,7 @@ def test_an_archive_gives_back_every_column(tmp_path: Path) -> None:
     trace = synthetic_trace(20)
     arrays = {"load": trace.load_SLE, "step": trace.step_S, "tokens": trace.tokens_SL, **trace.columns}
     np.savez_compressed(tmp_path / "counts.npz", **arrays)
-    got = import_npz(tmp_path / "counts.npz", top_k=2)
+    got = read_npz(tmp_path / "counts.npz", Options(top_k=2))
     np.testing.assert_array_equal(got.load_SLE, trace.load_SLE)
     np.testing.assert_array_equal(got.tokens_SL, trace.tokens_SL)
     assert got.columns.keys() == trace.columns.keys()
@@ -217,14 +218,14 @@ def test_a_bad_archive_is_refused(arrays: dict[str, np.ndarray], says: str, tmp_
     """Unknown names, wrong shapes and numbers that are no counts are refused by name."""
     np.savez(tmp_path / "counts.npz", **arrays)
     with pytest.raises(TraceError, match=rf"counts\.npz: .*{says}"):
-        import_npz(tmp_path / "counts.npz")
+        read_npz(tmp_path / "counts.npz")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     """An object array, which only pickle can read, is refused before its content is looked at."""
     np.savez(tmp_path / "counts.npz", load=np.array([[[print]]], dtype=object))
     with pytest.raises(TraceError, match=r"array load\.npy is object .* expected plain numbers"):
-        import_npz(tmp_path / "counts.npz")
+        read_npz(tmp_path / "counts.npz")
 
 
 def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) ->
     with zipfile.ZipFile(tmp_path / "counts.npz", "w") as archive:
         archive.writestr("load.npy", header.getvalue())
     with pytest.raises(TraceError, match=r"array load\.npy is int64 \[137438953472, 1, 1\] in 128 bytes"):
-        import_npz(tmp_path / "counts.npz")
+        read_npz(tmp_path / "counts.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut"])
@@ -242,14 +243,14 @@ def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     """Other files are refused with what was expected."""
     (tmp_path / "counts.npz").write_bytes(content)
     with pytest.raises(TraceError, match=r"not a NumPy archive \(\.npz\)"):
-        import_npz(tmp_path / "counts.npz")
+        read_npz(tmp_path / "counts.npz")
 
 
 def test_tokens_are_given_once(tmp_path: Path) -> None:
     """A number beside the file's own tokens is refused, and so are loads after drops without any."""
     np.savez(tmp_path / "a.npz", load=np.ones((2, 1, 2)), tokens=np.full(2, 1))
     with pytest.raises(TraceError, match="tokens are in the file; got 5"):
-        import_npz(tmp_path / "a.npz", 2, 5)
+        read_npz(tmp_path / "a.npz", Options(2, 5))
     with pytest.raises(TraceError, match="tokens do not follow from loads after drops"):
         import_csv(write(tmp_path, GOOD), 2, counted="post_drop")
 
@@ -280,3 +281,13 @@ def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
         assert isinstance(again.exception, TraceError)
         assert re.search(says, str(again.exception))
     assert not (tmp_path / "noext").exists()
+
+
+def test_import_log_names_what_it_cannot_do(tmp_path: Path) -> None:
+    """An unknown format, an option that the format lacks, and one that it needs: each by name."""
+    with pytest.raises(NotFoundError, match="unknown format 'megatron'"):
+        import_log(tmp_path, tmp_path / "o.parquet", format="megatron")
+    with pytest.raises(TraceError, match=r"format jsonl: got an unexpected keyword argument 'experts'"):
+        import_log(tmp_path, tmp_path / "o.parquet", format="jsonl", experts=8)
+    with pytest.raises(TraceError, match=r"format flame-moe: missing a required argument: 'experts'"):
+        import_log(tmp_path, tmp_path / "o.parquet", format="flame-moe")

@@ -21,7 +21,7 @@ from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import data_sha256, read_trace
 from tests.conftest import need
 from tests.support.foreign import logs
-from tests.support.foreign.formats import CHOSEN, LAYOUT, NO_TOP_K, READERS, imported, made
+from tests.support.foreign.formats import CHOSEN, LAYOUT, NO_TOP_K, WRITERS, imported, made
 
 
 def test_every_format_is_listed_and_tested() -> None:
@@ -29,13 +29,13 @@ def test_every_format_is_listed_and_tested() -> None:
     done = CliRunner().invoke(app, ["import", "formats"])
     assert done.exit_code == 0
     assert len(FORMATS) >= 8
-    assert {one.name for one in FORMATS} == set(READERS)
+    assert {one.name for one in FORMATS} == set(WRITERS)
     for one in FORMATS:
         assert one.name in done.output
         assert CliRunner().invoke(app, ["import", one.name, "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> None:
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
     top_k = None if name in NO_TOP_K else 2
@@ -53,7 +53,7 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     """Two copies of four expert ranks: an expert's tokens are those of both."""
     chosen = logs.choices(W=8)
     folder = logs.megatron_tokens(tmp_path / "m", chosen, expert=4, pipeline=2, copies=2)
-    log = megatron.read_tokens([folder], LAYOUT)
+    log = megatron.read_tokens([folder], **LAYOUT)
     np.testing.assert_array_equal(np.stack([row.load_LE for row in log.rows]), logs.truth(chosen))
     assert log.layers == (0, 1, 2, 3)
 
@@ -97,8 +97,7 @@ def test_a_part_of_a_log_is_imported(tmp_path: Path) -> None:
     folder = made("megatron-tokens", tmp_path)
     broken = folder / "rank3.jsonl"
     broken.write_text(broken.read_text().replace('"iter": 30', '"iter": 31'))
-    log = READERS["megatron-tokens"][1](folder)
-    trace = read_trace(write_log(log, tmp_path / "o.parquet", Options(first_step=10, last_step=20)).path)
+    trace = imported("megatron-tokens", folder, tmp_path / "o.parquet", first_step=10, last_step=20)
     assert trace.step_S.tolist() == [10, 20]
 
 

@@ -24,7 +24,7 @@ from moeload_bench.bounds import check_depth, parse_json
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, SuiteError, TraceError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.interchange.npz import import_npz
+from moeload_bench.interchange.npz import read_npz
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.pages import chunks, largest_page_bytes
 from moeload_bench.traces.store import read_trace, write_trace
@@ -52,7 +52,7 @@ def peak_mib(code: str, path: Path) -> float:
 
 
 READ = "from moeload_bench.traces.store import read_trace; read_trace(path)"
-IMPORT = "from pathlib import Path; from moeload_bench.interchange.npz import import_npz; import_npz(Path(path))"
+IMPORT = "from pathlib import Path; from moeload_bench.interchange.npz import read_npz; read_npz(Path(path))"
 
 
 # ------------------------------------------------------------------------------------------------ sizes
@@ -163,21 +163,21 @@ def npy(shape: tuple[int, ...], content: bytes = b"") -> bytes:
 def test_an_archive_with_an_empty_axis_of_many_layers_is_refused(tmp_path: Path) -> None:
     """Shape (0, 10^12, 4) holds no byte, and would make a record for each of its layers."""
     path = save_npz(tmp_path / "a.npz", load=npy((0, 10**12, 4)))
-    assert "[0, 1000000000000, 4], expected no empty axis" in said_of(path, import_npz)
+    assert "[0, 1000000000000, 4], expected no empty axis" in said_of(path, read_npz)
     assert peak_mib(IMPORT, path) < 300
 
 
 def test_an_archive_of_many_layers_is_refused(tmp_path: Path) -> None:
     """Each would have a record in the metadata."""
     path = save_npz(tmp_path / "a.npz", load=npy((1, 2**20, 1), bytes(2**23)))
-    assert "load has 1048576 layers" in said_of(path, import_npz)
+    assert "load has 1048576 layers" in said_of(path, read_npz)
 
 
 def test_an_archive_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros: a thousandth of their size."""
     monkeypatch.setattr(bounds, "FREE_BYTES", MIB)
     path = save_npz(tmp_path / "a.npz", load=npy((2**18, 1, 1), bytes(2**21)))
-    assert "decoded, expected at most 1048576" in said_of(path, import_npz)
+    assert "decoded, expected at most 1048576" in said_of(path, read_npz)
 
 
 # ------------------------------------------------------------------------------------------------ no traceback
@@ -267,7 +267,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
 def test_a_hostile_archive_is_refused_by_name(name: str, tmp_path: Path) -> None:
     """What stands for an array in it is anything."""
     content, message = ARCHIVES[name]
-    assert message in said_of(save_npz(tmp_path / "a.npz", load=content), import_npz)
+    assert message in said_of(save_npz(tmp_path / "a.npz", load=content), read_npz)
 
 
 @pytest.mark.parametrize(("field", "value"), [("flags", 1), ("method", 99), ("method", 12)])
@@ -280,7 +280,7 @@ def test_an_encrypted_or_oddly_packed_archive_is_refused(field: str, value: int,
         where = content.index(magic) + at[field]
         content[where : where + 2] = struct.pack("<H", value)
     path.write_bytes(content)
-    assert "not a NumPy archive" in said_of(path, import_npz)
+    assert "not a NumPy archive" in said_of(path, read_npz)
 
 
 SUITE = 'name = "x"\nhorizons = [1]\ntraces = []\n'

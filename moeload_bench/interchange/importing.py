@@ -1,0 +1,93 @@
+"""Foreign logs into traces: the reader of each format, and what all of them have in common."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moeload_bench.errors import TraceError, not_found
+from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, write_log
+from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.trace import Trace
+
+Reader = Callable[..., Log | Trace]
+
+_READERS = {
+    "npz": "npz.read_npz",
+    "csv": "table.read_csv",
+    "jsonl": "jsonlines.read_jsonl",
+    "megatron-tokens": "megatron.read_tokens",
+    "megatron-routing": "megatron.read_routing",
+    "sglang": "sglang.read_sglang",
+    "tensorrt-llm": "tensorrt_llm.read_tensorrt_llm",
+    "smartmoe": "smartmoe.read_smartmoe",
+    "laer-moe": "laer_moe.read_laer_moe",
+    "flame-moe": "flame_moe.read_flame_moe",
+    "wandb": "wandb.read_wandb",
+    "tensorboard": "tensorboard.read_tensorboard",
+}
+_OF_ONE_FILE = ("npz", "csv")
+
+
+def import_log(
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    format: str,
+    top_k: int | None = None,
+    tokens: int | None = None,
+    counted: Semantics | None = None,
+    first_step: int | None = None,
+    last_step: int | None = None,
+    meta: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Trace:
+    """Write an engine's log as the trace ``out`` and return it; what `moeload-bench import FORMAT` does.
+
+    ``source``: a file, a folder, a glob, or several of them. ``tokens`` is the number that enters a layer in a step,
+    where the log has none; ``counted`` overrides what the format's counts are; ``meta`` goes into `TraceMeta`. ``more``
+    are the format's own options, named like those of the command (`expert_parallel`, `experts`, `pattern`, ...).
+
+    Raises `NotFoundError` for an unknown format, and `TraceError` that names file and line, or the option that is
+    missing.
+    """
+    options = Options(top_k, tokens, counted, first_step, last_step, {"recipe": "own", **(meta or {})})
+    import_from(format, source, Path(out), options, **more)
+    return read_trace(out)
+
+
+def import_from(
+    format: str,
+    source: str | Path | Sequence[str | Path],
+    out: Path,
+    options: Options,
+    report: Report | None = None,
+    **more: Any,
+) -> Imported:
+    """Write a log as the trace ``out``; say how large it is and what a reader should know."""
+    if format not in _READERS:
+        raise not_found("format", format, list(_READERS))
+    module, _, name = _READERS[format].partition(".")
+    read: Reader = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    paths: Any = [source] if isinstance(source, str | Path) else list(source)
+    if format in _OF_ONE_FILE:
+        paths = Path(paths[0])
+    if format == "npz":
+        more["options"] = options
+    _check_options(format, read, paths, more)
+    found = read(paths, report=report, **more)
+    if isinstance(found, Log):
+        return write_log(found, out, options)
+    write_trace(found, out)
+    return Imported(out, found.steps, found.num_layers, found.num_experts, found.meta.stride, ())
+
+
+def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:
+    """Raise `TraceError` for an option that the format lacks, or needs and did not get."""
+    try:
+        inspect.signature(read).bind(paths, **more)
+    except TypeError as error:
+        raise TraceError(f"format {format}: {error}") from None
