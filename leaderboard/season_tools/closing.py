@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from leaderboard.frozen_code import freeze_target
 from leaderboard.season_tools.drawing import draw_run, recipe_sha256, secret_sha256, varied_recipe
-from leaderboard.season_tools.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
+from leaderboard.season_tools.folder import SeasonFolder, file_hashes, logged_attempt, tree_sha256, utc_now
 from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
 from moeload_bench.environment import environment
 from moeload_bench.errors import SeasonError
@@ -30,7 +30,7 @@ PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
 def new_season(
-    folder: Folder,
+    folder: SeasonFolder,
     name: str,
     recipes: Sequence[str],
     public_value: str,
@@ -102,7 +102,7 @@ def _check_twins(names: Sequence[str], base: Suite) -> None:
             )
 
 
-def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:
+def _hide(folder: SeasonFolder, secret: str, recipes: Sequence[Path]) -> None:
     place = folder.make_private() / "secret.txt"
     place.touch(mode=0o600)
     place.write_text(secret + "\n")
@@ -132,7 +132,7 @@ def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Vari
     )
 
 
-def planned_recipe(folder: Folder, planned: PlannedRecipe) -> Recipe:
+def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:
     """The recipe itself; raises `SeasonError` when it is not the one that was committed to."""
     for place in (folder.private, folder.path):
         path = place / f"{planned.name}.toml"
@@ -153,7 +153,7 @@ def season_suite(plan: Plan) -> Suite:
 
 
 def close_season(
-    folder: Folder,
+    folder: SeasonFolder,
     submissions: Sequence[Path],
     *,
     unranked: Sequence[Path] = (),
@@ -191,7 +191,7 @@ def close_season(
     return made
 
 
-def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
+def _frozen(folder: SeasonFolder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
     read = read_folder(path)
     copy = folder.entries / read.record.name
     copy.mkdir(parents=True, exist_ok=True)

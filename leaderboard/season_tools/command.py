@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from leaderboard.season_tools.checking import check_season, run_to_record_again
 from leaderboard.season_tools.checking import record_again as again
 from leaderboard.season_tools.closing import close_season, new_season
-from leaderboard.season_tools.folder import Folder
+from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.recording import record_season
 from leaderboard.season_tools.records import SEASON_PATTERN, ForkPlan, Varies
 from leaderboard.season_tools.revealing import reveal_season
@@ -25,7 +25,7 @@ from moeload_bench.schema import first_problem
 from moeload_bench.submissions.check import apart_level
 
 app = typer.Typer(
-    help="Runs that nobody had: committed to by hash, drawn after the entries closed, recorded, scored, revealed.",
+    help="Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2026-12.")]
@@ -228,12 +228,12 @@ def check(
     typer.echo(f"season {name}: as committed; {_whole_run(folder)} {did}")
 
 
-def _whole_run(folder: Folder) -> str:
+def _whole_run(folder: SeasonFolder) -> str:
     recipe, run = run_to_record_again(folder.plan(), folder.runs())
     return f"{recipe} run {run}"
 
 
-def _show_forks(folder: Folder) -> None:
+def _show_forks(folder: SeasonFolder) -> None:
     """What the forks say of each entry: whether it knew the recorded futures."""
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
@@ -242,10 +242,10 @@ def _show_forks(folder: Folder) -> None:
         typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 
-def _folder(root: Path, name: str) -> Folder:
+def _folder(root: Path, name: str) -> SeasonFolder:
     if not re.fullmatch(SEASON_PATTERN, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
-    return Folder(root / name)
+    return SeasonFolder(root / name)
 
 
 def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.season_tools.folder import Folder
+from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.forks import ForkTask, detection_power, floor_fork
 from leaderboard.season_tools.futures import futures, run_forks
 from leaderboard.season_tools.records import Drawn, ForkFloor, ForkFloors, Plan
@@ -56,7 +56,9 @@ def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn], c
             yield ForkPoint(trace, row, names[row], forks.horizons, task)
 
 
-def fork_floors(folder: Folder, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int) -> ForkFloors | None:
+def fork_floors(
+    folder: SeasonFolder, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int
+) -> ForkFloors | None:
     """What the forks say of the predictable share, and the power of the test; None where nothing forks."""
     points = list(fork_points(folder.recordings, plan, suite, values, count))
     if not points:

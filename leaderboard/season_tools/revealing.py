@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.folder import Folder, logged_attempt
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.records import Reveal
 from moeload_bench.errors import SeasonError
 
 
-def reveal_season(folder: Folder) -> Reveal:
+def reveal_season(folder: SeasonFolder) -> Reveal:
     """Publish the secret, what follows from it, the traces and the secret recipes; only after the scores.
 
     Raises `SeasonError` before them.

@@ -295,7 +295,7 @@ def left_out(
         list[str] | None, typer.Option(help="An experiment to run again, and no others; give it once for each.")
     ] = None,
 ) -> None:
-    """Measure how `gated` does on recipes that it has not seen: every cluster of related recipes left out once.
+    """Measure `gated` on unseen recipes: every cluster of related recipes is left out once.
 
     For each experiment a network is fitted on the `train` runs of all other clusters and asked at origins of the
     left-out runs that are chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment;
