@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from leaderboard.season_tools.floors import ForkPoint, fork_points
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
+from leaderboard.season_tools.futures import ForkPoint, fork_points
 from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.floors import fork_floors
 from leaderboard.season_tools.folder import SeasonFolder, file_sha256, logged_attempt, published_at, read_record
 from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
-from leaderboard.season_tools.futures import RunForks, futures, run_forks
+from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
 from leaderboard.season_tools.recording import fork_path, recorded_futures
 from leaderboard.season_tools.records import (
     Commitment,

@@ -212,10 +212,7 @@ def quantiles(study: Study, gates: Sequence[Gate]) -> dict[str, Any]:
         for task in study.tasks:
             if task.run in left and own is not None:
                 mean_KLE = window_means(gate, task.measured, study.suite.horizons)
-                for name, spread, told_KLE in (
-                    ("gated", own, mean_KLE),
-                    ("sw_avg_conformal", average, task.told_KLE),
-                ):
+                for name, spread, told_KLE in (("gated", own, mean_KLE), ("sw_avg_conformal", average, task.told_KLE)):
                     found.setdefault((task.state, name, task.recipe), []).append(
                         _quantile_scores(study.suite, spread, told_KLE, task)
                     )

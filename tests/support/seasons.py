@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.season_tools.closing import close_season, new_season, planned_recipe
+from leaderboard.season_tools.closing import close_season, new_season, planned_recipe, reveal_season
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.recording import draw_value, fork_path
 from leaderboard.season_tools.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
-from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import score_season
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe

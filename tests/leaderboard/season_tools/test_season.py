@@ -20,12 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
-from leaderboard.season_tools.closing import close_season, new_season, packages_sha256
+from leaderboard.season_tools.closing import close_season, new_season, packages_sha256, reveal_season
 from leaderboard.season_tools.drawing import draw_number, draw_run, fork_origins, value_in_range
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.recording import draw_value, record_season
 from leaderboard.season_tools.records import ForkPlan, Varies
-from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import score_season
 from moeload_bench.errors import SeasonError
 from moeload_bench.isolation import sources
