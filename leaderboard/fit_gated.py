@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT
 from moeload_bench.forecaster import step_block, trace_info
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace
 
@@ -25,23 +25,21 @@ def _pinned() -> str:
     return found[1] if found else ""
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def fit_gated(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing, compare the file with its pinned hash.")
     ] = False,
 ) -> None:
-    """Make the weights that `gated` ships with: fitted on the `train` runs of suite v1, as `evaluate` fits them.
+    """Fit the weights that `gated` ships with.
+
+    On the `train` runs of suite v1, as `evaluate` fits them.
 
     Writes baselines/_gate.npz and pins its hash in baselines/_gate.py. About a minute of one core. Another processor
     may round otherwise, so a fit there need not give the same bytes; that the file is the pinned one can be checked
     everywhere: exit status 1 with --check when it is not.
     """
     if check:
-        raise typer.Exit(0 if _pinned() == _sha256(WEIGHTS.read_bytes()) else 1)
+        raise typer.Exit(0 if _pinned() == bytes_sha256(WEIGHTS) else 1)
     suite = load_suite(SUITE)
     runs = []
     for entry in suite.fit:
@@ -49,5 +47,6 @@ def fit_gated(
         runs.append((trace_info(trace, suite.group_of(entry.id)), step_block(trace, 0, trace.steps)))
     data = Gated.fit(runs, suite.seed)
     WEIGHTS.write_bytes(data)
-    MODULE.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{_sha256(data)}"', MODULE.read_text()))
-    print(f"{WEIGHTS.name}: {len(data)} bytes, {_sha256(data)}")
+    sha256 = bytes_sha256(WEIGHTS)
+    MODULE.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{sha256}"', MODULE.read_text()))
+    print(f"{WEIGHTS.name}: {len(data)} bytes, {sha256}")

@@ -46,7 +46,7 @@ def freeze(store: Path = FROZEN, root: Path = BOARD) -> list[str]:
 
 
 def freeze_code() -> None:
-    """Freeze the code of committed results, those of seasons and pilots too, in leaderboard/frozen.
+    """Freeze the code of committed results, those of seasons too, in leaderboard/frozen.
 
     Run it in the commit that adds results, so that baselines may change after it. What is frozen already stays. No
     copy is made of code that lies in a submission's own folder, and none for suites that are scored again whenever a

@@ -12,16 +12,12 @@ from typing import Any, NoReturn
 
 def main() -> None:
     """Run `moeload-bench`."""
+    from moeload_bench.cli.app import app
 
-    def load() -> Any:
-        from moeload_bench.cli.app import app
-
-        return app
-
-    run_program("moeload-bench", load)
+    run_program("moeload-bench", app)
 
 
-def run_program(name: str, load: Callable[[], Any]) -> None:
+def run_program(name: str, app: Callable[[], Any]) -> None:
     """Run a command line; an error raised on purpose or by the system is one line on standard error and status 2."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
@@ -30,7 +26,7 @@ def run_program(name: str, load: Callable[[], Any]) -> None:
     from moeload_bench.errors import MoeloadError, printable
 
     try:
-        load()()
+        app()
         _flush()
     except MoeloadError as error:
         text = str(error)

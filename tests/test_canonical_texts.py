@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from leaderboard.season_tools.folder import Folder, read_record
+from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.records import EntryForks, ForkFloors, RunHashes
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
 from moeload_bench.results.record import load_result
@@ -33,7 +33,7 @@ def hashes() -> dict[str, str]:
 
 
 def _season() -> Iterator[tuple[str, str]]:
-    folder = Folder(SEASON)
+    folder = SeasonFolder(SEASON)
     draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
     assert draw is not None
     assert scores is not None

@@ -69,7 +69,7 @@ def pages(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing, compare only.")] = False,
 ) -> None:
-    """Make the generated parts of README.md, docs/ and the dataset's card, or check that they are what the code gives.
+    """Make the generated parts of README.md, docs/ and the dataset's card, or check them.
 
     Numbers are never typed by hand: a committed result of another suite or of changed code is refused by name. With
     --check figures are not compared, since another version of matplotlib draws other bytes.

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from leaderboard.season_tools.floors import ForkPoint, fork_points
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
+from leaderboard.season_tools.futures import ForkPoint, fork_points
 from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, Season, scored_seasons
+from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.render import markdown_table, three_digits
@@ -39,7 +39,7 @@ FloatArray = NDArray[np.float64]
 class Pilot:
     """A scored and revealed season of few origins, and where its runs fork."""
 
-    season: Season
+    season: ScoredSeason
     points: tuple[ForkPoint, ...]
     losses: Mapping[str, EntryForks]
     reference: str

@@ -15,8 +15,8 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.season_tools.scored import (
-    ForkFloor,
-    Season,
+    ScoredSeason,
+    StateFloor,
     drop_words,
     drops_of,
     fork_floors,
@@ -39,7 +39,7 @@ CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
 
 
-def headline(results: Sequence[Result], metric: str, forks: Mapping[str, ForkFloor] | None = None) -> str:
+def headline(results: Sequence[Result], metric: str, forks: Mapping[str, StateFloor] | None = None) -> str:
     """A table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
@@ -90,7 +90,7 @@ def _states(grid: Grid) -> list[str]:
     return [state for state in STATES if any(row.state == state for row in grid.rows)]
 
 
-def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: ForkFloor | None) -> str:
+def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: StateFloor | None) -> str:
     rows = [row for row in grid.rows if row.state == state]
     entries = {name: error_T for name, error_T in errors.by_forecaster.items() if name != oracle_window.NAME}
     rank = ranks(rank_groups(entries, errors.tasks, base_T=errors.by_forecaster[reference]))
@@ -138,7 +138,7 @@ def _with_error(cell: tuple[float, float] | None) -> str:
     return NOTHING if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
 
 
-def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, ForkFloor]) -> Iterator[str]:
+def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, StateFloor]) -> Iterator[str]:
     spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
     yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
@@ -165,7 +165,7 @@ def headline_suite(names: Sequence[str]) -> Suite:
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
-def public_results(season: Season) -> Sequence[Result]:
+def public_results(season: ScoredSeason) -> Sequence[Result]:
     """What a season is compared with: its suite's results, on whose runs its entries were fitted too.
 
     Those of the largest suite where its own has none.
@@ -174,7 +174,7 @@ def public_results(season: Season) -> Sequence[Result]:
     return results_of(season.suite_name if season.suite_name in names else headline_suite(names).name)
 
 
-def headline_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
+def headline_part(metric: str, seasons: Sequence[ScoredSeason] | None = None) -> str:
     """The newest season's headline, where one was scored, then that of the largest suite with results, *public*."""
     suite = headline_suite(suites_with_results())
     parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
@@ -183,7 +183,7 @@ def headline_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
     return "\n\n".join([*first, *parts])
 
 
-def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[str]:
+def season_parts(season: ScoredSeason, public: Sequence[Result], metric: str) -> list[str]:
     """A season's headline, and what every entry loses from the public suite to it."""
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
@@ -191,7 +191,7 @@ def season_parts(season: Season, public: Sequence[Result], metric: str) -> list[
     return [*parts, *drop_parts(season, public)]
 
 
-def drop_parts(season: Season, public: Sequence[Result]) -> list[str]:
+def drop_parts(season: ScoredSeason, public: Sequence[Result]) -> list[str]:
     """What every entry loses from a public suite to a season, as a table and its words; [] without shared recipes."""
     found = drops_of(season, public)
     if not found:
@@ -218,7 +218,7 @@ BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
 
-def brief_part(metric: str, seasons: Sequence[Season] | None = None) -> str:
+def brief_part(metric: str, seasons: Sequence[ScoredSeason] | None = None) -> str:
     """Five rows of the newest season, with what each loses from its public suite; else of the largest suite.
 
     A season that shares no recipe with its suite stands before the largest.

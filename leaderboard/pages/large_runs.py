@@ -18,6 +18,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
+from moeload_bench.results.grid import present_mean
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
@@ -63,11 +64,11 @@ class Statistics:
 
     @property
     def over_dispersion(self) -> float | None:
-        return _mean(layer.over_dispersion for layer in self.run.layers)
+        return present_mean([layer.over_dispersion for layer in self.run.layers])
 
     @property
     def imbalance(self) -> float | None:
-        return _mean(layer.imbalance_last for layer in self.run.layers)
+        return present_mean([layer.imbalance_last for layer in self.run.layers])
 
 
 def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
@@ -99,12 +100,7 @@ def _later(load_SLE: np.ndarray, drift_SL: np.ndarray, step: int) -> Later:
 
 def _median(drift_SL: np.ndarray, keep_SL: np.ndarray) -> float | None:
     by_layer = [drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True)]
-    return _mean(float(np.median(values)) for values in by_layer if len(values))
-
-
-def _mean(values: Iterator[float | None] | Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return present_mean([float(np.median(values)) for values in by_layer if len(values)])
 
 
 def runs_table(found: Sequence[Statistics]) -> str:

@@ -313,5 +313,5 @@ def results(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its TOML file.")],
     folder: Annotated[Path, typer.Argument(help="The folder with SUITE/NAME.json.")] = RESULTS,
 ) -> None:
-    """Print what docs/reports/results.md would say of one suite, from results in any folder; write nothing."""
+    """Print what docs/reports/results.md would say of a suite, from results in any folder."""
     print(suite_page(load_suite(suite), committed_results(suite, folder)))

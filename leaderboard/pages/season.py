@@ -18,7 +18,7 @@ from leaderboard.pages.parts import Page
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, Season, run_ratios, scored_seasons, spread_of
+from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING
@@ -35,7 +35,7 @@ HOPED = {"transient": 0.40, "stable": 0.20}
 """What was hoped for before the first season: a lower bound of the best entry's skill above these."""
 
 
-def report(season: Season, public: Sequence[Result]) -> str:
+def report(season: ScoredSeason, public: Sequence[Result]) -> str:
     """The whole page of a season beside a public suite's results."""
     errors, known = errors_of(season.results, PRIMARY), errors_of(public, PRIMARY)
     reference = _reference(season.results)
@@ -201,7 +201,7 @@ def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: 
     return markdown_table((f"{state}, `{name}`", "skill", "new seeds"), lines)
 
 
-def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -> list[str]:
+def distance_parts(season: ScoredSeason, reference: str, leaders: Mapping[str, str]) -> list[str]:
     """How much of the distance from the reference to `floor_fork` the leader closes where runs fork; [] without forks.
 
     A forecaster's error at an origin is the mean over all futures of that past, of which one was recorded.
@@ -239,14 +239,14 @@ def distance_parts(season: Season, reference: str, leaders: Mapping[str, str]) -
     return [markdown_table(heads, lines), words, _power(season)]
 
 
-def _fork_error(season: Season, name: str, at: set[tuple[str, int]]) -> FloatArray | None:
+def _fork_error(season: ScoredSeason, name: str, at: set[tuple[str, int]]) -> FloatArray | None:
     """[K]: the mean over origins of the mean over futures; None where the entry failed at all of them."""
     tasks = read_record(EntryForks, season.folder.forks / f"{name}.json").tasks
     found = [np.mean(task.loss_JK, axis=0) for task in tasks if (task.trace, task.origin) in at and not task.failure]
     return np.mean(found, axis=0) if found else None
 
 
-def _power(season: Season) -> str:
+def _power(season: ScoredSeason) -> str:
     assert season.floors is not None
     found = [f"{100 * each['all']:.0f} % with weight {weight}" for weight, each in season.floors.power.items()]
     level = season.floors.level
@@ -256,7 +256,9 @@ def _power(season: Season) -> str:
     )
 
 
-def demonstration_parts(season: Season, public: Sequence[Result], reference: str, states: Sequence[str]) -> list[str]:
+def demonstration_parts(
+    season: ScoredSeason, public: Sequence[Result], reference: str, states: Sequence[str]
+) -> list[str]:
     """Skill of the unranked here and on public runs, and the p of their fork test; [] without any."""
     if not season.unranked:
         return []

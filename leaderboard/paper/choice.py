@@ -54,9 +54,7 @@ def needed_steps(horizons: Sequence[int] = HORIZONS) -> int:
 
 
 def choose_runs(
-    folder: str | os.PathLike[str] | None = None,
-    named: Sequence[str] = (),
-    horizons: Sequence[int] = HORIZONS,
+    folder: str | os.PathLike[str] | None = None, named: Sequence[str] = (), horizons: Sequence[int] = HORIZONS
 ) -> Choice:
     """The traces of a folder (by default all that are found on this machine) that the rule allows, or those ``named``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +58,8 @@ def paper(
 
     Exit status: 0 done, 1 some forecast failed (each is named), 2 no trace can be used.
     """
-    if figures:
-        _need_matplotlib()
+    with style() if figures else nullcontext():  # without the extra this says so now, not after minutes of work
+        pass
     choice = choose_runs(traces, trace or ())
     request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
     runs = _measured(choice, request, out, figures, as_json)
@@ -72,7 +73,8 @@ def paper(
     )  # fmt: skip
     written = _write(study, out)
     if as_json:
-        typer.echo(json.dumps(_record(study), indent=1))
+        verdicts = list(verdict_sheet(study, findings(study)))
+        typer.echo(json.dumps({"study": study.model_dump(mode="json"), "verdicts": verdicts}, indent=1))
     else:
         _print(study)
         for path in written:
@@ -82,12 +84,6 @@ def paper(
         typer.echo(printable(f"failed: {failure}"), err=True)
     if failures:
         raise typer.Exit(1)
-
-
-def _need_matplotlib() -> None:
-    """Before any work, not after minutes of it."""
-    with style():
-        pass
 
 
 def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
@@ -117,10 +113,6 @@ def _write(study: Study, out: Path) -> list[Path]:
             scratch.write_text(text, encoding="utf-8")
         written.append(path)
     return written
-
-
-def _record(study: Study) -> dict[str, Any]:
-    return {"study": study.model_dump(mode="json"), "verdicts": list(verdict_sheet(study, findings(study)))}
 
 
 def _print(study: Study) -> None:

@@ -21,16 +21,8 @@ from leaderboard.paper.study import (
     Value,
     excess_over,
 )
-from leaderboard.paper.verdicts import (
-    GPT3_TOKENS,
-    PART_NAMES,
-    draws_alone,
-    findings,
-    lead,
-    mean_error,
-    ratio,
-    summary,
-)
+from leaderboard.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, lead, mean_error, ratio, summary
+from moeload_bench.errors import counted
 from moeload_bench.results.render import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.description import Onset
@@ -352,8 +344,7 @@ def _limits(study: Study) -> str:
 
 
 def _runs_of(study: Study) -> str:
-    runs, recipes = len(study.runs), study.recipes()
-    return f"{runs} run{'s' * (runs != 1)} of {recipes} recipe{'s' * (recipes != 1)}"
+    return f"{counted(len(study.runs), 'run')} of {counted(study.recipes(), 'recipe')}"
 
 
 def percent(value: Value) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from leaderboard.frozen_code import code_sha256
 from leaderboard.season_tools.closing import entry_changes, planned_recipe, read_entry, season_suite, unpacked_sha256
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
-from leaderboard.season_tools.folder import NO_LINE, Folder, file_sha256, is_shallow, read_record
+from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, file_sha256, is_shallow, read_record
 from leaderboard.season_tools.recording import fork_path, run_job, same_training
 from leaderboard.season_tools.records import (
     Commitment,
@@ -91,7 +91,7 @@ class Found:
 
 
 def check_season(
-    folder: Folder,
+    folder: SeasonFolder,
     *,
     find_links: Path | None = None,
     no_index: bool = False,
@@ -261,7 +261,7 @@ def _scores(season: Season, found: Found) -> Iterator[str]:
 
 
 def _found(
-    folder: Folder, season: Season, find_links: Path | None, no_index: bool, note: Callable[[str], None]
+    folder: SeasonFolder, season: Season, find_links: Path | None, no_index: bool, note: Callable[[str], None]
 ) -> Found:
     plan = season.plan
     unread: list[str] = []
@@ -332,14 +332,14 @@ def _named(unread: list[str], path: Path) -> Iterator[None]:
         unread.append(text if path.name in text else f"{path}: {text}")
 
 
-def _floors(folder: Folder, unread: list[str]) -> str | None:
+def _floors(folder: SeasonFolder, unread: list[str]) -> str | None:
     path = folder.path / "fork_floors.json"
     with _named(unread, path):
         return read_record(ForkFloors, path).sha256() if path.is_file() else None
     return None
 
 
-def _suites(folder: Folder, season: Season, unread: list[str]) -> dict[str, str]:
+def _suites(folder: SeasonFolder, season: Season, unread: list[str]) -> dict[str, str]:
     """What the season's task list is, as it lies there and as the base suite's rule makes it from the traces."""
     suites: dict[str, Suite] = {}
     with _named(unread, folder.path / "suite.json"):
@@ -349,7 +349,7 @@ def _suites(folder: Folder, season: Season, unread: list[str]) -> dict[str, str]
     return {place: suite.sha256() for place, suite in suites.items()}
 
 
-def _read(folder: Folder, plan: Plan, path: Path, values: Drawn | None) -> FoundTrace:
+def _read(folder: SeasonFolder, plan: Plan, path: Path, values: Drawn | None) -> FoundTrace:
     trace = read_trace(path)
     odd = None
     if values is not None:
@@ -394,7 +394,7 @@ def run_to_record_again(plan: Plan, runs: Sequence[RunHashes]) -> tuple[str, int
     return recorded[number % len(recorded)]
 
 
-def record_again(folder: Folder, out: Path) -> str | None:
+def record_again(folder: SeasonFolder, out: Path) -> str | None:
     """Record the drawn run anew; the first column that differs, None when it is the same but for measured times."""
     from moeload_bench.recipes.training import record_recipe
 

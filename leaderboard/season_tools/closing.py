@@ -1,4 +1,5 @@
-"""Opening a season and closing its entries: the plan with the secret's hash, then the hashes of every forecaster."""
+"""Opening a season, closing its entries and revealing it: the plan with the secret's hash, the hashes of every
+forecaster, and in the end the secret, the traces and the secret recipes."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leaderboard.frozen_code import freeze_target
-from leaderboard.season_tools.drawing import draw_run, recipe_sha256, secret_sha256, varied_recipe
-from leaderboard.season_tools.folder import Folder, file_hashes, logged_attempt, tree_sha256, utc_now
-from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Varies
+from leaderboard.season_tools.drawing import all_drawn, draw_run, recipe_sha256, secret_sha256, varied_recipe
+from leaderboard.season_tools.folder import SeasonFolder, file_hashes, logged_attempt, tree_sha256, utc_now
+from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Reveal, Varies
 from moeload_bench.environment import environment
 from moeload_bench.errors import SeasonError
 from moeload_bench.isolation.targets import Target
@@ -30,7 +31,7 @@ PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
 def new_season(
-    folder: Folder,
+    folder: SeasonFolder,
     name: str,
     recipes: Sequence[str],
     public_value: str,
@@ -102,7 +103,7 @@ def _check_twins(names: Sequence[str], base: Suite) -> None:
             )
 
 
-def _hide(folder: Folder, secret: str, recipes: Sequence[Path]) -> None:
+def _hide(folder: SeasonFolder, secret: str, recipes: Sequence[Path]) -> None:
     place = folder.make_private() / "secret.txt"
     place.touch(mode=0o600)
     place.write_text(secret + "\n")
@@ -132,7 +133,7 @@ def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Vari
     )
 
 
-def planned_recipe(folder: Folder, planned: PlannedRecipe) -> Recipe:
+def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:
     """The recipe itself; raises `SeasonError` when it is not the one that was committed to."""
     for place in (folder.private, folder.path):
         path = place / f"{planned.name}.toml"
@@ -153,7 +154,7 @@ def season_suite(plan: Plan) -> Suite:
 
 
 def close_season(
-    folder: Folder,
+    folder: SeasonFolder,
     submissions: Sequence[Path],
     *,
     unranked: Sequence[Path] = (),
@@ -191,7 +192,7 @@ def close_season(
     return made
 
 
-def _frozen(folder: Folder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
+def _frozen(folder: SeasonFolder, path: Path, find_links: Path | None, no_index: bool) -> Entry:
     read = read_folder(path)
     copy = folder.entries / read.record.name
     copy.mkdir(parents=True, exist_ok=True)
@@ -270,3 +271,24 @@ def entry_changes(committed: Entry, now: Entry) -> str | None:
                 f"entry {committed.name} has changed since closing: {what} is {str(is_)[:12]}, it was {str(was)[:12]}"
             )
     return None
+
+
+def reveal_season(folder: SeasonFolder) -> Reveal:
+    """Publish the secret, what follows from it, the traces and the secret recipes; only after the scores.
+
+    Raises `SeasonError` before them.
+    """
+    plan, draw = folder.plan(), folder.draw()
+    if draw is None or folder.scores() is None:
+        raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
+    with logged_attempt(folder, "reveal"):
+        secret = folder.secret()
+        made = Reveal(season=plan.name, secret=secret, runs=all_drawn(plan, secret, draw.value))
+        if folder.recordings != folder.traces:
+            unfinished = shutil.ignore_patterns("*.parts")
+            shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=unfinished)
+        for recipe in plan.recipes:
+            if recipe.secret:
+                shutil.copyfile(folder.private / f"{recipe.name}.toml", folder.path / f"{recipe.name}.toml")
+        folder.write(made, "reveal.json")
+    return made

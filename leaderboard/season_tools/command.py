@@ -12,21 +12,19 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
 from leaderboard.season_tools.checking import record_again as again
-from leaderboard.season_tools.closing import close_season, new_season
-from leaderboard.season_tools.folder import Folder
+from leaderboard.season_tools.closing import close_season, new_season, reveal_season
+from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.recording import record_season
 from leaderboard.season_tools.records import SEASON_PATTERN, ForkPlan, Varies
-from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import fork_tests, score_season
-from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
+from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import MissingExtraError, SeasonError, printable
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.check import apart_level
 
 app = typer.Typer(
-    help="Runs that nobody had: committed to by hash, drawn after the entries closed, recorded, scored, revealed.",
-    no_args_is_help=True,
+    help="Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.", no_args_is_help=True
 )
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2026-12.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.")]
@@ -42,18 +40,7 @@ ROOT = Path("leaderboard/seasons")
 LINE_EVERY_STEPS = 250
 
 
-def fork_plan(
-    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
-    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
-    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
-    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
-) -> ForkPlan:
-    """Which runs fork, where, and for how long."""
-    return ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps)
-
-
 @app.command("new")
-@with_options(forks=fork_plan)
 def new(
     name: Name,
     recipe: Annotated[list[str], typer.Option(help="A recipe's name; give it once for each.")],
@@ -80,8 +67,10 @@ def new(
             help="RECIPE:KEY=LOW..HIGH, a whole number of the recipe drawn for each run; with `~` for `=`: a rate."
         ),
     ] = None,
-    *,
-    forks: ForkPlan,
+    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
+    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
+    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
+    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
     ] = 250,
@@ -106,7 +95,7 @@ def new(
         steps=steps,
         secret_recipes=secret_recipe or (),
         varies=_varies(vary or []),
-        forks=forks,
+        forks=ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps),
         checkpoint_every=checkpoint_every,
         in_the_open=in_the_open,
     )
@@ -142,8 +131,7 @@ def record(
         list[str] | None, typer.Option(help="A recipe to record here; other processes may record others.")
     ] = None,
     futures: Annotated[
-        int | None,
-        typer.Option(min=2, help="Forks of each origin, fewer than planned: `check` names those left out."),
+        int | None, typer.Option(min=2, help="Forks of each origin, fewer than planned: `check` names those left out.")
     ] = None,
     root: Root = ROOT,
     published: PublishedAt = None,
@@ -228,12 +216,12 @@ def check(
     typer.echo(f"season {name}: as committed; {_whole_run(folder)} {did}")
 
 
-def _whole_run(folder: Folder) -> str:
+def _whole_run(folder: SeasonFolder) -> str:
     recipe, run = run_to_record_again(folder.plan(), folder.runs())
     return f"{recipe} run {run}"
 
 
-def _show_forks(folder: Folder) -> None:
+def _show_forks(folder: SeasonFolder) -> None:
     """What the forks say of each entry: whether it knew the recorded futures."""
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
@@ -242,10 +230,10 @@ def _show_forks(folder: Folder) -> None:
         typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 
-def _folder(root: Path, name: str) -> Folder:
+def _folder(root: Path, name: str) -> SeasonFolder:
     if not re.fullmatch(SEASON_PATTERN, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
-    return Folder(root / name)
+    return SeasonFolder(root / name)
 
 
 def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:

@@ -35,7 +35,7 @@ IGNORED = "# never committed: the secret of the season, and what is not revealed
 
 
 @dataclass(frozen=True)
-class Folder:
+class SeasonFolder:
     """Where the parts of a season lie."""
 
     path: Path
@@ -140,7 +140,7 @@ class Folder:
 
 
 @contextmanager
-def logged_attempt(folder: Folder, action: Action, detail: str = "") -> Iterator[None]:
+def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> Iterator[None]:
     """Log that something is tried, and how it ended; a refusal is logged with its words."""
     _append(folder, action, "begun", detail)
     try:
@@ -151,7 +151,7 @@ def logged_attempt(folder: Folder, action: Action, detail: str = "") -> Iterator
     _append(folder, action, "done", detail)
 
 
-def _append(folder: Folder, action: Action, outcome: Literal["begun", "done", "refused"], detail: str) -> None:
+def _append(folder: SeasonFolder, action: Action, outcome: Literal["begun", "done", "refused"], detail: str) -> None:
     """One more line; two processes that record at once wait for each other."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a+", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.closing import planned_recipe
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
-from leaderboard.season_tools.folder import Folder, logged_attempt, published_at, utc_now
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, utc_now
 from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
@@ -34,7 +34,7 @@ Progress = Callable[[int, dict[str, Any]], None]
 MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
 
 
-def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw:
+def draw_value(folder: SeasonFolder, value: str, published: str | None = None) -> Draw:
     """Take the public value; the plan and the entries must be published by then.
 
     ``published`` says where, when it is not a commit of the repository that the folder lies in. Raises `SeasonError`
@@ -59,7 +59,7 @@ def draw_value(folder: Folder, value: str, published: str | None = None) -> Draw
 
 
 def record_season(
-    folder: Folder,
+    folder: SeasonFolder,
     value: str,
     *,
     only: Collection[str] = (),
@@ -91,7 +91,7 @@ def record_season(
 
 
 def _record_run(
-    folder: Folder,
+    folder: SeasonFolder,
     plan: Plan,
     draw: Draw,
     recipe: str,
@@ -123,7 +123,7 @@ def _record_run(
     return made
 
 
-def run_job(folder: Folder, plan: Plan, values: Drawn, out: Path | None = None) -> Job:
+def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = None) -> Job:
     """The recording of one run."""
     from moeload_bench.recipes.training import Job
 
@@ -132,7 +132,7 @@ def run_job(folder: Folder, plan: Plan, values: Drawn, out: Path | None = None) 
     return Job(recipe, values.seed, plan.split, planned.steps, place, plan.checkpoint_every, run=values.run)
 
 
-def _varied(folder: Folder, plan: Plan, values: Drawn) -> Recipe:
+def _varied(folder: SeasonFolder, plan: Plan, values: Drawn) -> Recipe:
     planned = plan.recipe(values.recipe)
     return varied_recipe(planned_recipe(folder, planned), planned, values)
 
@@ -161,7 +161,13 @@ def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | N
 
 
 def _fork(
-    folder: Folder, plan: Plan, job: Job, values: Drawn, i: int, j: int, progress: Callable[[str, int], Progress | None]
+    folder: SeasonFolder,
+    plan: Plan,
+    job: Job,
+    values: Drawn,
+    i: int,
+    j: int,
+    progress: Callable[[str, int], Progress | None],
 ) -> ForkHash:
     """Another future of a run, recorded unless it is there."""
     target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)

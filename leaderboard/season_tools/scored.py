@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT, in_suite_order, model_type_of
-from leaderboard.season_tools.folder import Folder, file_sha256, read_record
+from leaderboard.season_tools.folder import SeasonFolder, file_sha256, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import ForkFloors, Scores
 from leaderboard.season_tools.scoring import fork_tests
@@ -28,14 +28,14 @@ FLOOR = "floor_fork"
 
 
 @dataclass(frozen=True)
-class Season:
+class ScoredSeason:
     """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
 
     ``unranked``: results of demonstrations, which are shown and have no rank; ``shown``: by entry what a demonstration
     scored on public runs (`public/NAME.json`), where it was run there.
     """
 
-    folder: Folder
+    folder: SeasonFolder
     suite: Suite
     results: tuple[Result, ...]
     unranked: tuple[Result, ...]
@@ -54,14 +54,14 @@ class Season:
         return self.folder.plan().suite
 
 
-def scored_seasons(root: Path = SEASONS) -> list[Season]:
+def scored_seasons(root: Path = SEASONS) -> list[ScoredSeason]:
     """The newest first, by the day on which they were opened; raises `ResultError` for a result that was changed."""
-    folders = [Folder(path.parent) for path in sorted(root.glob("*/scores.json"))]
+    folders = [SeasonFolder(path.parent) for path in sorted(root.glob("*/scores.json"))]
     folders.sort(key=lambda folder: (folder.plan().opened, folder.plan().name), reverse=True)
     return [_read(folder) for folder in folders]
 
 
-def _read(folder: Folder) -> Season:
+def _read(folder: SeasonFolder) -> ScoredSeason:
     scores = folder.scores()
     assert scores is not None
     ranked = {entry.name: entry.ranked for entry in folder.commitment().entries}
@@ -73,7 +73,7 @@ def _read(folder: Folder) -> Season:
         results[ranked[name]].append(load_result(path))
     suite = read_record(Suite, folder.path / "suite.json")
     floors = folder.path / "fork_floors.json"
-    return Season(
+    return ScoredSeason(
         folder,
         suite,
         tuple(in_suite_order(results[True], suite)),
@@ -85,7 +85,7 @@ def _read(folder: Folder) -> Season:
     )
 
 
-def _on_public_runs(folder: Folder, result: Result) -> Result | None:
+def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
     """What the same code scored on public runs; raises `ResultError` for that of other code."""
     path = folder.path / "public" / f"{result.name}.json"
     if not path.is_file():
@@ -111,7 +111,7 @@ def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:
 
 
 @dataclass(frozen=True)
-class ForkFloor:
+class StateFloor:
     """`floor_fork` of a state at the suite's horizons, and its standard error; None beyond the end of the forks."""
 
     floor_K: tuple[float | None, ...]
@@ -124,9 +124,9 @@ class ForkFloor:
         return [None if floor is None or error is None else (floor, error) for floor, error in pairs]
 
 
-def fork_floors(season: Season, recipe: str = "all") -> dict[str, ForkFloor]:
+def fork_floors(season: ScoredSeason, recipe: str = "all") -> dict[str, StateFloor]:
     """By state, for all recipes or one: means over the runs whose origins of forks were in it."""
-    found: dict[str, ForkFloor] = {}
+    found: dict[str, StateFloor] = {}
     floors = season.floors.floors if season.floors is not None else ()
     chosen = [one for one in floors if recipe in ("all", one.trace.split("/")[0])]
     for state in dict.fromkeys(one.state for one in chosen):
@@ -139,11 +139,11 @@ def fork_floors(season: Season, recipe: str = "all") -> dict[str, ForkFloor]:
             tuple(float(values[at[h]]) if h in at else None for h in season.suite.horizons)
             for values in (floor_K, error_K)
         )
-        found[state] = ForkFloor(floor, error, len(of_state))
+        found[state] = StateFloor(floor, error, len(of_state))
     return found
 
 
-def drops_of(season: Season, public: Sequence[Result]) -> list[Drop]:
+def drops_of(season: ScoredSeason, public: Sequence[Result]) -> list[Drop]:
     """Every entry's drop from a public suite's results to the season's; [] where they share no recipe."""
     reference = reference_of(season.results)
     recipes = {run.recipe for run in season.results[0].runs} & {run.recipe for run in public[0].runs}
@@ -158,7 +158,7 @@ def drops_of(season: Season, public: Sequence[Result]) -> list[Drop]:
     return drops(errors_of(season.results, PRIMARY), errors_of(public, PRIMARY), reference.name, unfitted)
 
 
-def drop_words(season: Season, public: str) -> str:
+def drop_words(season: ScoredSeason, public: str) -> str:
     """What the table of drops is."""
     text = (
         f"Skill by {PRIMARY} on the recipes that season {season.name} and suite {public} share. Drop: the mean log "

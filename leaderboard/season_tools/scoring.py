@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.floors import fork_floors
-from leaderboard.season_tools.folder import Folder, file_sha256, logged_attempt, published_at, read_record
+from leaderboard.season_tools.folder import SeasonFolder, file_sha256, logged_attempt, published_at, read_record
 from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
-from leaderboard.season_tools.futures import RunForks, futures, run_forks
+from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
 from leaderboard.season_tools.recording import fork_path, recorded_futures
 from leaderboard.season_tools.records import (
     Commitment,
@@ -58,7 +57,7 @@ class Scored:
 
 
 def score_season(
-    folder: Folder,
+    folder: SeasonFolder,
     *,
     level: Level = "sandbox",
     limits: Limits | None = None,
@@ -110,7 +109,7 @@ def score_season(
     return made
 
 
-def _ready(folder: Folder, plan: Plan, published: str | None) -> tuple[Draw, list[RunHashes], str]:
+def _ready(folder: SeasonFolder, plan: Plan, published: str | None) -> tuple[Draw, list[RunHashes], str]:
     """The draw, the hashes of all runs, and where they were published; raises `SeasonError` when it is too early."""
     if folder.reveal() is not None:
         raise SeasonError(
@@ -138,7 +137,7 @@ def _ready(folder: Folder, plan: Plan, published: str | None) -> tuple[Draw, lis
     return draw, runs, place
 
 
-def _unchanged(folder: Folder, commitment: Commitment, find_links: Path | None, no_index: bool) -> None:
+def _unchanged(folder: SeasonFolder, commitment: Commitment, find_links: Path | None, no_index: bool) -> None:
     for entry in commitment.entries:
         now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
         change = entry_changes(entry, now)
@@ -172,7 +171,7 @@ def frozen_suite(plan: Plan, base: Suite, runs: Sequence[RunHashes], root: Path)
 
 
 def _results(
-    folder: Folder,
+    folder: SeasonFolder,
     plan: Plan,
     setting: Setting,
     targets: Sequence[Target],
@@ -204,13 +203,15 @@ def _results(
     return results, losses
 
 
-def _write_result(folder: Folder, setting: Setting, target: Target, fitted: Fitted, scored: Sequence[Scored]) -> str:
+def _write_result(
+    folder: SeasonFolder, setting: Setting, target: Target, fitted: Fitted, scored: Sequence[Scored]
+) -> str:
     made = make_result(setting, target, fitted, [one.result for one in scored])
     return file_sha256(made.save(folder.results / f"{target.label}.json"))
 
 
 def _write_forks(
-    folder: Folder, plan: Plan, entry: str, scored: Sequence[Scored], forks: Mapping[str, RunForks]
+    folder: SeasonFolder, plan: Plan, entry: str, scored: Sequence[Scored], forks: Mapping[str, RunForks]
 ) -> dict[str, str]:
     tasks = tuple(loss for one in scored for loss in one.forks)
     if not tasks:
@@ -221,7 +222,7 @@ def _write_forks(
     return {entry: made.sha256()}
 
 
-def fork_tests(folder: Folder) -> dict[str, ForkTest]:
+def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
     """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
     scores = folder.scores()
     found = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.season_tools.scored import Season, drop_words, drops_of
+from leaderboard.season_tools.scored import ScoredSeason, drop_words, drops_of
 from leaderboard.site.grids import Table
 from leaderboard.site.inputs import Board
 from leaderboard.site.words import NONE, signed_skill, three_digits
@@ -24,7 +24,7 @@ def drops_table(boards: Sequence[Board]) -> Table | None:
     return Table(drop_words(season, suite), heads, tuple(rows), 1, 6) if rows else None
 
 
-def _row(season: Season, one: Drop) -> tuple[str, ...]:
+def _row(season: ScoredSeason, one: Drop) -> tuple[str, ...]:
     skills = [signed_skill(value) for value in (one.season, one.public, one.beyond)]
     test = season.tests.get(one.forecaster)
     fork = NONE if test is None else three_digits(test.p_value)

@@ -10,7 +10,8 @@ from leaderboard.site.grids import Table, by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry, with_runs_of
 from leaderboard.site.payload import cell_row, skill_note
 from leaderboard.site.views import ALL, REGRET, View, metrics_of, of_training, per_forecast_ms
-from leaderboard.site.words import MINUS, NONE, arguments_text, counted, megabytes, named, three_digits
+from leaderboard.site.words import MINUS, NONE, arguments_text, megabytes, named, three_digits
+from moeload_bench.errors import counted
 from moeload_bench.results.grid import Grid, result_grid
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.catalogue import PRIMARY

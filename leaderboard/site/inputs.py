@@ -10,7 +10,7 @@ from typing import Literal
 
 from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of, submission_path
 from leaderboard.properties import Slice, properties_of, slices_of
-from leaderboard.season_tools.scored import Season, scored_seasons
+from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import Result
@@ -67,7 +67,7 @@ class Board:
     suite: Suite
     entries: tuple[Entry, ...]
     reference: Result | None
-    season: Season | None = None
+    season: ScoredSeason | None = None
     known: tuple[Result, ...] = ()
     slices: tuple[Slice, ...] = ()
 
@@ -147,7 +147,7 @@ def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
     return tuple(slices_of({entry.id: properties_of(paths[entry.id]) for entry in entries}))
 
 
-def season_board(season: Season, known: Sequence[Result] = ()) -> Board:
+def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:
     """The entries of a season beside public results: the maintainers ran all of them, so all are verified."""
     entries = [
         Entry(result, read_folder(season.folder.entries / result.name, bound_code(result)), "verified", ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +23,7 @@ from leaderboard.site.views import ALL, views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
@@ -152,7 +152,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
     for ref in inputs.traces:
-        drawn = dict(kept_files("trace", file_sha256(ref.path), partial(run_files, ref.path)))
+        drawn = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
         run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)
         stem = trace_page.page_path(run.id).removesuffix(".html")
@@ -173,11 +173,6 @@ def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
     trace = read_trace(path)
     yield RUN, TypeAdapter(Run).dump_json(make_run(trace, path.stat().st_size))
     yield from trace_figures(trace)
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def png_size(content: bytes) -> tuple[int, int]:

@@ -27,13 +27,13 @@ from leaderboard.site.views import (
 from leaderboard.site.words import (
     NONE,
     NOT_GIVEN,
-    counted,
     interval_text,
     named,
     percent,
     skill_text,
     three_digits,
 )
+from moeload_bench.errors import counted
 from moeload_bench.files import file_name
 from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.grid import floors_of, marks_of

@@ -58,11 +58,6 @@ def interval_text(interval: Interval | None) -> str:
     return f"{signed(interval.low)} to {signed(interval.high)}".replace("-", MINUS)
 
 
-def counted(number: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def megabytes(size: int | None) -> str:
     """Bytes as MB."""
     return NONE if size is None else f"{size / 1e6:.0f} MB"

@@ -212,10 +212,7 @@ def quantiles(study: Study, gates: Sequence[Gate]) -> dict[str, Any]:
         for task in study.tasks:
             if task.run in left and own is not None:
                 mean_KLE = window_means(gate, task.measured, study.suite.horizons)
-                for name, spread, told_KLE in (
-                    ("gated", own, mean_KLE),
-                    ("sw_avg_conformal", average, task.told_KLE),
-                ):
+                for name, spread, told_KLE in (("gated", own, mean_KLE), ("sw_avg_conformal", average, task.told_KLE)):
                     found.setdefault((task.state, name, task.recipe), []).append(
                         _quantile_scores(study.suite, spread, told_KLE, task)
                     )
@@ -295,7 +292,7 @@ def left_out(
         list[str] | None, typer.Option(help="An experiment to run again, and no others; give it once for each.")
     ] = None,
 ) -> None:
-    """Measure how `gated` does on recipes that it has not seen: every cluster of related recipes left out once.
+    """Measure `gated` on unseen recipes: every cluster of related recipes is left out once.
 
     For each experiment a network is fitted on the `train` runs of all other clusters and asked at origins of the
     left-out runs that are chosen as the suite's are. No `test` run is read. Some minutes of one core per experiment;

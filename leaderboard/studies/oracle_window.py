@@ -114,7 +114,7 @@ def with_yardstick(errors: Errors, name: str) -> Errors:
 
 
 def oracle_window(suite: Annotated[str, typer.Argument(help="A suite's name.")]) -> None:
-    """Measure the best fixed window in hindsight on a suite, a yardstick that no forecaster can know.
+    """Measure the best fixed window in hindsight, a yardstick that no forecaster can know.
 
     Written into leaderboard/oracle_window.json.
     """

@@ -157,7 +157,7 @@ def _moved(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> int:
 def reaction(
     fit: Annotated[bool, typer.Option("--fit", help="Measure the `train` runs, on which z is chosen.")] = False,
 ) -> None:
-    """Measure what forecasting is worth in comparison with exact reaction: plans of several kinds on suite v1's runs.
+    """Measure what forecasting is worth in comparison with exact reaction, on suite v1's runs.
 
     Kept in leaderboard/reaction.json: the mean imbalance over steps and layers, and the most replicas that one device
     receives per plan. Some minutes of one core; runs that are there already are not measured again.

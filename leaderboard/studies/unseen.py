@@ -117,7 +117,7 @@ def scores_of(results: list[Result]) -> dict[str, dict[str, Any]]:
 
 
 def unseen() -> None:
-    """Score `gated`, once and for good, on the test runs of recipes that it was not fitted on; say what is missing.
+    """Score `gated` once and for good on test runs of recipes that it was not fitted on.
 
     Each run is scored as soon as its trace is in traces/, with the weights as they are then. The score and the hashes
     of code with weights and of the trace go into leaderboard/unseen.json and are never replaced. Half a minute per run.

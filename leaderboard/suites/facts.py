@@ -51,7 +51,9 @@ def facts(
     suite: Annotated[str, typer.Argument(help="A suite of the package.")],
     check: Annotated[bool, typer.Option("--check", help="Write nothing, compare with what the traces give.")] = False,
 ) -> None:
-    """Compute what depends only on a suite's traces, once it is frozen: moeload_bench/data/reference/SUITE.traces.json.
+    """Compute what depends only on a suite's traces, once it is frozen.
+
+    Written into moeload_bench/data/reference/SUITE.traces.json.
 
     Exit status 1 with --check when a number differs.
     """

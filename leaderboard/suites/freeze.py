@@ -142,7 +142,7 @@ def freeze(
         ),
     ] = None,
 ) -> None:
-    """Freeze a suite: write its traces by hash and its origins by the state rule into moeload_bench/suites/.
+    """Freeze a suite: its traces by hash, its origins by the state rule.
 
     The plan says which runs it is made of. A missing or an extra run, a run of another recipe version, too few steps,
     no half batches or one training under two names are refused by name. `test` runs are scored, `train` runs are open

@@ -152,7 +152,7 @@ def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | Non
 
 
 def runs(plan: Annotated[str, typer.Argument(help="A name in leaderboard/suites/plans/, or a TOML file.")]) -> None:
-    """Print the runs of a suite's plan for the recording script: RECIPE SEED SPLIT, in the order of recording."""
+    """Print the runs of a suite's plan, in the order of recording: RECIPE SEED SPLIT."""
     for run in load_plan(plan).runs:
         recipe, split, seed = re.fullmatch(r"(.+)/(.+)/seed(\d+)", run).groups()  # type: ignore[union-attr]  # RunId
         print(recipe, seed, split)

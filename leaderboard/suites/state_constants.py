@@ -279,7 +279,7 @@ def state_constants(
     ] = None,
     write: Annotated[Path | None, typer.Option(help="Write the report as Markdown.")] = None,
 ) -> None:
-    """Choose the constants of the state rule on `train` runs, and print every candidate and by what it was chosen."""
+    """Choose the constants of the state rule on `train` runs, and print every candidate."""
     refs = {ref.id: ref for folder in (None, *(folders or ())) for ref in list_traces(folder)}
     found = [read_trace(ref.path) for name, ref in sorted(refs.items()) if name.split("/")[1] == "train"]
     traces = [trace for trace in found if trace.meta.stride == 1]

@@ -35,7 +35,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
 
 
 def submit_baselines() -> None:
-    """Write the submissions of the package's baselines from their results on the suite that takes submissions.
+    """Write the baselines' submissions from their results on the suite that takes submissions.
 
     A submission is on one suite: when a newer one takes them, those on it replace those on the older. `make verify`
     does this first.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from leaderboard.frozen_code import code_sha256
-from leaderboard.verifying.verify import Request, Verified, write_verification
-from leaderboard.verifying.verify import verify as run
+from leaderboard.verifying.verify import Request, write_verification
+from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import SubmissionError, not_found, printable
@@ -86,29 +85,27 @@ def verify(
             f"{folder}: the result is of frozen code {made[:12]}, today's is {read.source_sha256[:12]}: to run it "
             f"again, check out commit {result.environment.commit}"
         )
-    request = Request(
-        read,
-        result,
-        tasks,
-        locate_traces(tasks),
-        level=apart_level(level),
-        sample=sample,
-        traces=traces,
-        find_links=find_links,
-        no_index=no_index,
-        jobs=jobs,
-    )
-    verified = _run_again(request, quiet=as_json)
+    if read.requirements:
+        typer.echo(f"installing {len(read.requirements)} requirements", err=True)
+    with pair_progress(unit="runs", quiet=as_json) as progress:
+        verified = rerun(
+            Request(
+                read,
+                result,
+                tasks,
+                locate_traces(tasks),
+                level=apart_level(level),
+                sample=sample,
+                traces=traces,
+                find_links=find_links,
+                no_index=no_index,
+                jobs=jobs,
+                progress=progress,
+            )
+        )
     if not dry_run:
         write_verification(verified, read, place)
     _show_verified(verified.record, as_json)
-
-
-def _run_again(request: Request, quiet: bool) -> Verified:
-    if request.folder.requirements:
-        typer.echo(f"installing {len(request.folder.requirements)} requirements", err=True)
-    with pair_progress(unit="runs", quiet=quiet) as progress:
-        return run(replace(request, progress=progress))
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:

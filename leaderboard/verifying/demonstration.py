@@ -17,9 +17,16 @@ from moeload_bench.traces.store import find_trace
 NAME = "memoriser"
 
 
-def write_memoriser(out: Path, suite_name: str = "v1") -> Path:
-    """The folder; raises `NotFoundError` without the suite's traces."""
-    suite = load_suite(suite_name)
+def demonstration(
+    out: Annotated[Path, typer.Argument(help="The folder below which the folder `memoriser` is written.")],
+    suite: Annotated[str, typer.Argument(help="The suite whose test runs it holds.")] = "v1",
+) -> None:
+    """Write the memoriser of a public suite as a submission, which a season shows without a rank.
+
+    It holds every test run of the suite and finds its place in them. Where it knows nothing, on unseen runs, it is
+    honest: the mean of the last 100 steps.
+    """
+    held = load_suite(suite)
     record = Submission(
         name=NAME,
         authors=["The moeload-bench maintainers"],
@@ -27,24 +34,12 @@ def write_memoriser(out: Path, suite_name: str = "v1") -> Path:
         target=TARGET,
         fitted_beyond_train=True,
         model_type="pretrained",
-        fitted_on=[f"the test runs of {suite.name}, by heart"],
+        fitted_on=[f"the test runs of {held.name}, by heart"],
         hardware=f"{platform.machine()} {platform.system()}",
-        suite=SuiteClaim(name=suite.name, sha256=suite.sha256()),
+        suite=SuiteClaim(name=held.name, sha256=held.sha256()),
     )
     folder = out / NAME
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CODE).write_text(memoriser({entry.id: find_trace(entry.id) for entry in suite.traces}, suite))
+    (folder / CODE).write_text(memoriser({entry.id: find_trace(entry.id) for entry in held.traces}, held))
     (folder / RECORD).write_text(record.to_toml())
-    return folder
-
-
-def demonstration(
-    out: Annotated[Path, typer.Argument(help="The folder below which the folder `memoriser` is written.")],
-    suite: Annotated[str, typer.Argument(help="The suite whose test runs it holds.")] = "v1",
-) -> None:
-    """Write the memoriser of a public suite as a submission, which a season shows with its entries, without a rank.
-
-    It holds every test run of the suite and finds its place in them. Where it knows nothing, on unseen runs, it is
-    honest: the mean of the last 100 steps.
-    """
-    print(write_memoriser(out, suite))
+    print(folder)

@@ -158,7 +158,7 @@ def screening(
         list[str], typer.Argument(metavar="NAME...", help="Honest forecasters; or memorisers: " + "; ".join(MEMORISERS))
     ],
 ) -> None:
-    """Measure what forecasters and memorisers show on the screen of `verify`: what its limits were set on.
+    """Measure what forecasters and memorisers show on the screen of `verify`.
 
     Kept in leaderboard/verifying/screened.json; `pages docs/guide/leaderboard.md` makes the table.
 

@@ -34,8 +34,8 @@ COMMANDS = {
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 
 
-MOVED = {"season": "season", "verify": "verify", "verify-trace": "verify-trace", "reproduce": "paper"}
-"""Commands that need a checkout, and the commands of `python -m leaderboard` that they became."""
+MOVED = {"season": "season", "verify": "verify", "verify-trace": "verify-trace", "reproduce": ""}
+"""Commands that need a checkout, with their words after `python -m leaderboard`: `reproduce paper` is `paper`."""
 
 
 def module_of(name: str) -> str:

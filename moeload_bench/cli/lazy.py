@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ _PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
 class CommandTable:
     """The commands of a program: a name to its line of help, and ``module_of`` to the module that holds it.
 
-    ``moved``: old names, each with the command of `python -m leaderboard` that it became.
+    ``moved``: old names, each with the words for it after `python -m leaderboard`; "" where its own command follows.
     """
 
     about: Mapping[str, str]
@@ -47,17 +47,10 @@ class LazyCommands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command itself, for the arguments that name it; raises `MoeloadError` for one that moved."""
         if args and args[0] in self.table.moved:
-            raise MoeloadError(moved_line(args, self.table.moved[args[0]]))
+            now = shlex.join([*self.table.moved[args[0]].split(), *args[1:]])
+            raise MoeloadError(f"{args[0]} moved: in a checkout of the repository, run: python -m leaderboard {now}")
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(str(name), self.table.module_of(str(name))), rest
-
-
-def moved_line(words: Sequence[str], now: str) -> str:
-    """Say how a command that moved to the checkout is written now; ``words`` are what was typed."""
-    rest = list(words[1:])
-    if rest[:1] == [now]:  # `reproduce paper` is `paper`
-        rest = rest[1:]
-    return f"{words[0]} moved: in a checkout of the repository, run: python -m leaderboard {shlex.join([now, *rest])}"
 
 
 def lazy_app(name: str, about: str, table: CommandTable) -> typer.Typer:

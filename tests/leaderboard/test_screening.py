@@ -11,7 +11,7 @@ import pytest
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import fill_parts
 from leaderboard.verifying import drawn
-from leaderboard.verifying.demonstration import write_memoriser
+from leaderboard.verifying.demonstration import NAME, demonstration
 from leaderboard.verifying.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE, FloatArray, Strata, strata_of
 from leaderboard.verifying.screening import MEASURED, MEMORISERS, PARTS
 from leaderboard.verifying.verify import MAX_GROWTH
@@ -76,7 +76,8 @@ def test_sums_of_a_mixture_are_those_of_mixed_forecasts() -> None:
 
 def test_the_memoriser_of_a_suite_is_a_submission_that_can_be_entered(tmp_path: Path) -> None:
     """Its folder is read as any other; it says what it has learned by heart, and fits the size of code."""
-    folder = read_folder(write_memoriser(tmp_path, "mini"))
+    demonstration(tmp_path, "mini")
+    folder = read_folder(tmp_path / NAME)
     assert folder.record.model_type == "pretrained"
     assert folder.record.fitted_on == ["the test runs of mini, by heart"]
     assert folder.target().file == (tmp_path / "memoriser" / "forecaster.py").resolve()

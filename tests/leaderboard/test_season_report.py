@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
-from leaderboard.season_tools.scored import Season, scored_seasons
+from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.seeds import Spread
 from moeload_bench.results.statistics import Tasks
@@ -18,14 +18,14 @@ RECIPES = [f"r{i}" for i in range(12)]
 
 
 @pytest.fixture(scope="module")
-def season(tmp_path_factory: pytest.TempPathFactory) -> Season:
+def season(tmp_path_factory: pytest.TempPathFactory) -> ScoredSeason:
     """A season of two runs with forks and an entry without a rank."""
     folder = revealed_season(tmp_path_factory.mktemp("season"), shown=True)
     (found,) = scored_seasons(folder.path.parent)
     return found
 
 
-def test_a_demonstration_is_shown_without_a_rank(season: Season) -> None:
+def test_a_demonstration_is_shown_without_a_rank(season: ScoredSeason) -> None:
     """It is scored as all others are, stands in a table of its own, and in no other."""
     assert [result.name for result in season.unranked] == ["shown"]
     text = report(season, season.results)
@@ -34,7 +34,7 @@ def test_a_demonstration_is_shown_without_a_rank(season: Season) -> None:
     assert "| `shown` |" in shown
 
 
-def test_the_distance_to_what_forks_share_is_shown_where_runs_fork(season: Season) -> None:
+def test_the_distance_to_what_forks_share_is_shown_where_runs_fork(season: ScoredSeason) -> None:
     """By state and horizon, with the power of the fork test; without forks it says so."""
     text = report(season, season.results)
     assert "| state, leader | h | sw_avg | leader | floor_fork | closed |" in text

@@ -13,14 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from leaderboard.__main__ import app as maintainers
+from leaderboard.verify_trace import pulls
+from leaderboard.verify_trace.pulls import newest_commit, pull_problems
 from moeload_bench.cli.app import app
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
-from moeload_bench.publishing import contribution, proposal
+from moeload_bench.publishing import contribution
 from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
 from moeload_bench.publishing.contribution import Wishes, contribution_problems, make_contribution
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
-from moeload_bench.publishing.proposal import open_contribution, pull_problems
+from moeload_bench.publishing.proposal import open_contribution
 from moeload_bench.publishing.publish import publish
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, write_trace
@@ -76,7 +78,7 @@ def opened(path: Path, api: Any, user: str = "outsider", wishes: Wishes = WISHES
 
 
 def refused(api: Any, number: int) -> list[str]:
-    return list(pull_problems(REPO, number, api()))
+    return list(pull_problems(REPO, newest_commit(REPO, number, api()), api()))
 
 
 # ---------------------------------------------------------------- the way it should go
@@ -254,7 +256,7 @@ def test_an_executable_in_a_pull_request_is_named_and_not_downloaded(
     """So is a file elsewhere, a published one that changes, and one that goes; nothing of it is fetched."""
     files = {"community/mine/setup.sh": b"#!/bin/sh\n", "theirs/test/seed0.parquet": b"x", "run.py": b"1"}
     url = propose(files, REPO, "more", remove=["theirs/train/seed0.parquet"], api=api("outsider"))
-    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(pulls, "_fetch", lambda *a: pytest.fail("it was downloaded"))
     assert [line.split(";")[0] for line in refused(api, int(url.rsplit("/", 1)[1]))] == [
         "theirs/train/seed0.parquet: removed",
         "community/mine/setup.sh: no trace",
@@ -268,12 +270,12 @@ def test_ten_gigabytes_are_refused_by_what_the_hub_declares(
 ) -> None:
     """The declared size decides, before a byte is downloaded."""
     number = opened(mine(tmp_path), api)
-    tree = proposal._tree
-    huge = functools.partial(proposal.DeclaredFile, 10 * 2**30)
-    monkeypatch.setattr(proposal, "_tree", lambda *a: {
+    tree = pulls._tree
+    huge = functools.partial(pulls.DeclaredFile, 10 * 2**30)
+    monkeypatch.setattr(pulls, "_tree", lambda *a: {
         name: huge(file.content) if name.startswith("community/") else file for name, file in tree(*a).items()
     })  # fmt: skip
-    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(pulls, "_fetch", lambda *a: pytest.fail("it was downloaded"))
     (line,) = refused(api, number)
     assert line == (
         "community/mine/test/seed0.parquet: 10,737,418,240 bytes, a contributed trace has at most "
@@ -317,9 +319,9 @@ def test_a_card_that_cannot_be_read_is_refused(
 
     The client refuses to send some of these; whoever pushes by git can.
     """
-    number, real, bad = opened(mine(tmp_path), api), proposal._card_file, tmp_path / "README.md"
+    number, real, bad = opened(mine(tmp_path), api), pulls.card_file, tmp_path / "README.md"
     bad.write_bytes(card)
-    monkeypatch.setattr(proposal, "_card_file", lambda repo, rev, api: real(repo, rev, api) if rev == "main" else bad)
+    monkeypatch.setattr(pulls, "card_file", lambda repo, rev, api: real(repo, rev, api) if rev == "main" else bad)
     (line,) = refused(api, number)
     assert line.startswith(says)
 
@@ -329,14 +331,14 @@ def test_all_that_a_pull_request_brings_is_bounded(
 ) -> None:
     """Its card, and all of its traces together, by the sizes that the Hub declares."""
     number = opened(mine(tmp_path), api)
-    monkeypatch.setattr(proposal, "MAX_CARD_BYTES", 10)
-    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(pulls, "MAX_CARD_BYTES", 10)
+    monkeypatch.setattr(pulls, "_fetch", lambda *a: pytest.fail("it was downloaded"))
     (line,) = refused(api, number)
     assert line.startswith("README.md: ")
     assert line.endswith(" bytes, a card has at most 10")
     monkeypatch.undo()
-    monkeypatch.setattr(proposal, "MAX_PULL_BYTES", 100)
-    monkeypatch.setattr(proposal, "_fetch", lambda *a: pytest.fail("it was downloaded"))
+    monkeypatch.setattr(pulls, "MAX_PULL_BYTES", 100)
+    monkeypatch.setattr(pulls, "_fetch", lambda *a: pytest.fail("it was downloaded"))
     (line,) = refused(api, number)
     assert line.endswith(" bytes, one pull request has at most 100")
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.season_tools.closing import close_season, new_season, planned_recipe
+from leaderboard.season_tools.closing import close_season, new_season, planned_recipe, reveal_season
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
-from leaderboard.season_tools.folder import Folder, logged_attempt
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.recording import draw_value, fork_path
 from leaderboard.season_tools.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
-from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import score_season
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe
@@ -29,7 +28,7 @@ VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
 
-def planned_season(root: Path, **options: Any) -> tuple[Folder, list[Path]]:
+def planned_season(root: Path, **options: Any) -> tuple[SeasonFolder, list[Path]]:
     """A season that is not closed yet, and its entries: a file of code and a baseline."""
     world = make_world(root / "world")
     base = Suite(name="small", horizons=(1, 10, 50), traces=world.suite.traces, fit=())
@@ -43,7 +42,7 @@ def planned_season(root: Path, **options: Any) -> tuple[Folder, list[Path]]:
     recipe = root / "recipes" / "small.toml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.write_text(RECIPE.replace("steps = 12", f"steps = {STEPS}"))
-    folder = Folder(root / "seasons" / "2026-12")
+    folder = SeasonFolder(root / "seasons" / "2026-12")
     defaults: dict[str, Any] = {
         "suite": str(root / "small.toml"),
         "secret_recipes": [root / "other.toml"],
@@ -55,7 +54,7 @@ def planned_season(root: Path, **options: Any) -> tuple[Folder, list[Path]]:
     return folder, entries
 
 
-def open_season(root: Path, *, shown: bool = False, **options: Any) -> Folder:
+def open_season(root: Path, *, shown: bool = False, **options: Any) -> SeasonFolder:
     """A season that is closed with its entries; ``shown``: with one more, without a rank."""
     folder, entries = planned_season(root, **options)
     unranked = []
@@ -91,7 +90,7 @@ def futures(load_SLE: Any, origin: int, seeds: Sequence[int]) -> list[Any]:
     return found
 
 
-def record_made(folder: Folder) -> None:
+def record_made(folder: SeasonFolder) -> None:
     """Draw, and publish the hashes of made traces in place of recorded ones.
 
     Where a run forks, its own future and the forks are drawn alike: the level before, each with a shift of its own.
@@ -128,7 +127,7 @@ def record_made(folder: Folder) -> None:
         folder.write(hashes, f"runs/{recipe}.{run}.json")
 
 
-def revealed_season(root: Path, *, shown: bool = False) -> Folder:
+def revealed_season(root: Path, *, shown: bool = False) -> SeasonFolder:
     """A whole season with forks: recorded, scored and revealed."""
     folder = open_season(root, shown=shown)
     with logged_attempt(folder, "record"):

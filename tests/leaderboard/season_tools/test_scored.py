@@ -11,8 +11,8 @@ import pytest
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.headline import brief_part, headline_suite, public_results, season_parts
 from leaderboard.pages.results import results_of
-from leaderboard.season_tools.folder import Folder
-from leaderboard.season_tools.scored import FLOOR, SEASONS, Season, drops_of, fork_floors, scored_seasons
+from leaderboard.season_tools.folder import SeasonFolder
+from leaderboard.season_tools.scored import FLOOR, SEASONS, ScoredSeason, drops_of, fork_floors, scored_seasons
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files, forecaster_files
 from moeload_bench.errors import ResultError
@@ -29,19 +29,19 @@ HORIZONS = (1, 10, 50)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> SeasonFolder:
     """A season with forks, scored and revealed."""
     return revealed_season(tmp_path_factory.mktemp("season"))
 
 
 @pytest.fixture(scope="module")
-def season(folder: Folder) -> Season:
+def season(folder: SeasonFolder) -> ScoredSeason:
     (found,) = scored_seasons(folder.path.parent)
     return found
 
 
 @pytest.fixture(scope="module")
-def public(season: Season, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+def public(season: ScoredSeason, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """Results of the same entries on public runs of one of the season's recipes."""
     root, paths, entries = tmp_path_factory.mktemp("public"), {}, []
     for run in (1, 2):
@@ -56,7 +56,7 @@ def public(season: Season, tmp_path_factory: pytest.TempPathFactory) -> list[Res
     return [own.model_copy(update={"forecaster": made}), reference]
 
 
-def test_a_result_that_was_changed_after_scoring_is_refused(folder: Folder, tmp_path: Path) -> None:
+def test_a_result_that_was_changed_after_scoring_is_refused(folder: SeasonFolder, tmp_path: Path) -> None:
     """By the hash that scores.json holds."""
     shutil.copytree(folder.path, tmp_path / "2026-12")
     path = tmp_path / "2026-12" / "results" / "mine.json"
@@ -72,7 +72,7 @@ def test_no_season_is_no_headline(tmp_path: Path) -> None:
     assert scored_seasons(SEASONS / "not there") == []
 
 
-def test_the_floor_of_forks_stands_in_the_season_s_table(season: Season) -> None:
+def test_the_floor_of_forks_stands_in_the_season_s_table(season: ScoredSeason) -> None:
     """With its standard error, at the horizons that a fork covers."""
     floors = fork_floors(season)
     assert floors
@@ -86,7 +86,7 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: Season) -> None
     assert "Fork test" in text
 
 
-def test_the_brief_table_is_the_season_s_first(season: Season) -> None:
+def test_the_brief_table_is_the_season_s_first(season: ScoredSeason) -> None:
     """README.md's: then the public suite's, which is called so, where the two share no recipe."""
     text = brief_part("window_tv", [season])
     largest = headline_suite(suites_with_results()).name
@@ -107,7 +107,7 @@ def test_the_brief_table_has_each_entry_s_drop_from_the_public_runs() -> None:
     assert text.count("| forecaster |") == 1
 
 
-def test_what_an_entry_loses_is_over_the_shared_recipes(season: Season, public: list[Result]) -> None:
+def test_what_an_entry_loses_is_over_the_shared_recipes(season: ScoredSeason, public: list[Result]) -> None:
     """And stands in the headline with the p of the fork test; a season of other recipes has no drops."""
     (mine,) = drops_of(season, public)
     assert (mine.forecaster, mine.recipes) == ("mine", 1)
@@ -119,7 +119,7 @@ def test_what_an_entry_loses_is_over_the_shared_recipes(season: Season, public: 
     assert drops_of(season, [public[0].model_copy(update={"runs": tuple(others)}), public[1]]) == []
 
 
-def test_the_site_shows_the_season_first_and_public_suites_as_public(folder: Folder, tmp_path: Path) -> None:
+def test_the_site_shows_the_season_first_and_public_suites_as_public(folder: SeasonFolder, tmp_path: Path) -> None:
     """With the season's entries as verified, `floor_fork` among the floors, and the names on the switch."""
     need("jinja2", "pip install -e '.[site]'")
     need("altair", "pip install -e '.[site]'")

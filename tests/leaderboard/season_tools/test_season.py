@@ -20,12 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
-from leaderboard.season_tools.closing import close_season, new_season, packages_sha256
+from leaderboard.season_tools.closing import close_season, new_season, packages_sha256, reveal_season
 from leaderboard.season_tools.drawing import draw_number, draw_run, fork_origins, value_in_range
-from leaderboard.season_tools.folder import Folder, logged_attempt, published_at, read_record
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.recording import draw_value, record_season
 from leaderboard.season_tools.records import ForkPlan, Varies
-from leaderboard.season_tools.revealing import reveal_season
 from leaderboard.season_tools.scoring import score_season
 from moeload_bench.errors import SeasonError
 from moeload_bench.isolation import sources
@@ -48,19 +47,19 @@ from tests.support.submitted import wheel
 
 
 @pytest.fixture(scope="module")
-def revealed(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def revealed(tmp_path_factory: pytest.TempPathFactory) -> SeasonFolder:
     """A whole season, once for all tests, which copy it."""
     return revealed_season(tmp_path_factory.mktemp("season"))
 
 
 @pytest.fixture
-def season(revealed: Folder, tmp_path: Path) -> Folder:
+def season(revealed: SeasonFolder, tmp_path: Path) -> SeasonFolder:
     shutil.copytree(revealed.path, tmp_path / "2026-12")
-    return Folder(tmp_path / "2026-12")
+    return SeasonFolder(tmp_path / "2026-12")
 
 
 @pytest.fixture(scope="module")
-def repository(revealed: Folder) -> Path:
+def repository(revealed: SeasonFolder) -> Path:
     """The season and its frozen code in a repository of two commits."""
     root = revealed.path.parent.parent
     for words in (["init", "-q"], ["config", "user.email", "a@b.c"], ["config", "user.name", "a"]):
@@ -72,11 +71,11 @@ def repository(revealed: Folder) -> Path:
 
 
 @pytest.fixture
-def shallow(repository: Path, tmp_path: Path) -> Folder:
+def shallow(repository: Path, tmp_path: Path) -> SeasonFolder:
     """The season in a clone without history."""
     clone = ["git", "clone", "-q", "--depth", "1", f"file://{repository}", str(tmp_path / "clone")]
     subprocess.run(clone, check=True)
-    return Folder(tmp_path / "clone" / "seasons" / "2026-12")
+    return SeasonFolder(tmp_path / "clone" / "seasons" / "2026-12")
 
 
 @pytest.fixture
@@ -94,14 +93,14 @@ def later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sources, "find_module", changed)
 
 
-def test_a_season_that_was_kept_passes(season: Folder) -> None:
+def test_a_season_that_was_kept_passes(season: SeasonFolder) -> None:
     """Commitment, draw, hashes, scores, reveal and log agree, without the maintainer's secret folder."""
     shutil.rmtree(season.private)
     assert check_season(season) == []
     assert run_to_record_again(season.plan(), season.runs()) in season.plan().wanted()
 
 
-def test_every_entry_has_a_score_on_every_run(season: Folder) -> None:
+def test_every_entry_has_a_score_on_every_run(season: SeasonFolder) -> None:
     """Results are ordinary records on the season's own suite; the answers at forks are not among the scored tasks."""
     for entry in season.commitment().entries:
         result = load_result(season.results / f"{entry.name}.json")
@@ -119,42 +118,42 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(tree, sort_keys=True, indent=1) + "\n")
 
 
-def _another_seed(season: Folder) -> None:
+def _another_seed(season: SeasonFolder) -> None:
     edit(season.path / "reveal.json", lambda tree: tree["runs"][0].update(seed=7))
 
 
-def _another_trace_seed(season: Folder) -> None:
+def _another_trace_seed(season: SeasonFolder) -> None:
     path = season.traces / f"{season.runs()[0].trace}.parquet"
     trace = read_trace(path)
     write_trace(replace(trace, meta=trace.meta.model_copy(update={"seed": 7})), path, overwrite=True)
 
 
-def _another_secret(season: Folder) -> None:
+def _another_secret(season: SeasonFolder) -> None:
     edit(season.path / "reveal.json", lambda tree: tree.update(secret="0" * 64))
 
 
-def _a_changed_entry(season: Folder) -> None:
+def _a_changed_entry(season: SeasonFolder) -> None:
     path = season.entries / "mine" / "forecaster.py"
     path.write_text(path.read_text() + "# better\n")
 
 
-def _a_changed_weight(season: Folder) -> None:
+def _a_changed_weight(season: SeasonFolder) -> None:
     edit(season.path / "commitment.json", lambda tree: tree["entries"][0]["files"].update({"forecaster.py": "0" * 64}))
 
 
-def _a_run_left_out(season: Folder) -> None:
+def _a_run_left_out(season: SeasonFolder) -> None:
     (season.path / "runs" / "other.0.json").unlink()
 
 
-def _a_fork_left_out(season: Folder) -> None:
+def _a_fork_left_out(season: SeasonFolder) -> None:
     edit(season.path / "runs" / "small.0.json", lambda tree: tree["forks"].pop())
 
 
-def _an_entry_left_out(season: Folder) -> None:
+def _an_entry_left_out(season: SeasonFolder) -> None:
     (season.results / "sw_avg.json").unlink()
 
 
-def _a_changed_trace(season: Folder) -> None:
+def _a_changed_trace(season: SeasonFolder) -> None:
     path = season.traces / f"{season.runs()[0].trace}.parquet"
     trace = read_trace(path)
     load_SLE = trace.load_SLE.copy()
@@ -162,65 +161,65 @@ def _a_changed_trace(season: Folder) -> None:
     write_trace(replace(trace, load_SLE=load_SLE), path, overwrite=True)
 
 
-def _a_changed_fork(season: Folder) -> None:
+def _a_changed_fork(season: SeasonFolder) -> None:
     path = next(season.traces.glob("small/*_forks/*.parquet"))
     trace = read_trace(path)
     write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
 
 
-def _a_score_before_the_hashes(season: Folder) -> None:
+def _a_score_before_the_hashes(season: SeasonFolder) -> None:
     edit(season.path / "scores.json", lambda tree: tree.update(published_sha256="0" * 64))
 
 
-def _a_changed_result(season: Folder) -> None:
+def _a_changed_result(season: SeasonFolder) -> None:
     edit(season.results / "mine.json", lambda tree: tree.update(fit_wall_s=1.0))
 
 
-def _a_line_out_of_the_log(season: Folder) -> None:
+def _a_line_out_of_the_log(season: SeasonFolder) -> None:
     lines = season.log.read_text().splitlines(keepends=True)
     season.log.write_text("".join(lines[:3] + lines[4:]))
 
 
-def _another_stage(season: Folder) -> None:
+def _another_stage(season: SeasonFolder) -> None:
     path = season.traces / "small" / "s2026_12" / "seed0.parquet"
     trace = read_trace(path)
     columns = {**trace.columns, "stage": 1 - trace.columns["stage"]}
     write_trace(replace(trace, columns=columns), path, overwrite=True)
 
 
-def _changed_metadata(season: Folder) -> None:
+def _changed_metadata(season: SeasonFolder) -> None:
     path = season.traces / f"{season.runs()[0].trace}.parquet"
     trace = read_trace(path)
     write_trace(replace(trace, meta=trace.meta.model_copy(update={"notes": ("better",)})), path, overwrite=True)
 
 
-def _changed_floors(season: Folder) -> None:
+def _changed_floors(season: SeasonFolder) -> None:
     edit(season.path / "fork_floors.json", lambda tree: tree["floors"][0].update(floor_K=[0.5, 0.5, 0.5]))
 
 
-def _columns_left_out(season: Folder) -> None:
+def _columns_left_out(season: SeasonFolder) -> None:
     path = season.traces / "small" / "s2026_12" / "seed0.parquet"
     trace = read_trace(path)
     write_trace(replace(trace, columns={}), path, overwrite=True)
 
 
-def _a_recipe_of_another_season(season: Folder) -> None:
+def _a_recipe_of_another_season(season: SeasonFolder) -> None:
     for path in (season.path / "runs" / "small.0.json", season.path / "reveal.json"):
         path.write_text(path.read_text().replace('"recipe": "small"', '"recipe": "large"'))
 
 
-def _chosen_origins(season: Folder) -> None:
+def _chosen_origins(season: SeasonFolder) -> None:
     edit(season.path / "suite.json", lambda tree: tree["traces"][0].update(stable=[], transient=[100]))
 
 
-def _chosen_origins_everywhere(season: Folder) -> None:
+def _chosen_origins_everywhere(season: SeasonFolder) -> None:
     """In the task list, and in all that was scored on it: only the traces tell."""
     _chosen_origins(season)
     sha256 = read_record(Suite, season.path / "suite.json").sha256()
     edit(season.path / "scores.json", lambda tree: tree.update(suite_sha256=sha256))
 
 
-CHEATS: dict[str, Callable[[Folder], None]] = {
+CHEATS: dict[str, Callable[[SeasonFolder], None]] = {
     "seed 7 is not the derived one": _another_seed,
     "recorded from seed 7, the derived one is": _another_trace_seed,
     "the secret's hash is": _another_secret,
@@ -245,7 +244,7 @@ CHEATS: dict[str, Callable[[Folder], None]] = {
 
 
 @pytest.mark.parametrize("words", CHEATS)
-def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) -> None:
+def test_the_check_names_what_is_not_as_committed(words: str, season: SeasonFolder) -> None:
     """Each cheat alone, found from the published folder."""
     CHEATS[words](season)
     found = check_season(season)
@@ -254,7 +253,7 @@ def test_the_check_names_what_is_not_as_committed(words: str, season: Folder) ->
 
 @pytest.mark.parametrize("words", CHEATS)
 @pytest.mark.usefixtures("later")
-def test_a_shallow_clone_of_later_code_shows_each_cheat_too(words: str, shallow: Folder) -> None:
+def test_a_shallow_clone_of_later_code_shows_each_cheat_too(words: str, shallow: SeasonFolder) -> None:
     """And as much as the whole history: what is frozen stands for code that changed since closing."""
     CHEATS[words](shallow)
     found = check_season(shallow)
@@ -263,14 +262,14 @@ def test_a_shallow_clone_of_later_code_shows_each_cheat_too(words: str, shallow:
 
 
 @pytest.mark.usefixtures("later")
-def test_a_season_passes_at_every_later_commit(shallow: Folder, repository: Path) -> None:
+def test_a_season_passes_at_every_later_commit(shallow: SeasonFolder, repository: Path) -> None:
     """With its frozen code; a shallow clone says that it does not show when hashes were published, a whole one not."""
     notes: list[str] = []
     assert check_season(shallow, note=notes.append) == []
     (note,) = notes
     assert "this clone is shallow: it cannot show when the hashes were published" in note
     assert "git fetch --unshallow" in note
-    assert check_season(Folder(repository / "seasons" / "2026-12"), note=notes.append) == []
+    assert check_season(SeasonFolder(repository / "seasons" / "2026-12"), note=notes.append) == []
     assert len(notes) == 1
     shutil.rmtree(shallow.frozen)
     (line,) = check_season(shallow)
@@ -279,7 +278,7 @@ def test_a_season_passes_at_every_later_commit(shallow: Folder, repository: Path
 
 
 @pytest.mark.usefixtures("later")
-def test_frozen_code_that_was_falsified_is_named(shallow: Folder) -> None:
+def test_frozen_code_that_was_falsified_is_named(shallow: SeasonFolder) -> None:
     """Beside what else is wrong."""
     (path,) = shallow.frozen.glob("*/moeload_bench.baselines.sw_avg.py")
     path.write_text(path.read_text() + "# better\n")
@@ -316,13 +315,13 @@ def test_packages_are_compared_where_the_same_wheels_are_taken(tmp_path: Path, m
     )
 
 
-def test_a_recipe_that_is_not_planned_is_refused_by_name(season: Folder) -> None:
+def test_a_recipe_that_is_not_planned_is_refused_by_name(season: SeasonFolder) -> None:
     """With the recipes that are."""
     with pytest.raises(SeasonError, match="season 2026-12 has no recipe 'large'; there is: small, other"):
         season.plan().recipe("large")
 
 
-def test_a_file_that_cannot_be_read_hides_nothing_else(season: Folder) -> None:
+def test_a_file_that_cannot_be_read_hides_nothing_else(season: SeasonFolder) -> None:
     """Each is named with its reason, beside what is wrong elsewhere: the check ends in words, whatever lies there."""
     _a_line_out_of_the_log(season)
     trace = season.traces / f"{season.runs()[0].trace}.parquet"
@@ -396,7 +395,7 @@ def test_an_entry_with_weights_can_be_closed(tmp_path: Path) -> None:
 
 def test_a_season_takes_one_of_a_group_of_near_twins(tmp_path: Path) -> None:
     """Each of its recipes has a vote, and they are one training at first; v1 has no groups."""
-    twins, folder = ["qwen3moe-16e-aux0", "qwen3moe-16e-shift"], Folder(tmp_path / "season")
+    twins, folder = ["qwen3moe-16e-aux0", "qwen3moe-16e-shift"], SeasonFolder(tmp_path / "season")
     with pytest.raises(SeasonError, match="qwen3moe-16e-aux0, qwen3moe-16e-shift are near twins in suite v2"):
         new_season(folder, "2027-01", twins, PUBLIC, suite="v2")
     assert not folder.path.exists()
@@ -437,7 +436,7 @@ def test_forks_that_were_not_recorded_are_named_and_the_others_scored(tmp_path: 
         record_season(folder, VALUE, futures=4)
 
 
-def test_a_later_score_is_a_public_one(season: Folder) -> None:
+def test_a_later_score_is_a_public_one(season: SeasonFolder) -> None:
     """A revealed season is scored no more."""
     with pytest.raises(SeasonError, match="a later score is a public one"):
         score_season(season, level="none", published="the test")
@@ -482,7 +481,7 @@ def test_an_open_season_is_recorded_in_several_places(tmp_path: Path) -> None:
         record_made(folder)
     assert not folder.private.exists()
     shutil.copytree(folder.path, tmp_path / "elsewhere")
-    moved = Folder(tmp_path / "elsewhere")
+    moved = SeasonFolder(tmp_path / "elsewhere")
     draws = [draw_run(one.plan(), one.secret(), VALUE, "small", 0) for one in (folder, moved)]
     assert draws[0] == draws[1]
     score_season(moved, level="none", published="the test")
@@ -535,7 +534,7 @@ def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
     assert all(0 <= number < 2**63 for number in found)
 
 
-def test_what_is_drawn_needs_both_the_secret_and_the_value(season: Folder) -> None:
+def test_what_is_drawn_needs_both_the_secret_and_the_value(season: SeasonFolder) -> None:
     """A run's seed is another in every recipe."""
     plan, secret = season.plan(), season.reveal().secret  # type: ignore[union-attr]
     one, other = (draw_run(plan, secret, VALUE, recipe, 0) for recipe in ("small", "other"))

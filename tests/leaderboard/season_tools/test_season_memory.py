@@ -10,7 +10,7 @@ import pytest
 
 from leaderboard.season_tools.closing import close_season, season_suite
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.folder import Folder, logged_attempt
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.forks import permutation_test
 from leaderboard.season_tools.futures import RunForks, run_forks
 from leaderboard.season_tools.scored import SEASONS
@@ -25,7 +25,7 @@ from tests.support.submitted import make_world, write_folder
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Suite, dict[str, RunForks]]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeasonFolder, Suite, dict[str, RunForks]]:
     """A season of two runs of each of two recipes, with forks; recorded and not scored."""
     folder = open_season(tmp_path_factory.mktemp("season"), runs=2)
     with logged_attempt(folder, "record"):
@@ -33,7 +33,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Suite, d
     return folder, *suite_and_forks(folder)
 
 
-def suite_and_forks(folder: Folder) -> tuple[Suite, dict[str, RunForks]]:
+def suite_and_forks(folder: SeasonFolder) -> tuple[Suite, dict[str, RunForks]]:
     """The task list of what was recorded, and by run where it forks."""
     plan = folder.plan()
     suite = frozen_suite(plan, season_suite(plan), folder.runs(), folder.recordings)
@@ -46,11 +46,13 @@ def suite_and_forks(folder: Folder) -> tuple[Suite, dict[str, RunForks]]:
     }
 
 
-def files_of(folder: Folder, suite: Suite) -> dict[str, Path]:
+def files_of(folder: SeasonFolder, suite: Suite) -> dict[str, Path]:
     return {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
 
 
-def scored(recorded: tuple[Folder, Suite, dict[str, RunForks]], code: str, path: Path, target: str) -> list[Scored]:
+def scored(
+    recorded: tuple[SeasonFolder, Suite, dict[str, RunForks]], code: str, path: Path, target: str
+) -> list[Scored]:
     """A file on every run of the season, in which it is asked at the origins of the forks as well."""
     folder, suite, forks = recorded
     path.write_text(code)
@@ -80,7 +82,7 @@ def test_an_entry_that_was_given_the_season_s_futures_is_found_by_its_forks(tmp_
     enters, is scored with the others, and is the one whose p is below the level."""
     folder, entries = planned_season(tmp_path, runs=2)
     shutil.copytree(folder.path, tmp_path / "leak")
-    leak = Folder(tmp_path / "leak")
+    leak = SeasonFolder(tmp_path / "leak")
     close_season(leak, entries)
     record_made(leak)
     suite, forks = suite_and_forks(leak)
@@ -98,7 +100,7 @@ def test_an_entry_that_was_given_the_season_s_futures_is_found_by_its_forks(tmp_
 
 
 def test_a_memory_of_public_runs_falls_to_its_honest_part(
-    recorded: tuple[Folder, Suite, dict[str, RunForks]], tmp_path: Path
+    recorded: tuple[SeasonFolder, Suite, dict[str, RunForks]], tmp_path: Path
 ) -> None:
     """Every score is that of the same file without its memory, once two questions have shown it other runs."""
     world = make_world(tmp_path / "world")
@@ -117,7 +119,7 @@ def test_the_first_season_s_forks_find_one_that_was_given_its_runs(tmp_path: Pat
     """Of the season as it was recorded: its own runs in a memoriser give a p below the level, and the same file without
     its memory does not, nor with three tenths of it. The memoriser of the public runs, which entered, is not found: it
     knew nothing here."""
-    folder = Folder(SEASONS / "2026-12")
+    folder = SeasonFolder(SEASONS / "2026-12")
     suite, forks = suite_and_forks(folder)
     forked = suite.model_copy(update={"traces": tuple(one for one in suite.traces if forks[one.id].origins)})
     files, order = files_of(folder, forked), told_order(forked, forks)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from leaderboard.__main__ import app
 from leaderboard.season_tools.checking import check_season
-from leaderboard.season_tools.folder import Folder
+from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.recording import fork_path
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recording.parts import checkpoint_name
@@ -81,13 +81,13 @@ def test_a_season_from_new_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "was recorded again and is the same" in said
     assert "uniform: forks: p = " in said
     assert "(the least of 1 forked runs is 0.33): no sign that it knew a recorded future" in said
-    folder = Folder(clone / "seasons" / "2026-12")
+    folder = SeasonFolder(clone / "seasons" / "2026-12")
     assert not folder.private.exists()
-    check_forks(folder, Folder(root / "2026-12"))
+    check_forks(folder, SeasonFolder(root / "2026-12"))
     first = folder.traces / f"{folder.runs()[0].trace}.parquet"
     first.unlink()
     assert "left out: its file is not there" in season(clone / "seasons", "check", "2026-12", code=1)
-    assert check_season(Folder(root / "2026-12")) == []
+    assert check_season(SeasonFolder(root / "2026-12")) == []
 
 
 def refused(root: Path, *words: str) -> str:
@@ -97,7 +97,7 @@ def refused(root: Path, *words: str) -> str:
     return f"{done.output} {done.exception}"
 
 
-def check_forks(folder: Folder, recorded: Folder) -> None:
+def check_forks(folder: SeasonFolder, recorded: SeasonFolder) -> None:
     """Forks begin at the drawn origins, from the run's own checkpoint, and are futures of their own."""
     plan, reveal = folder.plan(), folder.reveal()
     assert reveal is not None

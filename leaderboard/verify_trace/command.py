@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from leaderboard.verify_trace.pulls import newest_commit, pull_problems
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.publishing.contribution import contribution_problems, known_traces
-from moeload_bench.publishing.proposal import pull_problems
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.traces.store import TraceRef
 
@@ -46,31 +46,31 @@ def verify_trace(
         named = ", ".join(map(str, against))
         raise TraceError(f"{named}: no trace is there to compare with; expected RECIPE/SPLIT/seedN.parquet below it")
     wrong: list[str] = []
-    commits: list[str] = []
-    for line in _problems(path, repo, pull, known, commits.append):
+    lines, compared = _problems(path, repo, pull, known)
+    for line in lines:
         wrong.append(line)
         if not as_json:
             typer.echo(f"refused {printable(line)}")
     if as_json:
         typer.echo(json.dumps(wrong, indent=1))
     elif not wrong:
-        here = f"{path}: compared with"
-        there = f"{repo}, pull request {pull} at {''.join(commits)[:12]}: compared with the repository and"
-        typer.echo(f"ok      {here if path else there} {len(known)} traces")
+        typer.echo(f"ok      {compared} {len(known)} traces")
     if wrong:
         raise typer.Exit(1)
 
 
 def _problems(
-    path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef], heard: Callable[[str], None]
-) -> Iterator[str]:
-    """Of a path, or of a pull request: one of the two must be named."""
+    path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef]
+) -> tuple[Iterator[str], str]:
+    """Of a path, or of a pull request: one of the two must be named. Also what was compared with what, in words."""
     if path is not None and repo is None and pull is None:
         if not path.exists():
             raise TraceError(f"{path}: no such file or folder")
-        return contribution_problems(path, known, list_recipes())
+        return contribution_problems(path, known, list_recipes()), f"{path}: compared with"
     if path is not None or repo is None or pull is None:
         raise typer.BadParameter("name a PATH, or a pull request by --repo ORG/NAME and --pull NUMBER")
     from huggingface_hub import HfApi
 
-    return pull_problems(repo, pull, HfApi(), known, list_recipes(), heard)
+    revision = newest_commit(repo, pull, api := HfApi())
+    compared = f"{repo}, pull request {pull} at {revision[:12]}: compared with the repository and"
+    return pull_problems(repo, revision, api, known, list_recipes()), compared

@@ -1,0 +1,1 @@
+"""Traces that somebody else recorded, checked before they are published."""
