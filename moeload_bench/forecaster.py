@@ -148,8 +148,9 @@ class Forecaster(Protocol):
     def observe(self, block: StepBlock) -> None:
         """Take in newly completed steps."""
 
-    def forecast(self, request: ForecastRequest) -> Forecast:
-        """Say what comes next."""
+    def forecast(self, request: ForecastRequest) -> Forecast | Array:
+        """Say what comes next: a `Forecast`, or shares [L, E] for the whole horizon, or [H, L, E] for each step."""
+        ...
 
 
 FitRuns = Sequence[tuple[TraceInfo, StepBlock]]
@@ -171,12 +172,11 @@ class FittedForecaster(Forecaster, Protocol):
 def check_forecast(forecast: Any, request: ForecastRequest, info: TraceInfo) -> Forecast:
     """Return the forecast, or raise `ForecastError` saying what is wrong and which of `FORECAST_RULES` it broke.
 
-    Nothing is repaired.
+    A plain array becomes a `Forecast` here and nowhere else. Nothing is repaired.
     """
-    if not isinstance(forecast, Forecast):
-        raise ForecastError(f"forecast returned {type(forecast).__name__}, expected a Forecast", "shape")
     L, E = info.num_layers, info.num_experts
-    share, edges = forecast.share_BLE, forecast.edges_B
+    made = forecast if isinstance(forecast, Forecast) else _from_array(forecast, request.horizon, L, E)
+    share, edges = made.share_BLE, made.edges_B
     _check_array("share_BLE", share, np.float64, 3)
     _check_array("edges_B", edges, np.int64, 1)
     if share.shape[1:] != (L, E) or share.shape[0] != edges.shape[0] or not 1 <= len(edges) <= request.horizon:
@@ -198,9 +198,20 @@ def check_forecast(forecast: Any, request: ForecastRequest, info: TraceInfo) -> 
     worst = float(np.abs(share.sum(axis=2) - 1).max())
     if worst > SUM_TOLERANCE:
         raise ForecastError(f"shares of a layer sum to 1 +- {worst:.3g}, expected 1 within {SUM_TOLERANCE:g}", "sums")
-    if forecast.quantile_QKLE is not None:
-        _check_quantiles(forecast.quantile_QKLE, request, L, E)
-    return forecast
+    if made.quantile_QKLE is not None:
+        _check_quantiles(made.quantile_QKLE, request, L, E)
+    return made
+
+
+def _from_array(answer: Any, H: int, L: int, E: int) -> Forecast:
+    """Copy the answer, since a forecaster goes on writing to its own array."""
+    expected = f"expected a Forecast, or numbers of shape [{L}, {E}] or [{H}, {L}, {E}]"
+    if not isinstance(answer, np.ndarray):
+        raise ForecastError(f"forecast returned {type(answer).__name__}, {expected}", "shape")
+    if answer.shape not in ((L, E), (H, L, E)) or answer.dtype.kind not in "fiu":
+        raise ForecastError(f"forecast returned {answer.dtype} of shape {answer.shape}, {expected}", "shape")
+    share = np.array(answer, dtype=np.float64)
+    return Forecast.constant(share, H) if share.ndim == 2 else Forecast.path(share)
 
 
 def _check_quantiles(quantile: Any, request: ForecastRequest, L: int, E: int) -> None:

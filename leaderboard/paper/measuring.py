@@ -88,10 +88,10 @@ def measure_run(
 ) -> tuple[RunStudy, Results]:
     """Study one run with these forecasters; ``missing`` says why others are left out."""
     trace = read_trace(run.path)
-    paths = {run.id: run.path, **{ref.id: ref.path for ref in run.train}}
+    paths = {ref.id: ref.path for ref in run.train}
     results = evaluate(
-        list(targets.values()), task_list(run, trace, request), paths=paths, level=request.level, jobs=request.jobs,
-        fresh=request.fresh, progress=progress,
+        list(targets.values()), task_list(run, trace, request), traces=[trace], paths=paths,
+        level=request.level, jobs=request.jobs, fresh=request.fresh, progress=progress,
     )  # fmt: skip
     labels = label_states(trace.load_SLE)
     errors: list[ErrorRow] = []

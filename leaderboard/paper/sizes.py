@@ -119,7 +119,7 @@ def _errors(ref: TraceRef, trace: Trace, request: Request) -> Iterator[ErrorRow]
         return
     short = replace(request, horizons=(horizon,))
     results = evaluate(
-        list(SIZED_FORECASTERS), task_list(Chosen(ref.id, ref.path, ()), trace, short), paths={ref.id: ref.path},
+        list(SIZED_FORECASTERS), task_list(Chosen(ref.id, ref.path, ()), trace, short), traces=[trace],
         level=request.level, jobs=request.jobs, fresh=request.fresh,
     )  # fmt: skip
     for name, where, task in results.failures:

@@ -41,7 +41,7 @@ from moeload_bench.results.record import RunResult
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.store import find_trace, open_source, read_trace
 from moeload_bench.traces.trace import Trace
 
 FloatArray = NDArray[np.float64]
@@ -243,7 +243,7 @@ def score_run(pair: Pair, forks: RunForks) -> Scored:
             answers[answer.origin] = answer
 
     result = replay_and_score(pair, forks.origins, hear)
-    trace = read_trace(pair.path)
+    trace = open_source(pair.source, pair.entry.data_sha256)
     losses = [_loss(trace, forks, i, answers.get(origin)) for i, origin in enumerate(forks.origins)]
     return Scored(result, tuple(losses))
 

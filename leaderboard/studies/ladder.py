@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import load_suite, suite_for_trace
-from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, write_trace
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "ladder.json"
@@ -179,9 +178,7 @@ def _digits(value: float) -> float:
 
 def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict[str, Score]]]:
     suite = suite_for_trace(trace, horizons=HORIZONS, rule=load_suite("v1").rule)
-    with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
-        path = write_trace(trace, Path(folder) / "first-steps.parquet")
-        results = evaluate(targets, suite, paths={trace.id: path}, level="none")
+    results = evaluate(targets, suite, traces=[trace], level="none")
     if results.failures:
         name, where, task = results.failures[0]
         raise ResultError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")

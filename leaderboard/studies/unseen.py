@@ -85,7 +85,7 @@ def first_score(file: Path) -> dict[str, Any]:
     """The record of one run: its origins are chosen by the rule, as those of a suite are."""
     trace = read_trace(file)
     suite = suite_for_trace(trace)
-    results = evaluate([REFERENCE, SUBJECT, BESIDE], suite, paths={trace.id: file}, fresh=True)
+    results = evaluate([REFERENCE, SUBJECT, BESIDE], suite, traces=[trace], fresh=True)
     subject = next(result for result in results if result.name == SUBJECT)
     return {
         "at": datetime.now(UTC).date().isoformat(),

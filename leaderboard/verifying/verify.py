@@ -38,7 +38,7 @@ from moeload_bench.submissions.record import Verification, status_of
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.submit import as_submitted
 from moeload_bench.suites.suite import Suite, SuiteTrace
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.store import list_traces, open_source
 
 MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
@@ -308,5 +308,5 @@ def run_and_hear(pair: Pair) -> Heard:
     result = replay_and_score(pair, heard=hear)
     if len(means) < len(result.tasks):
         return Heard(result, {})
-    trace = read_trace(pair.path, expected_sha256=pair.entry.data_sha256)
+    trace = open_source(pair.source, pair.entry.data_sha256)
     return Heard(result, strata_of(trace, pair.entry, np.stack(means), pair.setting.suite.horizons))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from moeload_bench.recording.parts import unfinished_trace
-from moeload_bench.traces.store import find_trace, load_trace, write_trace
+from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
 
 PARTS = ".parts"
@@ -24,13 +21,3 @@ def open_trace(name: str) -> Trace:
 def is_unfinished(name: str) -> bool:
     """Whether the name is that of a recording in progress."""
     return name.rstrip("/").endswith(PARTS)
-
-
-@contextmanager
-def trace_file(name: str) -> Iterator[Path]:
-    """The trace's file; of a recording in progress a copy that is gone afterwards."""
-    if not is_unfinished(name):
-        yield find_trace(name)
-        return
-    with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
-        yield write_trace(open_trace(name), Path(folder) / f"{Path(name.rstrip('/')).stem}.parquet")

@@ -29,7 +29,6 @@ from moeload_bench.plots import (
     view_trace,
 )
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.suites.suite import load_suite, suite_for_trace
 from moeload_bench.traces.store import read_trace
 
 
@@ -183,10 +182,9 @@ def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> 
     results = [load_result(source) for source in sources if source.endswith(".json")]
     targets = [source for source in sources if not source.endswith(".json")]
     if targets:
-        tasks = load_suite(suite) if trace is None else suite_for_trace(read_trace(trace))
-        paths = {} if trace is None else {tasks.traces[0].id: trace}
+        tasks = suite if trace is None else read_trace(trace)
         with pair_progress() as report:
-            results += evaluate(targets, tasks, paths=paths, level=parse_level(level), progress=report)
+            results += evaluate(targets, tasks, level=parse_level(level), progress=report)
     return results
 
 

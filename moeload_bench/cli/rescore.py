@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.opening import trace_file
+from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import ResultError, SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
@@ -16,8 +15,7 @@ from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.record import load_result
 from moeload_bench.results.words import failure_lines, why_no_table
-from moeload_bench.suites.suite import Suite, load_suite, locate_traces, suite_for_trace
-from moeload_bench.traces.store import read_trace
+from moeload_bench.suites.suite import Suite, load_suite
 
 
 def rescore(
@@ -42,10 +40,8 @@ def rescore(
         raise SuiteError(f"got --suite {suite} and --trace {trace}, expected one of them")
     own = ".py:" in metric
     name = metric.rpartition(":")[2] if own else metric
-    with ExitStack() as opened:
-        file = None if trace is None else opened.enter_context(trace_file(str(trace)))
-        tasks, paths = _task_list(folder, suite, file)
-        results = score_again(folder, tasks, paths, name, load_function(metric) if own else None)
+    tasks = open_trace(str(trace)) if trace is not None else _task_list(folder, suite)
+    results = score_again(folder, tasks, name, load_function(metric) if own else None)
     if as_json:
         typer.echo(results.to_json(), nl=False)
         return
@@ -56,16 +52,12 @@ def rescore(
         console.print(printable(line), style="red")
 
 
-def _task_list(folder: Path, suite: str | None, trace: Path | None) -> tuple[Suite, dict[str, Path]]:
-    """The suite that the results are of, and the file of each of its runs."""
-    if trace is not None:
-        own = suite_for_trace(read_trace(trace))
-        return own, {own.traces[0].id: trace}
+def _task_list(folder: Path, suite: str | None) -> Suite:
+    """The suite that the results are of."""
     first = next(iter(sorted(folder.glob("*.json"))), None)
     if suite is None and first is None:
         raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
     scored_on = suite or load_result(str(first)).suite.name
     if scored_on.startswith("trace:"):
         raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
-    tasks = load_suite(scored_on)
-    return tasks, locate_traces(tasks, fit=False)
+    return load_suite(scored_on)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from moeload_bench.cache import cache_dir
-from moeload_bench.cli.opening import trace_file
+from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
@@ -32,8 +31,9 @@ from moeload_bench.results.record import Results
 from moeload_bench.results.render import result_table
 from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import Suite, check_traces, load_suite, locate_traces, sliding_suite, suite_for_trace
-from moeload_bench.traces.store import look_in, read_trace
+from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
+from moeload_bench.traces.store import look_in, open_source
+from moeload_bench.traces.trace import Trace
 
 UNIFORM = "uniform"
 LEAST_ROOM = 1 << 20
@@ -107,34 +107,36 @@ def run(
         raise SuiteError("--keep-forecasts goes with the origins of a suite, got --sliding or --blocks too")
     if traces is not None:
         look_in(traces)
-    with ExitStack() as opened:
-        file = None if own is None else opened.enter_context(trace_file(own))
-        task_list, paths, defaults, steps = _task_list(suite, file)
-        task_list = _slid(task_list, paths, sliding, blocks)
-        _check_metric(metric, task_list)
-        _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-        kept_in = {folder: option for folder, option in ((out, "--out"), (keep, "--keep-forecasts")) if folder}
-        for folder, option in kept_in.items():
-            _make_folder(folder, option)
-        with pair_progress(quiet=as_json) as progress:
-            results = evaluate(
-                _with_uniform(targets or _installed(defaults or suite_baselines(task_list), task_list)),
-                task_list,
-                paths=paths,
-                level=parse_level(level),
-                limits=Limits(traceback=traceback),
-                jobs=jobs,
-                backend=backend,
-                address=address,
-                seed=seed,
-                fresh=frozenset(targets) if fresh and targets else fresh,
-                progress=progress,
-                keep=keep,
-            )
+    if suite is not None and own is not None:
+        raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
+    here = [] if own is None else [open_trace(own)]
+    task_list = _task_list(suite) if own is None else suite_for_trace(here[0])
+    task_list = _slid(task_list, here, sliding, blocks)
+    _check_metric(metric, task_list)
+    _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
+    kept_in = {folder: option for folder, option in ((out, "--out"), (keep, "--keep-forecasts")) if folder}
+    for folder, option in kept_in.items():
+        _make_folder(folder, option)
+    with pair_progress(quiet=as_json) as progress:
+        results = evaluate(
+            _with_uniform(targets or _installed(OWN_TRACE_BASELINES if own else suite_baselines(task_list), task_list)),
+            task_list,
+            traces=here,
+            level=parse_level(level),
+            limits=Limits(traceback=traceback),
+            jobs=jobs,
+            backend=backend,
+            address=address,
+            seed=seed,
+            fresh=frozenset(targets) if fresh and targets else fresh,
+            progress=progress,
+            keep=keep,
+        )
     _say_slower(results)
     if as_json:
         typer.echo(results.to_json() if own is None else _own_json(results, metric, own), nl=False)
     else:
+        steps = here[0].steps * here[0].meta.stride if here else None
         _print(results, metric, own, task_list, steps, wide)
     # after the table: what the disk has no room for by now is shown at least
     for folder in kept_in:
@@ -198,27 +200,21 @@ def _one_trace(traces: Sequence[str] | None) -> str | None:
     return traces[0] if traces else None
 
 
-def _task_list(suite: str | None, file: Path | None) -> tuple[Suite, dict[str, Path], list[str] | None, int | None]:
-    """The tasks, files of traces by id, the forecasters by default, and how many steps one's own run has."""
-    if file is None:
-        tasks = load_suite(suite or "mini")
-        check_traces(tasks)
-        return tasks, {}, None, None
-    if suite is not None:
-        raise SuiteError(f"got --suite {suite} and --trace {file}, expected one of them")
-    trace = read_trace(file)
-    own = suite_for_trace(trace)
-    return own, {own.traces[0].id: file}, list(OWN_TRACE_BASELINES), trace.steps * trace.meta.stride
+def _task_list(name: str | None) -> Suite:
+    tasks = load_suite(name or "mini")
+    check_traces(tasks)
+    return tasks
 
 
-def _slid(suite: Suite, paths: dict[str, Path], sliding: int | None, blocks: int | None) -> Suite:
+def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int | None) -> Suite:
     if sliding is not None and blocks is not None:
         raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
     every = sliding or blocks
     if every is None:
         return suite
-    traces = {name: read_trace(path) for name, path in locate_traces(suite, paths, fit=False).items()}
-    return sliding_suite(suite, traces, every, (blocks,) if blocks else suite.horizons)
+    found = sources_of(suite, here, fit=False)
+    traces = [open_source(found[entry.id], entry.data_sha256) for entry in suite.traces]
+    return sliding_suite(suite, {trace.id: trace for trace in traces}, every, (blocks,) if blocks else suite.horizons)
 
 
 def _own_json(results: Results, metric: str, trace: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +33,9 @@ from moeload_bench.isolation.targets import (
 )
 from moeload_bench.results.record import ForecasterRecord, Result, Results, RunResult, SuiteRecord
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import Suite, load_suite, locate_traces
+from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
+from moeload_bench.traces.store import Source
+from moeload_bench.traces.trace import Trace
 
 ForecasterLike = str | type[Any] | Target
 Progress = Callable[[int, int, str], None]
@@ -41,8 +43,9 @@ Progress = Callable[[int, int, str], None]
 
 def evaluate(
     forecasters: ForecasterLike | Sequence[ForecasterLike] | None = None,
-    suite: str | Suite = "mini",
+    suite: str | Suite | Trace = "mini",
     *,
+    traces: Iterable[Trace] = (),
     paths: Mapping[str, str | Path] | None = None,
     level: Level = "process",
     limits: Limits | None = None,
@@ -54,10 +57,11 @@ def evaluate(
     progress: Progress | None = None,
     keep: Path | None = None,
 ) -> Results:
-    """Score forecasters on a suite.
+    """Score forecasters on a suite, or on a trace of one's own: its origins are those of `suite_for_trace`.
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
-    None for the suite's baselines. ``paths`` gives trace files by id instead of looking them up. ``fresh`` ignores
+    None for the suite's baselines. ``traces`` of the suite that are at hand, and ``paths``, files of others by id, are
+    used instead of looking them up. ``fresh`` ignores
     finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
     finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
     there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`,
@@ -67,15 +71,16 @@ def evaluate(
     parse_level(level)
     jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)
     check_backend(backend, address)
-    tasks = load_suite(suite) if isinstance(suite, str) else suite
+    traces = (suite,) if isinstance(suite, Trace) else traces
+    tasks = load_suite(suite) if isinstance(suite, str) else as_suite(suite)
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
     _check_request(tasks, targets)
     for target in targets:
         preflight(target)
-    files = locate_traces(tasks, paths)
+    sources = sources_of(tasks, traces, paths)
     jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
     if backend == "loky":
-        check_memory(files, jobs)
+        check_memory(sources, jobs)
     with (
         TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
         workers(jobs=jobs, backend=backend, address=address) as run,
@@ -83,18 +88,18 @@ def evaluate(
         setting = Setting(
             tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
         )
-        return Results(_run_all(run, setting, files, targets, progress))
+        return Results(_run_all(run, setting, sources, targets, progress))
 
 
 def _run_all(
-    run: Run, setting: Setting, files: Mapping[str, Path], targets: Sequence[Target], progress: Progress | None
+    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], progress: Progress | None
 ) -> list[Result]:
     """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
-    fitting = run([functools.partial(fit_forecaster, setting, files, targets[i]) for i in learners])
-    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, files, targets, {}) if i not in learners])
+    fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
+    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners])
     fits: dict[int, Fitted] = dict(zip(learners, fitting, strict=True))  # the other runs go on meanwhile
-    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, files, targets, fits) if i in learners])
+    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners])
     done: dict[int, list[RunResult]] = defaultdict(list)
     for count, (i, pair, result) in enumerate(itertools.chain(untaught, taught), start=1):
         done[i].append(result)
@@ -110,12 +115,12 @@ def _begin(run: Run, pairs: Sequence[tuple[int, Pair]]) -> Iterator[tuple[int, P
 
 
 def _pairs(
-    setting: Setting, files: Mapping[str, Path], targets: Sequence[Target], fits: Mapping[int, Fitted]
+    setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], fits: Mapping[int, Fitted]
 ) -> Iterator[tuple[int, Pair]]:
     """All pairs, trace by trace, each with its target's number."""
     for entry in setting.suite.traces:
         for i, target in enumerate(targets):
-            yield i, Pair(setting, entry, files[entry.id], target, fits.get(i, Fitted()))
+            yield i, Pair(setting, entry, sources[entry.id], target, fits.get(i, Fitted()))
 
 
 def _may_learn(target: Target) -> bool:

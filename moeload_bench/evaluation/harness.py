@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError, IsolationError, MoeloadError
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block, trace_info
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, trace_info
 from moeload_bench.isolation.hosts import Host, Level, Limits, open_host
 from moeload_bench.isolation.targets import Target
 from moeload_bench.traces.trace import Trace
@@ -80,7 +80,7 @@ class Feed:
         if row < self._fed:
             raise MoeloadError(f"asked at step {step} after later steps were shown, expected steps that do not fall")
         for start in range(self._fed, row, FEED_ROWS):
-            self.rows(step_block(self._trace, start, min(start + FEED_ROWS, row)))
+            self.rows(self._trace.rows(start, min(start + FEED_ROWS, row)))
         self._fed = row
         return self.ask(make_request(self._trace, row, horizons, quantiles))
 
@@ -122,7 +122,7 @@ def follow(
 
 def row_of(trace: Trace, origin: int) -> int:
     """The row of a step that the trace has."""
-    return (origin - int(trace.step_S[0])) // trace.meta.stride
+    return (origin - trace.first_step) // trace.meta.stride
 
 
 def window_rows(trace: Trace, row: int, horizon: int) -> slice:
@@ -137,7 +137,7 @@ def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Seq
     """
     horizon = max(horizons)
     return ForecastRequest(
-        origin=int(trace.step_S[0]) + row * trace.meta.stride,
+        origin=trace.first_step + row * trace.meta.stride,
         horizon=horizon,
         horizons=tuple(sorted(horizons)),
         quantiles=tuple(quantiles),
@@ -148,6 +148,7 @@ def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Seq
 
 def _planned(trace: Trace, column: str, row: int, horizon: int, dtype: type[T]) -> NDArray[T] | None:
     rows = window_rows(trace, row, horizon)
-    if column not in trace.columns or rows.stop > trace.steps:
+    planned = trace.rows(rows.start, rows.stop).covariates.get(column)
+    if planned is None or rows.stop > trace.steps:
         return None
-    return np.repeat(trace.columns[column][rows].astype(dtype), trace.meta.stride)[:horizon]
+    return np.repeat(planned.astype(dtype), trace.meta.stride)[:horizon]

@@ -22,7 +22,7 @@ from moeload_bench.evaluation.harness import Answer, follow
 from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
 from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
 from moeload_bench.evaluation.truth import Truth, open_truth
-from moeload_bench.forecaster import FitRuns, Forecast, step_block, trace_info
+from moeload_bench.forecaster import FitRuns, Forecast, trace_info
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
@@ -32,7 +32,7 @@ from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
-from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.store import Source, open_source
 from moeload_bench.traces.trace import Trace
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -74,12 +74,12 @@ class Pair:
 
     setting: Setting
     entry: SuiteTrace
-    path: Path
+    source: Source
     target: Target
     fitted: Fitted
 
 
-def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) -> Fitted:
+def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Target) -> Fitted:
     """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
     if not setting.suite.fit:
         return Fitted()
@@ -89,8 +89,8 @@ def fit_forecaster(setting: Setting, paths: Mapping[str, Path], target: Target) 
         data = stored["data"]
         return Fitted(None if data is None else bytes.fromhex(data), stored["wall_s"])
     runs: FitRuns = [
-        (trace_info(trace, setting.suite.group_of(trace.id)), step_block(trace, 0, trace.steps))
-        for trace in (read_trace(paths[entry.id], expected_sha256=entry.data_sha256) for entry in setting.suite.fit)
+        (trace_info(trace, setting.suite.group_of(trace.id)), trace.rows(0, trace.steps))
+        for trace in (open_source(sources[entry.id], entry.data_sha256) for entry in setting.suite.fit)
     ]
     try:
         out = fit_target(target, runs, seed=setting.seed, level=setting.level, limits=setting.limits)
@@ -130,7 +130,7 @@ def replay_and_score(
     It is asked at the origins ``also`` as well, which are not scored; ``heard`` gets every answer.
     """
     setting, suite = pair.setting, pair.setting.suite
-    truth = open_truth(pair.path, pair.entry.data_sha256, suite.rule, suite.horizons)
+    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, suite.horizons)
     check_origins(truth.trace, pair.entry, suite.horizon)
     if not truth.known_references:
         truth.known_references.update(load_references(suite, pair.entry))

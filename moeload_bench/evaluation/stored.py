@@ -27,8 +27,10 @@ from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metri
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
 from moeload_bench.scoring.window import Window
-from moeload_bench.suites.suite import Suite
+from moeload_bench.suites.suite import Suite, as_suite, sources_of
 from moeload_bench.traces.archives import read_arrays
+from moeload_bench.traces.store import Source
+from moeload_bench.traces.trace import Trace
 
 FloatArray = NDArray[np.float64]
 WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
@@ -136,21 +138,30 @@ _Scorer = Callable[[_Windows, bool], FloatArray | None]
 
 
 def rescore(
-    folder: Path, suite: Suite, paths: Mapping[str, Path], metric: str, function: WindowMetric | None = None
+    folder: Path,
+    suite: Suite | Trace,
+    metric: str,
+    function: WindowMetric | None = None,
+    *,
+    paths: Mapping[str, str | Path] | None = None,
 ) -> Results:
     """Every result in ``folder`` with one metric only, made again from the forecasts beside it.
 
     ``function`` is the metric where the package has none of that name; a forecast that failed has no value by it.
-    ``paths`` has the trace file of every run. Raises `NotFoundError` for an unknown metric, `ResultError` for one that
-    needs single steps, for a folder without results, and for results of another suite or version of the scoring.
+    ``suite``: what they were scored on, and ``paths`` as in `evaluate`. Raises `NotFoundError` for an unknown metric,
+    `ResultError` for one that needs single steps, for a folder without results, and for results of another suite or
+    version of the scoring.
     """
+    traces = (suite,) if isinstance(suite, Trace) else ()
+    tasks = as_suite(suite)
     scorer = _by(function, metric) if function else _known(metric)
     results = [load_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
     for result in results:
-        _check_belongs(result, suite, own=function is not None)
-    return Results([_rescored(folder, result, suite, paths, metric, scorer) for result in results])
+        _check_belongs(result, tasks, own=function is not None)
+    sources = sources_of(tasks, traces, paths, fit=False)
+    return Results([_rescored(folder, result, tasks, sources, metric, scorer) for result in results])
 
 
 def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
@@ -164,11 +175,11 @@ def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
 
 
 def _rescored(
-    folder: Path, result: Result, suite: Suite, paths: Mapping[str, Path], metric: str, scorer: _Scorer
+    folder: Path, result: Result, suite: Suite, sources: Mapping[str, Source], metric: str, scorer: _Scorer
 ) -> Result:
     runs = []
     for run in result.runs:
-        truth = open_truth(paths[run.trace], run.data_sha256, suite.rule, suite.horizons)
+        truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, suite.horizons)
         kept = load_kept(folder, run, suite.horizons)
         tasks = []
         for task in run.tasks:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from moeload_bench.scoring.scores import horizon_rows
 from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.suites.suite import CROSSING, STATES
-from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.store import Source, data_sha256, open_source
 from moeload_bench.traces.trace import Trace, shares
 
 
@@ -83,14 +82,14 @@ class Truth:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]; the last one is kept."""
         if self._window is None or self._window[0] != origin:
             rows = window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])
-            self._window = origin, shares(self.trace.load_SLE[rows])
+            self._window = origin, shares(self.trace.rows(rows.start, rows.stop).load_SLE)
         return self._window[1]
 
     def last_share(self, origin: int) -> NDArray[np.float64]:
         """The shares of the last step before the origin [L, E]; uniform where there is none."""
         row = row_of(self.trace, origin) - 1
         L, E = self.trace.num_layers, self.trace.num_experts
-        share = shares(self.trace.load_SLE[row]) if row >= 0 else np.full((L, E), np.nan)
+        share = shares(self.trace.rows(row, row + 1).load_SLE[0]) if row >= 0 else np.full((L, E), np.nan)
         return np.where(np.isnan(share), 1 / E, share)
 
     def references(self, origin: int) -> References:
@@ -117,6 +116,6 @@ class Truth:
 
 
 @lru_cache(maxsize=2)
-def open_truth(path: Path, sha256: str, rule: StateRule, horizons: tuple[int, ...]) -> Truth:
-    """The truth of the trace in a file, refused with `HashMismatchError` when its content is another."""
-    return Truth(read_trace(path, expected_sha256=sha256), rule, horizons)
+def open_truth(source: Source, sha256: str, rule: StateRule, horizons: tuple[int, ...]) -> Truth:
+    """The truth of a trace, refused with `HashMismatchError` when its content is another."""
+    return Truth(open_source(source, sha256), rule, horizons)

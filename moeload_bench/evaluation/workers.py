@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError
 from moeload_bench.traces.parquet import decoded_bytes
+from moeload_bench.traces.store import Source
 
 GB = 1e9
 MEMINFO = Path("/proc/meminfo")
@@ -149,15 +150,16 @@ def _call(call: Callable[[], T]) -> T:
         return call()
 
 
-def check_memory(paths: Mapping[str, Path], jobs: int) -> None:
-    """Raise `SuiteError` when the largest trace, decoded in each of ``jobs`` processes, is more than there is here.
+def check_memory(sources: Mapping[str, Source], jobs: int) -> None:
+    """Raise `SuiteError` when the largest file of a trace, decoded in each of ``jobs`` processes, does not fit.
 
     That is the least they need; where the system does not say what it has, nothing is refused.
     """
     available = available_bytes()
-    if available is None or not paths:
+    sizes = [(decoded_bytes(one), name) for name, one in sources.items() if isinstance(one, Path)]
+    if available is None or not sizes:
         return
-    size, name = max((decoded_bytes(path), name) for name, path in paths.items())
+    size, name = max(sizes)
     if size * jobs > available:
         raise SuiteError(
             f"trace {name} takes {size / GB:.2f} GB of memory in each of {jobs} processes, "

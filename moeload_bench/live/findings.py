@@ -8,8 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -25,7 +23,6 @@ from moeload_bench.results.choice import ForecasterChoice, PolicyChoice, choose_
 from moeload_bench.results.record import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.suites.suite import suite_for_trace
-from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
 FORECASTERS = ("uniform", "last_value", "sw_avg@window=10", "sw_avg", "sw_avg@window=500", "ema")
@@ -138,13 +135,11 @@ def _judged(
             missing.append(f"forecasters: {error}")
     if not kept:
         return None, []
-    with TemporaryDirectory(prefix="moeload-report-") as folder:
-        path = write_trace(trace, Path(folder) / "trace.parquet")
-        try:
-            results = evaluate(kept, suite, paths={suite.traces[0].id: path}, level="none", progress=progress)
-        except SuiteError as error:
-            missing.append(f"forecasters: {error}")
-            return None, []
+    try:
+        results = evaluate(kept, suite, traces=[trace], level="none", progress=progress)
+    except SuiteError as error:
+        missing.append(f"forecasters: {error}")
+        return None, []
     return results, list(choose_forecasters(results, "window_tv"))
 
 

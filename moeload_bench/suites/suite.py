@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
-from moeload_bench.traces.store import TRACES_ENV, data_sha256, find_trace, list_traces
+from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
@@ -235,14 +235,30 @@ def check_traces(suite: Suite) -> None:
         )
 
 
-def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True) -> dict[str, Path]:
+def sources_of(
+    suite: Suite,
+    traces: Iterable[Trace] = (),
+    paths: Mapping[str, str | Path] | None = None,
+    *,
+    fit: bool = True,
+) -> dict[str, Source]:
+    """Every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
+    here: dict[str, Source] = {trace.id: trace for trace in traces}
+    return {**locate_traces(suite, paths, fit=fit, here=here), **here}
+
+
+def locate_traces(
+    suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True, here: Collection[str] = ()
+) -> dict[str, Path]:
     """The file of every trace of a suite by its id: that of ``paths``, else bundled, local or from the Hub at its pin.
 
-    ``fit`` False leaves out those that forecasters learn from. Raises `NotFoundError` for a trace that is nowhere.
+    ``fit`` False leaves out those that forecasters learn from, ``here`` names others to leave out. Raises
+    `NotFoundError` for a trace that is nowhere.
     """
     given = paths or {}
     hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     ids = [entry.id for entry in (*suite.traces, *(suite.fit if fit else ()))]
+    ids = [name for name in ids if name not in here]
     return {name: Path(given[name]) if name in given else find_trace(name, hub=hub) for name in ids}
 
 
@@ -282,6 +298,11 @@ def suite_for_trace(
     )
     name = f"trace:{trace.id}".lower().replace("..", "._")  # a recipe's name may hold "..", a suite's never does
     return Suite(name=name, horizons=usable, rule=rule, traces=(entry,))
+
+
+def as_suite(tasks: Suite | Trace) -> Suite:
+    """Return the suite, or that of a trace of one's own."""
+    return suite_for_trace(tasks) if isinstance(tasks, Trace) else tasks
 
 
 def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:

@@ -196,6 +196,20 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     return trace
 
 
+Source = Path | Trace
+"""A run that is at hand: its file, or the trace itself."""
+
+
+def open_source(source: Source, expected_sha256: str) -> Trace:
+    """Return the trace; raise `HashMismatchError` when its content has another `data_sha256`."""
+    if isinstance(source, Path):
+        return read_trace(source, expected_sha256=expected_sha256)
+    content = data_sha256(source)
+    if content != expected_sha256:
+        raise HashMismatchError(f"{source.id}: data_sha256 is {content}, expected {expected_sha256}: another trace")
+    return source
+
+
 def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
     """The metadata of a trace's file, unverified; its columns are not read. Raises `TraceError`."""
     where = str(path)

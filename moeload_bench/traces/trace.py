@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TraceError
+from moeload_bench.forecaster import StepBlock, step_block
 from moeload_bench.traces.meta import (
     COLUMNS,
     OPTIONAL_COLUMNS,
@@ -88,6 +89,14 @@ class Trace:
     @property
     def num_experts(self) -> int:
         return int(self.load_SLE.shape[2])
+
+    @property
+    def first_step(self) -> int:
+        return int(self.step_S[0])
+
+    def rows(self, start: int, stop: int) -> StepBlock:
+        """Return rows start .. stop-1 as views."""
+        return step_block(self, start, stop)
 
     def share_SLE(self) -> NDArray[np.float64]:
         """Load divided by the layer's total in that step; a layer-step without load is NaN throughout."""

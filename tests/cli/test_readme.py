@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from moeload_bench import evaluate, list_traces, load_trace, suite_for_trace, write_trace
+from moeload_bench import evaluate, list_traces, load_trace, write_trace
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.traces.trace import Trace
@@ -45,11 +45,10 @@ def test_the_forecaster_in_the_readme_keeps_every_rule(mine: str) -> None:
 def test_the_forecaster_in_the_readme_is_scored(mine: str) -> None:
     """With and without the argument that the page gives it, beside the reference, no task fails."""
     trace = synthetic_trace(1200, recipe="own")
-    path = write_trace(trace, "own.parquet")
     targets = [mine, f"{mine}@decay=0.9", "sw_avg"]
     for target in targets:
         assert f"moeload-bench run {target}" in README or target == "sw_avg"
-    results = evaluate(targets, suite_for_trace(trace), paths={trace.id: path})
+    results = evaluate(targets, trace)
     assert results.failures == []
     assert list(results.to_pandas()["forecaster"].unique()) == targets
 

@@ -449,4 +449,4 @@ def test_a_run_without_origins_keeps_no_forecasts(tmp_path: Path) -> None:
     suite = suite.model_copy(update={"traces": (empty, *others)})
     results = evaluate("sw_avg", suite, paths=paths, level="none", keep=tmp_path / "kept")
     results[0].save(tmp_path / "kept" / "sw_avg.json")
-    assert len(rescore(tmp_path / "kept", suite, paths, "window_tv")[0].runs) == TRACES
+    assert len(rescore(tmp_path / "kept", suite, "window_tv", paths=paths)[0].runs) == TRACES

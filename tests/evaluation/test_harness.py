@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench.errors import MoeloadError
+from moeload_bench.errors import HashMismatchError, MoeloadError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.results.record import Results
-from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -166,6 +167,31 @@ def test_a_broken_forecaster_fails_its_tasks_by_name_and_the_others_are_scored(
         assert set(task.metrics["window_tv"]) == {1.0}
 
 
+@pytest.mark.parametrize("level", ["none", "process"])
+def test_a_plain_array_is_a_forecast(level: Level, trace: Trace) -> None:
+    """[L, E] for the whole horizon, [H, L, E] for each step, at every level; an answer does not change later."""
+    answers = []
+    for name in ("LastSeen", "PlainArray", "PlainPath"):
+        with follow(parse_target(f"{HERE}:{name}"), trace, seed=0, level=level) as feed:
+            answers.append([feed.at(origin, HORIZONS) for origin in (50, 100)])
+    for shown, plain, path in zip(*answers, strict=True):
+        np.testing.assert_array_equal(plain.share_BLE, shown.share_BLE)
+        assert (len(plain.edges_B), len(path.edges_B)) == (1, HORIZONS[-1])
+        np.testing.assert_allclose(path.window_means(HORIZONS), shown.window_means(HORIZONS))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_trace_is_scored_as_its_file_is(jobs: int, tmp_path: Path) -> None:
+    """`evaluate` takes the trace itself, in this process and in others; nothing is written for it."""
+    trace = synthetic_trace(1200)
+    path = write_trace(trace, tmp_path / "t.parquet")
+    named = evaluate(["sw_avg", "last_value"], suite_for_trace(trace), paths={trace.id: path}, level="none")
+    given = evaluate(["sw_avg", "last_value"], trace, level="none", jobs=jobs, fresh=True)
+    for one, other in zip(named, given, strict=True):
+        assert one.suite == other.suite
+        assert one.runs[0].tasks == other.runs[0].tasks
+
+
 def test_the_same_request_gives_the_same_result(trace: Trace, tmp_path: Path) -> None:
     """Forecasts and metrics are equal from run to run; only timings differ."""
     (a,), (b,) = run(trace, tmp_path, "sw_avg"), run(trace, tmp_path, "sw_avg", fresh=True)
@@ -176,8 +202,9 @@ def test_the_same_request_gives_the_same_result(trace: Trace, tmp_path: Path) ->
 def test_a_trace_that_is_not_the_suite_s_is_refused(trace: Trace, tmp_path: Path) -> None:
     """Scoring refuses content that the suite was not frozen with."""
     path = write_trace(synthetic_trace(seed=9), tmp_path / "other.parquet")
-    with pytest.raises(Exception, match="another trace"):
-        evaluate("uniform", small_suite(trace), paths={trace.id: path}, level="none")
+    for given in ({"paths": {trace.id: path}}, {"traces": [synthetic_trace(seed=9)]}):
+        with pytest.raises(HashMismatchError, match="another trace"):
+            evaluate("uniform", small_suite(trace), level="none", **given)
 
 
 def test_targets_with_arguments_reach_the_forecaster(trace: Trace, tmp_path: Path) -> None:

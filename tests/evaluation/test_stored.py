@@ -49,7 +49,7 @@ class Kept(NamedTuple):
 
     def again(self, metric: str) -> list[tuple[Result, Result]]:
         """Each result scored by the metric again, beside what was recorded."""
-        found = rescore(self.folder, self.suite, self.paths, metric)
+        found = rescore(self.folder, self.suite, metric, paths=self.paths)
         return [(result, load_result(self.folder / f"{result.name}.json")) for result in found]
 
 
@@ -88,7 +88,7 @@ def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
 def test_what_windows_do_not_tell_is_refused(kept: Kept, metric: str, error: type[Exception], says: str) -> None:
     """A metric of single steps is not guessed from means; a wrong name is answered with the right ones."""
     with pytest.raises(error, match=says):
-        rescore(kept.folder, kept.suite, kept.paths, metric)
+        rescore(kept.folder, kept.suite, metric, paths=kept.paths)
 
 
 def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) ->
         raise ZeroDivisionError("by none")
 
     with pytest.raises(ResultError, match="own failed: ZeroDivisionError: by none"):
-        rescore(kept.folder, kept.suite, kept.paths, "own", own)
+        rescore(kept.folder, kept.suite, "own", own, paths=kept.paths)
 
 
 def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_means_over_other_horizons_are_not_taken_for_these(tmp_path: Path) -> No
     for suite in (one, other, one):
         (result,) = evaluate("sw_avg", suite, paths=paths, level="none", keep=folder)
         result.save(folder / "sw_avg.json")
-        found.append(rescore(folder, suite, paths, "window_tv")[0].runs[0].tasks[0].metrics["window_tv"])
+        found.append(rescore(folder, suite, "window_tv", paths=paths)[0].runs[0].tasks[0].metrics["window_tv"])
         assert found[-1] == pytest.approx(result.runs[0].tasks[0].metrics["window_tv"])
     assert found[0] == found[2] != found[1]
     assert len(list((folder / "forecasts").rglob("*.npz"))) == 2
@@ -172,27 +172,27 @@ def test_damaged_forecasts_are_refused_by_name(kept: Kept, how: str, says: str) 
     """Missing, cut, pickled, of other origins or of another shape: the error names the file and what was expected."""
     path = damaged(kept, how)
     with pytest.raises(ResultError, match=rf"{path.name}: .*{says}"):
-        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are looked at before anything is unpacked."""
     monkeypatch.setattr(stored, "MAX_BYTES", 1000)
     with pytest.raises(ResultError, match=r"bytes unpacked, expected at most 1000"):
-        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
 
 
 def test_results_of_another_suite_or_scoring_are_refused(kept: Kept, tmp_path: Path) -> None:
     """Forecasts at other horizons are not of this suite; scores of another version are not mixed with today's."""
     shorter = kept.suite.model_copy(update={"horizons": (1, 10)})
     with pytest.raises(ResultError, match=r"scored on suite small .*, expected small"):
-        rescore(kept.folder, shorter, kept.paths, "window_tv")
+        rescore(kept.folder, shorter, "window_tv", paths=kept.paths)
     result = load_result(kept.folder / "last_value.json")
     result.model_copy(update={"scoring_version": 1}).save(kept.folder / "last_value.json")
     with pytest.raises(ResultError, match="last_value: scored by version 1, this is"):
-        rescore(kept.folder, kept.suite, kept.paths, "window_tv")
+        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
     with pytest.raises(ResultError, match="no result is there"):
-        rescore(tmp_path / "empty", kept.suite, kept.paths, "window_tv")
+        rescore(tmp_path / "empty", kept.suite, "window_tv", paths=kept.paths)
 
 
 OWN = """

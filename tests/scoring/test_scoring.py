@@ -177,6 +177,25 @@ def test_quantiles_that_cross_are_refused():
         check_forecast(Forecast(share[None], np.array([10]), ordered[::-1].copy()), request, info)
 
 
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (None, "returned NoneType"),
+        ([[0.5, 0.5]], "returned list"),
+        (np.full((1, 3), 1 / 3), r"returned float64 of shape \(1, 3\)"),
+        (np.full((9, 1, 2), 0.5), r"returned float64 of shape \(9, 1, 2\)"),
+        (np.array([["a", "b"]]), "returned <U1"),
+        (np.array([[0.5, 0.6]]), "sum to 1"),
+    ],
+)
+def test_another_answer_than_shares_is_refused_by_what_it_is(answer: object, got: str) -> None:
+    """A plain array passes with one of two shapes and is checked as a `Forecast` is; whole numbers are shares too."""
+    request, info = ForecastRequest(0, 10, (10,)), trace_info(Trace.from_arrays(np.full((5, 1, 2), 3), top_k=1))
+    with pytest.raises(ForecastError, match=got):
+        check_forecast(answer, request, info)
+    assert check_forecast(np.array([[1, 0]]), request, info).edges_B.tolist() == [10]
+
+
 def test_layers_without_load_are_left_out_of_the_mean():
     """The mean over layers counts those that have a score; without any it is NaN, without a warning."""
     mean = mean_over(np.array([[0.2, np.nan, 0.4], [np.nan] * 3]), axis=1)

@@ -29,6 +29,24 @@ class LastSeen:
         return Forecast.constant(self.share_LE, request.horizon)
 
 
+class PlainArray(LastSeen):
+    """The same as a plain array, its own one, which it goes on writing to."""
+
+    def observe(self, block: StepBlock) -> None:
+        load = block.load_SLE[-1]
+        self.share_LE[:] = load / load.sum(axis=1, keepdims=True)
+
+    def forecast(self, request: ForecastRequest) -> np.ndarray:
+        return self.share_LE
+
+
+class PlainPath(LastSeen):
+    """The same as a plain array with a share for each step."""
+
+    def forecast(self, request: ForecastRequest) -> np.ndarray:
+        return np.repeat(self.share_LE[None], request.horizon, axis=0)
+
+
 class ExactOnRamp(LastSeen):
     """Goes on with the known slope."""
 
