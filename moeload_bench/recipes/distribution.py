@@ -29,15 +29,21 @@ class KeptOut(Record):
 
 
 class CostTable(Record):
-    """Seconds that one core of ``processor`` needs, by operations: see `step_seconds`."""
+    """Seconds of one core of ``processor`` for one of each: see `shapes.step_seconds`.
+
+    ``probe`` is what a pass without gradients costs relative to one with.
+    """
 
     processor: str
-    step: float = Field(ge=0)
     layer: float = Field(ge=0)
     expert: float = Field(ge=0)
-    parameter: float = Field(ge=0)
-    product: float = Field(ge=0)
+    token: float = Field(ge=0)
+    logit: float = Field(ge=0)
+    score: float = Field(ge=0)
+    pair: float = Field(ge=0)
     value: float = Field(ge=0)
+    parameter: float = Field(ge=0)
+    vocabulary: float = Field(ge=0)
     probe: float = Field(ge=0)
 
 
@@ -124,9 +130,8 @@ class MethodTable(Record):
 
 
 class FamilyTable(Record):
-    """A model family: its configuration with words for what is drawn, shared experts and cost relative to others."""
+    """A model family: its configuration with words for what is drawn, and its number of shared experts."""
 
-    cost: float = Field(gt=0)
     shared: int = Field(default=0, ge=0)
     attention: Literal["sdpa", "eager"] = "sdpa"
     config: dict[str, Any]

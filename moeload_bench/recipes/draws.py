@@ -166,6 +166,7 @@ def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: 
     family = choose(how.families, "family")
     schedule = choose(distribution.schedules, "schedule")
     shape = Shapes(distribution, table, distribution.families[family]).draw(key)
+    probe = shape.pop("probed")
     ramp = choose([ramp for ramp in training.ramps if _ramp_fits(table, shape, ramp)], "ramp")
     tokens, turns = shape["tokens"], _turns(shape, ramp)
     plan = choose([p for p in distribution.plans if _texts_last(distribution, table, tokens, turns, p)], "plan")
@@ -186,11 +187,10 @@ def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: 
         z_loss=choose(how.z_loss, "z_loss"),
         ramp=ramp,
         ramp_at=choose(training.ramp_at, "ramp_at"),
+        probe=probe,
     )
     steps = choose([steps for steps in table.steps if _minutes(distribution, drawn, steps) <= table.minutes], "steps")
-    drawn = replace(drawn, steps=steps)
-    probed = table.probe is not None and _minutes(distribution, drawn, steps, probed=True) <= table.minutes
-    return replace(drawn, probe=probed, minutes=_minutes(distribution, drawn, steps, probed=probed))
+    return replace(drawn, steps=steps, minutes=_minutes(distribution, drawn, steps))
 
 
 def _ramp_fits(table: StratumTable, shape: dict[str, Any], ramp: tuple[int, ...]) -> bool:
@@ -238,7 +238,7 @@ def _weights(texts: Sequence[str], turns: int) -> list[int]:
     return weights
 
 
-def _minutes(distribution: Distribution, drawn: Drawn, steps: int, *, probed: bool = False) -> float:
+def _minutes(distribution: Distribution, drawn: Drawn, steps: int) -> float:
     """The minutes of one core that so many steps take."""
     family, shape = distribution.families[drawn.family], drawn.shape
     seconds = 0.0
@@ -246,7 +246,7 @@ def _minutes(distribution: Distribution, drawn: Drawn, steps: int, *, probed: bo
         smaller = {**shape, "tokens": shape["tokens"] // divisor}
         seconds += share * steps * float(step_seconds(distribution, family, smaller))
     probe = distribution.strata[drawn.stratum].probe
-    if probed and probe is not None:
+    if drawn.probe and probe is not None:
         seconds += steps / probe.every * float(probe_seconds(distribution, family, shape, probe.tokens))
     return seconds / 60
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.recipes.distribution import Distribution, FamilyTable, StratumTable
 
-SHAPE = ("experts", "top_k", "tokens", "sequence_length", "micro_batches", "width", "layers", "inner")
+SHAPE = ("experts", "top_k", "layers", "width", "tokens", "sequence_length", "micro_batches", "inner")
 """Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
 
 T = TypeVar("T")
@@ -28,7 +28,10 @@ def pick(options: Sequence[T], key: str) -> T:
 
 
 class Shapes:
-    """All shapes of a stratum and family that keep its limits and, in its fewest steps, its budget."""
+    """All shapes of a stratum and family that keep its limits and, in its fewest steps, its budget.
+
+    ``of`` has them by key; `probed` says where the budget has room for the probe too.
+    """
 
     def __init__(self, distribution: Distribution, stratum: StratumTable, family: FamilyTable) -> None:
         options = [np.array(getattr(stratum, key)) for key in SHAPE]
@@ -41,16 +44,22 @@ class Shapes:
         fits &= self.of["tokens"] * self.of["top_k"] >= stratum.per_expert_least * self.of["experts"]
         if stratum.per_expert_most is not None:
             fits &= self.of["tokens"] * self.of["top_k"] <= stratum.per_expert_most * self.of["experts"]
-        seconds = min(stratum.steps) * step_seconds(distribution, family, self.of)
-        self.keep(fits & (seconds <= 60 * stratum.minutes))
+        budget = 60 * stratum.minutes / min(stratum.steps) - step_seconds(distribution, family, self.of)
+        self.of["probed"] = np.zeros(len(fits), dtype=bool)
+        if stratum.probe is not None:
+            probe = probe_seconds(distribution, family, self.of, stratum.probe.tokens)
+            self.of["probed"] = budget >= probe / stratum.probe.every
+        self.keep(fits & (budget >= 0))
 
     def keep(self, mask: NDArray[Any]) -> None:
         """Forget all others."""
         self.of = {key: values[mask] for key, values in self.of.items()}
 
     def draw(self, key: str) -> dict[str, Any]:
-        """Return one shape, drawn key by key."""
+        """Return one shape, drawn key by key; among those of its experts and top-k ones with a probe, if any has."""
         for name in SHAPE:
+            if name == "layers" and self.of["probed"].any():
+                self.keep(self.of["probed"])
             self.keep(self.of[name] == pick(np.unique(self.of[name]).tolist(), f"{key}/{name}"))
         return {name: values[0].item() for name, values in self.of.items()}
 
@@ -58,34 +67,33 @@ class Shapes:
 def step_seconds(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any]) -> Any:
     """Return the seconds of one core that a training step takes, for numbers or arrays of them.
 
-    Counted are products (multiply-adds of a token, times 3 for the backward pass), values (those that a token's layers
-    read and write beside products), parameters of the optimizer, and what each micro-batch costs by layer and expert.
+    Layers, then parameters for the optimizer, and for each token the vocabulary: its logits and their loss.
     """
     cost = distribution.cost
-    products, values, parameters = _operations(distribution, family, shape)
-    passes = shape["micro_batches"] * shape["layers"] * (cost.layer + cost.expert * shape["experts"])
-    per_token = 3 * cost.product * products + cost.value * values
-    return cost.step + family.cost * (passes + shape["tokens"] * per_token) + cost.parameter * parameters
+    experts, width = shape["experts"], shape["width"]
+    matrices = 4 * width * width + width * experts + 3 * shape["inner"] * width * width * (experts + family.shared)
+    parameters = shape["layers"] * matrices + width * distribution.vocabulary
+    vocabulary = shape["tokens"] * distribution.vocabulary
+    layers = _layers(distribution, family, shape, shape["tokens"], shape["micro_batches"])
+    return layers + cost.parameter * parameters + cost.vocabulary * vocabulary
 
 
 def probe_seconds(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any], tokens: int) -> Any:
-    """Return the seconds of a probe: a share of what the same tokens cost in training."""
-    training = step_seconds(distribution, family, shape)
-    return distribution.cost.probe * training * tokens / shape["tokens"]
+    """Return the seconds of a probe, which goes through the layers in passes as large as the step's micro-batches."""
+    passes = -(-tokens * shape["micro_batches"] // shape["tokens"])
+    return distribution.cost.probe * _layers(distribution, family, shape, tokens, passes)
 
 
-def _operations(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """(multiply-adds of a token, values of a token, parameters of the model)."""
-    width, experts, active = shape["width"], shape["experts"], shape["top_k"] + family.shared
-    inner = shape["inner"] * width
-    weights = 4 * width * width + width * experts
-    products = shape["layers"] * (weights + 2 * width * shape["sequence_length"] + 3 * width * inner * active)
-    heads = width // distribution.head_dim
-    values = 16 * width + heads * shape["sequence_length"] + active * (2 * width + 3 * inner) + 4 * experts
-    parameters = shape["layers"] * (weights + 3 * width * inner * (experts + family.shared))
-    vocabulary = distribution.vocabulary
-    return (
-        products + width * vocabulary,
-        shape["layers"] * values + 4 * vocabulary,
-        parameters + width * vocabulary,
-    )
+def _layers(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any], tokens: Any, passes: Any) -> Any:
+    """Seconds of all layers: for each pass and its experts, and for each token what it reads and writes.
+
+    That is its place in the layer, a logit per expert, a score per head and token of the sequence, and for each expert
+    that it goes to its place and values (twice the width and three times the inner size).
+    """
+    cost = distribution.cost
+    active = shape["top_k"] + family.shared
+    per_pass = cost.layer + cost.expert * shape["experts"]
+    per_token = cost.token + cost.logit * shape["experts"]
+    per_token = per_token + cost.score * shape["sequence_length"] * (shape["width"] // distribution.head_dim)
+    per_token = per_token + active * (cost.pair + cost.value * shape["width"] * (2 + 3 * shape["inner"]))
+    return shape["layers"] * (passes * per_pass + tokens * per_token)
