@@ -22,7 +22,7 @@ from moeload_bench.recipes.shapes import probe_seconds, step_seconds
 from moeload_bench.recipes.training import Job, Run
 
 STEPS = 10
-COEFFICIENTS = ("layer", "expert", "token", "logit", "score", "pair", "value", "parameter", "vocabulary")
+COEFFICIENTS = ("layer", "expert", "width", "score", "value", "parameter", "vocabulary")
 
 
 def measured(distribution: Distribution, drawn: Drawn) -> tuple[float, float]:

@@ -12,8 +12,6 @@ from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.recipe import ALIGNED, ProbeTable
 from moeload_bench.schema import Record
 
-METHODS = ("none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash_routing")
-
 Share = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
@@ -37,10 +35,8 @@ class CostTable(Record):
     processor: str
     layer: float = Field(ge=0)
     expert: float = Field(ge=0)
-    token: float = Field(ge=0)
-    logit: float = Field(ge=0)
+    width: float = Field(ge=0)
     score: float = Field(ge=0)
-    pair: float = Field(ge=0)
     value: float = Field(ge=0)
     parameter: float = Field(ge=0)
     vocabulary: float = Field(ge=0)
@@ -164,7 +160,6 @@ class Distribution(Record):
             _known(f"quotas.{stratum}", [stratum], self.strata)
             _known(f"quotas.{stratum}", quotas, self.methods)
         for name, method in self.methods.items():
-            _known(f"methods.{name}", [name], METHODS)
             _known(f"methods.{name}.families", method.families, self.families)
         for number, plan in enumerate(self.plans):
             _known(f"plans.{number}.mixes", plan.mixes, self.mixes)
@@ -179,6 +174,12 @@ class Distribution(Record):
             for width in table.width:
                 if width % self.head_dim:
                     raise ValueError(f"strata.{stratum}.width: {width} is no multiple of head_dim {self.head_dim}")
+                for inner in table.inner:
+                    if inner * width % ALIGNED:
+                        raise ValueError(
+                            f"strata.{stratum}.inner: {inner} of width {width} is {inner * width:g}, expected a "
+                            f"multiple of {ALIGNED}"
+                        )
             for length in table.sequence_length:
                 if table.probe is not None and table.probe.tokens % length:
                     raise ValueError(f"strata.{stratum}.probe: its tokens are no whole sequences of {length}")

@@ -207,8 +207,8 @@ def _ramp_fits(table: StratumTable, shape: dict[str, Any], ramp: tuple[int, ...]
 
 def _turns(shape: dict[str, Any], ramp: tuple[int, ...]) -> int:
     """Sum of the weights of a stage's texts: each gets an even number of a step's sequences, half for each half."""
-    sequences = shape["tokens"] // shape["sequence_length"]
-    return int(min(MOST_TURNS, sequences // max((2, *(2 * divisor for divisor in ramp)))))
+    pairs = shape["tokens"] // shape["sequence_length"] // max((2, *(2 * divisor for divisor in ramp)))
+    return next(turns for turns in range(min(MOST_TURNS, pairs), 0, -1) if pairs % turns == 0)
 
 
 def _texts_last(distribution: Distribution, table: StratumTable, tokens: int, turns: int, plan: PlanTable) -> bool:
@@ -315,7 +315,7 @@ def _config(distribution: Distribution, drawn: Drawn) -> dict[str, Any]:
     width = shape["width"]
     sizes = {
         **{name: shape[name] for name in ("width", "layers", "experts", "top_k", "sequence_length")},
-        "inner": _whole(shape["inner"] * width),
+        "inner": int(shape["inner"] * width),
         "dense": 2 * width,
         "half": width // 2,
         "heads": width // distribution.head_dim,
@@ -330,33 +330,28 @@ def _config(distribution: Distribution, drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def _whole(size: float) -> int:
-    if size != int(size):
-        raise ValueError(f"inner gives experts of size {size:g}, expected a whole number")
-    return int(size)
-
-
 def _about(distribution: Distribution, drawn: Drawn) -> str:
     """What the recipe is, in words."""
-    shape = drawn.shape
+    shape, probe = drawn.shape, distribution.strata[drawn.stratum].probe
+    per_expert = shape["tokens"] * shape["top_k"] / shape["experts"]
+    in_parts = f" in {shape['micro_batches']} micro-batches" if shape["micro_batches"] > 1 else ""
+    schedule = drawn.schedule.kind.replace("_", " ") + (" from weights" if drawn.schedule.restart_from_weights else "")
     parts = [
         f"Drawn from {distribution.name}, {drawn.stratum} batch: {drawn.family} of width {shape['width']}, "
         f"{shape['layers']} layers of {shape['experts']} experts, top-{shape['top_k']}",
-        BALANCING[drawn.method].format(drawn.coefficient),
-        f"{drawn.sequences:,} sequences and {shape['tokens']:,} tokens a step, "
-        f"{shape['tokens'] * shape['top_k'] / shape['experts']:,.0f} per expert",
-        " then ".join(
+        BALANCING[drawn.method].format(drawn.coefficient) + (f", z-loss of {drawn.z_loss:g}" if drawn.z_loss else ""),
+        f"{drawn.sequences:,} sequences and {shape['tokens']:,} tokens a step{in_parts}, {per_expert:,.0f} per expert"
+        + (f", beginning at 1/{drawn.ramp[0]}" if drawn.ramp else ""),
+        "texts: "
+        + ", ".join(
             f"{mix} from step {start:,}" if start else mix
             for start, mix in zip(_starts(drawn), drawn.plan.mixes, strict=True)
         ),
-        f"learning rate {drawn.lr:g}, {drawn.schedule.kind.replace('_', ' ')}",
+        f"learning rate {drawn.lr:g}, {schedule}"
+        + ("" if drawn.event is None else f" at step {rounded(drawn.event * drawn.steps):,}"),
     ]
-    if drawn.schedule.restart_from_weights:
-        parts[-1] += " from weights"
-    if drawn.event is not None:
-        parts[-1] += f" at step {rounded(drawn.event * drawn.steps):,}"
-    if drawn.ramp:
-        parts.append(f"the batch begins at 1/{drawn.ramp[0]}")
+    if drawn.probe and probe is not None:
+        parts.append(f"a probe of {probe.tokens:,} tokens every {probe.every} steps")
     return "; ".join(parts) + "."
 
 
@@ -369,8 +364,6 @@ def _check(distribution: Distribution) -> None:
                 recipe_of(distribution, drawn)
             except ValidationError as error:
                 raise ValueError(f"{field}: {first_problem(error, 'recipe')}") from None
-            except ValueError as error:
-                raise ValueError(f"{field}: {error}") from None
 
 
 def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
@@ -423,10 +416,10 @@ def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple
                 plan=PlanTable(mixes=(min(distribution.mixes),)),
                 probe=table.probe is not None,
             )
-            for width, inner in product(table.width, table.inner):
-                yield f"families.{family}.config", replace(first, shape={**shape, "width": width, "inner": inner})
             for coefficient, z_loss in product(how.coefficient, how.z_loss):
                 yield f"methods.{method}", replace(first, coefficient=coefficient, z_loss=z_loss)
+            for width, inner in product(table.width, table.inner):
+                yield f"families.{family}.config", replace(first, shape={**shape, "width": width, "inner": inner})
     for steps in (min(table.steps), max(table.steps)):
         run = replace(first, steps=steps)
         for at, schedule in enumerate(distribution.schedules):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.recipes.distribution import Distribution, FamilyTable, StratumTable
 
-SHAPE = ("experts", "top_k", "layers", "width", "tokens", "sequence_length", "micro_batches", "inner")
+SHAPE = ("experts", "top_k", "tokens", "sequence_length", "layers", "width", "micro_batches", "inner")
 """Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
 
 T = TypeVar("T")
@@ -56,9 +56,9 @@ class Shapes:
         self.of = {key: values[mask] for key, values in self.of.items()}
 
     def draw(self, key: str) -> dict[str, Any]:
-        """Return one shape, drawn key by key; among those of its experts and top-k ones with a probe, if any has."""
+        """Return one shape, drawn key by key; among those of its number of experts ones with a probe, if any has."""
         for name in SHAPE:
-            if name == "layers" and self.of["probed"].any():
+            if name == "top_k" and self.of["probed"].any():
                 self.keep(self.of["probed"])
             self.keep(self.of[name] == pick(np.unique(self.of[name]).tolist(), f"{key}/{name}"))
         return {name: values[0].item() for name, values in self.of.items()}
@@ -87,13 +87,12 @@ def probe_seconds(distribution: Distribution, family: FamilyTable, shape: Mappin
 def _layers(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any], tokens: Any, passes: Any) -> Any:
     """Seconds of all layers: for each pass and its experts, and for each token what it reads and writes.
 
-    That is its place in the layer, a logit per expert, a score per head and token of the sequence, and for each expert
-    that it goes to its place and values (twice the width and three times the inner size).
+    That is the width, attention scores (heads times the length of a sequence), and for each expert that it goes to
+    twice the width and three times the inner size.
     """
-    cost = distribution.cost
-    active = shape["top_k"] + family.shared
+    cost, width = distribution.cost, shape["width"]
     per_pass = cost.layer + cost.expert * shape["experts"]
-    per_token = cost.token + cost.logit * shape["experts"]
-    per_token = per_token + cost.score * shape["sequence_length"] * (shape["width"] // distribution.head_dim)
-    per_token = per_token + active * (cost.pair + cost.value * shape["width"] * (2 + 3 * shape["inner"]))
+    per_token = cost.width * width + cost.score * shape["sequence_length"] * (width // distribution.head_dim)
+    active = shape["top_k"] + family.shared
+    per_token = per_token + cost.value * active * width * (2 + 3 * shape["inner"])
     return shape["layers"] * (passes * per_pass + tokens * per_token)
