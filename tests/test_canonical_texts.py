@@ -27,6 +27,8 @@ SEASON = ROOT / "leaderboard" / "seasons" / "2026-12"
 def hashes() -> dict[str, str]:
     """The SHA-256 of every canonical text of this checkout, by what it is of."""
     found = {f"recipe {name}": _dumped(load_recipe(name)) for name in list_recipes()}
+    drawn = sorted((ROOT / "leaderboard" / "draws").glob("*/*.toml"))
+    found |= {f"recipe {path.parent.name}/{path.stem}": _dumped(load_recipe(str(path))) for path in drawn}
     found |= {f"suite {name}": load_suite(name).sha256() for name in suite_names()}
     found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces()}
     return found | {f"2026-12 {name}": sha256 for name, sha256 in _season()}

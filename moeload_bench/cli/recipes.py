@@ -1,14 +1,16 @@
-"""`moeload-bench recipes list|show`."""
+"""`moeload-bench recipes list|show|draw`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moeload_bench.cli.progress import plain_console, print_entries
-from moeload_bench.errors import printable
+from moeload_bench.errors import RecipeError, printable
+from moeload_bench.recipes.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
 from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
@@ -54,3 +56,38 @@ def show(
                 console.print(printable(f"  {name} = {item}"))
         else:
             console.print(printable(f"{key} = {value}"))
+
+
+@app.command("draw")
+def draw(
+    file: Annotated[Path, typer.Argument(help="A distribution over trainings: a .toml file.")],
+    number: Annotated[int, typer.Option(min=1, help="Recipes to draw.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="By default the first 8 hex digits of the file's SHA-256.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write NAME.toml to, one file per recipe.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw recipes from a distribution: the same file and seed give the same recipes everywhere.
+
+    [bold]moeload-bench recipes draw leaderboard/draws/2027-train.toml --number 34 --out drawn[/bold]
+
+    Minutes are those of one core, by the formula in the file.
+    """
+    distribution = load_distribution(file)
+    drawn = draw_recipes(distribution, number, own_seed(file) if seed is None else seed)
+    recipes = [recipe_of(distribution, one) for one in drawn]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for recipe in recipes:
+            path, text = out / f"{recipe.name}.toml", recipe_toml(recipe)
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                raise RecipeError(f"{path} is another recipe already; draw into another folder")
+            path.write_text(text, encoding="utf-8", newline="\n")
+    if as_json:
+        rows = [
+            {"minutes": round(d.minutes, 1), **r.model_dump(mode="json")} for d, r in zip(drawn, recipes, strict=True)
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    print_entries((f"{d.name}  {d.minutes:.0f} min", r.about) for d, r in zip(drawn, recipes, strict=True))

@@ -102,7 +102,7 @@ class BatchOrder:
 
     def _untrained(self, step: int, source: str, trained: set[int]) -> NDArray[np.int64]:
         """The windows of a source without those in ``trained``, in an order drawn from (seed, step, source)."""
-        rest = np.setdiff1d(np.arange(len(self._windows[source])), np.fromiter(trained, dtype=np.int64))
+        rest = np.delete(np.arange(len(self._windows[source])), np.fromiter(trained, dtype=np.int64))
         return rest[_random(f"{self._seed}/probe/{step}/{source}").permutation(len(rest))]
 
     def passes(self) -> dict[tuple[int, str], float]:

@@ -197,6 +197,30 @@ CORPORA: tuple[Corpus, ...] = (
         about="graph algorithms in Python, with their tests",
         extract=_documents(("networkx/",), ".py"),
     ),
+    Corpus(
+        name="transformers-code",
+        kind="code",
+        package="transformers",
+        version="4.57.1",
+        file_sha256="b10d05da8fa67dc41644dbbf9bc45a44cb86ae33da6f9295f5fbf5b7890bd267",
+        text_sha256="e99a475b9b7be2218b3a6684af854bc9cf238fbac4353b21b913bf388fd8f76e",
+        text_bytes=51_878_750,
+        licence="Apache-2.0",
+        about="language and vision models in Python",
+        extract=_documents(("transformers/",), ".py"),
+    ),
+    Corpus(
+        name="cloud-api",
+        kind="data",
+        package="botocore",
+        version="1.29.165",
+        file_sha256="6f35d59e230095aed7cd747604fe248fa384bebb7d09549077892f936a8ca3df",
+        text_sha256="864451b3cba56e3445bfc2ae41b635f6c1283a30827ded273f59930eee892806",
+        text_bytes=8_878_123,
+        licence="Apache-2.0",
+        about="interfaces of cloud services (JSON with English prose); kept out of every train split",
+        extract=_documents(("botocore/data/s",), "service-2.json"),
+    ),
 )
 
 

@@ -1,0 +1,203 @@
+"""A distribution over trainings as one TOML file: the choices for every key of a recipe; unknown keys are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moeload_bench.errors import NotFoundError
+from moeload_bench.recipes.corpora import find_corpus
+from moeload_bench.recipes.recipe import ALIGNED, ProbeTable
+from moeload_bench.schema import Record
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+StratumName = Literal["small", "large"]
+
+
+class KeptOut(Record):
+    """What no recipe of the distribution may use, for a later evaluation on what was never seen."""
+
+    families: tuple[str, ...]
+    texts: tuple[str, ...]
+    methods: tuple[str, ...]
+
+
+class CostTable(Record):
+    """Seconds of one core of ``processor`` for one of each: see `shapes.step_seconds`.
+
+    ``probe`` is what a pass without gradients costs relative to one with.
+    """
+
+    processor: str
+    layer: float = Field(ge=0)
+    expert: float = Field(ge=0)
+    width: float = Field(ge=0)
+    score: float = Field(ge=0)
+    value: float = Field(ge=0)
+    parameter: float = Field(ge=0)
+    vocabulary: float = Field(ge=0)
+    probe: float = Field(ge=0)
+
+
+class StratumTable(Record):
+    """The choices for one size of batch, and the limits that a recipe of it keeps.
+
+    ``minutes`` of one core are the budget of a recording, probe included. A step has at least ``sequences_least``
+    sequences, and tokens per expert between two limits. Texts last for at least ``epoch_steps`` steps.
+    """
+
+    minutes: float = Field(gt=0)
+    steps: Counts
+    tokens: Counts
+    sequence_length: Counts
+    sequences_least: int = Field(ge=8)
+    per_expert_least: int = Field(default=1, ge=1)
+    per_expert_most: int | None = None
+    epoch_steps: int = Field(default=0, ge=0)
+    micro_batches: Counts
+    experts: Annotated[tuple[Annotated[int, Field(ge=8, le=64)], ...], Field(min_length=1)]
+    top_k: Counts
+    width: Counts
+    layers: Counts
+    inner: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    probe: ProbeTable | None = None
+
+
+class TrainingTable(Record):
+    """Peak learning rates, steps of warm-up, and ramps: by how much the first batches are divided."""
+
+    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    warmup: Counts
+    ramps: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = Field(min_length=1)
+    ramp_at: tuple[Share, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ramps_end(self) -> TrainingTable:
+        if () not in self.ramps:
+            raise ValueError("ramps needs an empty one: not every batch can be divided")
+        longest = max(map(len, self.ramps)) * max(self.ramp_at)
+        if longest >= 1:
+            raise ValueError(f"ramp_at: the longest ramp takes {longest:g} of the steps, expected less than 1")
+        return self
+
+
+class ScheduleOption(Record):
+    """A schedule; its restart or the start of its decay is at one of the shares ``at`` of the steps."""
+
+    kind: Literal["constant", "cosine", "cosine_restarts", "warmup_stable_decay"]
+    floor: float | None = None
+    restart_factor: float | None = None
+    restart_from_weights: bool | None = None
+    at: tuple[Share, ...] = ()
+
+    def table(self, share: float | None, steps: int, warmup: int) -> dict[str, Any]:
+        """Return the recipe's table for a run of so many steps."""
+        found = {**self.model_dump(exclude={"at"}, exclude_none=True), "warmup": warmup}
+        if share is None:
+            return found | ({"period": steps} if self.kind == "cosine" else {})
+        at = rounded(share * steps)
+        return found | ({"decay_start": at, "decay": steps - at} if self.kind.endswith("decay") else {"period": at})
+
+
+class PlanTable(Record):
+    """Mixes of texts one after another; ``at`` lists the shares of the steps at which they may change."""
+
+    mixes: tuple[str, ...] = Field(min_length=1)
+    at: tuple[tuple[Share, ...], ...] = ((),)
+
+    @model_validator(mode="after")
+    def _one_share_for_each_change(self) -> PlanTable:
+        for shares in self.at:
+            if len(shares) != len(self.mixes) - 1 or list(shares) != sorted(set(shares)):
+                raise ValueError(f"at: {list(shares)}, expected {len(self.mixes) - 1} rising shares: one per change")
+        return self
+
+
+class MethodTable(Record):
+    """A balancing method: families that can have it, and its coefficients."""
+
+    families: tuple[str, ...] = Field(min_length=1)
+    coefficient: Amounts = (0.0,)
+    z_loss: Amounts = (0.0,)
+
+
+class FamilyTable(Record):
+    """A model family: its configuration with words for what is drawn, and its number of shared experts."""
+
+    shared: int = Field(default=0, ge=0)
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    config: dict[str, Any]
+
+
+class Distribution(Record):
+    """A distribution over trainings; one that could give an invalid recipe cannot be made."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    prefix: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    version: int = Field(ge=1)
+    vocabulary: int = Field(ge=257)
+    head_dim: int = Field(ge=ALIGNED, multiple_of=ALIGNED)
+    tokenizer_sources: tuple[str, ...] = Field(min_length=1)
+    bytes_per_token: float = Field(gt=0)
+    kept_out: KeptOut
+    cost: CostTable
+    quotas: dict[StratumName, dict[str, Annotated[int, Field(ge=1)]]] = Field(min_length=1)
+    strata: dict[StratumName, StratumTable]
+    training: TrainingTable
+    schedules: tuple[ScheduleOption, ...] = Field(min_length=1)
+    mixes: dict[str, tuple[str, ...]]
+    plans: tuple[PlanTable, ...] = Field(min_length=1)
+    methods: dict[str, MethodTable]
+    families: dict[str, FamilyTable]
+
+    @model_validator(mode="after")
+    def _names_and_sizes_fit(self) -> Distribution:
+        for stratum, quotas in self.quotas.items():
+            _known(f"quotas.{stratum}", [stratum], self.strata)
+            _known(f"quotas.{stratum}", quotas, self.methods)
+        for name, method in self.methods.items():
+            _known(f"methods.{name}.families", method.families, self.families)
+        for number, plan in enumerate(self.plans):
+            _known(f"plans.{number}.mixes", plan.mixes, self.mixes)
+        for where, used, kept in (
+            ("families", self.families, self.kept_out.families),
+            ("mixes", [text for mix in self.mixes.values() for text in mix], self.kept_out.texts),
+            ("methods", self.methods, self.kept_out.methods),
+        ):
+            if both := sorted({*used} & {*kept}):
+                raise ValueError(f"{where}: {both[0]!r} is in kept_out")
+        for stratum, table in self.strata.items():
+            for width in table.width:
+                if width % self.head_dim:
+                    raise ValueError(f"strata.{stratum}.width: {width} is no multiple of head_dim {self.head_dim}")
+                for inner in table.inner:
+                    if inner * width % ALIGNED:
+                        raise ValueError(
+                            f"strata.{stratum}.inner: {inner} of width {width} is {inner * width:g}, expected a "
+                            f"multiple of {ALIGNED}"
+                        )
+            for length in table.sequence_length:
+                if table.probe is not None and table.probe.tokens % length:
+                    raise ValueError(f"strata.{stratum}.probe: its tokens are no whole sequences of {length}")
+        for mix, texts in self.mixes.items():
+            for text in texts:
+                try:
+                    find_corpus(text)
+                except NotFoundError as error:
+                    raise ValueError(f"mixes.{mix}: {error}") from None
+        return self
+
+
+def rounded(step: float) -> int:
+    """Return the step of a share of the steps: a multiple of 10."""
+    return 10 * round(step / 10)
+
+
+def _known(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: {name!r} is unknown; there is: {', '.join(known)}")
