@@ -16,7 +16,7 @@ from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub import fetch
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
-from moeload_bench.publishing.card_tables import TABLES, first_spans, onset_summary
+from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, onset_summary
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
@@ -95,6 +95,22 @@ def test_a_card_is_made_of_front_matter_prose_and_generated_parts(release: Path)
     assert len(rows_of(card, "runs")) == len(rows_of(card, "loads")) == len(rows_of(card, "hashes")) == 4
     with pytest.raises(NotFoundError, match=r"generated part of a card 'tabel'; there is: .*hashes"):
         render_card("<!-- begin generated: tabel -->\n<!-- end generated -->", runs)
+
+
+@pytest.mark.parametrize(
+    ("method", "coefficient", "scope", "words"),
+    [
+        ("quantile", 0.0, "per_layer", "quantile balancing"),
+        ("hash", 0.0, "none", "hash routing"),
+        ("aux_loss", 0.01, "per_micro_batch", "aux loss 0.01, per micro batch"),
+    ],
+)
+def test_a_method_is_named_with_the_coefficient_that_it_has(
+    method: str, coefficient: float, scope: str, words: str
+) -> None:
+    """A method without a coefficient is shown without a 0."""
+    balancing = BalancingMeta.model_validate({"method": method, "coefficient": coefficient, "scope": scope})
+    assert balancing_words(synthetic_trace(30, format_version="1.2", balancing=balancing).meta) == words
 
 
 def test_tables_say_how_a_run_was_made() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.batches import Batch, BatchOrder
@@ -197,9 +198,11 @@ def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
 
 
 def test_a_model_that_cannot_be_hashed_is_refused() -> None:
-    """Switch is an encoder-decoder whose router returns a mask."""
+    """Switch is an encoder-decoder whose router returns a mask; noise would go with the gate that is replaced."""
     with pytest.raises(RecordingError, match=r"hash routing needs a decoder .* is a SwitchTransformersTop1Router"):
         route_by_token(build_model(small("switch-8e-drop"), 0), 0)
+    with pytest.raises(ValidationError, match=r"model.noisy_gate does not go with balancing.method 'hash'"):
+        changed(small(HASH), model={"noisy_gate": True})
 
 
 def test_hashed_runs_stay_out_of_every_train_split() -> None:

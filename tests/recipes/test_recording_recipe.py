@@ -55,6 +55,12 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
         ("warmup = 3", "warmup = 3\nperiod = 9", "period"),
         ('method = "aux_loss"', 'method = "none"', "coefficient"),
         ('method = "aux_loss"', 'method = "loss"', "method"),
+        ('method = "aux_loss"', 'method = "quantile_balancing"', "'quantile_balancing' does not go with coefficient"),
+        (
+            'method = "aux_loss"\ncoefficient = 0.01',
+            'method = "hash"\nz_loss = 0.1',
+            "z_loss does not go with method 'hash'",
+        ),
         ("start = 6", "start = 0", "starts"),
         ("vocabulary = 300", "vocabulary = 20", "vocabulary"),
         ("warmup = 3", "warmup = 12", "schedule.warmup reaches to step 12, expected less than steps, which is 12"),

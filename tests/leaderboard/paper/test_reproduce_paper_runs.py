@@ -213,7 +213,9 @@ def test_a_forecaster_without_its_packages_is_left_out(monkeypatch: pytest.Monke
 
 
 def test_the_rule_chooses_the_closest_first_and_says_why_others_are_passed_over(tmp_path: Path) -> None:
-    """Balancing, top-k, experts and length are checked; 16 experts come before 8."""
+    """Balancing, top-k, experts and length are checked; 16 experts come before 8, a loss per micro-batch is one."""
+    within = BalancingMeta(method="aux_loss", coefficient=0.01, scope="per_micro_batch")
+    write(tmp_path, own_trace(100, experts=16, recipe="sixteen-micro", balancing=within, format_version="1.2"))
     write(tmp_path, own_trace(100, recipe="eight"))
     write(tmp_path, own_trace(100, experts=16, recipe="sixteen"))
     write(tmp_path, own_trace(100, recipe="free", balancing=BalancingMeta(method="none")))
@@ -221,8 +223,8 @@ def test_the_rule_chooses_the_closest_first_and_says_why_others_are_passed_over(
     write(tmp_path, own_trace(70, recipe="brief"))
     write(tmp_path, own_trace(100, recipe="eight", split="train"))
     choice = choose_runs(tmp_path, horizons=(20, 40))
-    assert [run.id for run in choice.runs] == ["sixteen/test/seed0", "eight/test/seed0"]
-    assert [ref.id for ref in choice.runs[1].train] == ["eight/train/seed0"]
+    assert [run.id for run in choice.runs] == ["sixteen-micro/test/seed0", "sixteen/test/seed0", "eight/test/seed0"]
+    assert [ref.id for ref in choice.runs[2].train] == ["eight/train/seed0"]
     reasons = dict(choice.passed_over)
     assert "balancing is none" in reasons["free/test/seed0"]
     assert reasons["few/test/seed0"] == "4 experts"
