@@ -37,8 +37,9 @@ def measured(distribution: Distribution, drawn: Drawn) -> tuple[float, float]:
         for number in range(first + 2, recipe.steps):
             run.step(number)
         middle = time.process_time()
-        if recipe.probe is not None:
-            run.probe(0)
+        if recipe.probe is None:
+            return (middle - start) / STEPS, 0.0
+        run.probe(0)
         return (middle - start) / STEPS, time.process_time() - middle
 
 

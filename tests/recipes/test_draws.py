@@ -139,10 +139,10 @@ def test_no_train_run_has_seen_what_is_kept_out() -> None:
     [
         ("width = [32, 48", "width = [40, 48", "strata.small.width: 40 is no multiple of head_dim 16"),
         ("width = [32, 48, 64]", "width = [32, 1024]", "strata.large.width: no recipe with 1024"),
-        ("top_k = [1, 2", "top_k = [64, 2", "strata.small.top_k: no recipe with 64"),
+        ("top_k = [2, 4, 8]", "top_k = [2, 4, 64]", "strata.small.top_k: no recipe with 64"),
         ("minutes = 30", "minutes = 1", "strata.large.minutes: no qwen3_moe recipe"),
         ("steps = [3000]", "steps = [3000, 300000]", "strata.large.steps: no recipe of 300000 steps"),
-        ("micro_batches = [2,", "micro_batches = [5,", "strata.large.micro_batches: no recipe with 5"),
+        ("micro_batches = [2, 4, 8]", "micro_batches = [2, 4, 500]", "strata.large.micro_batches: no recipe with 500"),
         ("inner = [0.5,", "inner = [0.3,", "strata.small.inner: 0.3 of width 32 is 9.6"),
         ("tokens = 262144", "tokens = 262145", "strata.large.probe: its tokens are no whole sequences"),
         ('mixes = ["prose"]', 'mixes = ["prose", "web"]', "plans.2: at: []"),
@@ -186,23 +186,23 @@ def test_every_family_is_a_model_at_its_corners() -> None:
 
 def test_near_twins_are_one_cluster(recipes: list[Recipe]) -> None:
     """Recipes of one family, balancing and stratum that share texts or size go together, also by way of a third."""
-    first = next(recipe for recipe in recipes if recipe.balancing.method != "none")
-    again = first.model_copy(update={"name": "again"})
-    wider = _with_config(again, "wider", hidden_size=128)
-    texts = wider.data.model_copy(update={"stages": (wider.data.stages[0].model_copy(update={"sources": ("kjv",)}),)})
-    other_texts = wider.model_copy(update={"name": "other-texts", "data": texts})
-    unlike = other_texts.model_copy(update={"name": "unlike", "model": other_texts.model})
-    assert shared(first, again) == {"family", "balancing", "stratum", "texts", "size"}
-    assert shared(first, other_texts) == {"family", "balancing", "stratum"}
-    assert twin_clusters([first, other_texts]) == [(first.name,), ("other-texts",)]
-    assert twin_clusters([first, unlike, wider]) == [tuple(sorted((first.name, "unlike", "wider")))]
+    first = recipes[0]
+    wider = _changed(first, "wider", hidden_size=8)
+    elsewhere = _changed(first, "elsewhere", sources=("kjv",))
+    neither = _changed(elsewhere, "neither", hidden_size=8)
+    assert shared(first, wider) == {"family", "balancing", "stratum", "texts"}
+    assert shared(first, elsewhere) == {"family", "balancing", "stratum", "size"}
+    assert twin_clusters([first, neither]) == [(first.name,), ("neither",)]
+    assert twin_clusters([first, neither, wider]) == [(first.name, "neither", "wider")]
     names = [name for cluster in twin_clusters(recipes) for name in cluster]
     assert sorted(names) == sorted(recipe.name for recipe in recipes)
 
 
-def _with_config(recipe: Recipe, name: str, **config: Any) -> Recipe:
+def _changed(recipe: Recipe, name: str, sources: tuple[str, ...] = (), **config: Any) -> Recipe:
     model = recipe.model.model_copy(update={"config": {**recipe.model.config, **config}})
-    return recipe.model_copy(update={"name": name, "model": model})
+    stages = tuple(stage.model_copy(update={"sources": sources or stage.sources}) for stage in recipe.data.stages)
+    data = recipe.data.model_copy(update={"stages": stages})
+    return recipe.model_copy(update={"name": name, "model": model, "data": data})
 
 
 def test_the_command_prints_minutes_and_recipes() -> None:
