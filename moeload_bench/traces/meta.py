@@ -200,7 +200,7 @@ def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
 
 
 def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:
-    """Return the checked record (as `checked_meta`) and its hash. Making the hash shows that JSON can hold the record."""
+    """Return the checked record (as `checked_meta`) and its hash. Hashing shows that JSON can hold the record."""
     try:
         meta = TraceMeta.model_validate(record)
         return meta, meta.sha256()

@@ -168,7 +168,7 @@ def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
 
 
 def _check_type(name: str, found: pa.DataType, where: str) -> None:
-    """Check that a column holds lists as deep as the format says, of its dtype: other types could decode to anything."""
+    """Check that a column's lists are as deep as the format says, of its dtype: others could decode to anything."""
     import pyarrow as pa
 
     inner = found

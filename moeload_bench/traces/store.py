@@ -71,7 +71,7 @@ def column_header(name: str, shape: Sequence[int]) -> bytes:
 
 
 def column_bytes(array: Array) -> memoryview:
-    """Return the bytes of a column's values for `data_sha256`. Parts of a column, hashed in order, give the same hash."""
+    """Return what `data_sha256` hashes of a column's values; parts of a column, hashed in order, give the same hash."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     if little.dtype.kind == "f" and np.isnan(little).any():
         little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
