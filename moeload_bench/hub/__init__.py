@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: what a failed request means, when to ask again, and files of a release."""
+"""The Hugging Face Hub: what a failed request means, when to try again, and files of a release."""

@@ -1,4 +1,4 @@
-"""Requests to the Hugging Face Hub: what a failed one means, when to ask again, and files proposed by pull request."""
+"""Requests to the Hugging Face Hub: what a failed one means, when to try again, and files proposed by pull request."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 WRITE_WAITS_S = (2.0, 8.0, 30.0)
 READ_WAITS_S = (1.0, 4.0)
-"""Waits before work that a failure of the network or the server ended is begun again."""
+"""Waits before each retry of work that failed because of the network or the server."""
 _PASSING = (408, 412, 429)
 T = TypeVar("T")
 
 
 def with_retries(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
-    """Do work that may safely be begun again, and begin it again after failures that pass."""
+    """Do the work, and repeat it after failures that pass; the work must be safe to repeat."""
     for wait_s in waits_s:
         try:
             return work()
@@ -34,7 +34,7 @@ def with_retries(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether trying again can help: lost connections, overload, a commit by somebody else in between."""
+    """Return whether a retry can help: lost connections, overload, a commit by somebody else in between."""
     cause = cause_of(error)
     if isinstance(cause, (FileNotFoundError, PermissionError)):
         return False
@@ -45,12 +45,12 @@ def may_pass(error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The failed request behind an error that the client's upload threads wrapped."""
+    """Return the failed request behind an error that the client's upload threads wrapped."""
     return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
 
 
 def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """What the Hub's client raises for a request that failed, answered or not; ``more`` is added."""
+    """Return the exceptions that the Hub's client raises for a failed request, answered or not, and ``more``."""
     from huggingface_hub import errors
 
     # huggingface_hub 1 is built on httpx, 2 on httpx2: both offer the base class under this name
@@ -58,13 +58,13 @@ def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def explain(error: BaseException) -> str:
-    """What a failed request means for the user, in one line; never holds a token."""
+    """Return one line that says what a failed request means for the user; it never holds a token."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = getattr(error, "server_message", None) or first_line(error)
     if status == 401:
         return "the token in HF_TOKEN (or of `hf auth login`) is not valid"
     if status == 403:
-        return f"this token has no permission for it ({said})"
+        return f"the token has no permission for this ({said})"
     if status is not None:
         return f"the Hub answered {status}: {said}"
     if isinstance(error, (ValueError, RuntimeError)):
@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something."""
+    """Return the first line of an error's message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -108,7 +108,7 @@ def propose(
 
 
 def check_token(api: HfApi) -> str:
-    """The user that the token belongs to; raises `HubError` when there is none or it is not valid."""
+    """Return the user that the token belongs to; raise `HubError` if there is none or it is not valid."""
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     try:
@@ -120,15 +120,15 @@ def check_token(api: HfApi) -> str:
 
 
 def explaining_failures(repo: str, work: Callable[[], T]) -> T:
-    """What the work gives; a request of it that failed is raised as a `HubError` that says what to do."""
+    """Return the work's result; raise a failed request as a `HubError` that says what to do."""
     try:
         return work()
     except request_errors(RuntimeError, ValueError) as error:
-        again = "; running it again goes on from here" if may_pass(error) else ""
+        again = "; run it again to continue from here" if may_pass(error) else ""
         raise HubError(f"{repo}: {explain(cause_of(error))}{again}") from None
 
 
 def check_repo(repo: str) -> None:
-    """Raise `HubError` for what is no ORG/NAME."""
+    """Raise `HubError` unless the text is ORG/NAME."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise HubError(f"got repository {repo!r}, expected ORG/NAME")

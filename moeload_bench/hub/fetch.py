@@ -1,6 +1,6 @@
 """Traces on the Hugging Face Hub: which repository and tag hold an id, and the file in the local cache.
 
-Places are looked up in this order: the one that the caller names (a suite's own), `$MOELOAD_HUB` (`ORG/NAME@TAG`), and
+Places are looked up in this order: the one that the caller names (a suite's own), `$MOELOAD_HUB` (`ORG/NAME@TAG`), then
 those that the suites in the package pin. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` are read by
 huggingface_hub and mean what they mean there.
 """
@@ -45,7 +45,7 @@ class HubFile(NamedTuple):
 
 
 def parse_place(text: str) -> HubPin:
-    """`ORG/NAME@TAG` as a place; raises `HubError` for anything else, an unpinned repository included."""
+    """Return `ORG/NAME@TAG` as a place; raise `HubError` for anything else, also for a repository without a tag."""
     repo, _, revision = text.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")) or not revision:
         raise HubError(f"got Hub place {text!r}, expected ORG/NAME@TAG: only a tag says which release is meant")
@@ -53,7 +53,7 @@ def parse_place(text: str) -> HubPin:
 
 
 def pins_for(trace_id: str, hub: tuple[str, str] | None = None) -> list[HubPin]:
-    """Where a trace may be on the Hub, first come first served; ``hub`` is (repository, tag) of the asking suite."""
+    """Return where a trace may be, in the order to try; ``hub``: (repository, tag) of the suite that asks."""
     places = [HubPin(*hub)] if hub else []
     if os.environ.get(HUB_ENV):
         places.append(parse_place(os.environ[HUB_ENV]))
@@ -61,7 +61,7 @@ def pins_for(trace_id: str, hub: tuple[str, str] | None = None) -> list[HubPin]:
 
 
 def suite_pins() -> Iterator[tuple[str, HubPin]]:
-    """(trace id, place) of every trace of the suites in the package that name a repository."""
+    """Yield (trace id, place) for every trace of the package's suites that name a repository."""
     for path in sorted((PACKAGE / "suites").glob("*.toml")):
         suite: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         if "hub" not in suite:
@@ -78,10 +78,10 @@ def fetch_trace(
     api: HfApi | None = None,
     cache_dir: str | Path | None = None,
 ) -> HubFile | None:
-    """Download a trace, or find it in the cache; None when no place holds it.
+    """Download a trace, or find it in the cache; return None if no place holds it.
 
-    The second use works offline. Raises `HubError` when a place that should hold it cannot be used: no network and
-    nothing cached, no such repository or tag, no permission.
+    The second use works offline. Raise `HubError` if a place that should hold it cannot be used: no network and nothing
+    cached, no such repository or tag, no permission.
     """
     for pin in pins_for(trace_id, hub):
         path = download(pin, f"{trace_id}.parquet", api=api, cache_dir=cache_dir)
@@ -93,9 +93,9 @@ def fetch_trace(
 def download(
     pin: HubPin, filename: str, *, api: HfApi | None = None, cache_dir: str | Path | None = None
 ) -> Path | None:
-    """One file of a release in the local cache; None when the release does not hold it.
+    """Return one file of a release in the local cache; None if the release does not hold it.
 
-    Raises `HubError`; `HashMismatchError` when the file is not what the Hub named it.
+    Raise `HubError`; raise `HashMismatchError` if the file's content does not match the hash that the Hub gave it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -131,7 +131,7 @@ def _get(api: HfApi, pin: HubPin, filename: str, cache_dir: str | Path | None) -
 
 
 def _check_blob(path: Path) -> None:
-    """The cache names large files by their SHA-256, and the client does not compare it: this does."""
+    """Check a cached file's SHA-256: the cache names large files by it, but the client never compares it."""
     blob = path.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return
@@ -145,15 +145,15 @@ def _check_blob(path: Path) -> None:
 def _unreachable(pin: HubPin, filename: str, error: BaseException) -> str:
     cause = error.__cause__ or error
     return (
-        f"{pin}: {filename} is not in the local cache and the Hub cannot be asked ({type(cause).__name__}: "
+        f"{pin}: {filename} is not in the local cache and the Hub cannot be reached ({type(cause).__name__}: "
         f"{first_line(cause)}); connect once, or put the file into a folder of $MOELOAD_TRACES"
     )
 
 
 def _tags(api: HfApi, repo: str) -> str:
-    """The releases of a repository, as text for a message."""
+    """Return the releases of a repository, as text for a message."""
     try:
         names = sorted(tag.name for tag in api.list_repo_refs(repo, repo_type="dataset").tags)
     except request_errors():
         return "unknown (the Hub did not answer)"
-    return ", ".join(names) if names else "none (a release is tagged when all of it is there)"
+    return ", ".join(names) if names else "none (a release is tagged once all its files are there)"

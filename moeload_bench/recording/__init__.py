@@ -1,9 +1,9 @@
-"""Exact expert loads out of real training: recorder, router adapters, recipes.
+"""Exact expert loads from real training: recorder, context manager, router adapters.
 
     from moeload_bench.recording import LoadRecorder, record
 
 `LoadRecorder` is a callback for transformers' Trainer, `record` a context manager for any PyTorch loop. Names are
-loaded when they are first used: torch and transformers are heavy.
+loaded on first use: torch and transformers are heavy.
 """
 
 from __future__ import annotations

@@ -25,24 +25,24 @@ from moeload_bench.recording.writer import trace_target
 
 IfExists = Literal["error", "number", "overwrite"]
 LAST_LOG = frozenset({"train_runtime", "train_loss"})
-"""What the Trainer logs at the very end, just before it tells its callbacks so."""
+"""What the Trainer logs at the very end, just before it tells its callbacks that training has ended."""
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None, nowhere.
 
-    One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm
-    are in every row, otherwise NaN in rows that were not logged. A run resumed from a Trainer checkpoint goes on with
-    the recording of the run before.
+    One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm are
+    in every row; otherwise they are NaN in rows that were not logged. A run that resumes from a Trainer checkpoint
+    continues the recording of the run before.
 
-    ``if_exists``: what to do where a trace of this name and run is already: "error" raises `RecordingError` here,
-    before anything is trained (an unfinished recording may be gone on with, so `train()` refuses that one, and only
-    where it begins anew); "number" takes the next run number that is free; "overwrite" removes what is there when
-    training begins anew.
+    ``if_exists``: what to do if a trace of this name and run is there already. "error" raises `RecordingError` here,
+    before any training. (An unfinished recording may be continued, so only `train()` refuses it, and only if training
+    starts from the beginning.) "number" takes the next free run number. "overwrite" removes what is there when training
+    starts from the beginning.
 
-    When training breaks off, what was recorded goes to disk and the hooks come off as
-    soon as the callback is no longer used. Seed, precision, optimizer and schedule are taken from the Trainer, unless
-    ``meta`` says otherwise. Arguments: see `moeload_bench.recording.record`.
+    If training breaks off, the recorded steps go to disk, and the hooks come off once the callback is no longer used.
+    Seed, precision, optimizer and schedule come from the Trainer, unless ``meta`` says otherwise. Arguments: see
+    `moeload_bench.recording.record`.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Hook the model; go on with an unfinished recording when training goes on."""
+        """Put hooks on the model; continue an unfinished recording if training continues."""
         if self._leave is not None:
-            self._leave()  # the training before broke off
-        self._open_step = None  # perhaps in a step that was trained and not closed
+            self._leave()  # if the last training broke off
+        self._open_step = None  # a step may have been trained and not closed
         given = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
         if self.target is not None and state.is_world_process_zero:
             self.target = free_target(self.target, self._if_exists, goes_on=state.global_step > 0)
@@ -105,27 +105,29 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         recorder = Recorder(model, self.target, meta=given, writes=state.is_world_process_zero, **self._options)
         recorder.start(
             state.global_step,
-            go_on='go on with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',
+            go_on='continue it with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',
         )
-        # a Trainer tells its callbacks nothing when it breaks off
+        # a Trainer calls no callback when it breaks off
         self._leave = weakref.finalize(self, recorder.leave_unfinished)
         self._recorder = recorder
 
     def on_step_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any) -> None:
-        """Close the step before, whose logs have come by now, and note the learning rate of this one."""
+        """Close the last step, whose logs are complete by now, and note the learning rate of this one."""
         self._close()
         lr = float(lr_scheduler.get_last_lr()[0]) if lr_scheduler is not None else math.nan
         self._row = {"loss": math.nan, "grad_norm": math.nan, "lr": lr}
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The step is trained; its logs may still come."""
+        """Note that the step is trained; its logs may still come."""
         self._row["step_time_s"] = time.perf_counter() - self._began
         self._open_step = state.global_step - 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Take loss and gradient norm where they are logged for this very step; with the last log, close the last step:
-        when training ends, reporters end their runs before the monitor could log through them.
+        """Take loss and gradient norm if they are logged for this step. With the last log, close the last step.
+
+        It cannot wait for the end of training: reporters end their runs then, before the monitor could log through
+        them.
         """
         logs = logs or {}
         if self._open_step is not None and args.logging_steps == 1:
@@ -136,7 +138,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             self._close()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put all steps on disk before the Trainer's checkpoint counts, so that resuming finds them."""
+        """Put all steps on disk before the Trainer's checkpoint is complete, so that resuming finds them."""
         self._close()
         if self._recorder is not None:
             self._recorder.flush()
@@ -152,14 +154,18 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             self._leave = None
 
     def _close(self) -> None:
-        step, self._open_step = self._open_step, None  # first: a monitor's own log comes back here while it is closed
+        step, self._open_step = (
+            self._open_step,
+            None,
+        )  # first: a monitor's own log calls this again while the step is being closed
         if step is not None and self._recorder is not None:
             self._recorder.step(step, **self._row)
 
 
 def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
-    """Where to record: ``target`` itself, emptied for "overwrite"; for "number" the next one that is free, or where
-    training ``goes_on`` the last one that is unfinished.
+    """Return where to record: ``target``, emptied first for "overwrite"; for "number" the next free one.
+
+    If training ``goes_on``, "number" means the last one that is unfinished.
     """
     if if_exists == "number":
         number = int(target.stem.removeprefix("seed"))
@@ -176,7 +182,7 @@ def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
 
 
 def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str, Any]:
-    """What the Trainer knows of its run, as fields of the metadata."""
+    """Return what the Trainer knows of its run, as fields of the metadata."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else None
     known: dict[str, Any] = {

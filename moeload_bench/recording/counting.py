@@ -1,7 +1,7 @@
 """Counts of one optimizer step, summed in the router's forward hooks.
 
-A hook costs less the less it touches, because the caches hold the training step's code and data: it notes the cell of
-each routed pair in a tensor of its own, and cells are counted together when the step is closed.
+The caches hold the training step's code and data, so a hook is cheaper the less memory it touches. It therefore only
+notes the cell of each routed pair, in a tensor of its own; all cells are counted together when the step is closed.
 
 Axis letters: L routers, E experts, B sequences and T tokens of a forward pass, P routed (token, expert) pairs, C cells
 that pairs are counted in.
@@ -24,21 +24,21 @@ from moeload_bench.recording.halves import Halves
 from moeload_bench.recording.masks import TokenMask
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
 
-_MOST_PENDING = 2**17  # tokens, each once per layer: top-k MB; more are counted before the step is closed
+_MOST_PENDING = 2**17  # tokens, each once per layer (top-k MB); beyond that, count before the step is closed
 
 IntArray = NDArray[np.int64]
 Counts = IntArray | torch.Tensor  # arrays for the CPU, tensors for other devices
 Reduce = Callable[[IntArray], IntArray]
 Counted = Literal["all", "attended"]
-_MICRO = 1_000_000  # a ratio goes through the sum over ranks as a whole number of millionths
+_MICRO = 1_000_000  # ranks sum whole numbers, so a ratio is sent in millionths
 
 
 @dataclass(frozen=True, eq=False)
 class StepCounts:
-    """One optimizer step: `tokens_L`, `load_LE`, `load_half_LE`, and `dropped_LE` where something can be dropped.
+    """One optimizer step: `tokens_L`, `load_LE`, `load_half_LE`, and `dropped_LE` if tokens can be dropped.
 
-    `imbalance_rank_L`, where it was asked for: largest over mean load of the experts within one forward pass on one
-    rank, as a mean over the step's passes. `micro_max_LE` likewise: each expert's largest load in one forward pass on
+    `imbalance_rank_L`, if asked for: the largest over the mean load of the experts within one forward pass on one rank,
+    as a mean over the step's passes. `micro_max_LE`, if asked for: each expert's largest load in one forward pass on
     one rank.
     """
 
@@ -51,19 +51,19 @@ class StepCounts:
 
 
 class RouterCounter:
-    """Hooks on every router of a model that sum its decisions over the passes of an optimizer step.
+    """Hooks on every router of a model; they sum its decisions over the passes of an optimizer step.
 
-    Counted are training passes only: the module is in training mode and the pass is one that gradients flow through.
-    A recomputation under activation checkpointing is not a second pass. With reentrant checkpointing the first pass
-    runs without gradients, then it is the recomputation that counts.
+    Only training passes count: the module is in training mode, and gradients flow through the pass. A recomputation
+    under activation checkpointing is not a second pass. With reentrant checkpointing the first pass runs without
+    gradients; then the recomputation counts.
 
     ``adapters`` reads routers that transformers does not declare. ``reduce`` sums an int64 vector over the
     data-parallel ranks (see `rank_sum`); it is called once per step, with a vector of the same length on every rank.
     ``keep_routing`` keeps the last pass's decisions, logits included, in `last_routing`. ``count`` "attended" leaves
-    tokens out that the attention mask hides. ``layers`` are the blocks to record, all by default. ``spread`` measures
-    how uneven single passes are, ``micro_max`` each expert's largest load in a pass. ``skip`` is asked before each pass
-    whether it belongs to no training step. ``without_gradients`` counts the passes without gradients instead of the
-    training passes: a probe of the router.
+    out tokens that the attention mask hides. ``layers`` are the blocks to record, all by default. ``spread`` measures
+    how uneven single passes are, ``micro_max`` each expert's largest load in a pass. ``skip`` is called before each
+    pass and returns True if the pass belongs to no training step. ``without_gradients`` counts the passes without
+    gradients instead of the training passes: a probe of the router.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class RouterCounter:
 
     @property
     def has_passes(self) -> bool:
-        """Whether any pass was counted since the last step was closed."""
+        """Return whether any pass was counted since the last step was closed."""
         return any(self._tokens)
 
     def close(self) -> None:
@@ -122,10 +122,10 @@ class RouterCounter:
             handle.remove()
 
     def take(self) -> StepCounts:
-        """The counts since the last call, summed over data-parallel ranks; starts the next step.
+        """Return the counts since the last call, summed over data-parallel ranks, and start the next step.
 
-        Raises `RecordingError` when loads do not add up to tokens x top-k, when layers differ in experts, when a
-        router's output was not understood, or when experts or top-k changed.
+        Raise `RecordingError` if loads do not add up to tokens x top-k, if layers differ in experts, if a router's
+        output was not understood, or if experts or top-k changed.
         """
         try:
             self.check()
@@ -142,24 +142,24 @@ class RouterCounter:
         return replace(self._step_counts(vector), micro_max_LE=largest_LE)
 
     def _largest_LE(self) -> IntArray:
-        """Each expert's largest load in a pass, over all ranks."""
+        """Return each expert's largest load in a pass, over all ranks."""
         largest_LE = np.stack([np.asarray(torch.as_tensor(load_E).cpu()) for load_E in self._largest])
         if isinstance(self._reduce, RankSum):
             largest_LE = self._reduce.largest(largest_LE.reshape(-1)).reshape(largest_LE.shape)
         return largest_LE
 
     def check(self) -> None:
-        """Raise what went wrong in a hook; until then the forward pass goes on and nothing more is counted."""
+        """Raise the error of a hook. Until then forward passes continue, and nothing more is counted."""
         if self._broken is not None:
             raise self._broken
 
     def leave(self) -> None:
-        """Stop counting with the other ranks; they are told in the step that they close next."""
+        """Stop counting, together with the other ranks: they learn of it when they close their next step."""
         if isinstance(self._reduce, RankSum):
             self._reduce.leave()
 
     def _vector(self) -> IntArray:
-        """Tokens [L], then counts [half, L, E] or, where something can be dropped, [dropped, half, L, E]."""
+        """Return tokens [L], then counts [half, L, E] or, if tokens can be dropped, [dropped, half, L, E]."""
         counts: list[Any] = self._counts
         device = next((c.device for c in counts if isinstance(c, torch.Tensor)), None)
         if device is not None:  # one copy from the device, not one per layer
@@ -169,7 +169,7 @@ class RouterCounter:
         return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks, *self._spread_vectors()])
 
     def _spread_vectors(self) -> list[IntArray]:
-        """Sums of the passes' ratios [L] in millionths and numbers of passes [L], where they are asked for."""
+        """Return sums of the passes' ratios [L] in millionths, and numbers of passes [L], if they are asked for."""
         if not self._spread:
             return []
         ratio_L = np.array([round(_MICRO * float(ratio)) for ratio in self._ratios], dtype=np.int64)
@@ -211,11 +211,11 @@ class RouterCounter:
             )
         if len(set(self.experts)) != 1:
             raise RecordingError(
-                "layers differ in their number of experts, which the format does not hold: record those that agree, "
+                "layers differ in their number of experts, which the format cannot hold: record those that agree, "
                 f"one recording for each number: {_by_experts(self.routers, self.experts)}"
             )
         if len(sizes) != 1:
-            raise RecordingError("some routers drop tokens and others do not, which the format does not hold")
+            raise RecordingError("some routers drop tokens and others do not, which the format cannot hold")
 
     def _hook(self, layer: int) -> Any:
         router = self.routers[layer]
@@ -230,7 +230,7 @@ class RouterCounter:
                 return
             try:
                 self._add(layer, router.adapter(module, args, output))
-            except Exception as error:  # an adapter is anybody's code, and a forward pass must not fail by it
+            except Exception as error:  # an adapter is the user's code; its errors must not end a forward pass
                 self._broken = _as_recording_error(router, error)
 
         return _untraced(hook)
@@ -243,10 +243,11 @@ class RouterCounter:
                 self.mask.see_inputs(module, args, kwargs)
 
     def _is_recomputation(self, layer: int, in_backward: bool) -> bool:
-        """Whether a pass that gradients flow through repeats one of a checkpointed layer.
+        """Return whether a pass with gradients repeats a pass of a checkpointed layer.
 
         A layer whose forward passes have gradients (non-reentrant checkpointing) is run again by each backward pass
-        over it, of which a step may have several; one whose forward passes have none is counted in the backward pass.
+        over it, of which a step may have several. A layer whose forward passes have none is counted in the backward
+        pass.
         """
         if not in_backward:
             self._passed_forward[layer] = True
@@ -296,7 +297,7 @@ class RouterCounter:
             raise _as_recording_error(self.routers[layer], error) from error
 
     def _add_ratio(self, layer: int, counts_C: Counts) -> None:
-        """Largest over mean load of one pass; on its device where that is no CPU, so that nothing waits for it."""
+        """Add the largest over the mean load of one pass; the sum stays on the device, so that nothing waits."""
         load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
         total = load_E.sum()
         if isinstance(load_E, torch.Tensor):
@@ -306,7 +307,7 @@ class RouterCounter:
         self._passes[layer] += 1
 
     def _add_largest(self, layer: int, counts_C: Counts) -> None:
-        """The largest load of each expert in one pass, on its device as in `_add_ratio`."""
+        """Update the largest load of each expert in one pass, on its device as in `_add_ratio`."""
         load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
         before_E = self._largest[layer]
         larger = torch.maximum if isinstance(load_E, torch.Tensor) else np.maximum
@@ -314,27 +315,27 @@ class RouterCounter:
 
 
 def _untraced(hook: Callable[..., None]) -> Any:
-    """The hook, run by Python as it is inside of a compiled model too.
+    """Return the hook in a form that Python runs as it is, inside a compiled model too.
 
-    It counts passes. Traced, the counts become guards, and each further pass of a step compiles the model once more,
-    until the compiler's limit.
+    The hook counts passes. If it were traced, its counts would become guards, and each further pass of a step would
+    compile the model again, up to the compiler's limit.
     """
     return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # torch does not say
 
 
 def chosen_routers(routers: list[Router], layers: Sequence[int] | None) -> list[Router]:
-    """The routers of the blocks named, in forward order; raises `RecordingError` for a block without a router."""
+    """Return the routers of the named blocks, in forward order; raise `RecordingError` for a block without a router."""
     if layers is None:
         return routers
     unknown = sorted(set(layers) - {router.block for router in routers})
     if unknown or not layers:
         there = sorted({router.block for router in routers})
-        raise RecordingError(f"layers={list(layers)}: {unknown or 'none'} is no MoE layer; there is: {there}")
+        raise RecordingError(f"layers={list(layers)}: {unknown or 'none'} is not an MoE layer; there is: {there}")
     return [router for router in routers if router.block in layers]
 
 
 def _by_experts(routers: list[Router], experts: list[int | None]) -> str:
-    """The blocks of each number of experts, as the argument that records them."""
+    """Return the blocks of each number of experts, written as the argument that records them."""
     numbers = sorted({e for e in experts if e is not None})
     blocks = [[r.block for r, e in zip(routers, experts, strict=True) if e == number] for number in numbers]
     return "; ".join(
@@ -349,9 +350,9 @@ def _as_recording_error(router: Router, error: Exception) -> RecordingError:
 
 
 def _cells(routing: Routing, half_P: torch.Tensor | int) -> tuple[torch.Tensor, int]:
-    """The cell [P] that each pair is counted in, and the number of cells.
+    """Return the cell [P] that each pair is counted in, and the number of cells.
 
-    Cells are [E, half] flattened or, where pairs may be dropped, [E, dropped, half]: an index that is no expert's is
+    Cells are [E, half] flattened or, if pairs may be dropped, [E, dropped, half]: an index beyond the last expert falls
     outside of them. The tensor is a new one, because an engine may change its indices in place before they are counted.
     """
     kinds, kind_P = 2, half_P
@@ -363,7 +364,7 @@ def _cells(routing: Routing, half_P: torch.Tensor | int) -> tuple[torch.Tensor, 
 
 
 def _bincount(cell_P: torch.Tensor, size: int) -> Counts:
-    """int64 [size]: how many pairs each cell got."""
+    """Return how many pairs each cell got, int64 [size]."""
     if not cell_P.is_cpu:
         return bincount_on_device(cell_P, size)
     # numpy does the same in half the time on vectors of a few thousand
@@ -375,10 +376,10 @@ def _bincount(cell_P: torch.Tensor, size: int) -> Counts:
 
 
 def bincount_on_device(cell_P: torch.Tensor, size: int) -> torch.Tensor:
-    """`torch.bincount` without waiting for the device, where it learns its largest value.
+    """Count as `torch.bincount` does, but without waiting for the device (torch reads the largest value from it).
 
-    Whole numbers add up in any order. A cell outside of 0 to ``size`` - 1 would stop the device: it is left out, and
-    then counts do not add up.
+    Whole numbers add up in any order. A cell outside of 0 to ``size`` - 1 would stop the device, so it is left out; the
+    counts do not add up then, which is detected later.
     """
     edged = torch.zeros(size + 2, dtype=torch.int64, device=cell_P.device)
     return edged.scatter_add_(0, cell_P.clamp(-1, size) + 1, torch.ones_like(cell_P))[1:-1]

@@ -1,8 +1,8 @@
-"""Counting over several processes: who holds which batch, and one sum per optimizer step.
+"""Counting over several processes: which rank holds which batch, and one sum per optimizer step.
 
-Ranks of one tensor-parallel group see the same batch, all others see batches of their own: data parallelism, sharded
-(FSDP2) or not, and expert parallelism, where a rank holds some of the experts but routes its own tokens. A batch must
-be counted once, so loads are summed over the data-parallel ranks only.
+Ranks of one tensor-parallel group see the same batch. All other ranks see batches of their own: in data parallelism,
+sharded (FSDP2) or not, and in expert parallelism, where a rank holds some of the experts but routes its own tokens. A
+batch must be counted once, so loads are summed over the data-parallel ranks only.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IntArray = NDArray[np.int64]
 class RankSum:
     """Sums an int64 vector over the ranks of ``group`` (all ranks by default) by one all-reduce.
 
-    ``counted`` is False on ranks whose batch another rank counts already; they send zeros. ``index`` numbers the
-    batches and ``batches`` is their number. A rank that stops recording says so by `leave` in its last sum, so that
-    the others stop with it instead of waiting for it. The very first sum is preceded by a second all-reduce, in which
-    the ranks make sure that they count the same layers and experts.
+    ``counted`` is False on ranks whose batch another rank counts already; they send zeros. ``index`` is the number of
+    this rank's batch, out of ``batches``. A rank that stops recording says so by `leave` in its last sum, so that the
+    others stop with it instead of waiting for it. Before the first sum, a second all-reduce checks that all ranks count
+    the same layers and experts.
     """
 
     def __init__(self, group: Any = None, *, counted: bool = True, index: int = 0, batches: int = 1) -> None:
@@ -39,13 +39,13 @@ class RankSum:
 
     @property
     def first(self) -> bool:
-        """Whether this rank is the first of those that are summed over."""
+        """Return whether this rank is the first of those that are summed over."""
         import torch.distributed as dist
 
         return dist.get_rank(self._group) == 0
 
     def __call__(self, vector: IntArray) -> IntArray:
-        """The sum of the ranks' vectors; raises `RecordingError` when another rank has stopped or counts otherwise."""
+        """Return the sum of the ranks' vectors; raise `RecordingError` if a rank has stopped or counts other layers."""
         if self._over:
             raise RecordingError("this rank has stopped recording already")
         if self._size is None:
@@ -57,7 +57,9 @@ class RankSum:
         return total
 
     def largest(self, vector: IntArray) -> IntArray:
-        """The largest of the ranks' numbers, place by place; call it after a sum, which says whether all go on."""
+        """Return the largest of the ranks' numbers, per entry. Call it after a sum, which shows whether all ranks
+        continue.
+        """
         import torch
         import torch.distributed as dist
 
@@ -66,9 +68,9 @@ class RankSum:
         return sent.cpu().numpy()
 
     def leave(self) -> None:
-        """Take part in one last sum, which tells the other ranks that this one stops; nothing happens when they know.
+        """Take part in one last sum that says that this rank stops; do nothing if the other ranks know already.
 
-        Must be called in a step that the other ranks still close.
+        Call it in a step that the other ranks still close.
         """
         if self._over:
             return
@@ -111,11 +113,11 @@ class RankSum:
 
 
 def rank_sum(model: nn.Module) -> RankSum | None:
-    """The sum over the data-parallel ranks of a model in training; None in a single process.
+    """Return the sum over the data-parallel ranks of a model in training; None in a single process.
 
-    Reads the layout of models that transformers loaded with a `DistributedConfig`; any other model is taken to be
-    data-parallel over all ranks. With tensor parallelism of one's own, pass `reduce=RankSum(GROUP)`, where GROUP
-    holds the ranks that see different batches. Raises `RecordingError` for pipeline parallelism.
+    It reads the layout of models that transformers loaded with a `DistributedConfig`, and takes any other model to be
+    data-parallel over all ranks. If you split tensors yourself, pass `reduce=RankSum(GROUP)`, where GROUP holds the
+    ranks that see different batches. Raise `RecordingError` for pipeline parallelism.
     """
     rank, world = this_rank()
     if world == 1:
@@ -132,7 +134,7 @@ def rank_sum(model: nn.Module) -> RankSum | None:
 
 
 def parallel_layout(model: nn.Module) -> dict[str, int]:
-    """The trace's `parallel` record: number of processes and the sizes of the ways that split model or batch."""
+    """Return the trace's `parallel` record: number of processes, and size of each way to split model or batch."""
     return {"processes": this_rank()[1], **_layout(model)}
 
 
@@ -151,14 +153,14 @@ def _layout(model: nn.Module) -> dict[str, int]:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside `DistributedDataParallel`, or the model itself."""
+    """Return the model inside `DistributedDataParallel`, or the model itself."""
     import torch
 
     return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 
 def this_rank() -> tuple[int, int]:
-    """(rank, number of ranks) of this process; (0, 1) outside a process group."""
+    """Return (rank, number of ranks) of this process; (0, 1) outside a process group."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
@@ -167,7 +169,7 @@ def this_rank() -> tuple[int, int]:
 
 
 def device_of(group: Any = None) -> torch.device:
-    """A device whose tensors the group's backend can reduce."""
+    """Return a device whose tensors the group's backend can reduce."""
     import torch
     import torch.distributed as dist
 

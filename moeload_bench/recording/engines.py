@@ -1,8 +1,7 @@
 """Routers of engines other than transformers, read from their outputs.
 
-Each function is an adapter for one router class: `record(model, out, adapters={TopKRouter: megatron_routing})`. Which
-versions they were run on: docs/guide/recording.md.
-
+Each function is an adapter for one router class: `record(model, out, adapters={TopKRouter: megatron_routing})`. The
+versions that they were run on: docs/guide/recording.md.
 Axis letters: B sequences, T tokens of a forward pass, E experts, K choices per token, P routed (token, expert) pairs.
 """
 
@@ -17,11 +16,11 @@ from moeload_bench.recording.routers import Routing
 
 
 def megatron_routing(module: Any, args: Any, output: Any, *, after_drops: bool = False) -> Routing:
-    """Megatron-core `TopKRouter`: (probabilities, map [T, E] of the pairs that are kept).
+    """Read Megatron-core's `TopKRouter`: (probabilities, map [T, E] of the pairs that are kept).
 
-    With a capacity (`moe_expert_capacity_factor`) the map lacks the tokens that were dropped, and what was chosen
-    before is not in the output: refused, unless ``after_drops`` says that loads after drops are wanted. Use
-    `functools.partial(megatron_routing, after_drops=True)` and `meta={"count_semantics": "post_drop"}` then.
+    With a capacity (`moe_expert_capacity_factor`) the map lacks the dropped tokens, and the choices before drops are
+    not in the output. That is refused, unless ``after_drops`` says that loads after drops are wanted. Then pass
+    `functools.partial(megatron_routing, after_drops=True)` and `meta={"count_semantics": "post_drop"}`.
     """
     map_TE = output[1].detach()
     if map_TE.dtype != torch.bool:
@@ -34,38 +33,38 @@ def megatron_routing(module: Any, args: Any, output: Any, *, after_drops: bool =
         )
     token_P, expert_P = map_TE.nonzero(as_tuple=True)
     tokens, experts = map_TE.shape
-    # tokens come position by position, so their sequences cannot be told from their order
+    # tokens come position by position, so their order does not show which sequence they are of
     return Routing(expert_P, token_P, tokens, experts, module.topk if capacity is None else None, tokens_known=False)
 
 
 def nemo_automodel_routing(module: Any, args: Any, output: Any) -> Routing:
-    """NeMo Automodel `Gate`: (weights [T, K], indices [T, K], auxiliary loss or None)."""
+    """Read NeMo Automodel's `Gate`: (weights [T, K], indices [T, K], auxiliary loss or None)."""
     return _chosen(output[1], module.n_experts)
 
 
 def torchtitan_routing(module: Any, args: Any, output: Any) -> Routing:
-    """torchtitan `TokenChoiceTopKRouter`: (scores [B, T, K], indices [B, T, K], all scores [B, T, E])."""
+    """Read torchtitan's `TokenChoiceTopKRouter`: (scores [B, T, K], indices [B, T, K], all scores [B, T, E])."""
     return _chosen(output[1], module.num_experts)
 
 
 def olmo_core_routing(module: Any, args: Any, output: Any) -> Routing:
-    """OLMo-core `MoERouter`: (weights [B, T, K], indices [B, T, K], counts [E], auxiliary loss or None)."""
+    """Read OLMo-core's `MoERouter`: (weights [B, T, K], indices [B, T, K], counts [E], auxiliary loss or None)."""
     return _chosen(output[1], module.num_experts)
 
 
 def _chosen(index: torch.Tensor, experts: int) -> Routing:
-    """Indices [..., K] in token order."""
+    """Return the routing of indices [..., K] in token order."""
     index_TK = index.detach().reshape(-1, index.shape[-1]).to(torch.int64)
     return Routing(index_TK.reshape(-1), None, len(index_TK), experts, index_TK.shape[1])
 
 
 def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
-    """DeepSpeed `TopKGate`, both forms of 0.19; the last item holds the counts before drops [E].
+    """Read DeepSpeed's `TopKGate`, both forms of 0.19; the last item holds the counts before drops [E].
 
     As `MOELayer` calls it: (loss, C, E, experts of kept pairs [k, T] with -1 where dropped, ..., ..., counts). Called
     alone: (loss, combine weights, dispatch mask [T, E, C], counts). Pass it as
-    ``adapters={deepspeed.moe.sharded_moe.TopKGate: deepspeed_routing}``. Which token a dropped pair came from is not
-    in the output, so there is no `load_half`.
+    ``adapters={deepspeed.moe.sharded_moe.TopKGate: deepspeed_routing}``. The output does not show which token a dropped
+    pair came from, so there is no `load_half`.
     """
     count_E = output[-1].detach().to(torch.int64)
     experts = len(count_E)

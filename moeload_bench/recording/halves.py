@@ -17,9 +17,9 @@ _PADDING_CHECKS = 20
 class Halves:
     """Splits the sequences of an optimizer step into two halves.
 
-    Sequences are numbered over the passes of a step and alternate, unless `set` names the halves of the next pass;
-    ``rank`` counts the batches that are trained beside this one and come before it. A pass whose tokens cannot be told
-    apart by sequence (packed batches) counts as one sequence; `known` turns False when a router does not tell tokens.
+    Sequences are numbered over the passes of a step and alternate, unless `set` names the halves of the next pass.
+    ``rank`` is the number of parallel batches that come before this one. A pass whose tokens cannot be assigned to
+    sequences (packed batches) counts as one sequence; `known` becomes False if a router does not report tokens.
     """
 
     def __init__(self, rank: int = 0) -> None:
@@ -32,17 +32,17 @@ class Halves:
         self.start_step()
 
     def start_step(self) -> None:
-        """A new optimizer step begins."""
+        """Begin a new optimizer step."""
         self.sequences = 0
         self._half_B: tuple[int, ...] = ()
         self._pass_parity = 0
 
     def set(self, half_B: torch.Tensor) -> None:
-        """Say to which half (0 or 1) each sequence of the next forward pass belongs."""
+        """Set the half (0 or 1) of each sequence of the next forward pass."""
         self._named = tuple(half_B.tolist())
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Before a counted forward pass of the model: how many sequences come, and whether some of it is padding."""
+        """Note how many sequences the next counted forward pass of the model has, and whether some of it is padding."""
         first = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         if first is None:
             first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
@@ -55,13 +55,13 @@ class Halves:
         self._look_for_padding(kwargs.get("attention_mask"))
 
     def _look_for_padding(self, mask: Any) -> None:
-        # each look waits for the device, so a run without padding is looked at only so often
+        # each look waits for the device, so a run without padding is checked only now and then
         if mask is not None and getattr(mask, "ndim", 0) == 2 and self._checks_left and not self.padded:
             self._checks_left -= 1
             self.padded = bool((mask == 0).any())
 
     def of_pairs(self, routing: Routing) -> torch.Tensor | int:
-        """Half of each routed pair [P], or one number for all of them."""
+        """Return the half of each routed pair [P], or one number for all of them."""
         half_B, tokens = self._half_B, routing.tokens
         if not routing.tokens_known:
             self.known = False

@@ -1,8 +1,8 @@
-"""Which tokens count: with `count="attended"` those that the model's attention mask keeps.
+"""Which tokens count: with `count="attended"`, those that the model's attention mask keeps.
 
-Engines pad batches, and padding tokens are routed like others: they inflate some experts by several percent. The mask
-is taken from what the model is called with, once per forward pass, or given for the next pass by `TokenMask.set`.
-
+Engines pad batches, and padding tokens are routed like others, so some experts get several percent more load than their
+real tokens. The mask is taken from the model's arguments, once per forward pass, or set for the next pass by
+`TokenMask.set`.
 Axis letters: B sequences and T tokens of a forward pass, K choices per token, P routed (token, expert) pairs.
 """
 
@@ -29,11 +29,11 @@ class TokenMask:
         self._counted: dict[tuple[str, torch.device], tuple[torch.Tensor, int]] = {}
 
     def set(self, mask_BT: torch.Tensor) -> None:
-        """Say which tokens of the next forward pass count, where the model is not called with a mask."""
+        """Set which tokens of the next forward pass count, for models that are called without a mask."""
         self._given = mask_BT
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Take the model's mask, before a counted forward pass of it."""
+        """Take the mask from the model's arguments, before a counted forward pass."""
         self._counted = {}
         if self._given is not None:
             self._masks, self._given = dict.fromkeys(_NAMES, self._given), None
@@ -42,14 +42,14 @@ class TokenMask:
         if args:
             try:
                 named = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-            except (TypeError, ValueError):  # the model itself says what is wrong with its arguments
+            except (TypeError, ValueError):  # the model itself reports wrong arguments
                 named = kwargs
         self._masks = {name: named.get(name) for name in _NAMES}
 
     def of_pairs(self, router: Router, routing: Routing) -> tuple[torch.Tensor, int]:
-        """Which pairs count, bool [P], and how many tokens do.
+        """Return which pairs count, bool [P], and how many tokens do.
 
-        Raises `RecordingError` when the pass came without a mask of one value per token that the router saw.
+        Raise `RecordingError` if the pass came without a mask that has one value per token that the router saw.
         """
         name = _NAMES[1] if self._two_stacks and router.stack == "decoder" else _NAMES[0]
         keep_T, tokens = self._of_tokens(name, router, routing)
@@ -65,7 +65,7 @@ class TokenMask:
                 got = f"{list(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
                 raise RecordingError(
                     f'count="attended" needs {name} [sequences, tokens] in every pass, got {got}: call the model with '
-                    "it, say it by Recorder.attended(mask) before the pass, or count all tokens"
+                    "it, give it to Recorder.attended(mask) before the pass, or count all tokens"
                 )
             keep_T = mask.detach().to(device).reshape(-1) != 0
             self._counted[name, device] = keep_T, int(keep_T.sum())

@@ -1,4 +1,4 @@
-"""The metadata of a recorded trace, and what a training loop measured in a step, as cells of the trace.
+"""The metadata of a recorded trace, and what a training loop measures in a step, as cells of the trace.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -27,7 +27,7 @@ _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers
 def layer_metas(
     routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None], offset: int = 0
 ) -> tuple[LayerMeta, ...]:
-    """One record per router; ``offset`` is added to the numbers of their blocks."""
+    """Return one record per router; ``offset`` is added to the numbers of their blocks."""
     return tuple(
         LayerMeta.model_validate(
             {"index": r.block + offset, "stack": r.stack, "kind": r.kind, "experts": experts, "top_k": k}
@@ -37,12 +37,12 @@ def layer_metas(
 
 
 def recorded_versions() -> dict[str, str]:
-    """Versions of Python and of what decides the numbers of a run."""
+    """Return the versions of Python and of the packages that decide the numbers of a run."""
     return {"python": platform.python_version(), **package_versions(_PACKAGES)}
 
 
 def hardware() -> dict[str, Any]:
-    """Machine, processor and accelerator, without names of hosts or users."""
+    """Return machine, processor and accelerator, without names of hosts or users."""
     import torch
 
     found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": processor_name()}
@@ -55,9 +55,9 @@ def hardware() -> dict[str, Any]:
 
 
 def measured_cells(measured: Mapping[str, Any], layers: int, experts: int) -> dict[str, Array]:
-    """Each measured value, tensors of any device included, in its column's dtype and shape.
+    """Return each measured value (also tensors on any device) in its column's dtype and shape.
 
-    Raises `RecordingError` for a name that is no optional column and for a value that does not fit its column.
+    Raise `RecordingError` for a name that is not an optional column, and for a value that does not fit its column.
     """
     return {name: _cell(name, value, layers, experts) for name, value in measured.items()}
 
@@ -89,14 +89,14 @@ def _shown(value: Any) -> str:
 
 
 def checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the metadata that somebody gave, before there is a step to go with them.
+    """Check metadata fields that the user gave, before the first step is recorded, and return them.
 
-    Raises `RecordingError` for a field that the metadata does not have or that holds something else.
+    Raise `RecordingError` for a field that the metadata does not have or that holds something else.
     """
     try:
         TraceMeta.model_validate({"recipe": "own", "layers": (), "experts": 1, **given}).canonical_json()
     except ValidationError as error:
         raise RecordingError(wrong_field(error)) from None
     except ValueError as error:
-        raise RecordingError(f"metadata that JSON does not hold: {error}") from None
+        raise RecordingError(f"metadata cannot be stored as JSON: {error}") from None
     return dict(given)

@@ -1,9 +1,8 @@
 """A trace while it is being recorded: shards, a manifest and checkpoints in one folder, each written atomically.
 
-The manifest alone says what belongs to the recording. It is replaced last, so after a crash at any moment it names
-only complete shards and the checkpoint that goes on from their end; anything else in the folder is a leftover.
-`merge_shards` makes the shards one trace, of which no more than a few are in memory at once.
-
+Only the manifest says what belongs to the recording. It is replaced last, so after a crash at any moment it names only
+complete shards and the checkpoint that continues from their end; anything else in the folder is a leftover.
+`merge_shards` makes the shards one trace, with only a few of them in memory at once.
 Axis letters: S steps.
 """
 
@@ -33,7 +32,7 @@ _EMPTY: dict[str, Any] = {"owner": "", "shards": [], "next_step": 0, "checkpoint
 
 
 class Parts:
-    """The folder `seedN.parts/` beside the trace `seedN.parquet` that it will become."""
+    """The folder `seedN.parts/` next to `seedN.parquet`, the trace that it will become."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -42,31 +41,31 @@ class Parts:
 
     @property
     def next_step(self) -> int:
-        """The step after the last one that is safe on disk."""
+        """Return the step after the last one that is safe on disk."""
         return int(self._manifest["next_step"])
 
     @property
     def has_shards(self) -> bool:
-        """Whether any step is safe on disk."""
+        """Return whether any step is safe on disk."""
         return bool(self._manifest["shards"])
 
     def shards(self) -> Iterator[Trace]:
-        """The shards in order, each read when it is asked for."""
+        """Yield the shards in order; each is read when it is asked for."""
         return (read_trace(self.folder / name) for name in self._manifest["shards"])
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the recording wrote beside its last shard, for going on from there."""
+        """Return what the recording stored with its last shard, to continue from there."""
         return dict(self._manifest["state"])
 
     @property
     def checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, None before the first one."""
+        """Return the checkpoint to continue from, None before the first one."""
         name = self._manifest["checkpoint"]
         return self.folder / name if name else None
 
     def remove(self) -> None:
-        """Forget an unfinished recording, if one is there."""
+        """Delete an unfinished recording, if one is there."""
         if (self.folder / "manifest.json").is_file():
             self.discard()
 
@@ -74,13 +73,13 @@ class Parts:
         self,
         resume: bool,
         *,
-        go_on: str = "go on with --resume or start anew with --fresh",
+        go_on: str = "continue with --resume or start from the beginning with --fresh",
         elsewhere: str = "another --out",
     ) -> None:
-        """Make or reopen the folder; whoever had it open before cannot write to it any more.
+        """Make or reopen the folder; a process that had it open before cannot write to it any longer.
 
-        Raises `RecordingError` when a trace or, without ``resume``, an unfinished recording is there already, and when
-        nothing can be written there. ``go_on`` and ``elsewhere`` say in the user's words what to do then.
+        Raise `RecordingError` if a trace is there already, if an unfinished recording is there and ``resume`` is False,
+        or if nothing can be written there. ``go_on`` and ``elsewhere`` tell the user what to do then.
         """
         try:
             if self.target.exists():
@@ -102,11 +101,11 @@ class Parts:
         save_checkpoint: Callable[[Path], None] | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """Add a shard of consecutive steps, with the checkpoint that goes on after it.
+        """Add a shard of consecutive steps, with the checkpoint that continues after it.
 
-        ``save_checkpoint`` writes a file at the path it is given. Raises `RecordingError` for steps that do not
-        follow the last ones, when the disk is full and when somebody else records there since; shards written before
-        stay as they are.
+        ``save_checkpoint`` writes a file at the path that it is given. Raise `RecordingError` if the steps do not
+        follow the last ones, if the disk is full, or if somebody else has started to record there; shards written
+        before stay as they are.
         """
         first, after = int(trace.step_S[0]), int(trace.step_S[-1]) + trace.meta.stride
         if self.has_shards and first != self.next_step:
@@ -137,7 +136,7 @@ class Parts:
         self._remove_leftovers()
 
     def reopen(self) -> None:
-        """Open a folder that is there; raises `RecordingError` when there is none."""
+        """Open a folder that exists; raise `RecordingError` if there is none."""
         path = self.folder / "manifest.json"
         if not path.is_file():
             raise RecordingError(f"{self.folder}: no unfinished recording is there")
@@ -145,9 +144,9 @@ class Parts:
         self._remove_leftovers()
 
     def truncate(self, before_step: int) -> None:
-        """Forget the steps from ``before_step`` on, for training that goes back to an older checkpoint.
+        """Remove the steps from ``before_step`` on, for training that goes back to an older checkpoint.
 
-        Raises `RecordingError` when steps before it are missing.
+        Raise `RecordingError` if steps before it are missing.
         """
         if before_step > self.next_step:
             raise RecordingError(
@@ -162,7 +161,7 @@ class Parts:
             count = int((trace.step_S < before_step).sum())
             if count == 0:
                 break
-            if count < trace.steps:  # under a name of its own: until the manifest is there, the old one stands
+            if count < trace.steps:  # under a new name: until the manifest is replaced, the old shard counts
                 name = f"{trace.step_S[0]:010d}-{before_step}.parquet"
                 write_trace(first_steps(trace, count), self.folder / name, overwrite=True, durable=True)
             kept.append(name)
@@ -170,7 +169,7 @@ class Parts:
         self._remove_leftovers()
 
     def merge(self, meta: TraceMeta) -> Path:
-        """Write the whole trace under its final name, with the metadata as it is at the end; the parts stay."""
+        """Write the whole trace under its final name, with the latest metadata; the parts stay."""
         if not self.has_shards:
             raise RecordingError(f"{self.folder}: nothing was recorded")
         try:
@@ -181,11 +180,11 @@ class Parts:
             ) from error
 
     def discard(self) -> None:
-        """Remove the folder, once the trace stands under its final name."""
+        """Remove the folder, once the trace has its final name."""
         shutil.rmtree(self.folder)
 
     def _check_owner(self) -> None:
-        """Refuse to write where another recording was started since this one was."""
+        """Raise if another recording was started in this folder after this one."""
         on_disk = self._read_manifest() if (self.folder / "manifest.json").exists() else {}
         if on_disk.get("owner", "") != self._manifest["owner"]:
             raise RecordingError(f"{self.folder}: another recording was started there since; this one cannot go on")
@@ -210,9 +209,9 @@ class Parts:
 
 
 def unfinished_trace(folder: Path) -> Trace:
-    """What is on disk of an unfinished recording, as a trace that says so; nothing is written or removed.
+    """Return what is on disk of an unfinished recording, as a trace that says so; nothing is written or removed.
 
-    Raises `RecordingError` where there is none, or nothing of it is on disk yet.
+    Raise `RecordingError` if there is none, or if nothing of it is on disk yet.
     """
     parts = Parts(folder.with_suffix(".parquet"))
     path = parts.folder / "manifest.json"
@@ -234,12 +233,12 @@ def unfinished_trace(folder: Path) -> Trace:
 
 
 def checkpoint_name(step: int) -> str:
-    """The file of the checkpoint that goes on with a step."""
+    """Return the file name of the checkpoint that continues with a step."""
     return f"{step:010d}.checkpoint"
 
 
 def first_steps(trace: Trace, count: int) -> Trace:
-    """The first ``count`` steps of a trace."""
+    """Return the first ``count`` steps of a trace."""
     columns: dict[str, Array] = {name: column[:count].copy() for name, column in trace.columns.items()}
     return Trace(
         trace.meta,
@@ -251,10 +250,10 @@ def first_steps(trace: Trace, count: int) -> Trace:
 
 
 def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
-    """Write whole shards of consecutive steps as the trace ``target``, atomically; returns its file.
+    """Write whole shards of consecutive steps as the trace ``target``, atomically, and return its file.
 
-    The file is the one that `write_trace` would write. Raises `TraceError` for a damaged shard and `RecordingError` for
-    shards that do not go together or when a trace is at the target already.
+    The file is the same as `write_trace` would write. Raise `TraceError` for a damaged shard, and `RecordingError` for
+    shards that do not fit together or if a trace is at the target already.
     """
     import pyarrow.parquet as pq
 
@@ -274,7 +273,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
 
 
 def _checked(shards: Sequence[Path], meta: TraceMeta) -> tuple[list[str], int]:
-    """Names of the columns and the number of steps, once every shard is whole and follows the one before."""
+    """Return names of columns and number of steps, after checking that every shard is whole and follows the last."""
     names: list[str] = []
     steps, following = 0, None
     for path in shards:
@@ -292,7 +291,7 @@ def _checked(shards: Sequence[Path], meta: TraceMeta) -> tuple[list[str], int]:
 
 
 def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta: TraceMeta) -> str:
-    """`moeload_bench.traces.store.data_sha256` of the whole; reading the trace checks that it is."""
+    """Return `moeload_bench.traces.store.data_sha256` of the whole; reading the trace checks that they agree."""
     digest = hashlib.sha256()
     for name in names:
         shape = column_shape(name, steps, len(meta.layers), meta.experts)
@@ -304,7 +303,7 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
 
 
 def _row_groups(shards: Sequence[Path]) -> Iterator[pa.Table]:
-    """All rows in order, as many at once as `write_trace` puts into one row group."""
+    """Yield all rows in order, as many at once as `write_trace` puts into one row group."""
     import pyarrow as pa
 
     held = None

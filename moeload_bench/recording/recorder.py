@@ -37,21 +37,23 @@ OnError = Literal["warn", "raise"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
 SHARD_SECONDS = (
-    60.0  # what a killed process loses at most; shards of recipes come with checkpoints and are closed by steps
+    60.0  # the most that a killed process loses; recipes close their shards by steps, together with checkpoints
 )
 
 
 class Monitor(Protocol):
-    """Whoever looks on while a run is recorded (`moeload_bench.live.LoadMonitor`); told on the first rank only."""
+    """An observer of a run that is recorded (`moeload_bench.live.LoadMonitor`); it runs on the first rank only."""
 
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
-        """A closed step: `step`, `tokens` [L], `load` [L, E], optional columns; ``meta``: what the trace would say."""
+        """Take a closed step: `step`, `tokens` [L], `load` [L, E], optional columns. ``meta`` returns the trace's
+        metadata.
+        """
 
     def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
-        """Before the first step of a resumed run: the steps that are on disk, all of which were closed before."""
+        """Take the steps of a resumed run that are on disk, all of them closed, before its first new step."""
 
     def close(self) -> None:
-        """Training is over, or broke off."""
+        """Take note that training is over, or broke off."""
 
 
 NOWHERE = Path("own/test/seed0.parquet")
@@ -61,9 +63,9 @@ NOWHERE = Path("own/test/seed0.parquet")
 class Recorder:
     """Exact loads of a model in training, one row per optimizer step.
 
-    The trace is written to ``target``; until `finish` it lives in shards beside it. ``on_error`` "warn" never stops
-    training: the first error is a warning, recording ends there (on all ranks) and the trace is marked as cut short.
-    Only the rank with ``writes`` touches the disk; without a ``target`` none does. Arguments: see `record`.
+    The trace is written to ``target``; until `finish` it lives in shards next to it. ``on_error`` "warn" never stops
+    training: the first error becomes a warning, recording ends there (on all ranks), and the trace is marked as cut
+    short. Only the rank with ``writes`` touches the disk; without a ``target`` none does. Arguments: see `record`.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Recorder:
         if stage is None:
             reduce = rank_sum(model) if reduce is None else reduce
         elif target is None:
-            raise RecordingError("a pipeline stage is one part of a trace: got no place to write it, expected one")
+            raise RecordingError("a pipeline stage is one part of a trace: no out given, expected a place to write it")
         else:
             target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
         skip = None if stage is None else finding_shapes
@@ -122,13 +124,13 @@ class Recorder:
         self.stopped: str | None = None
 
     def start(
-        self, at_step: int = 0, *, go_on: str = "go on with at_step=N, the step that training goes on with"
+        self, at_step: int = 0, *, go_on: str = "continue it with at_step=N, the step that training continues with"
     ) -> None:
         """Begin at ``at_step``; above 0 an unfinished recording is continued and cut back to that step.
 
-        Where nothing was recorded before, a recording begins at ``at_step``, with a warning: its steps keep the numbers
-        of the training. Raises `RecordingError` when a trace or an unfinished recording is in the way (``go_on`` says
-        how to continue it), when steps are missing, and when the target cannot be written; the hooks are gone then.
+        If nothing was recorded before, a recording begins at ``at_step``, with a warning: its steps keep the numbers of
+        the training. Raise `RecordingError` if a trace or an unfinished recording is in the way (``go_on`` says how to
+        continue it), if steps are missing, and if the target cannot be written; the hooks are removed then.
         """
         self._next_step = at_step
         if not self._writes:
@@ -154,8 +156,8 @@ class Recorder:
     def step(self, step: int | None = None, **measured: Any) -> None:
         """Close one optimizer step.
 
-        ``step`` counts on from the last one by default. ``measured`` are optional columns of the format: ``loss``,
-        ``lr``, ``grad_norm``, ``aux_loss``, ``stage``, ``step_time_s``...; every step must give the same ones.
+        ``step`` is the last one plus 1 by default. ``measured`` are optional columns of the format: ``loss``, ``lr``,
+        ``grad_norm``, ``aux_loss``, ``stage``, ``step_time_s``...; every step must give the same ones.
         """
         if self.stopped is None:
             self._guard(lambda: self._close_step(step, measured))
@@ -163,9 +165,9 @@ class Recorder:
             self.counter.leave()
 
     def attended(self, mask_BT: torch.Tensor) -> None:
-        """Say which tokens of the next forward pass count, where the model is not called with an attention mask.
+        """Say which tokens of the next forward pass count, if the model is called without an attention mask.
 
-        Raises `RecordingError` in a recording that counts all tokens.
+        Raise `RecordingError` in a recording that counts all tokens.
         """
         if self.counter.mask is None:
             raise RecordingError('this recording counts all tokens, expected one begun with count="attended"')
@@ -176,15 +178,15 @@ class Recorder:
         self.counter.discard()
 
     def flush(self) -> None:
-        """Put all closed steps on disk, as when training saves a checkpoint of its own."""
+        """Put all closed steps on disk, for example when training saves a checkpoint of its own."""
         if self.stopped is None and self._writes:
             self._guard(self._writer.flush)
 
     def finish(self, complete: bool = True) -> Path | None:
-        """Write the trace and remove the hooks; returns its file, None on ranks that do not write.
+        """Write the trace and remove the hooks; return its file, None on ranks that do not write.
 
-        A pipeline stage writes its own; the last of them puts all together and returns the whole.
-        What cannot be written now (a full disk) stays as an unfinished recording; None then, or an error.
+        A pipeline stage writes its own trace; the last stage puts all together and returns the whole. If the trace
+        cannot be written now (a full disk), it stays as an unfinished recording, and the result is None, or an error.
         """
         self.counter.close()
         self._close_monitor()
@@ -246,7 +248,7 @@ class Recorder:
         self._monitor = None
 
     def _tell(self, action: Callable[[Monitor], object]) -> None:
-        """An error of the monitor ends the monitor: neither training nor the recording stops by it."""
+        """Run an action of the monitor; an error ends the monitor, but neither training nor the recording."""
         if self._monitor is None:
             return
         try:
@@ -259,7 +261,7 @@ class Recorder:
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
         try:
             action(*args)
-        except Exception as error:  # whatever it is, it must not end a training that others pay for
+        except Exception as error:  # no error here may end a training that others pay for
             if self._on_error == "raise":
                 raise
             named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
@@ -298,9 +300,9 @@ def _forgotten_step() -> None:
 
 
 def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:
-    """Whether this rank writes its stage: the first of those that hold it.
+    """Return whether this rank writes its stage: the first of those that hold it does.
 
-    Raises `RecordingError` where that cannot be known.
+    Raise `RecordingError` if that cannot be known.
     """
     if isinstance(reduce, RankSum):
         return reduce.first
@@ -314,7 +316,7 @@ def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:
 
 
 def _balancing(config: Any) -> dict[str, Any]:
-    """The auxiliary loss that a model of transformers adds to its own loss, where it does; nothing where that is open.
+    """Return the auxiliary loss that a transformers model adds to its own loss; empty if that is not known.
 
     transformers takes its means over all layers together.
     """
@@ -325,7 +327,7 @@ def _balancing(config: Any) -> dict[str, Any]:
 
 
 def _config_record(config: Any) -> dict[str, Any]:
-    """A transformers configuration as plain JSON, without the defaults; {} for other models."""
+    """Return a transformers configuration as plain JSON, without the defaults; {} for other models."""
     return dict(json.loads(config.to_json_string(use_diff=True))) if hasattr(config, "to_json_string") else {}
 
 
@@ -353,24 +355,24 @@ def record(
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
-    ``monitor`` looks on, on the first rank: a `moeload_bench.live.LoadMonitor`.
+    ``monitor`` observes the run on the first rank: a `moeload_bench.live.LoadMonitor`.
 
-    ``at_step`` above 0 goes on with an unfinished recording, from the step that training goes on with; where there is
-    none, steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing,
-    sources, licence...). ``adapters`` maps router classes to functions that read them. Steps go to disk every
-    ``shard_steps`` steps, and when the last time is a minute ago.
+    ``at_step`` above 0 continues an unfinished recording, from the step that training continues with; if there is none,
+    steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing, sources,
+    licence...). ``adapters`` maps router classes to functions that read them. Steps go to disk every ``shard_steps``
+    steps, and at least once a minute.
 
-    With several processes, all of them run the block and call `step`; loads are summed over the data-parallel ranks by
-    ``reduce`` (`rank_sum` by default) and rank 0 writes, unless ``writes`` says otherwise. When the block ends by an
-    exception, what was recorded stays as an unfinished recording beside the target.
+    With several processes, all of them run the block and call `step`; ``reduce`` (`rank_sum` by default) sums loads
+    over the data-parallel ranks, and rank 0 writes, unless ``writes`` says otherwise. If the block ends by an
+    exception, what was recorded stays as an unfinished recording next to the target.
 
     ``count`` "attended" leaves out tokens that the attention mask hides (padding). ``layers`` are the blocks to record,
     for models whose layers differ in experts. ``imbalance_rank`` and ``micro_max`` add the columns of these names.
-    ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the stages make one trace
-    when the last is done.
+    ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage to finish
+    makes one trace of all stages.
 
-    Raises `RecordingError` when the model has no MoE layer, when ``meta`` does not fit the metadata, and when the
-    target exists or cannot be written; later errors follow ``on_error``.
+    Raise `RecordingError` if the model has no MoE layer, if ``meta`` does not fit the metadata, and if the target
+    exists or cannot be written; later errors follow ``on_error``.
     """
     target = None if out is None else trace_target(out, name, split, run)
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
@@ -400,6 +402,6 @@ def record(
 
 
 def check_on_error(on_error: str) -> None:
-    """Raise `NotFoundError` for another word: a mistyped "raise" would pass errors over."""
+    """Raise `NotFoundError` for any other word: a mistyped "raise" would silently turn errors into warnings."""
     if on_error not in get_args(OnError):
         raise not_found("on_error", on_error, get_args(OnError))

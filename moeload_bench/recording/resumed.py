@@ -1,7 +1,7 @@
-"""Whether a recording that went on is one training: what counts must be the same, and a jump of shares is noted.
+"""Check that a resumed recording is one training: what is counted must stay the same, and a jump of shares is noted.
 
-A jump says that something was not restored (weights, the order of the data) or was changed on purpose; the counts are
-exact all the same.
+A jump means that something was not restored (weights, the order of the data) or was changed on purpose. The counts are
+exact in either case.
 
 Axis letters: W rows of a window, L MoE layers, E experts.
 """
@@ -20,17 +20,17 @@ from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.trace import Trace, layer_names
 
 WINDOW = 20
-"""Rows of each of the four windows, two on either side, that are compared."""
+"""Rows in each of the four windows that are compared: two before, two after."""
 LEAST = 0.05
-"""A part of the tokens that counts as a jump at least."""
+"""The smallest fraction of the tokens that counts as a jump."""
 TIMES = 2.0
-"""How much more than on either side the shares must move."""
+"""A jump moves the shares at least this many times as far as they move before and after it."""
 SAME = ("seed", "experts", "layers", "count_semantics", "counted")
-"""Metadata that all steps of a run have in common, whatever machine they are trained on."""
+"""Metadata that all steps of a run share, on any machine."""
 
 
 def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
-    """Raise `RecordingError` where steps to come would not be those of the run, or counted otherwise."""
+    """Raise `RecordingError` if the steps to come belong to another run, or are counted in another way."""
     found = first_difference(meta, before, SAME)
     if found is not None:
         name, got, expected = found
@@ -38,18 +38,18 @@ def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
 
 
 def first_difference(meta: TraceMeta, other: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:
-    """The first of those fields that differs, with both values in words; None where all of them agree."""
+    """Return the first of these fields that differs, with both values in words; None if all of them agree."""
     for name in names:
         one, two = getattr(meta, name), getattr(other, name)
         if name == "counted":
-            one, two = one or "all", two or "all"  # older recordings do not say it
+            one, two = one or "all", two or "all"  # older recordings do not name it
         if one != two:
             return (name, layer_names(meta), layer_names(other)) if name == "layers" else (name, one, two)
     return None
 
 
 def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[str]:
-    """A note for each step of ``resumed`` at which some layer's shares jump; ``shards`` follow one another."""
+    """Yield a note for each step of ``resumed`` at which some layer's shares jump; ``shards`` follow one another."""
     steps = sorted(set(resumed))
     if not steps:
         return
@@ -66,7 +66,7 @@ def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[st
 
 
 def _shares(shards: Iterable[Trace], steps: list[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Shares [S, L, E] and steps of the rows near those steps."""
+    """Return shares [S, L, E] and steps of the rows near those steps."""
     near, kept = [], []
     for shard in shards:
         reach = 2 * WINDOW * shard.meta.stride
@@ -79,7 +79,7 @@ def _shares(shards: Iterable[Trace], steps: list[int]) -> tuple[NDArray[np.float
 
 
 def _jump(share_SLE: NDArray[np.float64], at: int) -> tuple[float, float] | None:
-    """How far a layer's shares move there, and at most on either side; None for no jump, or too few rows to tell."""
+    """Return how far a layer's shares move there, and at most on either side; None for no jump or too few rows."""
     if at < 2 * WINDOW or at + 2 * WINDOW > len(share_SLE):
         return None
     means_LE = [share_SLE[at + k * WINDOW : at + (k + 1) * WINDOW].mean(axis=0) for k in (-2, -1, 0, 1)]

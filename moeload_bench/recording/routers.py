@@ -1,8 +1,8 @@
 """Exact routing decisions read from a model's router modules.
 
 transformers declares its routers in `PreTrainedModel._can_record_outputs["router_logits"]`. Most of them return
-`(logits [T, E], weights [T, k], indices [T, k])`; the indices are what the experts received, so counting them is
-exact where recomputing top-k from the logits is not (DeepSeek-V3 adds a bias and group limits first).
+`(logits [T, E], weights [T, k], indices [T, k])`. The indices are what the experts received, so counting them is exact.
+Recomputing top-k from the logits is not (DeepSeek-V3 adds a bias and group limits first).
 
 Axis letters: T tokens of a forward pass, E experts, K choices per token, P routed (token, expert) pairs.
 """
@@ -27,10 +27,10 @@ HOW_TO = (
 class Routing(NamedTuple):
     """What one router decided for one forward pass.
 
-    ``expert_P`` int64 expert of each routed pair, before any drop; ``token_P`` int64 token of each pair, None when
-    pairs are in token order with ``top_k`` pairs each; ``tokens`` T; ``experts`` E; ``top_k`` None where it varies;
-    ``kept_P`` bool, False for pairs dropped over capacity, None when nothing is dropped; ``logits_TE`` the router's
-    logits where it gives them; ``tokens_known`` False when the router tells only how many pairs an expert got.
+    ``expert_P`` int64: the expert of each routed pair, before any drop. ``token_P`` int64: the token of each pair; None
+    if pairs are in token order with ``top_k`` pairs each. ``tokens`` T; ``experts`` E; ``top_k`` None if it varies.
+    ``kept_P`` bool: False for pairs dropped over capacity; None if nothing is dropped. ``logits_TE``: the router's
+    logits if it gives them. ``tokens_known``: False if the router only reports how many pairs an expert got.
     """
 
     expert_P: torch.Tensor
@@ -47,7 +47,7 @@ Adapter = Callable[[Any, Any, Any], Routing]
 
 
 class Router(NamedTuple):
-    """A router module of a model: where it stands and how its output is read."""
+    """A router module of a model: its place, and how its output is read."""
 
     name: str
     module: nn.Module
@@ -58,9 +58,9 @@ class Router(NamedTuple):
 
 
 def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
-    """The common contract: a tuple that ends with indices [T, k] and starts with logits [T, E].
+    """Read the common form: a tuple that ends with indices [T, k] and starts with logits [T, E].
 
-    Raises `RecordingError` for any other output.
+    Raise `RecordingError` for any other output.
     """
     if not isinstance(output, (tuple, list)) or len(output) < 2:
         raise _unknown(module, output)
@@ -82,10 +82,10 @@ def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
 
 
 def switch_routing(module: Any, args: Any, output: Any) -> Routing:
-    """Switch Transformers: a dispatch mask after drops [.., E], the chosen probability, and the logits [.., E].
+    """Read Switch Transformers: a dispatch mask after drops [.., E], the chosen probability, and the logits [.., E].
 
-    The choice before drops is the arg-max of the probabilities, taken as the router takes it: of the softmax in the
-    router's precision, cast to that of the probabilities it returns.
+    The choice before drops is the arg-max of the probabilities, computed as the router does: of the softmax in the
+    router's precision, cast to that of the probabilities that it returns.
     """
     mask, weight, logits = output
     experts = logits.shape[-1]
@@ -104,7 +104,7 @@ def switch_routing(module: Any, args: Any, output: Any) -> Routing:
 
 
 def llama4_routing(module: Any, args: Any, output: Any) -> Routing:
-    """Llama 4: scores [T, E] and logits [T, E] without indices; the choice is the same top-k of the same logits."""
+    """Read Llama 4: scores [T, E] and logits [T, E], no indices; the choice is the same top-k of the same logits."""
     logits_TE = output[1].reshape(-1, output[1].shape[-1])
     expert_TK = torch.topk(logits_TE.detach(), module.top_k, dim=1).indices
     return Routing(
@@ -118,7 +118,7 @@ def llama4_routing(module: Any, args: Any, output: Any) -> Routing:
 
 
 def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
-    """JetMoe: pairs sorted by expert, as the token of each pair and the number of pairs of each expert."""
+    """Read JetMoe: pairs sorted by expert, as the token of each pair and the number of pairs of each expert."""
     _, token_P, _, size_E, logits_TE = output
     expert_E = torch.arange(len(size_E), device=token_P.device)
     return Routing(
@@ -131,8 +131,8 @@ def jetmoe_routing(module: Any, args: Any, output: Any) -> Routing:
     )
 
 
-# Routers of transformers that break the common contract, by the name of their class: importing the classes themselves
-# would load every model family.
+# Routers of transformers that break the common form, by class name: importing the classes would load every model
+# family.
 _UNUSUAL: dict[str, Adapter] = {
     "SwitchTransformersTop1Router": switch_routing,
     "Llama4Router": llama4_routing,
@@ -141,10 +141,10 @@ _UNUSUAL: dict[str, Adapter] = {
 
 
 def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) -> list[Router]:
-    """All routers of a model in forward order.
+    """Return all routers of a model in forward order.
 
     ``adapters`` maps router classes that transformers does not declare (or whose output is unusual) to the function
-    that reads their output. Raises `RecordingError` when there is no router.
+    that reads their output. Raise `RecordingError` if there is no router.
     """
     own = adapters or {}
     classes = {**own, **{t: _UNUSUAL.get(t.__name__, top_k_routing) for t in _declared(model) if t not in own}}
@@ -175,7 +175,7 @@ def _declared(model: nn.Module) -> Iterator[type]:
 
 
 def _place(name: str) -> tuple[int, str, str]:
-    """(block index, stack, kind) from a module's dotted name."""
+    """Return (block index, stack, kind) from a module's dotted name."""
     number = re.search(r"\.(\d+)\.", f".{name}.")
     stack = "encoder" if re.search(r"(^|\.)encoder\.", name) else "decoder"
     kind = "attention" if "attention" in name or "attn" in name else "mlp"

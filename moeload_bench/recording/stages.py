@@ -1,7 +1,7 @@
-"""Pipeline parallelism: every stage records its own layers, and the traces of all stages make one.
+"""Pipeline parallelism: every stage records its own layers, and the traces of all stages become one.
 
-A stage writes `seedN.stagePofQ.parquet` beside the trace `seedN.parquet` that they become. The stage that finishes last
-puts them together, by the numbers of the layers in the model; `moeload-bench merge` does it by hand.
+A stage writes `seedN.stagePofQ.parquet` next to `seedN.parquet`, the trace that they become. The stage that finishes
+last merges them, by the numbers of the layers in the model; `moeload-bench merge` does it by hand.
 
 Axis letters: S steps, L MoE layers, E experts, Q stages.
 """
@@ -28,17 +28,17 @@ from moeload_bench.traces.trace import Array, Trace, TraceMeta, check_trace
 
 CHUNK_STEPS = 1024
 SAME = ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed")
-"""Metadata that all stages of a run have in common."""
+"""Metadata that all stages of a run share."""
 _PIPELINING = "torch.distributed.pipelining.stage"
 _SHAPE_FINDERS = ("_forward_metadata_inference", "_shape_inference")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a pipeline: its ``index`` of ``stages``.
+    """One stage of a pipeline: number ``index`` of ``stages``.
 
-    ``layer_offset`` is added to the numbers that its blocks have in the stage's own module; 0 where they are those of
-    the whole model, as `torch.distributed.pipelining` leaves them.
+    ``layer_offset`` is added to the numbers that its blocks have in the stage's own module; it is 0 if those are the
+    numbers of the whole model, as `torch.distributed.pipelining` leaves them.
     """
 
     index: int
@@ -50,15 +50,15 @@ class Stage:
             raise RecordingError(f"{self}: expected an index from 0 to stages - 1 and an offset of at least 0")
 
     def target(self, whole: Path) -> Path:
-        """Where the stage's own trace goes, beside the whole one."""
+        """Return where the stage's own trace goes, next to the whole one."""
         return whole.with_name(f"{whole.stem}.stage{self.index}of{self.stages}.parquet")
 
 
 def finding_shapes() -> bool:
-    """Whether torch runs a forward pass only to learn what a pipeline stage takes and gives.
+    """Return whether torch runs this forward pass only to learn the shapes that a pipeline stage takes and gives.
 
     `PipelineStage` without `input_args` does so before its first step, in training mode and with gradients, on tensors
-    that are no data. Nothing but the calling function tells such a pass from a real one.
+    without data. Only the calling function distinguishes such a pass from a real one.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -69,10 +69,10 @@ def finding_shapes() -> bool:
 
 
 def merge_when_complete(whole: Path, stages: int) -> Path | None:
-    """Put the stages together if all of them are there, and remove them; None where some are still missing.
+    """Merge the stages if all of them are there, and remove them; return None if some are still missing.
 
-    May be called by every stage as it finishes: one of them does the work. Raises `RecordingError` or `TraceError` when
-    the stages do not fit; they stay as they are then.
+    Every stage may call this as it finishes: one of them does the work. Raise `RecordingError` or `TraceError` if the
+    stages do not fit; they stay as they are then.
     """
     paths = [Stage(index, stages).target(whole) for index in range(stages)]
     if not all(path.exists() for path in paths):
@@ -81,7 +81,7 @@ def merge_when_complete(whole: Path, stages: int) -> Path | None:
     try:
         lock.mkdir()
     except FileExistsError:
-        return None  # another stage is at it
+        return None  # another stage is merging them
     try:
         if not all(path.exists() for path in paths):
             return None
@@ -95,12 +95,12 @@ def merge_when_complete(whole: Path, stages: int) -> Path | None:
 
 
 def merge_stages(paths: Sequence[Path], target: Path) -> Path:
-    """One trace from those of the stages, each a `.parquet` or the `.parts` folder of an unfinished recording.
+    """Merge the traces of the stages, each a `.parquet` or the `.parts` folder of an unfinished recording.
 
-    Layers go by their numbers in the model. Columns of single layers are put side by side where every stage has them;
-    values of the whole step (loss, ...) are those of the last stage that has them. Raises `RecordingError` that names
-    the stage that is missing, the step that does not fit, the layer that is there twice, or where tokens differ; and
-    for a target under whose name no reader looks for a trace, or that is there.
+    Layers go by their numbers in the model. Columns of single layers are put side by side if every stage has them;
+    values of the whole step (loss, ...) are those of the last stage that has them. Raise `RecordingError` that names
+    the missing stage, the step that does not fit, the layer that occurs twice, or where tokens differ; and for a target
+    that exists or has a name under which no reader looks for a trace.
     """
     if target.suffix != ".parquet":
         raise RecordingError(f"{target}: expected a file name that ends in .parquet")
@@ -128,7 +128,7 @@ class _Part:
                 manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
                 self._files = [path / name for name in manifest["shards"]]
             except (OSError, ValueError, KeyError, TypeError):
-                raise RecordingError(f"{path}: no manifest of a recording, expected NAME.parts") from None
+                raise RecordingError(f"{path}: no recording's manifest in it, expected a folder NAME.parts") from None
         else:
             self._files = [path]
         if not self._files:
@@ -138,13 +138,13 @@ class _Part:
         self.complete = path.suffix == ".parquet" and self.meta.complete
 
     def traces(self) -> Iterator[Trace]:
-        """Its steps in order, a file at a time, each checked."""
+        """Yield its steps in order, a file at a time, each checked."""
         for file in self._files:
             yield read_trace(file)
 
 
 def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
-    """The metadata of the whole, and (stage, layer of the stage) of each of its layers."""
+    """Return the metadata of the whole, and (stage, layer of the stage) of each of its layers."""
     _check_stages(parts)
     first = parts[0].meta
     for part in parts[1:]:
@@ -178,7 +178,7 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
 
 
 def _check_stages(parts: Sequence[_Part]) -> None:
-    """Every stage once; recordings that name no stage are taken as they come."""
+    """Raise unless every stage is there once; recordings that name no stage are taken in the order given."""
     counts = {part.meta.parallel.get("stages") for part in parts}
     if counts == {None}:
         return
@@ -187,13 +187,15 @@ def _check_stages(parts: Sequence[_Part]) -> None:
     missing = sorted(set(range(stages)) - set(got))
     if len(counts) > 1 or missing or len(got) != stages:
         what = (
-            f"stage {', '.join(map(str, missing))} is missing" if missing else "a stage is there twice or another run's"
+            f"stage {', '.join(map(str, missing))} is missing"
+            if missing
+            else "a stage occurs twice or is of another run"
         )
         raise RecordingError(f"{parts[0].path.parent}: {what}: got stages {got}, expected 0 to {stages - 1} once each")
 
 
 def _shared(parts: Sequence[_Part]) -> set[str]:
-    """Columns of single layers that every stage has."""
+    """Return the columns of single layers that every stage has."""
     return {c for c in parts[0].columns if COLUMNS[c].axes and all(c in part.columns for part in parts)}
 
 
@@ -201,7 +203,7 @@ Chunk = list[dict[str, Array]]
 
 
 def _chunks(parts: Sequence[_Part]) -> Iterator[Chunk]:
-    """The same steps of every stage, some at a time."""
+    """Yield the same steps of every stage, some at a time."""
     readers = [_Rows(part) for part in parts]
     while True:
         have = [reader.rows(CHUNK_STEPS) for reader in readers]
@@ -220,14 +222,14 @@ def _chunks(parts: Sequence[_Part]) -> Iterator[Chunk]:
 
 
 class _Rows:
-    """Rows of one stage, held until the other stages have them too."""
+    """Rows of one stage, held until the other stages have reached them too."""
 
     def __init__(self, part: _Part) -> None:
         self._traces = part.traces()
         self.held: dict[str, Array] = {}
 
     def rows(self, wanted: int) -> int:
-        """How many rows are held, once as many as wanted were read or there are no more."""
+        """Return how many rows are held, after reading up to ``wanted`` or to the end."""
         while len(self.held.get("step", ())) < wanted:
             trace = next(self._traces, None)
             if trace is None:
@@ -237,7 +239,7 @@ class _Rows:
         return min(wanted, len(self.held.get("step", ())))
 
     def take(self, count: int) -> dict[str, Array]:
-        """The first rows, no longer held."""
+        """Return the first rows, and stop holding them."""
         taken = {name: array[:count] for name, array in self.held.items()}
         self.held = {name: array[count:] for name, array in self.held.items()}
         return taken

@@ -20,17 +20,17 @@ from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 Row = dict[str, Any]
 
 _MACHINE = ("hardware", "versions")
-"""Metadata of the machine, which may change when a recording goes on; the rest belongs to the run."""
+"""Metadata of the machine, which may change when a recording is resumed; the rest belongs to the run."""
 
 
 class RecordingWarning(UserWarning):
-    """A recording stopped or is marked; training goes on."""
+    """Recording stopped, or the recording is marked; training continues."""
 
 
 def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
-    """`OUT/NAME/SPLIT/seedRUN.parquet`, where every reader of this package finds traces.
+    """Return `OUT/NAME/SPLIT/seedRUN.parquet`, where every reader of this package finds traces.
 
-    Raises `RecordingError` for names that would not be found again.
+    Raise `RecordingError` for names under which no reader would find it.
     """
     if not re.fullmatch(RECIPE_PATTERN, name) or not re.fullmatch(SPLIT_PATTERN, split) or run < 0:
         raise RecordingError(
@@ -41,12 +41,12 @@ def trace_target(out: str | Path, name: str, split: str, run: int) -> Path:
 
 
 class TraceWriter:
-    """Collects one row per optimizer step and appends a shard to ``parts`` every ``shard_steps`` rows, or sooner: when
-    a row comes more than ``shard_seconds`` after the last shard.
+    """Collects one row per optimizer step, and appends a shard to ``parts`` every ``shard_steps`` rows.
 
-    ``meta`` is asked for the metadata when a shard is written, so it may depend on what was seen by then, and ``state``
-    for what else is kept beside the shards for whoever goes on. A row holds `step`, `tokens` [L], `load` [L, E] and
-    optional columns of the format; all rows hold the same columns. ``stride``: steps from one row to the next.
+    A shard is written sooner if a row comes more than ``shard_seconds`` after the last shard. ``meta`` is called for
+    the metadata when a shard is written, so it may depend on what was seen by then; ``state`` returns what else is
+    stored with the shards for resuming. A row holds `step`, `tokens` [L], `load` [L, E] and optional columns of the
+    format; all rows hold the same columns. ``stride``: steps from one row to the next.
     """
 
     def __init__(
@@ -71,31 +71,31 @@ class TraceWriter:
 
     @property
     def started(self) -> bool:
-        """Whether any step was recorded, on disk or not."""
+        """Return whether any step was recorded, on disk or not."""
         return bool(self._rows) or self.parts.has_shards
 
     @property
     def next_step(self) -> int:
-        """The step that has to come next."""
+        """Return the step that has to come next."""
         return int(self._rows[-1]["step"]) + self._stride if self._rows else self.parts.next_step
 
     def recorded(self) -> Iterator[Row]:
-        """The rows that are safe on disk, in order, a shard of them in memory at a time."""
+        """Yield the rows that are safe on disk, in order, with one shard of them in memory at a time."""
         return itertools.chain.from_iterable(map(rows_of, self.parts.shards()))
 
     def recorded_columns(self) -> list[str]:
-        """The columns of the rows on disk; older manifests do not name them."""
+        """Return the columns of the rows on disk; older manifests do not name them."""
         return self.parts.state.get("columns") or sorted(next(self.parts.shards()).columns)
 
     def recorded_meta(self) -> TraceMeta:
-        """The metadata of the rows on disk."""
+        """Return the metadata of the rows on disk."""
         return TraceMeta.model_validate(self.parts.state["meta"])
 
     def add(self, row: Row, save_checkpoint: Callable[[Path], None] | None = None) -> None:
-        """Add a step; every so many steps a shard is written, with a checkpoint if one can be saved.
+        """Add a step; every ``shard_steps`` steps write a shard, with a checkpoint if one can be saved.
 
-        Raises `RecordingError` when the step does not follow the last one, when its columns are not those of the steps
-        before, or when the shard cannot be written.
+        Raise `RecordingError` if the step does not follow the last one, if its columns are not those of the steps
+        before, or if the shard cannot be written.
         """
         if self.started:
             self._check_follows(row)
@@ -112,7 +112,7 @@ class TraceWriter:
             raise RecordingError(f"step {row['step']} has columns {sorted(row)}, the steps before have {before}")
 
     def flush(self, save_checkpoint: Callable[[Path], None] | None = None) -> None:
-        """Write the collected rows as a shard; does nothing when there is none."""
+        """Write the collected rows as a shard; do nothing if there is none."""
         if self._rows:
             meta = self._meta()
             record = meta.model_dump(mode="json")
@@ -129,18 +129,18 @@ class TraceWriter:
         self._last_shard = time.monotonic()
 
     def _resumed(self, step: int) -> list[int]:
-        """The steps with which the recording went on, this writer's first one among them where others came before."""
+        """Return the steps at which the recording was resumed; this writer's first step too, if others came before."""
         before = [at for at in self.parts.state.get("resumed", []) if at < step]
         return [*before, step] if self.parts.has_shards and not self._flushed else before
 
     def truncate(self, before_step: int) -> None:
-        """Forget the steps from ``before_step`` on, because training went back."""
+        """Remove the steps from ``before_step`` on, because training went back."""
         self._rows = [row for row in self._rows if row["step"] < before_step]
         if not self._rows and self.parts.has_shards:
             self.parts.truncate(before_step)
 
     def finish(self, complete: bool, notes: tuple[str, ...] = ()) -> Path:
-        """Write the whole trace and remove the parts; returns the trace's file."""
+        """Write the whole trace, remove the parts, and return the trace's file."""
         self.flush()
         return finish_parts(self.parts, complete, notes)
 
@@ -148,7 +148,7 @@ class TraceWriter:
 def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> Path:
     """Turn an unfinished recording into a trace; ``complete`` False marks it as cut short.
 
-    Raises `RecordingError` when nothing was recorded or a trace is at the target already.
+    Raise `RecordingError` if nothing was recorded or a trace is at the target already.
     """
     if not parts.has_shards:
         raise RecordingError(f"{parts.folder}: nothing was recorded")
@@ -167,20 +167,20 @@ def _machine(record: dict[str, Any], step: int) -> dict[str, Any]:
 
 
 def _recorded_on(parts: Parts) -> list[dict[str, Any]]:
-    """The machines of the shards, in order; older manifests know the last one only."""
+    """Return the machines of the shards, in order; older manifests know only the last one."""
     state = parts.state
     return state.get("machines") or ([_machine(state["meta"], 0)] if "meta" in state else [])
 
 
 def _machines(parts: Parts, record: dict[str, Any], step: int) -> list[dict[str, Any]]:
-    """The machines with this one, where it is another: a recording may go on elsewhere."""
+    """Return the machines, with this one added if it differs: a recording may be resumed elsewhere."""
     before = [machine for machine in _recorded_on(parts) if machine["from_step"] < step]
     same = before and all(before[-1][key] == record[key] for key in _MACHINE)
     return before if same else [*before, _machine(record, step)]
 
 
 def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """A note on what is another from a step on: bits may differ there, as between any two machines."""
+    """Return a note on what changes from a step on: bits may differ there, as between any two machines."""
     changes = [
         f"{name} {before[key].get(name)} -> {now[key].get(name)}"
         for key in _MACHINE
@@ -191,7 +191,7 @@ def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
-    """Rows of consecutive steps with the same columns as a trace."""
+    """Return rows of consecutive steps with the same columns as a trace."""
     return Trace(
         meta,
         np.array([row["step"] for row in rows], dtype=np.int64),
@@ -206,7 +206,7 @@ def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
 
 
 def rows_of(trace: Trace) -> Iterator[Row]:
-    """The rows of a trace as they were when the steps were closed: what `trace_of` was made from."""
+    """Yield the rows of a trace as they were when the steps were closed: the inverse of `trace_of`."""
     for at in range(trace.steps):
         columns = {name: column[at] for name, column in trace.columns.items()}
         yield {"step": int(trace.step_S[at]), "tokens": trace.tokens_SL[at], "load": trace.load_SLE[at], **columns}

@@ -1,1 +1,1 @@
-"""Transient or stable, from the past alone: how far shares move, the rule, the origins it gives, planned shifts."""
+"""Transient or stable, from the past alone: how far shares move, the rule, the origins it gives, and planned shifts."""

@@ -1,8 +1,7 @@
-"""How far the shares of a layer move, at several time scales, without what batch noise alone would move.
+"""How far the shares of a layer move, at several time scales, less what sampling noise alone would move.
 
-The maths behind the state labels (docs/methods/states.md). Everything is computed from summaries of blocks of a few
-rows, so that the batch function and the online detector run the same code on the same numbers.
-
+This is the maths behind the state labels (docs/methods/states.md). Everything is computed from summaries of blocks of a
+few rows, so that the batch function and the online detector run the same code on the same numbers.
 Axis letters: S rows, N blocks, M time scales, L MoE layers, E experts, G grid points (one before each block, one after
 the last).
 """
@@ -19,20 +18,20 @@ from moeload_bench.errors import TraceError
 from moeload_bench.traces.trace import Array, shares
 
 SLIDING_CHUNK = 256
-"""Rows of sliding statistics worked on at once."""
+"""Rows of sliding statistics that are processed at once."""
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 BLOCKS_PER_CHUNK = 64
-"""Blocks summarised at once: what bounds the memory of long traces."""
+"""Blocks that are summarised at once: this bounds the memory for long traces."""
 
 
 class Grid(NamedTuple):
     """A rule in rows and blocks of a trace with some stride.
 
     ``rows`` per block; ``window`` and ``hold`` in blocks; ``scales_M`` in rows, each dividing ``rows``; ``has_short``:
-    whether the short scales decide, or only measure the noise.
+    whether the short scales decide too, or only measure the noise.
     """
 
     rows: int
@@ -44,10 +43,10 @@ class Grid(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Summaries of consecutive blocks, NaN where a layer has load in fewer than half of the rows.
+    """Summaries of consecutive blocks; NaN where a layer has load in fewer than half of the rows.
 
-    ``mean_NLE`` the mean share; ``square_NML`` the mean of T^2 over the pairs of neighbouring m-row means whose second
-    member lies in the block, T half the L1 distance between the two.
+    ``mean_NLE``: the mean share. ``square_NML``: the mean of T^2 over the pairs of neighbouring m-row means whose
+    second member lies in the block; T is half the L1 distance between the two.
     """
 
     mean_NLE: FloatArray
@@ -55,7 +54,7 @@ class Blocks(NamedTuple):
 
 
 def summarise(load_SLE: Array, grid: Grid) -> Blocks:
-    """Summaries of the whole blocks of a trace from its counts; a last part of a block is left out."""
+    """Summarise the whole blocks of a trace from its counts; an incomplete last block is left out."""
     rows = grid.rows
     N = load_SLE.shape[0] // rows
     lead = np.full((rows, *load_SLE.shape[1:]), np.nan)
@@ -71,7 +70,7 @@ def summarise(load_SLE: Array, grid: Grid) -> Blocks:
 
 
 def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) -> Blocks:
-    """Summaries of whole blocks of shares; ``lead_SLE`` is the block before them, NaN throughout for the first."""
+    """Summarise whole blocks of shares; ``lead_SLE`` is the block before them, all NaN for the first."""
     N = share_SLE.shape[0] // grid.rows
     led = np.concatenate([lead_SLE, share_SLE])
     squares = []
@@ -83,7 +82,7 @@ def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) ->
 
 
 def row_means(share_SLE: FloatArray, rows: int) -> FloatArray:
-    """Means of consecutive ``rows`` rows over those with load; NaN where that is fewer than half of them."""
+    """Return means of ``rows`` consecutive rows over those with load; NaN if fewer than half of them have load."""
     S, L, E = share_SLE.shape
     part = share_SLE.reshape(S // rows, rows, L, E)
     valid = np.isfinite(part[..., 0])
@@ -97,11 +96,11 @@ def row_means(share_SLE: FloatArray, rows: int) -> FloatArray:
 
 
 def drift(blocks: Blocks, grid: Grid) -> FloatArray:
-    """X at every grid point, in fractions of a layer's tokens; [G, L], NaN while two windows have not been seen.
+    """Return X at every grid point, in fractions of a layer's tokens; [G, L], NaN until two windows have been seen.
 
-    T_m^2: mean square, over the last two windows, of the move between neighbouring m-row means. White noise moves them
-    by N / sqrt(m), so N^2 = min_m m T_m^2 is the most noise that every scale allows, and D_m^2 = T_m^2 - margin N^2 / m
-    (at least 0) is movement. X = max(D_w, max_m D_m / 2), D_w between the last two windows.
+    T_m^2 is the mean square, over the last two windows, of the move between neighbouring m-row means. White noise moves
+    them by N / sqrt(m), so N^2 = min_m m T_m^2 is the most noise that every scale allows, and D_m^2 = T_m^2 - margin
+    N^2 / m (at least 0) is real movement. X = max(D_w, max_m D_m / 2), where D_w is that between the last two windows.
     """
     mean, square_NML = blocks
     N, L, _ = mean.shape
@@ -124,7 +123,7 @@ def drift(blocks: Blocks, grid: Grid) -> FloatArray:
 
 
 def rolling_sum(values: FloatArray, width: int) -> FloatArray:
-    """Sums of ``width`` neighbours along the first axis, added in one order whatever the length: no running total."""
+    """Return sums of ``width`` neighbours along the first axis, each added up separately: a running total rounds."""
     stop = values.shape[0] - width + 1
     total = values[:stop].copy()
     for shift in range(1, width):
@@ -133,7 +132,7 @@ def rolling_sum(values: FloatArray, width: int) -> FloatArray:
 
 
 def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> BoolArray:
-    """Labels at every grid point from the drift at every grid point; [G, L], True for transient."""
+    """Return the label at every grid point from the drift at every grid point; [G, L], True for transient."""
     G, L = drift_GL.shape
     state_GL = np.ones((G, L), dtype=np.bool_)
     transient_L, calm_L = np.ones(L, dtype=np.bool_), np.zeros(L, dtype=np.int64)
@@ -146,20 +145,20 @@ def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> 
 def hysteresis_step(
     transient_L: BoolArray, calm_L: NDArray[np.int64], drift_L: FloatArray, low: float, high: float, hold: int
 ) -> tuple[BoolArray, NDArray[np.int64]]:
-    """One check: the new labels and for how many checks in a row the drift has been low. NaN counts as high."""
+    """Make one check: return the new labels, and how many checks in a row the drift was low. NaN counts as high."""
     calm_L = np.where(drift_L <= low, calm_L + 1, 0)
     leave = ~(drift_L <= high)
     return np.where(transient_L, calm_L <= hold, leave), calm_L
 
 
 def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
-    """First row that is not transient, -1 where there is none; [L]."""
+    """Return the first row that is not transient, -1 if there is none; [L]."""
     stable = ~transient_SL
     return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)
 
 
 def _mean_known(values_NPL: FloatArray) -> FloatArray:
-    """Mean over the pairs P that are known; NaN where none is."""
+    """Return the mean over the pairs P that are known; NaN if none is."""
     known = np.isfinite(values_NPL)
     count = known.sum(axis=1)
     out = np.full(count.shape, np.nan)
@@ -168,7 +167,8 @@ def _mean_known(values_NPL: FloatArray) -> FloatArray:
 
 
 def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:
-    """Variance of each expert's share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones.
+    """Return the variance of each expert's share over the ``window`` rows before each row; [S + 1, L, E], first ones
+    NaN.
 
     The founding paper draws it for windows of 10 and 100 steps. Row t covers rows t - window .. t - 1.
     """
@@ -176,7 +176,7 @@ def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:
 
 
 def sliding_range(share_SLE: FloatArray, window: int) -> FloatArray:
-    """Largest minus smallest share over the ``window`` rows before each row; [S + 1, L, E], NaN for the first ones."""
+    """Return largest minus smallest share over the ``window`` rows before each row; [S + 1, L, E], first ones NaN."""
     return _sliding(share_SLE, window, lambda view: view.max(axis=-1) - view.min(axis=-1))
 
 

@@ -9,16 +9,17 @@ from moeload_bench.errors import SuiteError
 from moeload_bench.states.rule import StateLabels, state_names
 
 FIRST = 20
-"""Rows seen before the earliest origin."""
+"""Rows that are seen before the earliest origin."""
 
 
 def choose_origins(
     labels: StateLabels, step_S: NDArray[np.int64], horizon: int, per_state: int, first: int = FIRST
 ) -> dict[str, list[int]]:
-    """Up to ``per_state`` origins in each state, as training steps, spread evenly over the rows of that state.
+    """Return up to ``per_state`` origins in each state, as training steps, spread evenly over the rows of that state.
 
-    Only rows where all layers agree, with at least ``first`` rows before and ``horizon`` training steps from the
-    origin on. Deterministic. A state with fewer such rows gives them all: none when it never occurs.
+    Only rows count where all layers agree, with at least ``first`` rows before and ``horizon`` training steps from the
+    origin on. A state with fewer rows than ``per_state`` gives them all, and none if it never occurs. The choice is
+    deterministic.
     """
     _check_horizon(horizon, labels.stride)
     last = len(step_S) - horizon // labels.stride
@@ -32,10 +33,11 @@ def choose_origins(
 
 
 def origins_every(step_S: NDArray[np.int64], every: int, horizon: int, first: int = FIRST) -> list[int]:
-    """Origins ``every`` training steps apart, each with the whole horizon to come: the paper's sliding evaluation.
+    """Return origins ``every`` training steps apart, each with the whole horizon to come: the paper's sliding
+    evaluation.
 
-    With ``every`` equal to ``horizon`` the windows are disjoint blocks, the paper's other evaluation. The earliest
-    origin is the first multiple of ``every`` with ``first`` rows before it. Raises `SuiteError` when there is none.
+    If ``every`` equals ``horizon``, the windows are disjoint blocks, the paper's other evaluation. The earliest origin
+    is the first multiple of ``every`` with ``first`` rows before it. Raise `SuiteError` if there is none.
     """
     stride = int(step_S[1] - step_S[0]) if len(step_S) > 1 else 1
     _check_horizon(horizon, stride)

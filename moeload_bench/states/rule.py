@@ -1,7 +1,7 @@
 """Transient or stable: one rule that uses the past only, per MoE layer (docs/methods/states.md).
 
-The founding paper (arXiv 2404.16914) describes the two states in words; `StateRule` turns them into a definition. A
-label at row t depends on the rows before t alone: it is what an engineer could have known at t.
+The founding paper (arXiv 2404.16914) describes the two states in words; `StateRule` turns them into a definition. The
+label at row t depends only on the rows before t: it is what an engineer could have known at t.
 
 Axis letters: S rows, L MoE layers, E experts, G grid points.
 """
@@ -38,11 +38,12 @@ State = Literal["transient", "stable", "mixed"]
 class StateRule:
     """The constants of the rule, in training steps and fractions of a layer's tokens.
 
-    Every ``block`` steps each layer gets its drift X (`states.drift.drift`): how far its shares moved between
-    the last ``window`` steps and as many before, or half of how far they move between neighbouring means of ``scales``
-    steps, whichever is more; ``margin`` times what noise explains is taken off first. A layer becomes stable when
-    X <= ``low`` at every check of the last ``hold`` steps, and transient again as soon as X > ``high``. ``band``:
-    factors on both thresholds between which the onset is reported. For a stride above 1 only the windows decide.
+    Every ``block`` steps each layer gets its drift X (`states.drift.drift`). X is the larger of two numbers: how far
+    shares moved between the last ``window`` steps and the ``window`` steps before, and half of how far they move
+    between neighbouring means of ``scales`` steps. ``margin`` times what noise explains is taken off first. A layer
+    becomes stable when X <= ``low`` at every check of the last ``hold`` steps, and transient again as soon as X >
+    ``high``. ``band``: two factors on both thresholds, between which the onset is reported. For a stride above 1 only
+    the windows decide.
     """
 
     window: int = 100
@@ -56,7 +57,7 @@ class StateRule:
 
     @property
     def earliest_stable(self) -> int:
-        """Steps that a layer needs at least to be called stable: two windows to compare, and the hold."""
+        """Return how many steps a layer needs before it can be called stable: two windows to compare, and the hold."""
         return 2 * self.window + self.hold
 
     def __post_init__(self) -> None:
@@ -86,10 +87,10 @@ class Span(NamedTuple):
 
 
 def grid_of(rule: StateRule, stride: int) -> Grid:
-    """Rows per block, and blocks per window and hold.
+    """Return rows per block, and blocks per window and hold.
 
-    With a stride above 1 a block is as many rows as make ``rule.block`` steps, or one row. Raises `TraceError` for a
-    stride that does not divide the window or leaves fewer than 4 rows in it: such a trace cannot be labelled.
+    For a stride above 1 a block is the rows that make ``rule.block`` steps, or one row. Raise `TraceError` for a stride
+    that does not divide the window or leaves fewer than 4 rows in it: such a trace cannot be labelled.
     """
     if stride < 1 or rule.window % stride or rule.window // stride < 4:
         fit = [s for s in range(1, rule.window // 4 + 1) if rule.window % s == 0]
@@ -110,8 +111,8 @@ def grid_of(rule: StateRule, stride: int) -> Grid:
 class StateLabels:
     """Labels of a trace.
 
-    ``transient_SL`` bool: the label at row t, from rows before t; ``drift_SL`` float64: the X behind it, NaN where the
-    rows seen do not determine it (too few of them, or a layer without load).
+    ``transient_SL`` bool: the label at row t, from rows before t. ``drift_SL`` float64: the X behind it; NaN if the
+    rows seen do not determine it (too few, or a layer without load).
     """
 
     rule: StateRule
@@ -122,12 +123,12 @@ class StateLabels:
 
     @cached_property
     def onset_L(self) -> NDArray[np.int64]:
-        """First row at which a layer is labelled stable, -1 where it never is."""
+        """Return the first row at which a layer is labelled stable, -1 if it never is."""
         return first_stable(self.transient_SL)
 
     @cached_property
     def onset_band_L2(self) -> NDArray[np.int64]:
-        """The onset with both thresholds times ``rule.band``, looser first; -1 where a layer is never stable."""
+        """Return the onset with both thresholds times ``rule.band``, looser first; -1 if a layer is never stable."""
         grid = grid_of(self.rule, self.stride)
         bounds = []
         for factor in sorted(self.rule.band, reverse=True):
@@ -136,7 +137,7 @@ class StateLabels:
         return np.stack(bounds, axis=1)
 
     def spans(self, layer: int) -> list[Span]:
-        """The runs of equal labels of one layer, in order."""
+        """Return the runs of equal labels of one layer, in order."""
         column = self.transient_SL[:, layer]
         edges = [0, *(np.flatnonzero(column[1:] != column[:-1]) + 1).tolist(), len(column)]
         return [
@@ -149,8 +150,8 @@ class StateLabels:
 def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None) -> StateLabels:
     """Label every row and layer of a trace; ``load_SLE`` counts [S, L, E], ``stride`` training steps between rows.
 
-    A trace shorter than two windows and the hold is transient throughout. Raises `TraceError` for a stride that the
-    rule cannot work with.
+    A trace shorter than two windows and the hold is transient throughout. Raise `TraceError` for a stride that the rule
+    cannot work with.
     """
     rule = rule or StateRule()
     grid = grid_of(rule, stride)
@@ -167,7 +168,7 @@ def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None
 
 
 class StateDetector:
-    """The same labels one row at a time: after row t has been given, `transient_L` is the label at row t + 1."""
+    """Makes the same labels one row at a time: after row t was given, `transient_L` is the label at row t + 1."""
 
     def __init__(self, num_layers: int, num_experts: int, stride: int = 1, rule: StateRule | None = None) -> None:
         self.rule = rule or StateRule()
@@ -180,7 +181,7 @@ class StateDetector:
         self._calm_L = np.zeros(num_layers, dtype=np.int64)
 
     def update(self, load_LE: Array) -> BoolArray:
-        """Take in one row's counts [L, E]; returns the label at the next row [L], True for transient."""
+        """Take in one row's counts [L, E], and return the label at the next row [L], True for transient."""
         self._pending.append(shares(load_LE))
         if len(self._pending) == self._grid.rows:
             share_SLE = np.stack(self._pending)
@@ -189,7 +190,7 @@ class StateDetector:
         return self.transient_L
 
     def update_block(self, share_SLE: FloatArray) -> BoolArray:
-        """The same for one block of rows at once, given as shares (`traces.trace.shares`)."""
+        """Take in one block of rows at once, given as shares (`traces.trace.shares`), and return as `update` does."""
         new = summarise_shares(share_SLE, self._lead, self._grid)
         self._lead = share_SLE
         keep = 2 * self._grid.window
@@ -202,15 +203,15 @@ class StateDetector:
 
 
 def state_at(labels: StateLabels, row: int) -> State:
-    """The state of a run at a row: transient or stable when all layers agree, else mixed.
+    """Return the state of a run at a row: transient or stable if all layers agree, else mixed.
 
-    Layers whose drift is not known there (no load) have no vote, unless it is known in none: then transient.
+    Layers whose drift is unknown there (no load) do not vote. If it is unknown in all layers, the state is transient.
     """
     return state_names(labels)[row]
 
 
 def state_names(labels: StateLabels) -> list[State]:
-    """`state_at` of every row."""
+    """Return `state_at` of every row."""
     vote_SL = np.isfinite(labels.drift_SL)
     none_S: BoolArray = np.asarray(~vote_SL.any(axis=1))
     transient_S: BoolArray = np.asarray((labels.transient_SL | ~vote_SL).all(axis=1) | none_S)
@@ -220,6 +221,6 @@ def state_names(labels: StateLabels) -> list[State]:
 
 
 def crossing(labels: StateLabels, row: int, rows: int) -> BoolArray:
-    """Whether each layer's label changes inside the window of ``rows`` rows that starts at ``row``; [L]."""
+    """Return whether each layer's label changes inside the window of ``rows`` rows that starts at ``row``; [L]."""
     window = labels.transient_SL[row : row + rows]
     return np.asarray((window != window[:1]).any(axis=0))

@@ -1,4 +1,4 @@
-"""The shifts that a recipe planned: stages of its data, restarts of its learning rate.
+"""The shifts that a recipe planned: new stages of its data, restarts of its learning rate.
 
 Axis letters: S rows.
 """
@@ -13,10 +13,10 @@ from moeload_bench.traces.trace import Trace
 
 
 def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
-    """Rows at which the recipe planned a shift: a new data stage, or a learning rate that starts again.
+    """Return the rows at which the recipe planned a shift: a new data stage, or a restart of the learning rate.
 
-    A learning rate starts again where it jumps up by ``lr_factor``, or where it rises by ``lr_factor`` above the least
-    value it has fallen to (a restart that warms up). The first 10 rows are left out.
+    A learning rate restarts where it jumps up by ``lr_factor``, or where it rises by ``lr_factor`` above the lowest
+    value that it has fallen to (a restart that warms up). The first 10 rows are left out.
     """
     found = set()
     stage_S = trace.columns.get("stage")
@@ -31,7 +31,7 @@ def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
 
 
 def _rises_after_falls(lr_S: Sequence[float], factor: float) -> list[int]:
-    """First rows after a fall from which the value climbs to ``factor`` times where the fall ended."""
+    """Return the first rows after a fall at which the value has climbed to ``factor`` times where the fall ended."""
     rows, fallen = [], None
     for row in range(1, len(lr_S)):
         if lr_S[row] < lr_S[row - 1]:

@@ -1,1 +1,1 @@
-"""Frozen task lists: the record, and one TOML file each."""
+"""Frozen task lists: the record, and one TOML file for each."""

@@ -1,7 +1,7 @@
-"""Suites: frozen lists of (trace by content hash, origins by state, horizons), one TOML file each.
+"""Suites: frozen lists of (trace by content hash, origins by state, horizons), one TOML file for each.
 
-A suite's hash is taken over its parsed content, so comments and formatting do not change it. An ad-hoc suite over
-anybody's own trace is made by `suite_for_trace` with the same rule that chose the frozen origins.
+A suite's hash is taken over its parsed content, so comments and formatting do not change it. `suite_for_trace` makes an
+ad-hoc suite for any trace, with the same rule that chose the frozen origins.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from moeload_bench.traces.trace import Trace
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
 CROSSING = "crossing"
-"""The tasks of any state whose window contains a change of state or a planned switch, reported apart."""
+"""Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
 SLID = ":every-"
-"""In the name of a suite whose origins are every so many steps, between the suite's name and the number."""
+"""Part of a suite's name if its origins are every N steps: it stands between the suite's name and N."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
-"""The fields of a suite that its hash leaves out."""
+"""Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
 _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
 _VARIANT = re.compile(r"[a-z0-9_]+([.-][a-z0-9_]+)+")  # never a baseline's own name, a path or a module
@@ -45,7 +45,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FitTrace(Record):
-    """A `train` run, open for fitting."""
+    """A `train` run, which forecasters may be fitted on."""
 
     id: str
     data_sha256: Sha256
@@ -62,7 +62,7 @@ class SuiteTrace(FitTrace):
     stable: tuple[Step, ...] = ()
 
     def origins(self) -> list[tuple[int, State]]:
-        """(origin, state) in the order of training."""
+        """Return (origin, state) in the order of training."""
         return sorted(
             [(o, "transient") for o in self.transient]
             + [(o, "mixed") for o in self.mixed]
@@ -80,9 +80,9 @@ class HubPlace(Record):
 class Suite(Record):
     """A frozen task list.
 
-    ``baselines`` are names of forecasters in the order of tables; ``variants`` says which target a name stands for
-    where it is not one itself (`sw_avg.w500` = `sw_avg@window=500`). ``near_twins`` are groups of recipes that are one
-    training at first and part only later: statistics give each group one vote.
+    ``baselines`` are names of forecasters in the order of tables. ``variants`` gives the target that a name stands for
+    if it is not a forecaster itself (`sw_avg.w500` = `sw_avg@window=500`). ``near_twins`` are groups of recipes that
+    are the same training at first and differ only later: statistics give each group one vote.
     """
 
     schema_version: int = Field(default=1, ge=1, le=1)
@@ -122,25 +122,25 @@ class Suite(Record):
 
     @property
     def horizon(self) -> int:
-        """The largest horizon: what each origin must leave room for."""
+        """Return the largest horizon: each origin must leave room for it."""
         return self.horizons[-1]
 
     def sha256(self) -> str:
-        """Hash of the content that decides scores."""
+        """Return the hash of the content that decides scores."""
         content = self.model_dump(mode="json", exclude=set(DECIDES_NO_SCORE))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def group_of(self, trace_id: str) -> int:
-        """The opaque number that runs of one recipe share."""
+        """Return the opaque number that runs of one recipe share."""
         recipes = sorted({trace.id.split("/")[0] for trace in (*self.traces, *self.fit)})
         return recipes.index(trace_id.split("/")[0])
 
 
 @lru_cache(maxsize=8)
 def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
-    """Recipe to the first of its group of near twins, in the package's suite of that name and hash; else empty.
+    """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty.
 
-    Of a suite with the same runs and other origins (`sliding_suite`) they are those of the suite that it is made from.
+    A suite with the same runs and other origins (`sliding_suite`) has the near twins of the suite that it is made from.
     """
     base, slid, _ = name.partition(SLID)
     if base not in suite_names() or (not slid and load_suite(base).sha256() != sha256):
@@ -149,9 +149,9 @@ def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
-    """Raise `ValueError` for a variant that nobody would run, and for a forecaster that is no baseline of the package.
+    """Raise `ValueError` for a variant that is never run, and for a forecaster that is not a baseline of the package.
 
-    What a suite names runs without being named by whoever runs the suite: never a file, never another module.
+    Users do not choose what a suite names, but run it: so it must never be a file or a module outside the package.
     """
     for name in variants:
         if name not in baselines:
@@ -168,23 +168,23 @@ def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> Non
 
 
 def suite_names() -> list[str]:
-    """Suites that come with the package."""
+    """Return the names of the suites that come with the package."""
     return sorted(path.stem for path in (PACKAGE / "suites").glob("*.toml"))
 
 
 def full_suites(names: Iterable[str]) -> list[str]:
-    """Of the names of suites those of full ones (v1, v2, ...), in the order of their numbers."""
+    """Return those names that belong to full suites (v1, v2, ...), in the order of their numbers."""
     return sorted((name for name in names if re.fullmatch(r"v\d+", name)), key=lambda name: int(name[1:]))
 
 
 def default_suite() -> str:
-    """The suite that submissions are for: the newest full one (v1, v2, ...) that takes any, mini while none does."""
+    """Return the suite for submissions: the newest full one (v1, v2, ...) that takes any, mini if none does."""
     taking = [name for name in full_suites(suite_names()) if load_suite(name).submissions == "open"]
     return taking[-1] if taking else "mini"
 
 
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
-    """A suite by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
+    """Return a suite by name or by the path of a TOML file; raise `SuiteError` or `NotFoundError`."""
     text = os.fspath(name_or_path)
     path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
     if not path.is_file() and text.endswith(".toml"):
@@ -204,12 +204,12 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
         return Suite.model_validate(fields)
     except ValidationError as error:
         raise SuiteError(f"{path}: {first_problem(error, 'suite')}") from None
-    except SuiteError as error:  # of the state rule
+    except SuiteError as error:  # from the state rule
         raise SuiteError(f"{path}: rule: {error}") from None
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
-    """Raise `SuiteError` unless every origin is a row of the trace that leaves room for the largest horizon."""
+    """Raise `SuiteError` unless every origin is a row of the trace and leaves room for the largest horizon."""
     end = int(trace.step_S[-1]) + trace.meta.stride
     for origin, _ in entry.origins():
         if origin + horizon > end or origin < trace.step_S[0] or (origin - trace.step_S[0]) % trace.meta.stride:
@@ -220,10 +220,10 @@ def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
 
 
 def check_traces(suite: Suite) -> None:
-    """Say before any work, and before the network is asked, where the traces of a suite can be had from.
-
-    Raises `SuiteError` when some are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the
+    """Raise `SuiteError` if traces are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the
     Hub.
+
+    It runs before any work and before any request, and says where the traces can be had from.
     """
     here = {ref.id for ref in list_traces()}
     missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in here]
@@ -242,7 +242,7 @@ def sources_of(
     *,
     fit: bool = True,
 ) -> dict[str, Source]:
-    """Every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
+    """Return every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
     here: dict[str, Source] = {trace.id: trace for trace in traces}
     return {**locate_traces(suite, paths, fit=fit, here=here), **here}
 
@@ -250,7 +250,7 @@ def sources_of(
 def locate_traces(
     suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True, here: Collection[str] = ()
 ) -> dict[str, Path]:
-    """The file of every trace of a suite by its id: that of ``paths``, else bundled, local or from the Hub at its pin.
+    """Return the file of every trace of a suite by its id: from ``paths``, else bundled, local, or the Hub at its pin.
 
     ``fit`` False leaves out those that forecasters learn from, ``here`` names others to leave out. Raises
     `NotFoundError` for a trace that is nowhere.
@@ -263,7 +263,7 @@ def locate_traces(
 
 
 def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:
-    """The horizons that a trace can serve: multiples of its stride, at most half its length."""
+    """Return the horizons that a trace can serve: multiples of its stride, at most half its length."""
     span = trace.steps * trace.meta.stride
     usable = tuple(h for h in horizons if h % trace.meta.stride == 0 and h <= span // 2)
     if not usable:
@@ -280,7 +280,7 @@ def suite_for_trace(
     per_state: int = ORIGINS_PER_STATE,
     rule: StateRule | None = None,
 ) -> Suite:
-    """An ad-hoc suite over one trace, its origins chosen by the rule; a state that never occurs has no origins."""
+    """Return an ad-hoc suite over one trace; the rule chooses its origins, none for a state that never occurs."""
     rule = rule or StateRule()
     usable = fitting_horizons(trace, horizons)
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
@@ -296,7 +296,7 @@ def suite_for_trace(
         transient=tuple(chosen["transient"]),
         stable=tuple(chosen["stable"]),
     )
-    name = f"trace:{trace.id}".lower().replace("..", "._")  # a recipe's name may hold "..", a suite's never does
+    name = f"trace:{trace.id}".lower().replace("..", "._")  # a recipe's name may hold "..", a suite's must not
     return Suite(name=name, horizons=usable, rule=rule, traces=(entry,))
 
 
@@ -306,10 +306,10 @@ def as_suite(tasks: Suite | Trace) -> Suite:
 
 
 def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizons: Sequence[int]) -> Suite:
-    """The suite's runs with an origin every so many steps: the founding paper's sliding evaluation.
+    """Return the suite's runs with an origin every ``every`` steps: the founding paper's sliding evaluation.
 
-    With ``every`` equal to the only horizon the windows are disjoint blocks, its other evaluation. Each origin has the
-    state of its step. Raises `SuiteError` when a trace holds no such window.
+    If ``every`` equals the only horizon, the windows are disjoint blocks, the paper's other evaluation. Each origin has
+    the state of its step. Raise `SuiteError` if a trace holds no such window.
     """
     entries = [_slid(entry, traces[entry.id], suite.rule, every, max(horizons)) for entry in suite.traces]
     name = f"{suite.name}{SLID}{every}"

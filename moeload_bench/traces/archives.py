@@ -16,22 +16,24 @@ from moeload_bench.errors import MoeloadError, TraceError
 
 
 def read_arrays(path: Path, known: Collection[str], max_bytes: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an archive by name, all of them plain numbers, of at most ``max_bytes`` together, and in proportion
-    to the archive (`moeload_bench.bounds`).
+    """Return the arrays of an archive by name.
 
-    Raises `TraceError` that names file, array, what was got and what was expected: for what is no archive, an array
-    that is not ``known``, there twice, of objects, too large, or larger than what the archive holds of it.
+    They must be plain numbers, take at most ``max_bytes`` together, and be in proportion to the archive's size
+    (`moeload_bench.bounds`).
+
+    Raise `TraceError` if the file is not an archive, or if an array is not ``known``, occurs twice, holds objects, is
+    too large, or claims more than its member holds. The message names file, array, what was got and what was expected.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = [_name(path, entry.filename, known) for entry in archive.infolist()]
             if len(set(names)) != len(names):
-                raise TraceError(f"{path}: an array is there twice; got {', '.join(names)}")
+                raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
             _check_sizes(path, archive, max_bytes)
             return {name: _array(path, archive, name) for name in names}
     except MoeloadError:
         raise
-    except Exception as error:  # a hostile archive reaches many an exception: encryption, compression, text, numbers
+    except Exception as error:  # a hostile archive can raise almost anything: encryption, compression, text, numbers
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise TraceError(f"{path}: not a NumPy archive (.npz): {said}") from error
 
@@ -44,7 +46,7 @@ def _name(path: Path, member: str, known: Collection[str]) -> str:
 
 
 def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None) -> None:
-    """Refuse before unpacking: too large altogether, or a header that promises more than its member holds."""
+    """Check all sizes before unpacking: the sum, and each header against the bytes that its member holds."""
     total = sum(entry.file_size for entry in archive.infolist())
     if max_bytes is not None and total > max_bytes:
         raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}")

@@ -1,10 +1,14 @@
-"""Whether a trace is another one under a new name: renamed, permuted, cut, sampled, or with part of its tokens.
+"""Find out whether a trace is a copy of another: renamed, permuted, cut, sampled, or with only part of its tokens.
 
-Two trainings never route alike, so a copy is known by what nothing but a copy shares. Rows that are equal up to the
-order of experts show a copy whose counts are intact, whatever its steps and layers are called. Where tokens were left
-out, shares averaged over many steps stay what they were, up to the noise of what was left out, and what a single step
-adds to an expert is still there. Neither is enough alone: balanced trainings have alike mean shares, and trainings on
-one order of the data have steps alike (docs/guide/hub.md has the numbers).
+Two trainings never route alike, so what only a copy can share gives a copy away. Two tests are needed:
+
+- Equal rows, up to the order of experts. They find a copy with intact counts, even if steps and layers are renamed.
+- Equal mean shares, and equal movement of single steps. They find a copy that leaves tokens out: shares averaged over
+  many steps change only by the sampling noise of what was left out, and an expert's extra tokens in one step still
+  show.
+
+Neither part of the second test is enough alone: balanced trainings have similar mean shares, and trainings on the same
+order of the data have similar single steps (docs/guide/hub.md has the numbers).
 
 Axis letters: S rows, L MoE layers, E experts, W windows, M the experts that move most.
 """
@@ -20,28 +24,28 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 SHARED_ROWS = 0.05
-"""From this fraction of equal layer-steps on, a trace is a copy."""
+"""A trace is a copy if at least this fraction of its layer-steps is equal."""
 NOISE = 5.0
-"""Below this multiple of the noise of left-out tokens, mean shares may be those of a copy."""
+"""Mean shares may be a copy's if they differ by less than this multiple of the noise of left-out tokens."""
 SINGLE_STEPS = 0.25
-"""From this correlation of single steps on, a trace with a copy's mean shares is a copy."""
+"""A trace with a copy's mean shares is a copy if its single steps correlate at least this much."""
 OUTLIER = 3.0
-"""Standard deviations that a single step counts at most: one wild step of each is no likeness."""
+"""Clip single steps to this many standard deviations: one wild step in each trace must not make them look alike."""
 SMOOTHED = 21
-"""Rows of the moving mean that single steps are compared with."""
+"""Rows of the moving mean that is subtracted from single steps."""
 WINDOW = 200
-"""Rows of a mean; fewer where a trace is short."""
+"""Rows in one mean; fewer where a trace is short."""
 LEAST_WINDOWS = 4
 SHIFT = 10
-"""Rows between two places at which a shorter trace is laid on a longer one."""
+"""Rows between two places at which a shorter trace is compared with a longer one."""
 
 
 def duplicate_of(trace: Trace, known: Trace) -> str | None:
-    """Why ``trace`` is a copy of ``known``, None when it is not; their names, steps and metadata play no part.
+    """Return why ``trace`` is a copy of ``known``, or None if it is not. Names, step numbers and metadata play no part.
 
-    Found are copies with experts or layers in another order, cut, sampled every n steps, with steps renumbered, with a
-    random part of the tokens (`load_half` for instance), also cut, and with experts added or left out that never have
-    load. Not found are copies that are sampled *and* thinned, or whose experts were added up.
+    It finds copies with experts or layers in another order, cut, sampled every n steps, with steps renumbered, with a
+    random part of the tokens (such as `load_half`), also cut, and with experts added or left out that never have load.
+    It does not find copies that are sampled *and* thinned, or whose experts were added up.
     """
     experts = min(trace.num_experts, known.num_experts)
     if max(live_experts(trace.load_SLE), live_experts(known.load_SLE)) > experts:
@@ -59,12 +63,12 @@ def duplicate_of(trace: Trace, known: Trace) -> str | None:
 
 
 def live_experts(load_SLE: IntArray) -> int:
-    """The number of experts that have load in any row, of the layer with the most of them."""
+    """Return the number of experts that ever have load, in the layer with the most of them."""
     return int(load_SLE.any(axis=0).sum(axis=1).max(initial=0))
 
 
 def _busiest(load_SLE: IntArray, experts: int) -> IntArray:
-    """Each layer's experts with the most load, so many of them; the others are taken to have none."""
+    """Return the loads of each layer's ``experts`` busiest experts; the others are taken to have none."""
     if experts == load_SLE.shape[2]:
         return load_SLE
     order_LE = np.argsort(-load_SLE.sum(axis=0), axis=1, kind="stable")[:, :experts]
@@ -72,9 +76,9 @@ def _busiest(load_SLE: IntArray, experts: int) -> IntArray:
 
 
 def equal_rows(load_SLE: IntArray, other_SLE: IntArray) -> float:
-    """The fraction of layer-steps whose counts occur in the other trace too, up to the order of experts.
+    """Return the fraction of layer-steps whose counts also occur in the other trace, up to the order of experts.
 
-    0 where counts say too little: when half of the other trace's layer-steps are equal to one another.
+    Return 0 if counts say too little: when half of the other trace's layer-steps are equal to one another.
     """
     there = np.unique(_fingerprints(other_SLE))
     if len(there) < 0.5 * other_SLE.shape[0] * other_SLE.shape[1]:
@@ -83,7 +87,7 @@ def equal_rows(load_SLE: IntArray, other_SLE: IntArray) -> float:
 
 
 def _fingerprints(load_SLE: IntArray) -> NDArray[np.uint64]:
-    """A number for each layer-step's counts in rising order, whoever has them."""
+    """Return a number for each layer-step's counts, the same for any order of the experts."""
     S, L, E = load_SLE.shape
     # fixed odd multipliers of 64 bits: equal counts give equal numbers, others collide with a chance of about 2^-64
     word_E = np.random.RandomState(0).randint(0, 2**63 - 1, size=E, dtype=np.int64).astype(np.uint64) * 2 + 1
@@ -93,11 +97,12 @@ def _fingerprints(load_SLE: IntArray) -> NDArray[np.uint64]:
 
 
 def share_distance(load_SLE: IntArray, other_SLE: IntArray) -> float:
-    """How far mean shares are apart, in units of the noise that leaving tokens out makes; the median over layers.
+    """Return how far mean shares are apart, in units of the noise from leaving tokens out; the median over layers.
 
-    Shares are means over windows of rows, in rising order within each window and layer, so that the order of experts
-    plays no part; each layer is compared with the layer that is nearest to it. A shorter trace is laid at every
-    `SHIFT`-th row of the other, and the nearest place counts. Infinite for traces too short to tell.
+    Shares are means over windows of rows, sorted within each window and layer, so that the order of experts plays no
+    part. Each layer is compared with the nearest layer of the other trace. A shorter trace is compared at every
+    `SHIFT`-th row of the longer one, and the nearest place counts. The distance is infinite if a trace is too short to
+    tell.
     """
     long_SLE, short_SLE = (other_SLE, load_SLE) if len(other_SLE) >= len(load_SLE) else (load_SLE, other_SLE)
     window = min(WINDOW, len(short_SLE) // LEAST_WINDOWS)
@@ -111,21 +116,21 @@ def share_distance(load_SLE: IntArray, other_SLE: IntArray) -> float:
 
 
 def _before(load_SLE: IntArray) -> IntArray:
-    """The loads before each row and after the last one, added up; [S + 1, L, E]."""
+    """Return the sum of all loads before each row, and after the last one; [S + 1, L, E]."""
     return np.concatenate([np.zeros((1, *load_SLE.shape[1:]), dtype=np.int64), load_SLE.cumsum(axis=0)])
 
 
 def step_correlation(load_SLE: IntArray, other_SLE: IntArray) -> float:
-    """How much single steps move together: the largest correlation of an expert of the first layer with any expert.
+    """Return the largest correlation between single steps of the first layer's experts and of any expert of the other.
 
-    Of shares less their moving mean, at the shift of rows at which it is largest; the two experts that move most are
-    tried. Two trainings on the same order of the data have some of it too.
+    Single steps are shares less their moving mean. All shifts of rows are tried, and of the first layer only the two
+    experts that move most. Two trainings on the same order of the data also correlate to some degree.
     """
     movers = np.argsort(-load_SLE[:, 0].var(axis=0))[:2]
     size = 1 << (len(load_SLE) + len(other_SLE) - 1).bit_length()
     left_SM = np.conj(np.fft.rfft(_single_steps(load_SLE[:, 0])[:, movers], size, axis=0))
     most = 0.0
-    for layer in range(other_SLE.shape[1]):  # one at a time: memory
+    for layer in range(other_SLE.shape[1]):  # one at a time, to save memory
         right_SE = np.fft.rfft(_single_steps(other_SLE[:, layer]), size, axis=0)
         for mover in range(left_SM.shape[1]):
             most = max(most, float(np.fft.irfft(right_SE * left_SM[:, mover, None], size, axis=0).max()))
@@ -133,7 +138,7 @@ def step_correlation(load_SLE: IntArray, other_SLE: IntArray) -> float:
 
 
 def _single_steps(load_SE: IntArray) -> FloatArray:
-    """Shares of a layer less their moving mean, in standard deviations and no more than `OUTLIER` of them; [S, E]."""
+    """Return a layer's shares less their moving mean, in standard deviations, clipped at `OUTLIER`; [S, E]."""
     share_SE = load_SE / np.maximum(1, load_SE.sum(axis=1, keepdims=True))
     S, half = len(share_SE), SMOOTHED // 2
     before_SE = np.concatenate([np.zeros((1, share_SE.shape[1])), share_SE.cumsum(axis=0)])
@@ -144,7 +149,7 @@ def _single_steps(load_SE: IntArray) -> FloatArray:
 
 
 def _sorted_shares(load_WLE: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Shares [W, L, E] in rising order, and their tokens [W, L]."""
+    """Return shares [W, L, E] in rising order, and their tokens [W, L]."""
     tokens_WL = np.maximum(1, load_WLE.sum(axis=2)).astype(np.float64)
     return np.sort(load_WLE / tokens_WL[..., None], axis=2), tokens_WL
 
@@ -152,7 +157,9 @@ def _sorted_shares(load_WLE: IntArray) -> tuple[FloatArray, FloatArray]:
 def _distance(
     share_WLE: FloatArray, tokens_WL: FloatArray, other_WLE: FloatArray, other_tokens_WL: FloatArray
 ) -> float:
-    """The median over layers of the least distance to a layer of the other; of each pair the median over windows."""
+    """Return the median over layers of the distance to the nearest layer of the other; per pair, the median over
+    windows.
+    """
     nearest_L = []
     for layer in range(share_WLE.shape[1]):
         gap_WL = 0.5 * np.abs(share_WLE[:, layer, None] - other_WLE).sum(axis=2)

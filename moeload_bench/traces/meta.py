@@ -18,13 +18,13 @@ from moeload_bench.schema import Record, first_problem, later
 
 Version = Literal[1, "1.1", "1.2"]
 VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2")
-"""A trace is written as the oldest version that has all it uses."""
+"""A trace is written as the oldest version that has everything it uses."""
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
 SPLIT_PATTERN = r"\w+"
 
 
 class ColumnSpec(NamedTuple):
-    """One column of the format: its dtype, its axes after the step, its unit, the version that brought it."""
+    """One column of the format: its dtype, its axes after the step, its unit, and the version that added it."""
 
     dtype: str
     axes: str
@@ -104,7 +104,7 @@ class BalancingMeta(Record):
 
 
 class TraceMeta(Record):
-    """All that a reader needs to tell two traces apart or to make one again."""
+    """Everything that a reader needs to tell two traces apart or to repeat the training."""
 
     format_version: Version = Field(default=1, description="version of this format that is needed to read it")
     recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
@@ -149,7 +149,9 @@ class TraceMeta(Record):
     @field_validator("recipe", "split")
     @classmethod
     def _can_be_looked_up(cls, name: str) -> str:
-        """The patterns once more by Python, as ids are looked up: to pydantic combining marks are word characters."""
+        """Check the name by Python's pattern too, because ids are looked up so: pydantic takes combining marks for
+        letters.
+        """
         odd = re.search(r"[^\w.-]", name)
         if odd:
             raise ValueError(
@@ -174,42 +176,42 @@ class TraceMeta(Record):
 
     @property
     def top_k(self) -> int | None:
-        """The top-k that all layers share, else None."""
+        """Return the top-k that all layers share, else None."""
         values = {layer.top_k for layer in self.layers}
         return values.pop() if len(values) == 1 else None
 
     def canonical_json(self) -> str:
-        """One text for one content: sorted keys, no spaces, ASCII."""
+        """Return the one JSON text of this content: sorted keys, no spaces, ASCII."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def sha256(self) -> str:
-        """Hash of the canonical JSON (`meta_sha256`)."""
+        """Return the hash of the canonical JSON (`meta_sha256`)."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
 def older(version: Version, than: Version) -> bool:
-    """Return whether a version of the format came before another."""
+    """Return whether a version of the format is older than another."""
     return VERSIONS.index(version) < VERSIONS.index(than)
 
 
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
-    """The record as `TraceMeta`; raises `TraceError` with the first field that is wrong, got and expected."""
+    """Return the record as `TraceMeta`; raise `TraceError` that names the first wrong field, got and expected."""
     return hashed_meta(record, where)[0]
 
 
 def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:
-    """As `checked_meta`, with the record's hash, which shows that JSON holds it."""
+    """Return the checked record (as `checked_meta`) and its hash. Hashing shows that JSON can hold the record."""
     try:
         meta = TraceMeta.model_validate(record)
         return meta, meta.sha256()
     except ValidationError as error:
         raise TraceError(f"{where}: {wrong_field(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{where}: metadata that JSON does not hold: {error}") from None
+        raise TraceError(f"{where}: metadata cannot be stored as JSON: {error}") from None
 
 
 def wrong_field(error: ValidationError) -> str:
-    """The first field of the metadata that is wrong: which, why, what was got, or what there is instead."""
+    """Describe the first wrong field of the metadata: which one, why, what was got, or which fields exist."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return f"unknown metadata field {first['loc'][0]}; there is: {', '.join(TraceMeta.model_fields)}"

@@ -1,8 +1,8 @@
-"""What decompressing the pages of a parquet file takes, from the pages' own headers.
+"""How much memory it takes to decompress the pages of a parquet file, read from the pages' own headers.
 
-A footer may say little and a page behind it hold two gigabytes of zeros in a few kilobytes: Arrow allocates what the
-page's header announces. The headers are structs of Thrift's compact protocol (parquet.thrift: `PageHeader`), of which
-two numbers are of interest here; the rest is stepped over, in time linear in the file.
+A footer may claim little while a page of a few kilobytes unpacks to two gigabytes of zeros: Arrow allocates what the
+page's header announces. The headers are structs of Thrift's compact protocol (parquet.thrift: `PageHeader`). Only two
+of their numbers are needed here; the rest is skipped, in time linear in the file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ INTEGERS = (4, 5, 6)
 
 
 def _usual_header() -> re.Pattern[bytes]:
-    """A header as writers write it: type and both sizes first, then structs of numbers and of bounds of 4 or 8 bytes.
+    """Return a pattern for the usual header: type and both sizes, then structs of numbers and of bounds of 4 or 8
+    bytes.
 
-    Matched in one go, as there is one for every column and row group; any other header is read field by field. Nothing
-    in it can be read in two ways (a field's first byte tells its kind), so that nothing is tried twice.
+    It matches in one go, which matters because every column of every row group has a header. Any other header is read
+    field by field. A field's first byte tells its kind, so the pattern never backtracks.
     """
 
-    def tag(*kinds: int) -> bytes:  # of a field whose number is more than that of the one before
+    def tag(*kinds: int) -> bytes:  # a field whose number is larger than the last one's
         return b"[" + b"".join(b"\\x%x%x" % (step, kind) for step in range(1, 16) for kind in kinds) + b"]"
 
     number = rb"[\x80-\xff]{0,4}+[\x00-\x7f]"
@@ -45,13 +46,13 @@ _USUAL = _usual_header()
 
 
 Chunk = tuple[int, int, int]
-"""One column of one row group by its footer: where its pages begin and end, and what its values take as an array."""
+"""One column of one row group, from its footer: where its pages begin and end, and how many bytes its array takes."""
 
 
 def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
-    """The columns of every row group, without those that hold nothing, of which no page is read.
+    """Return the columns of every row group. Columns that hold nothing are left out, because no page of them is read.
 
-    A footer may lie: what it gives below zero counts for nothing, so that it cannot hide anything else.
+    A footer may lie: a negative number counts as 0, so that it cannot make up for another column's bytes.
     """
     found, schema = [], metadata.schema
     widths = [4 if schema.column(j).physical_type in ("INT32", "FLOAT") else 8 for j in range(metadata.num_columns)]
@@ -64,13 +65,13 @@ def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
                 continue
             start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
             if dictionary is not None and 0 < dictionary < start:
-                start = dictionary  # it comes first, as Arrow looks for it
+                start = dictionary  # Arrow looks for it first
             found.append((start, start + chunk.total_compressed_size, values * width))
     return found
 
 
 def largest_page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> int:
-    """The largest page of a file, decompressed; raises `TraceError` for headers that cannot be read."""
+    """Return the size of the file's largest page, decompressed; raise `TraceError` for headers that cannot be read."""
     largest = 0
     for start, stop, _ in chunks:
         try:
@@ -97,7 +98,7 @@ def _largest_page(content: Bytes, at: int, stop: int) -> int:
 
 
 def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:
-    """The two sizes, decompressed and compressed (below zero: not there), and where the header ends."""
+    """Return both sizes, decompressed and compressed (negative: not there), and the position where the header ends."""
     sizes = {UNCOMPRESSED: -1, COMPRESSED: -1}
     field = 0
     while (head := content[at]) & 15 != STOP:
@@ -114,7 +115,7 @@ def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
-    """Where a value of a kind ends."""
+    """Return the position where a value of this kind ends."""
     if depth > MAX_DEPTH:
         raise ValueError("its header is nested too deep")
     if kind in (TRUE, FALSE):
@@ -145,7 +146,7 @@ def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
 
 
 def _number(raw: bytes) -> int:
-    """As `_integer`, of bytes that are all of the number's."""
+    """Return the number (as `_integer`) that all of these bytes form."""
     value = 0
     for byte in reversed(raw):
         value = value << 7 | byte & 127
@@ -153,7 +154,7 @@ def _number(raw: bytes) -> int:
 
 
 def _integer(content: Bytes, at: int) -> tuple[int, int]:
-    """A signed number, zigzag."""
+    """Return a signed number in zigzag encoding, and where it ends."""
     raw, at = _varint(content, at)
     return (raw >> 1) ^ -(raw & 1), at
 

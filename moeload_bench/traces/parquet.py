@@ -1,6 +1,6 @@
-"""Trace columns out of parquet: a batch of rows at a time, into arrays of known shape and dtype, no Python objects.
+"""Read trace columns from parquet, a batch of rows at a time, into arrays of known shape and dtype, no Python objects.
 
-Of a file only the arrays and one batch are in memory at once. Axis letters: S steps, L MoE layers, E experts.
+Only the arrays and one batch are in memory at once. Axis letters: S steps, L MoE layers, E experts.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ META_KEY = b"moeload"
 MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
 CELLS_AT_ONCE = 1 << 23
-"""A trace of no more loads is decoded at once and not copied, at no more memory; batches take a fifth longer."""
+"""A trace with at most this many loads is decoded in one piece, without a copy; batches would take a fifth longer."""
 CELLS_A_BATCH = 1 << 20
-"""Loads in a batch of a larger trace: there, one batch would take twice the memory and longer."""
+"""Loads per batch of a larger trace: decoded in one piece, it would take twice the memory and longer."""
 
 
 class Mapped(NamedTuple):
-    """An open parquet file: its reader, and its bytes mapped into memory, in which the pages' headers are read."""
+    """An open parquet file: its reader, and its bytes mapped into memory, from which the pages' headers are read."""
 
     reader: pq.ParquetFile
     content: mmap.mmap
@@ -43,7 +43,7 @@ class Mapped(NamedTuple):
 
 @contextmanager
 def open_mapped(path: Path) -> Iterator[Mapped]:
-    """The open file; whatever pyarrow raises inside the block becomes a `TraceError` that names the file."""
+    """Open the file; turn any error of pyarrow inside the block into a `TraceError` that names the file."""
     import pyarrow.parquet as pq
 
     if path.is_dir():
@@ -56,18 +56,18 @@ def open_mapped(path: Path) -> Iterator[Mapped]:
     try:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            # Arrow maps it once more: of a buffer it reads by threads that may still start when the program ends
+            # Arrow maps the file a second time: a buffer it would read by threads that may start while Python exits
             with pq.ParquetFile(path if _is_text(path) else file, memory_map=True) as reader:
                 yield Mapped(reader, content, str(path))
     except MoeloadError:
         raise
-    except Exception as error:  # a hostile file reaches many an exception: of Arrow, of Python's codecs, of memory
+    except Exception as error:  # a hostile file can raise almost anything: Arrow, Python's codecs, memory
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
 
 
 def _is_text(path: Path) -> bool:
-    """Whether pyarrow can be given the name: it takes UTF-8 only, and a file system has other names too."""
+    """Return whether pyarrow can take this name: it takes only UTF-8, but a file system allows other names too."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -77,13 +77,13 @@ def _is_text(path: Path) -> bool:
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """As `open_mapped`, for those who need the reader alone."""
+    """Open the file as `open_mapped` does, and yield the reader alone."""
     with open_mapped(path) as opened:
         yield opened.reader
 
 
 def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
-    """The metadata record, hashes included, as it stands in the file; nothing but its size and form is checked."""
+    """Return the metadata record, hashes included, as the file has it; only its size and form are checked."""
     raw = (file.metadata.metadata or {}).get(META_KEY)
     if raw is None:
         raise TraceError(f"{where}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
@@ -99,16 +99,16 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
 
 
 def decoded_bytes(path: Path) -> int:
-    """What the columns of a file take as arrays, from its footer."""
+    """Return how many bytes the columns of a file take as arrays, from its footer."""
     with open_parquet(path) as file:
         return sum(taken for _, _, taken in chunks(file.metadata))
 
 
 def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> None:
-    """Raise `TraceError` where a batch of rows may take memory out of proportion to the file.
+    """Raise `TraceError` if a batch of rows may take memory out of proportion to the file.
 
-    ``announced``: bytes that are made besides. ``lists``: a row may hold any number of values, so all values of the
-    file count; else its largest page does.
+    ``announced``: bytes that are allocated in any case. ``lists``: True if a row may hold any number of values; then
+    all values of the file count, else only its largest page.
     """
     content, found = opened.content, chunks(opened.reader.metadata)
     most = max(announced, largest_page_bytes(content, found, opened.where))
@@ -118,11 +118,11 @@ def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> Non
 
 
 def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
-    """Every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
+    """Return every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
 
-    What they take in memory is known from the footer, the pages' headers and the metadata before anything is decoded,
-    and must not be out of proportion to the file (`moeload_bench.bounds`). Raises `TraceError` for that, for a missing
-    or unknown column, another type or shape than the metadata's, and empty cells.
+    How much memory they take is known from the footer, the pages' headers and the metadata before anything is decoded.
+    Raise `TraceError` if that is out of proportion to the file (`moeload_bench.bounds`), if a column is missing or
+    unknown, if its type or shape is not the metadata's, or if it has empty cells.
     """
     file, where = opened.reader, opened.where
     names = _column_names(file, where)
@@ -138,7 +138,7 @@ def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
         for name, array in arrays.items():
             values = cell_rows(name, batch.column(name), array.shape[1:], where)
             if batch.num_rows == steps:
-                arrays[name] = values  # all there is: not copied
+                arrays[name] = values  # the whole trace in one batch: no copy
             else:
                 array[done : done + batch.num_rows] = values
         done += batch.num_rows
@@ -148,8 +148,8 @@ def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
 
 
 def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
-    """The columns, each one of the format's, of its type, and there once."""
-    schema = file.schema_arrow  # made anew each time that it is asked for
+    """Return the columns' names; check that each is one of the format's, has its type, and occurs once."""
+    schema = file.schema_arrow  # pyarrow builds it on every access
     try:
         names: list[str] = schema.names
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
         if name not in COLUMNS:
             raise TraceError(f"{where}: unknown column {name[:80]!r}; the format has: {', '.join(COLUMNS)}")
         if names.count(name) > 1:
-            raise TraceError(f"{where}: column {name!r} is there {names.count(name)} times, expected once")
+            raise TraceError(f"{where}: column {name!r} occurs {names.count(name)} times, expected once")
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
         raise TraceError(f"{where}: column {missing[0]!r} is missing; there is: {', '.join(names)}")
@@ -168,7 +168,7 @@ def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
 
 
 def _check_type(name: str, found: pa.DataType, where: str) -> None:
-    """Lists as deep as the format says, of its dtype: other types could decode to anything."""
+    """Check that a column's lists are as deep as the format says, of its dtype: others could decode to anything."""
     import pyarrow as pa
 
     inner = found
@@ -198,7 +198,7 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
 
 
 def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
-    """The rows of one column [rows, *cell_shape]."""
+    """Return the rows of one column; [rows, *cell_shape]."""
 
     if column.null_count:
         raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
@@ -208,7 +208,7 @@ def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: s
     dtype = COLUMNS[name].dtype
     if flat.type != _arrow_type(dtype):
         raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {dtype} in each list level")
-    # Not `to_numpy`, which imports pandas: 0.15 s of CPU and 40 MB in every process. What results is not writable.
+    # Not `to_numpy`, which imports pandas: 0.15 s of CPU and 40 MB in every process. The result is read-only.
     buffer = flat.buffers()[1]
     values = np.frombuffer(b"" if buffer is None else buffer, dtype, len(flat), flat.offset * np.dtype(dtype).itemsize)
     values = values.reshape(len(column), *cell_shape)
@@ -218,7 +218,7 @@ def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: s
 
 
 def _flattened(name: str, lists: Any, size: int, where: str) -> Any:
-    """One list level less; every list must have exactly ``size`` cells."""
+    """Return the values with one list level less; raise unless every list has exactly ``size`` cells."""
     import pyarrow as pa
 
     if not pa.types.is_fixed_size_list(lists.type) and not pa.types.is_list(lists.type):

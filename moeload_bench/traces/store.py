@@ -1,8 +1,8 @@
 """Read, write, hash and find traces.
 
-A trace is one parquet file with one row per step; the metadata is a JSON record under the key ``moeload`` of the
-parquet schema, with the content hash beside it. Folders hold traces at ``RECIPE/SPLIT/seedN.parquet``, the same
-path as the trace's id, and are at the same time Hugging Face dataset folders (one config per recipe).
+A trace is one parquet file with one row per step. The metadata is a JSON record under the key ``moeload`` of the
+parquet schema, next to the content hash. Folders hold traces at ``RECIPE/SPLIT/seedN.parquet``, which is also the
+trace's id. They are Hugging Face dataset folders at the same time (one config per recipe).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 TRACES_ENV = "MOELOAD_TRACES"
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
-"""How pyarrow writes a trace, whatever its columns."""
+"""Options of pyarrow for writing any trace."""
 _REPEATING = ("lr", "expert_bias")
-"""Columns of few different values, which a dictionary holds in less room than their bytes side by side."""
+"""Columns of few different values: a dictionary takes less room for them than byte-stream-split."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 
 
 class TraceRef(NamedTuple):
-    """A trace that exists on this machine: its id, its file, and where that was found."""
+    """A trace that exists on this machine: its id, its file, and the place where that was found."""
 
     id: str
     path: Path
@@ -53,9 +53,10 @@ class TraceRef(NamedTuple):
 
 
 def data_sha256(trace: Trace) -> str:
-    """Hash of the decoded columns: names, dtypes, shapes and little-endian values, with a single NaN.
+    """Return the hash of the decoded columns: names, dtypes, shapes and little-endian values, with a single NaN.
 
-    File bytes do not enter, so it survives re-compression, other row groups and library upgrades.
+    File bytes do not enter, so the hash stays the same after re-compression, with other row groups and library
+    versions.
     """
     digest = hashlib.sha256()
     for name, array in columns_of(trace).items():
@@ -65,12 +66,12 @@ def data_sha256(trace: Trace) -> str:
 
 
 def column_header(name: str, shape: Sequence[int]) -> bytes:
-    """What `data_sha256` takes of a column before its values."""
+    """Return what `data_sha256` hashes of a column before its values."""
     return json.dumps([name, COLUMNS[name].dtype, list(shape)], separators=(",", ":")).encode() + b"\n"
 
 
 def column_bytes(array: Array) -> memoryview:
-    """What `data_sha256` takes of a column's values; of rows one after another, it is that of the parts in order."""
+    """Return what `data_sha256` hashes of a column's values; parts of a column, hashed in order, give the same hash."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     if little.dtype.kind == "f" and np.isnan(little).any():
         little = np.where(np.isnan(little), little.dtype.type(np.nan), little)
@@ -78,7 +79,7 @@ def column_bytes(array: Array) -> memoryview:
 
 
 def columns_of(trace: Trace) -> dict[str, Array]:
-    """All columns of a trace by name, in the format's order."""
+    """Return all columns of a trace by name, in the format's order."""
     known: Mapping[str, Array] = {
         "run": np.full(trace.steps, trace.meta.run, dtype=np.int32),
         "step": trace.step_S,
@@ -95,7 +96,7 @@ def columns_of(trace: Trace) -> dict[str, Array]:
 def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = False) -> Path:
     """Check a trace and write it atomically; ``durable`` waits until it is on the disk.
 
-    Raises `TraceError` on a broken invariant, an existing file, or a name under which no reader looks for a trace.
+    Raise `TraceError` for a broken invariant, an existing file, or a name under which no reader looks for a trace.
     """
     import pyarrow.parquet as pq
 
@@ -114,13 +115,13 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
 
 
 def refuse_trace_at(target: Path) -> None:
-    """Raise `TraceError` where a trace lies, under whatever name: what is made of traces replaces none."""
+    """Raise `TraceError` if a trace lies at ``target``, whatever its name: no output may replace a trace."""
     if target.is_file() and _is_trace(target):
         raise TraceError(f"{target}: a trace is there already; choose another name or remove it first")
 
 
 def _is_trace(file: Path) -> bool:
-    """Whether a file has a trace's mark, told from its footer; a series exported as parquet has none."""
+    """Return whether a file is a trace, by the mark in its footer; a series exported as parquet has none."""
     try:
         with open_parquet(file) as opened:
             return META_KEY in (opened.metadata.metadata or {})
@@ -129,10 +130,11 @@ def _is_trace(file: Path) -> bool:
 
 
 def writer_options(names: Sequence[str]) -> dict[str, Any]:
-    """How pyarrow writes a trace of these columns.
+    """Return pyarrow's options for writing a trace of these columns.
 
-    Measured numbers are floats that hardly ever repeat: their bytes are stored side by side (byte-stream-split), which
-    saves 2 to 12 % of a file. Counts would save 11 % at most, and DuckDB before 2.0 reads no whole numbers stored so.
+    Measured numbers are floats that hardly ever repeat, so their bytes are stored side by side (byte-stream-split),
+    which makes a file 2 to 12 % smaller. Counts would gain at most 11 %, and DuckDB before 2.0 cannot read whole
+    numbers stored so.
     """
     path_of = {name: name + ".list.element" * len(COLUMNS[name].axes) for name in names}
     split = {name for name in names if COLUMNS[name].dtype == "float32" and name not in _REPEATING}
@@ -169,11 +171,11 @@ def _to_arrow(array: Array) -> pa.Array:
 
 
 def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sha256: str | None = None) -> Trace:
-    """The trace in a parquet file.
+    """Return the trace in a parquet file.
 
     ``verify`` checks the invariants and both hashes; without it only shapes are checked. ``expected_sha256`` is the
-    `data_sha256` that the content must have (a suite's). Raises `TraceError`, which names the file, and step and
-    layer where there are some; `HashMismatchError` when content was edited or is another trace's.
+    `data_sha256` that the content must have (a suite's). Raise `TraceError`, which names the file, and the step and
+    layer where that applies; raise `HashMismatchError` if the content was edited or is another trace's.
     """
     where = str(path)
     with open_mapped(Path(path)) as opened:
@@ -211,7 +213,7 @@ def open_source(source: Source, expected_sha256: str) -> Trace:
 
 
 def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
-    """The metadata of a trace's file, unverified; its columns are not read. Raises `TraceError`."""
+    """Return the metadata of a trace's file, unverified; its columns are not read. Raise `TraceError`."""
     where = str(path)
     with open_parquet(Path(path)) as file:
         record = read_record(file, where)
@@ -219,7 +221,7 @@ def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
 
 
 def stored_hash(path: str | os.PathLike[str]) -> str:
-    """The `data_sha256` that a trace's file claims; whether its content keeps that claim is not checked."""
+    """Return the `data_sha256` that a trace's file claims, without checking it against the content."""
     with open_parquet(Path(path)) as file:
         return str(read_record(file, str(path)).get("data_sha256"))
 
@@ -228,12 +230,12 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
 
 
 def bundled_folder() -> Path:
-    """The mini suite's traces inside the installed package."""
+    """Return the folder of the mini suite's traces inside the installed package."""
     return PACKAGE / "data"
 
 
 def trace_folders() -> Iterator[tuple[str, Path]]:
-    """(origin, folder) in the order in which ids are looked up: bundled, then `$MOELOAD_TRACES`, then ./traces."""
+    """Yield (origin, folder) in the order of lookup: bundled, then `$MOELOAD_TRACES`, then ./traces."""
     yield "bundled", bundled_folder()
     for entry in os.environ.get(TRACES_ENV, "").split(os.pathsep):
         if entry:
@@ -243,9 +245,9 @@ def trace_folders() -> Iterator[tuple[str, Path]]:
 
 
 def look_in(folder: str | os.PathLike[str]) -> None:
-    """Have this process, and those that it starts, look for traces in a folder too, before those of `$MOELOAD_TRACES`.
+    """Make this process, and those that it starts, look in this folder too, before those of `$MOELOAD_TRACES`.
 
-    Raises `TraceError` for a folder that does not exist.
+    Raise `TraceError` for a folder that does not exist.
     """
     if not Path(folder).is_dir():
         raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
@@ -253,9 +255,9 @@ def look_in(folder: str | os.PathLike[str]) -> None:
 
 
 def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
-    """Traces found on this machine, or those of one folder; of equal ids the first one found counts.
+    """Return the traces on this machine, or those of one folder; if an id occurs twice, the first one found counts.
 
-    Raises `TraceError` for a folder that does not exist.
+    Raise `TraceError` for a folder that does not exist.
     """
     if folder is not None and not Path(folder).is_dir():
         raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
@@ -270,11 +272,11 @@ def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
 
 
 def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | None = None) -> Path:
-    """The file of a trace: a parquet path, or an id looked up in `trace_folders`, then on the Hub.
+    """Return the file of a trace: a parquet path, or an id that is looked up in `trace_folders`, then on the Hub.
 
-    ``hub``: repository and tag to look in first (the asking suite's). Raises `NotFoundError`, which lists the ids that
-    exist here; `HubError` when the Hub holds the trace and cannot be used; `HashMismatchError` when what it holds is
-    not what the suite was frozen with.
+    ``hub``: repository and tag to look in first (those of the suite that asks). Raise `NotFoundError`, which lists the
+    ids that exist here; `HubError` if the Hub holds the trace but cannot be used; `HashMismatchError` if the Hub's
+    trace is not the one that the suite was frozen with.
     """
     text = os.fspath(id_or_path)
     if text.endswith(".parquet"):
@@ -293,9 +295,9 @@ def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | Non
 
 
 def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
-    """A trace from the Hub or its cache, refused unless it claims the hash that its suite pins.
+    """Return a trace from the Hub or its cache; raise unless it claims the hash that its suite pins.
 
-    Whether the content keeps that claim is checked by `read_trace`.
+    `read_trace` checks whether the content matches the claim.
     """
     from moeload_bench.hub import fetch
 
@@ -312,12 +314,12 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
 
 
 def load_trace(id_or_path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
-    """A trace by id (`RECIPE/SPLIT/seedN`) or by the path of a parquet file."""
+    """Return a trace by id (`RECIPE/SPLIT/seedN`) or by the path of a parquet file."""
     return read_trace(find_trace(id_or_path), verify=verify)
 
 
 def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceError | None]]:
-    """Each trace file at or below a path with what is wrong with it, None for nothing."""
+    """Yield each trace file at or below a path, with what is wrong with it, or None."""
     root = Path(path)
     files = sorted(root.glob("**/*.parquet")) if root.is_dir() else [root]
     if not files:

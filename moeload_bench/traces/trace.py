@@ -48,10 +48,10 @@ Array = NDArray[Any]
 IntArray = NDArray[np.int64]
 
 MAX_COUNT = 1 << 50
-"""More tokens or loads in one step are refused, so that sums over thousands of experts cannot overflow."""
+"""Steps with more tokens or loads are refused, so that sums over thousands of experts cannot overflow."""
 
 MAX_LAYERS = 1 << 16
-"""Each has a record in the metadata."""
+"""More layers are refused: each has a record in the metadata."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Trace:
 
     @property
     def id(self) -> str:
-        """`RECIPE/SPLIT/seedN`."""
+        """Return the trace's id, `RECIPE/SPLIT/seedN`."""
         return f"{self.meta.recipe}/{self.meta.split}/seed{self.meta.run}"
 
     @property
@@ -99,7 +99,7 @@ class Trace:
         return step_block(self, start, stop)
 
     def share_SLE(self) -> NDArray[np.float64]:
-        """Load divided by the layer's total in that step; a layer-step without load is NaN throughout."""
+        """Return load divided by the layer's total in that step; a layer-step without load is all NaN."""
         return shares(self.load_SLE)
 
     @classmethod
@@ -116,12 +116,12 @@ class Trace:
         columns: Mapping[str, Any] | None = None,
         **meta: Any,
     ) -> Trace:
-        """A trace from anybody's counts.
+        """Return a trace made from your own counts.
 
-        ``load_SLE`` [S, L, E] whole numbers; ``tokens`` a number, [S] or [S, L] (derived from the loads when
-        ``top_k`` is given and it is left out); ``top_k`` None when it varies or is unknown; ``step_S`` [S], else
-        0 .. S-1. Further keywords go into `TraceMeta`. Raises `TraceError` for anything that is not so, and when the
-        numbers break an invariant.
+        ``load_SLE`` [S, L, E] whole numbers; ``tokens`` a number, [S] or [S, L] (if it is left out and ``top_k`` is
+        given, derived from the loads); ``top_k`` None if it varies or is unknown; ``step_S`` [S], else 0 .. S-1.
+        Further keywords go into `TraceMeta`. Raise `TraceError` for any other input, and for numbers that break an
+        invariant.
         """
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1):
             raise TraceError(f"top_k is {top_k!r}, expected a whole number from 1, or None where it varies")
@@ -146,7 +146,7 @@ class Trace:
 
 
 def _needed(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Version:
-    """The oldest version of the format that has these columns and what the metadata says of counts."""
+    """Return the oldest version of the format that has these columns and this kind of counts."""
     used: list[Version] = [COLUMNS[name].since for name in columns if name in COLUMNS]
     if meta.get("counted") is not None:
         used.append("1.1")
@@ -156,19 +156,19 @@ def _needed(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Version:
 
 
 def shares(load_SLE: IntArray) -> NDArray[np.float64]:
-    """[..., E] counts to shares that sum to 1 along E; a layer-step without load becomes NaN throughout."""
-    # a fifth of the time of `sum` along a short axis; MAX_COUNT keeps it from overflowing
+    """Return counts [..., E] as shares that sum to 1 along E; a layer-step without load becomes all NaN."""
+    # takes a fifth of the time of `sum` along a short axis; MAX_COUNT rules out an overflow
     total = np.einsum("...e->...", load_SLE, dtype=np.int64)[..., None]
     return np.asarray(load_SLE / np.where(total > 0, total, np.nan), dtype=np.float64)
 
 
 def column_shape(name: str, steps: int, layers: int, experts: int) -> tuple[int, ...]:
-    """The shape that a column of the format has."""
+    """Return the shape that a column of the format has."""
     return (steps, *({"L": layers, "E": experts}[axis] for axis in COLUMNS[name].axes))
 
 
 def check_shapes(trace: Trace, where: str = "trace") -> None:
-    """Raise `TraceError` unless all arrays have the shapes and dtypes that the metadata and format name."""
+    """Raise `TraceError` unless all arrays have the shapes and dtypes that metadata and format say."""
     meta = trace.meta
     if trace.load_SLE.ndim != 3:
         raise TraceError(f"{where}: load has shape {trace.load_SLE.shape}, expected [steps, layers, experts]")
@@ -198,7 +198,7 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
 
 
 def check_trace(trace: Trace, where: str = "trace") -> None:
-    """Raise `TraceError` at the first broken invariant of DESIGN's format; the message names step and layer."""
+    """Raise `TraceError` at the first broken invariant of the format; the message names step and layer."""
     check_shapes(trace, where)
     _check_steps(trace, where)
     _check_counts(trace, where)
@@ -228,13 +228,13 @@ def _check_counts(trace: Trace, where: str) -> None:
     _refuse(trace, _no_count(tokens), where, lambda s, m: f"tokens are {tokens[s, m]}, {_A_COUNT}")
     k_L = np.array([layer.top_k or -1 for layer in trace.meta.layers], dtype=np.int64)
     if trace.meta.count_semantics == "pre_drop":
-        total_SL = np.einsum("sle->sl", load)  # a quarter of the time of `sum` along a short axis
+        total_SL = np.einsum("sle->sl", load)  # takes a quarter of the time of `sum` along a short axis
         bad = (total_SL != tokens * k_L) & (k_L > 0)
         _refuse(
             trace, bad, where,
             lambda s, m: f"loads sum to {total_SL[s, m]}, expected tokens x top_k = {tokens[s, m] * k_L[m]}",
         )  # fmt: skip
-        most_SL1 = np.where(k_L > 0, tokens, MAX_COUNT)[..., None]  # a token's experts are different ones
+        most_SL1 = np.where(k_L > 0, tokens, MAX_COUNT)[..., None]  # a token's experts are distinct
         _refuse(
             trace, load > most_SL1, where,
             lambda s, m, e: f"expert {e} has load {load[s, m, e]}, expected at most the {tokens[s, m]} tokens",
@@ -254,7 +254,7 @@ _A_COUNT = f"expected 0 to {MAX_COUNT:,}"
 
 
 def _no_count(array: IntArray) -> NDArray[np.bool_]:
-    """Where a number is below 0 or above MAX_COUNT: seen as unsigned, negative ones are the largest."""
+    """Return where a number is below 0 or above MAX_COUNT: read as unsigned, negative numbers are the largest."""
     return np.asarray(array.view(np.uint64) > MAX_COUNT)
 
 
@@ -265,14 +265,14 @@ def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:
 
 
 def _whole(name: str, value: Any, ndim: int, dtype: str = "int64") -> Array:
-    """The numbers as ``dtype``, unchanged, or `TraceError`."""
+    """Return the numbers as ``dtype``, unchanged, or raise `TraceError`."""
     array = _array(name, value)
     if array.ndim != ndim:
         raise TraceError(f"{name} has shape {array.shape}, expected {ndim} axes")
     if array.dtype.kind not in "iuf":
         raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype}")
     limits = np.iinfo(dtype)
-    if array.dtype.kind == "f":  # the largest int64 is no float: the next float is refused
+    if array.dtype.kind == "f":  # the largest int64 is not a float: the next float is too large
         good = (array >= limits.min) & (array < float(limits.max) + 1) & (array == np.floor(array))
     else:
         good = (array >= limits.min) & (array <= limits.max)
@@ -314,7 +314,7 @@ def _cast(name: str, value: Any) -> Array:
 
 
 def layer_names(of: Trace | TraceMeta) -> list[str]:
-    """The layers' indices in their stack; with stack and kind where the indices alone do not tell layers apart."""
+    """Return the layers' indices in their stack; add stack and kind if indices alone do not tell layers apart."""
     layers = of.meta.layers if isinstance(of, Trace) else of.layers
     short = [str(layer.index) for layer in layers]
     return short if len(set(short)) == len(short) else [f"{one.stack}-{one.kind}-{one.index}" for one in layers]

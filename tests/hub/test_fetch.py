@@ -115,7 +115,7 @@ def test_each_reason_has_its_own_message(hub: LocalHub, api: Any, published: Pat
 def test_a_repository_without_a_release_says_so(hub: LocalHub, api: Any, fetch: Any) -> None:
     """Half-uploaded: files on main, no tag."""
     api().create_repo(REPO, repo_type="dataset")
-    with pytest.raises(HubError, match=r"there is: none .a release is tagged when all of it is there"):
+    with pytest.raises(HubError, match=r"there is: none .a release is tagged once all its files are there"):
         fetch()
 
 

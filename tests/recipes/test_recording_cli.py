@@ -95,7 +95,7 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
     said = re.search(r"3 steps are on disk\. To go on: moeload-bench (.*)", stopped.stderr)
     assert said is not None
     assert shlex.split(said[1]) == [*words[:2], "--seed", "0", *words[2:], "--resume"]
-    with pytest.raises(RecordingError, match="go on with --resume or start anew with --fresh"):
+    with pytest.raises(RecordingError, match="continue with --resume or start from the beginning with --fresh"):
         call(*words)
     if number == signal.SIGTERM:
         call(*words, "--fresh")

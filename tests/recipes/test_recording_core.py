@@ -141,7 +141,7 @@ def test_nothing_is_overwritten(recipe: Recipe, tmp_path: Path) -> None:
     """A finished trace is never touched; an unfinished one only goes on when that is asked for."""
     job = Job(recipe, 0, "test", 4, tmp_path, shard_steps=2)
     interrupt(job, at_step=3)
-    with pytest.raises(RecordingError, match="unfinished recording is there; go on with --resume"):
+    with pytest.raises(RecordingError, match="unfinished recording is there; continue with --resume"):
         record_recipe(job)
     path = record_recipe(job, resume=True)
     before = path.read_bytes()

@@ -110,7 +110,7 @@ def test_two_killed_processes_go_on(tmp_path: Path) -> None:
         record_recipe(job, resume=True)
     refused = run(torchrun(recipe, tmp_path / "killed"), tmp_path)
     assert refused.returncode != 0
-    assert "an unfinished recording is there; go on with --resume" in refused.stderr
+    assert "an unfinished recording is there; continue with --resume" in refused.stderr
     assert "process 1 stops because process 0 stopped" in refused.stderr
     assert "SIGABRT" not in refused.stderr
     done = run(torchrun(recipe, tmp_path / "killed", "--resume"), tmp_path)

@@ -236,7 +236,7 @@ def test_an_error_of_any_kind_does_not_stop_training(tmp_path: Path, monkeypatch
         ({"licens": "MIT"}, "unknown metadata field licens; there is: .*licence"),
         ({"seed": "one"}, "metadata field seed: Input should be a valid integer.*got 'one'"),
         ({"balancing": {"method": "luck"}}, r"metadata field balancing\.method: .*got 'luck'"),
-        ({"optimizer": {"lr": object()}}, "metadata that JSON does not hold"),
+        ({"optimizer": {"lr": object()}}, "metadata cannot be stored as JSON"),
     ],
 )
 def test_metadata_is_checked_before_training(tmp_path: Path, meta: Any, says: str) -> None:
@@ -258,7 +258,7 @@ def test_an_unfinished_recording_says_how_to_go_on(tmp_path: Path) -> None:
     model = tiny_model("qwen3_moe")
     with pytest.raises(ZeroDivisionError), record(model, tmp_path) as r:
         train(model, 2, lambda step, loss: r.step(loss=loss) if step < 1 else 1 / 0)
-    with pytest.raises(RecordingError, match=r"go on with at_step=N.*choose another out, name or run"):
+    with pytest.raises(RecordingError, match=r"continue it with at_step=N.*choose another out, name or run"):
         record(model, tmp_path).__enter__()
     with (
         pytest.raises(RecordingError, match="goes on at step 9, but only steps before 1"),

@@ -115,7 +115,7 @@ def test_layers_that_agree_are_recorded(tmp_path: Path) -> None:
     trace = read_trace(tmp_path / "b" / NAME)
     assert [layer.index for layer in trace.meta.layers] == [1, 3]
     assert trace.num_experts == 4
-    with pytest.raises(RecordingError, match=r"\[7\] is no MoE layer; there is: \[0, 1, 2, 3\]"):
+    with pytest.raises(RecordingError, match=r"\[7\] is not an MoE layer; there is: \[0, 1, 2, 3\]"):
         record(model, tmp_path / "c", adapters=ADAPTERS, layers=[1, 7]).__enter__()
 
 

@@ -177,7 +177,7 @@ def test_parts_of_an_interrupted_pipeline_are_merged_by_hand(tmp_path: Path) -> 
     assert not merged.meta.complete
     shutil.rmtree(folders[1])
     folders[1].mkdir()
-    with pytest.raises(RecordingError, match=r"no manifest of a recording, expected NAME\.parts"):
+    with pytest.raises(RecordingError, match=r"no recording's manifest in it, expected a folder NAME\.parts"):
         merge_stages(folders, tmp_path / "again.parquet")
 
 

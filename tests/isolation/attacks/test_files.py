@@ -226,7 +226,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "text that is not UTF-8": (with_metadata(b'{"recipe": "\xff\xfe"}'), "not JSON"),
     "a list": (with_metadata("[]"), "metadata is a JSON list"),
     "a field of the wrong kind": (with_fields(layers={"a": "b" * 10_000}), "metadata field layers"),
-    "a column twice": (duplicate, "column 'loss' is there 2 times, expected once"),
+    "a column twice": (duplicate, "column 'loss' occurs 2 times, expected once"),
     "a name that is not UTF-8": (other_name, "not UTF-8|unknown column|not a readable parquet"),
     "strings for loads": (with_column("load", pa.array(["x" * 1000] * 40)), "column load has type string, expected"),
     "large lists": (
