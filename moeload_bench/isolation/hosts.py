@@ -16,12 +16,13 @@ from pathlib import Path
 
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
-from moeload_bench.isolation.levels import GIB, LEVELS, MIB, Cost, Host, Level, Limits
+from moeload_bench.isolation.levels import GIB, LEVELS, MAX_COUNTS, MIB, Cost, Host, Level, Limits
 from moeload_bench.isolation.targets import ClassTarget, StoredTarget, Target
 
 __all__ = [
     "GIB",
     "LEVELS",
+    "MAX_COUNTS",
     "MIB",
     "Cost",
     "Host",
@@ -52,15 +53,13 @@ def open_host(
     Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
     constructor raises, `IsolationError` when the level is not available or the process does not come up.
     """
-    _require(level)
-    if level == "none":
-        # each level's modules when it is used: `none` works anywhere
-        from moeload_bench.isolation.local import LocalHost
-
-        return LocalHost(target, info, seed, fitted)
-    from moeload_bench.isolation.child import ChildHost
-
-    return ChildHost(_stored(target, level), info, seed, fitted, level, limits or Limits(), numba_cache)
+    host = _place(target, level, limits or Limits(), numba_cache)
+    try:
+        host.start(info, seed, fitted)
+    except BaseException:
+        host.stop()
+        raise
+    return host
 
 
 def fit_target(
@@ -72,14 +71,23 @@ def fit_target(
     limits: Limits | None = None,
 ) -> tuple[bytes, Cost] | None:
     """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
-    _require(level)
+    with _place(target, level, limits or Limits()) as host:
+        fitted = host.fit(runs, seed)
+        return None if fitted is None else (fitted, host.cost())
+
+
+def _place(target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> Host:
+    """Make a forecaster's place; a level's modules are imported when it is used, so that `none` works anywhere."""
+    reason = level_available(level)
+    if reason is not None:
+        raise IsolationError(f"isolation level {level!r} is not available: {reason}")
     if level == "none":
-        from moeload_bench.isolation.local import fit_local
+        from moeload_bench.isolation.local import LocalHost
 
-        return fit_local(target, runs, seed, (limits or Limits()).fitted_bytes)
-    from moeload_bench.isolation.child import fit_child
+        return LocalHost(target, limits)
+    from moeload_bench.isolation.child import ChildHost
 
-    return fit_child(_stored(target, level), runs, seed, level, limits or Limits())
+    return ChildHost(_stored(target, level), level, limits, numba_cache)
 
 
 def share_no_pages(target: Target, level: Level, available_bytes: int | None) -> bool | None:
@@ -117,12 +125,6 @@ def level_available(level: Level) -> str | None:
 
         return bubblewrap.why_unavailable()
     return None
-
-
-def _require(level: Level) -> None:
-    reason = level_available(level)
-    if reason is not None:
-        raise IsolationError(f"isolation level {level!r} is not available: {reason}")
 
 
 def _stored(target: Target, level: Level) -> StoredTarget:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 
 Level = Literal["none", "process", "sandbox"]
 Accounting = Literal["cgroup v2", "cgroup v1", "processes"]
@@ -14,6 +17,8 @@ LEVELS: tuple[Level, ...] = ("none", "process", "sandbox")
 
 MIB = 2**20
 GIB = 2**30
+MAX_COUNTS = 32
+_COUNT = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,20 @@ class Cost:
 
 
 class Host(ABC):
-    """One forecaster following one run, wherever it lives; a context manager that stops it.
+    """One forecaster and where it lives; a context manager that stops it. All that others know of isolation.
 
-    What the forecaster raises is a `ForecastError`; a process that is gone, hangs or does not keep to the protocol is
-    an `IsolationError`, and so is every later call.
+    ``Class(target, level, limits, numba_cache)`` makes the place, in which `start` constructs the forecaster or `fit`
+    lets its class learn. What the forecaster raises is a `ForecastError`; a process that is gone, hangs or does not
+    keep to the protocol is an `IsolationError`, and so is every later call.
     """
+
+    @abstractmethod
+    def start(self, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
+        """Construct the forecaster that follows one run."""
+
+    @abstractmethod
+    def fit(self, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes | None:
+        """Let the class learn from whole runs; None when it has no `fit`."""
 
     @abstractmethod
     def observe(self, block: StepBlock) -> None:
@@ -96,15 +110,25 @@ class Host(ABC):
         self.stop()
 
 
+def is_count(name: Any, value: Any) -> bool:
+    """Whether a forecaster's count is a short plain name with a number that JSON keeps."""
+    return isinstance(name, str) and bool(_COUNT.fullmatch(name)) and type(value) is int and abs(value) < 2**53
+
+
 class Meter:
     """Adds up the cost of calls; not thread-safe."""
 
     def __init__(self) -> None:
+        self._began = time.perf_counter()
         self.startup_wall_s = 0.0
         self.rows = 0
         self.calls = {"observe": 0, "forecast": 0}
         self.wall_s = {"observe": 0.0, "forecast": 0.0}
         self.cpu_s: dict[str, float | None] = {"observe": 0.0, "forecast": 0.0}
+
+    def started(self) -> None:
+        """The time since this meter was made was start-up."""
+        self.startup_wall_s = time.perf_counter() - self._began
 
     def add(self, call: str, wall_s: float, cpu_s: float | None) -> None:
         """Count one call of `observe` or `forecast`."""

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from threadpoolctl import ThreadpoolController, threadpool_limits
-
 from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.isolation.levels import Cost, Host, Meter
+from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Limits, Meter, is_count
 from moeload_bench.isolation.targets import Target, check_kwargs, load_class
 
 MAX_TEXT = 300
-MAX_COUNTS = 32
 MAX_TRAIL = 4
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_COUNT_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
 def error_text(error: BaseException, *, trail: bool = True) -> str:
@@ -124,7 +119,7 @@ def read_counts(forecaster: Any) -> dict[str, int]:
     counts = {}
     for name, value in list(found.items())[:MAX_COUNTS]:
         number = int(value) if isinstance(value, int) or hasattr(value, "__index__") else None
-        if isinstance(name, str) and _COUNT_NAME.fullmatch(name) and number is not None and abs(number) < 2**53:
+        if number is not None and is_count(name, number):
             counts[name] = number
     return counts
 
@@ -145,22 +140,35 @@ class LocalHost(Host):
     Its calls have one thread, as in a child: another number of threads may change the last bits of a sum.
     """
 
-    def __init__(self, target: Target, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
-        started = time.perf_counter()
+    def __init__(self, target: Target, limits: Limits) -> None:
+        self._target, self._limits = target, limits
         self._meter = Meter()
+        self._find_threads()
+
+    def start(self, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
         self._info = info
-        with threadpool_limits(1):
-            self._forecaster = construct_forecaster(import_class(target), target, info, seed, fitted)
-        self._threads = ThreadpoolController()  # of all libraries that are loaded by now
-        self._meter.startup_wall_s = time.perf_counter() - started
+        with self._threads.limit(limits=1):
+            self._forecaster = construct_forecaster(import_class(self._target), self._target, info, seed, fitted)
+        self._find_threads()
+        self._meter.started()
+
+    def fit(self, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes | None:
+        cls = import_class(self._target)
+        if not has_fit(cls):
+            return None
+        self._find_threads()
+        own = [(info, own_copy(block)) for info, block in runs]
+        self._meter.rows = sum(len(block) for _, block in runs)
+        fitted: bytes = self._timed("observe", lambda: run_fit(cls, self._target, own, seed, self._limits.fitted_bytes))
+        return fitted
 
     def observe(self, block: StepBlock) -> None:
         block = own_copy(block)
-        self._timed("observe", lambda: self._forecaster.observe(block))
+        self._timed("observe", lambda: guarded_call(lambda: self._forecaster.observe(block), "observe"))
         self._meter.rows += len(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        answer = self._timed("forecast", lambda: self._forecaster.forecast(request))
+        answer = self._timed("forecast", lambda: guarded_call(lambda: self._forecaster.forecast(request), "forecast"))
         return check_forecast(answer, request, self._info)
 
     def counts(self) -> dict[str, int]:
@@ -172,26 +180,16 @@ class LocalHost(Host):
     def stop(self) -> None:
         pass
 
+    def _find_threads(self) -> None:
+        """Of all libraries that are loaded by now."""
+        from threadpoolctl import ThreadpoolController  # not in a child, whose environment it changes
+
+        self._threads = ThreadpoolController()
+
     def _timed(self, call: str, function: Callable[[], Any]) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             with self._threads.limit(limits=1):
-                return guarded_call(function, call)
+                return function()
         finally:
             self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def fit_local(
-    target: Target, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, most: int
-) -> tuple[bytes, Cost] | None:
-    """Fit in this process."""
-    cls = import_class(target)
-    if not has_fit(cls):
-        return None
-    meter = Meter()
-    wall, cpu = time.perf_counter(), time.process_time()
-    with threadpool_limits(1):
-        fitted = run_fit(cls, target, [(info, own_copy(block)) for info, block in runs], seed, most)
-    meter.add("observe", time.perf_counter() - wall, time.process_time() - cpu)
-    meter.rows = sum(len(block) for _, block in runs)
-    return fitted, meter.cost(None)

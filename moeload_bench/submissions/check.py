@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import IsolationError, SubmissionError
-from moeload_bench.isolation.hosts import Level, level_available, parse_level
-from moeload_bench.isolation.local import MAX_COUNTS
+from moeload_bench.isolation.hosts import MAX_COUNTS, Level, level_available, parse_level
 from moeload_bench.results.comparison import bundled_reference
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
