@@ -36,8 +36,10 @@ class DeclaredFile(NamedTuple):
 def newest_commit(repo: str, number: int, api: HfApi) -> str:
     """Return the newest commit of a pull request, of which everything is asked; raises `HubError`."""
     check_repo(repo)
-    asked = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
-    return str(explaining_failures(repo, lambda: api.list_repo_commits(repo, **asked))[0].commit_id)
+    commits = explaining_failures(
+        repo, lambda: api.list_repo_commits(repo, repo_type="dataset", revision=f"refs/pr/{number}")
+    )
+    return str(commits[0].commit_id)
 
 
 def pull_problems(
