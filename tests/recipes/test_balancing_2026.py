@@ -48,7 +48,7 @@ def skewed_scores(seed: int, tokens: int, experts: int) -> np.ndarray:
 
 
 def new_bias(score_TE: np.ndarray, bias_E: np.ndarray, top_k: int) -> np.ndarray:
-    return quantile_bias(torch.from_numpy(score_TE), torch.from_numpy(bias_E), top_k).numpy()
+    return np.asarray(quantile_bias(torch.from_numpy(score_TE), torch.from_numpy(bias_E), top_k))
 
 
 def max_over_mean(load_LE: np.ndarray) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_hashed_runs_stay_out_of_every_train_split() -> None:
     hashed = {name for name in list_recipes() if load_recipe(name).balancing.method == "hash"}
     assert hashed == {HASH}
     assert all("stays out of every train split" in load_recipe(name).about for name in hashed)
-    assert not [ref.id for ref in list_traces() if ref.id.split("/")[0] in hashed and ref.split == "train"]
+    assert not [ref.id for ref in list_traces() if ref.id.startswith(tuple(f"{name}/train/" for name in hashed))]
 
 
 # ---------------------------------------------------------------- auxiliary loss per micro-batch
