@@ -2,91 +2,106 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moeload_bench.errors import MoeloadError
     from moeload_bench.evaluation.conformance import check_forecaster
     from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.forecaster import (
-        FittedForecaster,
-        Forecast,
-        Forecaster,
-        ForecastRequest,
-        StepBlock,
-        TraceInfo,
-        check_forecast,
-        step_block,
-        trace_info,
-    )
+    from moeload_bench.evaluation.replanning import compare_policies
+    from moeload_bench.evaluation.stored import rescore
+    from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
+    from moeload_bench.interchange.importing import import_log
+    from moeload_bench.isolation.levels import Limits
+    from moeload_bench.live.monitor import LoadMonitor
     from moeload_bench.live.page import report
-    from moeload_bench.results.record import Result, Results, load_result
-    from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
+    from moeload_bench.placement.plans import ClusterShape
+    from moeload_bench.placement.replan import CostModel
+    from moeload_bench.recording.callback import LoadRecorder
+    from moeload_bench.recording.recorder import record
+    from moeload_bench.results.record import load_result
+    from moeload_bench.suites.suite import load_suite
     from moeload_bench.traces.store import list_traces, load_trace, write_trace
-    from moeload_bench.traces.trace import BalancingMeta, LayerMeta, Trace, TraceMeta
+    from moeload_bench.traces.trace import Trace
 
-_HOME = {
-    "check_forecaster": "evaluation.conformance",
-    "MoeloadError": "errors",
-    "evaluate": "evaluation.evaluate",
-    "FittedForecaster": "forecaster",
-    "Forecast": "forecaster",
-    "ForecastRequest": "forecaster",
-    "Forecaster": "forecaster",
-    "StepBlock": "forecaster",
-    "TraceInfo": "forecaster",
-    "check_forecast": "forecaster",
-    "step_block": "forecaster",
-    "trace_info": "forecaster",
-    "report": "live.page",
-    "Result": "results.record",
-    "Results": "results.record",
-    "load_result": "results.record",
-    "list_traces": "traces.store",
-    "load_trace": "traces.store",
-    "write_trace": "traces.store",
-    "Suite": "suites.suite",
-    "load_suite": "suites.suite",
-    "suite_for_trace": "suites.suite",
-    "BalancingMeta": "traces.trace",
-    "LayerMeta": "traces.trace",
-    "Trace": "traces.trace",
-    "TraceMeta": "traces.trace",
-}
 __all__ = [
-    "BalancingMeta",
-    "FittedForecaster",
+    "ClusterShape",
+    "CostModel",
     "Forecast",
     "ForecastRequest",
     "Forecaster",
-    "LayerMeta",
+    "Limits",
+    "LoadMonitor",
+    "LoadRecorder",
     "MoeloadError",
-    "Result",
-    "Results",
     "StepBlock",
-    "Suite",
     "Trace",
     "TraceInfo",
-    "TraceMeta",
-    "check_forecast",
+    "__version__",
     "check_forecaster",
+    "compare_policies",
     "evaluate",
+    "import_log",
     "list_traces",
     "load_result",
     "load_suite",
     "load_trace",
+    "record",
     "report",
-    "step_block",
-    "suite_for_trace",
-    "trace_info",
+    "rescore",
     "write_trace",
 ]
+
+_HOME = {
+    "ClusterShape": "placement.plans",
+    "CostModel": "placement.replan",
+    "Forecast": "forecaster",
+    "ForecastRequest": "forecaster",
+    "Forecaster": "forecaster",
+    "Limits": "isolation.levels",
+    "LoadMonitor": "live.monitor",
+    "LoadRecorder": "recording",
+    "MoeloadError": "errors",
+    "StepBlock": "forecaster",
+    "Trace": "traces.trace",
+    "TraceInfo": "forecaster",
+    "check_forecaster": "evaluation.conformance",
+    "compare_policies": "evaluation.replanning",
+    "evaluate": "evaluation.evaluate",
+    "import_log": "interchange.importing",
+    "list_traces": "traces.store",
+    "load_result": "results.record",
+    "load_suite": "suites.suite",
+    "load_trace": "traces.store",
+    "record": "recording",
+    "report": "live.page",
+    "rescore": "evaluation.stored",
+    "write_trace": "traces.store",
+}
+_OF_BEFORE = {
+    "BalancingMeta": "traces.trace",
+    "FittedForecaster": "forecaster",
+    "LayerMeta": "traces.trace",
+    "Result": "results.record",
+    "Results": "results.record",
+    "Suite": "suites.suite",
+    "TraceMeta": "traces.trace",
+    "check_forecast": "forecaster",
+    "step_block": "forecaster",
+    "suite_for_trace": "suites.suite",
+    "trace_info": "forecaster",
+}
+"""Names that earlier versions exported: they stay importable from here and are documented where they are."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that the command line starts fast."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'moeload_bench' has no attribute {name!r}")
-    import importlib
+    if name == "__version__":
+        from importlib.metadata import version
 
-    return getattr(importlib.import_module(f"moeload_bench.{_HOME[name]}"), name)
+        return version("moeload-bench")
+    home = _HOME.get(name) or _OF_BEFORE.get(name)
+    if home is None:
+        raise AttributeError(f"module 'moeload_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"moeload_bench.{home}"), name)

@@ -127,7 +127,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 def test_every_public_name_can_be_imported() -> None:
     """`__all__` is what the documentation promises."""
-    assert sorted(moeload_bench.__all__) == sorted(moeload_bench._HOME)
+    assert sorted(moeload_bench.__all__) == sorted([*moeload_bench._HOME, "__version__"])
     for name in moeload_bench.__all__:
         assert getattr(moeload_bench, name) is not None
 

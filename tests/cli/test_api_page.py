@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import moeload_bench
-from moeload_bench import FittedForecaster, Forecaster, write_trace
+from moeload_bench import FittedForecaster, Forecaster, list_traces, write_trace
 from moeload_bench.forecaster import SUM_TOLERANCE
 from moeload_bench.isolation.targets import load_class, parse_target
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "guide" / "api.md").read_text(encoding="utf-8")
@@ -98,12 +98,17 @@ def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("my.py").write_text(mine[1], encoding="utf-8")
     trace = synthetic_trace(1200, recipe="my-run")
     write_trace(trace, f"runs/{trace.id}.parquet")
-    scope: dict[str, Any] = {"Mine": load_class(parse_target("my.py:Mine"))}
-    skeleton, by_hand, scored = (block for block in BLOCKS if "\n" in block and ("import" in block or "class" in block))
-    exec(skeleton, {})
-    exec(by_hand, scope)
+    need("transformers", "pip install '.[record]'")
+    mine_alone: dict[str, Any] = {"Mine": load_class(parse_target("my.py:Mine"))}
+    scope = dict(mine_alone)
+    for block in BLOCKS:
+        if "import" in block.split() or block.startswith("class"):
+            exec(block, scope)
+            scope |= mine_alone  # the page's skeleton has no body
     assert scope["mean_KLE"].shape == (2, 6, 8)
-    exec(scored, scope)
+    assert (scope["imported"].steps, list_traces(tmp_path / "runs")[-1].id) == (50, "tiny/test/seed0")
+    assert scope["plans"].best in scope["plans"].runs
+    assert scope["first"].name == scope["again"][0].name == "last_value"
     named = re.search(r"The columns of `to_pandas` are (.*?), and one per", PAGE, re.DOTALL)
     assert named is not None
     columns: Sequence[str] = re.findall(r"`(\w+)`", named[1])
@@ -118,3 +123,18 @@ def test_the_skeleton_of_the_page_keeps_the_protocols() -> None:
     mine = scope["Mine"](None, 0)
     assert isinstance(mine, Forecaster)
     assert isinstance(mine, FittedForecaster)
+
+
+def test_names_of_before_can_be_imported() -> None:
+    """What earlier versions exported is still there, and no part of the public list."""
+    for name in moeload_bench._OF_BEFORE:
+        assert getattr(moeload_bench, name).__name__ == name
+        assert name not in moeload_bench.__all__
+
+
+def test_every_public_name_is_in_an_example_that_runs() -> None:
+    """Contract records and the version apart, which a forecaster gets and nobody constructs."""
+    code = "\n".join(block for block in BLOCKS if "import" in block.split())
+    shown = {name for name in moeload_bench.__all__ if re.search(rf"\b{name}\b", code)}
+    given = {"Forecaster", "TraceInfo", "StepBlock", "Forecast", "MoeloadError", "__version__", "Trace"}
+    assert set(moeload_bench.__all__) - shown <= given | {"list_traces", "write_trace", "report", "check_forecaster"}

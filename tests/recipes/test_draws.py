@@ -25,6 +25,7 @@ from moeload_bench.recipes.draws import (
 )
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.traces.store import list_traces, stored_meta
+from tests.conftest import need
 
 DRAWS = Path(__file__).resolve().parents[2] / "leaderboard" / "draws"
 FILE = DRAWS / "2027-train.toml"
@@ -173,7 +174,7 @@ def test_a_distribution_that_could_give_no_recipe_is_refused_by_field(
 
 def test_every_family_is_a_model_at_its_corners() -> None:
     """transformers takes the configuration of each family at the smallest and largest sizes, with all routers found."""
-    pytest.importorskip("transformers")
+    need("transformers", "pip install '.[record]'")
     from moeload_bench.recipes.models import build_model
     from moeload_bench.recording.routers import find_routers
 
