@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,10 @@ def check(scratch: Path) -> int:
     sh([sys.executable, "-m", "build", "--wheel", "--outdir", str(scratch / "dist"), str(ROOT)])
     (wheel,) = (scratch / "dist").glob("*.whl")
     print(f"wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
+    held = {name.split("/")[1] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("moeload_bench/")}
+    moved = held & {"paper", "seasons", "season_tools", "verifying", "verify_trace", "leaderboard"}
+    if moved or any(not name.startswith("moeload_bench") for name in zipfile.ZipFile(wheel).namelist()):
+        return fail(f"the wheel holds what needs a checkout: {', '.join(sorted(moved)) or 'another package'}")
     venv.create(scratch / "env", with_pip=True)
     python = scratch / "env" / "bin" / "python"
     sh([str(python), "-m", "pip", "install", "-q", str(wheel)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.conftest import synthetic_load_SLE
 from tests.interchange.test_three_commands import expert_parallel_logs
 from tests.isolation.attacks.arena import require_sandbox
 from tests.recording.test_recording_stages import stage_traces
-from tests.support.terminal import moeload_in_terminal
+from tests.support.terminal import Shown, in_terminal, moeload_in_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,10 +35,8 @@ FORMS = {
     "contribute": "publishing/test_contribute.py",
     "publish": "publishing/test_hub_publish.py",
     "record": "recipes/test_recording_cli.py",
-    "verify-trace": "publishing/test_contribute.py",
-    "import": "interchange/test_logs.py",
     "verify": "submissions/test_submission_cli.py",
-    "season": "seasons/test_season.py",
+    "import": "interchange/test_logs.py",
     "run": "cli/test_terminal.py",
 }
 """Commands of which a page shows the form, and the tests that run them with something in its place."""
@@ -52,7 +51,8 @@ def commands() -> list[str]:
     found: dict[str, None] = {}
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"^(?: {4})?moeload-bench (\S.*)$", text, re.MULTILINE):
+        program = r"(?:moeload-bench|python -m leaderboard(?= verify leaderboard/))"
+        for line in re.findall(rf"^(?: {{4}})?{program} (\S.*)$", text, re.MULTILINE):
             found[shlex.join(shlex.split(line, comments=True))] = None
     return list(found)
 
@@ -97,7 +97,7 @@ def submitted(folder: Path) -> None:
 def test_every_command_of_the_pages_exists() -> None:
     """Also the forms: the first word is a command."""
     named = {shlex.split(command)[0] for command in commands()}
-    assert named <= set(COMMANDS)
+    assert named <= {*COMMANDS, "verify"}
     assert len(to_run()) >= 35
 
 
@@ -110,6 +110,14 @@ def test_what_is_not_run_here_is_run_by_the_test_that_is_named() -> None:
     for words, file in [*((words, file) for words, (_, file) in ELSEWHERE.items()), *FORMS.items()]:
         text = (ROOT / "tests" / file).read_text()
         assert re.search(rf'"{words.split()[0]}"|{words.split()[0]} ', text), (words, file)
+
+
+def run_in_terminal(words: list[str], folder: Path) -> Shown:
+    """`verify` is a command of the checkout."""
+    if words[0] != "verify":
+        return moeload_in_terminal(*words, cwd=folder)
+    checkout = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "leaderboard"]
+    return in_terminal([*checkout, *words], width=80, cwd=folder)
 
 
 @pytest.mark.slow
@@ -128,6 +136,6 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
         shutil.rmtree(folder / "leaderboard", ignore_errors=True)
     if words[0] in ("import", "merge") and "--out" in words:
         (folder / words[words.index("--out") + 1]).unlink(missing_ok=True)
-    shown = moeload_in_terminal(*words, cwd=folder / "wide" if WIDE in command else folder)
+    shown = run_in_terminal(words, folder / "wide" if WIDE in command else folder)
     assert shown.status == 0, shown.text[-2000:]
     assert shown.faults(80) == []

@@ -1,0 +1,118 @@
+"""`python -m leaderboard`: every command helps, old spellings name the new ones, and pages name what there is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from leaderboard import __main__ as program
+from leaderboard.studies import command as studies
+from moeload_bench.cli.lazy import load_command
+from tests.support.checkout import leaderboard
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("Makefile", "README.md", "CONTRIBUTING.md", "RELEASING.md")),
+    *(path for folder in (".ci", ".github") for path in sorted((ROOT / folder).rglob("*")) if path.is_file()),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "leaderboard").glob("*.md")),
+    ROOT / "benchmarks" / "record.sh",
+]
+OLD = {
+    ("season", "check", "2026-12"): "season check 2026-12",
+    ("verify", "leaderboard/submissions/mine", "--check-only"): "verify leaderboard/submissions/mine --check-only",
+    ("verify-trace", "a b.parquet"): "verify-trace 'a b.parquet'",
+    ("reproduce", "paper", "--out", "docs/reports"): "paper --out docs/reports",
+    ("season", "--help"): "season --help",
+}
+
+
+def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """A command and those below it, each as the words that call it."""
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from below(inner, (*words, name))
+
+
+@pytest.mark.parametrize("words", OLD, ids=" ".join)
+def test_an_old_spelling_answers_with_the_new_one(words: tuple[str, ...]) -> None:
+    """One line on standard error, exit status 2, nothing imported that is not there; with the words that were given."""
+    done = subprocess.run([sys.executable, "-m", "moeload_bench", *words], capture_output=True, text=True, check=False)
+    said = (
+        f"moeload-bench: {words[0]} moved: in a checkout of the repository, run: python -m leaderboard {OLD[words]}\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_every_old_spelling_is_a_command_now() -> None:
+    """The first word after `python -m leaderboard` is in its table."""
+    assert {now.split()[0] for now in OLD.values()} <= set(program.COMMANDS)
+
+
+def test_the_help_of_all_lists_every_command_and_imports_none() -> None:
+    """So that it stays fast: neither numpy nor a command's module is loaded for it."""
+    code = (
+        "import sys; sys.argv = ['leaderboard', '--help']\n"
+        "import leaderboard.__main__ as program\n"
+        "try: program.main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('numpy', 'pyarrow', 'leaderboard.committed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in program.COMMANDS:
+        assert re.search(rf"^│ {name} ", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_every_command_has_a_help_worth_its_line(name: str) -> None:
+    """So do those below it; and the line in the help of all is the first of the command's own."""
+    command = load_command(name, program.module_of(name))
+    assert " ".join(command.help.split("\n\n")[0].split()) == program.COMMANDS[name]
+    for words in below(command, (name,)):
+        shown = CliRunner().invoke(program.app, [*words, "--help"])
+        assert (shown.exit_code, "Usage:" in shown.output) == (0, True), words
+
+
+@pytest.mark.parametrize("name", studies.COMMANDS)
+def test_every_study_is_a_command(name: str) -> None:
+    """Its help works too."""
+    assert " ".join(load_command(name, studies.module_of(name)).help.split("\n\n")[0].split()) == studies.COMMANDS[name]
+    assert CliRunner().invoke(program.app, ["studies", name, "--help"]).exit_code == 0
+
+
+def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of the package's program: no traceback."""
+    assert leaderboard("results", "nowhere") == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith("leaderboard: unknown suite 'nowhere'; there is: ")
+
+
+def test_a_package_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to install: a checkout may have been installed without the extras."""
+    monkeypatch.setitem(sys.modules, "leaderboard.site.command", None)
+    assert leaderboard("site") == 2
+    assert "is not installed; in the checkout: pip install -e '.[all,dev]'" in capsys.readouterr().err
+
+
+def test_pages_and_scripts_name_commands_that_there_are() -> None:
+    """The word after `python -m leaderboard` is a command; no page has the old spelling of a module or a command."""
+    named = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        assert not re.search(r"-m leaderboard\.\w|moeload-bench (season|verify|verify-trace|reproduce) ", text), page
+        for first, second in re.findall(r"-m leaderboard\s+([a-z][\w-]*)(?:\s+([a-z][\w-]*))?", text):
+            named.add(first)
+            assert first in program.COMMANDS, (page, first)
+            assert first != "studies" or second in studies.COMMANDS, (page, second)
+    assert {"season", "verify", "verify-trace", "reproduce", "paper", "pages", "site", "freeze", "studies"} <= named
