@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from moeload_bench.evaluation.stored import rescore
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
     from moeload_bench.interchange.importing import import_log
-    from moeload_bench.isolation.levels import Limits
+    from moeload_bench.isolation.hosts import Limits
     from moeload_bench.live.monitor import LoadMonitor
     from moeload_bench.live.page import report
     from moeload_bench.placement.plans import ClusterShape
@@ -59,7 +59,7 @@ _HOME = {
     "Forecast": "forecaster",
     "ForecastRequest": "forecaster",
     "Forecaster": "forecaster",
-    "Limits": "isolation.levels",
+    "Limits": "isolation.hosts",
     "LoadMonitor": "live.monitor",
     "LoadRecorder": "recording",
     "MoeloadError": "errors",

@@ -23,8 +23,8 @@ from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
-from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray
+from moeload_bench.placement.replan import Layout
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
@@ -154,7 +154,9 @@ class Watch:
         self.info = replace(info_of(meta), batch_tokens=batch_tokens)  # those of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
         self._states = _States(L, E, stride, settings.rule)
-        self._forecasts = Forecasts(self.info, settings)
+        self._forecasts = Forecasts(
+            self.info, settings.forecaster, settings.horizon, seed=settings.seed, fitted=settings.fitted
+        )
         self._plans = _Plans(L, E, settings, stride, advise)
         self.history = History(L, E)
         self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
@@ -188,7 +190,7 @@ class Watch:
     @property
     def shape(self) -> ClusterShape | None:
         """The cluster that plans are made for, None where none fits the model."""
-        return self._plans.shape
+        return None if self._plans.layout is None else self._plans.layout.shape
 
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
@@ -264,51 +266,43 @@ class _States:
 
 
 class _Plans:
-    """The plan in force, what it and the static layout cost, and the advice."""
+    """The layout, what it and the static one cost, and the advice."""
 
     def __init__(self, layers: int, experts: int, settings: Settings, stride: int, advise: bool) -> None:
-        self.shape = settings.cluster.shape_for(experts) if advise else None
+        shape = settings.cluster.shape_for(experts) if advise else None
+        self.layout = None if shape is None else Layout(layers, experts, shape, settings.cluster.cost)
         self._settings = settings
         self._stride = stride
-        self._rows = self._replans = self._replicas = 0
-        self._migration_ms = self._present = self._static = 0.0
-        self._counted = 0
+        self._rows = self._counted = 0
+        self._present = self._static = 0.0
         self._last: Advice | None = None
-        if self.shape is not None:
-            self.static_LR = plan(np.ones((layers, experts)), self.shape)
-            self.current_LR = self.static_LR
 
     def see(self, share_SLE: FloatArray) -> None:
         self._rows += len(share_SLE)
-        if self.shape is None:
+        if self.layout is None:
             return
         share_SLE = _steps_last(share_SLE)
-        static_SL = step_imbalance(self.static_LR, share_SLE, self.shape.devices)
+        static_SL = self.layout.imbalance(share_SLE, self.layout.static_LR)
         known = np.isfinite(static_SL)
-        same = self.current_LR is self.static_LR
-        present_SL = static_SL if same else step_imbalance(self.current_LR, share_SLE, self.shape.devices)
+        same = self.layout.current_LR is self.layout.static_LR
+        present_SL = static_SL if same else self.layout.imbalance(share_SLE)
         self._counted += int(known.sum())
         self._static += float(static_SL[known].sum())
         self._present += float(present_SL[known].sum())
 
     def adopt(self, slot_expert_LR: IntArray) -> None:
-        if self.shape is None:
+        if self.layout is None:
             raise PlacementError("no cluster fits this model: there is no plan to change")
-        if slot_expert_LR.shape != self.current_LR.shape:
-            raise PlacementError(
-                f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {self.current_LR.shape}"
-            )
-        moved_LD = replicas_moved(self.current_LR, slot_expert_LR, self.shape.devices)
-        self.current_LR, self._last = slot_expert_LR, None
-        if moved_LD.any():
-            self._replans += 1
-            self._replicas += int(moved_LD.sum())
-            self._migration_ms += self._settings.cluster.cost.migration_ms(moved_LD)
+        expected = self.layout.current_LR.shape
+        if slot_expert_LR.shape != expected:
+            raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
+        self.layout.step(slot_expert_LR)
+        self._last = None
 
     def ask(
         self, watch: Watch, recent_SLE: FloatArray, share_hat_LE: FloatArray, transient_L: BoolArray
     ) -> tuple[Placing | None, Advice | None]:
-        if self.shape is None:
+        if self.layout is None:
             return None, None
         standing_L = np.zeros(len(transient_L), dtype=np.bool_)
         if self._last is not None:
@@ -316,33 +310,32 @@ class _Plans:
         situation = Situation(
             step=watch.next_step or 0,
             steps_seen=self._rows * self._stride,
-            current_LR=self.current_LR,
+            current_LR=self.layout.current_LR,
             share_hat_LE=share_hat_LE,
             recent_SLE=recent_SLE,
             static_imbalance=self._static / max(self._counted, 1) or 1.0,
-            moved=self._replans > 0,
+            moved=self.layout.replans > 0,
             standing_L=standing_L,
             stable=not transient_L.any(),
             names_L=watch.names_L,
         )
         settings = self._settings
-        advice = advise(situation, settings.horizon, settings.cluster, self.shape, settings.advice)
-        placing = self._placing(recent_SLE)
+        advice = advise(situation, settings.horizon, settings.cluster, self.layout.shape, settings.advice)
+        placing = self._placing(self.layout, recent_SLE)
         self._last = advice
         if settings.follow and advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.adopt(advice.slot_expert_LR)
         return placing, advice
 
-    def _placing(self, recent_SLE: FloatArray) -> Placing:
-        assert self.shape is not None
-        static_L = _row_mean(step_imbalance(self.static_LR, recent_SLE, self.shape.devices))
-        present_L = _row_mean(step_imbalance(self.current_LR, recent_SLE, self.shape.devices))
-        cost, saved = self._settings.cluster.cost, 0.0
+    def _placing(self, layout: Layout, recent_SLE: FloatArray) -> Placing:
+        static_L = _row_mean(layout.imbalance(recent_SLE, layout.static_LR))
+        present_L = _row_mean(layout.imbalance(recent_SLE))
+        cost, saved = layout.cost, 0.0
         if self._counted:
             static, present = self._static / self._counted, self._present / self._counted
             gain = cost.step_ms - cost.step_time(present, static)
-            saved = 100 * (gain - self._migration_ms / (self._rows * self._stride)) / cost.step_ms
-        return Placing(present_L, static_L, saved, self._replans, self._replicas, self._migration_ms)
+            saved = 100 * (gain - layout.migration_ms / (self._rows * self._stride)) / cost.step_ms
+        return Placing(present_L, static_L, saved, layout.replans, layout.replicas, layout.migration_ms)
 
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
 from moeload_bench.traces.trace import shares
-
-if TYPE_CHECKING:
-    from moeload_bench.live.core import Settings
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -105,13 +102,14 @@ class _Sums:
 class Forecasts:
     """The forecaster in this process, what it said, and how that turned out."""
 
-    def __init__(self, info: TraceInfo, settings: Settings) -> None:
+    def __init__(
+        self, info: TraceInfo, forecaster: str | type[Any], horizon: int, *, seed: int, fitted: bytes | None
+    ) -> None:
         L, E = info.num_layers, info.num_experts
         self._info = info
-        self._horizon = settings.horizon
-        target = settings.forecaster
-        made = class_target(target) if isinstance(target, type) else parse_target(target)
-        self._feed = follow(made, info, seed=settings.seed, fitted=settings.fitted, level="none")
+        self._horizon = horizon
+        target = class_target(forecaster) if isinstance(forecaster, type) else parse_target(forecaster)
+        self._feed = follow(target, info, seed=seed, fitted=fitted, level="none")
         self._asked: deque[_Asked] = deque()
         self._last_LE = np.full((L, E), 1.0 / E)
         self._square_LE = np.full((L, E), np.nan)

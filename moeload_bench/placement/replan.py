@@ -78,6 +78,38 @@ class CostModel:
         return self.replan_ms + (1 - self.overlap) * most * self.expert_mb / self.bandwidth_gb_s
 
 
+class Layout:
+    """The plan in force, step by step, and what its changes cost: of a run that goes on, or of a trace.
+
+    It begins as ``static_LR``, the plan for uniform loads; ``replans``, ``replicas`` and ``migration_ms`` add up.
+    """
+
+    def __init__(self, layers: int, experts: int, shape: ClusterShape, cost: CostModel) -> None:
+        self.shape, self.cost = shape, cost
+        self.static_LR = self.current_LR = plan(np.ones((layers, experts)), shape)
+        self.replans = self.replicas = 0
+        self.migration_ms = 0.0
+
+    def imbalance(self, share_SLE: FloatArray, slot_expert_LR: IntArray | None = None) -> FloatArray:
+        """Return max / mean device load [S, L] under the plan in force, or another."""
+        plan_LR = self.current_LR if slot_expert_LR is None else slot_expert_LR
+        return step_imbalance(plan_LR, share_SLE, self.shape.devices)
+
+    def moved(self, slot_expert_LR: IntArray) -> IntArray:
+        """Return the replicas [L, D] that each device would receive."""
+        return replicas_moved(self.current_LR, slot_expert_LR, self.shape.devices)
+
+    def step(self, slot_expert_LR: IntArray) -> IntArray:
+        """Put a plan [L, R] in force from here on and charge it; return the replicas [L, D] that move."""
+        moved_LD = self.moved(slot_expert_LR)
+        self.current_LR = slot_expert_LR
+        if moved_LD.any():
+            self.replans += 1
+            self.replicas += int(moved_LD.sum())
+            self.migration_ms += self.cost.migration_ms(moved_LD)
+        return moved_LD
+
+
 @dataclass(frozen=True)
 class PolicyRun:
     """What one policy cost over the trace; milliseconds are means per step, percentages of the static step time.
@@ -161,42 +193,38 @@ class Simulation:
 
         A decision whose forecast is missing (NaN) changes nothing. ``static`` and ``oracle`` need no forecast.
         """
+        return self._steps(policy, every, share_hat_NLE)[0]
+
+    def _steps(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None) -> tuple[list[Segment], Layout]:
         rows, acts = self.decisions(policy, every)
         if policy == "oracle":
             share_hat_NLE = self.true_means(rows, every)
         known = None if share_hat_NLE is None else ~np.isnan(share_hat_NLE[:, :, 0])
         acts = np.zeros_like(acts) if known is None else acts & known
         planned = self._plans(acts, share_hat_NLE)
-        current = static = self.static_plan()
+        layout = self.layout()
         ends = [*rows.tolist(), len(self.share_SLE)]
-        segments = [Segment(0, ends[0], current, np.zeros((len(current), self.shape.devices), dtype=np.int64))]
+        segments = [Segment(0, ends[0], layout.current_LR, layout.step(layout.current_LR))]
         for n, act_L in enumerate(acts):
+            current = layout.current_LR
             wanted = np.where(act_L[:, None], planned[n], current)
             if policy == "reserve_allocate":
                 transient_L = self.transient_SL[rows[n]]
-                wanted[transient_L] = static[transient_L]
+                wanted[transient_L] = layout.static_LR[transient_L]
             new_L = (wanted != current).any(axis=1)
             wanted[new_L] = with_fewest_moves(current[new_L], wanted[new_L], self.shape)
-            moved = replicas_moved(current, wanted, self.shape.devices)
             if policy in ("if_pays", "oracle") and share_hat_NLE is not None:
                 share_LE = np.where(act_L[:, None], share_hat_NLE[n], 0.0)
-                if not self._pays(current, wanted, share_LE, every, self.cost.migration_ms(moved)):
-                    wanted, moved = current, np.zeros_like(moved)
-            segments.append(Segment(ends[n], ends[n + 1], wanted, moved))
-            current = wanted
-        return segments
+                wanted = wanted if self._pays(layout, wanted, share_LE, every) else current
+            segments.append(Segment(ends[n], ends[n + 1], wanted, layout.step(wanted)))
+        return segments, layout
 
     def run(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> PolicyRun:
         """What a policy costs; arguments as for `history`."""
-        segments = self.history(policy, every, share_hat_NLE)
-        imbalance = [
-            self._imbalance_of(part.slot_expert_LR, self.share_SLE[part.start : part.stop]) for part in segments
-        ]
-        moves = [part.moved_LD for part in segments if part.moved_LD.any()]
-        migration = sum(self.cost.migration_ms(moved_LD) for moved_LD in moves)
-        moved = sum(int(moved_LD.sum()) for moved_LD in moves)
+        segments, layout = self._steps(policy, every, share_hat_NLE)
+        imbalance = [layout.imbalance(self.share_SLE[part.start : part.stop], part.slot_expert_LR) for part in segments]
         imbalance_SL = np.concatenate(imbalance)
-        result = self._result(policy, every, imbalance_SL, len(moves), moved, migration)
+        result = self._result(policy, every, imbalance_SL, layout)
         return replace(result, saved_parts=self._parts(imbalance_SL, segments))
 
     def _parts(self, imbalance_SL: FloatArray, segments: Sequence[Segment]) -> tuple[float, ...]:
@@ -224,21 +252,22 @@ class Simulation:
         ]
         return np.concatenate(loads) * devices
 
-    def static_plan(self) -> IntArray:
-        """The plan for uniform loads [L, R]."""
-        return plan(np.ones(self.share_SLE.shape[1:]), self.shape)
+    def layout(self) -> Layout:
+        """The cluster before the first step, under the plan for uniform loads."""
+        _, layers, experts = self.share_SLE.shape
+        return Layout(layers, experts, self.shape, self.cost)
 
-    def _pays(self, current: IntArray, wanted: IntArray, share_LE: FloatArray, every: int, migration_ms: float) -> bool:
+    def _pays(self, layout: Layout, wanted: IntArray, share_LE: FloatArray, every: int) -> bool:
         before, after = (
-            self.cost.step_time(float(self._imbalance_of(plan_LR, share_LE[None]).mean()), self.static_imbalance)
-            for plan_LR in (current, wanted)
+            self.cost.step_time(float(layout.imbalance(share_LE[None], plan_LR).mean()), self.static_imbalance)
+            for plan_LR in (layout.current_LR, wanted)
         )
-        return (before - after) * every > migration_ms
+        return (before - after) * every > self.cost.migration_ms(layout.moved(wanted))
 
     @cached_property
     def static_imbalance(self) -> float:
         """Mean over steps and layers of max / mean device load in the static layout."""
-        return float(np.nanmean(self._imbalance_of(self.static_plan(), self.share_SLE)))
+        return float(np.nanmean(self.layout().imbalance(self.share_SLE)))
 
     def _plans(self, acts_NL: BoolArray, share_hat_NLE: FloatArray | None) -> IntArray:
         planned = np.zeros((*acts_NL.shape, self.shape.slots), dtype=np.int64)
@@ -246,12 +275,8 @@ class Simulation:
             planned[acts_NL] = plan(share_hat_NLE[acts_NL], self.shape)
         return planned
 
-    def _imbalance_of(self, slot_expert_LR: IntArray, share_SLE: FloatArray) -> FloatArray:
-        return step_imbalance(slot_expert_LR, share_SLE, self.shape.devices)
-
-    def _result(
-        self, policy: Policy, every: int, imbalance_SL: FloatArray, replans: int, moved: int, migration: float
-    ) -> PolicyRun:
+    def _result(self, policy: Policy, every: int, imbalance_SL: FloatArray, layout: Layout) -> PolicyRun:
+        replans, moved, migration = layout.replans, layout.replicas, layout.migration_ms
         S = len(imbalance_SL)
         mean = float(np.nanmean(imbalance_SL))
         gain = self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)

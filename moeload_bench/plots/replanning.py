@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.evaluation.replanning import Comparison
-from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import FloatArray
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
 from moeload_bench.plots.panels import legend_line
@@ -125,7 +124,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
 
 def _most_unbalanced(simulation: Simulation) -> int:
     """The layer whose static layout has the largest mean of the busiest device's load; those without load aside."""
-    peak_SL = step_imbalance(simulation.static_plan(), simulation.share_SLE, simulation.shape.devices)
+    peak_SL = simulation.layout().imbalance(simulation.share_SLE)
     count_L = np.isfinite(peak_SL).sum(axis=0)
     return int(np.where(count_L > 0, np.nansum(peak_SL, axis=0) / np.maximum(count_L, 1), -np.inf).argmax())
 

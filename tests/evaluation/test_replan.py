@@ -50,7 +50,7 @@ def test_costs_by_hand():
     sim = simulation(cost=CostModel(100, 50, 25, expert_fraction=0.4, overlap=0.5, replan_ms=3))
     hat = sim.true_means(sim.decisions("every", 40)[0], 40)
     run = sim.run("every", 40, hat)
-    static = sim.static_plan()
+    static = sim.layout().static_LR
     wanted = with_fewest_moves(static, plan(sim.share_SLE[40], SHAPE), SHAPE)
     received = replicas_moved(static, wanted, 2)
     before = step_imbalance(static, sim.share_SLE, 2)
@@ -117,7 +117,7 @@ def test_reserve_allocate_returns_to_the_even_spread():
     kept = sim.history("stable_only", 10, hats["stable_only"])
     reserved = sim.history("reserve_allocate", 10, hats["reserve_allocate"])
     assert (reserved[3].slot_expert_LR == kept[3].slot_expert_LR).all()
-    assert (np.sort(reserved[-1].slot_expert_LR) == np.sort(sim.static_plan())).all()
+    assert (np.sort(reserved[-1].slot_expert_LR) == np.sort(sim.layout().static_LR)).all()
     assert (kept[-1].slot_expert_LR == kept[4].slot_expert_LR).all()
 
 

@@ -132,7 +132,7 @@ def followed(trace: Trace) -> tuple[Placing, list[Segment], Simulation]:
     assert shape is not None
     transient_SL = np.zeros(trace.load_SLE.shape[:2], dtype=np.bool_)
     simulation = Simulation(trace.share_SLE(), transient_SL, shape, settings.cluster.cost)
-    current, start = simulation.static_plan(), 0
+    current, start = simulation.layout().static_LR, 0
     segments, placing = [], None
     moved_LD = np.zeros((len(current), shape.devices), dtype=np.int64)
     for snapshot in replay(trace, settings):
