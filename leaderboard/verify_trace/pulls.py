@@ -83,7 +83,7 @@ def _added(repo: str, revision: str, api: HfApi) -> tuple[dict[str, DeclaredFile
             lines.append(f"{name}: changed; a published file stays what it is")
         elif not PATH.fullmatch(name):
             lines.append(
-                f"{name}: no trace; a contribution holds {FOLDER}/NAME/SPLIT/seedN.parquet and its row in {CARD}"
+                f"{name}: not a trace; a contribution holds {FOLDER}/NAME/SPLIT/seedN.parquet and its row in {CARD}"
             )
         else:
             added[name] = file

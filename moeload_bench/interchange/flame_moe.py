@@ -1,10 +1,10 @@
 """FLAME-MoE's routing traces: choices of single tokens at a few checkpoints of a training.
 
-Read from the dataset CMU-FLAME/FLAME-MoE-Traces (Apache-2.0), as described by its users: parquet files, one per
-checkpoint and layer, with a row per token and a list column `indices` of the experts chosen (top-6 of 64; `scores`
-beside it). Checkpoint and layer are taken from the path (`.../540/layer_02...parquet`): the last number in the folders
-below the common one, and the number behind `layer_`. Choices before any drop. Checkpoints lie hundreds of steps apart
-and the last one off the stride (5400, then 5473): `--last-step` leaves it out.
+Read from the dataset CMU-FLAME/FLAME-MoE-Traces (Apache-2.0), as its users describe it: parquet files, one per
+checkpoint and layer, with a row per token and a list column `indices` of the experts chosen (top-6 of 64; a column
+`scores` too). Checkpoint and layer are taken from the path (`.../540/layer_02...parquet`): the last number in the
+folders below the common one, and the number after `layer_`. Choices are before any drop. Checkpoints lie hundreds of
+steps apart, and the last one is off the stride (5400, then 5473): `--last-step` leaves it out.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -29,7 +29,7 @@ _ROWS = 1 << 16
 def read_flame_moe(
     paths: Sequence[str | Path], experts: int, *, column: str = "indices", report: Report | None = None
 ) -> Log:
-    """The log in a folder of checkpoints; ``experts`` of a layer, which the files do not say."""
+    """Return the log in a folder of checkpoints; ``experts`` per layer is needed because the files do not say it."""
     found: dict[int, dict[int, list[Path]]] = {}
     files = find_files(paths, "**/*.parquet")
     common = Path(os.path.commonpath([file.parent for file in files]))
@@ -82,7 +82,7 @@ class _Counter:
         self.top_k: int | None = None
 
     def count(self, path: Path, look_only: bool = False) -> tuple[IntArray, int]:
-        """Load [E] and number of tokens; ``look_only`` reads one batch, for top-k."""
+        """Return load [E] and number of tokens; ``look_only`` reads one batch, for top-k."""
         load_E, tokens = np.zeros(self.experts, dtype=np.int64), 0
         with open_mapped(path) as opened:
             file = opened.reader
@@ -102,7 +102,7 @@ class _Counter:
         import pyarrow.compute as pc
 
         if not isinstance(lists, pa.ListArray | pa.FixedSizeListArray | pa.LargeListArray) or lists.null_count:
-            raise TraceError(f"{where}: column {self.column} is no column of lists without empty cells")
+            raise TraceError(f"{where}: column {self.column} is not a column of lists without empty cells")
         flat = lists.flatten()
         lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
         if not pa.types.is_integer(flat.type) or flat.null_count or len(lengths) > 1:

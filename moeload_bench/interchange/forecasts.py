@@ -1,4 +1,4 @@
-"""What comes after a trace: one forecast made from the whole of it, as window means that a planner reads.
+"""What comes after a trace: one forecast made from the whole trace, as window means that a planner reads.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -25,7 +25,7 @@ from moeload_bench.traces.trace import Trace
 
 FloatArray = NDArray[np.float64]
 LEVEL_ROWS = 100
-"""Rows at the end of a trace whose mean total load turns shares into tokens."""
+"""Rows at the end of a trace; their mean total load turns shares into tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,10 @@ class Ahead:
 
 
 def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level = "process", seed: int = 0) -> Ahead:
-    """Mean shares of the ``horizon`` steps after the last one, forecast from every step of the trace.
+    """Return mean shares of the ``horizon`` steps after the last one, forecast from every step of the trace.
 
-    Nothing is planned for the steps to come (learning rate, data stage): the trace does not say. Raises
-    `PlacementError` for a horizon that is no multiple of the stride, and what the forecaster's process raises.
+    The forecaster gets no plan for these steps (learning rate, data stage), because the trace does not hold one. Raise
+    `PlacementError` for a horizon that is not a multiple of the stride, and whatever the forecaster's process raises.
     """
     stride = trace.meta.stride
     if horizon < 1 or horizon % stride:
@@ -70,16 +70,16 @@ def forecast_ahead(trace: Trace, forecaster: str, horizon: int, *, level: Level 
 
 
 def made_by() -> str:
-    """This package and its version."""
+    """Return this package's name and version."""
     return f"moeload-bench {version('moeload-bench')}"
 
 
 def write_forecast(ahead: Ahead, path: Path, kind: str, model_layers: int | None = None) -> Path:
     """Write ``weight`` [L, E] (and ``share``) as `npz` or `json`, or as sglang's `logical_count` (`sglang`).
 
-    sglang takes the counts by `--init-expert-location` and plans for itself; they are whole tokens of the window, in a
-    row for each of ``model_layers``, as in `check_model_layers`. It refuses no further keys there, but has no use for
-    them, so the record of what they were made from stands beside.
+    sglang takes the counts by `--init-expert-location` and makes its own plan from them. They are whole tokens of the
+    window, in a row for each of ``model_layers``, as in `check_model_layers`. sglang would ignore further keys, so the
+    record of what they were made from is a separate file next to it.
     """
     if kind == "npz":
         buffer = io.BytesIO()
@@ -93,7 +93,7 @@ def write_forecast(ahead: Ahead, path: Path, kind: str, model_layers: int | None
 
 
 def _model_counts(ahead: Ahead, model_layers: int | None) -> list[list[int]]:
-    """Counts [layers of the model, E]: sglang goes by the layer's index. Dense layers have ones, an even load."""
+    """Return counts [layers of the model, E]: sglang uses the layer's index. Dense layers have ones, an even load."""
     rows = np.ones((check_model_layers(ahead.layers, model_layers), ahead.weight_LE.shape[1]), dtype=np.int64)
     rows[list(ahead.layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
     counts: list[list[int]] = rows.tolist()
@@ -101,9 +101,9 @@ def _model_counts(ahead: Ahead, model_layers: int | None) -> list[list[int]]:
 
 
 def check_model_layers(layers: tuple[int, ...], model_layers: int | None) -> int:
-    """The number of a model's layers: as given, else up to the last MoE layer.
+    """Return the number of a model's layers: as given, else up to the last MoE layer.
 
-    Raises `PlacementError` for too few and for MoE layers that share an index.
+    Raise `PlacementError` for too few, and for MoE layers that share an index.
     """
     least = max(layers) + 1
     if model_layers is not None and model_layers < least:
@@ -111,12 +111,12 @@ def check_model_layers(layers: tuple[int, ...], model_layers: int | None) -> int
             f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"
         )
     if len(set(layers)) < len(layers):
-        raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can say")
+        raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can hold")
     return model_layers or least
 
 
 def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -> None:
-    """Raise `PlacementError` for a name under which sglang would not read a file."""
+    """Raise `PlacementError` for a file name that sglang would not read."""
     if path.suffix not in endings:
         raise PlacementError(f"{path}: sglang goes by the name, expected a name that ends in {' or '.join(endings)}")
 
@@ -129,14 +129,14 @@ def _put(path: Path, content: bytes, about: dict[str, Any] | None = None) -> Pat
 
 
 def put_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch:
         scratch.write_bytes(content)
 
 
 def put_about(path: Path, about: dict[str, Any]) -> Path:
-    """`FILE.about.json`: what a file was made from, where its own format has no room for it."""
+    """Write `FILE.about.json`: what a file was made from, for formats that have no room for it."""
     beside = path.with_name(path.name + ".about.json")
     put_file(beside, json.dumps(about, indent=1).encode())
     return beside

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Format(NamedTuple):
-    """A foreign format: where it comes from, what makes its engine write it, and what its counts are."""
+    """A foreign format: where it comes from, how its engine is made to write it, and what its counts are."""
 
     name: str
     files: str

@@ -1,4 +1,4 @@
-"""Foreign logs into traces: the reader of each format, and what all of them have in common."""
+"""Turn foreign logs into traces: the reader of each format, and what all of them share."""
 
 from __future__ import annotations
 
@@ -45,14 +45,13 @@ def import_log(
     meta: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Trace:
-    """Write an engine's log as the trace ``out`` and return it; what `moeload-bench import FORMAT` does.
+    """Write an engine's log as the trace ``out`` and return it; `moeload-bench import FORMAT` does the same.
 
-    ``source``: a file, a folder, a glob, or several of them. ``tokens`` is the number that enters a layer in a step,
-    where the log has none; ``counted`` overrides what the format's counts are; ``meta`` goes into `TraceMeta`. ``more``
-    are the format's own options, named like those of the command (`expert_parallel`, `experts`, `pattern`, ...).
+    ``source``: a file, a folder, a glob, or several of them. ``tokens`` is the number that enters a layer in a step, if
+    the log has none. ``counted`` overrides what the format's counts are. ``meta`` goes into `TraceMeta`. ``more`` are
+    the format's own options, named like those of the command (`expert_parallel`, `experts`, `pattern`, ...).
 
-    Raises `NotFoundError` for an unknown format, and `TraceError` that names file and line, or the option that is
-    missing.
+    Raise `NotFoundError` for an unknown format, and `TraceError` that names file and line, or the missing option.
     """
     options = Options(top_k, tokens, counted, first_step, last_step, {"recipe": "own", **(meta or {})})
     import_from(format, source, Path(out), options, **more)

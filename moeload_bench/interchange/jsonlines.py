@@ -1,8 +1,8 @@
-"""JSON Lines of this project's own shape, for engines that write nothing yet: a few lines of code in any training loop.
+"""JSON Lines of this project's own shape, for engines that write nothing yet: a few lines of code in any loop.
 
 One line per step and layer: `{"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16, "dropped": [0, 1, 0, 0]}`.
-`load` counts routed tokens of all experts, before drops unless `--counted post_drop` says otherwise; `tokens` and
-`dropped` (of those that `load` counts) are optional, in all lines or none. The lines of a step stand together, and
+`load` counts routed tokens of all experts, before drops unless `--counted post_drop` says otherwise. `tokens` and
+`dropped` (a part of what `load` counts) are optional, in all lines or none. The lines of a step are consecutive, and
 steps rise. Several files are ranks (or micro-batches) that each routed tokens of their own: their counts are added.
 
 Axis letters: L MoE layers, E experts.
@@ -24,7 +24,7 @@ _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
 
 class _Step(NamedTuple):
-    """One file's lines of a step: ``where`` the first one is, ``lines`` where that of each layer is."""
+    """One file's lines of a step: ``where`` is the place of the first, ``lines`` the place of each layer's."""
 
     number: int
     where: str
@@ -35,7 +35,7 @@ class _Step(NamedTuple):
 
 
 def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log:
-    """The log in one or more files (a folder's `*.jsonl`); raises `TraceError` with file and line."""
+    """Return the log in one or more files (a folder's `*.jsonl`); raise `TraceError` with file and line."""
     files = find_files(paths, "*.jsonl")
     progress = Progress(files, report)
     readers = [JsonLines(file, progress) for file in files]
@@ -44,7 +44,7 @@ def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log
     begun = [step for step in first if step is not None]
     if len(begun) != len(files):
         silent = next(r for r, step in zip(readers, first, strict=True) if step is None)
-        raise TraceError(f"{silent.path}: no whole step is there{f': {silent.cut}' if silent.cut else ''}")
+        raise TraceError(f"{silent.path}: no complete step in it{f': {silent.cut}' if silent.cut else ''}")
     layers = tuple(sorted(begun[0].load))
     experts = len(begun[0].load[layers[0]])
     cut: list[str] = []
@@ -107,7 +107,7 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
 
 
 def _steps(lines: JsonLines) -> Iterator[_Step]:
-    """The steps of one file; the last one only if no broken line may belong to it."""
+    """Yield the steps of one file; the last one only if no broken line may belong to it."""
     step: _Step | None = None
     layers = 0
     for line, record in lines:

@@ -2,8 +2,8 @@
 
 Read from Fizzmy/LAER-MoE-AE at 72db5b79, `LAER-MoE/scripts_ae/token_analysis*.csv` (Apache-2.0), made there by
 `10b_analysis.py` from the files of `TOKEN_COUNTS_ITER`: columns `rank,method,model_name,layer,iter,token_num`, one row
-per device, layer and iteration of each method and model. What an expert got is not in it, so it makes no trace of
-experts: it is refused, unless device loads are asked for, whose "experts" are devices under the placement of a method.
+per device, layer and iteration of each method and model. It does not hold what an expert got, so it cannot become a
+trace of experts: it is refused, unless device loads are asked for. Their "experts" are devices under a placement.
 
 Axis letters: L MoE layers, E devices.
 """
@@ -32,14 +32,14 @@ def read_laer_moe(
     model: str | None = None,
     report: Report | None = None,
 ) -> Log:
-    """The device loads of one method and model; ``device_loads`` says that these are wanted."""
+    """Return the device loads of one method and model; ``device_loads`` says that these are wanted."""
     files = find_files(paths, "token_analysis*.csv")
     if len(files) != 1:
         raise TraceError(f"{files[0].parent}: got {len(files)} files, expected one token_analysis.csv")
     file = files[0]
     if not device_loads:
         raise TraceError(
-            f"{file}: holds tokens per device, not per expert: no trace of experts can be made of it; --device-loads "
+            f"{file}: holds tokens per device, not per expert: it cannot become a trace of experts; --device-loads "
             "imports it with devices in the place of experts"
         )
     table = _chosen(file, _read(file), {"method": method, "model_name": model})
@@ -60,7 +60,7 @@ def read_laer_moe(
 
 
 def _check_once(file: Path, table: dict[str, Any], step_S: IntArray, layer_L: IntArray, devices: int) -> None:
-    """Of as many rows as there are places, one that is there twice stands for one that is missing."""
+    """Raise for a duplicate row: since the number of rows matches, another row is missing."""
     cell_N = np.searchsorted(step_S, table["iter"]) * len(layer_L) + np.searchsorted(layer_L, table["layer"])
     places = len(step_S) * len(layer_L) * devices
     count_SLE = np.bincount(cell_N * devices + table["rank"], minlength=places).reshape(-1, len(layer_L), devices)
@@ -95,7 +95,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _chosen(file: Path, table: dict[str, Any], wanted: dict[str, str | None]) -> dict[str, Any]:
-    """The rows of one method and model; one that is not named has to be the only one."""
+    """Return the rows of one method and model; if one is not named, the table must have only one."""
     for column, name in wanted.items():
         there = sorted(set(map(str, table[column])))
         if name is None and len(there) > 1:

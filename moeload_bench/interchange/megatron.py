@@ -5,9 +5,9 @@ Read from NVIDIA/Megatron-LM at d98e8a64 (core 0.20, August 2026): `megatron/tra
 
 *Tokens per expert* (`--save-tokens-per-expert-interval N`): `tokens_per_expert/rank{r}.jsonl`, appended every N
 iterations, one line per layer: `{"iter": 100, "block": "decoder", "layer": 3, "tpe": [[128, 64], [96, 80]]}`, a list
-for each micro-batch with the tokens that each of the **rank's own** experts was given. They are counted behind the
-dispatch: after drops, and with the padding of grouped kernels where there is some. `layer` is the number **inside the
-pipeline stage**.
+for each micro-batch with the tokens that each of the **rank's own** experts got. They are counted after the dispatch:
+after drops, and with the padding of grouped kernels if there is any. `layer` is the number **inside the pipeline
+stage**.
 
 *Routing trace* (`--moe-routing-trace-path DIR`): `router_trace_rank{r}.jsonl`, one line per micro-batch and layer:
 `{"step": 0, "stage": "pre_dispatch", "block": "decoder", "layer": 3, "rank": 0, "num_tokens": 128, "topk": 2,
@@ -58,7 +58,7 @@ class Layout:
     tensor: int = 1
 
     def check(self, world: int, where: Path) -> None:
-        """Raise `TraceError` unless ``world`` ranks can be laid out so."""
+        """Raise `TraceError` unless ``world`` ranks fit this layout."""
         block = self.expert * self.pipeline * self.tensor
         if world % block:
             raise TraceError(
@@ -72,16 +72,16 @@ class Layout:
             )
 
     def stage(self, rank: int, world: int) -> int:
-        """The pipeline stage of a rank."""
+        """Return the pipeline stage of a rank."""
         return rank // (world // self.pipeline)
 
     def layer(self, rank: int, world: int, local: int) -> int:
-        """The layer's number in the model."""
+        """Return the layer's number in the model."""
         return self.stage(rank, world) * (self.stage_layers or 0) + local
 
 
 class _Step(NamedTuple):
-    """What one rank says of one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
+    """What one rank reports for one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
 
     number: int
     where: str
@@ -91,7 +91,7 @@ class _Step(NamedTuple):
 
 
 _Add = Callable[[_Step, int, dict[str, Any], str], None]
-"""Adds a line's counts to those of its layer."""
+"""Adds a line's counts to its layer's."""
 
 
 def read_tokens(
@@ -103,7 +103,7 @@ def read_tokens(
     expert_tensor_parallel: int = 1,
     report: Report | None = None,
 ) -> Log:
-    """The log in the `rank*.jsonl` files of a folder or glob; experts are put together over the ranks."""
+    """Return the log in the `rank*.jsonl` files of a folder or glob; experts are merged over the ranks."""
     ranks = files_by_number(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     layout = Layout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel)
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
@@ -117,7 +117,7 @@ def read_routing(
     stage_layers: int | None = None,
     report: Report | None = None,
 ) -> Log:
-    """The log in the `router_trace_rank*.jsonl` files; ``experts`` of a layer, which the files do not say."""
+    """Return the log in the `router_trace_rank*.jsonl` files; ``experts`` per layer: the files do not say it."""
     ranks = files_by_number(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     choices = _Choices(experts)
     log = _log(ranks, Layout(1, pipeline_parallel, stage_layers), report, "step", _TRACE, choices.add, experts)
@@ -141,7 +141,7 @@ def _log(
     first = next(steps, None)
     if first is None:
         cut = [file.lines.cut for file in files if file.lines.cut]
-        raise TraceError(f"{folder}: no whole iteration is there{': ' if cut else ''}{'; '.join(cut)}")
+        raise TraceError(f"{folder}: no complete iteration in it{': ' if cut else ''}{'; '.join(cut)}")
     layers = tuple(sorted({layout.layer(rank, len(ranks), m) for rank, step in enumerate(first) for m in step.load}))
     local = max(len(load_E) for step in first for load_E in step.load.values())
     notes: list[str] = []
@@ -182,7 +182,7 @@ class _Rank:
         self._key, self._names, self._add = key, names, add
 
     def steps(self) -> Iterator[_Step]:
-        """Whole iterations in order; one that a broken last line may belong to is not."""
+        """Yield whole iterations in order; leave out one that a broken last line may belong to."""
         step: _Step | None = None
         whole_passes: dict[int, int] = {}
         for line, record in self.lines:
@@ -207,7 +207,7 @@ class _Rank:
 
 
 def _add_tokens(step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
-    """Tokens per expert: one line holds all micro-batches of a layer."""
+    """Add the tokens per expert of one line, which holds all micro-batches of a layer."""
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
     tpe = whole_counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
@@ -245,7 +245,7 @@ class _Choices:
 
 
 def _side_by_side(files: list[_Rank]) -> Iterator[list[_Step]]:
-    """The same iteration of all ranks; one that a rank does not have is named."""
+    """Yield the same iteration of all ranks; raise if a rank lacks one that another has."""
     readers = [file.steps() for file in files]
     before: int | None = None
     while True:
@@ -267,7 +267,7 @@ def _side_by_side(files: list[_Rank]) -> Iterator[list[_Step]]:
 
 
 class _Table:
-    """Puts the ranks' parts of an iteration together."""
+    """Merges the ranks' parts of an iteration."""
 
     def __init__(self, layers: tuple[int, ...], experts: int, layout: Layout, is_global: bool) -> None:
         self.layers, self.experts = layers, experts
@@ -276,7 +276,7 @@ class _Table:
         self._expected: list[set[int]] = []
 
     def row(self, ranks: list[_Step]) -> Row:
-        """One step, with every rank's layers checked against those of its first iteration."""
+        """Return one step, after checking every rank's layers against those of its first iteration."""
         self._expected = self._expected or self._stage_layers(ranks)
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
@@ -291,7 +291,7 @@ class _Table:
         return Row(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
 
     def _stage_layers(self, ranks: list[_Step]) -> list[set[int]]:
-        """The layers of each rank: all that any rank of its stage has."""
+        """Return the layers of each rank: all that any rank of its stage has."""
         world, stages = len(ranks), [self._layout.stage(rank, len(ranks)) for rank in range(len(ranks))]
         for rank, step in enumerate(ranks):
             top = max(step.load)
@@ -305,7 +305,7 @@ class _Table:
     def _check_all(self, ranks: list[_Step]) -> None:
         for rank, step in enumerate(ranks):
             self._check(rank, step)
-        number = [next(iter(step.passes.values())) for step in ranks]  # the same in each layer of a rank by now
+        number = [next(iter(step.passes.values())) for step in ranks]  # checked: the same in each layer of a rank
         if len(set(number)) > 1:
             few, many = number.index(min(number)), number.index(max(number))
             step = ranks[few]
@@ -335,7 +335,7 @@ class _Table:
             )
 
     def _first_expert(self, rank: int, step: _Step, layer: int, ranks: list[_Step]) -> int | None:
-        """The first of the experts that a rank's counts are of; None where another rank counts the same tokens."""
+        """Return the first expert that a rank's counts are for; None if another rank counts the same tokens."""
         if self._global:
             return 0
         local, tensor = self.experts // self._layout.expert, self._layout.tensor

@@ -17,7 +17,7 @@ from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
 MAX_BYTES = 4 << 30
-"""Arrays are read whole: more than this is refused, and told of the formats that are read a piece at a time."""
+"""Arrays are read whole, so a larger archive is refused; the message names the formats that are read in pieces."""
 _NAMES = ("load", "step", "tokens", *OPTIONAL_COLUMNS)
 
 
@@ -27,7 +27,7 @@ def read_npz(
     """Return the trace in an archive; ``options`` as for any log. ``report`` is not called: the file is read at once.
 
     Sizes are checked before anything is unpacked (``max_bytes`` over all arrays, and in proportion to the archive, see
-    `moeload_bench.bounds`), and object arrays are refused: nothing is unpickled. Raises `TraceError` that names file,
+    `moeload_bench.bounds`), and object arrays are refused: nothing is unpickled. Raise `TraceError` that names file,
     array, what was got and expected: for tokens both in the archive and in ``options``, and for loads after drops with
     neither.
     """
@@ -38,11 +38,11 @@ def read_npz(
     if "load" not in arrays:
         raise TraceError(f"{path}: no array 'load' [steps, layers, experts]; there is: {', '.join(arrays) or 'none'}")
     if "tokens" in arrays and tokens is not None:
-        raise TraceError(f"{path}: tokens are in the file; got {tokens} for them as well, expected one of them")
+        raise TraceError(f"{path}: tokens are in the file, but {tokens} was given too; expected one of them")
     counted = arrays.get("tokens", tokens)
     if counted is None and top_k is not None and semantics == "post_drop":
         raise TraceError(f"{path}: tokens do not follow from loads after drops, expected an array or number of tokens")
-    # without top-k nothing can be said about drops, and nothing is checked against the tokens
+    # without top-k, drops are unknown, and nothing can be checked against the tokens
     known = semantics if top_k is not None or semantics == "post_drop" else "unknown"
     meta = {"count_semantics": known, **options.meta}
     columns = {name: arrays[name] for name in OPTIONAL_COLUMNS if name in arrays}

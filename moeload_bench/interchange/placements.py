@@ -26,10 +26,10 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Which expert sits in which slot of each MoE layer, and what that was made from.
+    """Which expert sits in which slot of each MoE layer, and what the plan was made from.
 
-    ``slot_expert_LR``; ``layers`` are the indices of the layers in the model, ``model_layers`` their number with dense
-    ones.
+    ``slot_expert_LR``; ``layers`` are the indices of the layers in the model; ``model_layers`` is their number with
+    dense ones.
     """
 
     slot_expert_LR: IntArray
@@ -41,12 +41,12 @@ class Placement:
 
     @property
     def count_LE(self) -> IntArray:
-        """Replicas of each expert."""
+        """Return the number of replicas of each expert."""
         return np.stack([np.bincount(slot_R, minlength=self.experts) for slot_R in self.slot_expert_LR])
 
     @property
     def slots_LEX(self) -> IntArray:
-        """The slots of each expert, -1 where it has fewer than another."""
+        """Return the slots of each expert, filled up with -1."""
         most = int(self.count_LE.max())
         slots_LEX = np.full((len(self.layers), self.experts, most), -1, dtype=np.int64)
         for m, e in np.ndindex(slots_LEX.shape[:2]):
@@ -56,7 +56,7 @@ class Placement:
 
 
 def place_forecast(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
-    """The plan for a forecast. Raises `PlacementError` for a shape that does not fit, and as `placement_of`."""
+    """Return the plan for a forecast. Raise `PlacementError` for a shape that does not fit, and as `placement_of`."""
     slot_expert_LR = plan(ahead.weight_LE, shape)
     return placement_of(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, ahead.about, model_layers)
 
@@ -69,7 +69,7 @@ def placement_of(
     about: Mapping[str, Any],
     model_layers: int | None = None,
 ) -> Placement:
-    """A plan that is there already. Raises `PlacementError` as `check_model_layers`."""
+    """Return an existing plan as a `Placement`. Raise `PlacementError` as `check_model_layers`."""
     number = check_model_layers(layers, model_layers)
     whence = {**about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
     return Placement(slot_expert_LR, experts, shape, layers, number, whence)
@@ -78,8 +78,8 @@ def placement_of(
 def write_placement(placement: Placement, path: Path, kind: str) -> Path:
     """Write a plan in one of the FORMATS.
 
-    Beside it goes `FILE.about.json`, what it was made from; `json` holds that itself. Raises `NotFoundError` for a name
-    that is none of the FORMATS, `PlacementError` for a plan that a format cannot hold.
+    `FILE.about.json` goes next to it and says what it was made from; `json` holds that itself. Raise `NotFoundError`
+    for a name that is not one of the FORMATS, `PlacementError` for a plan that a format cannot hold.
     """
     check_format(kind)
     put_file(path, FORMATS[kind](placement, path))
@@ -89,13 +89,13 @@ def write_placement(placement: Placement, path: Path, kind: str) -> Path:
 
 
 def check_format(kind: str) -> None:
-    """Raise `NotFoundError` for a name that is none of the FORMATS."""
+    """Raise `NotFoundError` for a name that is not one of the FORMATS."""
     if kind not in FORMATS:
         raise not_found("placement format", kind, FORMATS)
 
 
 def _json(placement: Placement, path: Path) -> bytes:
-    """This project's own: per layer the experts of each device, with what the plan was made from."""
+    """Write this project's own format: per layer the experts of each device, and what the plan was made from."""
     shape = placement.shape
     layers = [
         {"layer": index, "devices": slot_R.reshape(shape.devices, -1).tolist()}
@@ -105,7 +105,7 @@ def _json(placement: Placement, path: Path) -> bytes:
 
 
 def _eplb(placement: Placement, path: Path) -> bytes:
-    """The three results of EPLB's `rebalance_experts`, one row per MoE layer."""
+    """Write the three results of EPLB's `rebalance_experts`, one row per MoE layer."""
     maps = {
         "physical_to_logical_map": placement.slot_expert_LR,
         "logical_to_physical_map": placement.slots_LEX,
@@ -115,7 +115,7 @@ def _eplb(placement: Placement, path: Path) -> bytes:
 
 
 def _sglang(placement: Placement, path: Path) -> bytes:
-    """sglang passes every key on as an argument, so there is one; dense layers have a row too, experts in order."""
+    """Write sglang's file: one key, since sglang passes each on as an argument; dense layers have experts in order."""
     check_sglang_name(path)
     R = placement.shape.slots
     rows = np.tile(np.arange(R) % placement.experts, (placement.model_layers, 1))
@@ -124,7 +124,7 @@ def _sglang(placement: Placement, path: Path) -> bytes:
 
 
 def _tensors(maps: Mapping[str, IntArray], path: Path) -> bytes:
-    """JSON lists or, for a name that ends in .pt, tensors by `torch.save`."""
+    """Write JSON lists or, for a name that ends in .pt, tensors by `torch.save`."""
     if path.suffix != ".pt":
         return json.dumps({name: array.tolist() for name, array in maps.items()}).encode()
     try:
@@ -137,12 +137,12 @@ def _tensors(maps: Mapping[str, IntArray], path: Path) -> bytes:
 
 
 def _vllm(placement: Placement, path: Path) -> bytes:
-    """One list of logical experts per MoE layer, by physical expert."""
+    """Write one list of logical experts per MoE layer, by physical expert."""
     return json.dumps(placement.slot_expert_LR.tolist()).encode()
 
 
 def _vllm_ascend(placement: Placement, path: Path) -> bytes:
-    """Per MoE layer the experts of each device."""
+    """Write the experts of each device, per MoE layer."""
     D = placement.shape.devices
     layers = [
         {
@@ -158,7 +158,7 @@ def _vllm_ascend(placement: Placement, path: Path) -> bytes:
 
 
 def _tensorrt_llm(placement: Placement, path: Path) -> bytes:
-    """The YAML of `moe_config.load_balancer`, keyed by the layer's index in the model."""
+    """Write the YAML of `moe_config.load_balancer`, keyed by the layer's index in the model."""
     lines = ["initial_global_assignments:"]
     for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True):
         lines.append(f"  {index}: [{', '.join(map(str, slot_R.tolist()))}]")
@@ -167,7 +167,7 @@ def _tensorrt_llm(placement: Placement, path: Path) -> bytes:
 
 
 def _megatron(placement: Placement, path: Path) -> bytes:
-    """The experts of each expert-parallel rank, in their local order; without replicas, which Megatron-LM has not."""
+    """Write the experts of each expert-parallel rank, in their local order; Megatron-LM has no replicas."""
     shape = placement.shape
     if shape.slots != placement.experts:
         raise PlacementError(

@@ -1,4 +1,4 @@
-"""Rows of a foreign log on their way into a trace: read one at a time, a few thousand in memory, whatever the size.
+"""Rows of a foreign log on their way into a trace: read one by one, with a few thousand in memory for any size.
 
 Axis letters: S steps, L MoE layers, E experts.
 """
@@ -31,7 +31,7 @@ CELLS_IN_MEMORY = 1 << 22
 
 
 class CutShortWarning(UserWarning):
-    """A log that breaks off: it is imported up to there."""
+    """The log breaks off; it is imported up to there."""
 
 
 class Row(NamedTuple):
@@ -46,10 +46,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """What a reader has found before it reads the rows: which layers (indices of blocks) and how many experts.
+    """What a reader finds before it reads the rows: which layers (indices of blocks) and how many experts.
 
-    ``semantics`` is what the counts of the format are, ``top_k`` what the files say of it. ``notes`` grows while rows
-    are read; ``cut`` names what was left out at the end, where a file breaks off.
+    ``semantics`` says what the format's counts are, ``top_k`` is the files' own. ``notes`` grows while rows are read.
+    ``cut`` names what was left out at the end, if a file breaks off.
     """
 
     where: str
@@ -64,9 +64,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user knows and a log does not say.
+    """What the user knows but the log does not say.
 
-    ``tokens`` per step and layer where the log has none; ``counted`` overrides what the format's counts are;
+    ``tokens`` per step and layer if the log has none; ``counted`` overrides what the format's counts are;
     ``first_step`` and ``last_step`` (inclusive) bound what is imported; ``meta`` goes into `TraceMeta`.
     """
 
@@ -92,9 +92,9 @@ class Imported(NamedTuple):
 def write_log(log: Log, target: Path, options: Options | None = None) -> Imported:
     """Write the rows of a log as a trace, a chunk at a time.
 
-    Steps must rise by one stride: a step that comes twice, comes late or is missing is named, nothing is filled in.
-    Raises `TraceError` with file and line. A log whose files break off in the middle of a line is written up to the
-    last whole step, with an `CutShortWarning`, and marked as cut short.
+    Steps must rise by one stride: a step that occurs twice, comes late or is missing is named, and nothing is filled
+    in. Raise `TraceError` with file and line. If the files break off in the middle of a line, the log is written up to
+    the last whole step, with a `CutShortWarning`, and marked as cut short.
     """
     options = options or Options()
     if target.suffix != ".parquet":
@@ -121,11 +121,11 @@ def _wanted(rows: Iterator[Row], options: Options) -> Iterator[Row]:
         if options.first_step is None or row.step >= options.first_step:
             yield row
         if row.step == last:
-            return  # what follows may be damaged
+            return  # later rows may be damaged
 
 
 def _in_order(rows: Iterator[Row], where: str) -> Iterator[Row]:
-    """The rows, once it is sure that each step follows the one before by the same stride."""
+    """Yield the rows, each after checking that it follows the last one by the same stride."""
     before: list[int] = []
     for row in rows:
         if not 0 <= row.step <= MAX_COUNT:
@@ -164,17 +164,17 @@ class _Chunks:
         self._dropped: bool | None = None
         self.paths: list[Path] = []
         self.steps = 0
-        self._meta()  # what is wrong with it is said before a long log is read
+        self._meta()  # checked before a long log is read
 
     def add(self, row: Row) -> None:
-        """Take in one row; every so many loads they go to disk."""
+        """Take in one row; when enough loads are held, they go to disk."""
         self._rows.append(row)
         held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
         if held >= CELLS_IN_MEMORY and len(self._rows) > 1:
             self._flush()
 
     def finish(self) -> TraceMeta:
-        """The rest goes to disk; the metadata of the whole."""
+        """Write the remaining rows to disk, and return the metadata of the whole."""
         if self._rows:
             self._flush()
         return self._meta((*self._log.notes, *self._log.cut), complete=not self._log.cut)
@@ -187,7 +187,7 @@ class _Chunks:
         columns = {}
         has_dropped = rows[0].dropped_LE is not None
         if self._dropped not in (None, has_dropped) or any((r.dropped_LE is not None) != has_dropped for r in rows):
-            raise TraceError(f"{self._log.where}: dropped tokens are there for some steps only, expected all or none")
+            raise TraceError(f"{self._log.where}: dropped tokens are given for some steps only, expected all or none")
         self._dropped = has_dropped
         if has_dropped:
             columns["dropped"] = np.stack([row.dropped_LE for row in rows if row.dropped_LE is not None])
@@ -198,11 +198,11 @@ class _Chunks:
         self.steps += len(rows)
 
     def _tokens(self, rows: list[Row], load_SLE: IntArray) -> IntArray:
-        """[S, L]: those of the log, else the number that was given, else what the loads say."""
+        """Return tokens [S, L]: those of the log, else the number that was given, else what the loads imply."""
         given = self._options.tokens
         if rows[0].tokens_L is not None:
             if given is not None:
-                raise TraceError(f"{self._log.where}: tokens are in the log; got {given} for them as well")
+                raise TraceError(f"{self._log.where}: tokens are in the log, but --tokens {given} was given too")
             return np.stack([row.tokens_L for row in rows if row.tokens_L is not None])
         if given is not None:
             return np.full(load_SLE.shape[:2], given, dtype=np.int64)
@@ -233,7 +233,7 @@ class _Chunks:
     @property
     def _semantics(self) -> Semantics:
         counted = self._options.counted or self._log.semantics
-        # without top-k nothing can be said about drops, and nothing is checked against the tokens
+        # without top-k, drops are unknown, and nothing can be checked against the tokens
         return counted if self._top_k is not None or counted == "post_drop" else "unknown"
 
     def _meta(self, notes: tuple[str, ...] = (), complete: bool = True) -> TraceMeta:

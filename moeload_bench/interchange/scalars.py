@@ -1,7 +1,7 @@
-"""Loads logged as scalars, one name per layer and expert: which names those are.
+"""Loads that were logged as scalars, one name per layer and expert: find these names.
 
 A pattern is a name with `{l}` for the layer and `{e}` for the expert, as in `train/TokensTotal/layer{l}/expert{e}`.
-Logged values have to be counts: shares, ratios and means over several steps are refused as fractions.
+Logged values must be counts: shares, ratios and means over several steps are refused, because they are fractions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PATTERNS = (
     "moe/tokens_per_expert/layer_{l}/expert_{e}",
     "expert_load/layer_{l}/expert_{e}",
 )
-"""Tried in this order where no pattern is given."""
+"""Patterns that are tried in this order if none is given."""
 
 
 class Names(NamedTuple):
-    """Names of a log by the place of their counts: ``at`` name to (row of layer, expert)."""
+    """Names of a log by the place of their counts: ``at`` maps a name to (row of layer, expert)."""
 
     pattern: str
     layers: tuple[int, ...]
@@ -33,10 +33,10 @@ class Names(NamedTuple):
 
 
 def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
-    """The names that a pattern finds, complete: the same experts, from 0 on, in every layer.
+    """Return the names that a pattern finds; they must cover the same experts, from 0 on, in every layer.
 
-    A name may stand behind the name of a run ("RUN - name"), as W&B's tables have it. Raises `TraceError` when nothing
-    matches, when two names stand for one expert, and when an expert is missing.
+    A name may follow the name of a run ("RUN - name"), as in W&B's tables. Raise `TraceError` if nothing matches, if
+    two names stand for one expert, or if an expert is missing.
     """
     names = list(names)
     for candidate in PATTERNS if pattern is None else (pattern,):

@@ -2,7 +2,7 @@
 
 `nixtla`: a long table `unique_id, ds, y` (CSV or parquet), `ds` the training step. `fev`: one row per series with lists
 `timestamp` and `target` (parquet). `gluonts`: JSON Lines with `item_id`, `start`, `target`. `csv`: the long table that
-`import csv` reads back. Tools that know no steps but only dates get one second per step, from 2000-01-01.
+`import csv` reads back. Tools that take only dates get one second per step, from 2000-01-01.
 
 Axis letters: S rows, L MoE layers, E experts.
 """
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 Values = Literal["load", "share"]
 ENDINGS = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
-"""The formats, and how the names of their files end."""
+"""The formats, and the endings of their files' names."""
 START = np.datetime64("2000-01-01T00:00:00", "s")
 
 
 def write_series(trace: Trace, path: Path, kind: str, values: Values = "load") -> Path:
     """Write a trace in one of the formats of `ENDINGS`, a series at a time.
 
-    ``values``: counts, or shares of the layer's load in the step (missing where a layer had none). Raises
-    `NotFoundError` for another format and `TraceError` for a name whose ending does not fit it.
+    ``values``: counts, or shares of the layer's load in the step (missing if a layer had none). Raise `NotFoundError`
+    for another format and `TraceError` for a name whose ending does not fit.
     """
     if kind not in ENDINGS:
         raise not_found("series format", kind, ENDINGS)
@@ -56,7 +56,7 @@ def write_series(trace: Trace, path: Path, kind: str, values: Values = "load") -
 
 
 def series(trace: Trace, values: Values = "load") -> Iterator[tuple[str, FloatArray]]:
-    """The name and the values [S] of each series: `layer2/expert5`, by layer, then expert."""
+    """Yield the name and the values [S] of each series: `layer2/expert5`, by layer, then expert."""
     for m, layer in enumerate(layer_names(trace)):
         load_SE = trace.load_SLE[:, m].astype(np.float64)
         if values == "share":
@@ -114,7 +114,7 @@ def _csv(trace: Trace, path: Path) -> None:
 
     layers = np.array([layer.index for layer in trace.meta.layers])
     if len(set(layers.tolist())) < len(layers):
-        raise TraceError(f"{trace.id}: two MoE layers stand in one block, which this table cannot tell apart")
+        raise TraceError(f"{trace.id}: two MoE layers stand in one block, and this table cannot distinguish them")
     L, E = trace.num_layers, trace.num_experts
     rows = max(1, (1 << 20) // (L * E))
     schema = pa.schema({name: pa.int64() for name in ("step", "layer", "expert", "load", "tokens")})

@@ -1,20 +1,21 @@
 """sglang's expert distribution recorder.
 
-Read from sgl-project/sglang at 01fec5c2 (0.5), `python/sglang/srt/eplb/expert_distribution.py`: the server is started
-with `--expert-distribution-recorder-mode stat` (or `stat_approx`, `per_pass`) and told to start, stop and dump by its
-endpoints; the file is `expert_distribution_recorder_{time}.pt` in `SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR`.
+Read from sgl-project/sglang at 01fec5c2 (0.5), `python/sglang/srt/eplb/expert_distribution.py`. The server is started
+with `--expert-distribution-recorder-mode stat` (or `stat_approx`, `per_pass`); its endpoints start, stop and dump a
+recording. The file is `expert_distribution_recorder_{time}.pt` in `SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR`.
 
-*stat*: `{"rank": 0, "logical_count": [steps, L, E]}`, choices of all ranks before any drop: the whole buffer as it lies
-in memory, 1,000 entries by default (`--expert-distribution-recorder-buffer-size`, -1 for one that grows). Entries that
-no pass has used are zero: they are left out at both ends (a second recording of one server goes on behind the first)
-and refused between others, where the passes begin again. A buffer that is full may have begun again at any entry: the
-notes say so. *per_pass*: one file per rank, `{"records": [{"forward_pass_id", "rank", "global_physical_count": [L, R]},
-...], "last_physical_to_logical_map": [L, R]}`; replicas are added up to their expert by the last map, which is wrong if
-the placement changed while it recorded. *per_token* is refused. Layers are all layers of the model: those without any
-count (dense ones) are left out and named. Steps are passes of an inference engine, not training steps.
+*stat*: `{"rank": 0, "logical_count": [steps, L, E]}`, choices of all ranks before any drop. It is the whole buffer as
+it lies in memory, 1,000 entries by default (`--expert-distribution-recorder-buffer-size`, -1 for one that grows).
+Unused entries are zero. At both ends they are left out (a second recording of one server follows the first). Between
+other entries they are refused, because the passes wrap around there. A full buffer may have wrapped around at any
+entry: the notes say so. *per_pass*: one file per rank, `{"records": [{"forward_pass_id", "rank",
+"global_physical_count": [L, R]}, ...], "last_physical_to_logical_map": [L, R]}`. Replicas are added up to their expert
+by the last map, which is wrong if the placement changed during the recording. *per_token* is refused. Layers are all
+layers of the model: those without any count (dense ones) are left out and named. Steps are passes of an inference
+engine, not training steps.
 
-A `.pt` file is a pickle: it is opened by `torch.load(weights_only=True)` in a process of its own, bounded in memory and
-time, after its archive was checked for sizes.
+A `.pt` file is a pickle. Its archive is checked for sizes first; then `torch.load(weights_only=True)` opens it in a
+separate process with limits on memory and time.
 
 Axis letters: S passes, L layers, E experts, R physical experts (slots), N records.
 """
@@ -37,14 +38,14 @@ from moeload_bench.interchange.rows import IntArray, Log, Report, Row
 from moeload_bench.interchange.text import find_files, whole_counts
 
 MAX_BYTES = 2 << 30
-"""Unpacked: a file is read whole, and its counts are held a few times over."""
+"""Unpacked size: a file is read whole, and its counts are held several times."""
 SECONDS = 600
 UNLIMITED = "--expert-distribution-recorder-buffer-size -1"
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
 def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Log:
-    """The log in one `stat` file, or in the `per_pass` files of all ranks."""
+    """Return the log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []
     total, done = sum(file.stat().st_size for file in files), 0
@@ -84,7 +85,7 @@ def _no_count(where: str) -> TraceError:
 
 
 def _stat(array: Any, where: str) -> tuple[IntArray, IntArray, str]:
-    """The passes in a buffer, numbered as its entries, and what a reader should know of it."""
+    """Return the passes in a buffer, numbered as its entries, and a note for the reader."""
     load_SLE = whole_counts(array, "logical_count", where, ndim=3)
     used_S = np.asarray(load_SLE.any(axis=(1, 2)))
     step_S = np.flatnonzero(used_S)
@@ -111,7 +112,7 @@ def _of_buffer(entries: int, used: int) -> str:
 
 
 def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray, IntArray]:
-    """Physical counts of all ranks added up by pass, and replicas by expert."""
+    """Return the physical counts of all ranks added up by pass, and by expert over its replicas."""
     number_N, rank_N = (
         np.concatenate([whole_counts(a[name], name, str(f)) for a, f in _each(loaded, files)])
         for name in ("pass", "rank")
@@ -141,7 +142,7 @@ def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray
 
 
 def _experts(map_LR: IntArray, where: str) -> int:
-    """How many logical experts a map names: as many as slots at most, since each has one."""
+    """Return how many logical experts a map names: at most the number of slots, since each expert has one."""
     R = map_LR.shape[1]
     if map_LR.max() >= R:
         layer, slot = (int(i) for i in np.argwhere(map_LR >= R)[0])
@@ -157,10 +158,10 @@ def _each(loaded: list[dict[str, Any]], files: list[Path]) -> Iterator[tuple[dic
 
 
 def load_arrays(path: Path, max_bytes: int = MAX_BYTES, seconds: int = SECONDS) -> dict[str, Any]:
-    """The recorder's tensors as arrays, by name; the file is opened in another process.
+    """Return the recorder's tensors as arrays, by name; another process opens the file.
 
-    Raises `TraceError` for a file that is no archive of `torch.save`, that is larger than ``max_bytes`` unpacked, or
-    that holds anything but tensors and plain values; `MissingExtraError` without torch.
+    Raise `TraceError` for a file that is not an archive of `torch.save`, is larger than ``max_bytes`` unpacked, or
+    holds anything but tensors and plain values; `MissingExtraError` without torch.
     """
     _check_archive(path, max_bytes)
     with tempfile.TemporaryDirectory(prefix="moeload-sglang-") as folder:
@@ -182,7 +183,7 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES, seconds: int = SECONDS) 
 
 
 def _check_archive(path: Path, max_bytes: int) -> None:
-    """Refuse before anything is opened: no archive of `torch.save`, compressed, or too large."""
+    """Raise, before anything is opened, if this is not an archive of `torch.save`, is compressed, or too large."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

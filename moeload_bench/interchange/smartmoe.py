@@ -3,7 +3,7 @@
 Read from thu-pacman/SmartMoE-AE at e19b3a99, `moe_trace/table_iter{i}_rank{r}.log`. A file holds one rank's counts of
 one iteration: a line per layer, `layer:[[177.0, 105.0, ...], ...]`, one list of all experts for each micro-batch. The
 gate's choices are counted, before any drop: in the published files every list sums to 4,096, as 2,048 tokens with
-top-2 do. Which model, data and top-k it was is not said there, so `--top-k 2` is the reader's reading.
+top-2 do. The artifact does not say which model, data and top-k it used, so `--top-k 2` is an inference.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -26,7 +26,7 @@ _LINE = re.compile(rb"(\d{1,6}):(\[.*\])\s*")
 
 
 def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> Log:
-    """The log in a folder's `table_iter*_rank*.log`; a rank that an iteration lacks is named."""
+    """Return the log in a folder's `table_iter*_rank*.log`; raise if a rank lacks an iteration."""
     files = find_files(paths, "table_iter*_rank*.log")
     found: dict[int, dict[int, Path]] = {}
     for file in files:
@@ -61,20 +61,20 @@ def _shape(load: dict[int, IntArray]) -> tuple[tuple[int, ...], int]:
 def _rows(
     found: dict[int, dict[int, Path]], layers: tuple[int, ...], experts: int, progress: Progress, cut: list[str]
 ) -> Iterator[Row]:
-    """Whole iterations; the last one is left out where a file of it breaks off."""
+    """Yield whole iterations; the last one is left out if one of its files breaks off."""
     *others, last = sorted(found)
     for number in others:
         yield _row(number, found[number], layers, experts, progress)
     try:
         row = _row(last, found[last], layers, experts, progress)
     except _BreaksOffError as error:
-        cut.append(f"{error} (the run still writes?); iterations before {last} are read")
+        cut.append(f"{error} (is the run still writing?); iterations before {last} are read")
         return
     yield row
 
 
 class _BreaksOffError(TraceError):
-    """A last line without its end."""
+    """The last line has no end."""
 
 
 def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: int, progress: Progress) -> Row:
@@ -95,7 +95,7 @@ def _of_experts(load_E: IntArray, experts: int, layer: int, file: Path) -> IntAr
 
 
 def _file(path: Path, progress: Progress) -> dict[int, IntArray]:
-    """Loads [E] of each layer, over the micro-batches of one rank."""
+    """Return the loads [E] of each layer, over the micro-batches of one rank."""
     return dict(_layers(path, progress))
 
 

@@ -1,6 +1,6 @@
 """CSV tables with a header line, read twice, a few megabytes at a time.
 
-Two layouts, told apart by the header:
+The header shows which of the two layouts it is:
 
 * long, one count per row: `step,layer,expert,load`
 * wide, one layer-step per row: `step,layer,load_0,load_1,...,load_{E-1}`
@@ -8,8 +8,8 @@ Two layouts, told apart by the header:
 Both may have a column `tokens` (tokens entering the layer in that step). Rows may come in any order. `layer` is the
 index of the block in the model; every step has every layer, every layer every expert from 0 on.
 
-The first reading finds steps, layers and experts. The second puts every count into its place in a temporary file (in
-`$TMPDIR`, 8 bytes for each count), which is what lets rows come in any order in bounded memory.
+The first reading finds steps, layers and experts. The second puts every count in its place in a temporary file (in
+`$TMPDIR`, 8 bytes for each count): so rows may come in any order, and memory stays bounded.
 
 Axis letters: S steps, L MoE layers, E experts, N rows of a batch, W counts in a row, P places of rows.
 """
@@ -44,7 +44,7 @@ class _Batch(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What the first reading finds; ``width`` counts in a row, ``units`` rows of a whole layer-step."""
+    """What the first reading finds; ``width``: counts in a row, ``units``: rows of a whole layer-step."""
 
     step_S: IntArray
     layer_L: IntArray
@@ -61,7 +61,7 @@ class _Shape(NamedTuple):
         return len(self.step_S) * len(self.layer_L) * self.units
 
     def of(self, table: dict[str, IntArray]) -> IntArray:
-        """The place of each row [N], ordered by step, layer and expert."""
+        """Return the place of each row [N], ordered by step, layer and expert."""
         step_N, layer_N = np.searchsorted(self.step_S, table["step"]), np.searchsorted(self.layer_L, table["layer"])
         place_N = step_N * len(self.layer_L) + layer_N
         return np.asarray(place_N * self.units + table["expert"] if "expert" in table else place_N)
@@ -74,10 +74,10 @@ class _Shape(NamedTuple):
 
 
 def read_csv(path: Path, report: Report | None = None) -> Log:
-    """The log in a table.
+    """Return the log in a table.
 
-    Raises `TraceError` that names file, row (the header is row 1), what was got and what was expected. A last line that
-    breaks off ends the table; the step that it may belong to is left out then.
+    Raise `TraceError` that names file, row (the header is row 1), what was got and what was expected. If the last line
+    breaks off, the table ends before it, and the step that it may belong to is left out.
     """
     names = _header(path)
     lines = WholeLines.of(path)
@@ -102,12 +102,12 @@ def _header(path: Path) -> list[str]:
     if len(counts) == 0 or sorted(set(names) - {"tokens"}) != sorted(["step", "layer", *counts]):
         raise TraceError(f"{path}, row 1: columns are {','.join(names)[:200]!r}, expected {_LAYOUTS}")
     if len(set(names)) != len(names):
-        raise TraceError(f"{path}, row 1: a column is there twice: {','.join(names)[:200]!r}, expected {_LAYOUTS}")
+        raise TraceError(f"{path}, row 1: a column occurs twice: {','.join(names)[:200]!r}, expected {_LAYOUTS}")
     return names
 
 
 def _batches(path: Path, names: list[str], lines: WholeLines, report: Report | None, half: int) -> Iterator[_Batch]:
-    """The rows, checked to be counts; ``half``: the reading that this is, of two."""
+    """Yield the rows, checked to be counts; ``half`` says which of the two readings this is."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -117,7 +117,7 @@ def _batches(path: Path, names: list[str], lines: WholeLines, report: Report | N
             lines.open() as stream,
             csv.open_csv(
                 stream,
-                # without threads, errors name the row
+                # only without threads do errors name the row
                 read_options=csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False, block_size=BLOCK),
                 parse_options=csv.ParseOptions(ignore_empty_lines=False),
                 convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
@@ -146,7 +146,7 @@ def _check_range(path: Path, table: dict[str, IntArray], row: int) -> None:
 
 
 def _located(message: str, names: list[str]) -> str:
-    """pyarrow's message in the words of this package: row, column, got and expected."""
+    """Rewrite pyarrow's message in the words of this package: row, column, got and expected."""
     cell = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'", message)
     if cell:
         column, row, got = names[int(cell[1])], cell[2], cell[3]
@@ -154,11 +154,11 @@ def _located(message: str, names: list[str]) -> str:
     length = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", message)
     if length:
         return f"row {length[1]}: got {length[3]} columns, expected {length[2]} as in the header"
-    return f"no table: {message}"
+    return f"not a table: {message}"
 
 
 def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | None) -> _Shape:
-    """The first reading; raises `TraceError` where the rows cannot be a whole table whatever they hold."""
+    """Make the first reading; raise `TraceError` if the rows cannot be a whole table, whatever they hold."""
     step_S, layer_L = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     width, most, rows = sum(name.startswith("load_") for name in names), -1, 0
     for batch in _batches(path, names, lines, report, half=0):
@@ -173,9 +173,9 @@ def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | No
 
 
 class _Cells:
-    """Every count at its place, in a file without a name: 1 more than it is, so that 0 says that none came.
+    """Every count in its place, in a file without a name: each is stored plus 1, so that 0 means that none came.
 
-    Where there are fewer rows than places, one of the first ``rows`` + 1 places is empty: no more are kept.
+    If there are fewer rows than places, one of the first ``rows`` + 1 places is empty; so no more places are kept.
     """
 
     def __init__(self, path: Path, shape: _Shape, has_tokens: bool) -> None:
@@ -185,7 +185,7 @@ class _Cells:
         self._tokens = _reserved(path, (self._kept // shape.units + 1) * 8) if has_tokens else None
 
     def put(self, batch: _Batch) -> None:
-        """Write some rows; one for a place that is taken is refused, and one of other tokens than its neighbours."""
+        """Write some rows; raise if a row's place is taken, or if its tokens differ from its neighbours'."""
         table, shape = batch.table, self._shape
         place_N = shape.of(table)
         kept_N = place_N < self._kept
@@ -222,7 +222,7 @@ class _Cells:
             )
 
     def whole_steps(self, cut: str) -> int:
-        """How many steps are whole: all of them, or all but the last where the table breaks off (``cut``)."""
+        """Return how many steps are whole: all of them, or all but the last if the table breaks off (``cut``)."""
         shape = self._shape
         missing = self._first_missing()
         if missing is None:
@@ -245,7 +245,7 @@ class _Cells:
         return None
 
     def rows(self, steps: int) -> Iterator[Row]:
-        """The first ``steps`` steps."""
+        """Yield the first ``steps`` steps."""
         shape = self._shape
         L, E = len(shape.layer_L), shape.experts
         for s, step in enumerate(shape.step_S[:steps].tolist()):
@@ -255,22 +255,22 @@ class _Cells:
 
 
 def _reserved(path: Path, size: int) -> IO[bytes]:
-    """A file of so many zeros, gone when it is closed; a full disk is said here, not where a count is written."""
+    """Open a file of ``size`` zeros that is gone when closed; a full disk raises here, not at a later write."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the rows are read)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
-        else:  # macOS: there a full disk is said later, where a count is written
+        else:  # macOS: there a full disk raises only when a count is written
             file.truncate(size)
     except OSError as error:
         file.close()
         where = tempfile.gettempdir()
         raise TraceError(
-            f"{path}: needs {size} bytes in {where} meanwhile ($TMPDIR is another place): {error}"
+            f"{path}: needs {size} bytes of temporary space in {where} (set $TMPDIR for another place): {error}"
         ) from None
     return file
 
 
 def _mapped(file: IO[bytes], first: int, count: int, width: int) -> Any:
-    """[count, width] of the file from place ``first`` on: pages that are given back with the array."""
+    """Map [count, width] of the file from place ``first`` on; the pages are freed with the array."""
     return np.memmap(file, dtype=np.int64, mode="r+", offset=first * width * 8, shape=(count, width))

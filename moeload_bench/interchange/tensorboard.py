@@ -1,11 +1,11 @@
 """TensorBoard: the scalars in event files (`events.out.tfevents.*`), read without TensorBoard.
 
-Event files are records of a length, a checksum and a message; of the messages only step, tag and value are taken (the
+Event files are records of a length, a checksum and a message. Of the messages only step, tag and value are read (their
 fields are those of tensorflow's `event.proto` and `summary.proto`, as `torch.utils.tensorboard` writes them).
 Checksums are not verified. Scalars are float32, which holds whole numbers up to 2^24 exactly: larger counts are
 refused.
 
-A directory is one run. Files of a run that was restarted follow one another by name; a step that comes twice is
+A directory is one run. If a run was restarted, its files follow one another by name; a step that occurs twice is
 refused.
 
 Axis letters: L MoE layers, E experts.
@@ -40,7 +40,7 @@ class Scalar(NamedTuple):
 
 
 def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None, report: Report | None = None) -> Log:
-    """The log in the event files of one run; the tags are found in a first pass over them."""
+    """Return the log in the event files of one run; a first pass over them finds the tags."""
     files = find_files(paths, "events.out.tfevents.*")
     if len({file.parent for file in files}) > 1:
         raise TraceError(f"{files[0]} and {files[-1]}: two folders, expected the event files of one run")
@@ -53,7 +53,7 @@ def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None,
 
 
 def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[Row]:
-    """Steps whose counts are all there; one that is not is refused, the last one is left out and said in ``cut``."""
+    """Yield complete steps; raise for an incomplete one, but if it is the last, leave it out and say so in ``cut``."""
     load_LE = np.full((len(names.layers), names.experts), -1, dtype=np.int64)
     step: int | None = None
     where = ""
@@ -67,7 +67,7 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[R
         if not 0 <= scalar.value <= EXACT or scalar.value != int(scalar.value):
             raise TraceError(
                 f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} is {scalar.value:g}, expected a whole "
-                f"number from 0 to {EXACT} (what float32 holds exactly): shares and means over steps are no counts"
+                f"number from 0 to {EXACT} (what float32 holds exactly): shares and means over steps are not counts"
             )
         if load_LE[place] >= 0:
             raise TraceError(f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} again, expected one value")
@@ -103,15 +103,17 @@ def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> It
 
 
 def _records(path: Path, cut: list[str]) -> Iterator[bytes]:
-    """The messages of one file; one that breaks off at the end (a run that still writes) ends it."""
+    """Yield the messages of one file; end at one that breaks off (the run may still be writing)."""
     with path.open("rb") as file:
         while head := file.read(12):
             length = int.from_bytes(head[:8], "little") if len(head) == 12 else 0
             if length > MAX_RECORD:
-                raise TraceError(f"{path}: a record of {length} bytes, expected at most {MAX_RECORD}: no event file?")
+                raise TraceError(
+                    f"{path}: a record of {length} bytes, expected at most {MAX_RECORD}: is this an event file?"
+                )
             message = file.read(length + 4)
             if len(head) < 12 or len(message) < length + 4:
-                cut.append(f"{path}: the last record breaks off (the run still writes?); read up to it")
+                cut.append(f"{path}: the last record breaks off (is the run still writing?); read up to it")
                 return
             yield message[:-4]
 
@@ -143,7 +145,7 @@ def _value(message: bytes, step: int, where: str) -> Iterator[Scalar]:
 
 
 def _tensor(message: bytes) -> float | None:
-    """A tensor of one float32; None for any other."""
+    """Return the value of a tensor of one float32; None for any other tensor."""
     parts = {field: value for field, value in _fields(message)}
     raw = parts.get(4, parts.get(5))
     if parts.get(1) != _FLOAT or not isinstance(raw, bytes) or len(raw) != 4:
@@ -152,7 +154,7 @@ def _tensor(message: bytes) -> float | None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Fields of a protocol buffer: number, and a whole number or the bytes of anything else."""
+    """Yield the fields of a protocol buffer: number, and a whole number or the bytes of anything else."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

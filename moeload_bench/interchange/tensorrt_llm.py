@@ -1,10 +1,10 @@
 """TensorRT-LLM's expert statistics.
 
 Read from NVIDIA/TensorRT-LLM at c85e8726, `tensorrt_llm/_torch/expert_statistic.py` (and `examples/ep_load_balancer`),
-on with `EXPERT_STATISTIC_ITER_RANGE=100-200 EXPERT_STATISTIC_PATH=DIR`: `meta_info.json` with
+switched on with `EXPERT_STATISTIC_ITER_RANGE=100-200 EXPERT_STATISTIC_PATH=DIR`. It writes `meta_info.json` with
 `num_experts` and `num_experts_per_token`, and `rank{r}.safetensors` whose tensors `"{iteration}_{layer}"` hold the
 int32 counts [E] of the experts that this rank's tokens chose, before any drop. With attention data parallelism each
-rank has tokens of its own; without it all ranks hold the same counts, which are then taken once (`--replicated`).
+rank has tokens of its own. Without it all ranks hold the same counts, which must be taken once (`--replicated`).
 Iterations are passes of an inference engine, not training steps.
 
 Safetensors are read here with bounded sizes: a header of JSON, then plain numbers. Nothing in them is executed.
@@ -38,7 +38,7 @@ _DTYPES = {"I32": "<i4", "I64": "<i8"}
 
 
 def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, report: Report | None = None) -> Log:
-    """The log of a statistics folder; ``replicated``: every rank saw the same tokens."""
+    """Return the log of a statistics folder; ``replicated``: every rank saw the same tokens."""
     files = [f for f in find_files(paths, "rank*.safetensors") if re.fullmatch(r"rank\d+\.safetensors", f.name)]
     if not files:
         raise TraceError(f"{paths[0]}: no rank*.safetensors, expected one per rank")
@@ -71,7 +71,7 @@ def _meta_info(path: Path) -> tuple[int, int]:
 
 
 def _keys(ranks: list[_Safetensors]) -> set[tuple[int, int]]:
-    """(iteration, layer) of every tensor; all ranks must hold the same."""
+    """Return (iteration, layer) of every tensor; all ranks must hold the same."""
     first = set(ranks[0].tensors)
     for rank in ranks[1:]:
         wrong = first ^ set(rank.tensors)
@@ -112,10 +112,10 @@ class _Tensor(NamedTuple):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ: of two counts for one iteration and layer, none may be lost."""
+    """Return a JSON object; raise if a name occurs twice, because one of two counts would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice in its header")
+        raise ValueError("a name occurs twice in its header")
     return found
 
 
@@ -147,7 +147,7 @@ class _Safetensors:
             )
         begin, end = entry["data_offsets"]
         known = _DTYPES.get(entry["dtype"])
-        whole = all(type(number) is int for number in (begin, end, *entry["shape"]))  # neither 8.0 nor True
+        whole = all(type(number) is int for number in (begin, end, *entry["shape"]))  # 8.0 and True are refused
         fits = known and len(entry["shape"]) == 1 and entry["shape"][0] * int(known[2:]) == end - begin
         if not whole or not fits or not 0 <= begin <= end <= size:
             raise TraceError(
@@ -157,7 +157,7 @@ class _Safetensors:
         return (int(key[1]), int(key[2])), _Tensor(str(known), begin, end)
 
     def load_LE(self, step: int, layers: tuple[int, ...], experts: int) -> IntArray:
-        """The counts of one iteration."""
+        """Return the counts of one iteration."""
         with self.path.open("rb") as file:
             return np.stack([self._counts(file, step, layer, experts) for layer in layers])
 

@@ -1,4 +1,4 @@
-"""Files of a log and the numbers in them: found by glob, read in blocks, refused with file, line and expectation."""
+"""Files of a log and the numbers in them: found by glob, read in blocks; errors name file, line and expectation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BLOCK, _SMALL_BLOCK, _MANY = 1 << 20, 1 << 16, 64
 
 
 def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
-    """The files that paths, folders (searched for ``pattern``) and globs name, numbers in names in their order.
+    """Return the files that paths, folders (searched for ``pattern``) and globs name; numbers in names sort as numbers.
 
-    Raises `TraceError` when there is none, when a path does not exist, and for more than MAX_FILES.
+    Raise `TraceError` if there is none, if a path does not exist, and for more than MAX_FILES.
     """
     found: dict[Path, None] = {}
     for path in map(str, paths):
@@ -51,7 +51,7 @@ def _natural(path: Path) -> list[Any]:
 
 
 def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
-    """Files by the number that ``pattern`` finds in their names; a number that is missing from 0 on is named."""
+    """Return files by the number that ``pattern`` finds in their names; raise if a number from 0 on is missing."""
     found: dict[int, Path] = {}
     for file in files:
         match = re.search(pattern, file.name)
@@ -61,7 +61,7 @@ def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int,
         if number in found:
             raise TraceError(f"{file}: {what} {number} again, it is in {found[number]} too")
         found[number] = file
-    # a name may hold any number: no more are counted than are shown
+    # a name may hold any number, however large: count only as many as are shown
     missing = list(islice((number for number in range(max(found) + 1) if number not in found), 11))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
@@ -70,7 +70,7 @@ def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int,
 
 
 class Progress:
-    """Counts the bytes of all files that were read, for whoever shows them."""
+    """Counts the bytes that were read of all files, and reports them."""
 
     def __init__(self, files: Sequence[Path], report: Report | None) -> None:
         self._report, self._done = report, 0
@@ -78,14 +78,14 @@ class Progress:
         self.block = _BLOCK if len(files) <= _MANY else _SMALL_BLOCK
 
     def add(self, count: int, path: Path) -> None:
-        """``count`` more bytes are read."""
+        """Add ``count`` bytes that were read."""
         self._done += count
         if self._report is not None:
             self._report(min(self._done, self._total), self._total, path.name)
 
 
 class Line(NamedTuple):
-    """One line of a file, from 1 on; ``whole`` False for a last one that has no line break."""
+    """One line of a file, numbered from 1; ``whole`` is False for a last line without a line break."""
 
     path: Path
     number: int
@@ -98,7 +98,7 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
-    """The lines of a file that is open only while a block is read: any number of files can be read side by side."""
+    """Yield the lines of a file; it is open only while a block is read, so any number can be read in parallel."""
     offset, number, held = 0, 0, 0
     pieces: list[bytes] = []
     while True:
@@ -126,9 +126,9 @@ def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
 
 
 class WholeLines(NamedTuple):
-    """A table's file up to ``end``; ``cut`` names a last line without a line break, which lies behind it.
+    """A table's file up to ``end``; ``cut`` names a last line without a line break, which comes after ``end``.
 
-    Such a line may have lost digits of its last number, which nothing shows: 12 may have been 1234.
+    Such a line may have lost digits of its last number, and nothing shows it: 12 may have been 1234.
     """
 
     path: Path
@@ -148,11 +148,11 @@ class WholeLines(NamedTuple):
         last = tail[tail.rfind(b"\n") + 1 :]
         if not last or len(last) == end:
             return cls(path, end, "")
-        cut = f"{path}: the last line breaks off, it has no line break (the run still writes?); read up to it"
+        cut = f"{path}: the last line breaks off, it has no line break (is the run still writing?); read up to it"
         return cls(path, end - len(last), cut)
 
     def open(self) -> io.RawIOBase:
-        """The bytes up to the end."""
+        """Open the bytes up to the end."""
         return _Bounded(self.path, self.end)
 
 
@@ -178,9 +178,9 @@ class _Bounded(io.RawIOBase):
 
 
 class JsonLines:
-    """The objects of a file of JSON Lines, with the lines that they stand in.
+    """The objects of a file of JSON Lines, with their lines.
 
-    A last line that breaks off (a run that still writes) ends the file; ``cut`` says so then.
+    A last line that breaks off (the run may still be writing) ends the file; ``cut`` says so then.
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
@@ -195,7 +195,7 @@ class JsonLines:
                 record = json.loads(line.text)
             except (ValueError, RecursionError) as error:
                 if not line.whole:
-                    self.cut = f"{line.where}: the last line breaks off (the run still writes?); read up to it"
+                    self.cut = f"{line.where}: the last line breaks off (is the run still writing?); read up to it"
                     return
                 raise TraceError(f"{line.where}: not JSON: {printable(str(error))[:200]}") from None
             if not isinstance(record, dict):
@@ -204,7 +204,7 @@ class JsonLines:
 
 
 def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequence[str]) -> Any:
-    """A field that has to be there."""
+    """Return a field; raise if it is missing."""
     if name not in record:
         got = printable(", ".join(map(str, record)))[:200] or "none"
         raise TraceError(f"{where}: no field {name!r}; got {got}, expected {', '.join(expected)}")
@@ -212,14 +212,14 @@ def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequenc
 
 
 def whole_number(value: Any, what: str, where: str, least: int = 0) -> int:
-    """A whole number of at least ``least``."""
+    """Return a whole number of at least ``least``; raise for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
         raise TraceError(f"{where}: {what} is {printable(repr(value))[:80]}, expected a whole number from {least}")
     return value
 
 
 def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
-    """Whole numbers from 0, of ``ndim`` axes; 12.0 is a whole number, 12.5 is not."""
+    """Return whole numbers from 0, of ``ndim`` axes; 12.0 is a whole number, 12.5 is not."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError):
@@ -238,6 +238,6 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
 
 
 def same_on_all(rank_loads: Mapping[int, IntArray]) -> bool:
-    """Whether several ranks hold the very same counts, as when each of them saw the same tokens."""
+    """Return whether several ranks hold exactly the same counts, as if each of them saw the same tokens."""
     first, *others = rank_loads.values()
     return bool(others) and bool(first.any()) and all(np.array_equal(first, other) for other in others)

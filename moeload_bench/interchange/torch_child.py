@@ -1,10 +1,10 @@
-"""Run as a script: the tensors of one `.pt` file, made plain arrays by a process of its own with bounded resources.
+"""Run as a script: turn the tensors of one `.pt` file into plain arrays, in a process with bounded resources.
 
     python -I -B torch_child.py FILE.pt FOLDER MAX_BYTES MAX_SECONDS
 
-`torch.load(weights_only=True)` is the one restricted unpickler that is allowed here: it builds tensors, numbers,
-strings and containers, nothing else. The arrays go to `FOLDER/*.npy` and what they are to standard output as one JSON
-object, `{"arrays": [...]}` or `{"error": "..."}`. Imports nothing of this package.
+`torch.load(weights_only=True)` is the only unpickler that is allowed here. It is restricted: it builds tensors,
+numbers, strings and containers, nothing else. The arrays go to `FOLDER/*.npy`; one JSON object that describes them,
+`{"arrays": [...]}` or `{"error": "..."}`, goes to standard output. This script imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def main(file: str, folder: str, max_bytes: int, seconds: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    # torch itself takes some 4 GiB of address space, the file is held twice at most
+    # torch itself takes some 4 GiB of address space, and the file is held at most twice
     room = 2 * max_bytes + (6 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its own message advises to unpickle without limits
-        raise ValueError("holds an object that is no tensor, number, string or container") from None
+        raise ValueError("holds an object that is not a tensor, number, string or container") from None
     if not isinstance(data, dict):
         raise ValueError(f"holds a {type(data).__name__}, expected a dict")
     if "logical_count" in data:
@@ -44,7 +44,7 @@ def main(file: str, folder: str, max_bytes: int, seconds: int) -> None:
 
 
 def _records(data: dict[str, Any]) -> dict[str, Any]:
-    """Records of single passes: their counts of physical experts, and which logical expert each of those is."""
+    """Return the records of single passes: counts of physical experts, and the logical expert of each of these."""
     import torch
 
     records = data["records"]
@@ -71,7 +71,7 @@ def _write(arrays: dict[str, Any], folder: Path) -> None:
     for name, tensor in arrays.items():
         if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor of numbers")
-        # not cast: a fraction must stay one until it is refused
+        # not cast: a fraction must stay a fraction, so that it is refused later
         plain = tensor.detach().to(torch.float64 if tensor.is_floating_point() else torch.int64)
         np.save(folder / f"{name}.npy", plain.numpy(), allow_pickle=False)
     print(json.dumps({"arrays": sorted(arrays)}))
@@ -82,5 +82,5 @@ if __name__ == "__main__":
         main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     except ModuleNotFoundError as error:
         print(json.dumps({"missing": error.name}))
-    except Exception as error:  # whatever a stranger's file does, the parent gets one line
+    except Exception as error:  # whatever an untrusted file does, the parent gets one line
         print(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}))

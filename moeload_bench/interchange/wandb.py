@@ -1,9 +1,9 @@
 """Weights & Biases: a run's history as a table (CSV or parquet).
 
-`wandb.Api().run(PATH).scan_history()` or `run.history(samples=...)` written by `DataFrame.to_csv`, the export of a
-panel ("RUN - name", with `__MIN` and `__MAX` columns, which are left out), or any table with one row per step and one
-column per layer and expert. Rows without any of these values are other logs and are skipped; a row with some of them
-is refused. `run.history()` samples 500 rows by default: `scan_history` gives all.
+It may be `wandb.Api().run(PATH).scan_history()` or `run.history(samples=...)` written by `DataFrame.to_csv`, the export
+of a panel ("RUN - name", with `__MIN` and `__MAX` columns, which are left out), or any table with one row per step and
+one column per layer and expert. Rows without any of these values are other logs and are skipped; a row with only some
+of them is refused. `run.history()` samples 500 rows by default; `scan_history` gives all.
 
 Axis letters: L MoE layers, E experts, N rows.
 """
@@ -25,7 +25,7 @@ from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
 MAX_LINE = 64 << 20
-"""Bytes of a line; a run with thousands of columns has lines of a megabyte."""
+"""The most bytes of a line; a run with thousands of columns has lines of a megabyte."""
 STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
 
 
@@ -36,7 +36,7 @@ def read_wandb(
     step_column: str | None = None,
     report: Report | None = None,
 ) -> Log:
-    """The log in one table; ``step_column`` where it has another name than those of STEPS."""
+    """Return the log in one table; ``step_column`` is needed if its name is not in STEPS."""
     files = find_files(paths, "*.csv")
     if len(files) != 1:
         raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the table of one run")
@@ -67,7 +67,7 @@ def _columns(file: Path) -> list[str]:
 
 
 def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[tuple[Any, int]]:
-    """Each batch of rows, and how many bytes of the file have been read with it."""
+    """Yield each batch of rows, and how many bytes of the file were read with it."""
     size = file.stat().st_size
     if lines is None:
         with open_mapped(file) as opened:
@@ -130,7 +130,7 @@ def _row(row_C: Any, names: Names, step: str, where: str) -> Row | None:
         at = int(np.argmax(bad))
         raise TraceError(
             f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected a whole number from 0: shares and "
-            "means over steps are no counts"
+            "means over steps are not counts"
         )
     if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
         raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")

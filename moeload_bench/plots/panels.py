@@ -1,6 +1,6 @@
-"""What figures over training steps have in common: the view of a trace that they show, and axes, strips, shifts, keys.
+"""What figures over training steps share: the view of a trace that they show, and axes, strips, shifts, colour keys.
 
-A view is which layers and which steps, their states, at a resolution that print can hold.
+A view says which layers and steps are shown, with their states, at a resolution that print can hold.
 Axis letters: S rows, L MoE layers, E experts, N bins.
 """
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 BINS = {1: 400, 2: 240, 3: 160, 4: 120}
-"""Points along the step axis at most, by the number of panels side by side: about 80 per printed inch."""
+"""The most points along the step axis, by the number of panels side by side: about 80 per printed inch."""
 
 STEP_LABEL = "training step"
 TITLE_PAD = 9
-"""Points between a panel and its title: the room of the state strip."""
+"""Points between a panel and its title: space for the state strip."""
 SHIFT: Any = {"color": "black", "linestyle": (0, (1, 1.5)), "linewidth": 1.0}
 
 
 def decorate_panel(ax: Axes, view: View, layer: int) -> None:
-    """Title, state strip, planned shifts and the range of steps of a layer's panel."""
+    """Add title, state strip, planned shifts and the range of steps to a layer's panel."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_title(view.name(layer), pad=TITLE_PAD)
@@ -50,46 +50,46 @@ def decorate_panel(ax: Axes, view: View, layer: int) -> None:
     mark_shifts(ax, view)
     ax.set_xlim(*view.span)
     across = columns_of(len(view.layers))
-    prune = "upper" if across > 1 else None  # a label at a panel's end would touch that at its neighbour's start
+    prune = "upper" if across > 1 else None  # a label at a panel's end would touch the one at its neighbour's start
     count = {1: 8, 2: 6, 3: 5}.get(across, 3)
     ax.xaxis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=True, prune=prune))
 
 
 def mark_shifts(ax: Axes, view: View) -> None:
-    """A dotted line at each shift that the recipe planned."""
+    """Draw a dotted line at each shift that the recipe planned."""
     for step in view.shifts():
         ax.axvline(step, **SHIFT, zorder=4, gid="shift")
 
 
 def finish_figure(figure: Figure, view: View, y_label: str, handles: Sequence[Any], note: str = "") -> None:
-    """Labels, title and one legend for all panels: what the figure shows, the states, the planned shifts."""
+    """Add labels, title and one legend for all panels: what the figure shows, the states, the planned shifts."""
     figure.supxlabel(STEP_LABEL)
     figure.supylabel(y_label)
     legend_above(figure, title_of(view) + note, [*handles, *view_handles(view)])
 
 
 def title_of(view: View) -> str:
-    """The trace, and why it has no states where it has none."""
+    """Return the trace's name and, if it has no states, why not."""
     trace = view.trace
     without = "" if view.labels else f" (states are not defined at a stride of {trace.meta.stride} steps)"
     return f"{trace.id}{without}"
 
 
 def view_handles(view: View) -> list[Any]:
-    """Legend entries of states and planned shifts, as far as there are any."""
+    """Return the legend entries of states and planned shifts that occur."""
     shifts = [legend_line("planned shift", **SHIFT)] if view.shifts() else []
     return [*(state_handles() if view.labels else []), *shifts]
 
 
 def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
-    """A legend entry."""
+    """Return a legend entry."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, linestyle=linestyle, label=label, **more)
 
 
 def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], ordered: str) -> list[Any]:
-    """What the colours of `ordered_colours` mean: legend entries while they are few, else a colour bar is added."""
+    """Explain the colours of `ordered_colours`: return legend entries if they are few, else add a colour bar."""
     count = len(names)
     if count <= FEW:
         return [legend_line(name, PALETTE[i]) for i, name in enumerate(names)]
@@ -105,7 +105,7 @@ def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], order
 
 
 def colour_bar(figure: Figure, axes: Sequence[Axes], mappable: Any, label: str, **more: Any) -> Any:
-    """A colour bar at the right of all panels, about three inches high at most."""
+    """Add a colour bar at the right of all panels, at most about three inches high."""
     shrink = min(1.0, 3.2 / figure.get_figheight()) if len(axes) > 1 else 1.0
     bar = figure.colorbar(mappable, ax=list(axes), pad=0.01, aspect=25, fraction=0.04, shrink=shrink, **more)
     bar.ax.minorticks_off()
@@ -114,7 +114,7 @@ def colour_bar(figure: Figure, axes: Sequence[Axes], mappable: Any, label: str, 
 
 
 class Binned(NamedTuple):
-    """Bins of rows: ``edge_N1`` and ``middle_N`` in training steps; mean, least and largest value [N, ...]."""
+    """Bins of rows: ``edge_N1`` and ``middle_N`` in training steps; mean, smallest and largest value [N, ...]."""
 
     edge_N1: FloatArray
     middle_N: FloatArray
@@ -125,7 +125,7 @@ class Binned(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Layers and rows of a trace. ``labels`` are those of the whole trace, None where the rule cannot label it."""
+    """Layers and rows of a trace. ``labels`` are those of the whole trace, None if the rule cannot label it."""
 
     trace: Trace
     layers: tuple[int, ...]
@@ -134,20 +134,20 @@ class View:
 
     @property
     def step_S(self) -> NDArray[np.int64]:
-        """Training steps of the rows shown."""
+        """Return the training steps of the rows shown."""
         return self.trace.step_S[self.rows]
 
     @property
     def span(self) -> tuple[int, int]:
-        """First step shown and the step after the last."""
+        """Return the first step shown and the step after the last."""
         return int(self.step_S[0]), int(self.step_S[-1]) + self.trace.meta.stride
 
     def name(self, layer: int) -> str:
-        """`layer 3`, as the trace's metadata counts."""
+        """Return `layer 3`, with the number in the trace's metadata."""
         return f"layer {layer_names(self.trace)[layer]}"
 
     def spans(self, layer: int) -> Iterator[tuple[float, float, State]]:
-        """(first step, end, state) of each stretch of equal labels shown; nothing where there are no labels."""
+        """Yield (first step, end, state) of each stretch of equal labels shown; nothing if there are no labels."""
         if self.labels is None:
             return
         first, end = self.span
@@ -158,17 +158,17 @@ class View:
                 yield start, stop, span.state
 
     def shifts(self) -> list[int]:
-        """Steps shown at which the recipe planned a shift of data or learning rate."""
+        """Return the steps shown at which the recipe planned a shift of data or learning rate."""
         first, end = self.span
         steps = [int(self.trace.step_S[row]) for row in planned_shifts(self.trace)]
         return [step for step in steps if first <= step < end]
 
     def bin_rows(self, across: int | None = None) -> int:
-        """How many rows a bin of `binned` holds; the last may hold fewer."""
+        """Return how many rows a bin of `binned` holds; the last may hold fewer."""
         return -(-len(self.step_S) // BINS[across or columns_of(len(self.layers))])
 
     def binned(self, value_SX: FloatArray, across: int | None = None) -> Binned:
-        """Values over the rows shown in bins of equal rows, as fine as ``across`` panels side by side allow."""
+        """Return values over the rows shown in bins of equal rows, as fine as ``across`` panels side by side allow."""
         return bin_rows(self.step_S, self.trace.meta.stride, value_SX, self.bin_rows(across))
 
 
@@ -179,9 +179,9 @@ def view_trace(
     last: int | None = None,
     rule: StateRule | None = None,
 ) -> View:
-    """The layers named (all by default) in steps ``first`` .. ``last``.
+    """Return a view of the named layers (all by default) in steps ``first`` .. ``last``.
 
-    Raises `NotFoundError` for a layer that the trace has not, `PlotError` for steps that it has not.
+    Raise `NotFoundError` for a layer, and `PlotError` for steps, that the trace does not have.
     """
     names = layer_names(trace)
     for name in layers:
@@ -203,7 +203,7 @@ def view_trace(
 
 
 def bin_rows(step_S: NDArray[np.int64], stride: int, value_SX: FloatArray, rows: int) -> Binned:
-    """Mean, least and largest of ``rows`` consecutive rows; NaN where no row of a bin has a value."""
+    """Return mean, smallest and largest of ``rows`` consecutive rows; NaN if no row of a bin has a value."""
     S = len(step_S)
     N = -(-S // rows)
     padded = np.full((N * rows, *value_SX.shape[1:]), np.nan)

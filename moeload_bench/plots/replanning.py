@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 300
-"""Device loads are drawn as means over as many stretches of the trace."""
+"""The number of stretches of the trace; device loads are drawn as means over them."""
 BREAK_EVEN: Any = {"color": GREY, "linestyle": (0, (1, 1.5)), "linewidth": 1.0}
 BUSIEST, BAND = "busiest device", "from the least to the most loaded device"
 
 
 def draw_policies(comparison: Comparison, trace: Trace) -> Figure:
-    """Step time saved against the re-planning interval; below, device loads without and with the best policy.
+    """Draw the step time saved against the re-planning interval; below, device loads without and with the best policy.
 
     The lower panels show the layer whose static layout is the most unbalanced, as means over short stretches of steps,
     with its state on top. ``trace`` is the one that was compared: its layers' names and steps are shown.
@@ -93,7 +93,7 @@ def _curve(axes: Axes, comparison: Comparison) -> None:
 
 
 def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> list[Any]:
-    """Draws the lower panels and returns their legend entries."""
+    """Draw the lower panels and return their legend entries."""
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
@@ -123,7 +123,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
 
 
 def _most_unbalanced(simulation: Simulation) -> int:
-    """The layer whose static layout has the largest mean of the busiest device's load; those without load aside."""
+    """Return the layer whose static layout loads its busiest device most on average; skip layers without load."""
     peak_SL = simulation.layout().imbalance(simulation.share_SLE)
     count_L = np.isfinite(peak_SL).sum(axis=0)
     return int(np.where(count_L > 0, np.nansum(peak_SL, axis=0) / np.maximum(count_L, 1), -np.inf).argmax())
@@ -134,7 +134,7 @@ def _title(run: PolicyRun) -> str:
 
 
 def _stretches(loads_SD: FloatArray, stride: int) -> tuple[FloatArray, FloatArray]:
-    """Middle step and mean of each stretch; a step without load counts for nothing."""
+    """Return middle step and mean of each stretch; steps without load are skipped."""
     size = max(1, len(loads_SD) // POINTS)
     starts = np.arange(0, len(loads_SD), size)
     valid = ~np.isnan(loads_SD)
@@ -145,6 +145,6 @@ def _stretches(loads_SD: FloatArray, stride: int) -> tuple[FloatArray, FloatArra
 
 
 def _spans(transient_S: Any, first: int, stride: int) -> list[tuple[float, float, Any]]:
-    """(first step, end, state) of each stretch of equal labels of a trace that begins at step ``first``."""
+    """Return (first step, end, state) of each stretch of equal labels of a trace that begins at step ``first``."""
     labels = StateLabels(StateRule(), stride, transient_S[:, None], np.empty((0, 1)), np.empty((0, 1)))
     return [(first + span.start * stride, first + span.stop * stride, span.state) for span in labels.spans(0)]

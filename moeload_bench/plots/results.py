@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 FLOOR_LINES: dict[str, Any] = {"floor_batch": (0, (5, 1.5)), "floor_level": (0, (1, 1)), "floor_sampling": "-."}
 DEFAULT_HORIZON = 100
 LEAST_MS = 1e-3
-"""What a forecaster that took no measurable time is drawn at: a microsecond."""
+"""Where a forecaster without measurable time is drawn: at one microsecond."""
 
 
 def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure:
-    """A metric against the horizon, one panel per state, with the floors under it.
+    """Draw a metric against the horizon, one panel per state, with the floors under it.
 
-    Raises `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
+    Raise `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
     """
     grid = _grid(results, metric)
     with style():
@@ -66,12 +66,12 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
 
 
 def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int | None = None) -> Figure:
-    """A metric at one horizon against the CPU time of a forecast, observing included; one panel per state.
+    """Draw a metric at one horizon against the CPU time of a forecast, observing included; one panel per state.
 
-    CPU and not wall time: at isolation level `process` the way to the other process and back takes most of the latter.
-    The stepped line joins the forecasters that no other beats in both. A forecaster whose CPU time was not measured is
-    named in the legend and not drawn. Without a horizon it is DEFAULT_HORIZON steps, or the suite's nearest. Raises as
-    `draw_horizon`, and `NotFoundError` for a horizon that the suite has not.
+    CPU time, because most of the wall time at isolation level `process` goes into messages between processes. The
+    stepped line joins the forecasters that no other one beats in both. A forecaster whose CPU time was not measured is
+    named in the legend and not drawn. The horizon is by default DEFAULT_HORIZON steps, or the suite's nearest. Raise as
+    `draw_horizon`, and `NotFoundError` for a horizon that the suite does not have.
     """
     grid = _grid(results, metric)
     k = _horizon_index(grid, horizon)
@@ -105,7 +105,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
 
 
 def cpu_ms(result: Result) -> float | None:
-    """CPU milliseconds per answered origin, observing included, as the mean over runs; None where not measured."""
+    """Return CPU milliseconds per answered origin, observing included, as the mean over runs; None if not measured."""
     spent = []
     for run in result.runs:
         observe, forecast = run.cost.observe_cpu_s, run.cost.forecast_cpu_s
@@ -135,7 +135,7 @@ def _horizon_index(grid: Grid, horizon: int | None) -> int:
 
 
 def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
-    """One panel for each state that has rows, with how many runs and origins its means are over."""
+    """Return one panel for each state that has rows, and how many runs and origins its means are over."""
     rows = {state: [row for row in grid.rows if row.state == state] for state in STATES}
     states = [state for state in STATES if rows[state]]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
@@ -145,7 +145,7 @@ def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
 
 
 def averaged_over(row: Row) -> str:
-    """The state of a row, and over how many runs and origins its values are means."""
+    """Return the state of a row, and over how many runs and origins its values are means."""
     return f"{row.state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}"
 
 
@@ -161,7 +161,7 @@ def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
 
 
 def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
-    """Legend entries; a forecaster with failed tasks, which count with the worst score, says so."""
+    """Return legend entries; they count a forecaster's failed tasks, each of which scores as the worst possible."""
     handles = []
     for name, marks in _look(results).items():
         failed = sum(len(result.failures) for result in results if result.name == name)
@@ -171,7 +171,7 @@ def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
 
 
 def _front(ax: Axes, points: Sequence[tuple[float, float]], lower_is_better: bool) -> None:
-    """The steps that join the (cost, value) points which none beats in both."""
+    """Draw the steps that join the (cost, value) points which no other point beats in both."""
     sign = 1.0 if lower_is_better else -1.0
     best: list[tuple[float, float]] = []
     for cost, value in sorted((cost, sign * value) for cost, value in points):
@@ -188,14 +188,14 @@ def _label(figure: Figure, metric: str, more: str = "") -> None:
 
 
 def _title(results: Sequence[Result]) -> str:
-    """The suite, or the trace where it is an ad-hoc suite over one."""
+    """Return the suite, or the trace if the suite is an ad-hoc one over one trace."""
     traces = {run.trace for result in results for run in result.runs}
     name = results[0].suite.name
     return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
 
 
 def _log_if_positive(axes: Sequence[Axes]) -> None:
-    """Logarithmic where everything drawn is positive."""
+    """Make the axes logarithmic if everything drawn is positive."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()])
     known = values[np.isfinite(values)]
     if known.size and known.min() > 0 and known.max() > 10 * known.min():
@@ -207,9 +207,9 @@ def _numbers(values: Values) -> NDArray[np.float64]:
 
 
 def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
-    """Regret against window_tv, one panel per state; a line joins a forecaster's horizons, the shortest one is large.
+    """Draw regret against window_tv, one panel per state; a line joins a forecaster's horizons, shortest one large.
 
-    Where both agree, the order of the lines from left to right is their order from bottom to top.
+    If both metrics agree, the order of the lines from left to right is their order from bottom to top.
     """
     error, regret = error_and_regret(results, shape)
     states = [state for state in STATES if any(row.state == state for row in regret.rows)]

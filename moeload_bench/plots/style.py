@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours that survive colour blindness and grey print, panels, saving.
+"""What all figures share: fonts, colours that work for colour-blind readers and in grey print, panels, saving.
 
 Nothing here touches pyplot or global settings: every figure is made and saved inside `style()`, on the Agg renderer,
 and the same input gives the same bytes.
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".svg", ".png", ".pdf")
 WIDTH = 7.0
-"""Inches: the text width of a page, so that 8 point text is printed as 8 points."""
+"""Inches: the text width of a page, so that 8 point text prints as 8 points."""
 DPI = {"png": 150, "svg": 200, "pdf": 200}
-"""Dots per inch; of the parts that are pixels, in formats that are lines."""
+"""Dots per inch; in vector formats, only for the parts that are pixels."""
 FEW = 10
-"""Up to so many experts have a colour and a legend entry each; more are coloured by rank, with a colour bar."""
+"""Up to this many experts have a colour and a legend entry each; more are coloured by rank, with a colour bar."""
 
 LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
-"""Inches that a character and a handle with its space take in a legend."""
+"""Inches that a character, and a handle with its space, take in a legend."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
-"""Okabe and Ito's colours, and three more that keep apart from them under red-green blindness by lightness."""
+"""Okabe and Ito's colours, and three more whose lightness separates them under red-green blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}
 STATE_HATCHES = {"transient": "/////", "stable": ""}
@@ -79,9 +79,9 @@ SETTINGS: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's defaults with the settings of this package, until the end of the block.
+    """Apply matplotlib's defaults with the settings of this package, until the end of the block.
 
-    Raises `MissingExtraError` without matplotlib.
+    Raise `MissingExtraError` without matplotlib.
     """
     try:
         import matplotlib as mpl
@@ -94,7 +94,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, in inches, whose layout keeps labels, legends and panels apart. Call it inside `style()`."""
+    """Return an empty figure (inches) whose layout keeps labels, legends and panels apart; call it in `style()`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -107,9 +107,9 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 def panels(
     count: int, *, height: float = 1.5, columns: int | None = None, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels in a grid with shared axes, ``height`` inches each; the rest of the grid is empty.
+    """Return a figure with a grid of ``count`` panels with shared axes, ``height`` inches each; other cells stay empty.
 
-    Tick labels stand at the left and at the lowest panel of each column only.
+    Only the left panels and the lowest panel of each column have tick labels.
     """
     columns = columns or columns_of(count)
     rows = math.ceil(count / columns)
@@ -124,12 +124,12 @@ def panels(
 
 
 def columns_of(count: int) -> int:
-    """How many panels stand side by side."""
+    """Return how many panels stand side by side."""
     return next((c for c, most in ((1, 1), (2, 4), (3, 12)) if count <= most), 4)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """The path of a figure; raises `PlotError` for a suffix that is no format of ours."""
+    """Return the path of a figure; raise `PlotError` for a suffix that is not one of SUFFIXES."""
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise PlotError(f"{target}: a figure is written as {', '.join(SUFFIXES)}, got the suffix {target.suffix!r}")
@@ -152,7 +152,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
-    """[E] colours: one of the palette for each while they are few, else along one scale by rank in ``order_E``.
+    """Return [E] colours: one of the palette for each if they are few, else along one scale by rank in ``order_E``.
 
     ``order_E`` lists the indices in ascending order of what the scale stands for.
     """
@@ -167,13 +167,13 @@ def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
 
 
 def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:
-    """A band above a panel that shows the state over training steps, (first, end, state); its height is in points."""
+    """Draw a band above a panel that shows the state over training steps, (first, end, state); height in points."""
     from matplotlib.patches import Rectangle
     from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
 
     figure = axes.get_figure()
     assert figure is not None
-    corner: Any = axes.transAxes  # any transform will do, the stubs ask for an affine one
+    corner: Any = axes.transAxes  # any transform works; only the stubs want an affine one
     points = Affine2D().scale(1 / 72) + figure.dpi_scale_trans + ScaledTranslation(0, 1, corner)
     where = blended_transform_factory(axes.transData, points)
     for start, stop, state in spans:
@@ -186,7 +186,7 @@ def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:
 
 
 def state_handles() -> list[Any]:
-    """Legend entries of the strip."""
+    """Return the legend entries of the strip."""
     from matplotlib.patches import Patch
 
     return [
@@ -196,7 +196,7 @@ def state_handles() -> list[Any]:
 
 
 def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: int = 6) -> None:
-    """A title, and under it one legend for all panels, above them, in at most ``columns`` columns."""
+    """Add a title, and under it one legend for all panels, above them, in at most ``columns`` columns."""
     if handles:
         ncols = legend_columns([handle.get_label() for handle in handles], figure.get_figwidth(), columns)
         figure.legend(handles=list(handles), loc="outside upper center", ncols=ncols, title=title)
@@ -205,7 +205,7 @@ def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: in
 
 
 def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
-    """The most columns that fit into ``width`` inches, where a legend fills one column after the other."""
+    """Return the most columns that fit into ``width`` inches, if a legend fills one column after the other."""
     room = [LEGEND_CHARACTER * len(label) + LEGEND_HANDLE for label in labels]
     for columns in range(min(len(labels), most), 1, -1):
         short, longer = divmod(len(labels), columns)
@@ -217,15 +217,15 @@ def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
 
 
 def write_remark(axes: Axes, text: str) -> None:
-    """A remark in the middle of a panel without data."""
+    """Write a remark in the middle of a panel without data."""
     box = {"facecolor": "white", "linewidth": 0, "pad": 1}
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7, bbox=box)
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:
-    """A logarithmic axis over at least ``low`` .. ``high`` with labels that do not run into each other.
+    """Set a logarithmic axis over at least ``low`` .. ``high``, with labels that do not overlap.
 
-    ``axis``: `ax.xaxis` or `ax.yaxis`. Below two powers of ten 1, 2 and 5 are labelled, above the powers alone.
+    ``axis``: `ax.xaxis` or `ax.yaxis`. Below two powers of ten 1, 2 and 5 are labelled, above that only the powers.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

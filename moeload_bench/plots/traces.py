@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRIFT_TICKS = (0, 0.01, 0.04, 0.08, 0.2, 0.4, 0.6, 0.8, 1)
-"""On a square-root scale: small drifts are told apart, and none is lost."""
+"""Ticks on a square-root scale: small drifts stay distinct, and none is lost."""
 HIGH: Any = (0, (6, 2))
 LOW: Any = (0, (1, 1))
 
@@ -55,12 +55,12 @@ IntArray = NDArray[np.int64]
 Statistic = Literal["variance", "range"]
 
 MOST = 4.0
-"""Powers of two around an even load that the heat map tells apart at most."""
+"""The most powers of two around an even load that the heat map distinguishes."""
 LEAST_VARIATION = 1e-18
-"""What rounding leaves of a constant share."""
+"""What rounding leaves as the variation of a constant share."""
 EVEN: Any = (0, (4, 3))
 PIXELS = 1.0
-"""What lies below this level is drawn as pixels where experts are many."""
+"""Everything below this level is drawn as pixels if there are many experts."""
 SLIDING: dict[Statistic, tuple[Callable[[FloatArray, int], FloatArray], str]] = {
     "variance": (sliding_variance, "variance of the share [fraction²]"),
     "range": (sliding_range, "range of the share [fraction]"),
@@ -68,7 +68,7 @@ SLIDING: dict[Statistic, tuple[Callable[[FloatArray, int], FloatArray], str]] = 
 
 
 def draw_heatmap(view: View) -> Figure:
-    """Every expert's load over training, one panel per layer: load over the even load, on a logarithmic colour scale.
+    """Draw every expert's load over training, one panel per layer: load / even load, on a logarithmic colour scale.
 
     White is an even load (1), black an expert without a token in the bin, hatched a layer without load.
     """
@@ -103,7 +103,7 @@ def _heat(ax: Axes, view: View, relative_NE: FloatArray, norm: Any, colours: Any
 
 
 def _relative_scale(relative: Sequence[FloatArray]) -> tuple[Any, Any]:
-    """Colours of log2(load / even load): white at 0, each side up to what all but a hundredth of the cells reach."""
+    """Return colours of log2(load / even load): white at 0, each side up to the value that only 1 % of cells exceed."""
     from matplotlib import colormaps
     from matplotlib.colors import TwoSlopeNorm
 
@@ -123,9 +123,9 @@ def _heat_handles(relative: Sequence[FloatArray]) -> list[Any]:
 
 
 def draw_shares(view: View) -> Figure:
-    """Each expert's share of a layer's tokens over training, under a strip that shows the layer's state.
+    """Draw each expert's share of a layer's tokens over training, under a strip that shows the layer's state.
 
-    Lines are means of the steps of a bin, the band around them reaches from the least to the largest single step (for
+    Lines are means of the steps of a bin; the band around them goes from the smallest to the largest single step (for
     up to FEW experts). The dashed line is an even load.
     """
     with style():
@@ -149,10 +149,10 @@ def draw_shares(view: View) -> Figure:
 
 
 def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 100) -> Figure:
-    """The founding paper's sliding variance or range of each expert's share over the ``window`` rows before each row.
+    """Draw the paper's sliding variance or range of each expert's share over the ``window`` rows before each row.
 
-    Logarithmic; values that are zero are not drawn. Raises `TraceError` for a window below 1 row,
-    `NotFoundError` for another statistic.
+    The axis is logarithmic; zeros are not drawn. Raise `TraceError` for a window below 1 row, `NotFoundError` for
+    another statistic.
     """
     if statistic not in SLIDING:
         raise not_found("statistic", statistic, SLIDING)
@@ -179,24 +179,24 @@ def draw_sliding(view: View, statistic: Statistic = "variance", window: int = 10
 
 
 def _no_window(view: View, window: int) -> str:
-    """Why no row shown has a value of a statistic over the ``window`` rows before it."""
+    """Say why no row shown has a value of a statistic over the ``window`` rows before it."""
     if view.trace.steps < window:
         return f"shorter than the window of {window} rows"
     return f"no {window} rows before these steps" if view.rows.stop <= window else "no window with load"
 
 
 def _share(view: View, layer: int) -> FloatArray:
-    """Shares of one layer in the rows shown, [S, E]."""
+    """Return the shares of one layer in the rows shown, [S, E]."""
     return shares(view.trace.load_SLE[view.rows, layer])
 
 
 def _order(share_SE: FloatArray) -> IntArray:
-    """Experts from the least to the most loaded over the rows shown."""
+    """Return the experts from the least to the most loaded over the rows shown."""
     return np.asarray(np.argsort(np.nan_to_num(share_SE).sum(axis=0), kind="stable"), dtype=np.int64)
 
 
 def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None:
-    """One line per expert; pixels instead of lines where experts are many, or a file would hold megabytes."""
+    """Draw one line per expert; as pixels if there are many experts, because a file would hold megabytes of lines."""
     few = len(order_E) <= FEW
     colours = ordered_colours(order_E)
     for e in order_E.tolist():
@@ -211,7 +211,7 @@ def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None
 
 
 def _expert_key(figure: Figure, axes: Sequence[Axes], E: int) -> list[Any]:
-    """Legend entries, or a colour bar by rank where experts are many."""
+    """Return legend entries, or add a colour bar by rank if there are many experts."""
     return colour_key(figure, axes, [f"expert {e}" for e in range(E)], "expert, least to most loaded in its layer")
 
 
@@ -221,9 +221,9 @@ def _each(view: View) -> str:
 
 
 def draw_states(view: View) -> Figure:
-    """The drift of each layer with the rule's two thresholds, and below it the state of every layer.
+    """Draw the drift of each layer with the rule's two thresholds, and below it the state of every layer.
 
-    The bar in a layer's strip reaches over the band of onsets that other thresholds give, its tick is the onset.
+    The bar in a layer's strip covers the band of onsets that other thresholds give; its tick is the onset.
     """
     with style():
         L = len(view.layers)

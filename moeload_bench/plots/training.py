@@ -26,9 +26,9 @@ FLOOR_LINE: Any = (0, (3, 2))
 
 
 def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
-    """One panel per layer: each forecaster's error against the origin, with the floor of the layer's state.
+    """Draw one panel per layer: each forecaster's error against the origin, with the floor of the layer's state.
 
-    Raises `PlotError` when the errors are not of one metric and horizon.
+    Raise `PlotError` if the errors are not of one metric and horizon.
     """
     kinds = {(one.metric, one.horizon) for one in errors}
     if len(kinds) != 1:
@@ -69,7 +69,7 @@ def _curve(ax: Axes, i: int, one: TrainingErrors, layer: int) -> bool:
 
 
 def _floor(ax: Axes, view: View, layer: int, metric: str, horizon: int) -> None:
-    """The floor that half batches give, one level for the layer's rows in each state."""
+    """Draw the floor that half batches give, one level for the layer's rows in each state."""
     trace = view.trace
     if view.labels is None or "load_half" not in trace.columns or metric not in FLOOR_METRICS:
         return
@@ -86,7 +86,7 @@ def _floor(ax: Axes, view: View, layer: int, metric: str, horizon: int) -> None:
 
 
 def _scale(axes: Sequence[Axes]) -> None:
-    """Logarithmic where all that is drawn is positive and spans more than a factor of ten."""
+    """Make the axes logarithmic if all that is drawn is positive and spans more than a factor of ten."""
     drawn = [np.asarray(curve.get_ydata(), dtype=np.float64) for ax in axes for curve in ax.get_lines()]
     values = np.concatenate([value[np.isfinite(value)] for value in drawn])
     if values.size and values.min() > 0 and values.max() > 10 * values.min():

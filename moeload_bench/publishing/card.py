@@ -28,7 +28,7 @@ _BLOCK = re.compile(
 
 
 def render_card(text: str, runs: Sequence[Run]) -> str:
-    """The card with front matter and generated parts made anew; a card that has none yet gets a front matter."""
+    """Return the card with front matter and generated parts renewed; a card without front matter gets one."""
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
@@ -41,7 +41,7 @@ def render_card(text: str, runs: Sequence[Run]) -> str:
 
 
 def front_matter(runs: Sequence[Run]) -> str:
-    """The card's YAML: licence, task, tags, size, one config per recipe, features."""
+    """Return the card's YAML: licence, task, tags, size, one config per recipe, features."""
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(
@@ -60,7 +60,7 @@ def front_matter(runs: Sequence[Run]) -> str:
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each recipe, in their order."""
+    """Return the runs of each recipe, in their order."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
@@ -68,27 +68,27 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def splits_of(runs: Sequence[Run]) -> list[str]:
-    """The splits that these runs fill, `train` and `test` first."""
+    """Return the splits that these runs fill, `train` and `test` first."""
     found = {run.split for run in runs}
     return [*(split for split in SPLITS if split in found), *sorted(found - set(SPLITS))]
 
 
 def config(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, Any]:
-    """The `configs` entry of a recipe, in a ``folder`` of the repository that its name then begins with."""
+    """Return the `configs` entry of a recipe; ``folder`` of the repository holds it and begins its name."""
     place = f"{folder}/{recipe}" if folder else recipe
     files = [{"split": split, "path": f"{place}/{split}/*.parquet"} for split in splits_of(runs)]
     return {"config_name": config_name(recipe, folder), "data_files": files}
 
 
 def config_name(recipe: str, folder: str = "") -> str:
-    """What `load_dataset` calls a recipe: `FOLDER-RECIPE` in a folder, its own name in none."""
+    """Return the config name of a recipe for `load_dataset`: `FOLDER-RECIPE` in a folder, else its own name."""
     return f"{folder}-{recipe}" if folder else recipe
 
 
 def features(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, Any]:
-    """The `dataset_info` entry of a recipe: what makes `datasets` read [L, E] columns as `Array2D`.
+    """Return the `dataset_info` entry of a recipe: with it, `datasets` reads [L, E] columns as `Array2D`.
 
-    Raises `TraceError` when the runs of a recipe differ in shape or columns: they cannot share a table.
+    Raise `TraceError` if the runs of a recipe differ in shape or columns: they cannot share a table.
     """
     first = runs[0]
     shape = (len(first.meta.layers), first.meta.experts)
@@ -102,7 +102,7 @@ def features(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, An
 
 
 def feature(name: str, layers: int, experts: int) -> dict[str, Any]:
-    """One column in the card's words."""
+    """Return the card's entry for one column."""
     spec = COLUMNS[name]
     if spec.axes == "LE":
         return {"name": name, "dtype": {"array2_d": {"shape": [layers, experts], "dtype": spec.dtype}}}
@@ -112,13 +112,13 @@ def feature(name: str, layers: int, experts: int) -> dict[str, Any]:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's word for a number of rows."""
+    """Return the Hub's name for a number of rows."""
     below = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
     return next((word for limit, word in below if rows < limit), "1M<n<10M")
 
 
 def publication() -> str:
-    """Where the data is published, from the suites that pin it."""
+    """Say where the data is published, from the suites that pin it."""
     places = sorted({(pin.repo, pin.revision, pin.suite or "") for _, pin in suite_pins()})
     if not places:
         return (
@@ -144,4 +144,4 @@ def check_card(folder: str | Path) -> None:
     there = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
     if named != there:
         wrong = sorted("/".join(pair) for pair in named ^ there)
-        raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` writes the card anew")
+        raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` renews the card")

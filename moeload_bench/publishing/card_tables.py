@@ -1,4 +1,4 @@
-"""The tables of a dataset card, made from the traces of a folder: nobody types a number.
+"""The tables of a dataset card, made from the traces of a folder; no number is typed by hand.
 
 Axis letters: S rows, L MoE layers, E experts.
 """
@@ -14,7 +14,7 @@ from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.words import ordinal
 
 MAX_SPANS = 8
-"""Spans of states that a cell shows; more are counted."""
+"""Spans of states that a cell shows; the others are only counted."""
 SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 """What a column holds per step, by its axes."""
 
@@ -23,7 +23,7 @@ SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 
 
 def runs_table(runs: Sequence[Run]) -> str:
-    """How each run was made."""
+    """Return the table of how each run was made."""
     head = ("Run", "Steps", "MoE layers", "Experts", "Top-k", "Tokens per step", "Balancing", "Text", "Seed", "Size")
     rows = [
         (
@@ -44,7 +44,7 @@ def runs_table(runs: Sequence[Run]) -> str:
 
 
 def loads_table(runs: Sequence[Run]) -> str:
-    """What the loads of each run did."""
+    """Return the table of what the loads of each run did."""
     head = (
         "Run", "States of the run, in steps", "Onset of stability: median (by layer; band)",
         f"Imbalance, first {END_STEPS}",
@@ -69,12 +69,12 @@ def loads_table(runs: Sequence[Run]) -> str:
 
 
 def hashes_table(runs: Sequence[Run]) -> str:
-    """The content of each run, independent of compression."""
+    """Return the table of each run's content hash, which does not depend on compression."""
     return markdown_table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
 
 
 def sources_table(runs: Sequence[Run]) -> str:
-    """The texts that the models were trained on, with their licences."""
+    """Return the table of the texts that the models were trained on, with their licences."""
     users: dict[tuple[str, str, str, str, int], set[str]] = {}
     for run in runs:
         for source in run.meta.sources:
@@ -88,7 +88,7 @@ def sources_table(runs: Sequence[Run]) -> str:
 
 
 def columns_table(runs: Sequence[Run]) -> str:
-    """The columns of the format, and which runs have them."""
+    """Return the table of the format's columns, and which runs have them."""
     rows = []
     for name, spec in COLUMNS.items():
         have = sum(name in run.columns for run in runs)
@@ -99,7 +99,7 @@ def columns_table(runs: Sequence[Run]) -> str:
 
 
 def size_summary(runs: Sequence[Run]) -> str:
-    """How much there is, in one sentence."""
+    """Return one sentence that says how much data there is."""
     if not runs:
         return "The folder holds no run yet."
     recipes = len({run.recipe for run in runs})
@@ -122,7 +122,7 @@ TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
 
 
 def balancing_words(meta: TraceMeta) -> str:
-    """The balancing method with its coefficient and scope, and the drop policy where tokens are dropped."""
+    """Return the balancing method with its coefficient and scope, and the drop policy if tokens are dropped."""
     method = meta.balancing.method.replace("_", " ")
     if meta.balancing.method == "quantile":
         method += " balancing"
@@ -135,7 +135,7 @@ def balancing_words(meta: TraceMeta) -> str:
 
 
 def source_names(sources: Sequence[SourceMeta]) -> str:
-    """Names of the sources, by stage of the data where there are several."""
+    """Return the names of the sources, by stage of the data if there are several."""
     stages: dict[int, list[str]] = {}
     for source in sources:
         stages.setdefault(source.stage, []).append(source.name)
@@ -143,13 +143,13 @@ def source_names(sources: Sequence[SourceMeta]) -> str:
 
 
 def first_spans(found: Sequence[str]) -> str:
-    """The first spans, and how many more there are."""
+    """Return the first spans, and how many more there are."""
     more = len(found) - MAX_SPANS
     return "; ".join(found[:MAX_SPANS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def onset_summary(layers: Sequence[LayerDescription]) -> str:
-    """Median, least and largest first stable step over the layers that have one, and the band of `onset_band`."""
+    """Return median, smallest and largest first stable step of the layers that have one, and their `onset_band`."""
     steps = onset_steps(layers)
     if not steps:
         return "never"
@@ -158,12 +158,12 @@ def onset_summary(layers: Sequence[LayerDescription]) -> str:
 
 
 def onset_steps(layers: Sequence[LayerDescription]) -> list[int]:
-    """The first stable steps of the layers that have one, in rising order."""
+    """Return the first stable steps of the layers that have one, in rising order."""
     return sorted(layer.onset.step for layer in layers if layer.onset and layer.onset.step is not None)
 
 
 def onset_band(layers: Sequence[LayerDescription]) -> str:
-    """The least lower and the largest upper bound of the layers' onsets, "390 to 610"; "never" is the largest step."""
+    """Return the smallest lower and largest upper bound of the layers' onsets, "390 to 610"; "never" sorts last."""
     found = [layer.onset for layer in layers]
     low = min((one.low for one in found if one and one.low is not None), default=None)
     never = any(one is None or one.high is None for one in found)
@@ -172,6 +172,6 @@ def onset_band(layers: Sequence[LayerDescription]) -> str:
 
 
 def layer_mean(values: Iterable[float | None]) -> str:
-    """The mean over layers with three significant digits; "-" where no layer has a value."""
+    """Return the mean over layers with three significant digits; "-" if no layer has a value."""
     known = [value for value in values if value is not None]
     return f"{fmean(known):.3g}" if known else "-"

@@ -1,8 +1,8 @@
 """Traces of others in the dataset repository: where they lie, and what its card says of them.
 
-They lie at `community/NAME/SPLIT/seedN.parquet`, so that no suite's id finds them, and each name is a config of its
-own, `community-NAME`: traces of others differ in layers and experts, and one table has one shape. The card has a table
-of them between two marks; everything in a row is in the traces' metadata.
+They lie at `community/NAME/SPLIT/seedN.parquet`, so that no suite's id finds them. Each name is a config of its own,
+`community-NAME`: traces of others differ in layers and experts, and a table has one shape. The card lists them in a
+table between two marks; everything in a row comes from the traces' metadata.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ _ROW = re.compile(r"\| `(?P<config>community-[\w.-]+)` \|.*")
 
 
 def path_of(trace: Trace) -> str:
-    """Where a trace of others lies in the repository."""
+    """Return where a trace of others lies in the repository."""
     return f"{FOLDER}/{trace.id}.parquet"
 
 
 def about_of(meta: TraceMeta) -> str:
-    """What its contributor says of a trace, the first of its notes; raises `TraceError` when that is no plain line."""
+    """Return the contributor's line about a trace, the first of its notes; raise `TraceError` unless it is a plain
+    line.
+    """
     return checked_about(meta.notes[0] if meta.notes else "")
 
 
 def checked_about(text: str) -> str:
-    """The text; raises `TraceError` for one that is no plain line of 1 to `MAX_ABOUT` characters: a card shows it."""
+    """Return the text; raise `TraceError` unless it is one plain line of 1 to `MAX_ABOUT` characters for a card."""
     wrong = [char for char in text if char in _NOT_IN_ABOUT or not char.isprintable()]
     if wrong or not text.strip() or len(text) > MAX_ABOUT:
         got = f"{wrong[0]!r} in it" if wrong else f"{len(text)} characters"
@@ -51,7 +53,7 @@ def checked_about(text: str) -> str:
 
 
 def with_traces(card: str, traces: Sequence[tuple[Trace, int]]) -> str:
-    """The card with a config and a row for each name among the (trace, bytes of its file); others stay as they are."""
+    """Return the card with a config and a row for each name in (trace, bytes of its file); other rows stay."""
     data, body = _parted(card)
     groups = by_recipe([undescribed_run(trace, size) for trace, size in traces])
     for recipe, runs in groups.items():
@@ -61,7 +63,7 @@ def with_traces(card: str, traces: Sequence[tuple[Trace, int]]) -> str:
 
 
 def carried_rows(card: str, other: str) -> str:
-    """The card with what another one says of traces of others."""
+    """Return the card with the other card's rows and configs of traces of others."""
     (data, body), (theirs, text) = _parted(card), _parted(other)
     for field in ("configs", "dataset_info"):
         for entry in theirs.get(field) or []:
@@ -71,7 +73,7 @@ def carried_rows(card: str, other: str) -> str:
 
 
 def same_card(card: str, other: str) -> bool:
-    """Whether two cards say the same; how their YAML is laid out plays no part."""
+    """Return whether two cards say the same; the layout of their YAML does not matter."""
     return _parted(card) == _parted(other)
 
 
@@ -98,7 +100,7 @@ def _rows(text: str) -> list[str]:
 
 
 def _with_rows(body: str, rows: Sequence[str]) -> str:
-    """The card's text with these rows in its table, in the place of those of the same configs; sorted."""
+    """Return the card's text with these rows in its table, sorted; they replace the rows of the same configs."""
     if not rows:
         return body
     of = {found["config"]: line for line in (*_rows(body), *rows) if (found := _ROW.fullmatch(line))}
@@ -111,19 +113,23 @@ def _with_rows(body: str, rows: Sequence[str]) -> str:
 
 
 def _put(data: dict[str, Any], field: str, entry: dict[str, Any]) -> None:
-    """Add an entry, or put it in the place of the one of its config."""
+    """Add an entry; it replaces an entry of the same config."""
     others = [old for old in data.get(field) or [] if old.get("config_name") != entry["config_name"]]
     data[field] = [*others, entry]
 
 
 def _parted(card: str) -> tuple[dict[str, Any], str]:
-    """The card's front matter and its text; raises `HubError` for a card without."""
+    """Return the card's front matter and its text; raise `HubError` if there is no front matter."""
     import yaml
 
     front = FRONT.match(card)
     try:
         data = yaml.safe_load(front[0].strip().strip("-")) if front else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, thousands of brackets
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # such as an impossible date, or thousands of brackets
         raise HubError(f"README.md: the front matter cannot be read: {' '.join(str(error).split())}") from None
     if not front or not isinstance(data, dict):
         raise HubError("README.md: no front matter, expected a dataset's card that begins with ---")

@@ -1,4 +1,4 @@
-"""A trace that somebody else recorded: made ready to be given, and what is asked of it before it is published."""
+"""Prepare a trace that somebody else recorded for publishing, and check it before it is published."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.trace import Trace
 
 MAX_BYTES = 2 * 2**30
-"""A trace file may have; 50,000 steps of 24 layers and 128 experts take about half of it."""
+"""The largest trace file; 50,000 steps of 24 layers and 128 experts take about half of it."""
 LICENCES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "ODC-By-1.0", "MIT", "BSD-3-Clause", "Apache-2.0")
-"""Under which anybody may use a trace and pass it on."""
+"""Licences under which anybody may use a trace and pass it on."""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Traces as they would be published: by their path in the repository, with what was ``removed`` from the metadata
-    as (field, text), and a line for each of the ``problems`` that stand in the way.
+    """Traces as they would be published, by their path in the repository.
+
+    ``removed`` is what was taken out of the metadata, as (field, text). ``problems`` has one line for each reason why
+    the traces cannot be published.
     """
 
     traces: Mapping[str, Trace]
@@ -33,15 +35,16 @@ class Contribution:
 
     @property
     def recipes(self) -> list[str]:
-        """The names that they would have."""
+        """Return the names that the traces would have."""
         return sorted({trace.meta.recipe for trace in self.traces.values()})
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a contributor says of the traces: a line about them, their licence, which is that of the traces where they
-    state one, and a name in the place of theirs; ``own_names`` are those of the machine and the user, taken out with
-    the rest that identifies.
+    """What a contributor says of the traces.
+
+    A line about them; their licence, which must be the traces' own if they state one; and a new name for them.
+    ``own_names`` are the names of the machine and the user; they are taken out with everything else that identifies.
     """
 
     about: str
@@ -51,10 +54,10 @@ class Wishes:
 
 
 def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Contribution:
-    """The trace at a path, or those below it, as they would be published; asked is what `contribution_problems` asks.
+    """Return the trace at a path, or those below it, as they would be published, checked by `contribution_problems`.
 
-    Files are written anew, so that only what they hold as traces counts; a licence that a trace states must be the
-    wished one. Raises `TraceError` for a line about them that cannot stand in a card.
+    Files are written again, so that only what they hold as traces counts. A licence that a trace states must be the
+    wished one. Raise `TraceError` if the line about them cannot stand in a card.
     """
     checked_about(wishes.about)
     refs, names = list(known), set(taken)
@@ -81,13 +84,15 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
 
 
 def _other_licence(stated: str, wished: str) -> Iterator[str]:
-    """Whoever gives a trace need not be who recorded it: a licence that it states is not replaced."""
+    """Yield a problem if the trace states another licence: the contributor may not be the author, so it is never
+    replaced.
+    """
     if stated not in ("unknown", wished):
         yield f"licence is {stated!r} in the trace, got {wished!r}, expected the same, or a trace that states none"
 
 
 def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:
-    """The line about it is the first note: the card's row is made from the metadata alone."""
+    """Return the metadata with the line about it as the first note: the card's row is made from the metadata alone."""
     name = wishes.name or meta.recipe
     more = {"recipe": name, "group": name, "licence": wishes.licence}
     renamed = checked_meta({**meta.model_dump(mode="json"), **more}, "the contribution")
@@ -96,9 +101,9 @@ def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:
 
 
 def known_traces(folders: Iterable[Path] | None = None) -> list[TraceRef]:
-    """The traces of dataset folders, those that others gave included; by default of all that are found here.
+    """Return the traces of dataset folders, those of others included; by default of all folders that are found here.
 
-    Raises `TraceError` for a folder that does not exist.
+    Raise `TraceError` for a folder that does not exist.
     """
     found = []
     for folder in [place for _, place in trace_folders() if place.is_dir()] if folders is None else folders:
@@ -109,13 +114,12 @@ def known_traces(folders: Iterable[Path] | None = None) -> list[TraceRef]:
 
 
 def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Iterator[str]:
-    """Why the traces at a path cannot be published, a line for each reason; none when they can.
+    """Yield one line for each reason why the traces at a path cannot be published; none if they can.
 
-    Asked are: nothing but traces, of a bounded size; nothing in their files but the columns and the record
-    (`foreign_parts`); both hashes and conservation of counts; what the counts are; an open licence; nothing in the
-    metadata that identifies a machine or a person; a recipe's name that is not one of the ``taken`` ones; and training
-    that is not among the ``known`` traces or a second time in the contribution, also permuted, cut, sampled or thinned
-    (`duplicate_of`).
+    The checks: nothing but traces, of a bounded size; nothing in their files but columns and record (`foreign_parts`);
+    both hashes and conservation of counts; stated count semantics; an open licence; nothing in the metadata that
+    identifies a machine or a person; a recipe's name that is not one of the ``taken`` ones; and no training that is
+    among the ``known`` traces or twice in the contribution, also permuted, cut, sampled or thinned (`duplicate_of`).
     """
     yield from _foreign(path)
     refs, names, traces = list(known), set(taken), _files(path)
@@ -130,7 +134,7 @@ def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable
 
 
 def _files(path: Path) -> list[Path]:
-    """The trace files at or below a path."""
+    """Return the trace files at or below a path."""
     return [file for file in _all_files(path) if file.suffix == ".parquet"]
 
 
@@ -139,10 +143,10 @@ def _all_files(path: Path) -> list[Path]:
 
 
 def _foreign(path: Path) -> Iterator[str]:
-    """What lies there and is no trace; none of it is opened."""
+    """Yield a line for everything there that is not a trace; nothing is opened."""
     for file in _all_files(path):
         if file.suffix != ".parquet":
-            yield f"{file}: no trace; a contribution holds .parquet files and nothing else"
+            yield f"{file}: not a trace; a contribution holds .parquet files and nothing else"
     if not _files(path):
         yield f"{path}: no trace is there"
 
@@ -157,7 +161,7 @@ def _read(file: Path) -> Trace:
 
 
 def check_size(name: str, size: int) -> None:
-    """Raise `TraceError` for a file of more than `MAX_BYTES`, known before it is opened."""
+    """Raise `TraceError` if a file has more than `MAX_BYTES`; call it before the file is opened."""
     if size > MAX_BYTES:
         raise TraceError(f"{name}: {size:,} bytes, a contributed trace has at most {MAX_BYTES:,}")
 
@@ -170,13 +174,14 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
     if meta.recipe in taken:
         yield f"recipe is {meta.recipe!r}, which is taken: give it another name"
     for where, text in identifying_fields(meta):
-        yield f"metadata field {where} holds {text!r}, which tells a machine or a person: take it out"
+        yield f"metadata field {where} holds {text!r}, which identifies a machine or a person: take it out"
 
 
 def _copies(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable[Path]) -> Iterator[str]:
-    """Of which of the known traces it is a copy, and of which of its own contribution.
+    """Yield a line for each trace that this one is a copy of, among the known traces and its own contribution.
 
-    A file is no copy of itself, when it lies where known traces are found. What cannot be read cannot be told from it.
+    A file is not a copy of itself, even if it lies where known traces are found. A trace that cannot be read is a
+    problem too, because it cannot be compared.
     """
     live = live_experts(trace.load_SLE)
     for ref in known:
@@ -193,12 +198,12 @@ def _copies(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable[P
         try:
             reason = _reason(trace, live, path)
         except TraceError:
-            continue  # refused by itself
+            continue  # refused for a reason of its own
         if reason is not None:
             yield f"{file}: a copy of {path}: {reason}"
 
 
 def _reason(trace: Trace, live: int, path: Path) -> str | None:
     if stored_meta(path).experts < live:
-        return None  # told from its footer alone: its loads need not be read
+        return None  # the footer alone shows it: its loads need not be read
     return duplicate_of(trace, read_trace(path, verify=False))

@@ -1,4 +1,4 @@
-"""What a data release consists of, and what separates it from a repository: no request is made here."""
+"""What a data release consists of, and how a repository differs from it; no request is made here."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from moeload_bench.publishing.community import FOLDER
 from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
-"""What a release may hold beside traces."""
+"""What a release may hold in addition to traces."""
 PARTS = ".parts/"
-"""In the path of everything that belongs to a recording that has not ended."""
+"""Part of every path that belongs to a recording in progress."""
 HUB_OWN = ".gitattributes"
 _TRACE = re.compile(r"[A-Za-z0-9][\w.-]*/\w+/seed\d+\.parquet")
 _SHOWN = 5
 
 
 class LocalFile(NamedTuple):
-    """A file of the release: where it lies and the two names that the Hub may know its content by."""
+    """A file of the release: its place on disk, and the two names that the Hub may use for its content."""
 
     path: Path
     size: int
@@ -32,7 +32,7 @@ class LocalFile(NamedTuple):
 
 
 class RemoteFile(NamedTuple):
-    """A file at a revision of the repository; ``sha256`` None for one that is not in large-file storage."""
+    """A file at a revision of the repository; ``sha256`` is None if it is not in large-file storage."""
 
     sha256: str | None
     git_sha1: str
@@ -40,7 +40,7 @@ class RemoteFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What separates a revision of a repository from a folder, by path."""
+    """How a revision of a repository differs from a folder, by path."""
 
     add: tuple[str, ...]
     replace: tuple[str, ...]
@@ -57,31 +57,31 @@ class Plan:
 
 
 def first_names(names: Collection[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def is_trace(name: str) -> bool:
-    """Whether a path in a repository is a trace's."""
+    """Return whether a path in a repository is a trace's."""
     return _TRACE.fullmatch(name) is not None
 
 
 def is_others(name: str) -> bool:
-    """Whether a path in a repository is left as it is by a release: traces of others, recordings in progress."""
+    """Return whether a release leaves a path in a repository alone: traces of others, recordings in progress."""
     return name.startswith(f"{FOLDER}/") or PARTS in name
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a path in a repository is none that this package writes there."""
+    """Return whether this package would never write such a path in a repository."""
     return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
 
 
 def collect_files(folder: str | Path) -> dict[str, LocalFile]:
-    """The files of a release by path; raises `HubError` or `TraceError` for a folder that is not one.
+    """Return the files of a release by path; raise `HubError` or `TraceError` for a folder that is not one.
 
     Every trace is read and verified, its id must be its path, and nothing else may lie there but `DOCUMENTS` (hidden
-    files are left out).
+    files are ignored).
     """
     root = Path(folder)
     if not root.is_dir():
@@ -100,7 +100,7 @@ def collect_files(folder: str | Path) -> dict[str, LocalFile]:
 
 def _check_file(path: Path, name: str) -> None:
     if PARTS in name:
-        raise HubError(f"{path}: a recording is in progress; publish when it has ended")
+        raise HubError(f"{path}: a recording is in progress; publish after it has ended")
     if is_trace(name):
         got = read_trace(path).id
         if f"{got}.parquet" != name:
@@ -110,21 +110,21 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def local_file(path: Path) -> LocalFile:
-    """A file with its hashes: SHA-256, and git's of a blob."""
+    """Return a file with its hashes: SHA-256, and git's hash of a blob."""
     data = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return LocalFile(path, len(data), hashlib.sha256(data).hexdigest(), git)
 
 
 def holds_content(local: LocalFile, remote: RemoteFile | None) -> bool:
-    """Whether the Hub holds this content."""
+    """Return whether the Hub holds this content."""
     if remote is None:
         return False
     return remote.sha256 == local.sha256 if remote.sha256 else remote.git_sha1 == local.git_sha1
 
 
 def make_plan(files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) -> Plan:
-    """What has to change on the Hub for it to hold exactly these files (`.gitattributes` is the Hub's own)."""
+    """Return what must change on the Hub so that it holds exactly these files (`.gitattributes` is the Hub's own)."""
     both = files.keys() & remote.keys()
     return Plan(
         add=tuple(sorted(files.keys() - remote.keys())),

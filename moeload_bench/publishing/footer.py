@@ -1,8 +1,8 @@
-"""What a trace's parquet file holds besides its columns and its record: keys, texts and bytes that no reader looks at.
+"""What a trace's parquet file holds besides its columns and record: keys, texts and bytes that no reader looks at.
 
-Only the footer and what lies between the columns is read, whatever the size of the file. `write_trace` writes nothing
-of the kind, and its footer follows from the columns and the record: so that is made once more and compared. What lies
-in the pages of a column is not looked at.
+Only the footer and the bytes between the columns are read, for a file of any size. `write_trace` writes nothing of that
+kind, and its footer follows from columns and record: so the footer is made once more and compared. The pages of a
+column are not checked.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 SCHEMA_KEY = b"ARROW:schema"
-"""Under which pyarrow keeps the types of the columns, the record once more among them."""
+"""The key under which pyarrow keeps the types of the columns, and the record a second time."""
 ITEM_NAMES = ("item", "element")
-"""Of a list's cells, as pyarrow writes and as it reads them."""
+"""Names of a list's cells, as pyarrow writes and as it reads them."""
 _WRITER = re.compile(r"parquet-cpp-arrow version [\w.-]{1,40}")
 _MAGIC = b"PAR1"
-"""At both ends of a parquet file; before the last one, `_LENGTH_BYTES` say how long the footer is."""
+"""The bytes at both ends of a parquet file; before the last ones, `_LENGTH_BYTES` give the footer's length."""
 _LENGTH_BYTES = 4
 
 
 def foreign_parts(path: Path) -> list[str]:
-    """A line for each thing in a trace's file that is neither a column nor the record; none when this package wrote it.
+    """Return a line for each thing in a trace's file that is neither a column nor the record; [] if this package wrote
+    it.
 
-    `write_trace` gives the same trace without. Raises `TraceError` for a file that is no trace.
+    `write_trace` writes the same trace without them. Raise `TraceError` for a file that is not a trace.
     """
     with open_parquet(path) as file:
         record, metadata, schema = read_record(file, str(path)), file.metadata, _stored_schema(file)
         named = [*_keys(metadata, schema), *_fields(schema), *_chunks(metadata), *_writer(metadata)]
-        # What has no name is looked for when nothing else was found: it would tell of the same thing once more.
+        # Look for parts without a name only if nothing else was found: they would report the same thing twice.
         return named or [*_hidden(metadata, schema, record), *_between(metadata, path)]
 
 
 def _stored_schema(file: pq.ParquetFile) -> pa.Schema:
-    """As it stands under `SCHEMA_KEY`; a reader takes over a part of it."""
+    """Return the schema stored under `SCHEMA_KEY`; a reader uses only a part of it."""
     import pyarrow as pa
 
     raw = file.metadata.metadata.get(SCHEMA_KEY)
@@ -53,7 +54,7 @@ def _stored_schema(file: pq.ParquetFile) -> pa.Schema:
 
 
 def _keys(metadata: pq.FileMetaData, schema: pa.Schema) -> Iterator[str]:
-    """Of the footer and of what it holds under `SCHEMA_KEY`, where a key can stand that no reader shows."""
+    """Yield keys of the footer, and of the schema under `SCHEMA_KEY`, where a key can stand that no reader shows."""
     expected = f"expected {META_KEY.decode()} and {SCHEMA_KEY.decode()} alone"
     for key, value in {**(schema.metadata or {}), **metadata.metadata}.items():
         if key not in (META_KEY, SCHEMA_KEY):
@@ -70,7 +71,7 @@ def _fields(schema: pa.Schema) -> Iterator[str]:
 
 
 def _with_cells(field: pa.Field) -> Iterator[pa.Field]:
-    """A column, and the cells of its lists, which are fields too."""
+    """Yield a column, and the cells of its lists, which are fields too."""
     yield field
     if _is_list(field.type):
         yield from _with_cells(field.type.value_field)
@@ -81,7 +82,7 @@ def _chunks(metadata: pq.FileMetaData) -> Iterator[str]:
         group = metadata.row_group(number)
         for chunk in map(group.column, range(metadata.num_columns)):
             where = f"column {chunk.path_in_schema[:80]} in row group {number}"
-            keys: Mapping[bytes, bytes] = getattr(chunk, "metadata", None) or {}  # pyarrow 17 does not tell
+            keys: Mapping[bytes, bytes] = getattr(chunk, "metadata", None) or {}  # pyarrow 17 does not have it
             for key, value in keys.items():
                 yield f"{where} has metadata {_shown(key)} of {len(value):,} bytes, expected none"
             if chunk.file_path:
@@ -94,8 +95,9 @@ def _writer(metadata: pq.FileMetaData) -> Iterator[str]:
 
 
 def _hidden(metadata: pq.FileMetaData, schema: pa.Schema, record: Mapping[str, Any]) -> Iterator[str]:
-    """The record and the footer as they are written of the same content: keys given twice, spaces, fields that Arrow
-    steps over, names within lists.
+    """Yield a line if record or footer differ from what is written for the same content.
+
+    That finds keys given twice, extra spaces, fields that Arrow skips, and names within lists.
     """
     held = metadata.metadata
     if json.dumps(record, sort_keys=True, allow_nan=False).encode() != held[META_KEY]:
@@ -113,7 +115,7 @@ def _hidden(metadata: pq.FileMetaData, schema: pa.Schema, record: Mapping[str, A
 
 
 def _made_again(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData:
-    """The footer that pyarrow writes of these columns, row groups and record; nothing of the file is read for it."""
+    """Return the footer that pyarrow writes for these columns, row groups and record, without reading the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -125,7 +127,7 @@ def _made_again(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A column's type without what may be written into it beside it."""
+    """Return a column's type without any additional text in it."""
     import pyarrow as pa
 
     if not _is_list(kind):
@@ -142,7 +144,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _between(metadata: pq.FileMetaData, path: Path) -> Iterator[str]:
-    """Bytes before, between and behind the columns; pyarrow 17 repeats what the footer says of a column behind it."""
+    """Yield bytes before, between and after the columns; pyarrow 17 repeats a column's footer entry after it."""
     size = metadata.serialized_size
     end = path.stat().st_size - size - len(_MAGIC) - _LENGTH_BYTES
     at, lost = len(_MAGIC), 0

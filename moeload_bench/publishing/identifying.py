@@ -1,12 +1,12 @@
 """What in a trace's metadata identifies a machine or a person, and the metadata without it.
 
-Found are folders, buckets, pages of runs, mail addresses, addresses and names of hosts, what stands in a field whose
-name says that it is one, also written `user=NAME`, and the names that are given, such as those of the user and of the
-machine at hand. Not found is a name of a person or host that stands in a sentence like any other word: a maintainer
-reads what is left. Addresses of public pages stay.
+It finds folders, buckets, pages of runs, mail addresses, addresses and names of hosts, the content of a field whose
+name says that it identifies (also written `user=NAME`), and given names, such as those of this user and machine. It
+does not find the name of a person or host that stands in a sentence like any other word, so a maintainer reads what is
+left. Addresses of public pages stay.
 
-A stranger writes these texts: no repetition in a pattern may begin anywhere and go on without a bound, for that takes
-time by the square of the text.
+These texts are untrusted, so no pattern may have an unbounded repetition that can begin anywhere: it would take time
+quadratic in the length of the text.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ _PATHS = (
 _BUCKETS = rf"(?<!\w)(?i:s3[an]?|gcs|gs|r2|az|abfss?|wasbs?|hdfs|nfs|smb|ssh|sftp|scp|rsync)://{_REST}+"
 _RUNS = rf"(?<!\w)(?:https?://)?(?:[\w-]{{1,63}}\.)?(?:wandb\.ai|neptune\.ai|comet\.com|comet\.ml|clear\.ml)/{_REST}+"
 _MAIL = r"[\w.+-]{1,64}@(?!v\d)[\w-]{1,63}\.[\w.]+"
-_LOGIN = (  # a model at a branch, version or commit is none, nor a forecaster with an option, nor a metric at something
+_LOGIN = (  # but not model@branch, model@version, model@commit, forecaster@option or metric@something
     r"(?<![\w.+/@-])(?!(?:regret|imbalance|drop_rate|recall|hits|pass)@)[A-Za-z_][\w-]{0,63}"
     r"@(?!(?:main|master|head|latest|stable|nightly|dev)\b|v\d|[0-9a-f]{7,40}\b)[A-Za-z][\w-]{2,63}(?![\w@=-])"
 )
 _END = r"(?![\w-]|\.\w)"
-_DOMAIN = (  # the last part of a host's name, without what ends names of files and in code: .py, .pt, .in, .to
+_DOMAIN = (  # the last part of a host's name, except endings that occur in file names and code: .py, .pt, .in, .to
     r"\.(?:com|org|net|edu|gov|mil|ac|ae|ar|at|au|ch|cl|cn|cz|de|dk|ee|es|eu|fi|fr|gr|hk|hu|ie|il|ir|it|jp|kr|lt|lu|lv"
     r"|nl|no|nz|pl|ro|ru|sa|se|sg|si|sk|tr|tw|ua|uk|us|vn|za)"
 )
 _LABEL = r"[A-Za-z][\w-]{0,62}"
 _HOSTS = (
     rf"\b(?:\d{{1,3}}\.){{3}}\d{{1,3}}\b|(?<![\w.-])(?:[\w-]{{1,63}}\.){{1,9}}(?:local|internal|lan|cluster){_END}"
-    # one of many by its number, but not in the address of a public page
+    # a host with a number, as one of many, but not in the address of a public page
     r"|(?<![\w.-])(?<!http://)(?<!https://)(?!(?:s3|r2|www\d|ftp\d|cdn\d{1,4})\.)"
     rf"[A-Za-z][A-Za-z-]{{0,40}}\d[\w-]{{0,40}}(?:\.{_LABEL}){{1,5}}{_DOMAIN}{_END}"
-    # or by a part that says what it is
+    # or a host with a part that says what it is
     rf"|(?<![\w.-])(?:{_LABEL}\.){{0,4}}(?:hpc|cluster|slurm|gpus?|k8s|login|nodes?)\d{{0,4}}"
     rf"(?:\.{_LABEL}){{1,4}}{_DOMAIN}{_END}"
 )
-_FIELD = (  # also behind another word: SLURM_NODELIST, slurm_job_user
+_FIELD = (  # also after another word: SLURM_NODELIST, slurm_job_user
     r"(?:\w{1,40}_)?(?:(?:host|node|user|nick|machine|computer)_?(?:name|list|file|id)?s?|logins?|owners?|authors?"
     r"|entity|accounts?|addr|e?mails?|cwd|pwd|home"
     r"|(?:out|output|work|working|log|logging|save|cache|run|data|checkpoint|ckpt|home)_?dir)"
 )
-_NOBODY = (  # how many there are, and kinds of processors, which Python calls machine
+_NOBODY = (  # values that identify nobody: numbers, and kinds of processors, which Python calls machine
     r"(?:\d{1,9}|none|null|true|false|unknown|localhost"
     r"|x86_64|amd64|i[3-6]86|aarch64|arm64|ppc64le|riscv64|s390x)"
 )
@@ -64,7 +64,7 @@ _EVERYBODYS = frozenset({"root", "user", "admin", "ubuntu", "runner", "home", "l
 
 
 def own_names() -> tuple[str, ...]:
-    """Of this machine and its user, without those that everybody has."""
+    """Return the names of this machine and its user, except common ones."""
     host = socket.gethostname()
     try:
         user = getpass.getuser()
@@ -75,16 +75,16 @@ def own_names() -> tuple[str, ...]:
 
 
 def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """(field, text) of what in the metadata names a machine or a person, ``names`` among it."""
+    """Return (field, text) of what in the metadata names a machine or a person, ``names`` included."""
     pattern = _compiled(names)
     return [pair for where, key, text in _texts(meta.model_dump(mode="json"), "", "") for pair in
             _found(pattern, where, key, text)]  # fmt: skip
 
 
 def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta:
-    """The metadata with `REMOVED` wherever `identifying_fields` finds something.
+    """Return the metadata with `REMOVED` in place of everything that `identifying_fields` finds.
 
-    Raises `TraceError` where a field cannot do without it: a recipe's name that is a host's.
+    Raise `TraceError` if a field is invalid without it: a recipe's name that is a host's.
     """
     return checked_meta(_cut(_compiled(names), meta.model_dump(mode="json"), ""), "without what identifies")
 
@@ -108,7 +108,7 @@ def _says_whose(key: str, text: str) -> bool:
 
 
 def _texts(value: Any, where: str, key: str) -> Iterator[tuple[str, str, str]]:
-    """(field, its last name, text) of every text of a tree; names of fields are texts too."""
+    """Yield (field, its last name, text) of every text of a tree; names of fields are texts too."""
     if isinstance(value, str):
         yield where, key, value
     elif isinstance(value, Mapping):

@@ -19,15 +19,15 @@ CARD = "README.md"
 
 
 def taken_names(repo: str, api: HfApi) -> set[str]:
-    """The names that traces of others have in a repository."""
+    """Return the names that traces of others have in a repository."""
     files = explaining_failures(repo, lambda: api.list_repo_files(repo, repo_type="dataset"))
     return {found["name"] for name in files if (found := PATH.fullmatch(name))}
 
 
 def open_contribution(contribution: Contribution, repo: str, api: HfApi) -> str:
-    """One pull request with the traces and their rows of the card; returns its address.
+    """Open one pull request with the traces and their rows of the card; return its address.
 
-    A token that may open pull requests is enough. Raises `HubError`.
+    A token that may open pull requests is enough. Raise `HubError`.
     """
     check_repo(repo)
     check_token(api)

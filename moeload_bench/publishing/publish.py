@@ -1,8 +1,8 @@
 """Publish a folder of traces as a dataset repository.
 
-A release is a tag. All content is uploaded first (it is addressed by its hash, so an interrupted upload goes on where
-it was), one commit then makes it visible, its tree is compared with the folder, and only then the tag is set: a tag
-that exists is complete, and it is never moved.
+A release is a tag. First all content is uploaded; it is addressed by its hash, so an interrupted upload continues where
+it stopped. Then one commit makes it visible, and its tree is compared with the folder. Only then the tag is set, so a
+tag that exists is complete; it is never moved.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Publication:
-    """What was done, or, in a dry run, would be. ``commit`` is None in a dry run of a new repository."""
+    """What was done or, in a dry run, would be done. ``commit`` is None in a dry run of a new repository."""
 
     repo: str
     tag: str
@@ -67,11 +67,11 @@ def publish(
     report: Report | None = None,
     api: HfApi | None = None,
 ) -> Publication:
-    """Make ``repo`` at ``tag`` hold exactly the folder; does nothing when it does already.
+    """Make ``repo`` at ``tag`` hold exactly the folder; do nothing if it does already.
 
-    ``overwrite`` allows to change or remove traces that the main branch holds (older tags keep theirs). Raises
-    `HubError` with what stands in the way: no token, no permission, no network, a tag with other content, a repository
-    with other content. The folder and existing tags are left as they are in every case.
+    ``overwrite`` allows changing or removing traces of the main branch (older tags keep theirs). Raise `HubError` with
+    what stands in the way: no token, no permission, no network, a tag with other content, a repository with other
+    content. The folder and existing tags never change.
     """
     from huggingface_hub import HfApi
 
@@ -94,7 +94,7 @@ def _silent(done: int, total: int, what: str) -> None:
 
 @dataclass
 class _Release:
-    """One folder on its way to one tag; every attempt starts from what the Hub holds by then."""
+    """One folder on its way to one tag; every attempt starts from what the Hub holds at that time."""
 
     api: HfApi
     repo: str
@@ -107,7 +107,7 @@ class _Release:
     started: Plan | None = None
 
     def rehearse(self) -> Publication:
-        """What `attempt` would do; sends nothing."""
+        """Return what `attempt` would do; send nothing."""
         head = self.head()
         done = self.finished() if head else None
         if done is not None:
@@ -135,7 +135,7 @@ class _Release:
         return Publication(self.repo, self.tag, commit, self.started, tagged=True)
 
     def head(self) -> str | None:
-        """The last commit of main, None where the repository does not exist."""
+        """Return the last commit of main, None if the repository does not exist."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
@@ -156,7 +156,7 @@ class _Release:
         return {file.path: RemoteFile(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
 
     def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
-        """The folder's files; its card with what the card of a commit says of traces of others, which stay there."""
+        """Return the folder's files; the card keeps what a commit's card says of traces of others, which stay there."""
         if commit is None or not self.api.file_exists(self.repo, CARD, repo_type="dataset", revision=commit):
             return self.files
         there = self.api.hf_hub_download(self.repo, CARD, repo_type="dataset", revision=commit)
@@ -169,7 +169,7 @@ class _Release:
         return {**self.files, CARD: local_file(path)}
 
     def finished(self) -> Publication | None:
-        """The release when the tag is there with the folder's content, None when there is no such tag."""
+        """Return the release if the tag exists with the folder's content, None if there is no such tag."""
         refs = self.api.list_repo_refs(self.repo, repo_type="dataset")
         commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
         if commit is None:
@@ -183,7 +183,7 @@ class _Release:
         return Publication(self.repo, self.tag, commit, self.started or differs, tagged=self.started is not None)
 
     def plan(self, head: str | None) -> Plan:
-        """The changes to make; refused when they would touch what is not ours or, unasked, published traces."""
+        """Return the changes to make; raise if they touch foreign files or, without ``overwrite``, published traces."""
         remote = self.tree(head)
         foreign = [name for name in remote if is_foreign(name)]
         if foreign:

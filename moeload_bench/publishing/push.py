@@ -1,7 +1,7 @@
 """Send a recording to the Hub while it runs: each shard as it is closed, the whole trace at the end.
 
-Training never waits for the network and never ends because of it: shards go up from one background thread, what fails
-is sent again with the next shard, and the last word is `finish`, which reports what is missing.
+Training never waits for the network and never ends because of it. One background thread sends shards, and what fails is
+sent again with the next shard. `finish` reports what is missing in the end.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 class RecordingPush:
-    """What a recorder calls: `shard_closed` after each shard (or `scan` after each step, which finds the shards that
-    have come), `finish` once the trace stands under its final name, `close` when it never will.
+    """What a recorder calls to send its recording.
 
-    ``target`` is the trace's local path `.../RECIPE/SPLIT/seedN.parquet`; on the Hub the same three parts name it, and
-    its shards lie in `seedN.parts/` beside it until the trace replaces them in one commit. Raises `HubError` at once
-    when there is no token or no permission: before training, not after.
+    Call `shard_closed` after each shard (or `scan` after each step, which finds new shards), `finish` once the trace
+    has its final name, and `close` if it never gets it. ``target`` is the trace's local path
+    `.../RECIPE/SPLIT/seedN.parquet`. On the Hub the same three parts name it, and its shards lie next to it in
+    `seedN.parts/` until one commit replaces them by the trace. Raise `HubError` at once if there is no token or no
+    permission: before training, not after.
     """
 
     def __init__(self, repo: str, target: str | Path, *, private: bool = False, api: HfApi | None = None) -> None:
@@ -50,10 +51,10 @@ class RecordingPush:
         if held:
             raise HubError(f"{repo}: holds {self.name} already; record another seed or push elsewhere")
         self._known: set[str] = set()
-        self.scan()  # shards of a recording that goes on: what the Hub holds already is not sent again
+        self.scan()  # shards of a resumed recording; what the Hub holds already is not sent again
 
     def scan(self) -> None:
-        """Queue the shards that were closed since the last look; cheap enough to be called after every step."""
+        """Queue the shards that were closed since the last call; it is cheap enough for every step."""
         folder = self.target.with_suffix(".parts")
         names = {path.name for path in folder.glob("*.parquet")}
         for name in sorted(names - self._known):
@@ -61,22 +62,22 @@ class RecordingPush:
         self._known = names
 
     def shard_closed(self, path: str | Path) -> None:
-        """Queue a shard; returns at once. Warns, once, when an earlier one could not be sent."""
+        """Queue a shard and return at once; warn, once, if an earlier one could not be sent."""
         self._warn()
         shard = Path(path)
         self._waiting[f"{self.parts}/{shard.name}"] = shard
         self._last = self._worker.submit(self._send_waiting)
 
     def wait(self) -> None:
-        """Wait until everything closed so far was sent or has failed; warns once about the latter."""
+        """Wait until everything closed so far was sent or has failed; warn once about failures."""
         if self._last is not None:
             self._last.result()
         self._warn()
 
     def finish(self) -> None:
-        """Send the whole trace and remove its shards from the Hub, in one commit; waits.
+        """Send the whole trace and remove its shards from the Hub, in one commit; wait for it.
 
-        Raises `HubError` when that fails: the local trace is complete, and `publish` can send it later.
+        Raise `HubError` if that fails: the local trace is complete, and `publish` can send it later.
         """
         try:
             self._worker.submit(with_retries, self._send_trace).result()
@@ -88,24 +89,26 @@ class RecordingPush:
             self.close()
 
     def close(self) -> None:
-        """Stop sending, as after an interruption; what waits stays local until the recording is resumed."""
+        """Stop sending, for example after an interruption; waiting shards stay local until the recording resumes."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def _warn(self) -> None:
-        """From the caller's thread: a warning in a background thread is easily lost."""
+        """Warn in the caller's thread: a warning in a background thread is easily lost."""
         if self._trouble and not self._warned:
             self._warned = True
-            warnings.warn(f"{self.repo}: {self._trouble}; recording goes on, shards wait here", stacklevel=3)
+            warnings.warn(
+                f"{self.repo}: {self._trouble}; recording goes on, and shards wait on this machine", stacklevel=3
+            )
 
     def _ask_permission(self) -> None:
-        """Announce a small file and do not send it: the Hub refuses those who may not write."""
+        """Announce a small file without sending it: the Hub refuses tokens that may not write."""
         from huggingface_hub import CommitOperationAdd
 
         probe = CommitOperationAdd(f"{self.parts}/manifest.json", b"{}")
         self._api.preupload_lfs_files(self.repo, additions=[probe], repo_type="dataset")
 
     def _send_waiting(self) -> None:
-        """Send all shards that wait; a failure leaves them waiting."""
+        """Send all shards that wait; those that fail keep waiting."""
         from huggingface_hub import CommitOperationAdd
 
         batch = {name: path for name, path in dict(self._waiting).items() if path.is_file()}

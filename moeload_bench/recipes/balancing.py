@@ -24,13 +24,13 @@ class RouterStatistics(NamedTuple):
 
 
 def router_statistics(routings: Sequence[Routing | None], score_function: str) -> RouterStatistics:
-    """The Switch auxiliary loss of each layer, E sum_e f_e P_e, and the entropy of the router.
+    """Return the Switch auxiliary loss of each layer, E sum_e f_e P_e, and the entropy of the router.
 
-    f_e is the share of routed pairs that went to expert e and P_e the mean over tokens of the router's probability
-    for e; 1 when balanced. Fedus et al., arXiv 2101.03961, equations 4 to 6, with f_e divided by k for k choices per
-    token. The loss of training is the coefficient times the *sum* over layers, as there and in Megatron-LM. Gradients
-    flow through P only. Probabilities are the softmax of the logits or, for `score_function` sigmoid, sigmoids
-    normalised to sum 1. The entropy is in nats.
+    f_e is the share of routed pairs that went to expert e, and P_e the mean over tokens of the router's probability for
+    e; the loss is 1 when balanced. Fedus et al., arXiv 2101.03961, equations 4 to 6, with f_e divided by k for k
+    choices per token. The loss of training is the coefficient times the *sum* over layers, as there and in Megatron-LM.
+    Gradients flow through P only. Probabilities are the softmax of the logits or, for `score_function` sigmoid,
+    sigmoids normalised to sum 1. The entropy is in nats.
     """
     import torch
 
@@ -46,10 +46,10 @@ def router_statistics(routings: Sequence[Routing | None], score_function: str) -
 
 
 def sequence_aux_loss(routings: Sequence[Routing | None], score_function: str, sequences: int) -> torch.Tensor:
-    """E sum_e f_e P_e of each layer, both taken within a sequence, then the mean over ``sequences``; [L].
+    """Return E sum_e f_e P_e of each layer, both taken within a sequence, then the mean over ``sequences``; [L].
 
-    The complementary loss of DeepSeek-V3, arXiv 2412.19437, equations 17 to 20. Raises `RecordingError` when the pass
-    is not so many sequences of one length.
+    This is the complementary loss of DeepSeek-V3, arXiv 2412.19437, equations 17 to 20. Raise `RecordingError` unless
+    the pass has this number of sequences, all of one length.
     """
     import torch
 
@@ -70,21 +70,21 @@ def sequence_aux_loss(routings: Sequence[Routing | None], score_function: str, s
 
 
 def router_z_loss(routings: Sequence[Routing | None]) -> torch.Tensor:
-    """Mean over tokens of the squared log-sum-exp of each router's logits [L]; Zoph et al., arXiv 2202.08906, eq. 5."""
+    """Return the z-loss, the mean squared log-sum-exp of logits [L]; Zoph et al., arXiv 2202.08906, eq. 5."""
     import torch
 
     return torch.stack([_logits(routing)[1].logsumexp(-1).square().mean() for routing in routings])
 
 
 def _logits(routing: Routing | None) -> tuple[Routing, torch.Tensor]:
-    """The routing and its logits [T, E] in single precision."""
+    """Return the routing and its logits [T, E] in single precision."""
     if routing is None or routing.logits_TE is None:
         raise RecordingError("a loss on routers needs their logits, and a router gave none")
     return routing, routing.logits_TE.float()
 
 
 def _probabilities(routing: Routing | None, score_function: str) -> tuple[Routing, torch.Tensor]:
-    """The routing and the router's probabilities [T, E]."""
+    """Return the routing and the router's probabilities [T, E]."""
     import torch
 
     known, logits_TE = _logits(routing)
@@ -95,11 +95,11 @@ def _probabilities(routing: Routing | None, score_function: str) -> tuple[Routin
 
 
 def add_noise_to_gates(routers: Sequence[Router]) -> None:
-    """Noisy top-k gating: while training, each router chooses by logits + n softplus(x W), n standard normal.
+    """Add noisy top-k gating: while training, each router chooses by logits + n softplus(x W), n standard normal.
 
     Shazeer et al., arXiv 1701.06538, equations 3 to 5. W [E, d] is a parameter of the router, `noise_weight`, which
     starts at 0 and learns with the rest; weights of the chosen experts come from the noisy logits too. Call it before
-    hooks are set that read the router's output. Raises `RecordingError` for a router that does not choose the top-k of
+    hooks are set that read the router's output. Raise `RecordingError` for a router that does not choose the top-k of
     the softmax of its logits.
     """
     import torch
@@ -117,7 +117,7 @@ def add_noise_to_gates(routers: Sequence[Router]) -> None:
 
 
 def _noisy_choice(module: Any, args: Any, output: Any) -> Any:
-    """Forward hook: the router's output, chosen anew with noise."""
+    """Return the router's output with choices by noisy logits (a forward hook)."""
     import torch
 
     logits_TE, weight_TK, _ = output

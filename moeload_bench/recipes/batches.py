@@ -21,14 +21,14 @@ from moeload_bench.recipes.recipe import DataTable, Recipe, StageTable
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's sequences over all ranks: tokens [B, N], half of the step each belongs to [B], data stage."""
+    """One step's sequences over all ranks: tokens [B, N], the half of the step that each belongs to [B], data stage."""
 
     token_BN: NDArray[np.int64]
     half_B: NDArray[np.int64]
     stage: int
 
     def split(self, count: int) -> list[Batch]:
-        """The sequences in ``count`` parts, in their order."""
+        """Return the sequences in ``count`` parts, in their order."""
         token, half = np.array_split(self.token_BN, count), np.array_split(self.half_B, count)
         return [Batch(t, h, self.stage) for t, h in zip(token, half, strict=True)]
 
@@ -36,14 +36,14 @@ class Batch:
 class BatchOrder:
     """The data order of one run.
 
-    Sequence i of a step comes from source i mod n of the stage's n sources or, where they have weights, from that of
-    the stage's `turns`; consecutive sequences of one source belong to different halves. Each source is cut into windows
-    that do not overlap; they are visited in a new random order in each epoch, drawn from (seed, stage, source, epoch).
-    A stage starts from the beginning.
+    Sequence i of a step comes from source i mod n of the stage's n sources. If sources have weights, it comes from that
+    of the stage's `turns` instead. Consecutive sequences of one source belong to different halves. Each source is cut
+    into windows that do not overlap; each epoch visits them in a new random order, drawn from (seed, stage, source,
+    epoch). A stage starts from the beginning.
 
-    In a stage that drifts, sequences come in pairs of one source, one for each half. Of the P pairs of step t of T,
-    those of the new sources follow without chance from their number before step t, floor(P t^2 / 2T): the share rises
-    linearly, and a step's loads have no noise of a drawn mixture.
+    In a stage that drifts, sequences come in pairs of one source, one for each half. At step t of T, the new sources
+    have had floor(P t^2 / 2T) of the pairs, P pairs a step. That number is exact, not drawn: the share rises linearly,
+    and a step's loads have no sampling noise from the mixture.
     """
 
     def __init__(self, recipe: Recipe, seed: int, streams: Mapping[str, NDArray[np.uint16]]) -> None:
@@ -53,14 +53,14 @@ class BatchOrder:
         self._order = functools.lru_cache(maxsize=16)(self._shuffled)
 
     def reordered(self, seed: int) -> BatchOrder:
-        """The order of another seed, over the same text."""
+        """Return the order of another seed, over the same text."""
         other = copy.copy(self)
         other._seed = seed
         other._order = functools.lru_cache(maxsize=16)(other._shuffled)
         return other
 
     def batch(self, step: int) -> Batch:
-        """The sequences of optimizer step `step` (from 0)."""
+        """Return the sequences of optimizer step `step` (from 0)."""
         stage = self._recipe.stage_at(step)
         drifts = self._recipe.data.stages[stage].towards is not None
         rows, halves = [], []
@@ -70,7 +70,7 @@ class BatchOrder:
         return Batch(np.stack(rows).astype(np.int64), np.array(halves, dtype=np.int64), stage)
 
     def _in_turn(self, stage: int, step: int) -> Iterator[tuple[str, int, int]]:
-        """(source, number of the sequence within it, half) of each sequence, sources in turn."""
+        """Yield (source, number of the sequence within it, half) of each sequence, sources in turn."""
         data = self._recipe.data
         table = data.stages[stage]
         before = _taken_before(data, table, step)
@@ -80,7 +80,7 @@ class BatchOrder:
     def probe(self, step: int, sequences: int) -> Batch:
         """Return ``sequences`` of the stage's mix that a step does not train on, drawn from (seed, step).
 
-        Raises `RecipeError` where a source has fewer windows than that.
+        Raise `RecipeError` if a source has fewer windows than that.
         """
         stage = self._recipe.stage_at(step)
         table = self._recipe.data.stages[stage]
@@ -101,12 +101,12 @@ class BatchOrder:
         return Batch(np.stack(rows).astype(np.int64), np.array(halves, dtype=np.int64), stage)
 
     def _untrained(self, step: int, source: str, trained: set[int]) -> NDArray[np.int64]:
-        """The windows of a source without those in ``trained``, in an order drawn from (seed, step, source)."""
+        """Return the windows of a source without those in ``trained``, in an order drawn from (seed, step, source)."""
         rest = np.delete(np.arange(len(self._windows[source])), np.fromiter(trained, dtype=np.int64))
         return rest[_random(f"{self._seed}/probe/{step}/{source}").permutation(len(rest))]
 
     def passes(self) -> dict[tuple[int, str], float]:
-        """By (stage, source): how often the whole run trains on all windows of the source in that stage."""
+        """Return, by (stage, source), how often the whole run trains on all windows of the source in that stage."""
         data = self._recipe.data
         ends = [*(stage.start for stage in data.stages[1:]), self._recipe.steps]
         found: dict[tuple[int, str], float] = {}
@@ -117,7 +117,7 @@ class BatchOrder:
         return found
 
     def _drifting(self, stage: int, step: int) -> Iterator[tuple[str, int, int]]:
-        """The same in a stage that drifts towards other sources."""
+        """Yield the same as `_in_turn`, in a stage that drifts towards other sources."""
         data = self._recipe.data
         table = data.stages[stage]
         pairs, span, at = data.sequences // 2, data.stages[stage + 1].start - table.start, step - table.start
@@ -136,7 +136,7 @@ class BatchOrder:
         return row
 
     def _window(self, stage: int, source: str, number: int) -> int:
-        """Which window of a source is its sequence ``number`` in a stage."""
+        """Return the window that is sequence ``number`` of a source in a stage."""
         epoch, at = divmod(number, len(self._windows[source]))
         return int(self._order(stage, source, epoch)[at])
 
@@ -145,12 +145,12 @@ class BatchOrder:
 
 
 def _random(key: str) -> np.random.RandomState:
-    """RandomState's streams are frozen for good by numpy's policy (NEP 19); those of Generator may change."""
+    """Return a RandomState: numpy froze its streams (NEP 19), while those of Generator may change."""
     return np.random.RandomState(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
 
 
 def _slots(table: StageTable, sequences: int) -> Iterator[tuple[int, int]]:
-    """(number of the source, number within what the step takes of it) of each sequence of a step."""
+    """Yield (number of the source, number within what the step takes of it) of each sequence of a step."""
     taken = [0] * len(table.sources)
     for _, j in zip(range(sequences), itertools.cycle(table.turns), strict=False):
         yield j, taken[j]
@@ -158,7 +158,7 @@ def _slots(table: StageTable, sequences: int) -> Iterator[tuple[int, int]]:
 
 
 def _taken_before(data: DataTable, table: StageTable, step: int) -> list[int]:
-    """By source the sequences that the stage's steps before ``step`` took."""
+    """Return, by source, how many sequences the stage's steps before ``step`` took."""
     edges = [*(first for first, _ in data.batch_sizes), step]
     taken = [0] * len(table.sources)
     for (first, count), after in zip(data.batch_sizes, edges[1:], strict=True):

@@ -1,7 +1,7 @@
-"""Routing biases that keep loads equal: routers add them to their scores before they choose, and to nothing else.
+"""Routing biases that keep loads equal: routers add them to their scores to choose experts, and use them nowhere else.
 
-transformers' routers of the DeepSeek-V3 kind have such a bias, the buffer `e_score_correction_bias`, but nothing there
-updates it. Axis letters: L routers, E experts, T tokens of a forward pass.
+transformers' routers of the DeepSeek-V3 kind have such a bias, the buffer `e_score_correction_bias`, but transformers
+never updates it. Axis letters: L routers, E experts, T tokens of a forward pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RoutingBias:
         return np.stack([bias.detach().cpu().numpy() for bias in self._bias]).astype(np.float32)
 
     def see(self, routings: Sequence[Routing | None]) -> None:
-        """Take in one forward pass of training; a bias that needs loads alone does nothing."""
+        """Take in one forward pass of training; a bias that needs only loads does nothing here."""
 
     def update(self, load_LE: NDArray[np.int64]) -> None:
         """Set the biases after an optimizer step with these loads, summed over all data-parallel ranks."""
@@ -66,14 +66,14 @@ class LossFreeBias(RoutingBias):
 class QuantileBias(RoutingBias):
     """Quantile balancing: after each step, biases are the quantiles that give each expert its share of the step.
 
-    Follows Megatron core at d98e8a64 (`qb_dual_update`, `_update_router_qb_beta`; the idea is of kexue.fm 11619).
+    It follows Megatron core at d98e8a64 (`qb_dual_update`, `_update_router_qb_beta`; the idea is of kexue.fm 11619).
     The same: `quantile_bias` of each micro-batch, their mean over micro-batches and processes, centred to mean 0; the
     next step routes with it; nothing is kept of earlier steps (its moving average at the default of 0). Different: the
-    bias is added to the scores where Megatron subtracts its negative; scores are the sigmoids (or softmax) that these
-    routers choose by, Megatron takes the logits; where T x k is no multiple of E, the share is rounded down, Megatron
-    stops. Held are sums of quantiles, one number per router and expert, and no scores.
+    bias is added to the scores, while Megatron subtracts its negative; scores are the sigmoids (or softmax) that these
+    routers choose by, while Megatron takes the logits; if T x k is not a multiple of E, the share is rounded down,
+    while Megatron stops. Only sums of quantiles are held, one number per router and expert, no scores.
 
-    ``mean`` averages a tensor over processes. Raises `RecordingError` for a router that limits its choice to groups.
+    ``mean`` averages a tensor over processes. Raise `RecordingError` for a router that limits its choice to groups.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class QuantileBias(RoutingBias):
 
 
 def quantile_bias(score_TE: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> torch.Tensor:
-    """Return the bias [E] with which each expert gets T x k / E of the tokens, by what they had to beat before.
+    """Return the bias [E] with which each expert gets T x k / E of the tokens, at the present cutoffs.
 
-    A token takes an expert whose score with its bias is above the token's (k+1)-th largest. With these cutoffs as they
-    are under ``bias_E``, exactly T x k / E tokens (rounded down) take each expert under the new bias, if no scores are
-    equal. Cutoffs then move too, so one call is a step of coordinate descent and not the end of it. Raises
-    `RecordingError` where every token takes every expert.
+    A token takes an expert whose score with its bias is above the token's (k+1)-th largest. That cutoff is the one
+    under ``bias_E``. With these cutoffs, exactly T x k / E tokens (rounded down) take each expert under the new bias,
+    if no scores are equal. The cutoffs then move too, so one call is one step of coordinate descent, not its end. Raise
+    `RecordingError` if every token takes every expert.
     """
     tokens, experts = score_TE.shape
     if top_k >= experts:

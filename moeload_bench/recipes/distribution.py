@@ -19,7 +19,7 @@ StratumName = Literal["small", "large"]
 
 
 class KeptOut(Record):
-    """What no recipe of the distribution may use, for a later evaluation on what was never seen."""
+    """What no recipe of the distribution may use; it is kept for a later evaluation on unseen trainings."""
 
     families: tuple[str, ...]
     texts: tuple[str, ...]
@@ -95,7 +95,7 @@ class ScheduleOption(Record):
     at: tuple[Share, ...] = ()
 
     def table(self, share: float | None, steps: int, warmup: int) -> dict[str, Any]:
-        """Return the recipe's table for a run of so many steps."""
+        """Return the recipe's table for a run of ``steps`` steps."""
         found = {**self.model_dump(exclude={"at"}, exclude_none=True), "warmup": warmup}
         if share is None:
             return found | ({"period": steps} if self.kind == "cosine" else {})

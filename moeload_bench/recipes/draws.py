@@ -1,8 +1,8 @@
 """Recipes drawn from a distribution over trainings: one TOML file and a seed give the same recipes to everybody.
 
-Every number comes from a hash of the distribution's name, the seed, the recipe's name and the key that is drawn, so a
+Every number comes from a hash of the distribution's name, the seed, the recipe's name and the key that is drawn. So a
 recipe depends neither on how many are drawn nor on other keys. Nothing is measured: the budget is a formula
-(`shapes.step_seconds`), and what does not fit it is not among the choices.
+(`shapes.step_seconds`), and choices that exceed it are left out.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ class Drawn:
     ramp_at: float = 0.0
     probe: bool = False
     minutes: float = 0.0
-    """What the formula says that recording it takes of one core."""
+    """Minutes of one core that the recording takes, by the formula."""
 
     @property
     def sequences(self) -> int:
-        """Sequences of a step, after the ramp."""
+        """Return the sequences of a step, after the ramp."""
         return int(self.shape["tokens"] // self.shape["sequence_length"])
 
 
 def load_distribution(path: Path) -> Distribution:
-    """Read a distribution; raises `RecipeError` that names the field that could give an invalid recipe."""
+    """Read a distribution; raise `RecipeError` that names the field that could give an invalid recipe."""
     try:
         with path.open("rb") as file:
             distribution = Distribution.model_validate(tomllib.load(file))
@@ -93,12 +93,12 @@ def load_distribution(path: Path) -> Distribution:
 
 
 def own_seed(path: Path) -> int:
-    """Return the seed that nobody chose: the first 8 hex digits of the file's SHA-256."""
+    """Return the file's own seed, which nobody chooses: the first 8 hex digits of its SHA-256."""
     return int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16)
 
 
 def draw_recipes(distribution: Distribution, number: int, seed: int) -> list[Drawn]:
-    """Return what is drawn for the first ``number`` recipes of a seed; `recipe_of` makes them."""
+    """Return what is drawn for the first ``number`` recipes of a seed; `recipe_of` turns it into recipes."""
     cells = _cells(distribution)
     counts: Counter[str] = Counter()
     found: list[Drawn] = []
@@ -111,7 +111,7 @@ def draw_recipes(distribution: Distribution, number: int, seed: int) -> list[Dra
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """Return a recipe as the text of a file: what is not said is a default."""
+    """Return a recipe as the text of a file; fields at their default are left out."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
 
 
@@ -151,7 +151,7 @@ def _traits(recipe: Recipe) -> dict[str, Any]:
 
 
 def _cells(distribution: Distribution) -> list[tuple[StratumName, str]]:
-    """(stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
+    """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
     return [quotas[at][:2] for _, at in sorted(due)]
@@ -194,7 +194,7 @@ def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: 
 
 
 def _ramp_fits(table: StratumTable, shape: dict[str, Any], ramp: tuple[int, ...]) -> bool:
-    """Whether the smaller batches keep the limits of the stratum too."""
+    """Return whether the smaller batches keep the limits of the stratum too."""
     sequences = shape["tokens"] // shape["sequence_length"]
     for divisor in ramp:
         tokens, rest = divmod(shape["tokens"], divisor)
@@ -206,13 +206,13 @@ def _ramp_fits(table: StratumTable, shape: dict[str, Any], ramp: tuple[int, ...]
 
 
 def _turns(shape: dict[str, Any], ramp: tuple[int, ...]) -> int:
-    """Sum of the weights of a stage's texts: each gets an even number of a step's sequences, half for each half."""
+    """Return the sum of the weights of a stage's texts; each gets an even number of a step's sequences."""
     pairs = shape["tokens"] // shape["sequence_length"] // max((2, *(2 * divisor for divisor in ramp)))
     return next(turns for turns in range(min(MOST_TURNS, pairs), 0, -1) if pairs % turns == 0)
 
 
 def _texts_last(distribution: Distribution, table: StratumTable, tokens: int, turns: int, plan: PlanTable) -> bool:
-    """Whether texts are long enough, and every step has sequences of each."""
+    """Return whether texts are long enough, and whether every step has sequences of each."""
     counted = tokens + (0 if table.probe is None else table.probe.tokens)
     for mix in plan.mixes:
         texts = distribution.mixes[mix]
@@ -230,7 +230,7 @@ def _tokens(distribution: Distribution, text: str) -> float:
 
 
 def _weights(texts: Sequence[str], turns: int) -> list[int]:
-    """Whole numbers that sum to ``turns``, by the size of the texts and at least 1."""
+    """Return whole numbers that sum to ``turns``, by the size of the texts and at least 1."""
     weights = [1] * len(texts)
     for _ in range(turns - len(texts)):
         shares = [find_corpus(text).text_bytes / weight for text, weight in zip(texts, weights, strict=True)]
@@ -239,7 +239,7 @@ def _weights(texts: Sequence[str], turns: int) -> list[int]:
 
 
 def _minutes(distribution: Distribution, drawn: Drawn, steps: int) -> float:
-    """The minutes of one core that so many steps take."""
+    """Return the minutes of one core that ``steps`` steps take."""
     family, shape = distribution.families[drawn.family], drawn.shape
     seconds = 0.0
     for share, divisor in _batches(drawn):
@@ -252,13 +252,13 @@ def _minutes(distribution: Distribution, drawn: Drawn, steps: int) -> float:
 
 
 def _batches(drawn: Drawn) -> list[tuple[float, int]]:
-    """(share of the steps, by how much the batch is divided) of each size."""
+    """Return (share of the steps, by how much the batch is divided) of each size."""
     ramp = [(drawn.ramp_at, divisor) for divisor in drawn.ramp]
     return [*ramp, (1 - len(ramp) * drawn.ramp_at, 1)]
 
 
 def recipe_of(distribution: Distribution, drawn: Drawn) -> Recipe:
-    """Return the recipe of what was drawn; raises `ValidationError` where that is none."""
+    """Return the recipe of what was drawn; raise `ValidationError` if it is invalid."""
     shape, table = drawn.shape, distribution.strata[drawn.stratum]
     data = {
         "sequence_length": shape["sequence_length"],
@@ -310,7 +310,7 @@ def _mix(distribution: Distribution, mix: str, turns: int) -> dict[str, Any]:
 
 
 def _config(distribution: Distribution, drawn: Drawn) -> dict[str, Any]:
-    """The family's configuration with the drawn sizes for their words."""
+    """Return the family's configuration, with the drawn sizes in place of their words."""
     family, shape = distribution.families[drawn.family], drawn.shape
     width = shape["width"]
     sizes = {
@@ -331,7 +331,7 @@ def _config(distribution: Distribution, drawn: Drawn) -> dict[str, Any]:
 
 
 def _about(distribution: Distribution, drawn: Drawn) -> str:
-    """What the recipe is, in words."""
+    """Describe the recipe in words."""
     shape, probe = drawn.shape, distribution.strata[drawn.stratum].probe
     per_expert = shape["tokens"] * shape["top_k"] / shape["experts"]
     in_parts = f" in {shape['micro_batches']} micro-batches" if shape["micro_batches"] > 1 else ""
@@ -356,7 +356,7 @@ def _about(distribution: Distribution, drawn: Drawn) -> str:
 
 
 def _check(distribution: Distribution) -> None:
-    """Raise `ValueError` that names a field by which a draw could be no recipe, or be missing."""
+    """Raise `ValueError` that names a field by which a drawn recipe could be invalid or missing."""
     for stratum in distribution.quotas:
         _check_limits(distribution, stratum)
         for field, drawn in _corners(distribution, stratum):
@@ -367,7 +367,7 @@ def _check(distribution: Distribution) -> None:
 
 
 def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
-    """Every quota has a shape within the limits and the budget, every choice is in one, and every shape has texts."""
+    """Raise unless every quota has a shape within its limits, every choice is in a shape, every shape has texts."""
     table, where = distribution.strata[stratum], f"strata.{stratum}"
     reached: dict[str, set[Any]] = {key: set() for key in SHAPE}
     least, batches = np.inf, set()
@@ -395,7 +395,7 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
 
 
 def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple[str, Drawn]]:
-    """(field, what is drawn with one choice of it) of all choices of a stratum, others being the first."""
+    """Yield (field, what is drawn with one choice of it) for all choices of a stratum, others being the first."""
     table, training = distribution.strata[stratum], distribution.training
     for method in distribution.quotas[stratum]:
         how = distribution.methods[method]

@@ -1,4 +1,4 @@
-"""Hash routing: which experts a token takes follows from its id alone, so loads drift as the text does and no more.
+"""Hash routing: a token's id alone decides its experts, so loads change only as the text does.
 
 Axis letters: V token ids, B sequences, N tokens of a sequence, T tokens of a forward pass, E experts, K choices per
 token.
@@ -18,11 +18,11 @@ from moeload_bench.recording.routers import Adapter, find_routers, top_k_routing
 
 
 class HashRouter(nn.Module):
-    """A router that looks each token's experts up in a fixed table; it learns nothing.
+    """A router that looks up each token's experts in a fixed table; it learns nothing.
 
-    Returns what the router that it replaces returns: logits [T, E], weights [T, K] and indices [T, K]. Weights are
-    1 / K, and logits are 0 for a token's experts and -inf for others, so that their softmax is what it does. (Hash
-    layers of DeepSeek-V4 learn the weights; their choice is the same kind of table.)
+    It returns what the router that it replaces returns: logits [T, E], weights [T, K] and indices [T, K]. Weights are 1
+    / K. Logits are 0 for a token's experts and -inf for others, so their softmax gives the same weights. (Hash layers
+    of DeepSeek-V4 learn the weights; their choice is the same kind of table.)
     """
 
     expert_VK: torch.Tensor
@@ -42,14 +42,14 @@ class HashRouter(nn.Module):
 
 
 ADAPTERS: dict[type, Adapter] = {HashRouter: top_k_routing}
-"""How a recorder reads them."""
+"""The adapter with which a recorder reads them."""
 
 
 def route_by_token(model: nn.Module, seed: int) -> None:
-    """Replace every router of a model by a `HashRouter` with a table of its own (Roller et al., arXiv 2106.04426).
+    """Replace every router of a model by a `HashRouter` with its own table (Roller et al., arXiv 2106.04426).
 
-    Call it before the optimizer takes the parameters. Raises `RecordingError` for a router that does not return
-    indices [T, K], and for an encoder-decoder, whose two stacks read different tokens.
+    Call it before the optimizer takes the parameters. Raise `RecordingError` for a router that does not return indices
+    [T, K], and for an encoder-decoder, whose two stacks read different tokens.
     """
     config: Any = model.config
     for layer, router in enumerate(find_routers(model)):
@@ -70,13 +70,13 @@ def route_by_token(model: nn.Module, seed: int) -> None:
 def expert_table(seed: int, layer: int, vocabulary: int, experts: int, top_k: int) -> np.ndarray:
     """Return the experts of each token id [V, K]: K different ones, drawn from (seed, layer)."""
     key = hashlib.sha256(f"{seed}/hash/{layer}".encode()).digest()
-    # RandomState's streams are frozen for good by numpy's policy (NEP 19); those of Generator may change.
+    # numpy froze RandomState's streams (NEP 19); those of Generator may change
     random = np.random.RandomState(np.frombuffer(key, dtype=np.uint32))
     return random.random_sample((vocabulary, experts)).argsort(axis=1, kind="stable")[:, :top_k].copy()
 
 
 def _note_tokens(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    """Forward pre-hook of the model: hand the ids to its routers."""
+    """Give the ids to the model's routers (a forward pre-hook of the model)."""
     token_BN = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
     for module in model.modules():
         if isinstance(module, HashRouter):

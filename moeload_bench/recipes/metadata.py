@@ -1,4 +1,4 @@
-"""The metadata of a trace that a recipe records: all that is known about the run before its first step."""
+"""The metadata of a trace that a recipe records: everything known about the run before its first step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recipe_meta(
     gate: str,
     parallel: Mapping[str, Any],
 ) -> TraceMeta:
-    """All that is known about a run of a recipe; ``passes``: see `BatchOrder.passes`."""
+    """Return everything known about a run of a recipe; ``passes``: see `BatchOrder.passes`."""
     return TraceMeta(
         format_version="1.2",
         recipe=recipe.name,
@@ -63,12 +63,12 @@ def recipe_meta(
 
 
 def probe_name(recipe: Recipe) -> str:
-    """The name of the traces of a recipe's probe."""
+    """Return the recipe name of the traces of a recipe's probe."""
     return f"{recipe.name}.probe"
 
 
 def probe_meta(recipe: Recipe, run: TraceMeta) -> TraceMeta:
-    """The metadata of the probe of a run."""
+    """Return the metadata of the probe of a run."""
     table = recipe.probe
     assert table is not None
     about = (
@@ -86,7 +86,7 @@ def probe_meta(recipe: Recipe, run: TraceMeta) -> TraceMeta:
 
 
 def recipe_notes(recipe: Recipe) -> Iterator[str]:
-    """What a recipe does that no field of the format has a place for."""
+    """Yield a note for each property of a recipe for which the format has no field."""
     data, balancing = recipe.data, recipe.balancing
     if recipe.model.noisy_gate:
         yield "noisy top-k gating"
@@ -116,9 +116,9 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
 
 
 def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
-    """The recipe's balancing in the words of the trace format.
+    """Return the recipe's balancing in the words of the trace format.
 
-    With several micro-batches or processes, losses and quantiles are taken within each and not over the step's batch.
+    With several micro-batches or processes, losses and quantiles are taken within each, not over the step's batch.
     """
     within = "per_layer" if recipe.data.micro_batches * processes == 1 else "per_micro_batch"
     method, scope = {
@@ -136,7 +136,7 @@ def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
 def source_metas(
     recipe: Recipe, texts: Mapping[str, TextSource], passes: Mapping[tuple[int, str], float]
 ) -> tuple[SourceMeta, ...]:
-    """Every text of every stage, with its hash and licence; ``texts`` by the names that the recipe uses."""
+    """Return every text of every stage, with its hash and licence; ``texts`` by the names that the recipe uses."""
     return tuple(
         SourceMeta(
             name=texts[name].name,

@@ -1,4 +1,4 @@
-"""Models from recipes, with random weights that depend on the seed alone."""
+"""Models from recipes, with random weights that depend only on the seed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# keys that transformers reads without declaring them in the configuration of each family that has them
+# keys that transformers reads although not every family declares them in its configuration
 _UNDECLARED = ("attn_implementation", "experts_implementation", "head_dim", "decoder_start_token_id")
 _SIGMOID = ("deepseek_v3", "glm4_moe", "llama4_text")
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
-    """The recipe's model in training mode, initialised from ``seed``.
+    """Return the recipe's model in training mode, initialised from ``seed``.
 
-    Raises `RecipeError` when transformers does not know the family or refuses the configuration.
+    Raise `RecipeError` if transformers does not know the family or refuses the configuration.
     """
     try:
         import torch
@@ -39,7 +39,7 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model: Any = maker.from_config(config)
-    except Exception as error:  # a configuration is checked by any means that its class likes
+    except Exception as error:  # each class checks its configuration in its own way
         last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {last}") from error
     if recipe.model.checkpointing:
@@ -49,7 +49,7 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
 
 
 def _check_keys(recipe: Recipe) -> None:
-    """Refuse a family or key that does not exist: transformers would take its own default in silence."""
+    """Raise for a family or key that does not exist: transformers would silently use its own default."""
     from transformers import CONFIG_MAPPING
 
     family = recipe.model.family
@@ -76,7 +76,7 @@ def _check_top_k(config: Any) -> None:
 
 
 def model_inputs(model: nn.Module, token_BN: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Keyword arguments of one forward pass with its loss.
+    """Return keyword arguments of one forward pass with its loss.
 
     A decoder predicts each next token; an encoder-decoder reads the first half of a sequence and predicts the second.
     """
@@ -88,12 +88,12 @@ def model_inputs(model: nn.Module, token_BN: torch.Tensor) -> dict[str, torch.Te
 
 
 def score_function(recipe: Recipe) -> str:
-    """`softmax` or `sigmoid`: how the recipe's router turns logits into scores."""
+    """Return `softmax` or `sigmoid`: how the recipe's router turns logits into scores."""
     return "sigmoid" if recipe.model.family in _SIGMOID else "softmax"
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices, not on vectors (norms, biases)."""
+    """Return AdamW, with weight decay on matrices but not on vectors (norms, biases)."""
     import torch
 
     table = recipe.optimizer

@@ -1,7 +1,7 @@
 """The processes of one `torchrun`, as the training loop of a recipe sees them, and a model cut over them (FSDP2).
 
-Of a cut model each process has equal parts of the weights, gradients and optimizer of each layer. A checkpoint holds
-the whole state, as that of one process does.
+When a model is cut, each process holds equal parts of the weights, gradients and optimizer of each layer. A checkpoint
+always holds the whole state, as the checkpoint of a single process does.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Number of this process and of all; every method but `leads` is called by all of them together."""
+    """The number of this process and of all; all processes must call each method together, except `leads`."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and reports."""
+        """Return whether this process writes and reports."""
         return self.rank == 0
 
     def led(self, action: Callable[[], int]) -> int:
-        """What ``action`` gives on the first process; an error there is raised on all."""
+        """Return what ``action`` returns on the first process; raise its error on all processes."""
         if self.count == 1:
             return action()
         import torch
@@ -61,7 +61,7 @@ class Ranks:
         return int(answer[1])
 
     def first_alone(self, action: Callable[[], T]) -> T:
-        """``action`` on every process, first on process 0, which fills the caches that the others then read."""
+        """Run ``action`` on process 0 first, which fills caches, then on all others, which read them."""
         done: list[T] = []
 
         def once() -> int:
@@ -72,7 +72,7 @@ class Ranks:
         return done[0] if done else action()
 
     def shared_file(self, path: Path | None) -> Path | io.BytesIO | None:
-        """A file that process 0 holds, for all; None where it holds none."""
+        """Return a file that process 0 holds, for all processes; None if it holds none."""
         if self.count == 1:
             return path
         import torch
@@ -89,7 +89,7 @@ class Ranks:
         return io.BytesIO(sent.cpu().numpy().tobytes())
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of a tensor over all processes."""
+        """Return the mean of a tensor over all processes."""
         if self.count == 1:
             return value
         import torch
@@ -102,9 +102,9 @@ class Ranks:
 
 @contextmanager
 def torchrun_ranks() -> Iterator[Ranks]:
-    """The processes that `torchrun` started, joined until the block ends; one process when it did not start this.
+    """Join the processes that `torchrun` started until the block ends; one process if it did not start this.
 
-    Processes talk over gloo on CPUs and over NCCL on GPUs, one GPU each.
+    Processes communicate by gloo on CPUs and by NCCL on GPUs, one GPU each.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
@@ -120,12 +120,12 @@ def torchrun_ranks() -> Iterator[Ranks]:
     except MoeloadError:
         dist.destroy_process_group()
         raise
-    # not after other errors: they may come from within a collective, and leaving could wait for it
+    # not after other errors: they may come from within a collective, and leaving could block on it
     dist.destroy_process_group()
 
 
 def shard(model: Any, device: torch.device) -> nn.Module:
-    """Cut each layer of a transformers model, and what is outside of layers, over all processes; in place."""
+    """Cut each layer of a transformers model, and what is outside of layers, over all processes, in place."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -139,7 +139,7 @@ def shard(model: Any, device: torch.device) -> nn.Module:
 
 
 def gathered(value: Any, keep: bool) -> Any:
-    """A nested state with whole tensors on the CPU in place of cut ones; None in their place unless ``keep``.
+    """Return a nested state with whole tensors on the CPU in place of cut ones, or with None unless ``keep``.
 
     All processes call it together.
     """
@@ -152,7 +152,9 @@ def gathered(value: Any, keep: bool) -> Any:
 
 
 def scattered(whole: Any, like: nn.Parameter) -> Any:
-    """This process's part of a whole tensor, cut as ``like`` is; anything of another shape as it is."""
+    """Return this process's part of a whole tensor, cut as ``like`` is; a tensor of another shape is returned
+    unchanged.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor) or getattr(whole, "shape", None) != like.shape:
@@ -161,7 +163,7 @@ def scattered(whole: Any, like: nn.Parameter) -> Any:
 
 
 def load_whole(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Set model and optimizer from whole tensors, of which each process takes its part."""
+    """Set model and optimizer from whole tensors; each process takes its part of them."""
     held = model.state_dict()
     model.load_state_dict({name: scattered(value, held[name]) for name, value in state["model"].items()})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -18,7 +18,7 @@ from moeload_bench.schema import Record, first_problem, later
 
 RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
-"""Numbers of bfloat16 in 16 bytes, to which torch's grouped matrix products align rows."""
+"""How many bfloat16 numbers fit into 16 bytes; torch's grouped matrix products align rows to that."""
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 
 
@@ -47,8 +47,8 @@ class ModelTable(Record):
 class BalancingTable(Record):
     """How the router is kept balanced; `coefficient` is the loss weight or the bias step, and some methods have none.
 
-    `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence, which loss-free
-    balancing may have beside it; `z_loss` that of the router z-loss, which keeps logits small and balances nothing.
+    `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence; only loss-free
+    balancing may have it. `z_loss` is the weight of the router z-loss, which keeps logits small and balances nothing.
     """
 
     method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
@@ -70,9 +70,9 @@ class BalancingTable(Record):
 class StageTable(Record):
     """From `start` on, sequences are taken in turn from `sources` (names of corpora).
 
-    With `towards` the mixture drifts: the share of the sequences that is taken from those sources instead rises
-    linearly from 0 at `start` to 1 where the next stage starts, which trains on them alone. With `weights`, one for
-    each source, a source gets that many of every sum(weights) sequences, spread evenly.
+    With `towards` the mixture drifts: the share of sequences from these new sources rises linearly from 0 at `start` to
+    1 where the next stage starts, which trains only on them. With `weights`, one for each source, a source gets that
+    many of every sum(weights) sequences, spread evenly.
     """
 
     start: int = Field(ge=0)
@@ -85,19 +85,19 @@ class StageTable(Record):
         if self.weights is not None and len(self.weights) != len(self.sources):
             raise ValueError(f"weights has {len(self.weights)} numbers, expected one for each of {len(self.sources)}")
         if self.weights is not None and self.towards is not None:
-            raise ValueError("a mixture that drifts takes its sources in turn: expected no weights")
+            raise ValueError("a mixture that drifts takes its sources in turn, so it cannot have weights")
         return self
 
     @property
     def turns(self) -> tuple[int, ...]:
-        """Numbers of the sources in the order in which sequences are taken from them, again and again."""
+        """Return the numbers of the sources in the order in which sequences are taken from them, again and again."""
         weights = self.weights or (1,) * len(self.sources)
         due = sorted(((turn + 0.5) / weight, j) for j, weight in enumerate(weights) for turn in range(weight))
         return tuple(j for _, j in due)
 
     @property
     def every_source(self) -> tuple[str, ...]:
-        """The sources that any step of the stage may take sequences from."""
+        """Return the sources that any step of the stage may take sequences from."""
         return tuple(dict.fromkeys((*self.sources, *(self.towards or ()))))
 
 
@@ -109,10 +109,10 @@ class RampTable(Record):
 
 
 class ProbeTable(Record):
-    """A count of a large batch beside the training: every `every` steps, `tokens` tokens in a pass without gradients.
+    """A count of a large batch in addition to the training: every `every` steps, `tokens` tokens without gradients.
 
-    The sequences are drawn from the stage's mix, none of those that the step trains on. The counts are a trace of
-    their own, `NAME.probe`, with stride `every`.
+    The sequences are drawn from the stage's mix, but never from those that the step trains on. The counts are a trace
+    of their own, `NAME.probe`, with stride `every`.
     """
 
     every: int = Field(ge=1)
@@ -120,11 +120,11 @@ class ProbeTable(Record):
 
 
 class PretrainingTable(Record):
-    """What the model has behind it before step 0: `steps` steps on other text that are not recorded.
+    """What the model has been trained on before step 0: `steps` steps on other text that are not recorded.
 
-    They are trained as the recipe's own but at the constant rate after the warm-up and with the first batch size; then
-    the optimizer's moments are forgotten, as when training goes on from published weights. Text that is trained on
-    again afterwards comes in the same order.
+    They are trained as the recipe's own, but at the constant rate after the warm-up and with the first batch size. Then
+    the optimizer's moments are reset, as if training went on from published weights. Text that is trained on again
+    afterwards comes in the same order.
     """
 
     steps: int = Field(ge=1)
@@ -184,16 +184,16 @@ class DataTable(Record):
 
     @property
     def batch_sizes(self) -> tuple[tuple[int, int], ...]:
-        """(first step, sequences per step) of each size, in order."""
+        """Return (first step, sequences per step) of each size, in order."""
         return ((0, self.sequences), *((piece.start, piece.sequences) for piece in self.ramp or ()))
 
     def sequences_at(self, step: int) -> int:
-        """Sequences of optimizer step `step`."""
+        """Return the sequences of optimizer step `step`."""
         return [count for start, count in self.batch_sizes if start <= step][-1]
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Every source that sequences are taken from, the unrecorded ones last."""
+        """Return every source that sequences are taken from, the unrecorded ones last."""
         before = self.pretraining.sources if self.pretraining else ()
         return tuple(dict.fromkeys((*(name for stage in self.stages for name in stage.every_source), *before)))
 
@@ -213,10 +213,10 @@ class ScheduleTable(Record):
     """Linear warm-up over `warmup` steps, then one of four kinds.
 
     - `constant`: the peak rate to the end.
-    - `cosine`: from the peak to `floor` times it at step `period`, and there it stays.
-    - `cosine_restarts`: the same again in each `period`. Periods after the first peak at `restart_factor` times the
-      first one's rate. With `restart_from_weights` they begin as a run does that was started again from its weights
-      alone: without warm-up and without the optimizer's moments.
+    - `cosine`: from the peak to `floor` times it at step `period`, then constant.
+    - `cosine_restarts`: the same again in each `period`. Later periods peak at `restart_factor` times the first one's
+      rate. With `restart_from_weights` each begins like a run that is started again from its weights alone: without
+      warm-up and without the optimizer's moments.
     - `warmup_stable_decay`: the peak until step `decay_start`, then linearly to `floor` times it within `decay` steps.
     """
 
@@ -249,14 +249,14 @@ class ScheduleTable(Record):
 
     @property
     def first_restart(self) -> int | None:
-        """The step at which the second period begins, None for a schedule without restarts."""
+        """Return the step at which the second period begins, None for a schedule without restarts."""
         return self.period if self.kind == "cosine_restarts" else None
 
     @property
     def whole_fall(self) -> tuple[str, int] | None:
-        """What the rate falls to its floor by, and the step that it has to get to; None where it need not.
+        """Return the field that sets when the rate reaches its floor, and that step; None if it need not reach it.
 
-        Of restarts the last period may be cut: the rate was at its floor before.
+        The last period of restarts may be cut short: the rate was at its floor before.
         """
         if self.decay_start is not None and self.decay is not None:
             return "schedule.decay_start + schedule.decay", self.decay_start + self.decay
@@ -265,16 +265,17 @@ class ScheduleTable(Record):
         return None
 
     def restarts_at(self, step: int) -> bool:
-        """Whether a period other than the first begins at optimizer step `step`."""
+        """Return whether a period other than the first begins at optimizer step `step`."""
         if self.kind != "cosine_restarts" or self.period is None:
             return False
         return step > 0 and step % self.period == 0
 
     def factor(self, step: int) -> float:
-        """Share of the peak learning rate that optimizer step `step` (from 0) uses; pure.
+        """Return the share of the peak learning rate that optimizer step `step` (from 0) uses; it depends only on the
+        step.
 
-        Each restart goes through the warm-up again, unless it is one from weights. Cosine with warm restarts:
-        Loshchilov and Hutter, arXiv 1608.03983, equation 5. Warm-up, stable, decay: Hu et al., arXiv 2404.06395.
+        Each restart repeats the warm-up, unless it restarts from weights. Cosine with warm restarts: Loshchilov and
+        Hutter, arXiv 1608.03983, equation 5. Warm-up, stable, decay: Hu et al., arXiv 2404.06395.
         """
         if self.period is not None:
             return self._cosine(step, self.period)
@@ -320,7 +321,7 @@ class Recipe(Record):
                 f"probe.tokens is {self.probe.tokens}, expected whole sequences of {self.data.sequence_length}"
             )
         if any(stage.towards is not None for stage in self.data.stages) or self.model.noisy_gate:
-            raise ValueError("probe goes with a mixture that stays and a gate without noise only")
+            raise ValueError("probe needs a mixture that does not drift and a gate without noise")
         return self
 
     @model_validator(mode="after")
@@ -350,22 +351,22 @@ class Recipe(Record):
 
     @model_validator(mode="after")
     def _rate_reaches_its_floor(self) -> Recipe:
-        """A decay or cosine that the steps cut off would be another one than the recipe says."""
+        """Raise if the steps cut off a decay or cosine: the run would differ from what the recipe says."""
         fall = self.schedule.whole_fall
         if fall is not None and fall[1] > self.steps:
             raise ValueError(f"{fall[0]} ends at step {fall[1]}, expected at most steps, which is {self.steps}")
         return self
 
     def stage_at(self, step: int) -> int:
-        """Number of the data stage that optimizer step `step` belongs to."""
+        """Return the number of the data stage that optimizer step `step` belongs to."""
         return sum(stage.start <= step for stage in self.data.stages) - 1
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of optimizer step `step`."""
+        """Return the learning rate of optimizer step `step`."""
         return self.optimizer.lr * self.schedule.factor(step)
 
     def pretraining(self) -> Recipe | None:
-        """The training that lies behind step 0 as a recipe of its own, None where there is none."""
+        """Return the training before step 0 as a recipe of its own, None if there is none."""
         before = self.data.pretraining
         if before is None:
             return None
@@ -376,12 +377,12 @@ class Recipe(Record):
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
 
 
 def recipe_file(name_or_path: str) -> Path:
-    """The file of a recipe; raises `NotFoundError` for an unknown name, `RecipeError` for a file that is not there."""
+    """Return the file of a recipe; raise `NotFoundError` for an unknown name, `RecipeError` for a missing file."""
     if name_or_path.endswith(".toml"):
         if not Path(name_or_path).is_file():
             raise RecipeError(f"{name_or_path}: no such file; one to copy: moeload-bench recipes show NAME --toml")
@@ -393,9 +394,9 @@ def recipe_file(name_or_path: str) -> Path:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by name, or from the path of a TOML file.
+    """Return a recipe by name, or from the path of a TOML file.
 
-    Raises `NotFoundError` for an unknown name and `RecipeError` for a file that breaks the schema.
+    Raise `NotFoundError` for an unknown name and `RecipeError` for a file that breaks the schema.
     """
     path = recipe_file(name_or_path)
     try:

@@ -1,4 +1,4 @@
-"""Whether an unfinished recording of a recipe may be gone on with: the same recipe, text and number of processes."""
+"""Check that an unfinished recording of a recipe may be continued: same recipe, same text, same number of processes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _NUMBERS_DEPEND_ON = ("torch", "transformers")
 
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides the numbers of a step."""
+    """Return every field of a recipe that decides the numbers of a step."""
     return recipe.model_dump(mode="json", exclude={"steps", "about"})
 
 
 def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: bool = False) -> None:
-    """Raise `RecordingError` when another recipe or another number of processes began the recording.
+    """Raise `RecordingError` if another recipe or another number of processes began the recording.
 
-    Names the first key that differs. Other versions of torch or transformers are a warning: numbers may differ in the
-    last place from here on.
+    The message names the first key that differs. Another version of torch or transformers is only a warning: numbers
+    may differ in the last place from here on.
     """
     for start, sequences in recipe.data.batch_sizes:
         if sequences % (processes * recipe.data.micro_batches):
@@ -35,7 +35,7 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
                 f"processes{of_each} cannot share equally"
             )
     if sharded and processes == 1:
-        raise RecordingError("one process has nobody to share the model with: --shard goes with torchrun")
+        raise RecordingError("one process cannot share the model: --shard needs several processes (torchrun)")
     meta = parts.state.get("meta")
     if meta is None:
         return
@@ -44,7 +44,7 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
             f"{parts.folder}: begun with version {meta['recipe_version']} of recipe {recipe.name}, "
             f"this is version {recipe.version}"
         )
-    begun = parts.state.get("recipe")  # recordings of before it was kept go on unchecked
+    begun = parts.state.get("recipe")  # recordings from before this was stored continue unchecked
     if begun is not None:
         _refuse_difference(parts, f"recipe {recipe.name}", begun, recipe_record(recipe))
     if meta["parallel"]["processes"] != processes:
@@ -52,7 +52,9 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
             f"{parts.folder}: begun by {meta['parallel']['processes']} processes, these are {processes}"
         )
     if ("fsdp" in meta["parallel"]) != sharded:
-        raise RecordingError(f"{parts.folder}: begun {'without' if sharded else 'with'} --shard: go on in the same way")
+        raise RecordingError(
+            f"{parts.folder}: begun {'without' if sharded else 'with'} --shard: continue it the same way"
+        )
     here, then = recorded_versions(), meta["versions"]
     for name in _NUMBERS_DEPEND_ON:
         if here.get(name) != then.get(name):
@@ -62,7 +64,7 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
 
 
 def check_same_text(parts: Parts, sha256: Mapping[str, str]) -> int:
-    """0; raises `RecordingError` when a source of text or the tokenizer is not the one of the steps before."""
+    """Return 0; raise `RecordingError` if a source of text or the tokenizer differs from the steps before."""
     begun = parts.state.get("sha256")
     if begun is not None:
         _refuse_difference(parts, "sha256 of the text", begun, dict(sha256))

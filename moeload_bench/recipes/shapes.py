@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def pick(options: Sequence[T], key: str) -> T:
-    """Return one of the options by the hash of ``key``: a stream that stays the same for good."""
+    """Return one of the options by the hash of ``key``: the choice never changes."""
     digest = hashlib.sha256(key.encode()).digest()
     return options[int.from_bytes(digest[:8], "big") % len(options)]
 
@@ -52,11 +52,11 @@ class Shapes:
         self.keep(fits & (budget >= 0))
 
     def keep(self, mask: NDArray[Any]) -> None:
-        """Forget all others."""
+        """Keep only the shapes in ``mask``."""
         self.of = {key: values[mask] for key, values in self.of.items()}
 
     def draw(self, key: str) -> dict[str, Any]:
-        """Return one shape, drawn key by key; among those of its number of experts ones with a probe, if any has."""
+        """Return one shape, drawn key by key; prefer shapes with a probe among those of its number of experts."""
         for name in SHAPE:
             if name == "top_k" and self.of["probed"].any():
                 self.keep(self.of["probed"])
@@ -85,10 +85,10 @@ def probe_seconds(distribution: Distribution, family: FamilyTable, shape: Mappin
 
 
 def _layers(distribution: Distribution, family: FamilyTable, shape: Mapping[str, Any], tokens: Any, passes: Any) -> Any:
-    """Seconds of all layers: for each pass and its experts, and for each token what it reads and writes.
+    """Return the seconds of all layers: for each pass and its experts, and for each token what it reads and writes.
 
-    That is the width, attention scores (heads times the length of a sequence), and for each expert that it goes to
-    twice the width and three times the inner size.
+    A token reads and writes the width, attention scores (heads times the length of a sequence), and for each expert
+    that it goes to twice the width and three times the inner size.
     """
     cost, width = distribution.cost, shape["width"]
     per_pass = cost.layer + cost.expert * shape["experts"]

@@ -1,7 +1,7 @@
 """Where training text comes from: a pinned corpus, a folder of text files, or a dataset of the `datasets` library.
 
 A source is named by a string: `kjv` (a pinned corpus), `folder:PATH` or `dataset:NAME` with optional
-`@config=...,split=...,column=...`. Only pinned corpora make a trace that anyone can make again.
+`@config=...,split=...,column=...`. Only a trace from pinned corpora can be recorded again by anyone.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TextSource:
 
 
 def resolve_source(name: str) -> TextSource:
-    """The text that a source's name stands for, fetched or gathered into the cache if need be.
+    """Return the text that a source's name stands for; fetch it or gather it into the cache first if needed.
 
-    Raises `NotFoundError` for an unknown corpus and `RecipeError` for a folder or dataset without text.
+    Raise `NotFoundError` for an unknown corpus and `RecipeError` for a folder or dataset without text.
     """
     kind, colon, rest = name.partition(":")
     if not colon:
@@ -72,7 +72,7 @@ def _gathered(name: str, origin: str, pieces: Iterable[str]) -> TextSource:
 
 
 def _folder_text(folder: Path) -> Iterator[str]:
-    """The text files below a folder in the order of their names."""
+    """Yield the text files below a folder in the order of their names."""
     if not folder.is_dir():
         raise RecipeError(f"source folder {folder} does not exist")
     for path in sorted(folder.rglob("*")):
@@ -81,7 +81,7 @@ def _folder_text(folder: Path) -> Iterator[str]:
 
 
 def _dataset_text(name: str, options: str) -> Iterator[str]:
-    """One column of a dataset, streamed; options are `config`, `split` (train) and `column` (text)."""
+    """Yield one column of a dataset, streamed; options are `config`, `split` (train) and `column` (text)."""
     import datasets
 
     pieces = [piece for piece in options.split(",") if piece]

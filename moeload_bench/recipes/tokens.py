@@ -27,7 +27,9 @@ class TrainedTokenizer(NamedTuple):
 
 
 def train_tokenizer(sources: Sequence[TextSource], vocabulary: int) -> TrainedTokenizer:
-    """The byte-level BPE of `vocabulary` entries learnt from whole texts; cached by what it was learnt from."""
+    """Return the byte-level BPE with `vocabulary` entries trained on whole texts; cached by hash of what it is made
+    from.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -64,7 +66,7 @@ def _content_sha256(tokenizer: Any) -> str:
 
 
 def token_stream(source: TextSource, trained: TrainedTokenizer) -> NDArray[np.uint16]:
-    """All tokens of a text in order, memory-mapped from the cache."""
+    """Return all tokens of a text in order, memory-mapped from the cache."""
     name = f"{source.name}-{source.sha256[:8]}-{trained.sha256[:16]}.npy"
     path = cache_dir() / "tokens" / name
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Training a recipe and recording it.
+"""Train a recipe and record it.
 
-One plain loop: data order and learning rate are pure functions of the step, so a run goes on from a checkpoint of
-model, optimizer and random state alone, and a resumed run equals an uninterrupted one bit for bit on one machine.
+It is one plain loop. Data order and learning rate are pure functions of the step, so a checkpoint of model, optimizer
+and random state is enough to resume. On one machine a resumed run equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`, N the seed, or the ``run`` where seeds are drawn.
+    """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`, where N is the seed, or ``run`` if seeds are drawn.
 
     ``sharded`` cuts the model over several processes.
     """
@@ -66,12 +66,12 @@ class Job:
 
     @property
     def number(self) -> int:
-        """The run's number within its split."""
+        """Return the run's number within its split."""
         return self.seed if self.run is None else self.run
 
     @property
     def target(self) -> Path:
-        """The trace's file."""
+        """Return the trace's file."""
         return trace_target(self.out, self.recipe.name, self.split, self.number)
 
 
@@ -81,8 +81,8 @@ Progress = Callable[[int, dict[str, Any]], None]
 class Run:
     """A recipe's model, optimizer and data, trained one optimizer step at a time.
 
-    Of several processes each trains its own share of every step's sequences, with equal weights (DDP): W processes
-    with m micro-batches each train what one process trains with W m micro-batches.
+    With several processes, each trains its own share of every step's sequences, with equal weights (DDP): W processes
+    with m micro-batches each train the same as one process with W m micro-batches.
     """
 
     def __init__(self, job: Job, ranks: Ranks) -> None:
@@ -122,7 +122,7 @@ class Run:
             self._bias = QuantileBias(self.counter.routers, self._score, ranks.mean)
 
     def _streams(self) -> dict[str, NDArray[np.uint16]]:
-        """The tokens of every text that is trained on."""
+        """Return the tokens of every text that is trained on."""
         data = self.recipe.data
         names = dict.fromkeys((*data.tokenizer_sources, *data.trained_on))
         self.sources = {name: resolve_source(name) for name in names}
@@ -131,15 +131,15 @@ class Run:
         return {name: token_stream(self.sources[name], trained) for name in data.trained_on}
 
     def sha256(self) -> dict[str, str]:
-        """Hashes of what is trained on: the tokenizer and each text."""
+        """Return the hashes of what is trained on: the tokenizer and each text."""
         return {"tokenizer": self.tokenizer_sha256, **{name: source.sha256 for name, source in self.sources.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed recording is checked against: the recipe and the hashes of what is trained on."""
+        """Return what a resumed recording is checked against: the recipe and the hashes of what is trained on."""
         return {"recipe": recipe_record(self.recipe), "sha256": self.sha256()}
 
     def step(self, number: int) -> dict[str, Any]:
-        """Train optimizer step ``number``; returns the step's cells of the trace by column."""
+        """Train optimizer step ``number``; return the step's cells of the trace by column."""
         import torch
         from torch.distributed.tensor import DTensor
 
@@ -181,7 +181,7 @@ class Run:
         return row
 
     def probe(self, number: int) -> dict[str, Any]:
-        """Count the recipe's probe of a step, with the weights that the step is trained from; returns its row."""
+        """Count the recipe's probe of a step, with the weights that the step is trained from; return its row."""
         import torch
 
         table = self.recipe.probe
@@ -205,20 +205,22 @@ class Run:
         }
 
     def _passes(self, number: int, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Forward and backward of all micro-batches of this process."""
+        """Run forward and backward of all micro-batches of this process, and return their losses and entropies."""
         share = batch.split(self.ranks.count)[self.ranks.rank]
         parts = share.split(self.recipe.data.micro_batches)
         if self.ranks.count == 1:
             return [self._backward(part) for part in parts]
         _seed_process(self.job.seed, number, self.ranks.rank)
-        if self.job.sharded:  # gradients are averaged after each pass: to wait, each process would hold all of them
+        if (
+            self.job.sharded
+        ):  # average gradients after each pass: later averaging would make each process hold all of them
             return [self._backward(part) for part in parts]
         with self._passing.no_sync():
             passes = [self._backward(part) for part in parts[:-1]]
         return [*passes, self._backward(parts[-1])]
 
     def _backward(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Forward and backward of one micro-batch: language-model loss, mean auxiliary loss, entropy [L]."""
+        """Run forward and backward of one micro-batch: return language-model loss, mean auxiliary loss, entropy [L]."""
         import torch
 
         token_BN = torch.from_numpy(part.token_BN).to(self.device)
@@ -248,7 +250,7 @@ class Run:
         return loss, aux, statistics.entropy_L
 
     def pretrain(self) -> None:
-        """Take over the weights of a model that was trained on the recipe's other text first, if it names some."""
+        """Take over the weights of a model that was first trained on the recipe's other text, if it names some."""
         base = self.recipe.pretraining()
         if base is None:
             return
@@ -258,7 +260,7 @@ class Run:
         self.model.load_state_dict(before.model.state_dict())
 
     def meta(self) -> TraceMeta:
-        """Metadata of the run; known once the first step has passed."""
+        """Return the metadata of the run; it is known after the first step."""
         experts = self.counter.experts[0] or 0
         return recipe_meta(
             self.recipe,
@@ -276,7 +278,7 @@ class Run:
         )
 
     def gather(self) -> None:
-        """Get ready to `save` what is cut over the processes; all of them call it."""
+        """Prepare `save` for a model that is cut over the processes; all of them call it."""
         if self.job.sharded:
             self._saved = gathered(self._state(), keep=self.ranks.leads)
 
@@ -297,7 +299,7 @@ class Run:
         }
 
     def restore(self, file: Path | BinaryIO) -> None:
-        """Go on from a file that `save` wrote."""
+        """Restore model, optimizer and random state from a file that `save` wrote."""
         import torch
 
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=self.job.sharded)
@@ -318,13 +320,13 @@ def record_recipe(
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Train and record a recipe; returns the trace's file. All of several ``ranks`` call it, the first one writes.
+    """Train and record a recipe; return the trace's file. With several ``ranks`` all call it, and the first one writes.
 
-    ``fresh`` forgets an unfinished recording. ``stop`` is asked after every step of a single process: when it says so,
-    all steps go to disk with a checkpoint and `InterruptedRecordingError` is raised.
+    ``fresh`` deletes an unfinished recording. ``stop`` is called after every step of a single process: if it returns
+    True, all steps go to disk with a checkpoint and `InterruptedRecordingError` is raised.
 
-    Raises `RecordingError` when a trace is at the target already, when an unfinished recording is there and neither
-    ``resume`` nor ``fresh`` is given, and when counts do not add up; what was recorded before is intact then.
+    Raise `RecordingError` if a trace is at the target already, if an unfinished recording is there and neither
+    ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then.
     """
     ranks = ranks or Ranks()
     parts = Parts(job.target)
@@ -338,8 +340,8 @@ def record_recipe(
         run.pretrain()
     elif first < job.steps:
         raise RecordingError(
-            f"{parts.folder}: {first} steps are on disk and no checkpoint to go on with; start anew with --fresh, or "
-            f"make a trace of them: moeload-bench record {parts.folder}"
+            f"{parts.folder}: {first} steps are on disk and no checkpoint to continue from; start again with --fresh, "
+            f"or make a trace of them: moeload-bench record {parts.folder}"
         )
     writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
     probing = _Probing(job, run, resume=resume and first > 0) if job.recipe.probe is not None else None
@@ -367,10 +369,10 @@ def record_recipe(
 
 
 class _Probing:
-    """The recipe's probe on its way to a trace of its own, `NAME.probe`, beside that of the run.
+    """The recipe's probe on its way to a trace of its own, `NAME.probe`, next to the run's.
 
-    Its rows are on disk before those of the run, so that a resumed run finds all of them; rows that it finds already
-    are not counted again.
+    Its rows are on disk before those of the run, so that a resumed run finds all of them; it does not count rows again
+    that it finds.
     """
 
     def __init__(self, job: Job, run: Run, *, resume: bool) -> None:
@@ -379,13 +381,13 @@ class _Probing:
         self._run, self._every = run, table.every
         self.target = trace_target(job.out, probe_name(job.recipe), job.split, job.number)
         self._writer: TraceWriter | None = None
-        if resume and self.target.exists():  # it was finished, and the run not yet
+        if resume and self.target.exists():  # the probe was finished, but not yet the run
             return
         parts = Parts(self.target)
         if not resume:
             parts.remove()
         parts.start(resume)
-        # written with the run's shards only, whose metadata is known then
+        # written only with the run's shards: the metadata is known then
         self._writer = TraceWriter(parts, self._meta, shard_steps=job.steps + 1, stride=self._every)
 
     def _meta(self) -> TraceMeta:
@@ -400,7 +402,7 @@ class _Probing:
             self._writer.add(row)
 
     def flush(self) -> None:
-        """Bring all rows to the disk."""
+        """Write all rows to disk."""
         if self._writer is not None and self._run.ranks.leads:
             self._writer.flush()
 
@@ -411,7 +413,7 @@ class _Probing:
 
 
 def _start(job: Job, parts: Parts, resume: bool, fresh: bool, ranks: Ranks) -> int:
-    """Open the recording; the step that it goes on with."""
+    """Open the recording; return the step that it continues with."""
     if fresh and not job.target.exists():
         parts.remove()
     parts.start(resume)
@@ -420,23 +422,23 @@ def _start(job: Job, parts: Parts, resume: bool, fresh: bool, ranks: Ranks) -> i
 
 
 def _checkpoint(job: Job, parts: Parts, first: int, ranks: Ranks) -> Path | BinaryIO | None:
-    """What to go on from with step ``first``. A sharded one is read by each process itself: too large to be sent."""
+    """Return what to continue from at step ``first``; processes read a sharded one themselves, too large to send."""
     if not job.sharded:
         return ranks.shared_file(parts.checkpoint)
     return parts.folder / checkpoint_name(first) if first > 0 else None
 
 
 def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The model with gradients averaged over all processes; the first process's weights are everybody's."""
+    """Return the model with gradients averaged over all processes; all start from the first process's weights."""
     import torch
 
-    # Switch keeps each expert as a module of its own, which gets no gradient in a pass without tokens for it
+    # in Switch each expert is a module of its own, which gets no gradient in a pass without tokens for it
     unused = recipe.model.family == "switch_transformers"
     return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
 
 
 def _seed_process(seed: int, step: int, rank: int) -> None:
-    """Dropout differs between processes and depends on (seed, step, rank) alone, so resuming needs no state of it."""
+    """Seed dropout from (seed, step, rank) alone: processes differ, and resuming needs no stored state."""
     import torch
 
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()

@@ -194,7 +194,7 @@ class Parts:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
-            raise RecordingError(f"{path}: not JSON ({error}); the shards beside it are whole traces") from None
+            raise RecordingError(f"{path}: not JSON ({error}); the shards next to it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         with replacing(self.folder / "manifest.json", durable=True) as scratch:

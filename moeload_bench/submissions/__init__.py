@@ -1,1 +1,1 @@
-"""A stranger's forecaster: its folder, its check, its run, its verification. Nothing of it runs outside isolation."""
+"""Forecasters of others: folder, check, run, verification. Nothing of a submission runs outside isolation."""

@@ -1,4 +1,4 @@
-"""Does a result belong to its submission and its suite? Nothing is executed: what can be told from the files is told.
+"""Check that a result belongs to its submission and its suite, from the files alone: nothing is executed.
 
 Axis letters: K suite horizons.
 """
@@ -28,28 +28,30 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def apart_level(text: str) -> Level:
-    """A level at which a stranger's code may run, and that this machine offers.
+    """Return a level at which untrusted code may run, and that this machine offers.
 
-    Raises `IsolationError` for one that does not exist or cannot be used here, `SubmissionError` for one too low.
+    Raise `IsolationError` for one that does not exist or cannot be used here, `SubmissionError` for one too low.
     """
     level = parse_level(text)
     if level not in APART:
         raise SubmissionError(
-            f"isolation: got {text!r}, expected {' or '.join(APART)}: a claim is made and verified so"
+            f"isolation: got {text!r}, expected {' or '.join(APART)}: a claim is made and verified at one of these"
         )
     require_level(level)
     return level
 
 
 def require_level(level: Level, instead: str = "or say --level process") -> None:
-    """Raise `IsolationError` where a level cannot be used, with what to do instead: that is no forecaster's fault."""
+    """Raise `IsolationError` if a level cannot be used, with what to do instead: it is not the forecaster's fault."""
     reason = level_available(level)
     if reason is not None:
         raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {instead}")
 
 
 def load_claim(path: Path) -> Result:
-    """A submission's result; raises `SubmissionError` for what is no regular file of a sane size, `ResultError`."""
+    """Return a submission's result; raise `SubmissionError` unless it is a regular file of a sane size, or
+    `ResultError`.
+    """
     try:
         mode = path.lstat()
     except FileNotFoundError:
@@ -64,7 +66,7 @@ def load_claim(path: Path) -> Result:
 
 
 def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:
-    """Everything wrong with a submission and its result, in words that say what to do; [] when all is well."""
+    """Return everything wrong with a submission and its result, in words that say what to do; [] if nothing is."""
     wrong = [*_identity(folder, result, suite), *_status(folder, result), *_texts(result)]
     if result.suite.sha256 != suite.sha256():
         return wrong  # the rest would only repeat it
@@ -116,7 +118,7 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
 
 
 def _texts(result: Result) -> Iterator[str]:
-    """Texts that are shown as they are: one line each, of a length that a page can hold, and not too many."""
+    """Yield a problem for each text that a page cannot show as it is: one line each, not too long, not too many."""
     many = {"notes": len(result.notes), "environment": sum(1 for _ in _strings(result.environment.model_dump()))}
     many["counts"] = max((len(run.counts) for run in result.runs), default=0)
     for what, number in many.items():
@@ -140,7 +142,7 @@ def _strings(tree: Any) -> Iterator[str]:
 
 
 def _runs(result: Result, suite: Suite, known: Result | None) -> Iterator[str]:
-    """``known``: the reference's result, which shares with every other what is the traces'."""
+    """Yield problems of the runs; ``known``: the reference's result, which must agree in what depends on the trace."""
     theirs = {} if known is None else {run.trace: run for run in known.runs}
     expected = {entry.id: entry for entry in suite.traces}
     found = [run.trace for run in result.runs]
@@ -154,7 +156,7 @@ def _runs(result: Result, suite: Suite, known: Result | None) -> Iterator[str]:
         trace, task = result.failures[0]
         yield (
             f"{len(result.failures)} tasks failed, the first is origin {task.origin} of {trace[:80]!r}: a submission "
-            "answers every task, or it could not be looked at for memory"
+            "must answer every task, or it cannot be checked for memorised runs"
         )
     for run in result.runs:
         if run.trace in expected:

@@ -1,13 +1,13 @@
-"""A submission to the leaderboard: one folder, text but for weights, that says which forecaster, whose, and run how.
+"""A submission to the leaderboard: one folder of text (and weights) that names the forecaster, its author and target.
 
     submissions/NAME/submission.toml     the record below
     submissions/NAME/forecaster.py       the code; absent for a baseline or an adapter of this package
-    submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent when it has none
-    submissions/NAME/requirements.txt    one pinned `name==version` a line; absent when nothing is needed
+    submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent if it has none
+    submissions/NAME/requirements.txt    one pinned `name==version` a line; absent if nothing is needed
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     results/SUITE/NAME.json              the result record
 
-Reading a folder executes nothing of it.
+Nothing of a folder is executed when it is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Folder:
-    """A submission as read: its record, its requirements, the hash of its code and what the maintainers wrote."""
+    """A submission as read: its record, its requirements, the hash of its code and the maintainers' verification."""
 
     path: Path
     record: Submission
@@ -47,7 +47,7 @@ class Folder:
     verification: Verification | None
 
     def target(self) -> StoredTarget:
-        """The target to run. It has not been imported."""
+        """Return the target to run. It has not been imported."""
         text, kwargs = self.record.target, dict(self.record.kwargs)
         if self.record.has_code:
             file = (self.path / CODE).resolve()
@@ -56,10 +56,10 @@ class Folder:
 
 
 def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
-    """Read a submission without executing any of it; raises `SubmissionError` that says what to change.
+    """Read a submission without executing any of it; raise `SubmissionError` that says what to change.
 
-    ``code_of`` gives the source hash of a target of the package, by default that of today's code (leaderboard/ also
-    knows code that was frozen).
+    ``code_of`` returns the source hash of a target of the package, by default that of today's code (leaderboard/ also
+    knows frozen code).
     """
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}
@@ -77,7 +77,7 @@ def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -
 
 
 def _check_weights(folder: Path, record: Submission) -> None:
-    """One file at most, beside code, and the one that the record names by its hash."""
+    """Raise unless there is at most one file of weights, next to code, with the hash that the record names."""
     there = [name for name in WEIGHTS if _is_regular(folder / name)]
     if len(there) > 1:
         raise SubmissionError(f"{folder}: {there[0]} and {there[1]}: a submission has one file of weights at most")
@@ -96,7 +96,7 @@ def _short(sha256: str | None) -> str:
 
 
 def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
-    """The pinned requirements of a file; raises `SubmissionError` for anything but `name==version` and comments."""
+    """Return a file's pinned requirements; raise `SubmissionError` for anything but `name==version` and comments."""
     found: dict[str, str] = {}
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.partition("#")[0].strip()
@@ -120,13 +120,13 @@ def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
 
 
 def check_code(text: str, where: str) -> None:
-    """Refuse code that is too large or holds a NUL; raises `SubmissionError`."""
+    """Raise `SubmissionError` for code that is too large or holds a NUL."""
     if len(text.encode()) > MAX_BYTES[CODE] or "\0" in text:
         raise SubmissionError(f"{where}: expected a text file of at most {MAX_BYTES[CODE]} bytes")
 
 
 def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
-    """A checked record from its fields; raises `SubmissionError` naming the field."""
+    """Return a checked record from its fields; raise `SubmissionError` that names the field."""
     try:
         return Submission.model_validate(dict(fields))
     except ValidationError as error:
@@ -147,7 +147,7 @@ def _parse_record(text: str | None, folder: Path) -> Submission:
         raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
     try:
         fields = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets without end
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deeply nested brackets
         raise SubmissionError(f"{folder / RECORD}: not TOML: {error}") from None
     return parse_submission(fields, f"{folder / RECORD}")
 
@@ -176,7 +176,7 @@ def _read_text(folder: Path, name: str) -> str | None:
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether the file is there; raises `SubmissionError` for what is no regular file."""
+    """Return whether the file is there; raise `SubmissionError` if it is not a regular file."""
     try:
         mode = path.lstat()
     except FileNotFoundError:

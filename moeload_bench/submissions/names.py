@@ -1,4 +1,4 @@
-"""Whose name is it? A submission's name is free, or its own authors' again, and looks like no other."""
+"""Check a submission's name: it must be free, or its authors' own, and look like no other name."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.record import Submission
 
 _PLACE = re.compile(r"(?:submissions|closed/[^/]+)/([^/]+)/")
-"""Where a submission lies below the root of a leaderboard: those to suites that are closed are kept apart."""
+"""Where a submission lies below the root of a leaderboard; those to closed suites are stored separately."""
 _LOOKS = str.maketrans("015i._", "olsl--")
 
 
 def look_of(name: str) -> str:
-    """What names that are mistaken for each other have in common: `sw_avg` and `5w-avg`, `arima` and `ar1ma`."""
+    """Return what names that are easily confused have in common: `sw_avg` and `5w-avg`, `arima` and `ar1ma`."""
     return name.translate(_LOOKS)
 
 
 def refuse_lookalike(name: str, others: Iterable[str]) -> None:
-    """Raise `SubmissionError` when a name differs from another one, or from a baseline's, only in its looks."""
+    """Raise `SubmissionError` if a name differs from another one, or from a baseline's, only in its looks."""
     for other in sorted({*others, *baseline_names()} - {name}):
         if look_of(other) == look_of(name):
             raise SubmissionError(f"the name {name!r} is too like {other!r}, which is taken: choose another --name")
 
 
 def check_owner(existing: str, record: Submission, where: str) -> None:
-    """A name that is taken can be used again by the same authors only; raises `SubmissionError`.
+    """Raise `SubmissionError` if a name is taken by other authors; the same authors can use it again.
 
     ``existing`` is the text of the other submission.toml.
     """
@@ -43,7 +43,7 @@ def check_owner(existing: str, record: Submission, where: str) -> None:
 
 
 def check_name(record: Submission, root: Path) -> None:
-    """`refuse_lookalike` and `check_owner` against the submissions below the root of a leaderboard on this machine."""
+    """Run `refuse_lookalike` and `check_owner` against the submissions below a local root of a leaderboard."""
     there = [path.relative_to(root).as_posix() for path in records_below(root)]
     refuse_lookalike(record.name, names_in(there))
     for taken in records_of(there, record.name):
@@ -51,17 +51,17 @@ def check_name(record: Submission, root: Path) -> None:
 
 
 def records_below(root: Path) -> list[Path]:
-    """The records of all submissions below the root of a leaderboard on this machine, those to closed suites first."""
+    """Return the records of all submissions below a local root of a leaderboard, those to closed suites first."""
     return sorted([*root.glob(f"submissions/*/{RECORD}"), *root.glob(f"closed/*/*/{RECORD}")])
 
 
 def names_in(paths: Iterable[str]) -> list[str]:
-    """The names of submissions, to closed suites too, in a list of paths below the root of a leaderboard."""
+    """Return the names of submissions, to closed suites too, in a list of paths below the root of a leaderboard."""
     found = (_PLACE.match(path) for path in paths)
     return sorted({match[1] for match in found if match})
 
 
 def records_of(paths: Iterable[str], name: str) -> list[str]:
-    """Those of the paths that are the record of a submission of this name."""
+    """Return those of the paths that are the record of a submission of this name."""
     found = ((path, _PLACE.match(path)) for path in paths if path.endswith(f"/{RECORD}"))
     return [path for path, match in found if match and match[1] == name]

@@ -1,4 +1,4 @@
-"""Can the numbers of a claimed run be what the harness writes? Names, shapes, ranges, and sums that agree.
+"""Check that the harness could have written a claimed run's numbers: names, shapes, ranges, and sums that agree.
 
 Axis letters: K suite horizons, L MoE layers.
 """
@@ -20,13 +20,13 @@ MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 1 << 20, 1 << 50
 MAX_LAYERS, MAX_EXPERTS = 1 << 16, 1 << 20
 
 Possible = Mapping[str, tuple[float, float]]
-"""The least and the greatest value of each metric."""
+"""The smallest and largest value of each metric."""
 
 
 def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Iterator[str]:
-    """What is wrong with a run's numbers, in words; its tasks are the suite's already.
+    """Yield what is wrong with a run's numbers; its tasks must be the suite's already.
 
-    ``known`` is another forecaster's result on the same run, with which it must share what is the trace's: layers,
+    ``known`` is another forecaster's result on the same run. Both must agree in what depends only on the trace: layers,
     experts and floors.
     """
     if not (1 <= run.layers <= MAX_LAYERS and 1 <= run.experts <= MAX_EXPERTS):
@@ -46,7 +46,7 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Ite
 
 
 def _ranges(run: RunResult) -> Iterator[str]:
-    """Nothing negative and nothing beyond all measure, where the harness counts or takes a time; no work in no time."""
+    """Yield a problem unless costs and counts are non-negative and plausible; a run that did work must report time."""
     for name, value in {**run.cost.model_dump(), **run.counts}.items():
         yield from check_cost(name, value)
     cost = run.cost
@@ -61,7 +61,7 @@ def _ranges(run: RunResult) -> Iterator[str]:
 
 
 def check_cost(name: str, value: float | None) -> Iterator[str]:
-    """What is wrong with a time, a size or a count: negative, or larger than any can be."""
+    """Yield what is wrong with a time, a size or a count: negative, or implausibly large."""
     most = MAX_SECONDS if name.endswith("_s") else MAX_MEMORY_BYTES if name == "peak_memory_bytes" else UNBOUNDED
     if value is not None and not 0 <= value <= most:
         got = "a negative number" if value < 0 else "too large a number"
@@ -69,13 +69,13 @@ def check_cost(name: str, value: float | None) -> Iterator[str]:
 
 
 def _possible(experts: int) -> Possible:
-    """Every metric with its least and greatest value."""
+    """Return every metric with its smallest and largest value."""
     found = {metric.name: metric.range(0) for metric in forecast_metrics()}
     return found | {name: metric.range(devices) for name, (metric, devices) in plan_metrics(experts).items()}
 
 
 def _names(names: set[str], possible: Possible) -> Iterator[str]:
-    """Those of every forecast, those of all plans, and all of the quantiles' metrics or none."""
+    """Yield unknown and missing metrics: all of a forecast's and all of plans', and all or none of the quantiles'."""
     optional = {name for name in possible if needs_quantiles(name)}
     required = possible.keys() - optional
     for name in sorted(names - required - optional):
@@ -85,7 +85,7 @@ def _names(names: set[str], possible: Possible) -> Iterator[str]:
 
 
 def _range(metric: str, possible: Possible, failed: bool) -> tuple[float, float]:
-    """A task that failed scores up to twice what uniform does."""
+    """Return the range of a metric; a task that failed may score up to twice as badly as uniform."""
     least, most = possible.get(metric, (-UNBOUNDED, UNBOUNDED))
     return least - SUM_TOLERANCE, (2 * most + 1 if failed else most) + SUM_TOLERANCE
 
@@ -113,7 +113,7 @@ def _task(task: TaskResult, names: set[str], possible: Possible, K: int) -> Iter
 def _within(
     metrics: Mapping[str, Sequence[float | None]], where: str, possible: Possible, failed: bool
 ) -> Iterator[str]:
-    """Every value can be; none is missing of a metric that every layer has."""
+    """Yield values outside of their range, and missing values of metrics that every layer has."""
     for metric, values in metrics.items():
         least, most = _range(metric, possible, failed)
         for value in values:
@@ -127,7 +127,7 @@ def _within(
 
 
 def _relations(metrics: Mapping[str, Sequence[float | None]], where: str) -> Iterator[str]:
-    """What holds between metrics of one forecast, whatever it says."""
+    """Yield broken relations between metrics that hold for any forecast."""
     for k, value in enumerate(metrics.get("tv", ())):
         twice, window = _value(metrics, "error_rate_uniform", k), _value(metrics, PRIMARY, k)
         if value is None or twice is None or window is None:
@@ -152,7 +152,7 @@ def _sane(values: Sequence[float | None], length: int) -> bool:
 
 
 def _layers(run: RunResult, names: set[str], possible: Possible, K: int) -> Iterator[str]:
-    """Each state that has tasks holds each metric as [K][L]."""
+    """Yield a problem unless each state that has tasks holds each metric as [K][L]."""
     states = {task.state for task in run.tasks}
     if set(run.per_layer) != states:
         yield f"per_layer: expected the states {sorted(states)}"
@@ -178,7 +178,7 @@ def _empty_layers(rows_KL: Sequence[Sequence[float | None]]) -> tuple[tuple[bool
 
 
 def _floors(run: RunResult, K: int) -> Iterator[str]:
-    """All floors of all states, and nothing else under their names."""
+    """Yield a problem unless all floors of all states are there, and nothing else under their names."""
     states = {task.state for task in run.tasks}
     if set(run.floor_marks) != set(FLOOR_NAMES):
         unknown = sorted(set(run.floor_marks) ^ set(FLOOR_NAMES))[0]
@@ -204,7 +204,7 @@ def _floors(run: RunResult, K: int) -> Iterator[str]:
 
 
 def _same_layers(run: RunResult, known: RunResult) -> Iterator[str]:
-    """Which layers had no load is the trace's: every forecaster's result has its nulls in the same places."""
+    """Yield a problem unless nulls are where the reference has them: which layers have no load depends on the trace."""
     for state, metrics in known.per_layer.items():
         got_KL = run.per_layer.get(state, {}).get(PRIMARY, ())
         if PRIMARY in metrics and _empty_layers(got_KL) != _empty_layers(metrics[PRIMARY]):
@@ -212,7 +212,7 @@ def _same_layers(run: RunResult, known: RunResult) -> Iterator[str]:
 
 
 def _sums(run: RunResult, K: int) -> Iterator[str]:
-    """The means by layer and those by task are of the same numbers; of the shapes that `_layers` and `_task` found."""
+    """Yield means by layer that differ from those by task of the same numbers; `_layers` and `_task` check shapes."""
     for state, metrics in sorted(run.per_layer.items()):
         tasks = [task for task in run.tasks if task.state == state]
         for metric in sorted(name for name in metrics if _in_every_layer(name)):
@@ -236,6 +236,6 @@ def _value(metrics: Mapping[str, Any], metric: str, k: int) -> float | None:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """The mean of those that there are: a layer without load has none, in any task."""
+    """Return the mean of the values that exist: a layer without load has none, in any task."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

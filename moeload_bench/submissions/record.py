@@ -15,7 +15,7 @@ from moeload_bench.schema import Record
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 MAX_NAME = 40
-MAX_INTEGER = 2**63  # what TOML promises, and what JSON readers elsewhere take
+MAX_INTEGER = 2**63  # what TOML guarantees, and what JSON readers elsewhere accept
 _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
 _BASELINE_TARGET = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _ADAPTER_TARGET = re.compile(r"moeload_bench\.adapters\.[a-z_][a-z0-9_]{0,39}:[A-Za-z_]\w{0,79}", re.ASCII)
@@ -24,13 +24,15 @@ _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
 def _file_name(name: str) -> str:
-    """A folder's name on every file system, whether it tells capitals apart or keeps names for devices."""
+    """Check a folder's name for every file system: some ignore case, some reserve names for devices."""
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError(
             f"got {name[:80]!r}, expected small letters and digits, one of . _ - between, at most {MAX_NAME}"
         )
     if re.fullmatch(r"con|prn|aux|nul|(com|lpt)[0-9]", name.partition(".")[0]):
-        raise ValueError(f"{name!r} is the name of a device on Windows, where nobody could check the project out")
+        raise ValueError(
+            f"{name!r} is the name of a device on Windows, where the project could then not be checked out"
+        )
     return name
 
 
@@ -41,7 +43,9 @@ def _printable(text: str) -> str:
 
 
 def _web_address(text: str) -> str:
-    """An https address that leads where it seems to: a plain host, no user before it, nothing a browser reads anew."""
+    """Check an https address: it must lead where it seems to, with a plain host, no user, nothing that browsers
+    rewrite.
+    """
     if not _ADDRESS.fullmatch(text):
         raise ValueError(f"got {text[:80]!r}, expected https://HOST/PATH of plain letters, without user or password")
     return text
@@ -66,7 +70,7 @@ Scalar = bool | int | float | str
 
 
 class _Record(Record):
-    """Nothing is converted: what a stranger wrote is what counts."""
+    """A record without conversions: an untrusted value counts as it was written."""
 
     model_config = ConfigDict(strict=True)
 
@@ -79,10 +83,11 @@ class SuiteClaim(_Record):
 
 
 class Submission(_Record):
-    """The content of submission.toml. ``target`` is `forecaster.py:Class`, or the package's own code without a file: a
-    baseline's name or `moeload_bench.adapters.NAME:Class`.
+    """The content of submission.toml.
 
-    ``weights_sha256``: of the file of weights beside the code, where there is one.
+    ``target`` is `forecaster.py:Class`, or the package's own code without a file: a baseline's name or
+    `moeload_bench.adapters.NAME:Class`. ``weights_sha256`` is the hash of the file of weights next to the code, if
+    there is one.
     """
 
     name: Name
@@ -130,7 +135,7 @@ class Submission(_Record):
         return self
 
     def type_of(self, fitted: bool) -> ModelType:
-        """What it says that it is; where it says nothing, what follows from whether it was ``fitted`` on the suite."""
+        """Return its stated type or, without one, the type that follows from whether it was ``fitted`` on the suite."""
         known: ModelType = "learned" if fitted else "statistical"
         return self.model_type or ("pretrained" if self.fitted_beyond_train else known)
 
@@ -140,19 +145,19 @@ class Submission(_Record):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether the code is one of the package's adapters, with somebody's library among the requirements."""
+        """Return whether the code is one of the package's adapters, with an external library among the requirements."""
         return _ADAPTER_TARGET.fullmatch(self.target) is not None
 
     @property
     def wrong_name(self) -> str | None:
-        """Why the name cannot be this forecaster's: a baseline of the package has it; None where it can."""
+        """Return why the name cannot be this forecaster's (a baseline of the package has it), or None."""
         if self.name in baseline_names() and self.target != self.name:
             return f"the name {self.name!r} belongs to a baseline: choose another"
         return None
 
     @property
     def result_target(self) -> str:
-        """The target as the result names it: a baseline's with its arguments, so that no variant passes for it."""
+        """Return the target as the result names it: a baseline's with arguments, so that no variant passes for it."""
         if self.has_code or not self.kwargs:
             return self.target
         plain = {
@@ -161,7 +166,7 @@ class Submission(_Record):
         return f"{self.target}@{','.join(f'{key}={text}' for key, text in plain.items())}"
 
     def to_toml(self) -> str:
-        """The text of submission.toml."""
+        """Return the text of submission.toml."""
         unsaid = set() if self.fitted_on else {"fitted_on"}
         fields = self.model_dump(exclude={"kwargs", "suite", *unsaid}, exclude_none=True)
         return tomli_w.dumps({**fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()})
@@ -171,15 +176,16 @@ VerificationStatus = Literal["verified", "verified (sample)", "failed"]
 
 
 def status_of(verified: bool, sample: float) -> VerificationStatus:
-    """What a verification is called: one that re-ran a part of the runs says so."""
+    """Return the status of a verification: its name says if only a part of the runs was re-run."""
     return "failed" if not verified else "verified" if sample == 1 else "verified (sample)"
 
 
 class Verification(_Record):
-    """What the maintainers' re-run of a claim found; ``result_sha256`` is the `content_sha256` of the result that is
-    published after it, ``claim_sha256`` that of the claim.
+    """What the maintainers' re-run of a claim found.
 
-    ``ms_per_forecast`` (observing included) and ``peak_memory_bytes`` are what the re-run cost, where it was measured.
+    ``claim_sha256`` is the `content_sha256` of the claim, ``result_sha256`` that of the result that is published after
+    the re-run. ``ms_per_forecast`` (observing included) and ``peak_memory_bytes`` are what the re-run cost, if it was
+    measured.
     """
 
     verified: bool
@@ -206,5 +212,5 @@ class Verification(_Record):
         return self
 
     def to_json(self) -> str:
-        """Canonical text."""
+        """Return the canonical text."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1) + "\n"

@@ -1,10 +1,10 @@
 """A submission's pinned packages, installed into a folder of their own, one per set of requirements.
 
-Only wheels are taken, and only those that are named: what they depend on is not looked up, so that a re-run installs
-the same, and no address in a wheel's metadata is followed (pip would build what is there). They are fetched first, then
-looked at, then unpacked without running anything. The code of a stranger's package runs where the forecaster runs,
-in the sandbox, and never in this process. The folder comes first on the forecaster's path; what it does not hold
-(numpy, the contract) comes from this installation.
+Only wheels are taken, and only those that are named. Their dependencies are not resolved, so that a re-run installs the
+same. No address in a wheel's metadata is followed (pip would build what is there). Wheels are fetched first, then
+checked, then unpacked, without running anything. An untrusted package's code runs where the forecaster runs, in the
+sandbox, never in this process. The folder comes first on the forecaster's path; what it does not hold (numpy, the
+contract) comes from this installation.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MAX_UNPACKED_BYTES = 16 << 30  # a GPU build of torch with its libraries unpacks
 def install_packages(
     requirements: Sequence[str], *, find_links: Path | None = None, no_index: bool = False
 ) -> Path | None:
-    """The folder that holds the requirements; None when there are none.
+    """Return the folder that holds the requirements; None if there are none.
 
-    Made once per set of requirements, Python, platform and source of wheels. ``find_links`` is a folder of wheels,
-    ``no_index`` uses no other source. Raises `SubmissionError` with pip's own words when they do not install.
+    It is made once per set of requirements, Python, platform and source of wheels. ``find_links`` is a folder of
+    wheels, ``no_index`` uses no other source. Raise `SubmissionError` with pip's own words if they do not install.
     """
     if not requirements:
         return None
@@ -59,7 +59,7 @@ def install_packages(
 
 
 def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str:
-    """A name for what pip would install; wheels of a folder count by name, size and time of change."""
+    """Return a key for what pip would install; wheels of a folder count by name, size and time of change."""
     parts = [*requirements, str(sys.implementation.cache_tag), sysconfig.get_platform(), str(no_index)]
     if find_links is not None:
         if not find_links.is_dir():
@@ -70,7 +70,7 @@ def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -
 
 
 def _check_wheels(wheels: Iterable[Path]) -> None:
-    """Refuse archives that would write elsewhere, or fill the disk; raises `SubmissionError`."""
+    """Raise `SubmissionError` for wheels that would write elsewhere or fill the disk."""
     files = total = 0
     for wheel in wheels:
         try:
@@ -99,7 +99,7 @@ def _mode(member: zipfile.ZipInfo) -> int:
 
 
 def _pip(command: str, options: Sequence[str], what: Iterable[str]) -> None:
-    """Run pip; nothing of the working folder is imported (-P), and no source is built."""
+    """Run pip; it imports nothing from the working folder (-P) and builds no source."""
     always = ["--no-input", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
     line = [sys.executable, "-P", "-m", "pip", command, *always, *options, "--", *what]
     try:

@@ -1,4 +1,4 @@
-"""From a forecaster's file to what a pull request holds: its folder, and its result from a run in the sandbox."""
+"""From a forecaster's file to the content of a pull request: its folder, and its result from a run in the sandbox."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from moeload_bench.suites.suite import Suite
 class Author:
     """What a submitter says: names, address of the work, licence, whether it learned from other data, hardware.
 
-    ``model_type`` and ``fitted_on``: what it is, and the names of other data.
+    ``model_type``: the type of forecaster. ``fitted_on``: the names of other data.
     """
 
     authors: Sequence[str]
@@ -58,7 +58,7 @@ class Draft:
     weights: Mapping[str, bytes] = field(default_factory=dict)
 
     def contents(self) -> dict[str, bytes]:
-        """Every file's content by name."""
+        """Return every file's content by name."""
         return {**{name: text.encode() for name, text in self.texts.items()}, **self.weights}
 
     def write(self, root: Path) -> Path:
@@ -78,18 +78,18 @@ class Prepared:
     result: Result
 
     def files(self) -> dict[str, bytes]:
-        """Content by path below the root of the leaderboard."""
+        """Return every file's content by path below the root of the leaderboard."""
         name = self.draft.record.name
         found = {f"submissions/{name}/{file}": content for file, content in self.draft.contents().items()}
         return {**found, result_path(self.result.suite.name, name): self.result.to_json().encode()}
 
     def stale(self, present: Iterable[str]) -> list[str]:
-        """Those of the present paths that an earlier submission of the name left: its verification, other files."""
+        """Return the present paths that an earlier submission of the name left: its verification, other files."""
         own = f"submissions/{self.draft.record.name}/"
         return sorted(path for path in set(present) - self.files().keys() if path.startswith(own))
 
     def write(self, root: Path) -> None:
-        """Write folder and result below ``root``; what an earlier submission of the name left goes."""
+        """Write folder and result below ``root``; remove what an earlier submission of the name left."""
         folder = f"submissions/{self.draft.record.name}"
         for name in self.stale(f"{folder}/{file}" for file in (*MAX_BYTES, *WEIGHTS)):
             (root / name).unlink(missing_ok=True)
@@ -100,14 +100,14 @@ class Prepared:
 
 
 def result_path(suite: str, name: str) -> str:
-    """Where a result lies below the root of the leaderboard."""
+    """Return where a result lies below the root of the leaderboard."""
     return f"results/{suite}/{name}.json"
 
 
 def make_draft(target: Target, name: str, author: Author, suite: Suite, requirements: str | None = None) -> Draft:
-    """The folder of a forecaster in one file, with the weights beside it, of a baseline, or of an adapter.
+    """Return the folder of a forecaster in one file (with weights next to it), of a baseline, or of an adapter.
 
-    Raises `SubmissionError` for anything else.
+    Raise `SubmissionError` for anything else.
     """
     texts: dict[str, str] = {}
     weights: dict[str, bytes] = {}
@@ -163,10 +163,10 @@ def prepare_submission(
     progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Conformance, then the suite, both on the very files that are submitted and at one level of isolation.
+    """Check conformance, then run the suite, both on exactly the files that are submitted, at one level of isolation.
 
-    ``progress`` is opened when the runs begin, ``say`` hears of every beginning. Raises `SubmissionError` when a rule
-    is broken, a task fails or the check would refuse the outcome.
+    ``progress`` is opened when the runs begin; ``say`` is called at the start of every part. Raise `SubmissionError` if
+    a rule is broken, a task fails or the check would refuse the outcome.
     """
     require_level(level)
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
@@ -194,6 +194,6 @@ def prepare_submission(
 
 
 def as_submitted(result: Result, folder: Folder) -> Result:
-    """The result under the submission's name, with its requirements; paths of this machine are not in it."""
+    """Return the result under the submission's name, with its requirements, and without paths of this machine."""
     made = {"name": folder.record.name, "target": folder.record.result_target, "requirements": folder.requirements}
     return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})

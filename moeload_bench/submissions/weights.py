@@ -1,4 +1,4 @@
-"""The weights of a submission: one file beside its code, checked without loading anything of it.
+"""The weights of a submission: one file next to its code, checked without loading anything from it.
 
 Two formats, neither of which can hold code: npz (a zip archive of numpy arrays, without pickled objects) and
 safetensors. The forecaster finds it as ``Path(__file__).with_suffix(".npz")``, at every level of isolation.
@@ -27,7 +27,7 @@ SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16
 
 
 def check_weights(path: Path) -> str:
-    """The SHA-256 of a file of weights; raises `SubmissionError` for one that is too large or no plain arrays."""
+    """Return the SHA-256 of a file of weights; raise `SubmissionError` if it is too large or not plain arrays."""
     size = path.stat().st_size
     if size > MAX_WEIGHTS_BYTES:
         raise SubmissionError(
@@ -59,13 +59,13 @@ def _check_npz(file: BinaryIO, size: int) -> None:
                     _check_array(entry.filename, member)
     except _WrongError:
         raise
-    except Exception as error:  # zipfile and numpy have no one error for a broken archive
-        raise _WrongError(f"no npz archive: {type(error).__name__}") from None
+    except Exception as error:  # zipfile and numpy raise many kinds of errors for a broken archive
+        raise _WrongError(f"not an npz archive: {type(error).__name__}") from None
 
 
 def _check_array(name: str, member: object) -> None:
     if not name.endswith(".npy"):
-        raise _WrongError(f"{name[:80]!r} is no array: an npz archive holds NAME.npy only")
+        raise _WrongError(f"{name[:80]!r} is not an array: an npz archive holds NAME.npy only")
     version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     _, _, dtype = read(member)  # type: ignore[arg-type]
@@ -76,20 +76,20 @@ def _check_array(name: str, member: object) -> None:
 def _check_safetensors(file: BinaryIO, size: int) -> None:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-        raise _WrongError(f"no safetensors file: a header of {length} bytes in a file of {size}")
+        raise _WrongError(f"not a safetensors file: a header of {length} bytes in a file of {size}")
     try:
         header = json.loads(file.read(length).decode("utf-8"))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         spans = sorted((*entry["data_offsets"], _bytes_of(entry)) for entry in tensors.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _WrongError(f"no safetensors file: {type(error).__name__} in its header") from None
+        raise _WrongError(f"not a safetensors file: {type(error).__name__} in its header") from None
     at = 0
     for start, stop, expected in spans:
         if start != at or stop - start != expected:
-            raise _WrongError(f"no safetensors file: {expected} bytes expected from {at}, got {start} to {stop}")
+            raise _WrongError(f"not a safetensors file: {expected} bytes expected from {at}, got {start} to {stop}")
         at = stop
     if at != size - 8 - length:
-        raise _WrongError(f"no safetensors file: {size - 8 - length} bytes of data, its header describes {at}")
+        raise _WrongError(f"not a safetensors file: {size - 8 - length} bytes of data, its header describes {at}")
 
 
 def _bytes_of(entry: dict[str, object]) -> int:

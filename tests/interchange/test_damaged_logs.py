@@ -105,7 +105,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("jsonl", FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
     ("jsonl", EXPERT, edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
     ("jsonl", TOP_K, edit("rank0*", r'("load": \[)\d+', r"\g<1>99"), r"step 0, layer 0: loads sum to"),
-    ("jsonl", PICKLE, put("rank0*", PICKLED), "not JSON|no whole step is there"),
+    ("jsonl", PICKLE, put("rank0*", PICKLED), "not JSON|no complete step in it"),
     (
         "megatron-tokens",
         OTHER,
@@ -145,7 +145,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>99"),
         r"loads sum to .* tokens were dropped or padded",
     ),
-    ("megatron-tokens", PICKLE, put("rank0*", PICKLED), "not JSON|no whole iteration is there"),
+    ("megatron-tokens", PICKLE, put("rank0*", PICKLED), "not JSON|no complete iteration in it"),
     ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'step'; got iter, expected"),
     ("megatron-routing", MISSING, lose("*rank5*"), r"rank 5 missing"),
     ("megatron-routing", MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
@@ -181,7 +181,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("*rank0*", r'("step": 1.*?"topk": )2', r"\g<1>3"),
         "topk is 3, it was 2 before: mixed top-k",
     ),
-    ("megatron-routing", PICKLE, put("*rank0*", PICKLED), "not JSON|no whole iteration is there"),
+    ("megatron-routing", PICKLE, put("*rank0*", PICKLED), "not JSON|no complete iteration in it"),
     ("sglang", OTHER, tensor(lambda torch: [1]), "holds a list, expected a dict"),
     ("sglang", OTHER, tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
     ("sglang", OTHER, tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
@@ -216,12 +216,12 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     ("sglang", PICKLE, put("*.pt", b"PK"), r"\.pt: not an archive as torch.save writes it"),
     ("sglang", PICKLE, put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
-    ("sglang", PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is no tensor"),
+    ("sglang", PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is not a tensor"),
     ("tensorrt-llm", OTHER, lose("meta*"), r"meta_info\.json: expected JSON with num_experts"),
     ("tensorrt-llm", OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
     ("tensorrt-llm", MISSING, lose("rank1*"), r"rank 1 missing"),
     ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "layer 4 of iteration 101 is in one rank only"),
-    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "a name is there twice in its header"),
+    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "a name occurs twice in its header"),
     ("tensorrt-llm", NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
     (
         "tensorrt-llm",
@@ -316,7 +316,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("laer-moe", CUT, edit("*.csv", r",\d+\r?\n$", ""), "Expected 6 columns, got 5"),
     ("laer-moe", PICKLE, put("*.csv", PICKLED), "expected columns rank,method"),
     ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
-    ("flame-moe", OTHER, parquet([1, 2]), "column indices is no column of lists"),
+    ("flame-moe", OTHER, parquet([1, 2]), "column indices is not a column of lists"),
     ("flame-moe", MISSING, lose("540/layer_02*"), "layer 2 of checkpoint 540 is missing"),
     ("flame-moe", NEGATIVE, parquet([[1, -2]]), "expert -2, expected 0 to 7"),
     ("flame-moe", FRACTION, parquet([[1.5, 2.0]]), "expected the same number of whole numbers in each"),
@@ -352,7 +352,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     ("wandb", TOP_K, edit("*.csv", r"\n0,,\d+", "\n0,,99"), "step 0: loads sum to"),
     ("wandb", PICKLE, put("*.csv", PICKLED), "not a CSV table"),
-    ("tensorboard", OTHER, put("events*", b"\xff" * 100), "no event file"),
+    ("tensorboard", OTHER, put("events*", b"\xff" * 100), "is this an event file"),
     ("tensorboard", OTHER, put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
     ("tensorboard", MISSING, event(*(logs._scalar(s, TAG.format(0, 0), 1.0) for s in (30, 40))), "no value in step 30"),
     ("tensorboard", ORDER, event(logs._scalar(20, TAG.format(0, 0), 1.0)), "expert_0 of step 20 again"),
@@ -376,7 +376,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         event(*(logs._scalar(30, TAG.format(m, e), float(m + e)) for m in range(4) for e in range(8))),
         "step 30: loads sum to 28 in layer 0 and to 52 in layer 3",
     ),
-    ("tensorboard", PICKLE, put("events*", PICKLED), "no event file"),
+    ("tensorboard", PICKLE, put("events*", PICKLED), "is this an event file"),
 ]
 CUT_SHORT = {
     "csv": 15,
@@ -390,7 +390,7 @@ CUT_SHORT = {
 """Formats that are read up to a line that breaks off, and how many bytes are taken from the end in the test."""
 BOMBS: dict[str, tuple[str, Any, str]] = {
     "npz": ("env", "1000", "decoded, expected at most 1000"),
-    "csv": ("moeload_bench.interchange.table.BLOCK", 8, "no table"),
+    "csv": ("moeload_bench.interchange.table.BLOCK", 8, "not a table"),
     "jsonl": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "megatron-tokens": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "megatron-routing": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
@@ -400,7 +400,7 @@ BOMBS: dict[str, tuple[str, Any, str]] = {
     "laer-moe": ("moeload_bench.interchange.laer_moe.MAX_BYTES", 100, "bytes, expected at most 100"),
     "flame-moe": ("env", "10", "decoded, expected at most 10"),
     "wandb": ("moeload_bench.interchange.wandb.MAX_LINE", 50, "row 1: more than 50 bytes"),
-    "tensorboard": ("moeload_bench.interchange.tensorboard.MAX_RECORD", 10, "expected at most 10: no event file"),
+    "tensorboard": ("moeload_bench.interchange.tensorboard.MAX_RECORD", 10, "expected at most 10: is this an event"),
 }
 """What bounds a format's memory, made small: the name of the constant, its value, and the refusal."""
 ABSENT = {

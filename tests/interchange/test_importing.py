@@ -94,7 +94,7 @@ def test_a_column_of_tokens_is_checked_against_top_k(tmp_path: Path) -> None:
         ("", r"row 1: columns are '', expected step,layer,expert,load or step,layer,load_0"),
         ("step,layer,load\n0,0,1\n", r"row 1: columns are 'step,layer,load', expected"),
         ("step,layer,load_0,load_2\n0,0,1,1\n", r"row 1: columns are"),
-        ("step,step,layer,expert,load\n", r"row 1: a column is there twice"),
+        ("step,step,layer,expert,load\n", r"row 1: a column occurs twice"),
         (LONG, "no rows after the header"),
         (GOOD.replace("1,0,0,2", "1,0,0,x"), r"row 4, column load: got 'x', expected a whole number"),
         (GOOD.replace("1,0,0,2", "1,0,0,2.5"), r"row 4, column load: got '2\.5', expected a whole number"),
@@ -249,7 +249,7 @@ def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_tokens_are_given_once(tmp_path: Path) -> None:
     """A number beside the file's own tokens is refused, and so are loads after drops without any."""
     np.savez(tmp_path / "a.npz", load=np.ones((2, 1, 2)), tokens=np.full(2, 1))
-    with pytest.raises(TraceError, match="tokens are in the file; got 5"):
+    with pytest.raises(TraceError, match="tokens are in the file, but 5 was given"):
         read_npz(tmp_path / "a.npz", Options(2, 5))
     with pytest.raises(TraceError, match="tokens do not follow from loads after drops"):
         import_csv(write(tmp_path, GOOD), 2, counted="post_drop")

@@ -259,8 +259,8 @@ def test_an_executable_in_a_pull_request_is_named_and_not_downloaded(
     monkeypatch.setattr(pulls, "_fetch", lambda *a: pytest.fail("it was downloaded"))
     assert [line.split(";")[0] for line in refused(api, int(url.rsplit("/", 1)[1]))] == [
         "theirs/train/seed0.parquet: removed",
-        "community/mine/setup.sh: no trace",
-        "run.py: no trace",
+        "community/mine/setup.sh: not a trace",
+        "run.py: not a trace",
         "theirs/test/seed0.parquet: changed",
     ]
 

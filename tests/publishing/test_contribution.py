@@ -55,7 +55,10 @@ def test_a_sound_trace_is_taken(tmp_path: Path, known: Path) -> None:
         ({"licence": "CC-BY-NC-4.0"}, "licence is 'CC-BY-NC-4.0'"),
         ({"count_semantics": "unknown"}, "say what the counts are"),
         ({"recipe": "qwen3moe-16e-aux"}, "which is taken"),
-        ({"notes": ("trained in /home/jo/runs",)}, "notes.0 holds '/home/jo/runs', which tells a machine or a person"),
+        (
+            {"notes": ("trained in /home/jo/runs",)},
+            "notes.0 holds '/home/jo/runs', which identifies a machine or a person",
+        ),
         ({"config": {"path": "C:\\\\Users\\\\jo"}}, "config.path holds 'C:"),
         ({"hardware": {"node": "gpu7.cluster"}}, "hardware.node holds 'gpu7.cluster'"),
         ({"parallel": {"master": "tcp://10.0.3.7:29500"}}, "parallel.master holds '10.0.3.7'"),
@@ -97,7 +100,7 @@ def test_what_is_no_trace_is_not_opened(tmp_path: Path, known: Path, monkeypatch
     (folder / "setup.sh").write_text("#!/bin/sh\ntouch /tmp/ran\n")
     (folder / "setup.sh").chmod(0o755)
     (line,) = wrong(folder, known)
-    assert line == f"{folder / 'setup.sh'}: no trace; a contribution holds .parquet files and nothing else"
+    assert line == f"{folder / 'setup.sh'}: not a trace; a contribution holds .parquet files and nothing else"
     (folder / "setup.sh").unlink()
     with path.open("r+b") as file:
         file.truncate(10 * 2**30)  # sparse: no byte of it is written

@@ -202,7 +202,7 @@ def test_a_recording_without_a_checkpoint_does_not_go_on_from_new_weights(recipe
     job = Job(recipe, 5, "test", 12, tmp_path, shard_steps=4)
     interrupt(job, at_step=6)
     edit_manifest(job, lambda manifest: manifest.update(checkpoint=None))
-    with pytest.raises(RecordingError, match=r"4 steps are on disk and no checkpoint to go on with; .* --fresh"):
+    with pytest.raises(RecordingError, match=r"4 steps are on disk and no checkpoint to continue from; .* --fresh"):
         record_recipe(job, resume=True)
     short = replace(job, steps=4)
     assert read_trace(record_recipe(short, resume=True)).steps == 4

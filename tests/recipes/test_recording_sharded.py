@@ -87,5 +87,5 @@ def test_a_sharded_recipe_that_learns_goes_on_where_it_was(tmp_path: Path) -> No
 def test_one_process_has_nobody_to_share_with(tmp_path: Path) -> None:
     """`--shard` without torchrun is refused before anything is built."""
     job = Job(small_recipe(tmp_path), 0, "test", 4, tmp_path / "out", sharded=True)
-    with pytest.raises(RecordingError, match="--shard goes with torchrun"):
+    with pytest.raises(RecordingError, match="--shard needs several processes"):
         record_recipe(job)

@@ -116,7 +116,7 @@ def test_an_interrupted_trainer_says_how_to_go_on(tmp_path: Path) -> None:
         again.train()
     before = hooks(again.model)
     with pytest.raises(
-        RecordingError, match=r"unfinished recording is there; go on with train\(resume_from_checkpoint"
+        RecordingError, match=r"unfinished recording is there; continue it with train\(resume_from_checkpoint"
     ):
         again.train()
     assert hooks(again.model) < before
