@@ -205,13 +205,13 @@ def test_reproduce_runs_today_s_code_and_names_the_commit_of_the_other(
     kept.save(tmp_path / suite.name / "uniform.json")
     monkeypatch.setattr(reproduce, "load_suite", lambda name: suite)
     monkeypatch.setattr(reproduce, "run_again", lambda results, suite, jobs: [again for _ in results])
-    assert reproduce.reproduce(suite.name, tmp_path, None, 1, None) == 0
+    assert reproduce.compare_suite(suite.name, tmp_path, None, 1, None) == 0
     assert f"uniform: runs today's code {again.forecaster.source_sha256[:12]}, the result is of 7a9b1f4b5909; the " in (
         capsys.readouterr().out
     )
     other = again.runs[0].model_copy(update={"forecasts_sha256": "0" * 64})
     kept.model_copy(update={"runs": (other,)}).save(tmp_path / suite.name / "uniform.json")
-    assert reproduce.reproduce(suite.name, tmp_path, None, 1, True) == 1
+    assert reproduce.compare_suite(suite.name, tmp_path, None, 1, True) == 1
     monkeypatch.setattr("moeload_bench.isolation.targets.baseline_names", lambda: ["sw_avg"])
-    assert reproduce.reproduce(suite.name, tmp_path, None, 1, None) == 1
+    assert reproduce.compare_suite(suite.name, tmp_path, None, 1, None) == 1
     assert "uniform: there is no code to run; the result names commit" in capsys.readouterr().out
