@@ -12,7 +12,7 @@ from moeload_bench.cli.lazy import CommandTable, lazy_app
 COMMANDS = {
     "traces": "See which traces there are and what is in them.",
     "validate": "Check traces against the format: shapes, conservation of counts, gaps, both hashes.",
-    "check": "Does a forecaster keep the contract? Small synthetic runs, a few seconds for a fast forecaster.",
+    "check": "Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.",
     "run": "Score forecasters on a suite, or on your own trace.",
     "rescore": "Score kept forecasts by another metric: nothing is run again.",
     "publish": "Publish a folder of traces on the Hugging Face Hub.",
@@ -22,16 +22,15 @@ COMMANDS = {
     "recipes": "See the training configurations that can be recorded.",
     "corpora": "The training text of the recipes: pinned packages, checked by hash.",
     "plot": "Draw figures of traces and results as .svg, .png or .pdf (extra plot).",
-    "plan": "How often should experts be re-placed, and what does it save? Simulated over a whole trace, "
-    "migration charged.",
-    "watch": "A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.",
-    "report": "A run on one page to send to a colleague: what it is, when it stabilised, and what to do.",
-    "import": "Turn counts that somebody has already into a trace: logs of engines, arrays, tables.",
+    "plan": "Find how often to re-plan experts and what that saves: simulated over a whole trace, migration charged.",
+    "watch": "Watch a run on the terminal while it trains, or later: states, heat map, dead experts, forecasts, advice.",
+    "report": "Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.",
+    "import": "Turn existing counts into a trace: logs of engines, arrays, tables.",
     "export": "Write forecasts and traces in the forms that other tools read.",
     "merge": "Put the traces of pipeline stages together: one trace with the layers of all, by their numbers in the "
     "model.",
 }
-"""Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
+"""Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""
 
 
 MOVED = {"season": "season", "verify": "verify", "verify-trace": "verify-trace", "reproduce": ""}

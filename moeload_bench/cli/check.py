@@ -32,7 +32,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: rule, passed, message, required.")] = False,
 ) -> None:
-    """Does a forecaster keep the contract? Small synthetic runs, a few seconds for a fast forecaster.
+    """Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.
 
     Shapes, sums, determinism, block sizes, purity of forecast, horizons, dead experts and more, one line per rule.
 

@@ -35,7 +35,7 @@ def contribute(
 ) -> None:
     """Give a trace to the dataset: one pull request that adds it under community/.
 
-    It is checked first as the maintainers will check it. Folders, names of hosts and users, and mail addresses are
+    It is first checked as the maintainers will check it. Folders, names of hosts and users, and mail addresses are
     taken out of its metadata and shown before anything is sent; the file itself stays as it is. Needs a token of the
     Hub that may open pull requests: HF_TOKEN or `hf auth login`.
 
@@ -60,7 +60,7 @@ def contribute(
 
 
 def dataset_repo() -> str:
-    """The repository that the package's suites name, or that of $MOELOAD_HUB; raises `HubError` where there is none."""
+    """Return the repository that the package's suites or $MOELOAD_HUB name; raise `HubError` if there is none."""
     if os.environ.get(HUB_ENV):
         return parse_place(os.environ[HUB_ENV]).repo
     found = next((pin.repo for _, pin in suite_pins()), None)

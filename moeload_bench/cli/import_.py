@@ -16,9 +16,7 @@ from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
 from moeload_bench.interchange.rows import CutShortWarning, Options
 
-app = typer.Typer(
-    no_args_is_help=True, help="Turn counts that somebody has already into a trace: logs of engines, arrays, tables."
-)
+app = typer.Typer(no_args_is_help=True, help="Turn existing counts into a trace: logs of engines, arrays, tables.")
 
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
@@ -58,11 +56,11 @@ def _shared(
     counted: Counted = None,
     licence: Licence = "unknown",
 ) -> None:
-    """What every command takes beside its own arguments."""
+    """Take the options that every command has in addition to its own."""
 
 
 def _bounds(first_step: FirstStep = None, last_step: LastStep = None) -> None:
-    """What the commands that read a log step by step take too."""
+    """Take the options of the commands that read a log step by step."""
 
 
 def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:

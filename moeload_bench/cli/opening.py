@@ -12,12 +12,12 @@ PARTS = ".parts"
 
 
 def open_trace(name: str) -> Trace:
-    """The trace of that name; of a recording in progress (`seedN.parts`) what is on disk of it, without touching it."""
+    """Return the trace of that name, or what is on disk of a recording in progress (`seedN.parts`), unchanged."""
     if not is_unfinished(name):
         return load_trace(name)
     return unfinished_trace(Path(name))
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether the name is that of a recording in progress."""
+    """Return whether the name is that of a recording in progress."""
     return name.rstrip("/").endswith(PARTS)

@@ -14,9 +14,9 @@ import typer
 
 
 def no_trace(target: Path | None) -> Path | None:
-    """The file to write, as it was given; raises `TraceError` where a trace lies there, the command's own or another.
+    """Return the file to write, as given; raise `TraceError` if a trace lies there, the command's own or another.
 
-    An earlier output of that name is replaced: what cannot be had again is a recording.
+    An earlier output of that name is replaced. Only recordings are protected, because they cannot be made again.
     """
     if target is not None and target.exists():
         from moeload_bench.traces.store import refuse_trace_at
@@ -51,9 +51,9 @@ ReplanMs = Annotated[float, typer.Option(help="Fixed cost of a re-plan in ms: sy
 def with_signature(
     command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None
 ) -> Callable[..., Any]:
-    """``command``, which takes keywords, with the signature that the command line is made from.
+    """Return ``command``, which takes keywords, with the signature that the command line is made from.
 
-    All become keywords: required ones may stand behind those with defaults then.
+    All parameters become keywords, so that required ones may follow those with defaults.
     """
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
@@ -63,12 +63,12 @@ def with_signature(
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Parameters by name, their annotations resolved."""
+    """Return the parameters by name, with their annotations resolved."""
     return dict(inspect.signature(function, eval_str=True).parameters)
 
 
 def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options of each group's function in the place of the command's parameter that it is named for.
+    """Replace each parameter that is named for a group by the options of the group's function.
 
     The parameter gets what the function makes of them.
     """

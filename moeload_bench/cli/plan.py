@@ -63,7 +63,7 @@ def cluster_shape(
     nodes: Nodes = 1,
     groups: Groups = None,
 ) -> ClusterShape:
-    """What the experts are placed on."""
+    """Return what the experts are placed on."""
     return ClusterShape("plan", devices, slots, nodes, nodes if groups is None else groups)
 
 
@@ -75,7 +75,7 @@ def cost_model(
     overlap: Overlap = 0.0,
     replan_ms: ReplanMs = 0.0,
 ) -> CostModel | None:
-    """The cost model; None where no constant was given. Raises `PlacementError` where some were."""
+    """Return the cost model; None if no constant was given. Raise `PlacementError` if only some were."""
     if step_ms is None or expert_mb is None or bandwidth is None:
         given = dict(zip(CONSTANTS, (step_ms, expert_mb, bandwidth), strict=True))
         missing = [name for name, value in given.items() if value is None]
@@ -101,7 +101,7 @@ def writing(
         int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
     ] = None,
 ) -> Writing | None:
-    """The file to write, None where none is asked for."""
+    """Return the file to write, None if none is asked for."""
     return None if write is None else Writing(write, kind, horizon, model_layers)
 
 
@@ -130,7 +130,7 @@ def plan(
         bool, typer.Option("--wide", help="Every policy at every k, imbalance by state; wider than 80 columns.")
     ] = False,
 ) -> None:
-    """How often should experts be re-placed, and what does it save? Simulated over a whole trace, migration charged.
+    """Find how often to re-plan experts and what that saves: simulated over a whole trace, migration charged.
 
     [bold]moeload-bench plan run.parquet --devices 8 --slots 72 --expert-mb 350 --bandwidth 25 --step-ms 900[/bold]
 
@@ -169,7 +169,7 @@ def plan(
 
 
 def _incomplete(missing: Sequence[str], asked: Sequence[str] = ()) -> PlacementError:
-    """What to say without all constants; ``asked`` are the options that were given and need the simulation."""
+    """Return the error for missing constants; ``asked`` are the options that were given and need the simulation."""
     got = f"; got {', '.join(asked)}, for a simulation with these costs" if asked else ""
     return PlacementError(f"{', '.join(missing)}: expected, to charge what a re-plan costs{got}")
 
@@ -198,7 +198,7 @@ def _intervals(text: str | None) -> list[int] | None:
 
 
 def _next(trace: str, forecaster: str, shape: ClusterShape, cost: CostModel) -> str:
-    """The command to go on with: the run on one page, for the same cluster."""
+    """Return the next command: the run on one page, for the same cluster."""
     return (
         f"moeload-bench report {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} "
         f"{cluster_options(shape, cost)} --out report.html"
@@ -228,7 +228,7 @@ def _run_record(run: PolicyRun) -> dict[str, Any]:
 
 
 def _print(comparison: Comparison, following: str, wide: bool) -> None:
-    """The answer, the table, what failed, the next command."""
+    """Print the answer, the table, what failed, the next command."""
     console = plain_console()
     cost, choice = comparison.simulation.cost, choose_policy(comparison.runs)
     console.print(choice.text)
@@ -262,7 +262,7 @@ WIDE_COLUMNS = ("policy", "k", "re-plans", "moved", "moved GB", "imbalance", "tr
 
 
 def _best_of_each(runs: Sequence[PolicyRun], taken: PolicyRun) -> list[PolicyRun]:
-    """Every interval of the policy to take, of the others the best one; in the order in which they were run."""
+    """Return every interval of the policy to take, and the best one of each other policy, in the order of the runs."""
     best: dict[str, PolicyRun] = {}
     for run in runs:
         if run.policy not in best or run.saved_percent > best[run.policy].saved_percent:
@@ -290,7 +290,7 @@ def _cells(run: PolicyRun, step_ms: float) -> dict[str, str]:
 
 
 def _answer(comparison: Comparison) -> str:
-    """The sentence that an engineer came for."""
+    """Return the answer in a sentence."""
     best, cost = comparison.best, comparison.simulation.cost
     if best.policy == "static":
         return "Best: leave the static layout; with these costs no policy saves anything."

@@ -36,7 +36,7 @@ class Kinds(TyperGroup):
     """Refuses an unknown kind by name, with those that exist."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a kind; raises `NotFoundError`."""
+        """Return the command of a kind; raise `NotFoundError` for an unknown one."""
 
         found = super().get_command(ctx, cmd_name)
         if found is None:
@@ -69,21 +69,21 @@ Level = Annotated[str, typer.Option(help="Forecasters given: isolation, none, pr
 
 @app.command("heatmap")
 def heatmap(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """The load of every expert over training, one panel per layer."""
+    """Draw the load of every expert over training, one panel per layer."""
     check_suffix(out)
     _save(draw_heatmap(_view(trace, layer, first, last)), out)
 
 
 @app.command("shares")
 def shares(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """Each expert's share of a layer over training, under a strip with the layer's state (the paper's figure 1)."""
+    """Draw each expert's share of a layer over training, below a strip with its state (the paper's figure 1)."""
     check_suffix(out)
     _save(draw_shares(_view(trace, layer, first, last)), out)
 
 
 @app.command("states")
 def states(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """How far the loads drift, with the thresholds of the state rule, and the state of every layer."""
+    """Draw how far the loads drift, with the thresholds of the state rule, and the state of every layer."""
     check_suffix(out)
     _save(draw_states(_view(trace, layer, first, last)), out)
 
@@ -95,7 +95,7 @@ Window = Annotated[int, typer.Option(min=1, help="Rows that the statistic is tak
 def variance(
     trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
 ) -> None:
-    """Sliding variance of each expert's share (the paper's figures 2 to 4, windows of 10 and 100)."""
+    """Draw the sliding variance of each expert's share (the paper's figures 2 to 4, windows of 10 and 100)."""
     check_suffix(out)
     _save(draw_sliding(_view(trace, layer, first, last), "variance", window), out)
 
@@ -104,7 +104,7 @@ def variance(
 def range_(
     trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
 ) -> None:
-    """Sliding range, largest minus smallest, of each expert's share (the paper's figures 10 and 11)."""
+    """Draw the sliding range, largest minus smallest, of each expert's share (the paper's figures 10 and 11)."""
     check_suffix(out)
     _save(draw_sliding(_view(trace, layer, first, last), "range", window), out)
 
@@ -122,7 +122,7 @@ def training(
     first: First = None,
     last: Last = None,
 ) -> None:
-    """Error over training, one panel per layer, of forecasters that are run now (the paper's figures 5 to 9)."""
+    """Draw error over training, one panel per layer, of forecasters that are run now (the paper's figures 5 to 9)."""
     check_suffix(out)
     view = _view(trace, layer, first, last)
     errors = []
@@ -151,7 +151,7 @@ def horizon(
     trace: OwnTrace = None,
     level: Level = "process",
 ) -> None:
-    """Error against the horizon with the floors drawn in, one panel per state."""
+    """Draw error against the horizon with the floors drawn in, one panel per state."""
     check_suffix(out)
     _save(draw_horizon(_results(sources, suite, trace, level), metric), out)
 
@@ -168,7 +168,7 @@ def cost(
     trace: OwnTrace = None,
     level: Level = "process",
 ) -> None:
-    """Accuracy against cost: error at one horizon over the time of a forecast, one panel per state."""
+    """Draw accuracy against cost: error at one horizon over the time of a forecast, one panel per state."""
     check_suffix(out)
     _save(draw_cost(_results(sources, suite, trace, level), metric, horizon), out)
 
@@ -178,7 +178,7 @@ def _view(trace: str, layers: list[str] | None, first: int | None, last: int | N
 
 
 def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:
-    """Results from files, then those of forecasters that are run now."""
+    """Return results from files, then those of forecasters that are run now."""
     results = [load_result(source) for source in sources if source.endswith(".json")]
     targets = [source for source in sources if not source.endswith(".json")]
     if targets:

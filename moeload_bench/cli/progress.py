@@ -21,9 +21,9 @@ PIPED = 100
 
 
 def plain_console(*, wide: bool = False) -> Console:
-    """A console on standard output that prints text as text: what stands in a file is never markup.
+    """Return a console on standard output that prints text as it is: text from a file is never markup.
 
-    As wide as the terminal; ``wide``: wide enough for any table, whatever the terminal.
+    It is as wide as the terminal; ``wide``: wide enough for any table, on any terminal.
     """
     from rich.console import Console
 
@@ -35,7 +35,7 @@ def plain_console(*, wide: bool = False) -> Console:
 
 
 def print_entries(entries: Iterable[tuple[str, str]]) -> None:
-    """Each entry's name, and below it, indented, what is said of it: what cells of 80 columns have no room for."""
+    """Print each entry's name, and below it, indented, its description, which is too long for cells of 80 columns."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -46,7 +46,7 @@ def print_entries(entries: Iterable[tuple[str, str]]) -> None:
 
 
 def command_lines(command: str, width: int) -> str:
-    """A command over as many lines as it needs, each but the last ended by a backslash; it begins a new line."""
+    """Return a command over as many lines as it needs, all but the last ending in a backslash; it begins a new line."""
     words = [shlex.quote(word) for word in shlex.split(command)]
     pieces: list[str] = []
     for word in words:

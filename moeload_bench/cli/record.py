@@ -46,10 +46,10 @@ def record(
     out: Annotated[Path, typer.Option(help="Folder for OUT/RECIPE/SPLIT/seedN.parquet.")] = Path("recordings"),
     split: Annotated[str, typer.Option(help="train (open for fitting forecasters) or test (scored).")] = "test",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished recording; start when there is none.")
+        bool, typer.Option("--resume", help="Continue an unfinished recording; start if there is none.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget an unfinished recording that lies there, and start anew.")
+        bool, typer.Option("--fresh", help="Delete an unfinished recording, and start from the beginning.")
     ] = False,
     shard_steps: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints on disk.")] = SHARD_STEPS,
     shard: Annotated[
@@ -63,7 +63,7 @@ def record(
     """Train a recipe and record the exact load of every expert in every step.
 
     [bold]moeload-bench record qwen3moe-tiny-8e --seed 2[/bold]            about 17 minutes of one core
-    [bold]moeload-bench record qwen3moe-tiny-8e --seed 2 --resume[/bold]   goes on after an interruption
+    [bold]moeload-bench record qwen3moe-tiny-8e --seed 2 --resume[/bold]   continues after an interruption
 
     [bold]torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e[/bold]   two processes share each step
 
@@ -99,7 +99,7 @@ def record(
 
 
 def _within_the_warm_up(job: Job) -> str:
-    """What a trial of so few steps lacks: no reason to refuse it, as its trace is marked as cut short."""
+    """Warn that so short a trial has no steady learning rate. It is not refused: its trace is marked as cut short."""
     return (
         f"--steps {job.steps} ends within the warm-up of {job.recipe.schedule.warmup} steps: the learning rate only "
         "rises, and the trace is marked as cut short"
@@ -107,14 +107,14 @@ def _within_the_warm_up(job: Job) -> str:
 
 
 def _cut_short(folder: Path) -> Path:
-    """The trace of an unfinished recording."""
+    """Return the trace of an unfinished recording."""
     parts = Parts(folder.with_suffix(".parquet"))
     parts.reopen()
     return finish_parts(parts, complete=False)
 
 
 def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) -> Path:
-    """Train as the process that reports, until it is done or told to stop; how to ``go_on`` is printed then."""
+    """Train as the process that reports, until done or asked to stop; then print how to ``go_on``."""
     with told_to_stop() as stop:
         try:
             with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
@@ -125,7 +125,7 @@ def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) ->
 
 
 def _going_on(recipe: str, job: Job, push: str | None) -> str:
-    """The same command with --resume; options that say what is said anyway are left out."""
+    """Return the same command with --resume, without options that have their default."""
     words = ["moeload-bench", "record", recipe, "--seed", str(job.seed)]
     words += [] if job.split == "test" else ["--split", job.split]
     words += [] if job.steps == job.recipe.steps else ["--steps", str(job.steps)]
@@ -137,7 +137,7 @@ def _going_on(recipe: str, job: Job, push: str | None) -> str:
 
 
 class Stop:
-    """Asked after each step whether to stop; the number of the signal that said so, None before."""
+    """A request to stop, checked after each step; ``asked`` is the number of the signal, None before."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -150,7 +150,7 @@ class Stop:
 
 @contextmanager
 def told_to_stop() -> Iterator[Stop]:
-    """Signals that end a program ask for the end of the step first; the second one, or one before any step, ends it."""
+    """Turn the first signal into a request to stop after the step; a second, or one before any step, stops at once."""
     stop = Stop()
 
     def ask(number: int, frame: Any) -> None:
@@ -184,7 +184,9 @@ def _leave() -> None:
 
 @contextmanager
 def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
-    """``report`` that also sends the shards closed so far; at the end the trace goes up, after an error nothing."""
+    """Yield a ``report`` that also sends the shards closed so far; the trace follows at the end, unless an error
+    occurs.
+    """
     if repo is None:
         yield report
         return

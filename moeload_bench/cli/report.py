@@ -23,12 +23,12 @@ def report(
     *,
     settings: Settings,
 ) -> None:
-    """A run on one page to send to a colleague: what it is, when it stabilised, and what to do.
+    """Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.
 
     [bold]moeload-bench report runs/my-run/test/seed0.parquet --out report.html[/bold]
 
-    The page needs no network and no script, is light or dark as the reader's screen, and prints. The options name the
-    cluster that its advice is for.
+    The page needs no network and no script, follows the reader's light or dark mode, and can be printed. The options
+    name the cluster that its advice is for.
 
     Exit status: 0 written, 2 the request cannot be served.
     """

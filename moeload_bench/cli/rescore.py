@@ -53,7 +53,7 @@ def rescore(
 
 
 def _task_list(folder: Path, suite: str | None) -> Suite:
-    """The suite that the results are of."""
+    """Return the suite that the results are of."""
     first = next(iter(sorted(folder.glob("*.json"))), None)
     if suite is None and first is None:
         raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")

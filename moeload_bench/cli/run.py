@@ -147,7 +147,7 @@ def run(
 
 
 def _say_slower(results: Results) -> None:
-    """Which forecasters would be faster with a package that is not installed."""
+    """Say which forecasters would be faster with a package that is not installed."""
     for result in results:
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
@@ -155,12 +155,12 @@ def _say_slower(results: Results) -> None:
 
 
 def _with_uniform(targets: Sequence[str]) -> list[str]:
-    """The targets with the even share among them, first where it was not asked for."""
+    """Return the targets with the even share among them, at the front unless it was asked for."""
     return list(targets) if UNIFORM in targets else [UNIFORM, *targets]
 
 
 def _check_metric(metric: str, suite: Suite) -> None:
-    """Refuse before any work a metric that no table can show."""
+    """Raise, before any work, for a metric that no table can show."""
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
     if not suite.quantiles and needs_quantiles(metric):
@@ -168,7 +168,7 @@ def _check_metric(metric: str, suite: Suite) -> None:
 
 
 def _make_folder(folder: Path, what: str) -> None:
-    """Make it and write to it now: hours of scoring must not end where nothing can be kept."""
+    """Make the folder and write to it, before hours of scoring whose results could not be saved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as file:
@@ -178,7 +178,7 @@ def _make_folder(folder: Path, what: str) -> None:
 
 
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
-    """The default forecasters whose packages are there; what is left out is said on standard error."""
+    """Return the default forecasters whose packages are installed; say on standard error which are left out."""
     kept = []
     for name in defaults:
         try:
@@ -191,7 +191,7 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
 
 
 def _one_trace(traces: Sequence[str] | None) -> str | None:
-    """The trace that was named; of several none would be scored in silence."""
+    """Return the named trace; raise for several, because only one would be scored."""
     if traces is not None and len(traces) > 1:
         raise SuiteError(
             f"got --trace {len(traces)} times, expected once: the tables compare forecasters on one run; "
@@ -218,7 +218,7 @@ def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int 
 
 
 def _own_json(results: Results, metric: str, trace: str) -> str:
-    """The records of one's own run, with what to take in each state and the next command."""
+    """Return the records of your own run, with what to take in each state and the next command."""
 
     choices = list(choose_forecasters(results, metric))
     record = {"choice": [dataclasses.asdict(one) for one in choices], "next": _next(results, choices, trace)}
@@ -226,7 +226,7 @@ def _own_json(results: Results, metric: str, trace: str) -> str:
 
 
 def _next(results: Results, choices: Sequence[ForecasterChoice], trace: str) -> str | None:
-    """The command to go on with: how often to re-plan with the forecaster to take where the run ended up."""
+    """Return the next command: how often to re-plan with the forecaster to take in the state at the end of the run."""
 
     shape = next(iter(headline_shapes(results[0].runs[0].experts)), None)
     return None if shape is None or not choices else _plan_command(trace, choices[-1].cheapest, shape)
@@ -238,7 +238,7 @@ def _plan_command(trace: str, forecaster: str, shape: ClusterShape) -> str:
 
 
 def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
-    """The answer, the tables, what failed, the next command."""
+    """Print the answer, the tables, what failed, the next command."""
     console = plain_console()
     choices = list(choose_forecasters(results, metric))
     for line in answer_lines(results, choices, suite.rule, steps):
@@ -262,7 +262,7 @@ def _wide_tables(results: Results, metric: str) -> list[Any]:
 
 
 def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[str, str | None]:
-    """After a suite: what whoever writes a forecaster does next, and how often to re-plan with the one to take."""
+    """Return the next commands after a suite: for authors of a forecaster, and how often to re-plan with the best."""
     plan = {"Next, how often to re-plan with it:": _plan_on_suite(results, choices)}
     written = next((result for result in results if ":" in result.forecaster.target.partition("@")[0]), None)
     if written is None:
@@ -276,7 +276,7 @@ def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[
 
 
 def _plan_on_suite(results: Results, choices: Sequence[ForecasterChoice]) -> str | None:
-    """The command for the suite's last run."""
+    """Return the command for the suite's last run."""
     run = results[0].runs[-1]
     shape = next(iter(headline_shapes(run.experts)), None)
     if shape is None or not choices:

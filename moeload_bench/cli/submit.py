@@ -44,7 +44,7 @@ def author_of(
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
 ) -> Author:
-    """What a submitter says of the work."""
+    """Return what a submitter says of the work."""
     kind = "pretrained" if model_type is None and fitted_on else model_type
     where = hardware or environment().hardware
     return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
@@ -110,7 +110,7 @@ def submit(
 
 
 def _open_suite(name: str) -> Suite:
-    """A suite that takes submissions, its traces at hand; raises `SuiteError` for another."""
+    """Return a suite that takes submissions, after checking that its traces are here; raise `SuiteError` otherwise."""
     suite = load_suite(name)
     if suite.submissions != "open":
         raise SuiteError(f"suite {suite.name} takes no more submissions; {default_suite()} does")
@@ -119,7 +119,7 @@ def _open_suite(name: str) -> Suite:
 
 
 def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
-    """As a pull request, or as files below ``root``; the address or the steps to go on with are printed."""
+    """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
         typer.echo("dry run: nothing written, nothing sent")
         typer.echo("Next: the same without --dry-run; what has run is not run again")
@@ -148,7 +148,7 @@ class Elsewhere:
         return _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
 
     def open_pull_request(self, prepared: Prepared) -> str:
-        """One pull request that holds the folder and the result; returns its address."""
+        """Open one pull request that holds the folder and the result; return its address."""
         record, suite = prepared.draft.record, prepared.result.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
         title = f"Submission {record.name} on {suite.name}"
@@ -156,7 +156,7 @@ class Elsewhere:
 
 
 def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsewhere:
-    """What a results repository holds; raises `HubError` when it, or the token to ``write``, is missing."""
+    """Return what a results repository holds; raise `HubError` if it, or the token to ``write``, is missing."""
     from huggingface_hub import HfApi
 
     api = api or HfApi()
@@ -180,7 +180,7 @@ def _text(path: Path) -> str:
 
 
 def _show(prepared: Prepared) -> None:
-    """The scores beside nothing but floors and skill, the record, and the sizes of the files."""
+    """Show the scores with floors and skill alone, the record, and the sizes of the files."""
     console = plain_console()
     for part in brief_tables(Results([prepared.result]), PRIMARY, console.width):
         console.print(part)

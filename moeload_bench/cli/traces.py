@@ -142,7 +142,7 @@ def _print_layers(trace: Trace, layers: Sequence[LayerDescription], wide: bool) 
 
 
 def layer_cells(layer: LayerDescription) -> tuple[str, ...]:
-    """A layer's row: where it stands at the end, since when, how balanced it was and is."""
+    """Return a layer's row: its state at the end, since when, how balanced it was and is."""
     onset = layer.onset
     return (
         printable(layer.layer),

@@ -26,7 +26,7 @@ from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import screen, worst_layer
 
 EVERYTHING = 10_000
-"""A height that no layer is left out for."""
+"""A height at which every layer is shown."""
 
 
 @with_options(settings=watching)
@@ -38,13 +38,13 @@ def watch(
     layer: Annotated[int | None, typer.Option(help="The layer drawn first; the most unbalanced by default.")] = None,
     *,
     settings: Settings,
-    follow: Annotated[bool, typer.Option("--follow", help="Suppose that advice is carried out at once.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Assume that advice is carried out at once.")] = False,
     svg: Annotated[
         Path | None, typer.Option(callback=no_trace, help="With --once: draw it into this .svg file instead.")
     ] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
-    """A run on the terminal while it trains, or after: states, heat map, dead experts, forecasts, advice.
+    """Watch a run on the terminal while it trains, or later: states, heat map, dead experts, forecasts, advice.
 
     [bold]moeload-bench watch runs/my-run[/bold]           refreshes; j and k change the layer, q quits
     [bold]moeload-bench watch runs/my-run --once[/bold]    prints and exits, for scripts
@@ -73,7 +73,7 @@ class _View:
         self._snapshot: Snapshot | None = None
 
     def print_once(self, svg: Path | None) -> None:
-        """What is on disk now, on standard output or as a picture; raises `TraceError` where nothing can be read."""
+        """Show what is on disk now, on standard output or as a picture; raise `TraceError` if nothing can be read."""
         self._take_in(lambda: False)
         if self._watch is None:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
@@ -89,7 +89,7 @@ class _View:
         svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8")
 
     def run(self, refresh: float) -> None:
-        """Until q, or Ctrl-C."""
+        """Refresh the view until q or Ctrl-C."""
         console = Console(highlight=False)
         with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
             quit_ = False
@@ -104,7 +104,7 @@ class _View:
                 _draw(live, self, console)
 
     def _take_in(self, draw: Callable[[], object]) -> None:
-        """Read what is new; a long trace is drawn now and then meanwhile."""
+        """Read what is new; while reading a long trace, draw it now and then."""
         drawn = time.monotonic()
         for row in self._follower.poll():
             meta = self._follower.meta
@@ -131,7 +131,7 @@ class _View:
         return self._layer
 
     def screen(self, width: int, height: int, *, keys: bool) -> RenderableType:
-        """What is known now, for a window of that size."""
+        """Return what is known now, for a window of that size."""
         follower, watch = self._follower, self._watch
         seen = "" if watch is None else f"{watch.rows * watch.info.stride:,} steps read"
         parts = (follower.status, seen, follower.problem or "")
@@ -152,7 +152,7 @@ def _draw(live: Live, view: _View, console: Console) -> None:
 
 
 def _columns() -> int:
-    """The width for a pipe: $COLUMNS, else 80."""
+    """Return the width for a pipe: $COLUMNS, else 80."""
     return shutil.get_terminal_size((80, 24)).columns
 
 

@@ -40,7 +40,7 @@ def watching(
     overlap: Overlap = 0.0,
     replan_ms: ReplanMs = 0.0,
 ) -> Settings:
-    """The `Settings` that a run is watched with; raises `PlacementError` for a cluster that makes no plan."""
+    """Return the `Settings` that a run is watched with; raise `PlacementError` for a cluster that allows no plan."""
     if (devices is None) != (slots is None):
         raise PlacementError("--devices and --slots go together: got one of them")
     if devices is None or slots is None:

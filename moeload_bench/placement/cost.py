@@ -15,13 +15,13 @@ from moeload_bench.placement.plans import FloatArray, IntArray
 
 CAPACITY_FACTOR = 1.25
 HEADLINE = "quarter"
-"""The shape of `plans.headline_shapes` that a table of one number per forecaster shows."""
+"""The name of the shape of `plans.headline_shapes` that tables with one number per forecaster use."""
 
 
 def device_weights(slot_expert: IntArray, experts: int, devices: int) -> FloatArray:
-    """The part [..., D, E] of each expert's tokens that each device serves under plans [..., R]: replicas share evenly.
+    """Return the part [..., D, E] of each expert's tokens that each device serves under plans [..., R].
 
-    Device loads are ``device_weights(...) @ load[..., E, steps]``.
+    Replicas share evenly. Device loads are ``device_weights(...) @ load[..., E, steps]``.
     """
     rows, slots = slot_expert.reshape(-1, slot_expert.shape[-1]), slot_expert.shape[-1]
     device = np.arange(slots) // (slots // devices)
@@ -35,13 +35,13 @@ def device_weights(slot_expert: IntArray, experts: int, devices: int) -> FloatAr
 
 
 def step_imbalance(slot_expert_LR: IntArray, share_HLE: FloatArray, devices: int) -> FloatArray:
-    """Max / mean device load [H, L] of each step under one plan per layer; NaN where a layer-step has no load."""
+    """Return max / mean device load [H, L] of each step under one plan per layer; NaN if a layer-step has no load."""
     weight_LDE = device_weights(slot_expert_LR, share_HLE.shape[2], devices)
     return np.asarray((weight_LDE @ np.moveaxis(share_HLE, 0, -1)).max(axis=1).T * devices)
 
 
 def replicas_moved(before: IntArray, after: IntArray, devices: int) -> IntArray:
-    """Replicas [..., D] that each device must receive to go from one plan to the next, both [..., R].
+    """Return the replicas [..., D] that each device must receive to go from one plan to the next, both [..., R].
 
     An expert that a device holds already is copied inside the device at no cost.
     """

@@ -1,8 +1,7 @@
-"""The arithmetic under `placement`: replication and packing of many rows at once, in whole numbers.
+"""The arithmetic of `placement`: replication and packing of many rows at once, in whole numbers.
 
-Loads become integer levels, and everything that decides a choice is packed into one 64-bit key (load, count, number):
-one minimum or one sort then decides for all rows, ties included.
-
+Loads become integer levels, and everything that decides a choice is packed into one 64-bit key (load, count, number).
+One minimum or one sort then decides for all rows, ties included.
 Axis letters: N rows (plans), E experts, X experts that can get replicas, M items, B bins, R replica slots, D devices.
 """
 
@@ -22,24 +21,24 @@ MAX_CELLS = 1 << 15  # rows x slots worked on at once: arrays that stay in the c
 
 
 def max_rows(slots: int) -> int:
-    """How many rows to work on at once."""
+    """Return how many rows to work on at once."""
     return max(1, min(1 << ROWS_BITS, MAX_CELLS // slots))
 
 
 def quantise(load_NE: FloatArray, items: int) -> IntArray:
-    """Whole-number levels, as fine as the keys leave room for: a row's levels sum to less than 2^level_bits."""
+    """Return whole-number levels, as fine as the keys allow: a row's levels sum to less than 2^level_bits."""
     total = load_NE.sum(axis=1, keepdims=True)
     scale = float(1 << min(level_bits(items), 52))
     return (load_NE * (scale / np.where(total > 0, total, 1.0))).astype(np.int64)
 
 
 def level_bits(items: int) -> int:
-    """Bits that a level can have when the keys also hold the numbers of items, bins and rows."""
+    """Return how many bits a level can have if the keys also hold the numbers of items, bins and rows."""
     return HELD_BIT - ROWS_BITS - 2 * items.bit_length() - 1
 
 
 def assign(level_NE: IntArray, label_NE: IntArray, slots: int, devices: int) -> IntArray:
-    """Replicate experts into slots and pack them on devices; returns the label in each slot [N, R]."""
+    """Replicate experts into slots and pack them on devices; return the label in each slot [N, R]."""
     rows, experts = level_NE.shape
     count_NE = np.ones_like(level_NE)
     if slots > experts:
@@ -66,13 +65,13 @@ def assign(level_NE: IntArray, label_NE: IntArray, slots: int, devices: int) -> 
 
 
 def replicate(level_NE: IntArray, slots: int) -> tuple[IntArray, IntArray]:
-    """Level per replica and replicas of each expert, both [N, E].
+    """Return level per replica and replicas of each expert, both [N, E].
 
     Every spare slot goes to the expert with the highest level per replica.
     """
     rows, experts = level_NE.shape
     spare = slots - experts
-    width = min(experts, spare)  # only the `spare` largest experts can ever be given a replica
+    width = min(experts, spare)  # only the `spare` largest experts can get a replica
     expert_bits = experts.bit_length()
     top = (1 << (SORT_BITS - expert_bits)) - 1
     order = top - level_NE
@@ -99,13 +98,12 @@ def replicate(level_NE: IntArray, slots: int) -> tuple[IntArray, IntArray]:
 
 
 def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> tuple[IntArray, NDArray[np.bool_]]:
-    """The label in each place [N, M] (bin by bin) of items given in falling order of level.
+    """Return the label in each place [N, M] (bin by bin) of items given in falling order of level.
 
-    Each item goes to the bin of lowest key that is not full. The key holds, from the highest bit: full, held, the
-    bin's load, one bit into which the count of its items runs over when the bin is full, that count, and the bin's
-    place in the array of keys. With ``replicas``, items of one label are neighbours; while they are being placed, a
-    bin that has taken one is held back from the others. Returns also in which rows [N] a held bin was all that had
-    room.
+    Each item goes to the bin with the lowest key that is not full. The key holds, from the highest bit: full, held, the
+    bin's load, one bit that the count of items overflows into when the bin is full, that count, and the bin's place in
+    the array of keys. With ``replicas``, items of one label are neighbours; while they are placed, a bin that has taken
+    one is held back from the others. Return also the rows [N] in which only a held bin had room.
     """
     items, rows = level_MN.shape
     room = items // bins
@@ -149,9 +147,9 @@ def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> t
 
 
 def _holds(label_MN: IntArray) -> tuple[IntArray, IntArray]:
-    """Bits to set in the key of the bin that takes an item, and to keep in all keys of the row afterwards.
+    """Return bits to set in the key of the bin that takes an item, and bits to keep in all keys of the row afterwards.
 
-    Both [items up to the last replica, N]: a bin is held while more items of the label follow.
+    Both are [items up to the last replica, N]: a bin is held while more items of the label follow.
     """
     more_MN = label_MN[1:] == label_MN[:-1]
     until = int(np.flatnonzero(more_MN.any(axis=1))[-1]) + 1
@@ -165,8 +163,8 @@ def _holds(label_MN: IntArray) -> tuple[IntArray, IntArray]:
 def spread(slot_label: IntArray, level_NE: IntArray, label_NE: IntArray, devices: int, rows: IntArray) -> None:
     """Swap slots of ``rows``, in place, until no device holds two replicas of an expert that another device lacks.
 
-    `pack` makes such a pair only in the rows it names. A swap takes the partner that leaves the lower maximum of the
-    two devices; it never makes a new pair without undoing one, and by the pigeonhole principle there is always such a
+    `pack` makes such a pair only in the rows that it returns. A swap takes the partner that leaves the lower maximum of
+    the two devices. It never makes a new pair without removing one. By the pigeonhole principle there is always such a
     partner, so every round removes one pair per row.
     """
     while rows.size:
@@ -179,7 +177,7 @@ def spread(slot_label: IntArray, level_NE: IntArray, label_NE: IntArray, devices
 
 
 def _swap_one(plan_nR: IntArray, level_nE: IntArray, devices: int) -> NDArray[np.bool_]:
-    """One swap, in place, in each row that needs one; returns which did."""
+    """Make one swap, in place, in each row that needs one; return which rows did."""
     (n, slots), experts = plan_nR.shape, level_nE.shape[1]
     row = np.arange(n)[:, None]
     device = np.arange(slots) // (slots // devices)

@@ -32,8 +32,8 @@ FloatArray = NDArray[np.float64]
 class ClusterShape:
     """Where experts can go.
 
-    ``devices`` D with ``slots`` R in all, the same number on each; ``nodes`` > 1 makes the plan hierarchical: experts
-    come in ``groups`` of consecutive indices, a group and all replicas of its experts stay on one node.
+    ``devices`` D with ``slots`` R in all, the same number on each. ``nodes`` > 1 makes the plan hierarchical: experts
+    come in ``groups`` of consecutive indices, and a group with all replicas of its experts stays on one node.
     """
 
     name: str
@@ -98,11 +98,11 @@ class ClusterShape:
 
 
 def headline_shapes(experts: int) -> tuple[ClusterShape, ...]:
-    """The fixed shapes that `run` scores, by names that mean the same for every E.
+    """Return the fixed shapes that `run` scores, by names that mean the same for every E.
 
     ``quarter`` (the headline) and ``half``: one spare slot on each of D = E/4 and D = E/2 devices; ``plain``: D = E/4
-    without spare slots; ``nodes``, from 64 experts on: ``quarter`` over 4 nodes with 8 groups of experts. Where E does
-    not divide, D is the largest divisor of E below; a shape that no D of at least 2 serves is left out.
+    without spare slots; ``nodes``, from 64 experts on: ``quarter`` over 4 nodes with 8 groups of experts. If E does not
+    divide, D is the next smaller divisor of E; a shape is left out if no D of at least 2 fits.
     """
     shapes = []
     quarter, half = _divisor(experts, experts // 4), _divisor(experts, experts // 2)
@@ -122,11 +122,11 @@ def _divisor(experts: int, most: int) -> int:
 
 
 def plan(load: Any, shape: ClusterShape) -> IntArray:
-    """The plan for each expected load.
+    """Return the plan for each expected load.
 
-    ``load`` [..., E], any unit, finite and non-negative, each row with a positive sum; returns `slot_expert` [..., R].
-    Loads are compared at a resolution of at least 2^-36 of the row's sum, so that rounding breaks no tie. Raises
-    `PlacementError` on a load or shape that makes no plan.
+    ``load`` [..., E], any unit, finite and non-negative, each row with a positive sum; the plan is `slot_expert` [...,
+    R]. Loads are compared at a resolution of at least 2^-36 of the row's sum, so that rounding breaks no tie. Raise
+    `PlacementError` for a load or shape that allows no plan.
     """
     load = _checked(load)
     experts = load.shape[-1]
@@ -140,8 +140,11 @@ def plan(load: Any, shape: ClusterShape) -> IntArray:
 
 
 def replicate(load: Any, slots: int) -> IntArray:
-    """Replicas per expert [..., E], at least one each, ``slots`` in all: each spare slot goes to the expert with the
-    most load per replica, ties to the expert with the larger load, then to the lower number."""
+    """Return the replicas per expert [..., E], at least one each, ``slots`` in all.
+
+    Each spare slot goes to the expert with the most load per replica, ties to the expert with the larger load, then to
+    the lower number.
+    """
     load = _checked(load)
     experts = load.shape[-1]
     if slots < experts:
@@ -156,10 +159,11 @@ def replicate(load: Any, slots: int) -> IntArray:
 
 
 def expert_capacity(load: Any, capacity_factor: float) -> FloatArray:
-    """Capacity planning without replicas: each expert's buffer [..., E] as a share of the layer's tokens.
+    """Return each expert's buffer [..., E] as a share of the layer's tokens: capacity planning without replicas.
 
-    All buffers together hold ``capacity_factor`` times the layer's tokens and are divided as the expected load is (the
-    usual equal buffers are the case of a uniform load). Raises `PlacementError` for a factor that is not positive.
+    All buffers together hold ``capacity_factor`` times the layer's tokens and are divided in proportion to the expected
+    load (the usual equal buffers are the case of a uniform load). Raise `PlacementError` for a factor that is not
+    positive.
     """
     load = _checked(load)
     if not (np.isfinite(capacity_factor) and capacity_factor > 0):

@@ -25,7 +25,7 @@ from moeload_bench.placement.cost import device_weights, replicas_moved, step_im
 from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
 
 PARTS = 20
-"""Equal parts of a trace whose savings are kept, so that two policies can be compared part by part."""
+"""Number of equal parts of a trace; savings are stored per part, so that two policies can be compared part by part."""
 
 Policy = Literal["static", "every", "if_pays", "stable_only", "reserve_allocate", "on_change", "oracle"]
 
@@ -68,12 +68,12 @@ class CostModel:
                 raise PlacementError(f"{name} is {value}, expected a finite number {least}{limit}")
 
     def step_time(self, imbalance: float, static: float) -> float:
-        """Step time, in ms, for a mean imbalance over layers; ``static`` is that of the static layout."""
+        """Return the step time, in ms, for a mean imbalance over layers; ``static`` is that of the static layout."""
         waiting = self.step_ms * self.expert_fraction
         return self.step_ms - waiting + waiting * imbalance / static
 
     def migration_ms(self, moved_LD: IntArray) -> float:
-        """Time to move replicas, all layers at once, every device receiving over its own link."""
+        """Return the time to move replicas, all layers at once, every device receiving over its own link."""
         most = int(moved_LD.sum(axis=0).max(initial=0))
         return self.replan_ms + (1 - self.overlap) * most * self.expert_mb / self.bandwidth_gb_s
 
@@ -114,11 +114,11 @@ class Layout:
 class PolicyRun:
     """What one policy cost over the trace; milliseconds are means per step, percentages of the static step time.
 
-    ``moved_mb``: what all ``replicas_moved`` weigh together. ``gain_percent``: saved before migration;
+    ``moved_mb``: the size of all ``replicas_moved`` together. ``gain_percent``: saved before migration;
     ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan has paid for itself; ``break_even_mb``: the
-    size of an expert up to which the policy gains anything. Both None where the policy gains nothing or
-    moves nothing. ``imbalance`` by state of the layer-step, None where there is none. ``saved_parts``: `saved_percent`
-    of each of `PARTS` equal parts of the trace (of each row, where there are fewer), NaN for one without load.
+    size of an expert up to which the policy gains anything. Both are None if the policy gains nothing or moves nothing.
+    ``imbalance`` by state of the layer-step, None if there is none. ``saved_parts``: `saved_percent` of each of `PARTS`
+    equal parts of the trace (of each row, if there are fewer), NaN for a part without load.
     """
 
     policy: Policy
@@ -163,7 +163,9 @@ class Simulation:
     stride: int = 1
 
     def decisions(self, policy: Policy, every: int) -> tuple[IntArray, BoolArray]:
-        """Rows [N] at which a policy acts, and which layers [N, L] it plans anew there. Known without any forecast."""
+        """Return rows [N] at which a policy acts, and layers [N, L] that it re-plans there; no forecast is needed for
+        this.
+        """
         if policy not in POLICIES:
             raise not_found("policy", policy, POLICIES)
         S, L = self.transient_SL.shape
@@ -181,7 +183,7 @@ class Simulation:
         return rows, ~self.transient_SL[rows]
 
     def true_means(self, rows_N: IntArray, every: int) -> FloatArray:
-        """Mean true share [N, L, E] of the ``every`` steps from each row on (fewer at the end of the trace)."""
+        """Return the mean true share [N, L, E] of the ``every`` steps from each row on (fewer at the trace's end)."""
         filled = np.nan_to_num(self.share_SLE)
         total = np.concatenate([np.zeros_like(filled[:1]), np.cumsum(filled, axis=0)])
         window = total[np.minimum(rows_N + every // self.stride, len(filled))] - total[rows_N]
@@ -189,7 +191,7 @@ class Simulation:
         return np.asarray(np.where(mass > 0, window / np.where(mass > 0, mass, 1), 1 / filled.shape[2]))
 
     def history(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> list[Segment]:
-        """The plans in force, in order; ``share_hat_NLE`` are the forecast means at the policy's `decisions`.
+        """Return the plans in force, in order; ``share_hat_NLE`` are the forecast means at the policy's `decisions`.
 
         A decision whose forecast is missing (NaN) changes nothing. ``static`` and ``oracle`` need no forecast.
         """
@@ -220,7 +222,7 @@ class Simulation:
         return segments, layout
 
     def run(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> PolicyRun:
-        """What a policy costs; arguments as for `history`."""
+        """Return what a policy costs; arguments as for `history`."""
         segments, layout = self._steps(policy, every, share_hat_NLE)
         imbalance = [layout.imbalance(self.share_SLE[part.start : part.stop], part.slot_expert_LR) for part in segments]
         imbalance_SL = np.concatenate(imbalance)
@@ -243,7 +245,7 @@ class Simulation:
         return tuple(saved)
 
     def device_loads(self, segments: Sequence[Segment], layer: int) -> FloatArray:
-        """Load of each device, relative to the mean device, in every step of one layer, [S, D]."""
+        """Return the load of each device, relative to the mean device, in every step of one layer, [S, D]."""
         devices, experts = self.shape.devices, self.share_SLE.shape[2]
         loads = [
             self.share_SLE[part.start : part.stop, layer]
@@ -253,7 +255,7 @@ class Simulation:
         return np.concatenate(loads) * devices
 
     def layout(self) -> Layout:
-        """The cluster before the first step, under the plan for uniform loads."""
+        """Return the cluster before the first step, under the plan for uniform loads."""
         _, layers, experts = self.share_SLE.shape
         return Layout(layers, experts, self.shape, self.cost)
 
@@ -266,7 +268,7 @@ class Simulation:
 
     @cached_property
     def static_imbalance(self) -> float:
-        """Mean over steps and layers of max / mean device load in the static layout."""
+        """Return the mean over steps and layers of max / mean device load in the static layout."""
         return float(np.nanmean(self.layout().imbalance(self.share_SLE)))
 
     def _plans(self, acts_NL: BoolArray, share_hat_NLE: FloatArray | None) -> IntArray:
@@ -306,7 +308,7 @@ class Simulation:
 
 
 def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
-    """The same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
+    """Return the same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
     from scipy.optimize import linear_sum_assignment
 
     nodes, per_node = shape.nodes, shape.devices // shape.nodes
@@ -327,7 +329,7 @@ def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterSha
 
 
 def best_run(runs: Sequence[PolicyRun]) -> PolicyRun:
-    """The policy that saves most after migration, the oracle aside; the earlier one where two save the same."""
+    """Return the policy that saves most after migration, except the oracle; the earlier one if two save the same."""
     real = [run for run in runs if run.policy != "oracle"]
     return max(real, key=lambda run: run.saved_percent)
 

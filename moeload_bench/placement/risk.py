@@ -1,9 +1,9 @@
-"""Plans that reckon with the uncertainty of a load: mean + z standard deviations, with covariances where known.
+"""Plans for uncertain loads: mean + z standard deviations, with covariances if they are known.
 
-A device waits for all of its experts together, so experts that grow together should sit apart and those that grow at
-each other's cost may sit together; FlashLB (vllm-ascend) packs by such a bound on the load of a device. Here: replicas
-are given by mean + z standard deviations of each expert, and items are packed in falling order of that on the device
-whose bound mean_D + z sqrt(var_D) stays lowest, var_D with all covariances of what it holds.
+A device waits for all of its experts together. So experts whose loads grow together should be apart, and experts that
+grow at each other's cost may be together. FlashLB (vllm-ascend) packs by such a bound on the load of a device. Here
+replicas are given by mean + z standard deviations of each expert. Items are packed in falling order of that, each on
+the device whose bound mean_D + z sqrt(var_D) stays lowest; var_D includes all covariances of what the device holds.
 
 Axis letters: N plans, E experts, R replica slots, D devices.
 """
@@ -19,10 +19,10 @@ from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, pl
 
 
 def risk_plan(mean: Any, shape: ClusterShape, z: float, *, deviation: Any = None, covariance: Any = None) -> IntArray:
-    """The plan [..., R] for uncertain loads; with ``z`` = 0 that of `plan`.
+    """Return the plan [..., R] for uncertain loads; with ``z`` = 0 it is that of `plan`.
 
     ``mean`` [..., E] as for `plan`; ``deviation`` [..., E]: standard deviations, in the unit of the mean; or
-    ``covariance`` [..., E, E]. With deviations alone, mean + z deviations is planned for as if it were the load. Raises
+    ``covariance`` [..., E, E]. With deviations alone, mean + z deviations is planned for as if it were the load. Raise
     `PlacementError` for a z below 0, for neither or both of them, for values that are not finite or variances below 0,
     and for covariances on a hierarchical shape.
     """
@@ -54,9 +54,9 @@ def risk_plan(mean: Any, shape: ClusterShape, z: float, *, deviation: Any = None
 def _packed(
     mean_NE: FloatArray, covariance_NEE: FloatArray, count_NE: IntArray, shape: ClusterShape, z: float
 ) -> IntArray:
-    """Items in falling order of their own bound, each on the device whose bound stays lowest.
+    """Pack items in falling order of their own bound, each on the device whose bound stays lowest.
 
-    A device that holds the expert already is taken only where no other has room.
+    A device that already holds the expert is taken only if no other has room.
     """
     N, E = mean_NE.shape
     D, room = shape.devices, shape.slots_per_device
