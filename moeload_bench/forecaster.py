@@ -59,6 +59,12 @@ class StepBlock:
     def __len__(self) -> int:
         return int(self.step_S.shape[0])
 
+    def rows(self, start: int, stop: int) -> StepBlock:
+        """Return rows start .. stop-1 as views."""
+        cut = slice(start, stop)
+        columns = {name: column[cut] for name, column in self.covariates.items()}
+        return StepBlock(self.step_S[cut], self.load_SLE[cut], self.tokens_SL[cut], columns)
+
 
 def info_of(meta: Any, group: int = 0) -> TraceInfo:
     """Return what a forecaster may know of a run with this `TraceMeta`."""
@@ -82,9 +88,7 @@ def trace_info(trace: Any, group: int = 0) -> TraceInfo:
 
 def step_block(trace: Any, start: int, stop: int) -> StepBlock:
     """Return rows start .. stop-1 of a `Trace`, or of anything with its arrays, as a forecaster sees them: views."""
-    rows = slice(start, stop)
-    covariates = {name: column[rows] for name, column in trace.columns.items()}
-    return StepBlock(trace.step_S[rows], trace.load_SLE[rows], trace.tokens_SL[rows], covariates)
+    return StepBlock(trace.step_S, trace.load_SLE, trace.tokens_SL, trace.columns).rows(start, stop)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
-from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject, block_rows
+from moeload_bench.evaluation.scenarios import BASIC, Scenario, Subject
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
@@ -114,14 +114,14 @@ def forecast_is_pure(subject: Subject) -> str | None:
     run, half = BASIC.block(), BASIC.steps // 2
     with subject.open(BASIC) as asked, subject.open(BASIC) as quiet:
         for feed in (asked, quiet):
-            feed.rows(block_rows(run, 0, half))
+            feed.rows(run.rows(0, half))
         first = asked.ask(BASIC.request())
         asked.ask(BASIC.request(BASIC.horizons[:2]))
         again = differs(first, asked.ask(BASIC.request()), BASIC.horizons, exact=True)
         if again is not None:
             return f"asked twice: {again}"
         for feed in (asked, quiet):
-            feed.rows(block_rows(run, half, BASIC.steps))
+            feed.rows(run.rows(half, BASIC.steps))
         later = differs(asked.ask(BASIC.request()), quiet.ask(BASIC.request()), BASIC.horizons)
         return None if later is None else f"asked half-way or not: {later}"
 
@@ -137,9 +137,9 @@ def independent_instances(subject: Subject) -> str | None:
     alone = subject.basic()
     with subject.open(BASIC) as one, subject.open(BASIC) as other:
         for seed, feed in ((0, one), (5, other)):
-            feed.rows(block_rows(BASIC.block(seed), 0, 40))
+            feed.rows(BASIC.block(seed).rows(0, 40))
         for seed, feed in ((0, one), (5, other)):
-            feed.rows(block_rows(BASIC.block(seed), 40, BASIC.steps))
+            feed.rows(BASIC.block(seed).rows(40, BASIC.steps))
         other.ask(BASIC.request())
         return differs(alone, one.ask(BASIC.request()), BASIC.horizons)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -288,21 +288,9 @@ def _row_time(trace: Trace) -> float | None:
 
 
 def _cost(host: Host | None, truth: Truth) -> CostResult:
-    training_step_s = _row_time(truth.trace)
-    if host is None:
-        return CostResult(training_step_s=training_step_s)
-    cost = host.cost()
-    return CostResult(
-        observe_wall_s=cost.observe_wall_s,
-        observe_cpu_s=cost.observe_cpu_s,
-        forecast_wall_s=cost.forecast_wall_s,
-        forecast_cpu_s=cost.forecast_cpu_s,
-        startup_wall_s=cost.startup_wall_s,
-        observed_rows=cost.observe_rows,
-        forecasts=cost.forecasts,
-        peak_memory_bytes=cost.peak_memory_bytes,
-        training_step_s=training_step_s,
-    )
+    measured = {} if host is None else asdict(host.cost())
+    measured.pop("accounting", None)  # the result says it beside
+    return CostResult(training_step_s=_row_time(truth.trace), **measured)
 
 
 def _pair_key(pair: Pair) -> str:

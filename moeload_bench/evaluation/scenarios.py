@@ -101,7 +101,7 @@ class Subject:
         with self.open(scenario) as feed:
             run, start = scenario.block(), 0
             for size in itertools.cycle(sizes or (scenario.steps,)):
-                feed.rows(block_rows(run, start, start + size))
+                feed.rows(run.rows(start, start + size))
                 start += size
                 if start >= scenario.steps:
                     break
@@ -123,10 +123,3 @@ class Subject:
             given = f"it was given runs of {longer.steps} steps, and may get runs of {SHORTEST_FIT}"
             raise ForecastError(f"{error} ({given})", error.rule) from error
         return None if out is None else out[0]
-
-
-def block_rows(block: StepBlock, start: int, stop: int) -> StepBlock:
-    """Rows start .. stop-1 of a block."""
-    cut = slice(start, stop)
-    columns = {name: column[cut] for name, column in block.covariates.items()}
-    return StepBlock(block.step_S[cut], block.load_SLE[cut], block.tokens_SL[cut], columns)

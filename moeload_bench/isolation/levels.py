@@ -60,7 +60,7 @@ class Cost:
     observe_cpu_s: float | None = 0.0
     forecast_wall_s: float = 0.0
     forecast_cpu_s: float | None = 0.0
-    observe_rows: int = 0
+    observed_rows: int = 0
     forecasts: int = 0
     startup_wall_s: float = 0.0
     peak_memory_bytes: int | None = None
@@ -144,7 +144,7 @@ class Meter:
             observe_cpu_s=self.cpu_s["observe"],
             forecast_wall_s=self.wall_s["forecast"],
             forecast_cpu_s=self.cpu_s["forecast"],
-            observe_rows=self.rows,
+            observed_rows=self.rows,
             forecasts=self.calls["forecast"],
             startup_wall_s=self.startup_wall_s,
             peak_memory_bytes=peak_memory_bytes,

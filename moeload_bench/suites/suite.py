@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -244,21 +244,19 @@ def sources_of(
 ) -> dict[str, Source]:
     """Return every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
     here: dict[str, Source] = {trace.id: trace for trace in traces}
-    return {**locate_traces(suite, paths, fit=fit, here=here), **here}
+    not_looked_up = dict.fromkeys(here, "")
+    return {**locate_traces(suite, {**(paths or {}), **not_looked_up}, fit=fit), **here}
 
 
-def locate_traces(
-    suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True, here: Collection[str] = ()
-) -> dict[str, Path]:
+def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True) -> dict[str, Path]:
     """Return the file of every trace of a suite by its id: from ``paths``, else bundled, local, or the Hub at its pin.
 
-    ``fit`` False leaves out those that forecasters learn from, ``here`` names others to leave out. Raises
+    ``fit`` False leaves out those that forecasters learn from. Raises
     `NotFoundError` for a trace that is nowhere.
     """
     given = paths or {}
     hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     ids = [entry.id for entry in (*suite.traces, *(suite.fit if fit else ()))]
-    ids = [name for name in ids if name not in here]
     return {name: Path(given[name]) if name in given else find_trace(name, hub=hub) for name in ids}
 
 

@@ -115,7 +115,7 @@ def test_costs_are_measured_from_outside(level: Level) -> None:
         host.observe(step_block(TRACE, 7, 10))
         host.forecast(REQUEST)
         cost = host.cost()
-    assert (cost.observe_rows, cost.forecasts) == (10, 1)
+    assert (cost.observed_rows, cost.forecasts) == (10, 1)
     assert cost.observe_wall_s > 0.3
     assert cost.observe_cpu_s is not None
     assert cost.observe_cpu_s < cost.observe_wall_s
@@ -175,7 +175,7 @@ def test_fit_runs_at_the_same_level_and_its_bytes_reach_the_constructor(level: L
     out = fit_target(target, runs, seed=3, level=level)
     assert out is not None
     assert out[0] == b"2 runs, 120 rows, seed 3, power 2"
-    assert out[1].observe_rows == 120
+    assert out[1].observed_rows == 120
     with open_host(target, INFO, seed=0, fitted=out[0], level=level) as host:
         assert host.forecast(REQUEST).share_BLE.shape == (1, 2, 4)
     with pytest.raises(ForecastError, match="fit returned str, expected bytes"):
