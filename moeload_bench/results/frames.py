@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeload_bench.errors import counted, not_found, printable
-from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.grid import NOTHING, known_grid, result_grid
+from moeload_bench.results.html import html_table
 from moeload_bench.results.record import Results
+from moeload_bench.results.tables import Table, signed_skill
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import CROSSING, STATES
 
@@ -24,11 +24,11 @@ def skill_frame(results: Results, metric: str) -> pd.DataFrame:
         {
             "state": row.state,
             "forecaster": row.forecaster,
-            "skill": row.skill_value,
-            "low": row.interval and row.interval.low,
-            "high": row.interval and row.interval.high,
+            "skill": row.skill,
+            "low": row.new_recipe and row.new_recipe.low,
+            "high": row.new_recipe and row.new_recipe.high,
         }
-        for row in _grid(results, metric).rows
+        for row in known_grid(results, metric).rows
     ]
     return pd.DataFrame(rows).astype(dict.fromkeys(("skill", "low", "high"), "float64"))
 
@@ -39,15 +39,15 @@ def table_frame(results: Results, state: str | None, metric: str) -> pd.DataFram
 
     if state is not None and state not in (*STATES, CROSSING):
         raise not_found("state", state, (*STATES, CROSSING))
-    grid = _grid(results, metric)
+    grid = known_grid(results, metric)
     heads = [f"h={horizon}" for horizon in grid.horizons]
     rows = [
         {
             "state": row.state,
             "forecaster": row.forecaster,
             **dict(zip(heads, row.value_K, strict=True)),
-            "skill": row.skill_value,
-            "ms": 1e3 * row.per_forecast_s,
+            "skill": row.skill,
+            "ms": 1e3 * row.result.per_forecast_s,
             "fallback": row.fallback,
         }
         for row in grid.rows
@@ -57,50 +57,34 @@ def table_frame(results: Results, state: str | None, metric: str) -> pd.DataFram
     return frame.astype(dict.fromkeys([*heads, "skill", "ms", "fallback"], "float64"))
 
 
-def _grid(results: Results, metric: str) -> Grid:
-    grid = result_grid(results, metric) if len(results) else None
-    if grid is None:
-        raise not_found("metric", metric, {m for r in results for run in r.runs for t in run.tasks for m in t.metrics})
-    return grid
-
-
 def summary_text(results: Results) -> str:
     """A line on what was run, and each forecaster's skill by state, in the order of skill in the last one."""
-    about, heads, rows = _summary(results)
-    width = max((len(row[0]) for row in rows), default=0)
-    lines = [about]
-    if rows:
-        lines.append("  ".join([" " * width, *(f"{head:>9}" for head in heads)]))
-        lines += ["  ".join([f"{row[0]:{width}}", *(f"{cell:>9}" for cell in row[1:])]) for row in rows]
-    return "\n".join(lines)
+    table = _summary(results)
+    width = max((len(row[0]) for row in table.rows), default=0)
+    lines = ["", *table.heads[1:]], *table.rows
+    said = ("  ".join([f"{name:{width}}", *(f"{cell:>9}" for cell in cells)]) for name, *cells in lines)
+    return "\n".join([table.caption, *(said if table.rows else ())])
 
 
 def summary_html(results: Results) -> str:
     """The same as a table."""
-    about, heads, rows = _summary(results)
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("forecaster", *heads))
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<p>{html.escape(about)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return html_table(_summary(results))
 
 
-def _summary(results: Results) -> tuple[str, list[str], list[list[str]]]:
-    """What was run in a line, the states, and a row of texts per forecaster."""
+def _summary(results: Results) -> Table:
+    """What was run in the caption, and a row of skills by state per forecaster."""
     if not len(results):
-        return "Results: none", [], []
+        return Table("Results: none", (), ())
     first, failed = results[0], len(results.failures)
     size = f"{counted(len(results), 'forecaster')} on {counted(len(first.runs), 'run')} of suite {first.suite.name}"
     about = f"Results: {size}, {f'{failed} failed tasks' if failed else 'no task failed'}"
-    grid, reference = result_grid(results, PRIMARY), reference_of(results)
-    if grid is None or reference is None:
-        return about, [], [[printable(result.name)] for result in results]
-    states: list[str] = [state for state in STATES if any(row.state == state for row in grid.rows)]
-    cells: dict[str, dict[str, Any]] = {}
-    for row in grid.rows:
-        cells.setdefault(row.forecaster, {})[row.state] = row.skill_value
-    order = [row.forecaster for row in grid.rows if row.state == states[-1]] if states else []
-    rows = [[printable(name), *(_signed(cells[name].get(state)) for state in states)] for name in order]
-    return f"{about}. Skill in {PRIMARY} against {reference.name}:", states, rows
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
+    grid = result_grid(results, PRIMARY)
+    if grid is None or grid.scores.reference is None:
+        return Table(about, ("forecaster",), tuple((printable(result.name),) for result in results))
+    states = [state for state in grid.states if state in STATES]
+    skills = {(row.forecaster, row.state): signed_skill(row.skill) for row in grid.rows}
+    rows = tuple(
+        (printable(row.forecaster), *(skills.get((row.forecaster, state), NOTHING) for state in states))
+        for row in grid.of_state(states[-1])
+    )
+    return Table(f"{about}. Skill in {PRIMARY} against {grid.scores.reference}:", ("forecaster", *states), rows)
