@@ -71,7 +71,7 @@ def with_value(run: RunResult, name: str, value: float) -> RunResult:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_metric_is_scored_and_rescored(scored: Scored, name: str) -> None:
     """Each task and layer has it; kept forecasts give the same values; a failed task has what the record says."""
-    again = rescore(scored.folder, scored.suite, scored.paths, name)
+    again = rescore(scored.folder, scored.suite, name, paths=scored.paths)
     by_name = {result.name: result for result in again}
     for result in scored.results:
         (run,) = result.runs
