@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from leaderboard.committed import ROOT, submission_of, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from moeload_bench.results.grid import Scores
+from moeload_bench.results.grid import Standings
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
@@ -40,7 +40,7 @@ def _is_adapter(result: Result) -> bool:
 def _table(suite: str, adapters: Sequence[Result]) -> str:
     """Skill by state, error at every horizon, and CPU time."""
     known = {result.name: result for result in results_of(suite)}
-    scores = Scores([*(known[name] for name in BESIDE), *adapters], PRIMARY, known[BESIDE[0]])
+    scores = Standings([*(known[name] for name in BESIDE), *adapters], PRIMARY, known[BESIDE[0]])
     rows = [
         (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K),
          three_digits(row.result.cpu_ms))

@@ -21,7 +21,7 @@ from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import NOTHING, Scores
+from moeload_bench.results.grid import NOTHING, Standings
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, Results
 from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_p_value, skill_interval
@@ -283,7 +283,7 @@ DEMONSTRATION_WORDS = (
 
 def _skills(result: Result, beside: Sequence[Result], reference: str) -> dict[str, str]:
     """By state, on the runs of the results beside it; raises `ResultError` for another suite."""
-    scores = Scores([result], PRIMARY, next(one for one in beside if one.name == reference))
+    scores = Standings([result], PRIMARY, next(one for one in beside if one.name == reference))
     return {state: signed_skill(scores.rows(state)[0].skill) for state in STATES}
 
 

@@ -15,7 +15,7 @@ from leaderboard.committed import RESULTS, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import metric_names, results_of
 from leaderboard.season_tools.scored import scored_seasons
-from moeload_bench.results.grid import ALL, COLUMNS, Row, Scores, result_grid, with_runs_of
+from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid, with_runs_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -40,7 +40,7 @@ def summary(results: Sequence[Result]) -> str:
     writer.writerows(line for metric in metric_names(results) for line in _of_metric(results, metric))
     for recipe in sorted({run.recipe for run in results[0].runs}):
         chosen = with_runs_of(results, {run.trace for run in results[0].runs if run.recipe == recipe})
-        scores = Scores(chosen, PRIMARY, None)
+        scores = Standings(chosen, PRIMARY, None)
         for row in (row for state in ("transient", "stable") for row in scores.rows(state)):
             writer.writerows(_by_horizon(row, scores, recipe))
     return out.getvalue()
@@ -60,7 +60,7 @@ def _of_metric(results: Sequence[Result], metric: str) -> Iterator[Sequence[obje
             yield (row.forecaster, ALL, state, ALL, metric, *numbers, *counts)
 
 
-def _by_horizon(row: Row, scores: Scores, recipe: str) -> Iterator[Sequence[object]]:
+def _by_horizon(row: Row, scores: Standings, recipe: str) -> Iterator[Sequence[object]]:
     """Value and excess at each horizon that has a value."""
     excess_K = row.excess_K or (None,) * len(row.value_K)
     for horizon, value, excess, origins in zip(scores.horizons, row.value_K, excess_K, row.origins_K, strict=True):

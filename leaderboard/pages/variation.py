@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboard.pages.separation import STATES
-from moeload_bench.results.grid import Scores, run_means, with_runs_of
+from moeload_bench.results.grid import Standings, run_means, with_runs_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits
@@ -21,7 +21,7 @@ def recipe_tables(results: Sequence[Result]) -> str:
         "and over layers; the least of a row in bold."
     ]
     recipes = {recipe: {run.trace for run in results[0].runs if run.recipe == recipe} for recipe in _recipes(results)}
-    scores = {recipe: Scores(with_runs_of(results, runs), PRIMARY, None) for recipe, runs in recipes.items()}
+    scores = {recipe: Standings(with_runs_of(results, runs), PRIMARY, None) for recipe, runs in recipes.items()}
     head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
     for state in STATES:
         found = {recipe: one.rows(state) for recipe, one in scores.items()}

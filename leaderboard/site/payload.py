@@ -16,7 +16,7 @@ from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, ski
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
 from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import ALL, Scores, with_runs_of
+from moeload_bench.results.grid import ALL, Standings, with_runs_of
 from moeload_bench.results.html import MINUS, NONE, number
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import MIN_RECIPES
@@ -202,7 +202,7 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.choices):
-        scores = Scores(with_runs_of(board.results[:1], board.runs_in(recipe)), metric, None)
+        scores = Standings(with_runs_of(board.results[:1], board.runs_in(recipe)), metric, None)
         for (state, floor), value_K in scores.floors().items():
             rows = found.setdefault(f"{state} {recipe}", [])
             rows.append([floor, marked_floor(floor, scores.marks), list(map(three_digits, value_K))])

@@ -14,7 +14,7 @@ from leaderboard.season_tools.scored import run_ratios, spread_of
 from leaderboard.site.inputs import Board
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import Errors, errors_of
-from moeload_bench.results.grid import ALL, Row, Scores, front_of, in_state, metrics_in, with_runs_of
+from moeload_bench.results.grid import ALL, Row, Standings, front_of, in_state, metrics_in, with_runs_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.seeds import skill_interval
 from moeload_bench.results.statistics import MIN_RECIPES, Interval, win_rates
@@ -72,11 +72,11 @@ def states_of(board: Board) -> list[str]:
 
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Every view of a metric: states x (slices and recipes) x horizons."""
-    whole = Scores(board.results, metric, board.reference)
+    whole = Standings(board.results, metric, board.reference)
     known = errors_of(board.known, whole.ratio) if board.known and whole.ratio else None
     for recipe in (ALL, *board.choices):
         runs = board.runs_in(recipe)
-        scores, regrets = whole.on(runs), Scores(with_runs_of(board.results, runs), REGRET, None)
+        scores, regrets = whole.on(runs), Standings(with_runs_of(board.results, runs), REGRET, None)
         for state in states_of(board):
             for horizon in (None, *board.suite.horizons):
                 regret = {row.forecaster: row.value for row in regrets.rows(state, horizon)}
@@ -84,7 +84,7 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
 
 
 def _view(
-    scores: Scores, regret: Mapping[str, float | None], known: Errors | None, state: str, recipe: str,
+    scores: Standings, regret: Mapping[str, float | None], known: Errors | None, state: str, recipe: str,
     horizon: int | None,
 ) -> View:  # fmt: skip
     rows, rank, better = scores.rows(state, horizon), scores.ranks(state, horizon), lower_is_better(scores.metric)
@@ -104,7 +104,7 @@ def _view(
     return View(state, recipe, horizon, floor, cells, *_over(scores.results[0], state, horizon, scores.horizons))
 
 
-def _with_seeds(row: Row, scores: Scores, known: Errors | None, horizon: int | None) -> Row:
+def _with_seeds(row: Row, scores: Standings, known: Errors | None, horizon: int | None) -> Row:
     """The row with an interval for new seeds where a season has one run of each recipe: by the public runs' spread."""
     if row.new_seeds or known is None or scores.reference is None:
         return row

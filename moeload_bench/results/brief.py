@@ -12,10 +12,10 @@ from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.console import drawn
 from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
 from moeload_bench.results.record import Results
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
-from moeload_bench.results.terminal import drawn
 from moeload_bench.results.words import span_words
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES

@@ -2,7 +2,7 @@
 
 A value is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
 horizons are never averaged away, except where somebody asks for `ALL`. `results.words` says over what a value is a
-mean; `results.terminal`, `results.markdown` and `results.html` render the tables that `results.tables` makes of rows.
+mean; `results.console`, `results.markdown` and `results.html` render the tables that `results.tables` makes of rows.
 
 Axis letters: K suite horizons.
 """
@@ -108,8 +108,8 @@ class Row:
         return (self.fallback or 0.0) > 0.5
 
 
-class Scores:
-    """The scores of results by one metric, of which rows for any runs, state and horizon are made.
+class Standings:
+    """How results stand by one metric: the scores of which rows for any runs, state and horizon are made.
 
     Skill is against the ``reference``, which need not be among the results.
     """
@@ -133,9 +133,9 @@ class Scores:
         """The metric that skill is a ratio of, task by task."""
         return self.errors if self.ratio in (None, self.metric) else errors_of(self._compared, self.ratio or "")
 
-    def on(self, runs: Collection[str]) -> Scores:
+    def on(self, runs: Collection[str]) -> Standings:
         """The same scores on some of the runs."""
-        found = Scores(with_runs_of(self.results, runs), self.metric, None)
+        found = Standings(with_runs_of(self.results, runs), self.metric, None)
         found.reference = self.reference
         found.errors, found.ratios = (runs_of(errors, runs) for errors in (self.errors, self.ratios))
         return found
@@ -208,7 +208,7 @@ class Scores:
 class Grid:
     """The rows of all states that occur, over all horizons; rows of a state are in the order of skill."""
 
-    scores: Scores
+    scores: Standings
     results: tuple[Result, ...]
     metric: str
     horizons: tuple[int, ...]
@@ -239,7 +239,7 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
         if metric not in metric_names():
             raise not_found("metric", metric, metric_names())
         return None
-    scores = Scores(results, metric, reference_of(results))
+    scores = Standings(results, metric, reference_of(results))
     rows = [
         row
         for state in (*STATES, CROSSING)

@@ -300,8 +300,8 @@ _TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
 
 
 def _frames() -> Any:
-    """`moeload_bench.results.frames`, which is made of this module's records."""
-    return import_module("moeload_bench.results.frames")
+    """`moeload_bench.results.dataframes`, which is made of this module's records."""
+    return import_module("moeload_bench.results.dataframes")
 
 
 def _floor_columns(run: RunResult, state: str, k: int) -> dict[str, Any]:

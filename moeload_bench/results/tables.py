@@ -1,6 +1,6 @@
 """Tables of texts, before anybody draws them: what is in each cell, and how numbers are written.
 
-`results.terminal`, `results.markdown` and `results.html` render a `Table`; nothing else does.
+`results.console`, `results.markdown` and `results.html` render a `Table`; nothing else does.
 """
 
 from __future__ import annotations
