@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from leaderboard.committed import ROOT, submission_of, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from moeload_bench.plots.results import cpu_ms
-from moeload_bench.results.comparison import errors_of, skill
+from moeload_bench.results.grid import Standings
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 
 FOLDER = ROOT / "leaderboard" / "adapters"
@@ -40,15 +40,14 @@ def _is_adapter(result: Result) -> bool:
 def _table(suite: str, adapters: Sequence[Result]) -> str:
     """Skill by state, error at every horizon, and CPU time."""
     known = {result.name: result for result in results_of(suite)}
-    results = [*(known[name] for name in BESIDE), *adapters]
-    errors, rows = errors_of(results, PRIMARY), []
-    for state in ("transient", "stable"):
-        for result in results:
-            here = errors.select(state=state)
-            cells = [here.select(horizon=h).by_forecaster[result.name].mean() for h in result.suite.horizons]
-            rows.append((state, f"`{result.name}`", f"{skill(here, result.name, BESIDE[0])[0]:+.3f}",
-                         *map(three_digits, cells), three_digits(cpu_ms(result))))  # fmt: skip
-    heads = ("state", "forecaster", "skill", *(f"h = {h:,}" for h in results[0].suite.horizons), "CPU ms per origin")
+    scores = Standings([*(known[name] for name in BESIDE), *adapters], PRIMARY, known[BESIDE[0]])
+    rows = [
+        (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K),
+         three_digits(row.result.cpu_ms))
+        for state in ("transient", "stable")
+        for row in scores.rows(state)
+    ]  # fmt: skip
+    heads = ("state", "forecaster", "skill", *horizon_heads(scores.horizons), "CPU ms per origin")
     return f"Suite `{suite}`, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
 
 

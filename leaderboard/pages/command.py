@@ -26,6 +26,7 @@ from leaderboard.pages import (
     results,
     sampling_note,
     season,
+    summaries,
     unseen,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
@@ -47,9 +48,10 @@ PAGES = (
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
-    page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS}),
+    page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS, **summaries.PARTS}),
     season.SEASONS,
     Page("cards", cards.card_files),
+    Page("summaries", summaries.summary_files),
 )
 
 

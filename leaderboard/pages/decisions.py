@@ -13,7 +13,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages import reaction
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
-from leaderboard.pages.results import results_of, separated
+from leaderboard.pages.results import disagreement_table, results_of, separated
 from leaderboard.pages.separation import compared_cells
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.placement.cost import HEADLINE
@@ -23,7 +23,8 @@ from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.plots.results import draw_regret
 from moeload_bench.plots.style import save_figure
 from moeload_bench.results.disagreement import disagreements
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.traces.store import load_trace
 
@@ -57,15 +58,9 @@ def regret_table() -> str:
     """Pairs of forecasters that error and decision order apart, the largest gap first."""
     results = results_of(SUITE)
     apart = disagreements(results)
-    heads = ("state", "horizon", "lower window_tv", f"lower regret@{HEADLINE}", "window_tv ratio", "regret gap, points")
-    rows = [
-        (d.state, f"{d.horizon:,}", f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}",
-         f"{100 * d.regret_gap:.2f}")
-        for d in apart[:MOST]
-    ]  # fmt: skip
     return (
         f"Suite `{SUITE}`, {len(results)} forecasters; {len(apart)} ordered pairs disagree, the "
-        f"{min(MOST, len(apart))} largest:\n\n{markdown_table(heads, rows)}"
+        f"{min(MOST, len(apart))} largest:\n\n{disagreement_table(apart[:MOST], f'regret@{HEADLINE}', 'horizon')}"
     )
 
 

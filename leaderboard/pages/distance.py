@@ -26,8 +26,9 @@ from leaderboard.pages.separation import STATES
 from leaderboard.studies import oracle_window
 from leaderboard.studies.clusters import SUITE
 from moeload_bench.results.comparison import Errors, errors_of
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 
 NAME = "gated"

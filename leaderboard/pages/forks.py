@@ -24,7 +24,8 @@ from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import floors_from
 

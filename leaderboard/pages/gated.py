@@ -14,9 +14,9 @@ from scipy.stats import t
 
 from leaderboard.pages.parts import Maker
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
-from moeload_bench.results.grid import signed
-from moeload_bench.results.render import markdown_table as table
+from moeload_bench.results.markdown import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval
+from moeload_bench.results.tables import span
 from moeload_bench.suites.suite import load_suite
 
 STATES = ("transient", "stable")
@@ -65,7 +65,7 @@ def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
         present = [[units[recipe] for recipe in cluster if recipe in units] for cluster in CLUSTERS]
         units = {str(n): float(np.mean(values)) for n, values in enumerate(present) if values}
     found = interval(np.array(list(units.values())), Tasks(list(units), list(units)), "a new recipe")
-    return "-" if found is None else f"[{signed(found.low, 2)}, {signed(found.high, 2)}]"
+    return "-" if found is None else span(found)
 
 
 def headline(known: Mapping[str, Record]) -> str:

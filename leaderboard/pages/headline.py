@@ -17,21 +17,22 @@ from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.season_tools.scored import (
     ScoredSeason,
     StateFloor,
-    drop_words,
+    drop_cells,
     drops_of,
+    drops_table,
     fork_floors,
     scored_seasons,
 )
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
-from moeload_bench.plots.results import cpu_ms
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.drops import Drop
-from moeload_bench.results.grid import NOTHING, Grid, result_grid, signed
+from moeload_bench.results.grid import NOTHING, Grid, result_grid
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table, three_digits
-from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
-from moeload_bench.results.words import span_words
+from moeload_bench.results.statistics import Claim
+from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
+from moeload_bench.results.words import spans_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
@@ -45,34 +46,26 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, StateFl
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
     results = _without_doubles(results, metric)
-    grid, reference = result_grid(results, metric), reference_of(results)
-    if grid is None or reference is None or reference not in results:
+    grid = result_grid(results, metric)
+    if grid is None or grid.scores.reference not in {result.name for result in results}:
         raise ResultError(
             f"{results[0].suite.name}: a headline needs results with {metric}, the reference's among them"
         )
-    errors = errors_of(results, metric)
+    errors = grid.scores.errors
     if metric == PRIMARY:
         errors = oracle_window.with_yardstick(errors, results[0].suite.name)
-    forks = forks or {}
-    parts = [
-        _state_table(grid, errors.select(state=state), state, reference.name, forks.get(state))
-        for state in _states(grid)
-    ]
-    lead = _lead(errors, _states(grid), reference.name)
-    return "\n\n".join([*lead, *parts, " ".join(_words(grid, reference.name, errors, forks))]) + "\n"
+    forks, states = forks or {}, _states(grid)
+    parts = [_state_table(grid, errors.select(state=state), state, forks.get(state)) for state in states]
+    return "\n\n".join([*_lead(grid), *parts, " ".join(_words(grid, errors, forks))]) + "\n"
 
 
-def _lead(errors: Errors, states: Sequence[str], reference: str) -> Iterator[str]:
+def _lead(grid: Grid) -> Iterator[str]:
     """What the entry that leads in every state gains; nothing where none does."""
-    gains: dict[str, list[float]] = {}
-    for state in states:
-        here = errors.select(state=state)
-        found = {name: skill(here, name, reference)[0] for name in here.by_forecaster if name != oracle_window.NAME}
-        best = max(found, key=lambda name: found[name])
-        gains.setdefault(best, []).append(found[best])
-    if len(gains) == 1 and reference not in gains:
-        ((name, values),) = gains.items()
-        each = " and ".join(f"{100 * v:.0f} % in the {state} state" for v, state in zip(values, states, strict=True))
+    best = {state: grid.of_state(state)[0] for state in _states(grid)}
+    name, *others = {row.forecaster for row in best.values()}
+    reference = grid.scores.reference
+    if not others and name != reference:
+        each = " and ".join(f"{100 * (row.skill or 0):.0f} % in the {state} state" for state, row in best.items())
         yield f"The best forecaster here, `{name}`, errs less than the moving average `{reference}` by {each}."
 
 
@@ -87,39 +80,27 @@ def _without_doubles(results: Sequence[Result], metric: str) -> list[Result]:
 
 
 def _states(grid: Grid) -> list[str]:
-    return [state for state in STATES if any(row.state == state for row in grid.rows)]
+    return [state for state in grid.states if state in STATES]
 
 
-def _state_table(grid: Grid, errors: Errors, state: str, reference: str, fork: StateFloor | None) -> str:
-    rows = [row for row in grid.rows if row.state == state]
-    entries = {name: error_T for name, error_T in errors.by_forecaster.items() if name != oracle_window.NAME}
-    rank = ranks(rank_groups(entries, errors.tasks, base_T=errors.by_forecaster[reference]))
-    found = {row.forecaster: skill(errors, row.forecaster, reference) for row in rows}
-    spent = {result.name: cpu_ms(result) for result in grid.results}
+def _state_table(grid: Grid, errors: Errors, state: str, fork: StateFloor | None) -> str:
+    rows, rank = grid.of_state(state), grid.scores.ranks(state)
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
-    lines: list[tuple[str, ...]] = []
-    for row in sorted(rows, key=lambda row: -found[row.forecaster][0]):
-        lines.append((
-            f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), _skill(*found[row.forecaster]),
-            str(rank.get(row.forecaster, NOTHING)), three_digits(spent[row.forecaster]),
-        ))  # fmt: skip
+    lines: list[tuple[str, ...]] = [
+        (f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), skill_span(row.skill or 0.0, row.intervals),
+         str(rank.get(row.forecaster, NOTHING)), three_digits(row.result.cpu_ms))
+        for row in rows
+    ]  # fmt: skip
     if oracle_window.NAME in errors.by_forecaster:
-        lines.append((
-            f"*{oracle_window.NAME}*", *map(three_digits, _run_means(errors, oracle_window.NAME, grid.horizons)),
-            _skill(*skill(errors, oracle_window.NAME, reference)), "", "",
-        ))  # fmt: skip
+        found = skill(errors, oracle_window.NAME, grid.scores.reference or "")
+        means = map(three_digits, _run_means(errors, oracle_window.NAME, grid.horizons))
+        lines.append((f"*{oracle_window.NAME}*", *means, skill_span(*found), "", ""))
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
     if fork is not None:
-        lines.append((f"*{FLOOR_FORK}*", *map(_with_error, fork.cells()), "", "", ""))
-    return markdown_table((state, *(f"h = {h:,}" for h in grid.horizons), "skill", "rank", "ms"), lines)
-
-
-def _skill(value: float, intervals: Sequence[Interval]) -> str:
-    """Skill, with the interval for a new recipe where there is one."""
-    span = next((f" [{signed(one.low, 2)}, {signed(one.high, 2)}]" for one in intervals if one.claim == CLAIM), "")
-    return f"{value:+.3f}{span}"
+        lines.append((f"*{FLOOR_FORK}*", *fork.texts(), "", "", ""))
+    return markdown_table((state, *horizon_heads(grid.horizons), "skill", "rank", "ms"), lines)
 
 
 def _run_means(errors: Errors, name: str, horizons: Sequence[int]) -> Iterator[float]:
@@ -134,13 +115,8 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _with_error(cell: tuple[float, float] | None) -> str:
-    return NOTHING if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
-
-
-def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, StateFloor]) -> Iterator[str]:
-    spans = [span_words([row for row in grid.rows if row.state == state]) for state in _states(grid)]
-    yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
+def _words(grid: Grid, errors: Errors, forks: Mapping[str, StateFloor]) -> Iterator[str]:
+    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     if oracle_window.NAME in errors.by_forecaster:
         yield (
@@ -154,9 +130,9 @@ def _words(grid: Grid, reference: str, errors: Errors, forks: Mapping[str, State
             f"standard error, from the other futures of {origins} origins."
         )
     yield (
-        f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`, in brackets its 95 % "
-        f"interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its first "
-        "(docs/methods/statistics.md). ms: CPU time per answered origin, observing included."
+        f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{grid.scores.reference}`, in brackets "
+        f"its 95 % interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its "
+        "first (docs/methods/statistics.md). ms: CPU time per answered origin, observing included."
     )
 
 
@@ -193,24 +169,12 @@ def season_parts(season: ScoredSeason, public: Sequence[Result], metric: str) ->
 
 def drop_parts(season: ScoredSeason, public: Sequence[Result]) -> list[str]:
     """What every entry loses from a public suite to a season, as a table and its words; [] without shared recipes."""
-    found = drops_of(season, public)
-    if not found:
-        return []
-    heads = ("forecaster", "skill, season", f"skill, {public[0].suite.name}", "drop beyond the unfitted", "Holm p",
-             "fork test p", "")  # fmt: skip
-    lines = [
-        (f"`{one.forecaster}`", *_drop_cells(one),
-         NOTHING if one.p_holm is None else f"{one.p_holm:.2g}",
-         f"{season.tests[one.forecaster].p_value:.2g}" if one.forecaster in season.tests else NOTHING,
-         "**flagged**" if one.flagged else "")
-        for one in found
-    ]  # fmt: skip
-    return [markdown_table(heads, lines), drop_words(season, public[0].suite.name)]
+    table = drops_table(season, public)
+    return [] if table is None else [markdown_table(table.heads, _flagged(table)), table.caption]
 
 
-def _drop_cells(one: Drop) -> tuple[str, str, str]:
-    """Skill on the season, skill on the public suite, and the drop beyond the unfitted."""
-    return f"{one.season:+.3f}", f"{one.public:+.3f}", f"{one.beyond:+.3f}"
+def _flagged(table: Table) -> list[tuple[str, ...]]:
+    return [(f"`{name}`", *cells, f"**{flag}**" if flag else "") for name, *cells, flag in table.rows]
 
 
 SEASON_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), runs that nobody had when the entries closed"
@@ -240,30 +204,29 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
 
     Raises `ResultError` without a reference.
     """
-    grid, reference = result_grid(results, metric), reference_of(results)
-    if grid is None or reference is None:
+    grid = result_grid(results, metric)
+    if grid is None or grid.scores.reference is None:
         raise ResultError(f"{title}: the brief table needs {metric} and the reference")
     horizon = BRIEF_HORIZON if BRIEF_HORIZON in grid.horizons else grid.horizons[-1]
     states, k = _states(grid), grid.horizons.index(horizon)
-    rows = {(row.state, row.forecaster): row for row in grid.rows}
-    best = [[row.forecaster for row in grid.rows if row.state == state] for state in states]
-    last = (reference.name, "uniform")
+    best = [[row.forecaster for row in grid.of_state(state)] for state in states]
+    last = (grid.scores.reference, "uniform")
     wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
-    chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], reference.name]
-    spent = {result.name: cpu_ms(result) for result in results}
-    lost = {one.forecaster: _drop_cells(one) for one in found}
+    chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], grid.scores.reference]
+    lost = {one.forecaster: drop_cells(one) for one in found}
     lines = []
-    for name in [*chosen, *(["uniform"] if "uniform" in spent else [])]:
-        cells = [rows[state, name] for state in states]
-        errors = [text for row in cells for text in (three_digits(row.value_K[k]), f"{row.skill_value or 0.0:+.3f}")]
+    for name in [*chosen, *(["uniform"] if grid.of("uniform") else [])]:
+        rows = [row for row in grid.of(name) if row.state in states]
+        errors = [text for row in rows for text in (three_digits(row.value_K[k]), signed_skill(row.skill or 0.0))]
         beside = lost.get(name, (NOTHING,) * 3) if found else ()
-        lines.append((f"`{name}`", *errors, *beside, three_digits(spent[name])))
+        lines.append((f"`{name}`", *errors, *beside, three_digits(rows[0].result.cpu_ms)))
     beside_heads = ("skill", f"skill, {known} *public*", "drop") if found else ()
     heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), *beside_heads, "ms")
     words = (
         f"{title}: the part of the tokens that the forecast of the next {horizon} steps would plan "
         "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
-        f"1 - error / error of `{reference.name}`, the mean of the last 100 steps. `uniform` is no forecast at all. "
+        f"1 - error / error of `{grid.scores.reference}`, the mean of the last 100 steps. `uniform` is no forecast at "
+        "all. "
     )
     if found:
         closed = ", closed since," if load_suite(known).submissions == "closed" else ","

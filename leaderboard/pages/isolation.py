@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.tables import three_digits
 
 MEASURED = ROOT / "benchmarks" / "isolation.json"
 

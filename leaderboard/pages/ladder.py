@@ -32,8 +32,8 @@ from leaderboard.studies.rungs import (
 )
 from leaderboard.studies.unseen import known_recipes
 from leaderboard.suites.plan import near_twins
-from moeload_bench.results.grid import signed
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.tables import signed, three_digits
 
 PAGE = ROOT / "docs" / "reports" / "ladder.md"
 FIGURES = PAGE.parent / "ladder"

@@ -19,7 +19,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
-from moeload_bench.results.render import markdown_table
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace

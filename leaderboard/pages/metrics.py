@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leaderboard.pages.parts import Maker
-from moeload_bench.results.render import markdown_table
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Metric
 
 BETTER = {True: "less", False: "more", None: "-"}
 
 
-def metric_table() -> str:
-    """Return a row per metric: its definition, which direction is better, and which values it can take."""
+def catalogue_table() -> str:
+    """Return a row per metric: what it is, which direction is better, and which values it can take."""
     rows = [
-        (f"`{metric.label}`", metric.plain, metric.definition, BETTER[metric.lower_is_better], _range(metric))
-        for metric in METRICS.values()
+        (f"`{one.label}`", one.plain, one.description, one.unit, BETTER[one.lower_is_better], _range(one))
+        for one in METRICS.values()
     ]
-    return markdown_table(("metric", "in plain words", "definition", "better", "values"), rows)
+    return markdown_table(("metric", "in plain words", "what it is", "unit", "better", "values"), rows)
 
 
 def _range(metric: Metric) -> str:
+    least, most = metric.span
     if metric.per_device:
-        return f"{metric.least:g} to D" + (f" - {-metric.most:g}" if metric.most else "")
-    return f"from {metric.least:g}" if metric.most == UNBOUNDED else f"{metric.least:g} to {metric.most:g}"
+        return f"{least:g} to D" + (f" - {-most:g}" if most else "")
+    return f"from {least:g}" if most == UNBOUNDED else f"{least:g} to {most:g}"
 
 
-PARTS: Mapping[str, Maker] = {"metrics": lambda _: metric_table()}
+PARTS: Mapping[str, Maker] = {"metrics": lambda _: catalogue_table()}

@@ -20,10 +20,11 @@ from leaderboard.pages.separation import ALPHA
 from leaderboard.suites.plan import near_twins
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import NOTHING, signed
+from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Interval, pairs_apart
+from moeload_bench.results.tables import skill_span
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, full_suites
 
@@ -102,7 +103,14 @@ def _state(state: str, was: Side, now: Side) -> Iterator[str]:
         before, after = was.found[name], now.found[name]
         width = before.high - before.low
         ratios.append((after.high - after.low) / width if width else np.nan)
-        rows.append((f"`{name}`", _span(before), _span(after), f"{ratios[-1]:.2f}" if width else NOTHING))
+        rows.append(
+            (
+                f"`{name}`",
+                skill_span(before.skill, (before,)),
+                skill_span(after.skill, (after,)),
+                f"{ratios[-1]:.2f}" if width else NOTHING,
+            )
+        )
     yield markdown_table((state, was.suite, now.suite, "width, ratio"), rows)
     count = (len(now.found) + 1) * len(now.found) // 2
     yield (
@@ -130,10 +138,6 @@ def _by_better(pairs: frozenset[Pair]) -> str:
     return "; ".join(
         f"`{one}` before {', '.join(f'`{other}`' for first, other in sorted(pairs) if first == one)}" for one in better
     )
-
-
-def _span(one: Interval) -> str:
-    return f"{one.skill:+.3f} [{signed(one.low, 2)}, {signed(one.high, 2)}]"
 
 
 def _part(_: str) -> str:

@@ -10,8 +10,8 @@ from leaderboard.pages.parts import Maker, page_of_parts
 from leaderboard.properties import DECAYS, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.traces.store import list_traces
 

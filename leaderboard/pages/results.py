@@ -20,11 +20,12 @@ from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.disagreement import disagreements
-from moeload_bench.results.grid import result_grid
+from moeload_bench.results.disagreement import Disagreement, disagreements
+from moeload_bench.results.grid import metrics_in, result_grid
+from moeload_bench.results.markdown import captioned, markdown_table
 from moeload_bench.results.record import Result, Results, RunResult
-from moeload_bench.results.render import markdown_table, three_digits, to_markdown
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
+from moeload_bench.results.tables import metric_table, three_digits
 from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.suites.suite import Suite, load_suite
@@ -169,7 +170,7 @@ def _rate(value: float | None) -> str:
 
 def metric_names(results: Sequence[Result]) -> list[str]:
     """Every metric of the results: those of forecasts in their order, then those of plans."""
-    there = {name for result in results for run in result.runs for task in run.tasks[:1] for name in task.metrics}
+    there = metrics_in(results)
     listed = [spec.name for spec in forecast_metrics() if spec.name in there]
     return [*listed, *sorted(there - set(listed))]
 
@@ -178,36 +179,36 @@ def metric_tables(results: Sequence[Result]) -> str:
     """One table per metric; forecasters without the metric are left out of its table."""
     parts = []
     for name in metric_names(results):
-        have = [result for result in results if any(name in task.metrics for run in result.runs for task in run.tasks)]
-        grid = result_grid(have, name)
+        grid = result_grid([result for result in results if name in metrics_in([result])], name)
         if grid is not None:
-            parts.append(f"#### {name}\n\n{to_markdown(grid).strip()}")
+            parts.append(f"#### {name}\n\n{captioned(metric_table(grid, False, '`{}`', '*{}*')).strip()}")
     return "\n\n".join(parts)
 
 
 def cost_table(results: Sequence[Result]) -> str:
     """Time and memory, as measured by the harness."""
-    head = ("forecaster", "fit, s", "observe, CPU ns per step, layer and expert", "forecast, CPU ms per origin",
-            "wall ms per origin, observing included", "peak memory, MB", "% of training time", "isolation")  # fmt: skip
+
+    def wall_s(run: RunResult) -> float:
+        return run.cost.observe_wall_s + run.cost.forecast_wall_s
+
+    def forecasts(run: RunResult) -> float:
+        return run.cost.forecasts
+
+    def steps(run: RunResult) -> float:
+        return run.cost.observed_rows * run.layers * run.experts
+
+    columns: dict[str, Callable[[Result], float | None]] = {
+        "fit, s": lambda result: result.fit_wall_s,
+        "observe, CPU ns per step, layer and expert": lambda r: _total(
+            r, lambda run: run.cost.observe_cpu_s, steps, 1e9
+        ),
+        "forecast, CPU ms per origin": lambda r: _total(r, lambda run: run.cost.forecast_cpu_s, forecasts, 1e3),
+        "wall ms per origin, observing included": lambda r: _total(r, wall_s, forecasts, 1e3),
+        "peak memory, MB": lambda r: max((run.cost.peak_memory_bytes or 0) / 1e6 for run in r.runs) or None,
+        "% of training time": lambda r: _total(r, wall_s, _trained_s, 100.0),
+    }
     rows = [
-        (
-            f"`{result.name}`",
-            three_digits(result.fit_wall_s),
-            three_digits(
-                _total(
-                    result, lambda r: r.cost.observe_cpu_s, lambda r: r.cost.observed_rows * r.layers * r.experts, 1e9
-                )
-            ),
-            three_digits(_total(result, lambda r: r.cost.forecast_cpu_s, lambda r: r.cost.forecasts, 1e3)),
-            three_digits(
-                _total(
-                    result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, lambda r: r.cost.forecasts, 1e3
-                )
-            ),
-            three_digits(max((r.cost.peak_memory_bytes or 0) / 1e6 for r in result.runs) or None),
-            three_digits(_total(result, lambda r: r.cost.observe_wall_s + r.cost.forecast_wall_s, _trained_s, 100.0)),
-            result.isolation,
-        )
+        (f"`{result.name}`", *(three_digits(cell(result)) for cell in columns.values()), result.isolation)
         for result in results
     ]
     machines = " and ".join(dict.fromkeys(result.environment.hardware for result in results))
@@ -215,7 +216,7 @@ def cost_table(results: Sequence[Result]) -> str:
         "Totals over all runs, divided by what they were spent on; peak memory is the largest of a run. Fitting is "
         f"done once. Measured on {machines}; costs are not compared by `make reproduce`."
     )
-    return "\n\n".join([markdown_table(head, rows), words])
+    return "\n\n".join([markdown_table(("forecaster", *columns, "isolation"), rows), words])
 
 
 def _trained_s(run: RunResult) -> float:
@@ -291,13 +292,18 @@ def ordered_apart(results: Sequence[Result], shapes: Sequence[str]) -> Iterator[
     )
     if not largest:
         return
+    yield disagreement_table(largest, "regret", "h")
+
+
+def disagreement_table(apart: Sequence[Disagreement], regret: str, horizon: str) -> str:
+    """Pairs that error and decision order apart, one a row."""
+    heads = ("state", horizon, f"lower {PRIMARY}", f"lower {regret}", f"{PRIMARY} ratio", "regret gap, points")
     rows = [
-        (d.state, d.horizon, f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}", f"{100 * d.regret_gap:.2f}")
-        for d in largest
-    ]
-    yield markdown_table(
-        ("state", "h", f"lower {PRIMARY}", "lower regret", f"{PRIMARY} ratio", "regret gap, points"), rows
-    )
+        (d.state, f"{d.horizon:,}", f"`{d.by_error}`", f"`{d.by_regret}`", f"{d.error_ratio:.2f}",
+         f"{100 * d.regret_gap:.2f}")
+        for d in apart
+    ]  # fmt: skip
+    return markdown_table(heads, rows)
 
 
 def failures(results: Sequence[Result]) -> str:

@@ -21,11 +21,12 @@ from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.grid import NOTHING, Standings
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, Results
-from moeload_bench.results.render import markdown_table, three_digits
 from moeload_bench.results.seeds import FloatArray, Runs, SkillInterval, Spread, seed_p_value, skill_interval
 from moeload_bench.results.statistics import Interval, rank_sets
+from moeload_bench.results.tables import signed_skill, three_digits
 from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
@@ -262,14 +263,12 @@ def demonstration_parts(
     """Skill of the unranked here and on public runs, and the p of their fork test; [] without any."""
     if not season.unranked:
         return []
-    errors = errors_of([*season.results, *season.unranked], PRIMARY)
     lines = []
     for result in season.unranked:
-        here = {state: _skill(errors, result.name, reference, state) for state in states}
-        shown = season.shown.get(result.name)
-        there = {} if shown is None else _shown_skills(shown, public, reference, states)
+        here, shown = _skills(result, season.results, reference), season.shown.get(result.name)
+        there = {} if shown is None else _skills(shown, public, reference)
         test = season.tests.get(result.name)
-        cells = [cell for state in states for cell in (there.get(state, NOTHING), here[state])]
+        cells = [side.get(state, NOTHING) for state in states for side in (there, here)]
         lines.append((f"`{result.name}`", *cells, f"{test.p_value:.2g}" if test else NOTHING))
     name = public[0].suite.name if public else "public"
     heads = [head for state in states for head in (f"{state}, {name}", f"{state}, season")]
@@ -282,14 +281,10 @@ DEMONSTRATION_WORDS = (
 )
 
 
-def _shown_skills(shown: Result, public: Sequence[Result], reference: str, states: Sequence[str]) -> dict[str, str]:
-    """By state, of what was run on the public runs beside the entries; raises `ResultError` for another suite."""
-    errors = errors_of([*(result for result in public if result.name == reference), shown], PRIMARY)
-    return {state: _skill(errors, shown.name, reference, state) for state in states}
-
-
-def _skill(errors: Errors, name: str, reference: str, state: str) -> str:
-    return f"{skill(errors.select(state=state), name, reference)[0]:+.3f}"
+def _skills(result: Result, beside: Sequence[Result], reference: str) -> dict[str, str]:
+    """By state, on the runs of the results beside it; raises `ResultError` for another suite."""
+    scores = Standings([result], PRIMARY, next(one for one in beside if one.name == reference))
+    return {state: signed_skill(scores.rows(state)[0].skill) for state in STATES}
 
 
 def _signed(found: SkillInterval) -> str:

@@ -25,10 +25,11 @@ from leaderboard.studies.unseen import (
 )
 from leaderboard.suites.plan import near_twins
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.grid import NOTHING, signed
+from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table
 from moeload_bench.results.statistics import Tasks, interval, log_ratio, skill
+from moeload_bench.results.tables import signed, span
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
@@ -95,8 +96,7 @@ def _mean(column: Column, twins: Mapping[str, str]) -> str:
     tasks = Tasks([run.split("/")[0] for run in column], list(column), twins)
     ratio_R = np.array(list(column.values()))
     found = interval(ratio_R, tasks, "a new recipe")
-    span = f" [{signed(found.low, 2)}, {signed(found.high, 2)}]" if found else ""
-    return signed(skill(ratio_R, tasks), 3) + span
+    return signed(skill(ratio_R, tasks), 3) + (f" {span(found)}" if found else "")
 
 
 def scores_after(results: Sequence[Result]) -> dict[str, Column]:

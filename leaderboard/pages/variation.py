@@ -7,20 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboard.pages.separation import STATES
-from moeload_bench.results.grid import run_means
+from moeload_bench.results.grid import Standings, run_means, with_runs_of
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import markdown_table, three_digits
+from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
-
-
-def run_values(result: Result, state: str, metric: str = PRIMARY) -> dict[str, dict[str, list[float | None]]]:
-    """Recipe, run to the run's means [K] in a state."""
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for run in result.runs:
-        mean_K = run_means(run, state, metric)
-        if mean_K:
-            found.setdefault(run.recipe, {})[run.trace] = mean_K
-    return found
 
 
 def recipe_tables(results: Sequence[Result]) -> str:
@@ -29,36 +20,36 @@ def recipe_tables(results: Sequence[Result]) -> str:
         f"{PRIMARY}; a cell is the mean over the recipe's test runs of the run's mean over its origins in that state "
         "and over layers; the least of a row in bold."
     ]
+    recipes = {recipe: {run.trace for run in results[0].runs if run.recipe == recipe} for recipe in _recipes(results)}
+    scores = {recipe: Standings(with_runs_of(results, runs), PRIMARY, None) for recipe, runs in recipes.items()}
+    head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
     for state in STATES:
-        values = {result.name: run_values(result, state) for result in results}
-        recipes = sorted({recipe for found in values.values() for recipe in found})
-        for k, horizon in enumerate(results[0].suite.horizons):
+        found = {recipe: one.rows(state) for recipe, one in scores.items()}
+        there = [recipe for recipe, rows in found.items() if any(row.runs for row in rows)]
+        for k, horizon in enumerate(results[0].suite.horizons if there else ()):
             rows = []
-            for recipe in recipes:
-                row = [_mean_at(values[result.name].get(recipe, {}), k) for result in results]
-                least = min((value for value in row if value is not None), default=None)
-                texts = [f"**{three_digits(v)}**" if v is not None and v == least else three_digits(v) for v in row]
-                rows.append((f"`{recipe}`", *texts, three_digits(_floor(results[0], recipe, state, k))))
-            if rows:
-                head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
-                parts += [f"#### {state}, h = {horizon}", markdown_table(head, rows)]
+            for recipe in there:
+                values = [row.value_K[k] for row in found[recipe]]
+                least = min((value for value in values if value is not None), default=None)
+                texts = [f"**{three_digits(v)}**" if v is not None and v == least else three_digits(v) for v in values]
+                floor_K = scores[recipe].floor(state, "floor_batch")
+                rows.append((f"`{recipe}`", *texts, three_digits(floor_K[k] if floor_K else None)))
+            parts += [f"#### {state}, h = {horizon}", markdown_table(head, rows)]
     return "\n\n".join(parts)
 
 
-def _mean_at(runs: Mapping[str, Sequence[float | None]], k: int) -> float | None:
-    known = [value_K[k] for value_K in runs.values()]
-    kept = [value for value in known if value is not None]
-    return float(np.mean(kept)) if kept else None
+def _recipes(results: Sequence[Result]) -> list[str]:
+    return sorted({run.recipe for run in results[0].runs})
 
 
-def _floor(result: Result, recipe: str, state: str, k: int) -> float | None:
-    """floor_batch of the recipe's runs in a state."""
-    floors = {
-        run.trace: run.floors.get(state, {}).get("floor_batch", {}).get(PRIMARY, ())
-        for run in result.runs
-        if run.recipe == recipe
-    }
-    return _mean_at({trace: value_K for trace, value_K in floors.items() if value_K}, k)
+def run_values(result: Result, state: str) -> dict[str, dict[str, list[float | None]]]:
+    """Recipe, run to the run's means [K] in a state."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for run in result.runs:
+        mean_K = run_means(run, state, PRIMARY)
+        if mean_K:
+            found.setdefault(run.recipe, {})[run.trace] = mean_K
+    return found
 
 
 def seeds(results: Sequence[Result]) -> str:

@@ -23,7 +23,7 @@ from leaderboard.paper.study import (
 )
 from leaderboard.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, lead, mean_error, ratio, summary
 from moeload_bench.errors import counted
-from moeload_bench.results.render import three_digits
+from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.description import Onset
 from moeload_bench.scoring.floors import FLOOR_NAMES

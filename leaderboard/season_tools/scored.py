@@ -17,9 +17,11 @@ from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.drops import ALPHA, Drop, drops
+from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.seeds import Runs, Spread, seed_spread
 from moeload_bench.results.statistics import log_ratio, run_means
+from moeload_bench.results.tables import Table, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite
 
@@ -123,6 +125,13 @@ class StateFloor:
         pairs = zip(self.floor_K, self.error_K, strict=True)
         return [None if floor is None or error is None else (floor, error) for floor, error in pairs]
 
+    def texts(self, zeros: bool = False) -> list[str]:
+        """The floor ± its standard error, by horizon."""
+        return [
+            NOTHING if cell is None else " ± ".join(three_digits(value, zeros) for value in cell)
+            for cell in self.cells()
+        ]
+
 
 def fork_floors(season: ScoredSeason, recipe: str = "all") -> dict[str, StateFloor]:
     """By state, for all recipes or one: means over the runs whose origins of forks were in it."""
@@ -156,6 +165,31 @@ def drops_of(season: ScoredSeason, public: Sequence[Result]) -> list[Drop]:
         and model_type_of(result, None) in ("statistical", "yardstick")
     }
     return drops(errors_of(season.results, PRIMARY), errors_of(public, PRIMARY), reference.name, unfitted)
+
+
+def drop_cells(one: Drop) -> tuple[str, str, str]:
+    """Skill on the season, skill on the public suite, and the drop beyond the unfitted."""
+    return signed_skill(one.season), signed_skill(one.public), signed_skill(one.beyond)
+
+
+def drops_table(season: ScoredSeason, public: Sequence[Result]) -> Table | None:
+    """What every entry loses from a public suite to the season; None where they share no recipe."""
+    found = drops_of(season, public)
+    if not found:
+        return None
+    suite = public[0].suite.name
+    heads = ("forecaster", "skill, season", f"skill, {suite}", "drop beyond the unfitted", "Holm p", "fork test p", "")
+    rows = [
+        (one.forecaster, *drop_cells(one), _two_digits(one.p_holm),
+         _two_digits(season.tests[one.forecaster].p_value if one.forecaster in season.tests else None),
+         "flagged" if one.flagged else "")
+        for one in found
+    ]  # fmt: skip
+    return Table(drop_words(season, suite), heads, tuple(rows), 1, 6)
+
+
+def _two_digits(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2g}"
 
 
 def drop_words(season: ScoredSeason, public: str) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from leaderboard.site import words
-from leaderboard.site.grids import Table, by_recipe, every_metric, fact_text
-from leaderboard.site.inputs import Board, Entry, with_runs_of
-from leaderboard.site.payload import cell_row, skill_note
-from leaderboard.site.views import ALL, REGRET, View, metrics_of, of_training, per_forecast_ms
-from leaderboard.site.words import MINUS, NONE, arguments_text, megabytes, named, three_digits
+from leaderboard.site.grids import by_recipe, every_metric, fact_text
+from leaderboard.site.inputs import Board, Entry
+from leaderboard.site.payload import cell_row, cost_row, skill_note
+from leaderboard.site.views import REGRET, View, metrics_of
+from leaderboard.site.words import arguments_text, megabytes, named, three_digits
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.grid import ALL, Grid, result_grid, with_runs_of
+from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.record import MODEL_TYPES, Submission
 
@@ -28,27 +31,6 @@ STANDINGS = {
     "verified (sample)": "A part of the runs was run again by the maintainers; its numbers agree within tolerances.",
     "failed": "Run again by the maintainers; the re-run did not confirm the claim.",
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """A forecaster on one suite."""
-
-    suite: str
-    standing: str
-    standing_text: str
-    reasons: tuple[str, ...]
-    headline: Facts
-    notes: tuple[str, ...]
-    tables: tuple[Table, ...]
-    every: Table
-    failures: tuple[str, ...]
-    costs: Table
-    verification: Facts
-    findings: Table | None
-    tolerances: Table | None
-    run_command: str
-    made: Facts
 
 
 @dataclass(frozen=True)
@@ -70,44 +52,41 @@ def grids_of(board: Board) -> Grids:
     return Grids(metrics, recipes)
 
 
-def section(entry: Entry, board: Board, grids: Grids, default: View) -> Section:
+def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str, Any]:
     """What the page says about one suite; ``default`` is the view over all states, horizons and recipes."""
     result, horizons = entry.result, board.suite.horizons
     shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
-    return Section(
-        suite=board.label,
-        standing=entry.standing,
-        standing_text=STANDINGS[entry.standing],
-        reasons=entry.wrong,
-        headline=headline(entry, default),
-        notes=(skill_note(board, PRIMARY), *result.notes),
-        tables=tuple(
+    of_recipes = board.recipes if len(board.recipes) > 1 else []
+    return {
+        "suite": board.label,
+        "standing": entry.standing,
+        "standing_text": STANDINGS[entry.standing],
+        "reasons": entry.wrong,
+        "headline": headline(entry, default),
+        "notes": (skill_note(board, PRIMARY), *result.notes),
+        "tables": [
             by_recipe(
-                [
-                    (ALL, grids.metrics[metric]),
-                    *((recipe, grids.recipes[recipe, metric]) for recipe in board.recipes if len(board.recipes) > 1),
-                ],
-                entry.name,
-                horizons,
-                metric,
+                [(ALL, grids.metrics[metric]), *((recipe, grids.recipes[recipe, metric]) for recipe in of_recipes)],
+                entry.name, horizons, metric,
             )
             for metric in shown
-        ),
-        every=every_metric(list(grids.metrics.items()), entry.name, horizons),
-        failures=failures(result),
-        costs=costs(result),
-        verification=verification(entry),
-        findings=findings(entry),
-        tolerances=tolerances(entry),
-        run_command=words.run_command(result),
-        made=reproduction_facts(result),
-    )
+        ],
+        "every": every_metric(list(grids.metrics.items()), entry.name, horizons),
+        "failures": failures(result),
+        "costs": costs(result),
+        "verification": verification(entry),
+        "findings": findings(entry),
+        "tolerances": tolerances(entry),
+        "run_command": words.run_command(result),
+        "made": reproduction_facts(result),
+    }  # fmt: skip
 
 
 def headline(entry: Entry, view: View) -> Facts:
     """The row of the leaderboard in words; each interval with its claim."""
     cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
     value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, PRIMARY, single=False)
+    ms, training, _ = cost_row(entry.result)
     return [
         ("Skill", skill),
         ("95 % interval, a new recipe", new_recipe),
@@ -116,8 +95,8 @@ def headline(entry: Entry, view: View) -> Facts:
         ("Win rate", win_rate),
         (named(PRIMARY), value),
         (named(REGRET), regret),
-        ("ms per forecast", three_digits(per_forecast_ms(entry.result))),
-        ("% of training time", three_digits(of_training(entry.result))),
+        ("ms per forecast", ms),
+        ("% of training time", training),
         ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),
     ]
 
@@ -138,22 +117,23 @@ def failures(result: Result) -> tuple[str, ...]:
 
 def costs(result: Result) -> Table:
     """Cost and counted events of each run."""
-    heads = ("run", "ms per forecast", "% of training", "observe (s)", "forecast (s)", "CPU (s)", "start (s)",
-             "peak memory", "events that it counted")  # fmt: skip
-    return Table("Cost of each run, measured by the harness.", heads, tuple(_cost(run) for run in result.runs), 1, 8)
+    columns: dict[str, Callable[[RunResult], str]] = {
+        "run": lambda run: run.trace,
+        "ms per forecast": lambda run: three_digits(1e3 * run.cost.per_forecast_s),
+        "% of training": lambda run: three_digits(None if (part := run.cost.of_training) is None else 100 * part),
+        "observe (s)": lambda run: three_digits(run.cost.observe_wall_s),
+        "forecast (s)": lambda run: three_digits(run.cost.forecast_wall_s),
+        "CPU (s)": lambda run: three_digits(_cpu_s(run)),
+        "start (s)": lambda run: three_digits(run.cost.startup_wall_s),
+        "peak memory": lambda run: megabytes(run.cost.peak_memory_bytes),
+        "events that it counted": lambda run: ", ".join(f"{k} {n:,}" for k, n in sorted(run.counts.items())) or NONE,
+    }
+    return table_of("Cost of each run, measured by the harness.", result.runs, columns, 1, 8)
 
 
-def _cost(run: RunResult) -> tuple[str, ...]:
+def _cpu_s(run: RunResult) -> float | None:
     cost = run.cost
-    cpu_s = None if cost.forecast_cpu_s is None else (cost.observe_cpu_s or 0.0) + cost.forecast_cpu_s
-    of_training = None if cost.of_training is None else 100 * cost.of_training
-    events = ", ".join(f"{name} {number:,}" for name, number in sorted(run.counts.items()))
-    return (
-        run.trace, three_digits(1e3 * cost.per_forecast_s), three_digits(of_training),
-        three_digits(cost.observe_wall_s), three_digits(cost.forecast_wall_s), three_digits(cpu_s),
-        three_digits(cost.startup_wall_s),
-        megabytes(cost.peak_memory_bytes), events or NONE,
-    )  # fmt: skip
+    return None if cost.forecast_cpu_s is None else (cost.observe_cpu_s or 0.0) + cost.forecast_cpu_s
 
 
 def verification(entry: Entry) -> Facts:
@@ -177,7 +157,7 @@ def findings(entry: Entry) -> Table | None:
     found = entry.verification
     if found is None or not found.findings:
         return None
-    grown = {name: f"{100 * growth:+.1f} %".replace("-", MINUS) for name, growth in sorted(found.findings.items())}
+    grown = {name: f"{100 * growth:+.1f} %" for name, growth in sorted(found.findings.items())}
     rows = tuple(grown.items())
     return Table("Tests for memory of the public traces: growth of the relative loss.", ("test", "growth"), rows)
 

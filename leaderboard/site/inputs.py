@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -197,14 +197,6 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
             for ref in list_traces(root / name):
                 refs.setdefault(ref.id, ref)
     yield from (refs[key] for key in sorted(refs))
-
-
-def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
-    """The results with these runs only."""
-    return [
-        result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
-        for result in results
-    ]
 
 
 def _without(text: str, root: Path) -> str:

@@ -3,54 +3,45 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from leaderboard.season_tools.scored import drops_table
 from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
-from leaderboard.site.drops import drops_table
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import Renderer, markup
-from leaderboard.site.views import ALL, views_of
+from leaderboard.site.views import views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
+from moeload_bench.results import grid
+from moeload_bench.results.grid import ALL
+from moeload_bench.results.tables import Table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 
+_NUMBERS = ("group", "skill", "new_recipe", "new_seeds", "win_rate", "value", "excess", "regret", "ms", "training")
 COLUMNS = (
     ("name", "Forecaster", "", False),
-    ("group", "Rank", "Rank group: members cannot be told apart from the group's leader", True),
-    ("skill", "Skill", "1 - geometric mean of the error ratio to the reference", True),
-    ("new_recipe", "95 %, a new recipe", "Interval of skill; claim: a new recipe", True),
-    ("new_seeds", "95 %, new seeds", "Interval of skill; claim: these recipes, new seeds", True),
-    ("win_rate", "Win rate", "Part of the tasks with the better value", True),
-    ("value", PRIMARY, "The metric that is chosen", True),
-    ("excess", "Excess", "Over floor_batch: sqrt(max(0, error² - floor²))", True),
-    ("regret", "Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one", True),
-    ("ms", "ms", "Wall time per answered origin, observing included", True),
-    ("training", "% train", "Of the recorded training time", True),
+    *((key, *grid.COLUMNS[{"group": "rank"}.get(key, key)], True) for key in _NUMBERS),
     ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
     ("level", "Level", "Isolation that the result was made under", False),
-    (
-        "standing",
-        "Status",
-        "claimed: uploaded; checked: files agree; verified: run again by the maintainers, or a sample of it",
-        False,
-    ),
-)
+    ("standing", "Status",
+     "claimed: uploaded; checked: files agree; verified: run again by the maintainers, or a sample of it", False),
+)  # fmt: skip
 
 RUN = "run.json"
 SPACE_CARD = """---
@@ -101,9 +92,15 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
     return render.page(
         "index.html", "index.html", "index.html",
         board=boards[0], metric=metric, metric_name=named(PRIMARY), columns=COLUMNS, switches=switches(boards),
-        rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT.key()],
-        data=markup(json_text(data)), drops=drops_table(render.inputs.boards),
+        rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT],
+        data=markup(json_text(data)), drops=newest_drops(render.inputs.boards),
     )  # fmt: skip
+
+
+def newest_drops(boards: Sequence[Board]) -> Table | None:
+    """What each entry of the newest season loses on runs that nobody had; None without a season."""
+    season = next((board for board in boards if board.season is not None), None)
+    return drops_table(season.season, season.known) if season and season.season and season.known else None
 
 
 def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:

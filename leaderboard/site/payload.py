@@ -6,40 +6,21 @@ The page only picks texts by the choice made: no number is computed in the brows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.season_tools.scored import FLOOR, fork_floors
-from leaderboard.site import words
 from leaderboard.site.charts import chart_specs
-from leaderboard.site.inputs import Board, Entry, with_runs_of
-from leaderboard.site.views import (
-    ALL,
-    Cell,
-    View,
-    best_window,
-    metrics_of,
-    of_training,
-    per_forecast_ms,
-    states_of,
-    views_of,
-)
-from leaderboard.site.words import (
-    NONE,
-    NOT_GIVEN,
-    interval_text,
-    named,
-    percent,
-    skill_text,
-    three_digits,
-)
+from leaderboard.site.inputs import Board, Entry
+from leaderboard.site.views import Cell, View, metrics_of, states_of, views_of
+from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
-from moeload_bench.plots.results import cpu_ms
-from moeload_bench.results.grid import floors_of, marks_of
+from moeload_bench.results.comparison import best_window
+from moeload_bench.results.grid import ALL, Standings, with_runs_of
+from moeload_bench.results.html import MINUS, NONE, number
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import marked_floor
 from moeload_bench.results.statistics import MIN_RECIPES
+from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import PRIMARY, describe_metric, lower_is_better, ratio_metric
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.suites.suite import CROSSING
@@ -49,20 +30,12 @@ FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "gr
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A view's key: what the page's switches hold."""
-
-    state: str
-    recipe: str
-    horizon: int | None
-
-    def key(self) -> str:
-        """`STATE RECIPE HORIZON`."""
-        return f"{self.state} {self.recipe} {self.horizon or ALL}"
+def view_key(state: str, recipe: str, horizon: int | None) -> str:
+    """A view's key, what the page's switches hold: `STATE RECIPE HORIZON`."""
+    return f"{state} {recipe} {horizon or ALL}"
 
 
-DEFAULT = Choice(ALL, ALL, None)
+DEFAULT = view_key(ALL, ALL, None)
 
 
 def board_payload(board: Board) -> Json:
@@ -143,18 +116,19 @@ def types_of(board: Board) -> list[str]:
 
 def cost_row(result: Result) -> list[str]:
     """Milliseconds per forecast, per cent of the training time, and CPU milliseconds per forecast."""
-    return [three_digits(per_forecast_ms(result)), three_digits(of_training(result)), three_digits(cpu_ms(result))]
+    training = None if result.of_training is None else 100 * result.of_training
+    return [three_digits(1e3 * result.per_forecast_s), three_digits(training), three_digits(result.cpu_ms)]
 
 
 def unmeasured(board: Board) -> str:
     """Which forecasters the chart of costs cannot show; empty for none."""
-    names = [result.name for result in board.results if cpu_ms(result) is None]
+    names = [result.name for result in board.results if result.cpu_ms is None]
     return f"CPU time not measured: {', '.join(names)}." if names else ""
 
 
 def hindsight(board: Board) -> str:
     """The best fixed window in hindsight, in words."""
-    best = best_window(board)
+    best = best_window(board.results, PRIMARY)
     if best is None:
         return f"Best fixed window in hindsight: {NOT_GIVEN}, no fixed window is among the results."
     name, windows = best
@@ -174,9 +148,7 @@ def metric_payload(board: Board, metric: str) -> Json:
         "lower": lower_is_better(metric),
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
-        "views": {
-            Choice(view.state, view.recipe, view.horizon).key(): view_payload(view, board, metric) for view in views
-        },
+        "views": {view_key(view.state, view.recipe, view.horizon): view_payload(view, board, metric) for view in views},
         "floors": floors_payload(board, metric),
         "charts": chart_specs(metric, views, board.suite.horizons),
     }
@@ -197,11 +169,11 @@ def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
     return [
         three_digits(cell.value),
         three_digits(cell.excess),
-        skill_text(cell.skill, metric),
+        skill_text(cell, metric),
         NONE if cell.skill is None or single else interval_text(cell.new_recipe),
         NONE if cell.skill is None or single else interval_text(cell.new_seeds),
         percent(cell.win_rate),
-        NONE if cell.skill is None or single else str(cell.group or NOT_GIVEN),
+        NONE if cell.skill is None or single else str(cell.rank or NOT_GIVEN),
         three_digits(cell.regret),
         "front" if cell.front else "",
     ]
@@ -230,21 +202,16 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.choices):
-        (result,) = with_runs_of(board.results[:1], board.runs_in(recipe))
-        marks = marks_of(result)
-        for (state, floor), value_K in floors_of(result, metric).items():
+        scores = Standings(with_runs_of(board.results[:1], board.runs_in(recipe)), metric, None)
+        for (state, floor), value_K in scores.floors().items():
             rows = found.setdefault(f"{state} {recipe}", [])
-            rows.append([floor, marked_floor(floor, marks), list(map(three_digits, value_K))])
+            rows.append([floor, marked_floor(floor, scores.marks), list(map(three_digits, value_K))])
         if board.season is not None and metric == PRIMARY:
             for state, one in fork_floors(board.season, recipe).items():
+                texts = list(map(number, one.texts(zeros=True)))
                 rows = found.setdefault(f"{state} {recipe}", [])
-                rows.append([FLOOR, f"{FLOOR} ({counted(one.origins, 'origin')})", list(map(fork_text, one.cells()))])
+                rows.append([FLOOR, f"{FLOOR} ({counted(one.origins, 'origin')})", texts])
     return found
-
-
-def fork_text(cell: tuple[float, float] | None) -> str:
-    """A floor with its standard error; a dash beyond the end of the forks."""
-    return NONE if cell is None else f"{three_digits(cell[0])} ± {three_digits(cell[1])}"
 
 
 def data_file(suite: str, metric: str) -> str:
@@ -290,7 +257,7 @@ def skill_note(board: Board, metric: str) -> str:
 
 def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
     """The rows of the default view for a browser without scripts, by skill."""
-    rows = metric["views"][DEFAULT.key()]["rows"]
+    rows = metric["views"][DEFAULT]["rows"]
     cost = [cost_row(result) for result in board.results]
     joined = [
         {**forecaster_row(entry), **dict(zip(FIELDS, row, strict=True)), "ms": ms, "training": training}
@@ -300,4 +267,4 @@ def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
 
 
 def _sortable(text: str) -> float:
-    return float("-inf") if text in (NONE, NOT_GIVEN) else float(text.replace(words.MINUS, "-"))
+    return float("-inf") if text in (NONE, NOT_GIVEN) else float(text.replace(MINUS, "-"))

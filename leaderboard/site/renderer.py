@@ -7,6 +7,7 @@ from typing import Any
 
 from leaderboard.site.inputs import Inputs
 from moeload_bench.errors import MissingExtraError
+from moeload_bench.results.html import html_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAV = (
@@ -24,14 +25,16 @@ def environment() -> Any:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError:
         raise MissingExtraError("jinja2", "site", "the site") from None
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    made.globals["html_table"] = lambda table, links: markup(html_table(table, links))
+    return made
 
 
 def markup(html: str) -> Any:
-    """HTML that is safe already: made by `json_text` or by the Markdown reader, which lets no raw HTML through."""
+    """HTML that is safe: by `json_text`, `html_table` or the Markdown reader, which lets no raw HTML through."""
     from markupsafe import Markup
 
     return Markup(html)

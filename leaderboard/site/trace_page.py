@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 from leaderboard.site.forecaster_page import Facts
-from leaderboard.site.grids import Table, fact_text, one_run
-from leaderboard.site.inputs import Board, with_runs_of
-from leaderboard.site.words import NONE, three_digits
+from leaderboard.site.grids import fact_text, one_run
+from leaderboard.site.inputs import Board
+from leaderboard.site.words import three_digits
 from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
-from moeload_bench.results.grid import present_mean
+from moeload_bench.results.grid import present_mean, with_runs_of
+from moeload_bench.results.html import NONE
+from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, Run
+from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
 from moeload_bench.words import ordinal
-
-
-@dataclass(frozen=True)
-class TracePage:
-    """The texts of one page."""
-
-    id: str
-    recipe: str
-    facts: Facts
-    spans: str
-    layers: Table
-    sources: Table | None
-    scores: tuple[tuple[str, tuple[Table, ...]], ...]
-    notes: tuple[str, ...]
 
 
 def page_path(trace_id: str) -> str:
@@ -37,7 +25,7 @@ def page_path(trace_id: str) -> str:
     return f"traces/{file_name(trace_id.replace('/', '.'))}.html"
 
 
-def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
+def trace_page(run: Run, boards: Sequence[Board]) -> dict[str, Any]:
     """The page of a run; scores from every suite whose test run it is."""
     scores = []
     for board in boards:
@@ -45,16 +33,15 @@ def trace_page(run: Run, boards: Sequence[Board]) -> TracePage:
         if all(result.runs for result in results):
             names = [entry.name for entry in board.entries]
             scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))
-    return TracePage(
-        id=run.id,
-        recipe=run.recipe,
-        facts=facts(run),
-        spans=card_tables.first_spans(run.spans),
-        layers=layers(run),
-        sources=sources(run),
-        scores=tuple(scores),
-        notes=run.meta.notes,
-    )
+    return {
+        "id": run.id,
+        "facts": facts(run),
+        "spans": card_tables.first_spans(run.spans),
+        "layers": layers(run),
+        "sources": sources(run),
+        "scores": scores,
+        "notes": run.meta.notes,
+    }
 
 
 def facts(run: Run) -> Facts:
@@ -82,18 +69,17 @@ def facts(run: Run) -> Facts:
 
 def layers(run: Run) -> Table:
     """One row per layer: states, onset with its band, imbalance, dead experts, floors."""
-    heads = ("layer", "onset (band)", f"imbalance, first {END_STEPS}", f"last {END_STEPS}", "dead experts",
-             f"floor, {FLOOR_STEPS}-step mean", "floor, per step", "over-dispersion",
-             "states, in steps")  # fmt: skip
-    rows = tuple(
-        (
-            layer.layer, str(layer.onset or "never"),
-            three_digits(layer.imbalance_first), three_digits(layer.imbalance_last),
-            fact_text(layer.dead_experts), three_digits(layer.floor_window_tv), three_digits(layer.floor_tv),
-            three_digits(layer.over_dispersion), layer.states,
-        )
-        for layer in run.layers
-    )  # fmt: skip
+    columns: dict[str, Callable[[LayerDescription], str]] = {
+        "layer": lambda layer: layer.layer,
+        "onset (band)": lambda layer: str(layer.onset or "never"),
+        f"imbalance, first {END_STEPS}": lambda layer: three_digits(layer.imbalance_first),
+        f"last {END_STEPS}": lambda layer: three_digits(layer.imbalance_last),
+        "dead experts": lambda layer: fact_text(layer.dead_experts),
+        f"floor, {FLOOR_STEPS}-step mean": lambda layer: three_digits(layer.floor_window_tv),
+        "floor, per step": lambda layer: three_digits(layer.floor_tv),
+        "over-dispersion": lambda layer: three_digits(layer.over_dispersion),
+        "states, in steps": lambda layer: layer.states,
+    }
     caption = (
         "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
         "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: the tokens, over "
@@ -101,7 +87,7 @@ def layers(run: Run) -> Table:
         + " and ".join(sorted({layer.floor for layer in run.layers}))
         + ". Over-dispersion: noise per step over that of top-k draws alone."
     )
-    return Table(caption, heads, rows, 1, 8)
+    return table_of(caption, run.layers, columns, 1, 8)
 
 
 def sources(run: Run) -> Table | None:

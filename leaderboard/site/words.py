@@ -10,40 +10,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from leaderboard.committed import ROOT, submission_path
-from moeload_bench.results.grid import signed
+from moeload_bench.results import tables
+from moeload_bench.results.grid import Row
+from moeload_bench.results.html import NONE, number
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import metric_spec, plain_name
 
-NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NOT_GIVEN = "n/a"
 
 
 def three_digits(value: float | None) -> str:
     """Three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    if value and not 1e-4 <= abs(value) < 1e6:
-        text = f"{value:.2e}"
-    else:
-        text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-    return text.replace("-", MINUS)
+    return number(tables.three_digits(value, zeros=True))
 
 
 def signed_skill(value: float | None) -> str:
     """Skill: three decimals with its sign."""
-    return NONE if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}".replace("-", MINUS)
+    return number(tables.signed_skill(value))
 
 
-def skill_text(value: float | None, metric: str) -> str:
+def skill_text(row: Row, metric: str) -> str:
     """Skill in a metric; in one of plans with their imbalance against that of the reference's plans, in percent.
 
     Skill is a ratio of imbalances there, near 0 by nature.
     """
-    text = signed_skill(value)
-    if value is None or text == NONE or "@" not in metric:
-        return text
-    return f"{text} ({-100 * value + 0.0:+.1f} %)".replace("-", MINUS)
+    percents = f" ({tables.imbalance_percent(row)} %)" if row.skill is not None and "@" in metric else ""
+    return number(tables.signed_skill(row.skill) + percents)
 
 
 def percent(value: float | None) -> str:
@@ -55,7 +48,7 @@ def interval_text(interval: Interval | None) -> str:
     """A 95 % interval; `n/a` where the suite is too small for one."""
     if interval is None:
         return NOT_GIVEN
-    return f"{signed(interval.low)} to {signed(interval.high)}".replace("-", MINUS)
+    return number(f"{tables.signed(interval.low)} to {tables.signed(interval.high)}")
 
 
 def megabytes(size: int | None) -> str:

@@ -41,7 +41,7 @@ from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.plots.style import check_suffix, save_figure
 from moeload_bench.results.choice import choose_policy
-from moeload_bench.results.render import plain_table
+from moeload_bench.results.console import plain_table
 from moeload_bench.traces.trace import Trace
 
 CONSTANTS = ("--step-ms", "--expert-mb", "--bandwidth")

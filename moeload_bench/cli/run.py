@@ -27,8 +27,10 @@ from moeload_bench.placement.plans import ClusterShape, headline_shapes
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
+from moeload_bench.results.console import drawn
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Results
-from moeload_bench.results.render import result_table
+from moeload_bench.results.tables import metric_table
 from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
@@ -257,8 +259,9 @@ def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: 
 
 
 def _wide_tables(results: Results, metric: str) -> list[Any]:
-    tables = (result_table(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
-    return [table for table in tables if table is not None]
+    grids = (result_grid(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
+    suite = results[0].suite.name
+    return [drawn(metric_table(grid), f"{grid.metric}, suite {suite}") for grid in grids if grid is not None]
 
 
 def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[str, str | None]:

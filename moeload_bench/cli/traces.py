@@ -15,7 +15,7 @@ from rich.table import Table
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import command_lines, plain_console
 from moeload_bench.errors import printable
-from moeload_bench.results.render import plain_table
+from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace

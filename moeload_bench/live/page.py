@@ -219,8 +219,8 @@ def _error_charts(found: Findings) -> list[dict[str, Any]]:
     if grid is None:
         return []
     charts = []
-    for state in (name for name in STATES if any(row.state == name for row in grid.rows)):
-        rows = [row for row in grid.rows if row.state == state]
+    for state in (name for name in grid.states if name in STATES):
+        rows = grid.of_state(state)
         lines = [Line(row.forecaster, _points(grid.horizons, row.value_K)) for row in rows]
         floor_K = grid.floors.get((state, "floor_batch"))
         if floor_K is not None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import ResultError, not_found
+from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.plots.panels import legend_line
 from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results.disagreement import error_and_regret, value_at
-from moeload_bench.results.grid import Grid, Row, Values, result_grid
+from moeload_bench.results.grid import Grid, Row, Values, front_of, known_grid
 from moeload_bench.results.record import Result
-from moeload_bench.results.render import marked_floor
+from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
 from moeload_bench.suites.suite import STATES
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 FLOOR_LINES: dict[str, Any] = {"floor_batch": (0, (5, 1.5)), "floor_level": (0, (1, 1)), "floor_sampling": "-."}
 DEFAULT_HORIZON = 100
-LEAST_MS = 1e-3
-"""Where a forecaster without measurable time is drawn: at one microsecond."""
 
 
 def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure:
@@ -42,7 +40,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
         figure, axes, states = _state_panels(grid)
         look = _look(results)
         for ax, state in zip(axes, states, strict=True):
-            for row in (row for row in grid.rows if row.state == state):
+            for row in grid.of_state(state):
                 ax.plot(grid.horizons, _numbers(row.value_K), label=row.forecaster, **look[row.forecaster])
             for floor, dashes in FLOOR_LINES.items():
                 if (state, floor) in grid.floors:
@@ -78,9 +76,9 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
     with style():
         figure, axes, states = _state_panels(grid)
         look = _look(results)
-        spent = {result.name: ms for result in results if (ms := cpu_ms(result)) is not None}
+        spent = {result.name: ms for result in results if (ms := result.cpu_ms) is not None}
         for ax, state in zip(axes, states, strict=True):
-            known = [row for row in grid.rows if row.state == state and row.forecaster in spent]
+            known = [row for row in grid.of_state(state) if row.forecaster in spent]
             rows = [row for row in known if row.value_K and row.value_K[k] is not None]
             points = [(spent[row.forecaster], float(row.value_K[k] or 0.0)) for row in rows]
             for row, (x, y) in zip(rows, points, strict=True):
@@ -104,26 +102,10 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         return figure
 
 
-def cpu_ms(result: Result) -> float | None:
-    """Return CPU milliseconds per answered origin, observing included, as the mean over runs; None if not measured."""
-    spent = []
-    for run in result.runs:
-        observe, forecast = run.cost.observe_cpu_s, run.cost.forecast_cpu_s
-        if observe is None or forecast is None:
-            return None
-        spent.append((observe + forecast) / max(1, run.cost.forecasts))
-    return max(1e3 * float(np.mean(spent)), LEAST_MS)
-
-
 def _grid(results: Sequence[Result], metric: str) -> Grid:
     if not results:
         raise ResultError("no result to draw")
-    grid = result_grid(results, metric)
-    if grid is None:
-        raise not_found(
-            "metric", metric, {name for r in results for run in r.runs for t in run.tasks for name in t.metrics}
-        )
-    return grid
+    return known_grid(results, metric)
 
 
 def _horizon_index(grid: Grid, horizon: int | None) -> int:
@@ -136,21 +118,16 @@ def _horizon_index(grid: Grid, horizon: int | None) -> int:
 
 def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
     """Return one panel for each state that has rows, and how many runs and origins its means are over."""
-    rows = {state: [row for row in grid.rows if row.state == state] for state in STATES}
-    states = [state for state in STATES if rows[state]]
+    states = [state for state in grid.states if state in (*STATES,)]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
     for ax, state in zip(axes, states, strict=True):
-        ax.set_title(averaged_over(rows[state][0]))
-    return figure, axes, [str(state) for state in states]
+        ax.set_title(averaged_over(grid.of_state(state)[0]))
+    return figure, axes, list(states)
 
 
 def averaged_over(row: Row) -> str:
     """Return the state of a row, and over how many runs and origins its values are means."""
-    return f"{row.state}: mean over {_count(row.runs, 'run')}, {_count(row.origins, 'origin')}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{row.state}: mean over {counted(row.runs, 'run')}, {counted(row.origins, 'origin')}"
 
 
 def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
@@ -165,20 +142,16 @@ def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
     handles = []
     for name, marks in _look(results).items():
         failed = sum(len(result.failures) for result in results if result.name == name)
-        label = f"{name} ({_count(failed, 'task')} failed)" if failed else name
+        label = f"{name} ({counted(failed, 'task')} failed)" if failed else name
         handles.append(legend_line(label, linestyle="none" if dots else "-", **marks))
     return handles
 
 
 def _front(ax: Axes, points: Sequence[tuple[float, float]], lower_is_better: bool) -> None:
     """Draw the steps that join the (cost, value) points which no other point beats in both."""
-    sign = 1.0 if lower_is_better else -1.0
-    best: list[tuple[float, float]] = []
-    for cost, value in sorted((cost, sign * value) for cost, value in points):
-        if not best or value < best[-1][1]:
-            best.append((cost, value))
-    if len(best) > 1:
-        x, y = [cost for cost, _ in best], [sign * value for _, value in best]
+    on_it = front_of({str(i): point for i, point in enumerate(points)}, lower_is_better)
+    if len(on_it) > 1:
+        x, y = zip(*sorted(points[int(i)] for i in on_it), strict=True)
         ax.step(x, y, where="post", color=GREY, linewidth=0.8, zorder=1, gid="front")
 
 
@@ -212,14 +185,14 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
     If both metrics agree, the order of the lines from left to right is their order from bottom to top.
     """
     error, regret = error_and_regret(results, shape)
-    states = [state for state in STATES if any(row.state == state for row in regret.rows)]
+    states = [state for state in regret.states if state in STATES]
     with style():
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         figure, axes = panels(len(states), height=2.9, columns=len(states))
         handles: list[Any] = []
         for ax, state in zip(axes, states, strict=True):
-            names = [row.forecaster for row in error.rows if row.state == state]
+            names = [row.forecaster for row in error.of_state(state)]
             for i, name in enumerate(names):
                 pairs = [
                     [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
@@ -238,7 +211,7 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
             ax.xaxis.set_minor_formatter(NullFormatter())
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_title(next(averaged_over(row) for row in error.rows if row.state == state))
+            ax.set_title(averaged_over(error.of_state(state)[0]))
             ax.grid()
         figure.supxlabel("window_tv [fraction of tokens]")
         figure.supylabel(f"regret@{shape} [%]")

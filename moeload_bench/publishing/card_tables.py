@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
-from moeload_bench.results.render import markdown_table
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.words import ordinal

@@ -14,7 +14,7 @@ from typing import Any
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.publishing.card import FRONT, by_recipe, config, features, splits_of
 from moeload_bench.publishing.card_tables import balancing_words
-from moeload_bench.results.render import markdown_table
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import Run, undescribed_run
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.trace import Trace

@@ -1,1 +1,1 @@
-"""What came out: the record, comparison and statistics, agreement of two runs, tables as numbers, words and text."""
+"""What came out: the record, comparison and statistics, agreement of two runs, and rows: tables and three renderers."""

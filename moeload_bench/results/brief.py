@@ -1,6 +1,6 @@
 """Result tables for a terminal of 80 columns: one per state, few columns, in the order of skill.
 
-The rest is in the wide table (`moeload_bench.results.render.result_table`), in JSON and in `Results.to_pandas`.
+The rest is in the wide table (`moeload_bench.results.tables.metric_table`), in JSON and in `Results.to_pandas`.
 
 Axis letters: K suite horizons.
 """
@@ -8,20 +8,17 @@ Axis letters: K suite horizons.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid, signed
+from moeload_bench.results.console import drawn
+from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
 from moeload_bench.results.record import Results
-from moeload_bench.results.render import imbalance_percent, plain_table
+from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
 from moeload_bench.results.words import span_words
-from moeload_bench.scoring.catalogue import has_skill, plain_name, ratio_metric
+from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MOST_NAME = 26
 """Columns of a forecaster's name; a longer one goes on in the next line."""
@@ -31,7 +28,7 @@ MIDDLE = 100
 """The horizon nearest to this one is the first to be shown, and that of the plans' column."""
 
 
-def brief_tables(results: Results, metric: str, width: int) -> Iterator[Table | str]:
+def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
     """A heading and a table for each state that occurs, then what the columns mean; nothing without the metric."""
     grid = result_grid(results, metric)
     if grid is None:
@@ -39,12 +36,11 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Table | 
     plans = result_grid(results, f"regret@{HEADLINE}") if has_skill(metric) else None
     yield ""
     yield f"Suite {results[0].suite.name}, {counted(len(results[0].runs), 'run')}."
-    for state in STATES:
-        rows = [row for row in grid.rows if row.state == state]
-        if rows:
-            yield ""
-            yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-            yield _table(grid, plans, rows, width)
+    for state in (state for state in grid.states if state in STATES):
+        rows = grid.of_state(state)
+        yield ""
+        yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
+        yield drawn(_table(grid, plans, rows, width), most_name=MOST_NAME)
     yield ""
     yield from _legend(grid, plans)
 
@@ -52,14 +48,14 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Table | 
 def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
-    if any(row.skill != NOTHING for row in rows):
-        columns["skill"] = [NOTHING if row.skill_value is None else f"{row.skill_value:+.3f}" for row in rows]
-    if any(row.interval for row in rows):
-        columns["95 %"] = [_interval(row) for row in rows]
+    if any(row.skill is not None for row in rows):
+        columns["skill"] = [signed_skill(row.skill) for row in rows]
+    if any(row.new_recipe for row in rows):
+        columns["95 %"] = [span(row.new_recipe) if row.new_recipe else "n/a" for row in rows]
     if plans is not None:
-        excess = {row.forecaster: row.value_K[_middle(grid)] for row in plans.rows if row.state == state}
+        excess = {row.forecaster: row.value_K[_middle(grid)] for row in plans.of_state(state)}
         columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
-    elif ratio_metric(grid.metric) != grid.metric and "skill" in columns:
+    elif grid.scores.ratio != grid.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
     columns["ms"] = [_milliseconds(row) for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
@@ -67,17 +63,14 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
     )
     shown = _horizons(grid, rows, width - taken)
-    table = plain_table()
-    table.add_column("forecaster", max_width=MOST_NAME, overflow="fold")
-    for head in (*(f"h={grid.horizons[k]:,}" for k in shown), *columns):
-        table.add_column(head, justify="right", no_wrap=True)
-    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        errors = [_short(row.value_K[k]) for k in shown]
-        table.add_row(name, *errors, *(cells[i] for cells in columns.values()))
+    heads = ("forecaster", *(f"h={grid.horizons[k]:,}" for k in shown), *columns)
+    cells = zip(*columns.values(), strict=True)
+    lines = [(name, *(_short(row.value_K[k]) for k in shown), *more)
+             for name, row, more in zip(names, rows, cells, strict=True)]  # fmt: skip
     floor_K = grid.floors.get((state, "floor_batch"))
     if floor_K:
-        table.add_row(FLOOR, *(_short(floor_K[k]) for k in shown), style="dim")
-    return table
+        lines.append((FLOOR, *(_short(floor_K[k]) for k in shown)))
+    return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
 def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
@@ -109,7 +102,7 @@ def _short(value: float | None) -> str:
 
 def _milliseconds(row: Row) -> str:
     """Three digits, no power of ten: 1,830."""
-    ms = 1e3 * row.per_forecast_s
+    ms = 1e3 * row.result.per_forecast_s
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
@@ -117,21 +110,17 @@ def _percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
-def _interval(row: Row) -> str:
-    return f"[{signed(row.interval.low, 2)}, {signed(row.interval.high, 2)}]" if row.interval else "n/a"
-
-
 def _legend(grid: Grid, plans: Grid | None) -> Iterator[str]:
     """One line for each column that is not plain."""
     lines = ["h: training steps ahead"]
-    reference, ratio = reference_of(grid.results), ratio_metric(grid.metric)
+    reference, ratio = grid.scores.reference, grid.scores.ratio
     if ratio is not None and reference is not None:
         against = "error" if ratio == grid.metric else "imbalance of its plans"
-        lines.append(f"skill: 1 - {against} / that of {reference.name}, more is better, 0 is as good")
-        if any(row.interval for row in grid.rows):
+        lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is as good")
+        if any(row.new_recipe for row in grid.rows):
             lines.append("95 %: interval of the skill on a new recipe")
         if ratio != grid.metric and plans is None:
-            lines.append(f"imbal. %: imbalance against that of {reference.name}'s plans, less is better")
+            lines.append(f"imbal. %: imbalance against that of {reference}'s plans, less is better")
     if plans is not None:
         h = grid.horizons[_middle(grid)]
         lines.append(f"plan %: {plain_name(plans.metric)}, in percent, at h={h:,} ({plans.metric}); less is better")

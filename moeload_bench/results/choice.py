@@ -169,7 +169,7 @@ def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoi
         alike, apart, too_much, untested = (
             tuple(n for n, one in verdict.items() if one == kind) for kind in ("alike", "apart", "worse", "untested")
         )
-        cost = {result.name: _seconds(result) for result in results}
+        cost = {result.name: result.per_forecast_s for result in results}
         cheapest = min([best, *alike], key=lambda name: cost[name])
         following = min((gap[name] for name in gap if name != best), default=None)
         yield ForecasterChoice(
@@ -194,10 +194,6 @@ def _errors(result: Result, state: str, metric: str) -> NDArray[np.float64] | No
         return None
     rows = [[np.nan if value is None else value for value in task.metrics[metric]] for task in tasks]
     return np.array(rows, dtype=np.float64)
-
-
-def _seconds(result: Result) -> float:
-    return float(np.mean([run.cost.per_forecast_s for run in result.runs]))
 
 
 def _parts(value_OK: NDArray[np.float64]) -> NDArray[np.float64]:

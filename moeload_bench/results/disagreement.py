@@ -37,7 +37,7 @@ def disagreements(
     error, regret = error_and_regret(results, shape)
     apart = []
     for state in STATES:
-        names = [row.forecaster for row in error.rows if row.state == state]
+        names = [row.forecaster for row in error.of_state(state)]
         for (a, b), (k, horizon) in itertools.product(itertools.permutations(names, 2), enumerate(error.horizons)):
             error_a, error_b = value_at(error, state, a, k), value_at(error, state, b, k)
             regret_a, regret_b = value_at(regret, state, a, k), value_at(regret, state, b, k)

@@ -1,195 +1,106 @@
-"""Result tables as numbers: rows of forecasters, one cell for each horizon, floors, excess and skill.
+"""The summary of results: a row per forecaster and state by one metric, from which every table and figure is made.
 
-A cell is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
-horizons are never averaged away. `moeload_bench.results.words` says over what a cell is a mean,
-`moeload_bench.results.render` draws the table.
+A value is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
+horizons are never averaged away, except where somebody asks for `ALL`. `results.words` says over what a value is a
+mean; `results.console`, `results.markdown` and `results.html` render the tables that `results.tables` makes of rows.
 
 Axis letters: K suite horizons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from moeload_bench.errors import not_found
-from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.record import Result, RunResult, TaskResult
-from moeload_bench.results.statistics import Interval
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, runs_of, skill
+from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
-from moeload_bench.scoring.floors import excess
+from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
 
 Values = tuple[float | None, ...]
-FLOOR_ROWS = ("floor_batch", "floor_level", "floor_sampling")
+ALL = "all"
+"""In place of a state: all origins, whatever the state."""
 NOTHING = "-"
 
-
-@dataclass(frozen=True)
-class Grid:
-    """The content of a result table of these results, however it is drawn."""
-
-    results: tuple[Result, ...]
-    metric: str
-    horizons: tuple[int, ...]
-    rows: tuple[Row, ...]
-    floors: dict[tuple[str, str], Values]
-    marks: dict[str, str]
-
-
-def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
-    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
-
-    Rows of a state are in the order of skill. Raises `NotFoundError` for a metric that neither the results nor the
-    catalogue have.
-    """
-    if not any(metric in task.metrics for result in results for run in result.runs for task in run.tasks):
-        if metric not in metric_names():
-            raise not_found("metric", metric, metric_names())
-        return None
-    ratio = ratio_metric(metric)
-    reference = reference_of(results) if ratio else None
-    compared = [*results, *([reference] if reference is not None and reference not in results else [])]
-    errors = errors_of(compared, ratio or metric)
-    by_state = {state: errors.select(state=state) for state in STATES} | {CROSSING: errors.select(crossing=True)}
-    floors = {
-        (state, floor): found
-        for (state, floor), found in floors_of(results[0], metric).items()
-        if by_state[state].state_T
-    }
-    rows = [
-        row
-        for state, here in by_state.items()
-        if here.state_T
-        for row in by_skill(_row(result, here, state, metric, floors, reference) for result in results)
-    ]
-    return Grid(tuple(results), metric, results[0].suite.horizons, tuple(rows), floors, marks_of(results[0]))
-
-
-def by_skill(rows: Iterable[Row]) -> list[Row]:
-    """The most skill first, those without any last, equals as they came: the order of every table."""
-    return sorted(rows, key=lambda row: -np.inf if row.skill_value is None else row.skill_value, reverse=True)
-
-
-def floors_of(result: Result, metric: str) -> dict[tuple[str, str], Values]:
-    """The floors of a metric by (state, floor), where there are any; [K] each."""
-    return {
-        (state, floor): values
-        for state in (*STATES, CROSSING)
-        for floor in FLOOR_ROWS
-        if (values := floor_values(result, state, floor, metric))
-    }
-
-
-def _row(
-    result: Result,
-    errors: Errors,
-    state: str,
-    metric: str,
-    floors: dict[tuple[str, str], Values],
-    reference: Result | None,
-) -> Row:
-    means = [mean_K for run in result.runs if (mean_K := run_means(run, state, metric))]
-    value_K = tuple(present_mean([mean_K[k] for mean_K in means]) for k in range(len(result.suite.horizons)))
-    floor_K = floors.get((state, "floor_batch"), ())
-    origins_K = tuple(
-        sum(_has_value(task, state, metric, k) for run in result.runs for task in run.tasks)
-        for k in range(len(result.suite.horizons))
-    )
-    counts: dict[str, int] = {}
-    for run in result.runs:
-        for name, count in run.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    value, intervals = _skill(errors, result, reference)
-    return Row(
-        forecaster=result.name,
-        state=state,
-        value_K=value_K,
-        excess_K=tuple(_excess(value, floor) for value, floor in zip(value_K, floor_K, strict=False)),
-        skill=_skill_text(value, intervals),
-        skill_value=value,
-        interval=next((one for one in intervals if one.claim == "a new recipe"), None),
-        runs=sum(any(value is not None for value in mean_K) for mean_K in means),
-        origins=max(origins_K),
-        origins_K=origins_K,
-        per_forecast_s=float(np.mean([run.cost.per_forecast_s for run in result.runs])),
-        of_training=present_mean([run.cost.of_training for run in result.runs]),
-        counts=counts,
-    )
-
-
-def marks_of(result: Result) -> dict[str, str]:
-    """The weakest mark of each floor over the runs."""
-    marks: dict[str, str] = {}
-    for run in result.runs:
-        for floor, mark in run.floor_marks.items():
-            marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
-    return marks
-
-
-def _skill(errors: Errors, result: Result, reference: Result | None) -> tuple[float | None, list[Interval]]:
-    if reference is None:
-        return None, []
-    value, intervals = skill(errors, result.name, reference.name)
-    return (None, []) if np.isnan(value) else (value, intervals)
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """So many decimals and a sign; as many more, up to six in all, as tell the value from naught.
-
-    An end of an interval that reads -0.00 says neither how far nor on which side it lies.
-    """
-    shown = next((n for n in range(digits, 7) if round(value, n)), None)
-    return f"{0.0:+.{digits}f}" if shown is None else f"{value:+.{shown}f}"
-
-
-def _skill_text(value: float | None, intervals: Sequence[Interval]) -> str:
-    if value is None:
-        return NOTHING
-    text = f"{value:+.3f}"
-    found = [f"{interval.claim} [{signed(interval.low)}, {signed(interval.high)}]" for interval in intervals]
-    return f"{text} {'; '.join(found)}" if found else f"{text} (n/a)"
-
-
-def _has_value(task: TaskResult, state: str, metric: str, k: int) -> bool:
-    """Whether a task counts in the cell of a state and of horizon number ``k``."""
-    here = task.crossing[k] if state == CROSSING else task.state == state
-    return here and metric in task.metrics and task.metrics[metric][k] is not None
-
-
-def _excess(value: float | None, floor: float | None) -> float | None:
-    return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
+COLUMNS: dict[str, tuple[str, str]] = {
+    "forecaster": ("Forecaster", "Who forecast"),
+    "recipe": ("Recipe", "The recipe whose runs are meant, or all of the suite's"),
+    "state": ("State", "State of the run at the origin; crossing: the window contains a change of state"),
+    "horizon": ("Horizon", "Training steps ahead, or all horizons of the suite"),
+    "metric": ("Metric", "A name of the catalogue; docs/methods/metrics.md says which direction is better"),
+    "value": ("Value", "Mean over runs of means over origins and layers"),
+    "excess": ("Excess", "Over floor_batch: sqrt(max(0, error² - floor²))"),
+    "skill": ("Skill", "1 - geometric mean of the error ratio to the reference"),
+    "new_recipe": ("95 %, a new recipe", "Interval of skill; claim: a new recipe"),
+    "new_seeds": ("95 %, new seeds", "Interval of skill; claim: these recipes, new seeds"),
+    "low": ("95 % from", "Lower end of the interval of skill; claim: a new recipe"),
+    "high": ("95 % to", "Upper end of it"),
+    "rank": ("Rank", "Rank group: members cannot be told apart from the group's leader"),
+    "win_rate": ("Win rate", "Part of the tasks with the better value"),
+    "regret": ("Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one"),
+    "ms": ("ms", "Wall time per answered origin, observing included"),
+    "training": ("% train", "Of the recorded training time"),
+    "runs": ("Runs", "Runs with a value"),
+    "origins": ("Origins", "Origins with a value"),
+}
+"""The one description of columns: what stands above each, and what it is. Of value, excess, regret and costs less is
+better (of scores such as hot_recall more), of skill and win rate more."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One forecaster in one state: the metric and its excess over floor_batch at each suite horizon.
+    """One forecaster in one state, at the horizons [K] that are looked at together.
 
-    ``origins_K`` how many origins have a value at each horizon, ``origins`` the most of them; ``runs`` with any value.
-    ``skill`` is ``skill_value`` with its intervals as text; ``interval`` that for a new recipe.
+    ``excess_K`` is over floor_batch, empty where there is none; ``origins_K`` counts the origins that have a value,
+    ``runs`` the runs with any. ``skill`` is over all of the horizons, with its ``intervals`` by claim.
     """
 
-    forecaster: str
+    result: Result
     state: str
     value_K: Values
     excess_K: Values
-    skill: str
-    runs: int
-    origins: int
     origins_K: tuple[int, ...]
-    per_forecast_s: float
-    of_training: float | None
-    counts: dict[str, int]
-    skill_value: float | None = None
-    interval: Interval | None = None
+    runs: int
+    skill: float | None
+    intervals: tuple[Interval, ...]
+
+    @property
+    def forecaster(self) -> str:
+        return self.result.name
+
+    @property
+    def value(self) -> float | None:
+        """The mean over the horizons."""
+        return present_mean(self.value_K)
+
+    @property
+    def origins(self) -> int:
+        return max(self.origins_K)
+
+    def claim(self, claim: Claim) -> Interval | None:
+        """The interval for a claim, None with too few recipes or runs."""
+        return next((one for one in self.intervals if one.claim == claim), None)
+
+    @property
+    def new_recipe(self) -> Interval | None:
+        return self.claim("a new recipe")
+
+    @property
+    def new_seeds(self) -> Interval | None:
+        return self.claim("these recipes, new seeds")
 
     @property
     def fallback(self) -> float | None:
         """The part of its forecasts in which the forecaster fell back to something plain; None where it is silent."""
-        made = self.counts.get("forecasts", 0)
-        return self.counts["fallback"] / made if made and "fallback" in self.counts else None
+        counts = self.result.counts
+        made = counts.get("forecasts", 0)
+        return counts["fallback"] / made if made and "fallback" in counts else None
 
     @property
     def falls_back(self) -> bool:
@@ -197,9 +108,195 @@ class Row:
         return (self.fallback or 0.0) > 0.5
 
 
+class Standings:
+    """How results stand by one metric: the scores of which rows for any runs, state and horizon are made.
+
+    Skill is against the ``reference``, which need not be among the results.
+    """
+
+    def __init__(self, results: Sequence[Result], metric: str, reference: Result | None) -> None:
+        self.results, self.horizons = tuple(results), results[0].suite.horizons
+        self.metric, self.ratio = metric, ratio_metric(metric)
+        reference = reference if self.ratio else None
+        self.reference = None if reference is None else reference.name
+        outside = [] if reference is None or any(one is reference for one in results) else [reference]
+        self._compared = [*results, *outside]
+        self._known: dict[str, list[tuple[list[list[float | None]], list[int]]]] = {}
+
+    @cached_property
+    def errors(self) -> Errors:
+        """The metric, task by task, of the results and the reference."""
+        return errors_of(self._compared, self.metric)
+
+    @cached_property
+    def ratios(self) -> Errors:
+        """The metric that skill is a ratio of, task by task."""
+        return self.errors if self.ratio in (None, self.metric) else errors_of(self._compared, self.ratio or "")
+
+    def on(self, runs: Collection[str]) -> Standings:
+        """The same scores on some of the runs."""
+        found = Standings(with_runs_of(self.results, runs), self.metric, None)
+        found.reference = self.reference
+        found.errors, found.ratios = (runs_of(errors, runs) for errors in (self.errors, self.ratios))
+        return found
+
+    def rows(self, state: str, horizon: int | None = None) -> list[Row]:
+        """A row per forecaster, in their order."""
+        at = range(len(self.horizons)) if horizon is None else [self.horizons.index(horizon)]
+        here = in_state(self.ratios, state, horizon) if self.reference else None
+        floor_K = self.floor(state, "floor_batch")
+        if state not in self._known:
+            self._known[state] = [self._means(result, state) for result in self.results]
+        rows = []
+        for result, (means, origins_K) in zip(self.results, self._known[state], strict=True):
+            value_K = tuple(present_mean([mean_K[k] for mean_K in means]) for k in at)
+            found, intervals = skill(here, result.name, self.reference or "") if here else (float("nan"), [])
+            rows.append(Row(
+                result, state, value_K,
+                tuple(map(_excess, value_K, (floor_K[k] for k in at))) if floor_K else (),
+                tuple(origins_K[k] for k in at),
+                sum(any(value is not None for value in mean_K) for mean_K in means),
+                None if np.isnan(found) else found, () if np.isnan(found) else tuple(intervals),
+            ))  # fmt: skip
+        return rows
+
+    def _means(self, result: Result, state: str) -> tuple[list[list[float | None]], list[int]]:
+        """The means of each run that has origins in a state, each [K], and how many origins have a value [K]."""
+        means = [mean_K for run in result.runs if (mean_K := run_means(run, state, self.metric))]
+        return means, [
+            sum(
+                _in_state(task.state, task.crossing[k : k + 1], state) and task.metrics[self.metric][k] is not None
+                for run in result.runs
+                for task in run.tasks
+                if self.metric in task.metrics
+            )
+            for k in range(len(self.horizons))
+        ]
+
+    def ranks(self, state: str, horizon: int | None = None) -> dict[str, int]:
+        """Rank group of each forecaster, from 1; empty with too few recipes, or without a ratio."""
+        here = in_state(self.ratios, state, horizon)
+        base_T = here.by_forecaster[self.reference] if self.reference else None
+        error = {result.name: here.by_forecaster[result.name] for result in self.results}
+        return ranks(rank_groups(error, here.tasks, base_T=base_T)) if self.ratio else {}
+
+    def floor(self, state: str, floor: str) -> Values:
+        """[K] the mean over runs of a floor of the metric in a state; empty where no run has it."""
+        found = [
+            run.floors[state][floor][self.metric]
+            for run in self.results[0].runs
+            if self.metric in run.floors.get(state, {}).get(floor, {})
+        ]
+        return tuple(present_mean(values) for values in zip(*found, strict=True))
+
+    def floors(self) -> dict[tuple[str, str], Values]:
+        """By (state, floor), where there are any."""
+        pairs = [(state, floor) for state in (*STATES, CROSSING) for floor in FLOOR_NAMES]
+        return {(state, floor): found for state, floor in pairs if (found := self.floor(state, floor))}
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The weakest mark of each floor over the runs."""
+        marks: dict[str, str] = {}
+        for run in self.results[0].runs:
+            for floor, mark in run.floor_marks.items():
+                marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
+        return marks
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The rows of all states that occur, over all horizons; rows of a state are in the order of skill."""
+
+    scores: Standings
+    results: tuple[Result, ...]
+    metric: str
+    horizons: tuple[int, ...]
+    rows: tuple[Row, ...]
+    floors: dict[tuple[str, str], Values]
+    marks: dict[str, str]
+
+    @property
+    def states(self) -> list[str]:
+        """Those that have rows."""
+        return list(dict.fromkeys(row.state for row in self.rows))
+
+    def of_state(self, state: str) -> list[Row]:
+        """The rows of one state."""
+        return [row for row in self.rows if row.state == state]
+
+    def of(self, forecaster: str) -> list[Row]:
+        """The rows of one forecaster, in the order of states."""
+        return [row for row in self.rows if row.forecaster == forecaster]
+
+
+def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
+    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
+
+    Raises `NotFoundError` for a metric that neither the results nor the catalogue have.
+    """
+    if metric not in metrics_in(results):
+        if metric not in metric_names():
+            raise not_found("metric", metric, metric_names())
+        return None
+    scores = Standings(results, metric, reference_of(results))
+    rows = [
+        row
+        for state in (*STATES, CROSSING)
+        if in_state(scores.ratios, state).state_T
+        for row in by_skill(scores.rows(state))
+    ]
+    there = {row.state for row in rows}
+    floors = {key: found for key, found in scores.floors().items() if key[0] in there}
+    return Grid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
+
+
+def known_grid(results: Sequence[Result], metric: str) -> Grid:
+    """The grid of a metric that the results have; raises `NotFoundError` where they do not."""
+    grid = result_grid(results, metric) if len(results) else None
+    if grid is None:
+        raise not_found("metric", metric, metrics_in(results))
+    return grid
+
+
+def metrics_in(results: Iterable[Result]) -> set[str]:
+    """Every metric that some task of the results has."""
+    return {metric for result in results for run in result.runs for task in run.tasks for metric in task.metrics}
+
+
+def by_skill(rows: Iterable[Row]) -> list[Row]:
+    """The most skill first, those without any last, equals as they came: the order of every table."""
+    return sorted(rows, key=lambda row: -np.inf if row.skill is None else row.skill, reverse=True)
+
+
+def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> set[str]:
+    """Names of the (cost, value) that no other beats in one without losing in the other."""
+    have = {name: (cost, value if lower else -value) for name, (cost, value) in points.items() if value is not None}
+    return {
+        name
+        for name, (cost, value) in have.items()
+        if not any((c <= cost and v <= value and (c, v) != (cost, value)) for c, v in have.values())
+    }
+
+
+def in_state(errors: Errors, state: str, horizon: int | None = None) -> Errors:
+    """The tasks of a state, of windows that cross a change of state, or of all states; at one horizon or all."""
+    if state == CROSSING:
+        return errors.select(crossing=True, horizon=horizon)
+    return errors.select(state=None if state == ALL else state, horizon=horizon)
+
+
+def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
+    """The results with these runs only."""
+    return [
+        result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
+        for result in results
+    ]
+
+
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
     """[K] the run's mean over its origins in a state (or over the windows that cross); empty when there is none."""
-    tasks = [task for task in run.tasks if _in_state(task.state, task.crossing, state) and metric in task.metrics]
+    tasks = [task for task in run.tasks if metric in task.metrics and _in_state(task.state, task.crossing, state)]
     if not tasks:
         return []
     return [
@@ -208,19 +305,15 @@ def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
     ]
 
 
-def floor_values(result: Result, state: str, floor: str, metric: str) -> Values:
-    """[K] the mean over runs of a floor of a metric in a state; empty where no run has it."""
-    found = [
-        run.floors[state][floor][metric] for run in result.runs if metric in run.floors.get(state, {}).get(floor, {})
-    ]
-    return tuple(present_mean([values[k] for values in found]) for k in range(len(found[0]))) if found else ()
-
-
 def present_mean(values: Sequence[float | None]) -> float | None:
     """The mean of the values that are there; None where there is none."""
     kept = [value for value in values if value is not None]
     return float(np.mean(kept)) if kept else None
 
 
-def _in_state(task_state: str, crossing: tuple[bool, ...], state: str) -> bool:
-    return any(crossing) if state == CROSSING else task_state == state
+def _excess(value: float | None, floor: float | None) -> float | None:
+    return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
+
+
+def _in_state(task_state: str, crossing: Sequence[bool], state: str) -> bool:
+    return any(crossing) if state == CROSSING else state in (ALL, task_state)

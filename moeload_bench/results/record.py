@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_RESULT_BYTES = 64 << 20
+LEAST_MS = 1e-3
+"""What a forecaster that took no measurable time is counted with: a microsecond."""
 
 Status = Literal["claimed", "checked", "verified"]
 
@@ -61,6 +63,13 @@ class CostResult(Record):
     def per_forecast_s(self) -> float:
         """Seconds per answered origin, observing included."""
         return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
+
+    @property
+    def per_forecast_cpu_s(self) -> float | None:
+        """CPU seconds per answered origin, observing included; None where it was not measured."""
+        if self.observe_cpu_s is None or self.forecast_cpu_s is None:
+            return None
+        return (self.observe_cpu_s + self.forecast_cpu_s) / max(1, self.forecasts)
 
     @property
     def of_training(self) -> float | None:
@@ -152,6 +161,30 @@ class Result(Record):
     def failures(self) -> list[tuple[str, TaskResult]]:
         """(trace, task) of every failed task."""
         return [(run.trace, task) for run in self.runs for task in run.failures]
+
+    @property
+    def per_forecast_s(self) -> float:
+        """Seconds per answered origin, observing included; mean over runs."""
+        return _mean([run.cost.per_forecast_s for run in self.runs])
+
+    @property
+    def of_training(self) -> float | None:
+        """Seconds spent per second of the recorded training; mean over the runs that know it."""
+        known = [found for run in self.runs if (found := run.cost.of_training) is not None]
+        return _mean(known) if known else None
+
+    @property
+    def cpu_ms(self) -> float | None:
+        """CPU milliseconds per answered origin, observing included; mean over runs, None where not measured."""
+        spent = [run.cost.per_forecast_cpu_s for run in self.runs]
+        known = [one for one in spent if one is not None]
+        return max(1e3 * _mean(known), LEAST_MS) if len(known) == len(spent) else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the forecaster counted itself, over all runs."""
+        names = dict.fromkeys(name for run in self.runs for name in run.counts)
+        return {name: sum(run.counts.get(name, 0) for run in self.runs) for name in names}
 
     @property
     def content_sha256(self) -> str:
@@ -267,8 +300,8 @@ _TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
 
 
 def _frames() -> Any:
-    """`moeload_bench.results.frames`, which is made of this module's records."""
-    return import_module("moeload_bench.results.frames")
+    """`moeload_bench.results.dataframes`, which is made of this module's records."""
+    return import_module("moeload_bench.results.dataframes")
 
 
 def _floor_columns(run: RunResult, state: str, k: int) -> dict[str, Any]:
@@ -398,6 +431,13 @@ def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -
             }
         )
     return {**fields, "tasks": tasks, "floors": own["floors"], "floor_marks": own["floor_marks"]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean in numpy's order of summation, as of all published numbers."""
+    import numpy as np
+
+    return float(np.mean(values))
 
 
 def rounded(value: float) -> Value:

@@ -11,10 +11,10 @@ import numpy as np
 
 from moeload_bench.errors import counted
 from moeload_bench.results.choice import ForecasterChoice
-from moeload_bench.results.comparison import best_window, reference_of
-from moeload_bench.results.grid import NOTHING, Grid, Row
+from moeload_bench.results.comparison import best_window
+from moeload_bench.results.grid import NOTHING, Grid, Row, metrics_in
 from moeload_bench.results.record import Results
-from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles, ratio_metric
+from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
 from moeload_bench.states.rule import StateRule
@@ -29,10 +29,14 @@ def table_caption(grid: Grid) -> str:
 
 def _about(grid: Grid) -> Iterator[str]:
     """What the metric is, and over what a cell is a mean."""
-    rows, metric = grid.rows, grid.metric
+    metric = grid.metric
     yield f"{metric}: {describe_metric(metric)}."
-    spans = [span_words([row for row in rows if row.state == state]) for state in dict.fromkeys(r.state for r in rows)]
-    yield f"A cell is the mean over runs of means over origins and layers: {'; '.join(spans)}."
+    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid)}."
+
+
+def spans_of(grid: Grid, states: Sequence[str] | None = None) -> str:
+    """Over how many origins and runs the rows of each state are means."""
+    return "; ".join(span_words(grid.of_state(state)) for state in grid.states if states is None or state in states)
 
 
 def span_words(rows: Sequence[Row]) -> str:
@@ -55,7 +59,7 @@ def _floor_words(grid: Grid) -> Iterator[str]:
         yield "In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2))."
     if not has_skill(metric):
         return
-    lacking = [state for state in dict.fromkeys(row.state for row in rows) if (state, "floor_batch") not in floors]
+    lacking = [state for state in grid.states if (state, "floor_batch") not in floors]
     if metric not in FLOOR_METRICS:
         yield f"No floor is known for {metric}, so there is no excess."
     elif marks.get("floor_batch") == "not given":
@@ -66,19 +70,18 @@ def _floor_words(grid: Grid) -> Iterator[str]:
 
 def _skill_words(grid: Grid) -> Iterator[str]:
     """What skill is a ratio of and to whom; where there is none, why."""
-    results, rows, metric = grid.results, grid.rows, grid.metric
-    ratio = ratio_metric(metric)
+    results, rows, metric, ratio = grid.results, grid.rows, grid.metric, grid.scores.ratio
     if ratio is None:
         yield f"No skill: {metric} is no positive error of which a ratio could be taken."
         return
-    reference = reference_of(results)
+    reference = grid.scores.reference
     if reference is None:
         target = results[0].suite.reference
         yield f"No skill: the reference {target} was not run, and the package has no result of it on this suite."
         return
     of = "the ratio" if ratio == metric else f"the ratio of {ratio}"
     yield (
-        f"Skill: 1 - geometric mean over tasks of {of} to {reference.name}, with 95 % intervals by their "
+        f"Skill: 1 - geometric mean over tasks of {of} to {reference}, with 95 % intervals by their "
         "claim; n/a with fewer than 5 recipes."
     )
     twins: dict[str, list[str]] = {}
@@ -86,10 +89,10 @@ def _skill_words(grid: Grid) -> Iterator[str]:
         twins.setdefault(group, []).append(recipe)
     for together in twins.values():
         yield f"Near twins count as one recipe: {', '.join(together)}."
-    if reference not in results:
-        yield f"The result of {reference.name} comes with the package; it was not run here."
-    if any(row.skill == NOTHING for row in rows):
-        yield f"Skill is {NOTHING} where {reference.name} or the forecaster has no value of {ratio}."
+    if reference not in (result.name for result in results):
+        yield f"The result of {reference} comes with the package; it was not run here."
+    if any(row.skill is None for row in rows):
+        yield f"Skill is {NOTHING} where {reference} or the forecaster has no value of {ratio}."
     best = best_window(results, ratio)
     if best is not None and best[1] > 1:
         yield (
@@ -100,7 +103,7 @@ def _skill_words(grid: Grid) -> Iterator[str]:
 
 def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
     yield "ms: wall time per answered origin, observing included; % train: of the recorded training time."
-    events = {row.forecaster: row.counts for row in rows if row.counts}
+    events = {row.forecaster: counts for row in rows if (counts := row.result.counts)}
     if events:
         listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
         yield f"Counted by the forecaster: {'; '.join(listed)}."
@@ -110,8 +113,7 @@ def why_no_table(results: Results, metric: str) -> str:
     """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
     if needs_quantiles(metric):
         return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
-    there = sorted({name for r in results for run in r.runs for task in run.tasks for name in task.metrics})
-    return f"no table of {metric}: these results hold {', '.join(there)}"
+    return f"no table of {metric}: these results hold {', '.join(sorted(metrics_in(results)))}"
 
 
 def failure_lines(results: Results) -> Iterator[str]:

@@ -68,15 +68,14 @@ class Failed(NamedTuple):
 TWICE = Failed()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """All that there is to know of a metric.
 
-    ``per``: "forecast" has one value per layer and horizon, "plan" one for each cluster shape too. ``formula`` is a
-    function of a `window.Window` to [L] or of a `window.PlanWindow` to [K, L]; ``needs`` names the fields of it without
-    which there is no value. ``definition`` is the formula in the letters of docs/methods/metrics.md, ``description`` in
-    a sentence, ``plain`` for those who do not know the name. ``lower_is_better`` None: a description, nothing to rank
-    by. Values lie in ``least`` to ``most``, to which a metric of plans ``per_device`` adds the number of devices.
+    ``formula`` is a function of a `window.Window` to [L], one value per layer and horizon, or, where ``per`` is "plan",
+    of a `window.PlanWindow` to [K, L], one value for each cluster shape too; ``needs`` names the fields without which
+    there is no value. ``lower_is_better`` None: a description, nothing to rank by. Values lie in ``span``, to whose end
+    a metric of plans ``per_device`` adds the number of devices. ``plain`` is for those who do not know the name.
     ``in_every_layer``: each layer with load has a value, so that means over tasks and layers can be taken in any order.
     """
 
@@ -84,12 +83,10 @@ class Metric:
     formula: Callable[[Any], NDArray[np.float64]]
     unit: str
     lower_is_better: bool | None
-    least: float
-    most: float
+    span: tuple[float, float]
     tolerance: Tolerance
     plain: str
     description: str
-    definition: str
     needs: tuple[str, ...] = ()
     per: Literal["forecast", "plan"] = "forecast"
     per_device: bool = False
@@ -116,7 +113,7 @@ class Metric:
 
     def range(self, devices: int) -> tuple[float, float]:
         """The least and the greatest possible value."""
-        return self.least, self.most + (devices if self.per_device else 0)
+        return self.span[0], self.span[1] + (devices if self.per_device else 0)
 
 
 _STEPS = Tolerance((0.05, 5e-3), (0.01, 1e-3), kind="errors")
@@ -127,147 +124,65 @@ _QUANTILES = Tolerance((0.05, 0.1), (0.01, 0.02))
 _PLANS = Tolerance((0.05, 0.1), (0.002, 3e-3), (0.0, 1e-3), of_value=None, of_mean=0.5, kind="plans")
 
 _LISTED = (
-    Metric(
-        name=PRIMARY,
-        formula=lambda w: metrics.total_variation(w.forecast_LE, w.share_LE),
-        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True,
-        failed=Failed(1.0), tolerance=_SHARES,
-        plain="misplaced tokens, as a fraction",
-        description="fraction of the window's tokens planned for the wrong expert: "
-                    "0.5 sum_E |mean forecast share - mean true share|",
-        definition="0.5 sum_E |bar p_hat - bar p|",
-    ),
-    Metric(
-        name="tv",
-        formula=lambda w: 0.5 * ratio_of(w.steps.distance_L, w.steps.rows_L),
-        needs=("steps",),
-        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True, tolerance=_SHARES,
-        plain="misplaced tokens step by step, as a fraction",
-        description="the same step by step, averaged over the horizon; the noise of single batches is in it",
-        definition="mean over rows of 0.5 sum_E |p_hat - p|",
-    ),
-    Metric(
-        name="error_rate",
-        formula=lambda w: ratio_of(w.steps.ratio_L, w.steps.cells_L),
-        needs=("steps",),
-        unit="relative", lower_is_better=True, least=0, most=UNBOUNDED, tolerance=_STEPS,
-        plain="relative error step by step",
-        description="per-step relative error: mean over steps and experts of |forecast - true share| / true share, "
-                    "where the true share is above 0",
-        definition="mean over rows and experts with p > 0 of |p_hat - p| / p",
-    ),
-    Metric(
-        name="error_rate_covered",
-        formula=lambda w: ratio_of(w.steps.cells_L, w.steps.rows_L * w.share_LE.shape[1]),
-        needs=("steps",),
-        unit="fraction of cells", lower_is_better=None, least=0, most=1, failed=Failed(times=1.0), tolerance=_STEPS,
-        plain="loads that error_rate covers, as a fraction",
-        description="fraction of (step, expert) cells that error_rate covers",
-        definition="fraction of rows and experts with p > 0",
-    ),
-    Metric(
-        name="error_rate_uniform",
-        formula=lambda w: ratio_of(w.steps.distance_L, w.steps.rows_L),
-        needs=("steps",),
-        unit="relative to 1/E", lower_is_better=True, least=0, most=2, tolerance=_STEPS,
-        plain="error step by step, in even shares",
-        description="per-step error relative to the even share: mean over steps and experts of "
-                    "|forecast - true share| / (1/E); twice tv",
-        definition="mean over rows and experts of |p_hat - p| / (1 / E); equal to 2 `tv`",
-    ),
-    Metric(
-        name="window_error_rate",
-        formula=lambda w: metrics.relative_error(w.forecast_LE, w.share_LE),
-        unit="relative", lower_is_better=True, least=0, most=UNBOUNDED, tolerance=_STEPS,
-        plain="relative error of the window's mean",
-        description="window-mean relative error: mean over experts of |mean forecast share - mean true share| / "
-                    "mean true share, where that is above 0",
-        definition="mean over experts with bar p > 0 of |bar p_hat - bar p| / bar p",
-    ),
-    Metric(
-        name="hot_recall",
-        formula=lambda w: metrics.hot_recall(w.forecast_LE, w.share_LE, metrics.hot_k(w.share_LE.shape[1])),
-        unit="fraction of experts", lower_is_better=False, least=0, most=1, failed=Failed(0.0), tolerance=_ORDER,
-        plain="hot experts that were named, as a fraction",
-        description="fraction of the k most loaded experts of the window that the forecast names, k = max(1, E // 4)",
-        definition="expected overlap of the k most loaded experts of forecast and window over k, ties broken at "
-                   "random; k = max(1, E // 4)",
-    ),
-    Metric(
-        name="rank_correlation",
-        formula=lambda w: metrics.rank_correlation(w.forecast_LE, w.share_LE),
-        unit="correlation", lower_is_better=False, least=-1, most=1, failed=Failed(-1.0), tolerance=_ORDER,
-        plain="correlation of the experts' order with the true one",
-        description="Spearman's rank correlation over experts of the window-mean shares",
-        definition="Spearman's, of window means, ties at their average rank",
-    ),
-    Metric(
-        name="revival_recall",
-        formula=lambda w: metrics.revival_recall(w.forecast_LE, w.share_LE, w.last_share_LE),
-        needs=("last_share_LE",),
-        unit="fraction of tokens", lower_is_better=False, least=0, most=1, failed=Failed(0.0),
-        tolerance=Tolerance((0.0, 0.5), (0.0, 0.1)),
-        plain="tokens of revived experts that were provided for, as a fraction",
-        description="fraction of the tokens of experts dead before the origin and alive in the window that the "
-                    "forecast provided for",
-        definition="over experts below 0.1 / E before the origin and at 0.2 / E or more in the window: "
-                   "sum min(bar p_hat, bar p) / sum bar p",
-    ),
-    Metric(
-        name="wql",
-        formula=lambda w: metrics.wql(w.quantile_QLE, w.share_LE, w.levels),
-        needs=("quantile_QLE",),
-        unit="fraction of tokens", lower_is_better=True, least=0, most=4, tolerance=_QUANTILES,
-        failed=Failed(times=4.0, of=PRIMARY),  # twice uniform's, a point forecast, which scores 2 * window_tv
-        plain="loss of the quantiles",
-        description="weighted quantile loss of the window-mean shares, mean over the quantile levels",
-        definition="mean over levels q of 2 sum_E max(q (bar p - z), (q - 1)(bar p - z)), z the forecast quantile",
-    ),
-    Metric(
-        name="coverage",
-        formula=lambda w: metrics.coverage(w.quantile_QLE, w.share_LE, w.levels),
-        needs=("quantile_QLE",),
-        unit="fraction of experts", lower_is_better=None, least=0, most=1, tolerance=_QUANTILES,
-        failed=Failed(0.0, of=PRIMARY),
-        plain="true shares within the outermost quantiles, as a fraction",
-        description="fraction of experts whose window-mean share lies between the outermost quantiles",
-        definition="fraction of experts with bar p between the outermost quantiles; compare with the largest level "
-                   "minus the smallest",
-    ),
-    Metric(
-        name="imbalance", per="plan",
-        formula=lambda w: w.worst_KL * w.devices / w.rows_KL,
-        needs=("worst_KL",),
-        unit="max / mean device load", lower_is_better=True, least=1, most=0, per_device=True, in_every_layer=True,
-        tolerance=_PLANS,
-        plain="imbalance of the plan",
-        description="mean over the window's steps of max / mean device load under the plan made from the forecast",
-        definition="mean over rows of max / mean device load",
-    ),
-    Metric(
-        name="regret", per="plan",
-        formula=lambda w: (w.worst_KL * w.devices / w.rows_KL) / (w.oracle_KL * w.devices / w.rows_KL) - 1,
-        needs=("worst_KL", "oracle_KL"),
-        # the reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half
-        unit="fraction of the oracle's imbalance", lower_is_better=True, least=-0.5, most=-1, per_device=True,
-        in_every_layer=True, tolerance=_PLANS,
-        plain="excess imbalance of the plan over the best one",
-        description="imbalance of the plan made from the forecast / that of the plan made from the true window mean, "
-                    "minus 1",
-        definition="`imbalance` / that of the plan made from bar p, minus 1",
-    ),
-    Metric(
-        name="drop_rate", per="plan",
-        formula=lambda w: w.over_KL / w.rows_KL,
-        unit="fraction of tokens", lower_is_better=True, least=0, most=1, in_every_layer=True,
-        tolerance=_PLANS._replace(
-            value=(0.05, 0.02), mean=(0.002, 1e-3), overall=(0.0, 3e-4),
-            least_mean=2e-5,  # what honest means moved by: a drop rate is often 0 but for one task
-        ),
-        plain="dropped tokens, as a fraction",
-        description="share of tokens over the capacity under the plan made from the forecast",
-        definition="mean over rows of the sum over devices of the share above 1.25 times the mean load",
-    ),
+    Metric(PRIMARY, lambda w: metrics.total_variation(w.forecast_LE, w.share_LE), "fraction of tokens", True, (0, 1),
+           _SHARES, "misplaced tokens, as a fraction",
+           "fraction of the window's tokens planned for the wrong expert: "
+           "0.5 sum_E |mean forecast share - mean true share|", in_every_layer=True, failed=Failed(1.0)),
+    Metric("tv", lambda w: 0.5 * ratio_of(w.steps.distance_L, w.steps.rows_L), "fraction of tokens", True, (0, 1),
+           _SHARES, "misplaced tokens step by step, as a fraction",
+           "the same step by step, averaged over the horizon; the noise of single batches is in it",
+           needs=("steps",), in_every_layer=True),
+    Metric("error_rate", lambda w: ratio_of(w.steps.ratio_L, w.steps.cells_L), "relative", True, (0, UNBOUNDED),
+           _STEPS, "relative error step by step",
+           "per-step relative error: mean over steps and experts of |forecast - true share| / true share, where the "
+           "true share is above 0", needs=("steps",)),
+    Metric("error_rate_covered", lambda w: ratio_of(w.steps.cells_L, w.steps.rows_L * w.share_LE.shape[1]),
+           "fraction of cells", None, (0, 1), _STEPS, "loads that error_rate covers, as a fraction",
+           "fraction of (step, expert) cells that error_rate covers", needs=("steps",), failed=Failed(times=1.0)),
+    Metric("error_rate_uniform", lambda w: ratio_of(w.steps.distance_L, w.steps.rows_L), "relative to 1/E", True,
+           (0, 2), _STEPS, "error step by step, in even shares",
+           "per-step error relative to the even share: mean over steps and experts of |forecast - true share| / (1/E); "
+           "twice tv", needs=("steps",)),
+    Metric("window_error_rate", lambda w: metrics.relative_error(w.forecast_LE, w.share_LE), "relative", True,
+           (0, UNBOUNDED), _STEPS, "relative error of the window's mean",
+           "window-mean relative error: mean over experts of |mean forecast share - mean true share| / mean true "
+           "share, where that is above 0"),
+    Metric("hot_recall", lambda w: metrics.hot_recall(w.forecast_LE, w.share_LE, metrics.hot_k(w.share_LE.shape[1])),
+           "fraction of experts", False, (0, 1), _ORDER, "hot experts that were named, as a fraction",
+           "fraction of the k most loaded experts of the window that the forecast names, k = max(1, E // 4)",
+           failed=Failed(0.0)),
+    Metric("rank_correlation", lambda w: metrics.rank_correlation(w.forecast_LE, w.share_LE), "correlation", False,
+           (-1, 1), _ORDER, "correlation of the experts' order with the true one",
+           "Spearman's rank correlation over experts of the window-mean shares", failed=Failed(-1.0)),
+    Metric("revival_recall", lambda w: metrics.revival_recall(w.forecast_LE, w.share_LE, w.last_share_LE),
+           "fraction of tokens", False, (0, 1), Tolerance((0.0, 0.5), (0.0, 0.1)),
+           "tokens of revived experts that were provided for, as a fraction",
+           "fraction of the tokens of experts dead before the origin and alive in the window that the forecast "
+           "provided for", needs=("last_share_LE",), failed=Failed(0.0)),
+    # a failed task has twice the loss of uniform, a point forecast, whose loss is 2 * window_tv
+    Metric("wql", lambda w: metrics.wql(w.quantile_QLE, w.share_LE, w.levels), "fraction of tokens", True, (0, 4),
+           _QUANTILES, "loss of the quantiles",
+           "weighted quantile loss of the window-mean shares, mean over the quantile levels",
+           needs=("quantile_QLE",), failed=Failed(times=4.0, of=PRIMARY)),
+    Metric("coverage", lambda w: metrics.coverage(w.quantile_QLE, w.share_LE, w.levels), "fraction of experts", None,
+           (0, 1), _QUANTILES, "true shares within the outermost quantiles, as a fraction",
+           "fraction of experts whose window-mean share lies between the outermost quantiles",
+           needs=("quantile_QLE",), failed=Failed(0.0, of=PRIMARY)),
+    Metric("imbalance", lambda w: w.worst_KL * w.devices / w.rows_KL, "max / mean device load", True, (1, 0), _PLANS,
+           "imbalance of the plan",
+           "mean over the window's steps of max / mean device load under the plan made from the forecast",
+           needs=("worst_KL",), per="plan", per_device=True, in_every_layer=True),
+    # the reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half
+    Metric("regret", lambda w: (w.worst_KL * w.devices / w.rows_KL) / (w.oracle_KL * w.devices / w.rows_KL) - 1,
+           "fraction of the oracle's imbalance", True, (-0.5, -1), _PLANS,
+           "excess imbalance of the plan over the best one",
+           "imbalance of the plan made from the forecast / that of the plan made from the true window mean, minus 1",
+           needs=("worst_KL", "oracle_KL"), per="plan", per_device=True, in_every_layer=True),
+    # honest means of a drop rate moved by 2e-5: it is often 0 but for one task
+    Metric("drop_rate", lambda w: w.over_KL / w.rows_KL, "fraction of tokens", True, (0, 1),
+           _PLANS._replace(value=(0.05, 0.02), mean=(0.002, 1e-3), overall=(0.0, 3e-4), least_mean=2e-5),
+           "dropped tokens, as a fraction",
+           "share of tokens over the capacity under the plan made from the forecast", per="plan", in_every_layer=True),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _LISTED}

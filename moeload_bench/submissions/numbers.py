@@ -194,7 +194,7 @@ def _floors(run: RunResult, K: int) -> Iterator[str]:
             return
         for floor, metrics in floors.items():
             for metric, value_K in metrics.items():
-                most = METRICS[metric].most + SUM_TOLERANCE if metric in FLOOR_METRICS else -1
+                most = METRICS[metric].span[1] + SUM_TOLERANCE if metric in FLOOR_METRICS else -1
                 if not _sane(value_K, K) or any(value is not None and not 0 <= value <= most for value in value_K):
                     yield f"floors: {state!r}, {floor!r}, {metric[:40]!r}: expected [{K}] sane values of known metrics"
                     return

@@ -211,7 +211,7 @@ def test_rows_are_in_the_order_of_skill() -> None:
     grid = result_grid(results, "window_tv")
     assert grid is not None
     for state in {row.state for row in grid.rows}:
-        skills = [row.skill_value for row in grid.rows if row.state == state and row.skill_value is not None]
+        skills = [row.skill for row in grid.of_state(state) if row.skill is not None]
         assert skills == sorted(skills, reverse=True)
 
 

@@ -21,7 +21,7 @@ from leaderboard.pages.forks import (
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.records import EntryForks
 from moeload_bench.errors import SeasonError
-from moeload_bench.results.render import three_digits
+from moeload_bench.results.tables import three_digits
 from tests.support.seasons import open_season, revealed_season
 
 

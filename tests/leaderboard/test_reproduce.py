@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard import reproduce
-from leaderboard.committed import RESULTS, committed_results, load_all, result_problems
+from leaderboard.committed import RESULTS, committed_results, load_all, result_problems, suites_with_results
 from leaderboard.pages.results import results_of
 from leaderboard.reproduce import TOLERANCES, bounds_of, compare, prepared, report, same_machine
 from leaderboard.suites.freeze import to_toml
@@ -62,8 +62,8 @@ def with_value(result: Result, value: float) -> Result:
 
 def test_committed_results_are_the_suite_s_and_the_code_s() -> None:
     """Nothing to complain about in any committed result of any suite."""
-    for folder in RESULTS.iterdir():
-        assert committed_results(folder.name)
+    for name in suites_with_results():
+        assert committed_results(name)
 
 
 BAD: dict[str, tuple[Callable[[Result], Result], str]] = {
@@ -191,8 +191,8 @@ def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() 
 def test_every_forecaster_has_a_stated_tolerance_with_a_reason() -> None:
     """For each forecaster with results; the errors of all but the trained one are held closer than a stranger's."""
     stated = tomllib.loads(TOLERANCES.read_text())
-    for folder in RESULTS.iterdir():
-        for result in load_all(load_suite(folder.name)).values():
+    for suite in suites_with_results():
+        for result in load_all(load_suite(suite)).values():
             name = result.forecaster.target.partition("@")[0]
             assert len(stated[name]["reason"]) > 20
             assert len(stated[name]["measured"]) > 10

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from leaderboard import pages
+from leaderboard.committed import RESULTS, suites_with_results
 from leaderboard.pages.headline import headline
 from leaderboard.pages.parts import fill_parts
 from leaderboard.pages.results import decisions, failures, metric_names, ordered_apart, suite_page, win_rate_table
@@ -18,7 +19,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, RunResult, TaskResult, load_result
-from moeload_bench.results.render import three_digits
+from moeload_bench.results.tables import skill_text, three_digits
 from moeload_bench.suites.suite import load_suite
 from tests.support.checkout import leaderboard
 
@@ -61,15 +62,15 @@ def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Res
 def test_every_suite_with_results_has_its_part() -> None:
     """docs/reports/results.md; that its numbers are those of the results is checked with the other generated tables."""
     text = (ROOT / "docs" / "reports" / "results.md").read_text()
-    for folder in (ROOT / "leaderboard" / "results").iterdir():
-        assert f"## Suite `{folder.name}`" in text
+    for name in suites_with_results():
+        assert f"## Suite `{name}`" in text
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "results").iterdir()), ids=lambda path: path.name)
-def test_every_baseline_of_a_suite_with_results_has_one(folder: Path) -> None:
+@pytest.mark.parametrize("suite", suites_with_results())
+def test_every_baseline_of_a_suite_with_results_has_one(suite: str) -> None:
     """Results of some baselines only would be a table with rows left out."""
-    names = {load_result(path).name for path in folder.glob("*.json")}
-    assert set(load_suite(folder.name).baselines) <= names
+    names = {load_result(path).name for path in (RESULTS / suite).glob("*.json")}
+    assert set(load_suite(suite).baselines) <= names
 
 
 def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result])
         start = next(i for i, line in enumerate(lines) if line[0] == state)
         by_name = {line[0].strip("`*"): line for line in lines[start + 2 : start + 2 + len(mini) + 1]}
         rows = {row.forecaster: row for row in grid.rows if row.state == state}
-        assert [*by_name] == [*sorted(rows, key=lambda name: -float(rows[name].skill.split()[0])), "floor_batch"]
+        assert [*by_name] == [*sorted(rows, key=lambda name: -float(rows[name].skill)), "floor_batch"]
         for k in range(len(grid.horizons)):
             shown = {name: by_name[name][k + 1] for name in rows}
             assert {n: text.strip("*") for n, text in shown.items()} == {
@@ -128,7 +129,7 @@ def test_with_recipes_enough_the_headline_has_intervals_and_ranks(mini: list[Res
     grid = result_grid(many_recipes(mini, recipes=6), "window_tv")
     assert grid is not None
     for row in rows:
-        full = next(r.skill for r in grid.rows if r.state == "transient" and r.forecaster == row[0].strip("`"))
+        full = next(skill_text(r) for r in grid.rows if r.state == "transient" and r.forecaster == row[0].strip("`"))
         low, high = re.findall(r"[-+][\d.]+", full.split("a new recipe")[1])[:2]
         value, shown = row[-3].split(" ", 1)
         assert value == full.split()[0]
@@ -173,7 +174,7 @@ def test_the_skill_of_plans_has_their_imbalance_in_percent_beside_it(mini: list[
         part = page.split(f"#### {metric}\n")[1].split("\n#")[0]
         grid = result_grid(mini, metric)
         assert grid is not None
-        skill = {(row.state, row.forecaster): row.skill_value for row in grid.rows}
+        skill = {(row.state, row.forecaster): row.skill for row in grid.rows}
         rows = re.findall(r"^\| (\w+) \| `(\w+)` \|.* ([-+.\d]+) \|$", part, re.MULTILINE)
         if "@" not in metric or skill["stable", "uniform"] is None:
             assert "imbalance, %" not in part

@@ -28,10 +28,8 @@ from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs, read_slices
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
-from leaderboard.site.views import ALL, metrics_of, views_of
+from leaderboard.site.views import metrics_of, views_of
 from leaderboard.site.words import (
-    MINUS,
-    NONE,
     NOT_GIVEN,
     interval_text,
     named,
@@ -45,10 +43,11 @@ from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.grid import result_grid
+from moeload_bench.results.grid import ALL, result_grid
+from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.render import imbalance_percent
 from moeload_bench.results.statistics import Interval, interval, log_ratio, rank_groups
+from moeload_bench.results.tables import imbalance_percent
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
@@ -138,8 +137,8 @@ def test_every_number_of_the_leaderboard_is_that_of_the_tables(committed: Inputs
                     assert cell(view, at, "excess") == three_digits(row.excess_K[k] if row.excess_K else None)
                 skill = cell(data["views"][f"{row.state} {ALL} {ALL}"], names.index(row.forecaster), "skill")
                 text, _, percent = skill.partition(" ")
-                assert text == (NONE if row.skill == "-" else row.skill.split(" ")[0].replace("-", MINUS))
-                of_plans = "@" in metric and row.skill_value is not None
+                assert text == signed_skill(row.skill)
+                of_plans = "@" in metric and row.skill is not None
                 assert percent == (f"({imbalance_percent(row)} %)".replace("-", MINUS) if of_plans else "")
             shown = {(key.split()[0], floor): texts for key, found in data["floors"].items()
                      if key.endswith(f" {ALL}") for floor, _, texts in found if floor != FLOOR_FORK}  # fmt: skip
@@ -333,7 +332,7 @@ def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
     view = next(views_of(mini, "window_tv"))
-    assert all(one.new_recipe is None and one.group is None for one in view.cells)
+    assert all(one.new_recipe is None and one.rank is None for one in view.cells)
     assert "With 2 recipes there are none" in payload.claims(mini)
 
 

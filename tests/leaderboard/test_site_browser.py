@@ -18,11 +18,11 @@ from leaderboard.properties import Slice
 from leaderboard.site.command import write_site
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
-from leaderboard.site.words import MINUS, NONE
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
+from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.render import marked_floor
+from moeload_bench.results.tables import marked_floor
 from moeload_bench.suites.suite import CROSSING
 from tests.conftest import need
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn

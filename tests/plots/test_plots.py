@@ -15,7 +15,7 @@ from moeload_bench.cli import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.plots.style import FEW, legend_columns
-from moeload_bench.results.grid import floor_values, run_means
+from moeload_bench.results.grid import Standings, run_means
 from moeload_bench.results.record import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
@@ -276,7 +276,7 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
         assert x.tolist() == [1, 10, 100]
         np.testing.assert_allclose(y, run_means(own_results[1].runs[0], state, "window_tv"))
         floor = drawn(ax, "floor_batch")[1]
-        np.testing.assert_allclose(floor, floor_values(own_results[0], state, "floor_batch", "window_tv"))
+        np.testing.assert_allclose(floor, Standings(own_results, "window_tv", None).floor(state, "floor_batch"))
     assert figure.get_supxlabel() == "horizon [training steps]"
     assert figure.get_supylabel() == "window_tv\n[fraction of tokens]"
 

@@ -18,7 +18,7 @@ from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, onset_summary
 from moeload_bench.recipes.recipe import list_recipes
-from moeload_bench.results.render import markdown_table
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta

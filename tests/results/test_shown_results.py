@@ -22,7 +22,7 @@ def test_results_show_themselves(results: Results) -> None:
     assert text.startswith("Results: 3 forecasters on 2 runs of suite mini, 80 failed tasks. Skill in window_tv")
     assert text.splitlines()[2].startswith("sw_avg ")
     assert "object at" not in text
-    assert "<td>sw_avg</td>" in results._repr_html_()
+    assert '<th scope="row">sw_avg</th>' in results._repr_html_()
     assert "none" in repr(Results([]))
 
 

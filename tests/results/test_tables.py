@@ -14,8 +14,9 @@ import pytest
 from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.choice import choose_forecasters
 from moeload_bench.results.comparison import errors_of, reference_of
-from moeload_bench.results.grid import result_grid, signed
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, Results, TaskResult, load_result
+from moeload_bench.results.tables import signed, skill_text
 from moeload_bench.results.words import answer_lines, table_caption
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule
@@ -48,7 +49,7 @@ def test_skill_of_the_reference_is_zero_and_few_recipes_print_no_interval(result
     """One recipe: n/a instead of an interval."""
     grid = result_grid(results, "window_tv")
     assert grid is not None
-    assert {row.skill for row in grid.rows if row.forecaster == "sw_avg" and row.state != "crossing"} == {
+    assert {skill_text(row) for row in grid.rows if row.forecaster == "sw_avg" and row.state != "crossing"} == {
         "+0.000 (n/a)"
     }
 
@@ -84,9 +85,10 @@ def test_tables_of_plans_have_the_skill_of_imbalance_with_intervals(results: Res
     grid = result_grid(twice, metric)
     assert grid is not None
     (row,) = (row for row in grid.rows if (row.forecaster, row.state) == ("uniform", "stable"))
-    assert row.skill.startswith("-0.2")
-    assert "a new recipe [-0.2" in row.skill
-    assert "these recipes, new seeds [-0.2" in row.skill
+    text = skill_text(row)
+    assert text.startswith("-0.2")
+    assert "a new recipe [-0.2" in text
+    assert "these recipes, new seeds [-0.2" in text
     assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in table_caption(grid)
 
 
@@ -135,7 +137,7 @@ def test_where_there_is_no_skill_the_reason_is_given(results: Results) -> None:
     """No reference, a metric without ratios, or a reference from the package: each is said."""
     alone = result_grid(results[:1], "window_tv")
     assert alone is not None
-    assert {row.skill for row in alone.rows} == {"-"}
+    assert {skill_text(row) for row in alone.rows} == {"-"}
     assert "No skill: the reference sw_avg was not run, and the package has no result of it" in table_caption(alone)
     recall = result_grid(results, "hot_recall")
     assert recall is not None

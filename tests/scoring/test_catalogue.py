@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.metrics import metric_table
+from leaderboard.pages.metrics import catalogue_table
 from leaderboard.site import words as site_words
 from leaderboard.verifying.screening import tolerances
 from leaderboard.verifying.verify import _stated
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.agreement import differences
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Results, RunResult
-from moeload_bench.results.render import result_table
+from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.submissions.numbers import check_numbers
 from moeload_bench.traces.store import write_trace
@@ -26,16 +27,16 @@ from tests.evaluation.test_stored import PathWithQuantiles
 HELLINGER = Metric(
     name="hellinger",
     formula=lambda w: np.sqrt(0.5 * ((np.sqrt(w.forecast_LE) - np.sqrt(w.share_LE)) ** 2).sum(axis=1)),
-    unit="distance", lower_is_better=True, least=0, most=0.9, in_every_layer=True, failed=Failed(0.875),
+    unit="distance", lower_is_better=True, span=(0, 0.9), in_every_layer=True, failed=Failed(0.875),
     tolerance=Tolerance((0.0, 0.003), (0.0, 0.001), of_value=None),
-    plain="Hellinger's distance", description="distance of the roots", definition="of Hellinger",
+    plain="Hellinger's distance", description="distance of the roots",
 )  # fmt: skip
 EXCESS = Metric(
     name="excess_load", per="plan",
     formula=lambda w: w.worst_KL * w.devices / w.rows_KL - 1, needs=("worst_KL",),
-    unit="mean device loads", lower_is_better=True, least=0, most=-1, per_device=True, in_every_layer=True,
+    unit="mean device loads", lower_is_better=True, span=(0, -1), per_device=True, in_every_layer=True,
     tolerance=Tolerance((0.0, 0.004), (0.0, 0.001), of_value=None),
-    plain="load above the mean", description="imbalance less one", definition="`imbalance` - 1",
+    plain="load above the mean", description="imbalance less one",
 )  # fmt: skip
 NAMES = ("hellinger", "excess_load@half")
 
@@ -70,7 +71,7 @@ def with_value(run: RunResult, name: str, value: float) -> RunResult:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_metric_is_scored_and_rescored(scored: Scored, name: str) -> None:
     """Each task and layer has it; kept forecasts give the same values; a failed task has what the record says."""
-    again = rescore(scored.folder, scored.suite, scored.paths, name)
+    again = rescore(scored.folder, scored.suite, name, paths=scored.paths)
     by_name = {result.name: result for result in again}
     for result in scored.results:
         (run,) = result.runs
@@ -112,10 +113,11 @@ def test_a_new_metric_is_shown(scored: Scored, metric: Metric) -> None:
     """In tables, captions and error messages of the command line, in the docs, on the site, in verifications."""
     name = next(name for name in NAMES if name.startswith(metric.name))
     assert name in metric_names()
-    table = result_table(Results(list(scored.results)), name)
-    assert table is not None
-    assert f"{metric.description}" in str(table.caption)
-    assert f"| `{metric.label}` | {metric.plain} | {metric.definition} | less | 0 to " in metric_table()
+    grid = result_grid(Results(list(scored.results)), name)
+    assert grid is not None
+    assert f"{metric.description}" in metric_table(grid).caption
+    described = f"{metric.plain} | {metric.description} | {metric.unit}"
+    assert f"| `{metric.label}` | {described} | less | 0 to " in catalogue_table()
     assert f"| `{metric.label}` | {metric.tolerance.value[1]:g} | 0.001 |  |" in tolerances()
     assert _stated("mean")[f"mean {metric.label}"] == "0 relative or 0.001"
     assert site_words.named(name) == f"{metric.plain} ({name})"
@@ -129,7 +131,6 @@ def test_every_metric_is_wholly_described() -> None:
         assert least < most
         assert metric.unit
         assert metric.plain
-        assert metric.definition
         assert metric.tolerance.mean <= metric.tolerance.value
     for metric in forecast_metrics():
         assert not metric.needs_quantiles or metric.failed.of

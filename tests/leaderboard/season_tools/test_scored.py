@@ -18,7 +18,7 @@ from leaderboard.site.pages import board_files, forecaster_files
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.render import three_digits
+from moeload_bench.results.tables import three_digits
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace

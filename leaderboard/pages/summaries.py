@@ -1,0 +1,81 @@
+"""leaderboard/results/SUITE.csv: the rows that all tables are made of, by suite, the newest season's among them.
+
+A row per forecaster, recipe, state, horizon and metric, where `all` stands for all recipes or horizons. Recipes apart
+are given for the primary metric, skill over all horizons.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from leaderboard.committed import RESULTS, suites_with_results
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import metric_names, results_of
+from leaderboard.season_tools.scored import scored_seasons
+from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid, with_runs_of
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.record import Result, rounded
+from moeload_bench.scoring.catalogue import PRIMARY
+
+FIELDS = ("forecaster", "recipe", "state", "horizon", "metric", "value", "excess", "skill", "low", "high", "rank",
+          "runs", "origins")  # fmt: skip
+assert set(FIELDS) <= COLUMNS.keys()
+
+
+def summary_files() -> dict[Path, str]:
+    """Every file with its text."""
+    made = {name: results_of(name) for name in suites_with_results()}
+    made |= {season.suite.name: season.results for season in scored_seasons()[:1]}
+    return {RESULTS / f"{name}.csv": summary(results) for name, results in made.items()}
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Return the rows of results on one suite, numbers to nine significant digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows(line for metric in metric_names(results) for line in _of_metric(results, metric))
+    for recipe in sorted({run.recipe for run in results[0].runs}):
+        chosen = with_runs_of(results, {run.trace for run in results[0].runs if run.recipe == recipe})
+        scores = Standings(chosen, PRIMARY, None)
+        for row in (row for state in ("transient", "stable") for row in scores.rows(state)):
+            writer.writerows(_by_horizon(row, scores, recipe))
+    return out.getvalue()
+
+
+def _of_metric(results: Sequence[Result], metric: str) -> Iterator[Sequence[object]]:
+    grid = result_grid(results, metric)
+    for state in grid.states if grid else ():
+        assert grid is not None
+        rank = grid.scores.ranks(state) if metric == PRIMARY else {}
+        for row in grid.of_state(state):
+            yield from _by_horizon(row, grid.scores, ALL)
+            found = row.new_recipe
+            ends = (None, None) if found is None else (found.low, found.high)
+            numbers = (_number(value) for value in (row.value, None, row.skill, *ends))
+            counts = (rank.get(row.forecaster, ""), row.runs, row.origins)
+            yield (row.forecaster, ALL, state, ALL, metric, *numbers, *counts)
+
+
+def _by_horizon(row: Row, scores: Standings, recipe: str) -> Iterator[Sequence[object]]:
+    """Value and excess at each horizon that has a value."""
+    excess_K = row.excess_K or (None,) * len(row.value_K)
+    for horizon, value, excess, origins in zip(scores.horizons, row.value_K, excess_K, row.origins_K, strict=True):
+        if value is not None:
+            about = (row.forecaster, recipe, row.state, horizon, scores.metric)
+            yield (*about, _number(value), _number(excess), "", "", "", "", row.runs, origins)
+
+
+def columns() -> str:
+    """Return what each column of the files is."""
+    return markdown_table(("column", "what"), [(f"`{name}`", COLUMNS[name][1]) for name in FIELDS])
+
+
+def _number(value: float | None) -> object:
+    return "" if value is None else rounded(value)
+
+
+PARTS: Mapping[str, Maker] = {"columns": lambda _: columns()}

@@ -1,0 +1,160 @@
+"""Tables of texts, before anybody draws them: what is in each cell, and how numbers are written.
+
+`results.console`, `results.markdown` and `results.html` render a `Table`; nothing else does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from moeload_bench.results.grid import NOTHING, Grid, Row
+from moeload_bench.results.statistics import Interval
+from moeload_bench.results.words import table_caption
+from moeload_bench.scoring.catalogue import ratio_metric
+from moeload_bench.scoring.floors import FLOOR_NAMES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts in rows and columns. The caption says what a row is, what a column is, and which direction is better.
+
+    Columns ``numbers_from`` up to ``numbers_to`` are numbers, the others text; the ``quiet`` rows, by number, are
+    floors.
+    """
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers_from: int = 1
+    numbers_to: int = 99
+    quiet: frozenset[int] = field(default_factory=frozenset)
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column is one of numbers, which stand at its right."""
+        return self.numbers_from <= column < self.numbers_to
+
+
+def table_of(
+    caption: str,
+    records: Iterable[T],
+    columns: Mapping[str, Callable[[T], object]],
+    numbers_from: int = 1,
+    numbers_to: int = 99,
+) -> Table:
+    """Make a table of a record per row, and a function of the record per column."""
+    rows = tuple(tuple(str(cell(record)) for cell in columns.values()) for record in records)
+    return Table(caption, tuple(columns), rows, numbers_from, numbers_to)
+
+
+def metric_table(grid: Grid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
+    """The rows of a grid: error (and excess) at each horizon, and skill; with what forecasts cost, or in percent what
+    plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
+    """
+    of_plans = "@" in grid.metric and ratio_metric(grid.metric) is not None
+    last: dict[str, Callable[[Row], str]] = {"skill": skill_text}
+    last |= {"ms": ms, "% train": training} if costs else {"imbalance, %": imbalance_percent} if of_plans else {}
+    rows: list[tuple[str, ...]] = []
+    quiet = set()
+    for state in grid.states:
+        for row in grid.of_state(state):
+            rows.append((state, name.format(row.forecaster), *error_cells(row), *(cell(row) for cell in last.values())))
+        for key in FLOOR_NAMES:
+            if (state, key) in grid.floors:
+                quiet.add(len(rows))
+                found = map(three_digits, grid.floors[state, key])
+                rows.append((state, floor.format(marked_floor(key, grid.marks)), *found, *[""] * len(last)))
+    lines = table_caption(grid).split("\n")
+    if not costs:
+        lines = [line for line in lines if not line.startswith("ms:")]
+        lines += ["imbalance, %: of the plans, against that of the reference's plans; less is better."] * of_plans
+    heads = ("state", "forecaster", *(f"h = {horizon}" for horizon in grid.horizons), *last)
+    return Table("\n".join(lines), heads, tuple(rows), 2, quiet=frozenset(quiet))
+
+
+def horizon_heads(horizons: Sequence[int]) -> tuple[str, ...]:
+    """`h = 1`, `h = 1,000`, ..."""
+    return tuple(f"h = {horizon:,}" for horizon in horizons)
+
+
+def marked_floor(floor: str, marks: Mapping[str, str]) -> str:
+    """A floor's name, with how far it can be trusted where it is not exact."""
+    mark = marks.get(floor, "exact")
+    return floor if mark == "exact" else f"{floor} ({mark})"
+
+
+def error_cells(row: Row, zeros: bool = False) -> list[str]:
+    """`error (excess)` at each horizon; only the error where there is no floor."""
+    if not row.excess_K:
+        return [three_digits(value, zeros) for value in row.value_K]
+    return [
+        three_digits(value, zeros) + ("" if zeros and over is None else f" ({three_digits(over, zeros)})")
+        for value, over in zip(row.value_K, row.excess_K, strict=True)
+    ]
+
+
+def ms(row: Row) -> str:
+    """Milliseconds per answered origin, observing included."""
+    return three_digits(1e3 * row.result.per_forecast_s)
+
+
+def training(row: Row) -> str:
+    """Per cent of the recorded training time."""
+    part = row.result.of_training
+    return three_digits(None if part is None else 100 * part)
+
+
+def imbalance_percent(row: Row) -> str:
+    """Imbalance of a forecaster's plans against that of the reference's, in percent, from a row of a metric of plans.
+
+    Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
+    """
+    return NOTHING if row.skill is None else f"{-100 * row.skill + 0.0:+.1f}"
+
+
+def skill_text(row: Row) -> str:
+    """Skill with its intervals by claim; n/a where there are too few recipes for any."""
+    if row.skill is None:
+        return NOTHING
+    spans = "; ".join(f"{one.claim} {span(one, 3)}" for one in row.intervals)
+    return f"{row.skill:+.3f} {spans or '(n/a)'}"
+
+
+def skill_span(value: float, intervals: Sequence[Interval]) -> str:
+    """Skill, with the interval for a new recipe where there is one."""
+    found = next((one for one in intervals if one.claim == "a new recipe"), None)
+    return f"{value:+.3f}" if found is None else f"{value:+.3f} {span(found)}"
+
+
+def span(found: Interval, digits: int = 2) -> str:
+    """The ends of an interval."""
+    return f"[{signed(found.low, digits)}, {signed(found.high, digits)}]"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Format with a sign and ``digits`` decimals, adding up to six so that a non-zero value never prints as 0.
+
+    An end of an interval that reads -0.00 says neither how far nor on which side it lies.
+    """
+    shown = next((n for n in range(digits, 7) if round(value, n)), None)
+    return f"{0.0:+.{digits}f}" if shown is None else f"{value:+.{shown}f}"
+
+
+def signed_skill(value: float | None) -> str:
+    """Skill: three decimals with its sign."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}"
+
+
+def three_digits(value: float | None, zeros: bool = False) -> str:
+    """Three significant digits, "-" for nothing; with ``zeros`` at the end, so that a column can be read down."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if not zeros:
+        return f"{value:.3g}"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
