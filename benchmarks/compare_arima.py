@@ -16,12 +16,11 @@ from compare_common import HERE, Row, profile, quantiles, run_json, spread, verd
 from moeload_bench.baselines import _arima_batch as batch
 from moeload_bench.baselines import _arima_exact as exact
 from moeload_bench.baselines._arima_stream import Stream
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import load_trace
 
-FloatArray = NDArray[np.float64]
 HORIZONS = (1, 10, 100, 1000, 2000)
 WHOLE = 1_000_000
 TRACES = ("qwen3moe-tiny-8e-aux0/test/seed1", "qwen3moe-tiny-8e/test/seed1")

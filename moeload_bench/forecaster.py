@@ -16,10 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array, IntArray
 from moeload_bench.errors import ForecastError
 
-Array = NDArray[Any]
-IntArray = NDArray[np.int64]
 SUM_TOLERANCE = 1e-6
 FORECAST_RULES = ("shape", "finite", "non_negative", "sums", "quantiles")
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
 
 from leaderboard.committed import model_type_of, submission_of
@@ -25,6 +24,7 @@ from leaderboard.pages.results import results_of
 from leaderboard.pages.separation import STATES
 from leaderboard.studies import oracle_window
 from leaderboard.studies.clusters import SUITE
+from moeload_bench.arrays import FloatArray
 from moeload_bench.results.comparison import Errors, errors_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
@@ -39,8 +39,6 @@ BOUND = "floor_batch"
 MARKS = (oracle_window.NAME, "floor_level", BOUND)
 """What stands beside the errors, to tell of what the rest is made."""
 ALL = "all"
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from leaderboard.season_tools.futures import ForkPoint, fork_points
 from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.markdown import markdown_table
@@ -33,7 +34,6 @@ PILOTS = ROOT / "leaderboard" / "pilots"
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
 """Of the memories of the recorded futures that are mixed into the reference."""
 BATCH = "floor_batch"
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
+from moeload_bench.arrays import FloatArray
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.plots.style import PALETTE, legend_above, log_axis, new_figure, save_figure, style
 from moeload_bench.results.markdown import markdown_table
@@ -25,7 +25,6 @@ FRACTION = CostModel(step_ms=1, expert_mb=0, bandwidth_gb_s=1).expert_fraction
 COSTS = (0.0, 0.1, 1.0, 10.0, 100.0)
 """Per cent of a step that it costs to move one expert into a device: columns of the table."""
 RANGE = (1e-2, 1e3)
-FloatArray = NDArray[np.float64]
 
 
 @cache

@@ -31,6 +31,7 @@ from leaderboard.paper.study import (
     RunStudy,
     Value,
 )
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
@@ -38,7 +39,7 @@ from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, Results, RunResult
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
-from moeload_bench.states.drift import FloatArray, sliding_range, sliding_variance
+from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.rule import StateLabels, label_states
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.store import data_sha256, read_trace

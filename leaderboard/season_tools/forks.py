@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.scoring.scores import mean_over
 
-FloatArray = NDArray[np.float64]
 EXACT = 20_000  # up to so many relabellings are all looked at
 DRAWS = 19_999
 LEAST = 1e-9

@@ -16,6 +16,7 @@ from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.forks import ForkTask, detection_power, floor_fork
 from leaderboard.season_tools.recording import fork_path
 from leaderboard.season_tools.records import Drawn, ForkFloor, ForkFloors, Plan
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.scoring.scores import mean_over
@@ -24,7 +25,6 @@ from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 
-FloatArray = NDArray[np.float64]
 WEIGHTS = (0.1, 0.3, 1.0)  # of memories whose power is published
 REFERENCE_ROWS = 100  # the reference `sw_avg`: what a memory is mixed with to measure power
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
@@ -44,7 +43,6 @@ from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, open_source, read_trace
 from moeload_bench.traces.trace import Trace
 
-FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
 

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
+from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import make_request
 from moeload_bench.forecaster import step_block, trace_info
 from moeload_bench.results.statistics import log_ratio
@@ -54,7 +55,6 @@ from moeload_bench.traces.trace import Trace, shares
 
 PER_STATE = 20
 LATE_STARTS = (1000, 3000, 6000)
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

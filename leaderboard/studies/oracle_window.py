@@ -16,9 +16,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from moeload_bench.baselines._measures import WINDOWS
-from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors
 from moeload_bench.scoring.metrics import total_variation
@@ -28,8 +28,6 @@ from moeload_bench.traces.trace import Trace, shares
 
 OUT = ROOT / "leaderboard" / "oracle_window.json"
 NAME = "oracle.window"
-
-FloatArray = NDArray[np.float64]
 
 
 def window_errors(trace: Trace, origins: Sequence[int], horizons: Sequence[int]) -> FloatArray:

@@ -26,9 +26,9 @@ import numpy as np
 import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
-from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
@@ -52,8 +52,6 @@ NORMAL_80 = 2 * 1.2815516
 """Standard deviations between the quantiles 0.1 and 0.9 of a normal distribution."""
 PAST = 100
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Measured = dict[str, list[float]]
 """Name of a kind of plan, with @k, to its mean imbalance and the most replicas that a device receives per plan."""
 

@@ -17,12 +17,13 @@ from leaderboard.suites.plan import (
     run_problems,
     twin_problem,
 )
+from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
-from moeload_bench.traces.trace import Array, Trace
+from moeload_bench.traces.trace import Trace
 
 SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from pydantic import Field, ValidationError, model_validator
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.schema import Record, first_problem
@@ -24,7 +25,7 @@ from moeload_bench.states.rule import StateRule
 from moeload_bench.submissions.record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
-from moeload_bench.traces.trace import Array, Trace
+from moeload_bench.traces.trace import Trace
 from moeload_bench.words import ordinal
 
 PLANS = Path(__file__).resolve().parent / "plans"

@@ -38,12 +38,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.states.drift import FloatArray, Grid, drift, run_hysteresis, summarise
+from moeload_bench.states.drift import Grid, drift, run_hysteresis, summarise
 from moeload_bench.states.rule import StateLabels, StateRule, grid_of
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import list_traces, read_trace
-from moeload_bench.traces.trace import IntArray, Trace, shares
+from moeload_bench.traces.trace import Trace, shares
 
 WITHIN = 300
 """Training steps after a shift in which a return to transient counts as its detection: three windows."""

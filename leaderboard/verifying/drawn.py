@@ -20,8 +20,9 @@ import numpy as np
 import typer
 
 from leaderboard.pages.parts import Maker
-from leaderboard.verifying.screen import FloatArray, Strata, Sums, screen_strata, strata_of, summed_by_recipe
+from leaderboard.verifying.screen import Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import not_found
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.isolation.targets import parse_target

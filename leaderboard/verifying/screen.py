@@ -21,13 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import row_of, window_rows
 from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.trace import Trace, shares
 
-FloatArray = NDArray[np.float64]
 WINDOWS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)  # rows; each also continued by its trend
 BASE = 100  # the window that the others are differences from: the reference of suites
 MAX_RECIPE = 0.75

@@ -21,7 +21,6 @@ from leaderboard.pages.parts import Maker
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from leaderboard.verifying.screen import (
     MAX_RECIPE,
-    FloatArray,
     Screened,
     Strata,
     Stratum,
@@ -29,6 +28,7 @@ from leaderboard.verifying.screen import (
     strata_of,
     summed_by_recipe,
 )
+from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
 from moeload_bench.isolation.hosts import Limits

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.adapters.blocks import BlockAdapter, FloatArray
+from moeload_bench.adapters.blocks import BlockAdapter
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import TraceInfo
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeload_bench.adapters.blocks import BlockAdapter, FloatArray
+from moeload_bench.adapters.blocks import BlockAdapter
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import MissingExtraError, TargetError
 from moeload_bench.forecaster import TraceInfo
 

@@ -44,7 +44,7 @@ def watch(
     ] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
-    """Watch a run on the terminal while it trains, or later: states, heat map, dead experts, forecasts, advice.
+    """Watch a run on the terminal, while it trains or later: states, heat map, dead experts, advice.
 
     [bold]moeload-bench watch runs/my-run[/bold]           refreshes; j and k change the layer, q quits
     [bold]moeload-bench watch runs/my-run --once[/bold]    prints and exits, for scripts

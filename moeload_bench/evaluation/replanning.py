@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.evaluation.harness import Feed, follow
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.placement.plans import ClusterShape, FloatArray
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.traces.trace import Trace

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
@@ -32,7 +32,6 @@ from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.store import Source
 from moeload_bench.traces.trace import Trace
 
-FloatArray = NDArray[np.float64]
 WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
 """From the forecast's and the true window-mean shares, each [L, E], to one value per layer [L]."""
 

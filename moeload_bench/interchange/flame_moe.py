@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import find_files
 from moeload_bench.traces.parquet import check_cost, open_mapped
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.files import replacing
@@ -23,7 +23,6 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 
-FloatArray = NDArray[np.float64]
 LEVEL_ROWS = 100
 """Rows at the end of a trace; their mean total load turns shares into tokens."""
 

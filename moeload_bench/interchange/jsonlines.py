@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import JsonLines, Progress, field_of, find_files, whole_counts, whole_number
 
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import find_files
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")

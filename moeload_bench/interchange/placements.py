@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
 from moeload_bench.interchange.forecasts import Ahead, check_model_layers, check_sglang_name, put_about, put_file
 from moeload_bench.placement.plans import ClusterShape, plan
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

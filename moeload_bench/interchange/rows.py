@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
 
-IntArray = NDArray[np.int64]
 Semantics = Literal["pre_drop", "post_drop", "unknown"]
 Report = Callable[[int, int, str], None]
 """``report(done, total, what)``, in bytes of the files read."""

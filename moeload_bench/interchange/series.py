@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.files import replacing
 from moeload_bench.traces.trace import Trace, layer_names
@@ -24,7 +24,6 @@ from moeload_bench.traces.trace import Trace, layer_names
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FloatArray = NDArray[np.float64]
 Values = Literal["load", "share"]
 ENDINGS = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
 """The formats, and the endings of their files' names."""

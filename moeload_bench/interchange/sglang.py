@@ -33,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import find_files, whole_counts
 
 MAX_BYTES = 2 << 30

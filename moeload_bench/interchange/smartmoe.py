@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import Progress, find_files, read_lines, whole_counts
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")

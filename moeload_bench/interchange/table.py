@@ -25,8 +25,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import WholeLines
 from moeload_bench.traces.trace import MAX_COUNT
 

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.text import (
     field_of,
     files_by_number,

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Report
+from moeload_bench.interchange.rows import Report
 from moeload_bench.traces.trace import MAX_COUNT
 
 MAX_FILES = 20_000

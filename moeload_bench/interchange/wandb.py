@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import IntArray, Log, Report, Row
+from moeload_bench.interchange.rows import Log, Report, Row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.interchange.text import WholeLines, find_files
 from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet

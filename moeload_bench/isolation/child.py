@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import ForecastError, TargetError
 from moeload_bench.forecaster import (
     FORECAST_RULES,
@@ -17,7 +18,7 @@ from moeload_bench.forecaster import (
     check_forecast,
 )
 from moeload_bench.isolation import bubblewrap, messages
-from moeload_bench.isolation.frames import Array, Header, Rules
+from moeload_bench.isolation.frames import Header, Rules
 from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Level, Limits, Meter, is_count
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.process import Process

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array
 from moeload_bench.bounds import check_depth
 from moeload_bench.errors import IsolationError
 
-Array = NDArray[Any]
 Header = dict[str, Any]
 ReadInto = Callable[[memoryview], None]
 

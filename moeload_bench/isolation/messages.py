@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.frames import Array, ArrayRule, Header, Rules
+from moeload_bench.isolation.frames import ArrayRule, Header, Rules
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, module_target
 
 _COVARIATE = "covariate:"

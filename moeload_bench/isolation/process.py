@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import bubblewrap, frames
-from moeload_bench.isolation.frames import Array, Header, Rules
+from moeload_bench.isolation.frames import Header, Rules
 from moeload_bench.isolation.groups import Group, new_group
 from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line

@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import with_fewest_moves
 
 Verdict = Literal["wait", "leave", "replan"]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

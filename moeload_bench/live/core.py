@@ -15,23 +15,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, info_of
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
-from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import Layout
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
-
-BoolArray = NDArray[np.bool_]
 
 DYING_SHARE = 0.25
 """An expert below this fraction of the even share 1/E, and falling, is about to die."""

@@ -15,7 +15,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from moeload_bench.arrays import FloatArray
 
 ANCHORS = (
     (0.0, (36, 18, 66)),

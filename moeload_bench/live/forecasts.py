@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
 from moeload_bench.traces.trace import shares
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 COVERAGE = 0.8
 """Part of the experts' window means that an interval is made to cover."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from moeload_bench.arrays import BoolArray, FloatArray
 
 BINS = 240
 """Bins at most twice as many; then every two become one."""

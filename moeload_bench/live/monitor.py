@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError
 from moeload_bench.interchange.forecasts import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
@@ -24,7 +25,6 @@ from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.names import metrics_of
 from moeload_bench.live.sinks import Log, Sink
 from moeload_bench.live.summary import Summary
-from moeload_bench.placement.plans import IntArray
 from moeload_bench.recording.writer import RecordingWarning, Row
 from moeload_bench.traces.trace import TraceMeta
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.live.core import Snapshot
-
-FloatArray = NDArray[np.float64]
 
 PREFIX = "moe"
 VALUES: Mapping[str, str] = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement.plans import FloatArray, IntArray
 
 CAPACITY_FACTOR = 1.25
 HEADLINE = "quarter"

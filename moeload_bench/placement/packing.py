@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+from moeload_bench.arrays import FloatArray, IntArray
 
 FULL_BIT = 62  # of a bin's key: the highest below the sign
 HELD_BIT = 61

@@ -18,11 +18,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.placement.cost import device_weights, replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan
+from moeload_bench.placement.plans import ClusterShape, plan
 
 PARTS = 20
 """Number of equal parts of a trace; savings are stored per part, so that two policies can be compared part by part."""
@@ -38,7 +38,6 @@ POLICIES: Mapping[Policy, str] = {
     "on_change": "re-plan a layer, for the next k steps, when its state changes",
     "oracle": "if_pays with the true mean loads to come instead of a forecast",
 }
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement.plans import ClusterShape, FloatArray, IntArray, plan, replicate
+from moeload_bench.placement.plans import ClusterShape, plan, replicate
 
 
 def risk_plan(mean: Any, shape: ClusterShape, z: float, *, deviation: Any = None, covariance: Any = None) -> IntArray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
 from moeload_bench.plots.style import (
     FEW,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FloatArray = NDArray[np.float64]
 BINS = {1: 400, 2: 240, 3: 160, 4: 120}
 """The most points along the step axis, by the number of panels side by side: about 80 per printed inch."""
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.replanning import Comparison
-from moeload_bench.placement.plans import FloatArray
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
 from moeload_bench.plots.panels import legend_line
 from moeload_bench.plots.style import (

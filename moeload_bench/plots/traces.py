@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import not_found
 from moeload_bench.plots.panels import (
     STEP_LABEL,
@@ -50,8 +50,6 @@ DRIFT_TICKS = (0, 0.01, 0.04, 0.08, 0.2, 0.4, 0.6, 0.8, 1)
 HIGH: Any = (0, (6, 2))
 LOW: Any = (0, (1, 1))
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Statistic = Literal["variance", "range"]
 
 MOST = 4.0

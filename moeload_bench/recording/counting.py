@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
@@ -26,7 +27,6 @@ from moeload_bench.recording.routers import Adapter, Router, Routing, find_route
 
 _MOST_PENDING = 2**17  # tokens, each once per layer (top-k MB); beyond that, count before the step is closed
 
-IntArray = NDArray[np.int64]
 Counts = IntArray | torch.Tensor  # arrays for the CPU, tensors for other devices
 Reduce = Callable[[IntArray], IntArray]
 Counted = Literal["all", "attended"]

@@ -10,15 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.errors import RecordingError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-IntArray = NDArray[np.int64]
 
 
 class RankSum:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from moeload_bench.arrays import Array
 from moeload_bench.environment import package_versions, processor_name
 from moeload_bench.errors import RecordingError
 from moeload_bench.traces.meta import wrong_field
-from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Array, LayerMeta, TraceMeta
+from moeload_bench.traces.trace import OPTIONAL_COLUMNS, LayerMeta, TraceMeta
 
 if TYPE_CHECKING:
     from moeload_bench.recording.routers import Router

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cell_rows, open_parquet
 from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
-from moeload_bench.traces.trace import Array, Trace, TraceMeta, column_shape
+from moeload_bench.traces.trace import Trace, TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

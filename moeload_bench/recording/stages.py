@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.recording.resumed import first_difference
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import read_trace, write_trace
-from moeload_bench.traces.trace import Array, Trace, TraceMeta, check_trace
+from moeload_bench.traces.trace import Trace, TraceMeta, check_trace
 
 CHUNK_STEPS = 1024
 SAME = ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed")

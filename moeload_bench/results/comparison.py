@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError
 from moeload_bench.files import PACKAGE
 from moeload_bench.results import statistics
@@ -23,7 +24,6 @@ from moeload_bench.suites.suite import near_twins_of
 CLAIMS: tuple[Claim, ...] = ("a new recipe", "these recipes, new seeds")
 WINDOWED = "sw_avg"
 """The baseline whose every entry is a fixed window."""
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from moeload_bench.arrays import FloatArray
+
 Runs = Mapping[str, FloatArray]
 """By recipe, the mean log ratio of each of its runs [R]."""
 

@@ -17,10 +17,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, not_found
 from moeload_bench.results.seeds import seed_spread, t_quantile
 
-FloatArray = NDArray[np.float64]
 Claim = Literal["these recipes, new seeds", "a new recipe"]
 
 CLIP = 20.0

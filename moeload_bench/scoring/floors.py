@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.scoring.metrics import ratio_of
 from moeload_bench.scoring.noise import (
     MEAN_ABS_NORMAL,
@@ -29,9 +30,8 @@ from moeload_bench.scoring.noise import (
     sampling_noise,
 )
 from moeload_bench.scoring.scores import horizon_rows, mean_over
-from moeload_bench.states.drift import BoolArray, FloatArray
 from moeload_bench.states.rule import StateLabels, state_names
-from moeload_bench.traces.trace import IntArray, Trace, shares
+from moeload_bench.traces.trace import Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SuiteError
-
-FloatArray = NDArray[np.float64]
 
 HOT_FRACTION = 4
 """One expert in four counts as hot: ``hot_recall`` is taken at k = max(1, E // 4)."""

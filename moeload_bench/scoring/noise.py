@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.states.drift import BoolArray, FloatArray
-from moeload_bench.traces.trace import Array, IntArray, shares
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.traces.trace import shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""

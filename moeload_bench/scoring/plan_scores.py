@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.placement.cost import CAPACITY_FACTOR, device_weights
-from moeload_bench.placement.plans import ClusterShape, FloatArray, expert_capacity, plan
+from moeload_bench.placement.plans import ClusterShape, expert_capacity, plan
 from moeload_bench.scoring.catalogue import EXPERTS, METRICS
 from moeload_bench.scoring.window import PlanWindow
 

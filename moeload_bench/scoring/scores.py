@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
 from moeload_bench.scoring.catalogue import forecast_metrics
@@ -21,8 +21,6 @@ SCORING_VERSION = 2
 
 CELLS_PER_CHUNK = 1 << 17
 """Cells [rows, L, E] worked on at once: one megabyte per temporary array."""
-
-FloatArray = NDArray[np.float64]
 
 
 def score_forecast(

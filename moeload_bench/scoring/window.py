@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.scoring.metrics import ratio_of, valid_rows
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass

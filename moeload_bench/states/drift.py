@@ -14,14 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array, BoolArray, FloatArray
 from moeload_bench.errors import TraceError
-from moeload_bench.traces.trace import Array, shares
+from moeload_bench.traces.trace import shares
 
 SLIDING_CHUNK = 256
 """Rows of sliding statistics that are processed at once."""
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 BLOCKS_PER_CHUNK = 64
 """Blocks that are summarised at once: this bounds the memory for long traces."""

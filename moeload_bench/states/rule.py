@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array, BoolArray, FloatArray
 from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.states.drift import (
     Blocks,
-    BoolArray,
-    FloatArray,
     Grid,
     drift,
     first_stable,
@@ -29,7 +28,7 @@ from moeload_bench.states.drift import (
     summarise,
     summarise_shares,
 )
-from moeload_bench.traces.trace import Array, shares
+from moeload_bench.traces.trace import shares
 
 State = Literal["transient", "stable", "mixed"]
 

@@ -18,10 +18,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.traces.trace import Trace
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 SHARED_ROWS = 0.05
 """A trace is a copy if at least this fraction of its layer-steps is equal."""

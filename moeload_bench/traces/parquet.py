@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import Array
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
 from moeload_bench.traces.pages import chunks, largest_page_bytes
-from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, Array, TraceMeta, column_shape
+from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, TraceMeta, column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

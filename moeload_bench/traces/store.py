@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import Array
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
@@ -28,7 +29,7 @@ from moeload_bench.traces.parquet import (
     read_columns,
     read_record,
 )
-from moeload_bench.traces.trace import COLUMNS, Array, Trace, check_trace
+from moeload_bench.traces.trace import COLUMNS, Trace, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.arrays import Array, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock, step_block
 from moeload_bench.traces.meta import (
@@ -44,8 +45,6 @@ __all__ = [
     "shares",
 ]
 
-Array = NDArray[Any]
-IntArray = NDArray[np.int64]
 
 MAX_COUNT = 1 << 50
 """Steps with more tokens or loads are refused, so that sums over thousands of experts cannot overflow."""

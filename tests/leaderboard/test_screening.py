@@ -12,9 +12,10 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.parts import fill_parts
 from leaderboard.verifying import drawn
 from leaderboard.verifying.demonstration import NAME, demonstration
-from leaderboard.verifying.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE, FloatArray, Strata, strata_of
+from leaderboard.verifying.screen import MAX_MEAN, MAX_RECIPE, MIN_VALUES, SPARE, Strata, strata_of
 from leaderboard.verifying.screening import MEASURED, MEMORISERS, PARTS
 from leaderboard.verifying.verify import MAX_GROWTH
+from moeload_bench.arrays import FloatArray
 from moeload_bench.submissions.folder import CODE, MAX_BYTES, read_folder
 from moeload_bench.suites.suite import SuiteTrace
 from tests.conftest import synthetic_trace

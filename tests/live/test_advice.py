@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise, name_layers
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Placing, Settings, replay
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, FloatArray, plan
+from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, Segment, Simulation
 from moeload_bench.traces.store import list_traces, load_trace, read_trace
 from moeload_bench.traces.trace import Trace

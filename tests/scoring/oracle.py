@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.scoring.metrics import FloatArray, ratio_of, relative_error, total_variation, valid_rows
+from moeload_bench.arrays import FloatArray
+from moeload_bench.scoring.metrics import ratio_of, relative_error, total_variation, valid_rows
 
 
 def window_tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:

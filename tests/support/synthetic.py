@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from moeload_bench.arrays import FloatArray, IntArray
 
 
 def even(S: int, L: int, E: int) -> FloatArray:
