@@ -1,7 +1,7 @@
 """Texts that hashes rest on: recipes, suites, metadata of traces, records of season 2026-12 (tests/golden/texts.json).
 
 Declare a field that is added to such a record with `schema.later`: at its default it is no part of the text. After a
-new recipe, suite or trace, run `python tests/test_canonical_texts.py`: it adds hashes and never changes one.
+new recipe, suite or trace, `PYTHONPATH=. python tests/test_canonical_texts.py` adds hashes; it never changes one.
 """
 
 from __future__ import annotations
