@@ -57,7 +57,7 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
         columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
     elif grid.scores.ratio != grid.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
-    columns["ms"] = [_milliseconds(row) for row in rows]
+    columns["ms"] = [_milliseconds(row.result.per_forecast_s) for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
@@ -100,9 +100,9 @@ def _short(value: float | None) -> str:
     )
 
 
-def _milliseconds(row: Row) -> str:
+def _milliseconds(seconds: float) -> str:
     """Three digits, no power of ten: 1,830."""
-    ms = 1e3 * row.result.per_forecast_s
+    ms = 1e3 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
