@@ -2,13 +2,15 @@
 
     python benchmarks/draws.py leaderboard/draws/2027-train.toml --number 16 --seed 7 [--fit]
 
-CPU time counts this process alone, so other work on the machine matters little. With --fit it ends with the
+CPU time counts this process alone, but it grows by up to half while others use the same caches: run it several times on
+a busy machine, and compare means (--kept FILE gathers them). With --fit it ends with the
 coefficients that fit the measured steps best (least squares of relative errors, none below 0).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -53,12 +55,22 @@ def unit_costs(distribution: Distribution, drawn: Drawn) -> list[float]:
     return found
 
 
+def gathered(path: Path, name: str, step: float, probe: float) -> tuple[float, float]:
+    """Add a measurement to those in a file; returns the means over all of the recipe's."""
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept.setdefault(name, []).append([step, probe])
+    path.write_text(json.dumps(kept))
+    mean = np.mean(kept[name], axis=0)
+    return float(mean[0]), float(mean[1])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--number", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", type=Path, help="a JSON file of this and earlier measurements")
     parser.add_argument("--fit", action="store_true")
     arguments = parser.parse_args()
     distribution = load_distribution(arguments.file)
@@ -68,6 +80,8 @@ def main() -> None:
         family = distribution.families[drawn.family]
         said = float(step_seconds(distribution, family, drawn.shape))
         step, probe = measured(distribution, drawn)
+        if arguments.kept is not None:
+            step, probe = gathered(arguments.kept, drawn.name, step, probe)
         line = f"{drawn.name:12} {drawn.family:12} {said:9.4f} {step:9.4f} {said / step:7.2f}"
         if probe:
             table = distribution.strata[drawn.stratum].probe
