@@ -63,7 +63,7 @@ def run(
     ] = None,
     traces: Annotated[
         Path | None,
-        typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet; beside $MOELOAD_TRACES."),
+        typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet, besides $MOELOAD_TRACES."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write one result record per forecaster into this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
@@ -99,7 +99,7 @@ def run(
     """Score forecasters on a suite, or on your own trace.
 
     [bold]moeload-bench run[/bold]                        the classical baselines on the bundled mini suite
-    [bold]moeload-bench run my.py:Mine sw_avg[/bold]      your forecaster beside the reference
+    [bold]moeload-bench run my.py:Mine sw_avg[/bold]      your forecaster and the reference
     [bold]moeload-bench run --trace run.parquet[/bold]    which forecaster serves your own training run best?
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
