@@ -31,7 +31,7 @@ def test_the_page_says_what_was_measured() -> None:
 def test_the_page_names_the_limits_that_are_applied() -> None:
     """Typed into the text, so tied to it here."""
     text = " ".join(PAGE.read_text().split())
-    assert f"at most {MAX_RECIPE} in one recipe, and {MAX_MEAN} + {SPARE} / n in the mean over n recipes" in text
+    assert f"The limits are {MAX_RECIPE} in one recipe, and {MAX_MEAN} + {SPARE} / n in the mean over n recipes" in text
     assert f"fewer than {MIN_VALUES} values" in text
     assert f"the relative loss may grow by {100 * MAX_GROWTH['fresh_runs']:.0f} %" in text
 

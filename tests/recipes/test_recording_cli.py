@@ -117,7 +117,7 @@ def test_what_is_no_recipe_is_answered_with_what_is() -> None:
     """An unknown recipe, corpus or unfinished recording is refused by name."""
     with pytest.raises(NotFoundError, match="unknown recipe 'nope'"):
         call("record", "nope")
-    with pytest.raises(NotFoundError, match="unknown corpus 'nope'; there is: django-code"):
+    with pytest.raises(NotFoundError, match="unknown corpus 'nope'; there is: cloud-api, django-code"):
         call("corpora", "fetch", "nope")
     with pytest.raises(RecordingError, match="no unfinished recording is there"):
         call("record", "nowhere/seed0.parts")
