@@ -62,6 +62,7 @@ def test_readme_shows_the_numbers_of_the_file() -> None:
         assert shown == expected, name
 
 
+@pytest.mark.slow
 def test_the_site_shows_the_numbers_of_the_file() -> None:
     """Value, excess and skill of every forecaster, state and horizon."""
     board = next(board for board in committed_inputs().boards if board.suite.name == "mini")
