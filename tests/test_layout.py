@@ -151,3 +151,15 @@ def test_each_page_begins_with_what_it_answers() -> None:
         asked = second.startswith("*Answers: ") or second.startswith("This page answers: ")
         assert asked, f"{page}: the first paragraph says not what the page answers"
         assert "?" in second
+
+
+def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:
+    """Its search path is set first; until then it may find no package, or another one."""
+    tree = ast.parse((ROOT / "moeload_bench" / "isolation" / "worker.py").read_text(encoding="utf-8"))
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {
+        name
+        for node in imported
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert names <= {*sys.stdlib_module_names}

@@ -11,9 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.arrays import Array
-
 if TYPE_CHECKING:
+    from moeload_bench.arrays import Array
     from moeload_bench.isolation.frames import Header
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36

@@ -46,8 +46,10 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(fork)], check=True)
     program = tmp_path / "bin" / "moeload-bench"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="$PWD" exec {shlex.quote(sys.executable)} -m moeload_bench "$@"\n')
-    program.chmod(0o755)
+    for name, module in (("moeload-bench", "-m moeload_bench"), ("python", "")):
+        shim = program.with_name(name)
+        shim.write_text(f'#!/bin/sh\nPYTHONPATH="$PWD" exec {shlex.quote(sys.executable)} {module} "$@"\n')
+        shim.chmod(0o755)
 
     lines = [line for line in ten_lines() if line != INSTALL]
     script = "\n".join(lines).replace("YOUR_FORK", str(fork)).replace("YOUR_FORECASTER", str(tmp_path / "mine.py"))
