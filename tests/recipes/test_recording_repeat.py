@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 
 from moeload_bench.recipes.corpora import find_corpus, text_path
+from moeload_bench.recipes.metadata import probe_name
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import SourceMeta, Trace
 
 STEPS, STEPS_OF_SLOW = 200, 20
 SLOW_S = 0.5
 """Seconds per step from which a recipe is slow."""
 FOLDERS = (bundled_folder(), Path("traces"))
-COMMITTED = [min(test.glob("seed*.parquet")) for folder in FOLDERS for test in sorted(folder.glob("*/test"))]
-"""One run of each recipe: others of it differ in the seed alone."""
+COMMITTED = [
+    min(test.glob("seed*.parquet"))
+    for folder in FOLDERS
+    for test in sorted(folder.glob("*/test"))
+    if not test.parent.name.endswith(".probe")
+]
+"""One run of each recipe: others of it differ in the seed alone. A probe is recorded again with its run."""
 
 
 def reason_to_skip(trace: Trace) -> str | None:
@@ -60,7 +66,7 @@ def recorded_again(committed: Trace, steps: int, out: Path) -> Trace:
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first 200 steps (20 of a slow recipe), from recipe and seed alone, equal the committed ones in every column
-    but the wall time.
+    but the wall time; so does a probe.
     """
     monkeypatch.delenv("MOELOAD_CACHE", raising=False)
     committed = load_trace(path)
@@ -69,8 +75,23 @@ def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, mon
         pytest.skip(reason)
     steps = STEPS if np.median(committed.columns["step_time_s"]) < SLOW_S else STEPS_OF_SLOW
     again = recorded_again(committed, steps, tmp_path)
-    np.testing.assert_array_equal(again.load_SLE, committed.load_SLE[:steps])
-    for name in again.columns.keys() - {"step_time_s"}:
-        np.testing.assert_array_equal(again.columns[name], committed.columns[name][:steps], err_msg=name)
+    assert_begins_with(committed, again)
     assert again.meta.tokenizer_sha256 == committed.meta.tokenizer_sha256
-    assert again.meta.sources == committed.meta.sources
+    assert [texts(source) for source in again.meta.sources] == [texts(source) for source in committed.meta.sources]
+    probe = probe_name(load_recipe(committed.meta.recipe))
+    if (tmp_path / probe).is_dir():
+        there = Path(probe, *path.parts[-2:])
+        assert_begins_with(load_trace(path.parents[2] / there), load_trace(tmp_path / there))
+
+
+def assert_begins_with(whole: Trace, beginning: Trace) -> None:
+    """Every column but the wall time."""
+    rows = beginning.steps
+    np.testing.assert_array_equal(beginning.load_SLE, whole.load_SLE[:rows])
+    for name in beginning.columns.keys() - {"step_time_s"}:
+        np.testing.assert_array_equal(beginning.columns[name], whole.columns[name][:rows], err_msg=name)
+
+
+def texts(source: SourceMeta) -> SourceMeta:
+    """What was trained on; how often, older traces do not say."""
+    return source.model_copy(update={"passes": None})
