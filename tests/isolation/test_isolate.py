@@ -289,7 +289,7 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
         "from moeload_bench.isolation.targets import parse_target\n"
         "from tests.isolation.test_isolate import INFO\n"
         f"with open_host(parse_target('sw_avg'), INFO, seed=0, level={level!r}) as host:\n"
-        "    print(host._child._process.watch.worker, flush=True)\n"
+        "    print(host._process.watch.worker, flush=True)\n"
         "    time.sleep(60)\n"
     )
     root = Path(__file__).parents[2]

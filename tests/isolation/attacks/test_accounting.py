@@ -151,7 +151,7 @@ def test_a_busy_harness_does_not_hold_up_the_watch() -> None:
     need_level("process")
     interval = sys.getswitchinterval()
     with open_host(parse_target(target("BurnsLater")), INFO, seed=0, level="process", limits=Limits(cpu_s=2)) as host:
-        watch = host._child._process.watch  # type: ignore[attr-defined]
+        watch = host._process.watch  # type: ignore[attr-defined]
         host.forecast(REQUEST)
         sys.setswitchinterval(1000)
         try:
