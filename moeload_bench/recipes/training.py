@@ -105,8 +105,8 @@ class Run:
         micro_max = self.recipe.data.micro_batches > 1
         self.counter = RouterCounter(self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max)
         body: Any = self.model.base_model
-        if self.recipe.probe is not None and (job.sharded or body.config.is_encoder_decoder):
-            raise RecordingError("probe needs a decoder that each process holds whole")
+        if self.recipe.probe is not None and (ranks.count > 1 or body.config.is_encoder_decoder):
+            raise RecordingError("probe is recorded by one process and of a decoder only")
         self._body = body  # without the head: a probe needs no prediction
         self._probe_counter = (
             RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
