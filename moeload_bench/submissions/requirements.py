@@ -10,7 +10,6 @@ contract) comes from this installation.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import stat
 import subprocess
@@ -19,6 +18,7 @@ import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from moeload_bench.cache import cache_dir
@@ -42,7 +42,7 @@ def install_packages(
     folder = cache_dir() / "packages" / _key(requirements, find_links, no_index)
     if folder.is_dir():
         return folder
-    if importlib.util.find_spec("pip") is None:
+    if not list(metadata.distributions(name="pip")):  # looking for the module would turn setuptools' distutils off
         raise SubmissionError("installing requirements needs pip in this environment: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-", ignore_cleanup_errors=True) as scratch:

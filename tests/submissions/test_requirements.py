@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -66,9 +68,21 @@ def source(root: Path, mark: Path) -> Path:
 
 def test_an_environment_without_pip_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """As those that `uv venv` makes."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: iter(()))
     with pytest.raises(SubmissionError, match="python -m ensurepip"):
         install_packages(("a==1.0",))
+
+
+def test_installing_leaves_the_process_able_to_import_setuptools() -> None:
+    """Its hook on imports serves the standard library's distutils, for good, once anybody looks for the module pip."""
+    lines = (
+        "from moeload_bench.submissions.requirements import install_packages",
+        "try: install_packages(('moeload-none==1.0',), no_index=True)",
+        "except Exception as error: assert 'do not install' in str(error), error",
+        "else: raise SystemExit('it installed')",
+        "import setuptools",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 @pytest.mark.slow
