@@ -115,6 +115,7 @@ class TraceMeta(Record):
     run: int = Field(default=0, ge=0, description="the seed's number within its split")
     seed: int | None = Field(default=None, description="seed of weights and batches")
     stride: int = Field(default=1, ge=1, description="training steps between two rows")
+    row_steps: int = later(1, ge=1, description="training steps whose tokens one row counts together (format 1.2)")
     group: str = Field(default="", description="runs that may be fitted on for one another share it")
     layers: tuple[LayerMeta, ...] = Field(description="the MoE layers, in the order of the arrays")
     experts: int = Field(ge=1, description="experts of each layer")
@@ -167,11 +168,14 @@ class TraceMeta(Record):
             "count_semantics derived": (self.count_semantics == "derived", "1.2"),
             f"balancing.method {self.balancing.method}": (self.balancing.method in ("quantile", "hash"), "1.2"),
             "balancing.scope per_micro_batch": (self.balancing.scope == "per_micro_batch", "1.2"),
+            "row_steps": (self.row_steps != 1, "1.2"),
             "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
         }
         for what, (is_used, since) in used.items():
             if is_used and older(self.format_version, since):
                 raise ValueError(f'{what} is of format {since}, expected format_version "{since}"')
+        if self.row_steps > self.stride:
+            raise ValueError(f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}")
         return self
 
     @property

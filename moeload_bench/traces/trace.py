@@ -149,7 +149,7 @@ def _needed(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Version:
     used: list[Version] = [COLUMNS[name].since for name in columns if name in COLUMNS]
     if meta.get("counted") is not None:
         used.append("1.1")
-    if meta.get("count_semantics") == "derived":
+    if meta.get("count_semantics") == "derived" or meta.get("row_steps", 1) != 1:
         used.append("1.2")
     return max(used, key=VERSIONS.index, default=1)
 
