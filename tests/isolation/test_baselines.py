@@ -24,6 +24,7 @@ TARGETS = [
     "since_plan@every=7",
     "since_plan@whole_blocks=true",
     "adaptive",
+    "average_tuned",
     "gated",
     "arima@order=[1,1,1],history=150",
     "arima@order=[2,1,2],history=150,refit_every=160",
