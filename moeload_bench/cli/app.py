@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.",
     "import": "Turn existing counts into a trace: logs of engines, arrays, tables.",
     "export": "Write forecasts and traces in the forms that other tools read.",
+    "permute": "Put the experts of a checkpoint in the order of a plan, for engines that place experts by number.",
     "merge": "Put the traces of pipeline stages together: one trace with the layers of all, by their numbers in the "
     "model.",
 }
