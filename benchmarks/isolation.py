@@ -106,7 +106,7 @@ def keep_cpu_against(other: Path) -> None:
 
 
 def cpu_of(place: Path, layers: int, experts: int, starts: int, calls: int) -> float:
-    """Return CPU seconds of a checkout's harness that starts so many sandboxes, each asked so often, with all in them."""
+    """Return CPU seconds of a checkout's harness that starts so many sandboxes, each asked so often, and of theirs."""
     quarter = 4 if experts >= 64 else 1  # what `measure` divides its number of calls by
     code = (
         f"import isolation; isolation.CALLS = {quarter * calls}\n"

@@ -75,7 +75,15 @@ def new_season(
             runs=runs,
             checkpoint_every=checkpoint_every,
             recipes=tuple(
-                _planned(recipe, hidden, steps, (varies or {}).get(recipe.name, ())) for recipe, hidden in found
+                PlannedRecipe(
+                    name=recipe.name,
+                    version=recipe.version,
+                    sha256=recipe_sha256(recipe),
+                    steps=steps or recipe.steps,
+                    secret=hidden,
+                    varies=(varies or {}).get(recipe.name, ()),
+                )
+                for recipe, hidden in found
             ),
             forks=forks or ForkPlan(),
         )
@@ -120,17 +128,6 @@ def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
             for end in (varies.low, varies.high):
                 at_end = drawn.model_copy(update={"varied": {**drawn.varied, varies.key: end}})
                 varied_recipe(recipe, planned, at_end)
-
-
-def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
-    return PlannedRecipe(
-        name=recipe.name,
-        version=recipe.version,
-        sha256=recipe_sha256(recipe),
-        steps=steps or recipe.steps,
-        secret=hidden,
-        varies=varies,
-    )
 
 
 def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:

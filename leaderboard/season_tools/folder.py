@@ -17,18 +17,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from leaderboard.season_tools.records import Commitment, Draw, LogLine, Plan, Published, Reveal, RunHashes, Scores
+from leaderboard.season_tools.records import (
+    Action,
+    Commitment,
+    Draw,
+    LogLine,
+    Outcome,
+    Plan,
+    Published,
+    Reveal,
+    RunHashes,
+    Scores,
+)
 from moeload_bench.errors import MoeloadError, SeasonError, printable
 from moeload_bench.files import replacing
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import first_problem
 
 R = TypeVar("R", bound=BaseModel)
 P = TypeVar("P", bound=Published)
-Action = Literal["new", "close", "record", "score", "reveal"]
 MAX_RECORD_BYTES = 16 << 20
 NO_LINE = "0" * 64
 IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
@@ -151,20 +162,14 @@ def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> It
     _append(folder, action, "done", detail)
 
 
-def _append(folder: SeasonFolder, action: Action, outcome: Literal["begun", "done", "refused"], detail: str) -> None:
+def _append(folder: SeasonFolder, action: Action, outcome: Outcome, detail: str) -> None:
     """One more line; two processes that record at once wait for each other."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = folder.lines()
-        line = LogLine(
-            number=len(before),
-            at=utc_now(),
-            action=action,
-            outcome=outcome,
-            detail=detail,
-            before=before[-1].sha256() if before else NO_LINE,
-        )
+        last = before[-1].sha256() if before else NO_LINE
+        line = LogLine(number=len(before), at=utc_now(), action=action, outcome=outcome, detail=detail, before=last)
         file.write(line.model_dump_json() + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -194,19 +199,10 @@ def parse_record(kind: type[R], text: str, where: str) -> R:
         raise SeasonError(f"{where}: {first_problem(error, 'record')}") from None
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def file_hashes(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder, by its path from there; compiled Python is left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): bytes_sha256(path) for path in paths}
 
 
 def tree_sha256(files: dict[str, str]) -> str:

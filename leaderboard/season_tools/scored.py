@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT, in_suite_order, model_type_of
-from leaderboard.season_tools.folder import SeasonFolder, file_sha256, read_record
+from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import ForkFloors, Scores
 from leaderboard.season_tools.scoring import fork_tests
 from moeload_bench.errors import ResultError
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.drops import ALPHA, Drop, drops
@@ -70,7 +71,7 @@ def _read(folder: SeasonFolder) -> ScoredSeason:
     results: dict[bool, list[Result]] = {True: [], False: []}
     for name, sha256 in scores.results.items():
         path = folder.results / f"{name}.json"
-        if not path.is_file() or file_sha256(path) != sha256:
+        if not path.is_file() or bytes_sha256(path) != sha256:
             raise ResultError(f"{path}: not the result that season {scores.season} was scored with")
         results[ranked[name]].append(load_result(path))
     suite = read_record(Suite, folder.path / "suite.json")

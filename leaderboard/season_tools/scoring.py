@@ -15,7 +15,7 @@ import numpy as np
 
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.folder import SeasonFolder, file_sha256, logged_attempt, published_at, read_record
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
 from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
 from leaderboard.season_tools.recording import fork_path, recorded_futures
@@ -32,9 +32,10 @@ from leaderboard.season_tools.records import (
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.evaluate import make_result
 from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.states.origins import choose_origins
@@ -182,6 +183,7 @@ def _results(
     results: dict[str, str] = {}
     losses: dict[str, str] = {}
     total, done = len(targets) * len(setting.suite.traces), 0
+    horizons = next((one.horizons for one in forks.values() if one.origins), ())
     with workers(jobs=jobs) as run:
         fits = list(run([functools.partial(fit_forecaster, setting, files, target) for target in targets]))
         calls = [
@@ -191,33 +193,19 @@ def _results(
         ]
         outputs = run(calls)
         for target, fitted in zip(targets, fits, strict=True):
-            scored: list[Scored] = []
+            name, scored = target.label, list[Scored]()
             for entry in setting.suite.traces:
                 scored.append(next(outputs))
                 done += 1
-                progress(done, total, f"{target.label} on {entry.id}")
-            results[target.label] = _write_result(folder, setting, target, fitted, scored)
-            losses |= _write_forks(folder, plan, target.label, scored, forks)
+                progress(done, total, f"{name} on {entry.id}")
+            made = make_result(setting, target, fitted, [one.result for one in scored])
+            results[name] = bytes_sha256(made.save(folder.results / f"{name}.json"))
+            tasks = tuple(loss for one in scored for loss in one.forks)
+            if tasks:
+                lost = EntryForks(season=plan.name, entry=name, horizons=horizons, tasks=tasks)
+                folder.write(lost, f"forks/{name}.json")
+                losses[name] = lost.sha256()
     return results, losses
-
-
-def _write_result(
-    folder: SeasonFolder, setting: Setting, target: Target, fitted: Fitted, scored: Sequence[Scored]
-) -> str:
-    made = make_result(setting, target, fitted, [one.result for one in scored])
-    return file_sha256(made.save(folder.results / f"{target.label}.json"))
-
-
-def _write_forks(
-    folder: SeasonFolder, plan: Plan, entry: str, scored: Sequence[Scored], forks: Mapping[str, RunForks]
-) -> dict[str, str]:
-    tasks = tuple(loss for one in scored for loss in one.forks)
-    if not tasks:
-        return {}
-    horizons = next(one.horizons for one in forks.values() if one.origins)
-    made = EntryForks(season=plan.name, entry=entry, horizons=horizons, tasks=tasks)
-    folder.write(made, f"forks/{entry}.json")
-    return {entry: made.sha256()}
 
 
 def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:

@@ -18,7 +18,7 @@ from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
-from leaderboard.site.renderer import Renderer, markup
+from leaderboard.site.renderer import TEMPLATES, Renderer, markup
 from leaderboard.site.views import views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
@@ -44,19 +44,6 @@ COLUMNS = (
 )  # fmt: skip
 
 RUN = "run.json"
-SPACE_CARD = """---
-title: moeload-bench leaderboard
-emoji: 📈
-colorFrom: gray
-colorTo: green
-sdk: static
-app_file: index.html
-pinned: false
-license: apache-2.0
----
-
-The leaderboard of moeload-bench, built by `make site` from committed results; open index.html.
-"""
 
 
 def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
@@ -198,4 +185,4 @@ def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         raise MoeloadError(f"{source}: not there; the page on how to cite is made from it")
     cff = source.read_text()
     yield render.page("cite.html", "cite.html", "cite.html", citations=citations(cff), cff=cff)
-    yield "README.md", SPACE_CARD.encode()
+    yield "README.md", (TEMPLATES / "space_card.md").read_bytes()
