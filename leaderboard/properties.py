@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench import cache
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.results.grid import present_mean
 from moeload_bench.schema import Record
 from moeload_bench.scoring.description import describe_layers
@@ -81,9 +82,9 @@ def properties_of(path: Path) -> Properties:
     if stored is not None:
         return Properties.model_validate(stored)
     trace = read_trace(path)
-    layers = describe_layers(trace)
+    layers, labels = describe_layers(trace), label_states(trace.load_SLE, stride=trace.meta.stride)
     found = Properties(
-        drift=_drift(trace.load_SLE, trace.meta.stride),
+        drift=present_mean(layer_medians(labels.drift_SL, ~labels.transient_SL)),
         over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
         imbalance=present_mean([layer.imbalance_last for layer in layers]),
         experts=trace.num_experts,
@@ -96,13 +97,10 @@ def properties_of(path: Path) -> Properties:
     return found
 
 
-def _drift(load_SLE: np.ndarray, stride: int) -> float | None:
-    labels = label_states(load_SLE, stride=stride)
-    kept = [
-        drift_S[stable_S & np.isfinite(drift_S)]
-        for drift_S, stable_S in zip(labels.drift_SL.T, ~labels.transient_SL.T, strict=True)
-    ]
-    return present_mean([float(np.median(values)) if len(values) else None for values in kept])
+def layer_medians(drift_SL: FloatArray, keep_SL: BoolArray) -> list[float | None]:
+    """Return each layer's median drift over the rows to keep; None for a layer without any."""
+    by_layer = (drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True))
+    return [float(np.median(values)) if len(values) else None for values in by_layer]
 
 
 def balancing_of(meta: TraceMeta) -> str:

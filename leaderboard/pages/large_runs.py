@@ -7,7 +7,7 @@ Numbers about our runs are computed here from traces/ and the bundled runs; the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,8 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
+from leaderboard.properties import layer_medians
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
@@ -91,16 +93,15 @@ def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
         )
 
 
-def _later(load_SLE: np.ndarray, drift_SL: np.ndarray, step: int) -> Later:
+def _later(load_SLE: IntArray, drift_SL: FloatArray, step: int) -> Later:
     load_LE = load_SLE[step - WINDOW : step].sum(axis=0)
     inside_SL = np.zeros_like(drift_SL, dtype=bool)
     inside_SL[step - WINDOW : step] = True
     return Later(tuple((load_LE.max(axis=1) / load_LE.mean(axis=1)).tolist()), _median(drift_SL, inside_SL))
 
 
-def _median(drift_SL: np.ndarray, keep_SL: np.ndarray) -> float | None:
-    by_layer = [drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True)]
-    return present_mean([float(np.median(values)) for values in by_layer if len(values)])
+def _median(drift_SL: FloatArray, keep_SL: BoolArray) -> float | None:
+    return present_mean(layer_medians(drift_SL, keep_SL))
 
 
 def runs_table(found: Sequence[Statistics]) -> str:
@@ -130,17 +131,15 @@ def later_table(found: Sequence[Statistics]) -> str:
     """Of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
     long = [s for s in found if s.run.steps >= LONG]
     steps = [step for step in MILESTONES if any(step in s.later for s in long)]
-    rows = []
-    for s in long:
-        by_step = [s.later.get(step) for step in steps]
-        rows.append(
-            (
-                f"`{s.run.id}`",
-                "imbalance (last layer)",
-                *("-" if one is None else f"{_number(one)} ({one.imbalance_L[-1]:.2f})" for one in by_step),
-            )
-        )
-        rows.append((f"`{s.run.id}`", "drift", *("-" if one is None else _percent(one.drift) for one in by_step)))
+    cells: dict[str, Callable[[Later], str]] = {
+        "imbalance (last layer)": lambda one: f"{_number(one)} ({one.imbalance_L[-1]:.2f})",
+        "drift": lambda one: _percent(one.drift),
+    }
+    rows = [
+        (f"`{s.run.id}`", what, *("-" if (one := s.later.get(step)) is None else cell(one) for step in steps))
+        for s in long
+        for what, cell in cells.items()
+    ]
     return markdown_table(("run", "up to step", *(f"{step:,}" for step in steps)), rows)
 
 

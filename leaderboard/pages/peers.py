@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboard.pages.parts import aligned_table
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import load_trace
@@ -131,16 +132,13 @@ def balances() -> Iterator[Balance]:
 
 
 def balance_table() -> str:
-    """The table of docs/methods/placement.md."""
-    lines = [
-        "| shape | loads | plans | max load, ours / public: mean | largest | replicas share a device: public, ours | "
-        "ours / public where the public plan has none |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in balances():
-        undoubled = "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}"
-        lines.append(
-            f"| {one.shape} | {one.loads} | {one.plans:,} | {one.mean:.4f} | {one.largest:.2f} | "
-            f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} % | {undoubled} |"
-        )
-    return "\n".join(lines)
+    """Return the table of docs/methods/placement.md."""
+    heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
+             "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
+    rows = [
+        (one.shape, one.loads, f"{one.plans:,}", f"{one.mean:.4f}", f"{one.largest:.2f}",
+         f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} %",
+         "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}")
+        for one in balances()
+    ]  # fmt: skip
+    return aligned_table(heads, rows)

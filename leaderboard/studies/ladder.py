@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.properties import layer_medians
 from leaderboard.suites.plan import Plan, load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -146,7 +147,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
     trace = first_steps(whole, STEPS)
     recipe = load_recipe(trace.meta.recipe)
     labels = label_states(trace.load_SLE, rule=load_suite("v1").rule)
-    layers = describe_layers(trace)
+    layers, drift_L = describe_layers(trace), layer_medians(labels.drift_SL, ~labels.transient_SL)
     return LadderRun(
         id=ref.id,
         data_sha256=stored_hash(ref.path),
@@ -156,7 +157,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         step_tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
         learning_rate=recipe.optimizer.lr,
         onset_L=tuple(None if row < 0 else int(row) for row in labels.onset_L),
-        drift_L=tuple(_medians(labels.drift_SL, ~labels.transient_SL)),
+        drift_L=tuple(None if one is None else _digits(one) for one in drift_L),
         unrest_L=tuple(_digits(value) for value in np.nanmean(labels.drift_SL, axis=0)),
         over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
         imbalance=present_mean([layer.imbalance_last for layer in layers]),
@@ -164,12 +165,6 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         floor=present_mean([layer.floor_window_tv for layer in layers]),
         scores=dict(_scores(trace, targets)),
     )
-
-
-def _medians(drift_SL: np.ndarray, keep_SL: np.ndarray) -> Iterator[float | None]:
-    for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True):
-        values = drift_S[keep_S & np.isfinite(drift_S)]
-        yield _digits(np.median(values)) if len(values) else None
 
 
 def _digits(value: float) -> float:

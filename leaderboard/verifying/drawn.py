@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.verifying.screen import Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
 from moeload_bench.arrays import FloatArray
@@ -81,7 +81,7 @@ KINDS: Mapping[str, tuple[float, Kind]] = {
 
 
 def measure(suite: Suite) -> dict[str, dict[str, Any]]:
-    """By kind: how many were drawn, how many were found, and the least weight at which half of them are."""
+    """Return by kind how many were drawn, how many were found, and the least weight at which half of them are."""
     drawn = list(draw(suite, DRAWS[suite.name]))
     found: dict[str, dict[str, Any]] = {}
     for kind, (weight, runs) in KINDS.items():
@@ -139,14 +139,13 @@ def _mixed(
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """By suite and kind."""
-    lines = ["| suite | what it remembers | drawn | found | half are found from weight |", "|---|---|---:|---:|---:|"]
-    for suite, kinds in measured.items():
-        for kind in KINDS:
-            one = kinds[kind]
-            half = one["half_found_from"] or "none"
-            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {half} |")
-    return "\n".join(lines)
+    """Return a row for each suite and kind."""
+    rows = [
+        (suite, kind, str(one["draws"]), str(one["found"]), str(one["half_found_from"] or "none"))
+        for suite, kinds in measured.items()
+        for kind, one in ((kind, kinds[kind]) for kind in KINDS)
+    ]
+    return aligned_table(("suite", "what it remembers", "drawn", "found", "half are found from weight"), rows, 2)
 
 
 PARTS: Mapping[str, Maker] = {"drawn": lambda _: table(json.loads(DRAWN.read_text()))}

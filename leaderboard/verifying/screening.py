@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.verifying.memorisers import TARGET, memoriser
 from leaderboard.verifying.screen import (
     MAX_RECIPE,
@@ -129,8 +129,8 @@ def tolerances() -> str:
         allowed = metric.tolerance
         cells = (_larger(allowed.value), _larger(allowed.mean), _larger(allowed.overall))
         alike.setdefault(cells, []).append(f"`{metric.label}`")
-    rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
-    return "\n".join(["| metric | a value | a mean | over all horizons |", "|---|---|---|---|", *rows])
+    rows = [(", ".join(metrics), *cells) for cells, metrics in alike.items()]
+    return aligned_table(("metric", "a value", "a mean", "over all horizons"), rows)
 
 
 def _larger(tolerance: Bound | None) -> str:
