@@ -13,23 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.frozen_code import code_sha256
+from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import entry_changes, planned_recipe, read_entry, season_suite, unpacked_sha256
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
 from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, is_shallow, read_record
 from leaderboard.season_tools.recording import fork_path, run_job, same_training
-from leaderboard.season_tools.records import (
-    Commitment,
-    Draw,
-    Drawn,
-    Entry,
-    ForkFloors,
-    LogLine,
-    Plan,
-    Reveal,
-    RunHashes,
-    Scores,
-    published_sha256,
-)
 from leaderboard.season_tools.scoring import frozen_suite
 from moeload_bench.environment import Environment, environment
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
@@ -46,12 +34,12 @@ class Season:
     """The records of a season, as published, and the folder with what they are about."""
 
     folder: SeasonFolder
-    plan: Plan
-    commitment: Commitment
-    draw: Draw
-    runs: Sequence[RunHashes]
-    scores: Scores
-    reveal: Reveal
+    plan: records.Plan
+    commitment: records.Commitment
+    draw: records.Draw
+    runs: Sequence[records.RunHashes]
+    scores: records.Scores
+    reveal: records.Reveal
 
 
 def check_season(
@@ -112,7 +100,7 @@ def _bound(season: Season) -> Iterator[str]:
         yield "the secret is another than the one that plan.json shows"
 
 
-def _logged(lines: Sequence[LogLine]) -> Iterator[str]:
+def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
     """Say where the log is not whole, or its order is not that of a season."""
     before = NO_LINE
     for number, line in enumerate(lines):
@@ -135,7 +123,7 @@ def _logged(lines: Sequence[LogLine]) -> Iterator[str]:
 _ORDER = ("new", "close", "record", "score", "reveal")
 
 
-def _drawn(expected: Mapping[tuple[str, int], Drawn], reveal: Reveal) -> Iterator[str]:
+def _drawn(expected: Mapping[tuple[str, int], records.Drawn], reveal: records.Reveal) -> Iterator[str]:
     said = {(one.recipe, one.run): one for one in reveal.runs}
     for (recipe, run), wanted in expected.items():
         got = said.get((recipe, run))
@@ -147,7 +135,9 @@ def _drawn(expected: Mapping[tuple[str, int], Drawn], reveal: Reveal) -> Iterato
             yield f"{recipe} run {run}: what was drawn is not what the derivation gives"
 
 
-def _entries(season: Season, with_packages: Callable[[Entry, Entry, str | None], Entry]) -> Iterator[str]:
+def _entries(
+    season: Season, with_packages: Callable[[records.Entry, records.Entry, str | None], records.Entry]
+) -> Iterator[str]:
     closed, folder = {entry.name: entry for entry in season.commitment.entries}, season.folder.entries
     there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
     for name, entry in closed.items():
@@ -159,7 +149,11 @@ def _entries(season: Season, with_packages: Callable[[Entry, Entry, str | None],
         yield f"entry {name} was not there at closing"
 
 
-def _entry(season: Season, was: Entry, with_packages: Callable[[Entry, Entry, str | None], Entry]) -> Iterator[str]:
+def _entry(
+    season: Season,
+    was: records.Entry,
+    with_packages: Callable[[records.Entry, records.Entry, str | None], records.Entry],
+) -> Iterator[str]:
     folder = season.folder
     now = read_entry(folder.entries / was.name, partial(code_sha256, made_from=was.source_sha256, store=folder.frozen))
     if now.requirements:
@@ -173,14 +167,14 @@ def _entry(season: Season, was: Entry, with_packages: Callable[[Entry, Entry, st
 
 
 def _with_packages(
-    now: Entry,
-    was: Entry,
+    now: records.Entry,
+    was: records.Entry,
     made_on: str | None,
     *,
     find_links: Path | None,
     no_index: bool,
     note: Callable[[str], None],
-) -> Entry:
+) -> records.Entry:
     """Return the entry with the hash of its wheels; where they cannot be compared, with that of closing and a note."""
     here, packages = _machine(environment()), was.packages_sha256
     why = None if made_on in (None, here) else f"they are wheels for {made_on}, this is {here}"
@@ -199,7 +193,7 @@ def _machine(where: Environment) -> str:
     return f"Python {where.python.rpartition('.')[0]} on {where.hardware.partition(',')[0]}"
 
 
-def _runs(season: Season, drawn: Mapping[tuple[str, int], Drawn]) -> Iterator[str]:
+def _runs(season: Season, drawn: Mapping[tuple[str, int], records.Drawn]) -> Iterator[str]:
     plan, folder = season.plan, season.folder
     recorded = {(run.recipe, run.run) for run in season.runs}
     for recipe, number in plan.wanted():
@@ -217,7 +211,7 @@ def _runs(season: Season, drawn: Mapping[tuple[str, int], Drawn]) -> Iterator[st
             yield from _forks(season, run)
 
 
-def _trace(season: Season, run: RunHashes, path: Path, drawn: Drawn | None) -> Iterator[str]:
+def _trace(season: Season, run: records.RunHashes, path: Path, drawn: records.Drawn | None) -> Iterator[str]:
     """Say how a run's trace differs from what was published of it, and from what was drawn for it."""
     if not path.is_file():
         yield f"trace {run.trace}: left out: its file is not there"
@@ -238,7 +232,7 @@ def _trace(season: Season, run: RunHashes, path: Path, drawn: Drawn | None) -> I
             yield f"trace {run.trace}: {odd}"
 
 
-def _forks(season: Season, run: RunHashes) -> Iterator[str]:
+def _forks(season: Season, run: records.RunHashes) -> Iterator[str]:
     forks = season.plan.forks_of(run.recipe)
     wanted = set() if forks is None else set(itertools.product(range(forks.origins), range(forks.futures)))
     missing = wanted - {(fork.origin_number, fork.future) for fork in run.forks}
@@ -265,7 +259,7 @@ def _changed(what: str, published: str | None, trace: Trace) -> Iterator[str]:
 
 def _scores(season: Season) -> Iterator[str]:
     scores, folder = season.scores, season.folder
-    if scores.published_sha256 != published_sha256(season.runs):
+    if scores.published_sha256 != records.published_sha256(season.runs):
         yield "scores.json: made from other hashes than those of runs/: a score before the hashes, or runs changed"
     for entry in season.commitment.entries:
         path = folder.results / f"{entry.name}.json"
@@ -286,7 +280,7 @@ def _scores(season: Season) -> Iterator[str]:
         yield from _suite("the traces", lambda: frozen_suite(season.plan, base, season.runs, folder.traces), scores)
 
 
-def _result(season: Season, entry: Entry, path: Path) -> Iterator[str]:
+def _result(season: Season, entry: records.Entry, path: Path) -> Iterator[str]:
     made, what = load_result(path), f"results/{entry.name}.json"
     if bytes_sha256(path) != season.scores.results[entry.name]:
         yield f"{what} has changed since it was scored"
@@ -300,11 +294,11 @@ def _result(season: Season, entry: Entry, path: Path) -> Iterator[str]:
 
 
 def _floors(path: Path, scored: str | None) -> Iterator[str]:
-    if (read_record(ForkFloors, path).sha256() if path.is_file() else None) != scored:
+    if (read_record(records.ForkFloors, path).sha256() if path.is_file() else None) != scored:
         yield "fork_floors.json has changed since it was scored"
 
 
-def _suite(place: str, find: Callable[[], Suite], scores: Scores) -> Iterator[str]:
+def _suite(place: str, find: Callable[[], Suite], scores: records.Scores) -> Iterator[str]:
     """Say where a task list is not what was scored: as it lies there, or as the base suite's rule makes it again."""
     got = find().sha256()
     if got != scores.suite_sha256:
@@ -328,12 +322,12 @@ def departs(trace: Trace, recipe: Recipe) -> str | None:
     return None
 
 
-def run_to_record_again(plan: Plan, runs: Sequence[RunHashes]) -> tuple[str, int]:
+def run_to_record_again(plan: records.Plan, runs: Sequence[records.RunHashes]) -> tuple[str, int]:
     """Return the run that a checker records whole, drawn from the published hashes: nobody could choose it later."""
     recorded = sorted((run.recipe, run.run) for run in runs if run.failure is None)
     if not recorded:
         raise SeasonError(f"season {plan.name}: no run was recorded")
-    number = int.from_bytes(hashlib.sha256(published_sha256(runs).encode()).digest()[:8], "big")
+    number = int.from_bytes(hashlib.sha256(records.published_sha256(runs).encode()).digest()[:8], "big")
     return recorded[number % len(recorded)]
 
 

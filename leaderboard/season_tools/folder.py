@@ -21,25 +21,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from leaderboard.season_tools.records import (
-    Action,
-    Commitment,
-    Draw,
-    LogLine,
-    Outcome,
-    Plan,
-    Published,
-    Reveal,
-    RunHashes,
-    Scores,
-)
+from leaderboard.season_tools import records
 from moeload_bench.errors import MoeloadError, SeasonError, printable
 from moeload_bench.files import replacing
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import first_problem
 
 R = TypeVar("R", bound=BaseModel)
-P = TypeVar("P", bound=Published)
+P = TypeVar("P", bound=records.Published)
 MAX_RECORD_BYTES = 16 << 20
 NO_LINE = "0" * 64
 IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
@@ -92,24 +81,24 @@ class SeasonFolder:
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def plan(self) -> Plan:
-        return self._need(Plan, "plan.json", "new")
+    def plan(self) -> records.Plan:
+        return self._need(records.Plan, "plan.json", "new")
 
-    def commitment(self) -> Commitment:
-        return self._need(Commitment, "commitment.json", "close")
+    def commitment(self) -> records.Commitment:
+        return self._need(records.Commitment, "commitment.json", "close")
 
-    def draw(self) -> Draw | None:
-        return self._read(Draw, "draw.json")
+    def draw(self) -> records.Draw | None:
+        return self._read(records.Draw, "draw.json")
 
-    def scores(self) -> Scores | None:
-        return self._read(Scores, "scores.json")
+    def scores(self) -> records.Scores | None:
+        return self._read(records.Scores, "scores.json")
 
-    def reveal(self) -> Reveal | None:
-        return self._read(Reveal, "reveal.json")
+    def reveal(self) -> records.Reveal | None:
+        return self._read(records.Reveal, "reveal.json")
 
-    def runs(self) -> list[RunHashes]:
+    def runs(self) -> list[records.RunHashes]:
         """The published hashes of all runs that were recorded so far."""
-        return [read_record(RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
+        return [read_record(records.RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
 
     def secret(self) -> str:
         """The secret; raises `SeasonError` on a machine that does not have it."""
@@ -121,14 +110,14 @@ class SeasonFolder:
             raise SeasonError(f"{path}: no secret; only the machine on which `season new` ran has it")
         return path.read_text().strip()
 
-    def lines(self) -> list[LogLine]:
+    def lines(self) -> list[records.LogLine]:
         """The log."""
         if not self.log.is_file():
             return []
         texts = self.log.read_text(encoding="utf-8").splitlines()
-        return [parse_record(LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
+        return [parse_record(records.LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
 
-    def write(self, record: Published, name: str) -> None:
+    def write(self, record: records.Published, name: str) -> None:
         """Write a record once; raises `SeasonError` where another one stands: what is published stays."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +140,7 @@ class SeasonFolder:
 
 
 @contextmanager
-def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> Iterator[None]:
+def logged_attempt(folder: SeasonFolder, action: records.Action, detail: str = "") -> Iterator[None]:
     """Log that something is tried, and how it ended; a refusal is logged with its words."""
     _append(folder, action, "begun", detail)
     try:
@@ -162,14 +151,16 @@ def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> It
     _append(folder, action, "done", detail)
 
 
-def _append(folder: SeasonFolder, action: Action, outcome: Outcome, detail: str) -> None:
+def _append(folder: SeasonFolder, action: records.Action, outcome: records.Outcome, detail: str) -> None:
     """One more line; two processes that record at once wait for each other."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = folder.lines()
         last = before[-1].sha256() if before else NO_LINE
-        line = LogLine(number=len(before), at=utc_now(), action=action, outcome=outcome, detail=detail, before=last)
+        line = records.LogLine(
+            number=len(before), at=utc_now(), action=action, outcome=outcome, detail=detail, before=last
+        )
         file.write(line.model_dump_json() + "\n")
         file.flush()
         os.fsync(file.fileno())

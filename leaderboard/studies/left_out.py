@@ -20,17 +20,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from moeload_bench.baselines import _gate_fit
 from moeload_bench.baselines._gate import Gate
-from moeload_bench.baselines._gate_fit import (
-    CONTROLLED,
-    LATE,
-    SAMPLED,
-    Learning,
-    Samples,
-    calibrated,
-    samples_of,
-    train,
-)
 from moeload_bench.baselines._measures import ANCHORS, Measures, Memory, measure
 from moeload_bench.baselines._path import hat_weights
 from moeload_bench.baselines._spread import Spread, moving, scale_of
@@ -140,7 +131,7 @@ class Study:
                   for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
         self.recipe = [i.split("/")[0] for i in ids]
         self.runs = [(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)]
-        self.samples = samples_of(self.runs, 0)
+        self.samples = _gate_fit.samples_of(self.runs, 0)
         self.tasks = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite)]
         self.late = [
             task for n, t in enumerate(traces) for s in LATE_STARTS for task in tasks_of(t, n, self.suite, start=s)
@@ -155,13 +146,15 @@ class Study:
             out.append(([n for n in range(len(self.recipe)) if n not in left], left))
         return out
 
-    def gates(self, learning: Learning, keep: Callable[[Samples], bool] = lambda _: True, most: int = 99) -> list[Gate]:
+    def gates(
+        self, learning: _gate_fit.Learning, keep: Callable[[_gate_fit.Samples], bool] = lambda _: True, most: int = 99
+    ) -> list[Gate]:
         """The networks, one per cluster; ``most`` clusters to learn from, taken in turn after the left-out one."""
         out = []
         for f, (learn, _) in enumerate(self.folds()):
             near = {r for n in range(1, most + 1) for r in CLUSTERS[(f + n) % len(CLUSTERS)]}
             runs = [n for n in learn if most >= len(CLUSTERS) or self.recipe[n] in near]
-            out.append(train([s for s in self.samples if s.run in runs and keep(s)], 0, learning))
+            out.append(_gate_fit.train([s for s in self.samples if s.run in runs and keep(s)], 0, learning))
         return out
 
     def scored(self, gates: Sequence[Gate], tasks: Sequence[Task], swapped: bool = False) -> dict[str, Any]:
@@ -207,7 +200,7 @@ def quantiles(study: Study, gates: Sequence[Gate]) -> dict[str, Any]:
     """
     found: dict[tuple[str, str, str], list[FloatArray]] = {}
     for gate, (learn, left) in zip(gates, study.folds(), strict=True):
-        own = calibrated(gate, [samples for samples in study.samples if samples.run in learn]).spread
+        own = _gate_fit.calibrated(gate, [samples for samples in study.samples if samples.run in learn]).spread
         average = Spread.from_bytes(ConformalWindowAverage.fit([study.runs[n] for n in learn], 0))
         for task in study.tasks:
             if task.run in left and own is not None:
@@ -261,11 +254,11 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
     headline: list[Gate] = []
 
     def full() -> list[Gate]:
-        headline.extend([] if headline else study.gates(Learning()))
+        headline.extend([] if headline else study.gates(_gate_fit.Learning()))
         return headline
 
     def changed(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
-        return study.scored(study.gates(Learning(ignored=ignored), **how), study.tasks)
+        return study.scored(study.gates(_gate_fit.Learning(ignored=ignored), **how), study.tasks)
 
     return {
         "gated": lambda: study.scored(full(), study.tasks),
@@ -276,14 +269,16 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         "control.tuned": lambda: tuned(study),
         "yardstick.window": lambda: tuned(study, hindsight=True),
         "control.constant": lambda: changed(("",)),
-        "without.controlled": lambda: changed(keep=lambda s: s.kind != CONTROLLED),
+        "without.controlled": lambda: changed(keep=lambda s: s.kind != _gate_fit.CONTROLLED),
         "without.back": lambda: changed(("back",)),
         "without.layers": lambda: changed(("layers.",)),
         "learn.2": lambda: changed(most=2),
         "learn.4": lambda: changed(most=4),
         "without.momentum": lambda: changed(("momentum", "fade", "close")),
-        "late.untaught": lambda: study.scored(study.gates(Learning(), keep=lambda s: s.kind != LATE), study.late),
-        "without.sampled": lambda: changed(keep=lambda s: s.kind != SAMPLED),
+        "late.untaught": lambda: study.scored(
+            study.gates(_gate_fit.Learning(), keep=lambda s: s.kind != _gate_fit.LATE), study.late
+        ),
+        "without.sampled": lambda: changed(keep=lambda s: s.kind != _gate_fit.SAMPLED),
     }
 
 

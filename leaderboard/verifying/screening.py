@@ -18,16 +18,8 @@ import numpy as np
 import typer
 
 from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.verifying import screen
 from leaderboard.verifying.memorisers import TARGET, memoriser
-from leaderboard.verifying.screen import (
-    MAX_RECIPE,
-    Screened,
-    Strata,
-    Stratum,
-    screen_strata,
-    strata_of,
-    summed_by_recipe,
-)
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
@@ -49,10 +41,12 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def measure(suite: Suite, target: Target) -> Strata:
+def measure(suite: Suite, target: Target) -> screen.Strata:
     """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
     runs = forecast_means(suite, target)
-    return summed_by_recipe([strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs])
+    return screen.summed_by_recipe(
+        [screen.strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs]
+    )
 
 
 def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteTrace, FloatArray]]:
@@ -69,7 +63,7 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
         yield trace, entry, np.stack([one.window_means(suite.horizons) for one in answers if one is not None])
 
 
-def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
+def least_weight(strata: Mapping[screen.Stratum, Any]) -> float | None:
     """The least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
     for weight in WEIGHTS:
         moved = {stratum: sums.knowing(weight / 100) for stratum, sums in strata.items()}
@@ -78,8 +72,8 @@ def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
     return None
 
 
-def _of(strata: Strata) -> Screened:
-    found = screen_strata(strata)
+def _of(strata: screen.Strata) -> screen.Screened:
+    found = screen.screen_strata(strata)
     if found is None:
         raise SystemExit("no stratum of this suite is large enough")
     return found
@@ -119,7 +113,7 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             mean = f"{one['memory_mean']:.2f} ({one['memory_mean_limit']:.2f})"
             said = "**yes**" if one["found"] else "no"
             lines.append(f"| {suite} | {label} | {one['memory_recipe']:.2f} | {mean} | {said} | {least} |")
-    return "\n".join([*lines, f"| | *accepted up to* | {MAX_RECIPE:.2f} | | | |"])
+    return "\n".join([*lines, f"| | *accepted up to* | {screen.MAX_RECIPE:.2f} | | | |"])
 
 
 def tolerances() -> str:
