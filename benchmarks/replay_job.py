@@ -25,7 +25,7 @@ HORIZON = 1000
 
 
 def write_data(path: Path, layers: int, experts: int, steps: int) -> dict[str, float]:
-    """A synthetic trace of 64 tokens per expert and step."""
+    """Write a synthetic trace of 64 tokens per expert and step."""
     rng = np.random.default_rng(0)
     p_LE = rng.dirichlet(np.ones(experts) * 4, size=layers)
     load = rng.multinomial(64 * experts, p_LE, size=(steps, layers))

@@ -76,7 +76,7 @@ MEASURES = (
 
 
 def properties_of(path: Path) -> Properties:
-    """The properties of a trace's file: from the cache by the hash of its content, else computed."""
+    """Return the properties of a trace's file: from the cache by the hash of its content, else computed."""
     key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=2)
     stored = cache.load(key)
     if stored is not None:
@@ -104,12 +104,12 @@ def layer_medians(drift_SL: FloatArray, keep_SL: BoolArray) -> list[float | None
 
 
 def balancing_of(meta: TraceMeta) -> str:
-    """The method of balancing, in the words of a slice."""
+    """Return the method of balancing, in the words of a slice."""
     return BALANCING.get((meta.balancing.method, meta.balancing.scope), meta.balancing.method.replace("_", " "))
 
 
 def changes_of(trace: Trace) -> Iterator[str]:
-    """What happens on the way: to the learning rate after its warm-up, to the data, to the batch."""
+    """Yield what happens on the way: to the learning rate after its warm-up, to the data, to the batch."""
     if trace.meta.schedule.get("kind", "constant") != "constant":
         yield DECAYS
     if len({source.stage for source in trace.meta.sources}) > 1:
@@ -119,7 +119,9 @@ def changes_of(trace: Trace) -> Iterator[str]:
 
 
 def slices_of(properties: Mapping[str, Properties]) -> list[Slice]:
-    """The slices of runs by their trace's id, property by property; none of all runs, or of those of one recipe."""
+    """Return the slices of runs by their trace's id, property by property; none of all runs, or of those of one
+    recipe.
+    """
     recipes: dict[str, set[str]] = {}
     for name in properties:
         recipes.setdefault(name.split("/")[0], set()).add(name)
@@ -142,7 +144,7 @@ def _halves(properties: Mapping[str, Properties]) -> Iterator[Slice]:
 
 
 def lower_bound(values: list[float]) -> float:
-    """The largest value of the lower part: of all cuts between different values, the one nearest to halves."""
+    """Return the largest value of the lower part: of all cuts between different values, the one nearest to halves."""
     distinct = sorted(set(values))[:-1]
     return min(distinct, key=lambda bound: abs(2 * sum(value <= bound for value in values) - len(values)))
 

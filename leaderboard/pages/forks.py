@@ -50,20 +50,22 @@ class Pilot:
         return self.points[0].horizons
 
     def error_K(self, name: str, point: ForkPoint) -> FloatArray:
-        """An entry's `window_tv` at an origin, mean over all futures; raises `SeasonError` where it gave no answer."""
+        """Return an entry's `window_tv` at an origin, mean over all futures; raise `SeasonError` where it gave no
+        answer.
+        """
         for task in self.losses[name].tasks:
             if (task.trace, task.origin) == (point.trace.id, point.origin) and task.failure is None:
                 return np.asarray(np.mean(task.loss_JK, axis=0))
         raise SeasonError(f"{name} gave no forecast at step {point.origin} of {point.trace.id}")
 
     def best_error_K(self, point: ForkPoint) -> FloatArray:
-        """The least error of any entry at each horizon."""
+        """Return the least error of any entry at each horizon."""
         return np.asarray(np.min([self.error_K(name, point) for name in self.losses], axis=0))
 
 
 @functools.cache
 def pilot(root: Path = PILOTS) -> Pilot:
-    """The newest pilot; raises `SeasonError` where none is revealed."""
+    """Return the newest pilot; raise `SeasonError` where none is revealed."""
     season = next(iter(scored_seasons(root)), None)
     reveal = season.folder.reveal() if season else None
     reference = reference_of(season.results) if season else None
@@ -77,7 +79,7 @@ def pilot(root: Path = PILOTS) -> Pilot:
 
 
 def setup(found: Pilot) -> str:
-    """What was recorded."""
+    """Return what was recorded."""
     plan = found.season.folder.plan()
     where: dict[str, list[str]] = {}
     for point in found.points:
@@ -97,12 +99,12 @@ def setup(found: Pilot) -> str:
 
 
 def lead(found: Pilot) -> str:
-    """What it showed."""
+    """Return what it showed."""
     return "\n".join([*_shares(found), *_tests(found), *_power(found)])
 
 
 def _shares(found: Pilot) -> Iterator[str]:
-    """How much of the errors is there whatever one knows, by state."""
+    """Yield how much of the errors is there whatever one knows, by state."""
     last = found.horizons[-1]
     for state in dict.fromkeys(point.state for point in found.points):
         here = [point for point in found.points if point.state == state]
@@ -119,7 +121,7 @@ def _shares(found: Pilot) -> Iterator[str]:
 
 
 def _tests(found: Pilot) -> Iterator[str]:
-    """Whether the test keeps honest entries and finds a memory."""
+    """Yield whether the test keeps honest entries and finds a memory."""
     tests, level = found.season.tests, found.season.folder.plan().forks.level
     wrong = [name for name, test in tests.items() if test.p_value <= level]
     least = min(tests, key=lambda name: tests[name].p_value)
@@ -152,13 +154,13 @@ def _futures(found: Pilot) -> int:
 
 
 def memory_test(points: Sequence[ForkPoint], weight: float) -> ForkTest:
-    """The test for the reference's forecasts moved by ``weight`` of the way to the recorded future."""
+    """Return the test for the reference's forecasts moved by ``weight`` of the way to the recorded future."""
     tasks = [point.task.knowing(0, weight) for point in points]
     return permutation_test([(task.recipe, task.run, task.loss_JK()) for task in tasks])
 
 
 def floors_table(found: Pilot) -> str:
-    """By origin and horizon: errors, and what nobody could have known."""
+    """Return errors by origin and horizon, and what nobody could have known."""
     lines = []
     for point in found.points:
         floor_K, error_K = floor_fork(point.task.future_JKLE)
@@ -184,7 +186,7 @@ def _window(point: ForkPoint) -> dict[int, NDArray[np.int64]]:
 
 
 def p_values_table(found: Pilot) -> str:
-    """The fork test of every entry, and of memories of several weights."""
+    """Return the fork test of every entry, and of memories of several weights."""
     tests = {f"`{name}`": test for name, test in found.season.tests.items()}
     tests |= {
         f"*`{found.reference}` with a memory, weight {weight:g}*": memory_test(found.points, weight)
@@ -195,7 +197,7 @@ def p_values_table(found: Pilot) -> str:
 
 
 def power_table(found: Pilot) -> str:
-    """How often the test finds a memory of all runs, or of one recipe's."""
+    """Return how often the test finds a memory of all runs, or of one recipe's."""
     floors = found.season.floors
     assert floors is not None
     names = list(next(iter(floors.power.values())))

@@ -32,7 +32,7 @@ FLOOR = "floor_batch"
 
 
 def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.StateFloor] | None = None) -> str:
-    """A table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
+    """Return a table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
@@ -51,7 +51,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.
 
 
 def _lead(grid: Grid) -> Iterator[str]:
-    """What the entry that leads in every state gains; nothing where none does."""
+    """Yield what the entry that leads in every state gains; nothing where none does."""
     best = {state: grid.of_state(state)[0] for state in _states(grid)}
     name, *others = {row.forecaster for row in best.values()}
     reference = grid.scores.reference
@@ -128,12 +128,12 @@ def _words(grid: Grid, errors: Errors, forks: Mapping[str, scored.StateFloor]) -
 
 
 def headline_suite(names: Sequence[str]) -> Suite:
-    """The suite with the most test runs: what the tables show."""
+    """Return the suite with the most test runs: what the tables show."""
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
 def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
-    """What a season is compared with: its suite's results, on whose runs its entries were fitted too.
+    """Return what a season is compared with: its suite's results, on whose runs its entries were fitted too.
 
     Those of the largest suite where its own has none.
     """
@@ -142,7 +142,9 @@ def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
 
 
 def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
-    """The newest season's headline, where one was scored, then that of the largest suite with results, *public*."""
+    """Return the newest season's headline, where one was scored, then that of the largest suite with results,
+    *public*.
+    """
     suite = headline_suite(suites_with_results())
     parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
     seasons = scored.scored_seasons() if seasons is None else seasons
@@ -151,7 +153,7 @@ def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = N
 
 
 def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: str) -> list[str]:
-    """A season's headline, and what every entry loses from the public suite to it."""
+    """Return a season's headline, and what every entry loses from the public suite to it."""
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
     parts = [about, headline(season.results, metric, scored.fork_floors(season) if metric == PRIMARY else None)]
@@ -159,7 +161,9 @@ def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: 
 
 
 def drop_parts(season: scored.ScoredSeason, public: Sequence[Result]) -> list[str]:
-    """What every entry loses from a public suite to a season, as a table and its words; [] without shared recipes."""
+    """Return what every entry loses from a public suite to a season, as a table and its words; [] without shared
+    recipes.
+    """
     table = scored.drops_table(season, public)
     return [] if table is None else [markdown_table(table.heads, _flagged(table)), table.caption]
 
@@ -174,7 +178,7 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
-    """Five rows of the newest season, with what each loses from its public suite; else of the largest suite.
+    """Return five rows of the newest season, with what each loses from its public suite; else of the largest suite.
 
     A season that shares no recipe with its suite stands before the largest.
     """
@@ -191,7 +195,8 @@ def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None
 
 
 def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Drop] = (), known: str = "") -> str:
-    """The best of each state in turn, the reference, and `uniform` last; ``found``: drops from the suite ``known``.
+    """Return the best of each state in turn, the reference, and `uniform` last; ``found``: drops from the suite
+    ``known``.
 
     Raises `ResultError` without a reference.
     """

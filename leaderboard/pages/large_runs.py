@@ -60,7 +60,7 @@ class Statistics:
 
     @property
     def tokens_words(self) -> str:
-        """The same, of a batch that grows from its first step on."""
+        """Return the same, of a batch that grows from its first step on."""
         first, last = (n / self.run.tokens * self.tokens_per_expert for n in (self.run.tokens_first, self.run.tokens))
         return f"{last:,.0f}" if first == last else f"{first:,.0f} to {last:,.0f}"
 
@@ -74,7 +74,7 @@ class Statistics:
 
 
 def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
-    """Every run of the folders that the state rule can label, in the order of their ids."""
+    """Yield every run of the folders that the state rule can label, in the order of their ids."""
     refs = {ref.id: ref for folder in folders for ref in list_traces(folder)}
     for _, ref in sorted(refs.items()):
         trace = read_trace(ref.path)
@@ -105,7 +105,7 @@ def _median(drift_SL: FloatArray, keep_SL: BoolArray) -> float | None:
 
 
 def runs_table(found: Sequence[Statistics]) -> str:
-    """One row per run."""
+    """Return one row per run."""
     head = ("run", "layers x experts, top-k", "balancing", "tokens per expert and step",
             "onset, steps: median (by layer; band)", "drift from step 300 on", "drift, stable", "imbalance, first 100",
             "imbalance, last 100", "over-dispersion")  # fmt: skip
@@ -128,7 +128,7 @@ def runs_table(found: Sequence[Statistics]) -> str:
 
 
 def later_table(found: Sequence[Statistics]) -> str:
-    """Of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
+    """Return, of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
     long = [s for s in found if s.run.steps >= LONG]
     steps = [step for step in MILESTONES if any(step in s.later for s in long)]
     cells: dict[str, Callable[[Later], str]] = {
@@ -148,7 +148,7 @@ def _number(later: Later) -> str:
 
 
 def _longest(found: Sequence[Statistics]) -> str:
-    """What the longest run says of balance late in training."""
+    """Return what the longest run says of balance late in training."""
     longest = max(found, key=lambda s: s.run.steps)
     first, *_, last = (10_000, *longest.later)
     if first not in longest.later or last == first:
@@ -160,7 +160,7 @@ def _longest(found: Sequence[Statistics]) -> str:
 
 
 def beside_table(found: Sequence[Statistics]) -> str:
-    """What is public about larger runs, and the range of the same thing here."""
+    """Return what is public about larger runs, and the range of the same thing here."""
     facts = paper()
     setup = next(s for s in facts.setups if s.name == facts.onset.setup)
     cong = f"{facts.url.rsplit('/', 1)[-1]}"

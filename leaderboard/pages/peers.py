@@ -55,7 +55,7 @@ def loop_flat(load: Any, slots: int, devices: int) -> list[int]:
 
 
 def loop_plan(load: Any, shape: ClusterShape) -> list[int]:
-    """One plan: groups to nodes, then each node on its own."""
+    """Return one plan: groups to nodes, then each node on its own."""
     size = len(load) // shape.groups
     out: list[int] = []
     for groups in loop_pack(load.reshape(shape.groups, size).sum(axis=1), shape.nodes):
@@ -72,7 +72,7 @@ def imbalance(slot_expert: NDArray[np.int64], load: NDArray[np.float64], devices
 
 
 def doubled(slot_expert_NR: NDArray[np.int64], shape: ClusterShape) -> NDArray[np.bool_]:
-    """Whether a plan [N] puts two replicas of an expert on one device."""
+    """Return whether a plan [N] puts two replicas of an expert on one device."""
     held = np.sort(slot_expert_NR.reshape(-1, shape.devices, shape.slots_per_device), axis=2)
     return np.asarray((held[..., 1:] == held[..., :-1]).any(axis=(1, 2)))
 
@@ -123,7 +123,7 @@ def balance(shape: ClusterShape, load_NE: NDArray[np.float64], loads: str) -> Ba
 
 
 def balances() -> Iterator[Balance]:
-    """Every shape on random loads, and those of 8 experts on recorded ones."""
+    """Yield every shape on random loads, and those of 8 experts on recorded ones."""
     for shape, experts in PEER_SHAPES.items():
         for alpha in ALPHAS:
             yield balance(shape, random_loads(experts, alpha), f"Dirichlet, alpha {alpha:g}")

@@ -252,7 +252,7 @@ def demonstration_parts(
 
 
 def _skills(result: Result, beside: Sequence[Result], reference: str) -> dict[str, str]:
-    """Return it by state, on the runs of the results beside it; raises `ResultError` for another suite."""
+    """Return it by state, on the runs of the results beside it; raise `ResultError` for another suite."""
     scores = Standings([result], PRIMARY, next(one for one in beside if one.name == reference))
     return {state: signed_skill(scores.rows(state)[0].skill) for state in STATES}
 

@@ -35,7 +35,8 @@ def unseen(
     after: Mapping[str, Column] | None = None,
     known: Collection[str] = (),
 ) -> str:
-    """A row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state too.
+    """Return a row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state
+    too.
 
     ``known``: recipes with a near twin among those that it learned from, without which the mean is given again.
     """
@@ -91,7 +92,9 @@ def _mean(column: Column, twins: Mapping[str, str]) -> str:
 
 
 def scores_after(results: Sequence[Result]) -> dict[str, Column]:
-    """By state and run, the log ratio of `gated` as it was fitted for these results; {} where it is not among them."""
+    """Return by state and run the log ratio of `gated` as it was fitted for these results; {} where it is not among
+    them.
+    """
     both = [result for result in results if result.name in (study.SUBJECT, study.REFERENCE)]
     if len(both) < 2:
         return {}

@@ -82,19 +82,19 @@ class Finding(NamedTuple):
     votes: tuple[bool | None, ...]
 
     def voted(self, vote: bool | None) -> Fraction:
-        """How many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
+        """Return how many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
         cast = self._cast()
         runs = Counter(recipe for recipe, _ in cast)
         return sum((Fraction(1, runs[recipe]) for recipe, given in cast if given is vote), Fraction(0))
 
     @property
     def judged(self) -> int:
-        """How many recipes have a figure."""
+        """Return how many recipes have a figure."""
         return len({recipe for recipe, _ in self._cast()})
 
     @property
     def verdict(self) -> Verdict:
-        """What at least MAJORITY of the recipes with a figure say."""
+        """Return what at least MAJORITY of the recipes with a figure say."""
         if self.judged and self.voted(True) >= MAJORITY * self.judged:
             return "agree"
         return "disagree" if self.judged and self.voted(False) >= MAJORITY * self.judged else "cannot tell"
@@ -108,13 +108,13 @@ class Finding(NamedTuple):
 def judge(
     claim: str, variant: str, column: str, recipes: Sequence[str], figures: Iterable[Value], bounds: Bounds
 ) -> Finding:
-    """The finding that the runs' figures make; ``recipes``: that of each run."""
+    """Return the finding that the runs' figures make; ``recipes``: that of each run."""
     values = tuple(figures)
     return Finding(claim, variant, column, tuple(recipes), values, tuple(bounds.vote(value) for value in values))
 
 
 def claims() -> tuple[Claim, ...]:
-    """What is judged, in the order of the page."""
+    """Return what is judged, in the order of the page."""
     facts = paper()
     apart = f"agree at {MARGIN:g} or more, disagree at {1 / MARGIN:.3g} or less"
     lower = f"agree at {1 / MARGIN:.3g} or less, disagree at {MARGIN:g} or more"

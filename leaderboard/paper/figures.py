@@ -82,7 +82,9 @@ def draw_figures(
 
 
 def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
-    """Each forecaster's error at every sliding origin, a panel per definition, means over layers, with the floors."""
+    """Draw each forecaster's error at every sliding origin, a panel per definition, means over layers, with the
+    floors.
+    """
     with style.style():
         figure, axes = style.panels(len(DEFINITIONS), height=1.9, columns=2, share_y=False)
         for ax, metric in zip(axes, DEFINITIONS, strict=True):
@@ -101,7 +103,7 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
 
 
 def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figure:
-    """One forecaster, sliding as a curve over the origins and in blocks as bars over their windows."""
+    """Draw one forecaster, sliding as a curve over the origins and in blocks as bars over their windows."""
     from matplotlib.patches import Patch
 
     with style.style():
@@ -129,7 +131,8 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
 
 
 def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -> Figure:
-    """What was forecast at one origin and what came: for two layers the most, a middling and the least loaded expert.
+    """Draw what was forecast at one origin and what came: for two layers the most, a middling and the least loaded
+    expert.
 
     Thin grey: each step's share. Black: means of AVERAGED steps. An expert's place is that of the steps shown before
     the origin.

@@ -107,7 +107,7 @@ def measure_run(
 
 
 def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
-    """How the LSTM came by what it knows."""
+    """Return how the LSTM came by what it knows."""
     if target is None:
         return "; ".join(missing) or "not run"
     return "learnt online" if "@" in target else f"learnt from {run.train[0].id}"
@@ -128,7 +128,7 @@ def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
 
 
 def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
-    """The sliding origins of one run, as a suite of its own; its `train` run is there to fit on."""
+    """Return the sliding origins of one run, as a suite of its own; its `train` run is there to fit on."""
     suite = Suite(
         name=f"paper:{run.id}".lower(),
         horizons=request.horizons,
@@ -139,7 +139,7 @@ def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
 
 
 def error_rows(name: str, result: Result, trace: Trace) -> list[records.ErrorRow]:
-    """A forecaster's errors in every state that it has origins in, sliding and in blocks, at every horizon."""
+    """Return a forecaster's errors in every state that it has origins in, sliding and in blocks, at every horizon."""
     (run,) = result.runs
     rows = []
     for k, horizon in enumerate(result.suite.horizons):
@@ -151,7 +151,9 @@ def error_rows(name: str, result: Result, trace: Trace) -> list[records.ErrorRow
 
 
 def in_blocks(run: RunResult, first: int, horizon: int) -> RunResult:
-    """The run with those tasks whose windows of ``horizon`` steps are disjoint: blocks counted from step ``first``."""
+    """Return the run with those tasks whose windows of ``horizon`` steps are disjoint: blocks counted from step
+    ``first``.
+    """
     return run.model_copy(update={"tasks": tuple(t for t in run.tasks if (t.origin - first) % horizon == 0)})
 
 
@@ -173,7 +175,7 @@ def _error_row(
 
 
 def floor_rows(result: Result) -> list[records.FloorRow]:
-    """The floors of the run; the same for every forecaster."""
+    """Return the floors of the run; the same for every forecaster."""
     (run,) = result.runs
     return [
         records.FloorRow(
@@ -205,7 +207,7 @@ def layer_states(trace: Trace, labels: StateLabels) -> tuple[records.LayerStates
 
 
 def fluctuation(trace: Trace, labels: StateLabels) -> tuple[records.Fluctuation, ...]:
-    """The sliding statistics per layer over all steps, before the last layer's onset, and after it.
+    """Return the sliding statistics per layer over all steps, before the last layer's onset, and after it.
 
     A window belongs to a part when all its steps do. Without an onset in every layer nothing is "after".
     """

@@ -45,19 +45,19 @@ class SeasonFolder:
         return self.path / "private"
 
     def make_private(self) -> Path:
-        """The folder `private`, which no commit sees."""
+        """Return the folder `private`, which no commit sees."""
         self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.private / ".gitignore").write_text(IGNORED)
         return self.private
 
     @property
     def traces(self) -> Path:
-        """The revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
+        """Return the revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
         return self.path / "traces"
 
     @property
     def recordings(self) -> Path:
-        """Where traces lie before the reveal: those of an open season where they will be then."""
+        """Return where traces lie before the reveal: those of an open season where they will be then."""
         return self.private / "traces" if self.plan().secret is None else self.traces
 
     @property
@@ -74,7 +74,7 @@ class SeasonFolder:
 
     @property
     def frozen(self) -> Path:
-        """The store of frozen code, one for all seasons."""
+        """Return the store of frozen code, one for all seasons."""
         return self.path.resolve().parent.parent / "frozen"
 
     @property
@@ -97,11 +97,11 @@ class SeasonFolder:
         return self._read(records.Reveal, "reveal.json")
 
     def runs(self) -> list[records.RunHashes]:
-        """The published hashes of all runs that were recorded so far."""
+        """Return the published hashes of all runs that were recorded so far."""
         return [read_record(records.RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
 
     def secret(self) -> str:
-        """The secret; raises `SeasonError` on a machine that does not have it."""
+        """Return the secret; raise `SeasonError` on a machine that does not have it."""
         public = self.plan().secret
         if public is not None:
             return public
@@ -111,14 +111,14 @@ class SeasonFolder:
         return path.read_text().strip()
 
     def lines(self) -> list[records.LogLine]:
-        """The log."""
+        """Return the log."""
         if not self.log.is_file():
             return []
         texts = self.log.read_text(encoding="utf-8").splitlines()
         return [parse_record(records.LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
 
     def write(self, record: records.Published, name: str) -> None:
-        """Write a record once; raises `SeasonError` where another one stands: what is published stays."""
+        """Write a record once; raise `SeasonError` where another one stands: what is published stays."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -152,7 +152,7 @@ def logged_attempt(folder: SeasonFolder, action: records.Action, detail: str = "
 
 
 def _append(folder: SeasonFolder, action: records.Action, outcome: records.Outcome, detail: str) -> None:
-    """One more line; two processes that record at once wait for each other."""
+    """Append one more line; two processes that record at once wait for each other."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -167,12 +167,12 @@ def _append(folder: SeasonFolder, action: records.Action, outcome: records.Outco
 
 
 def utc_now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(kind: type[R], path: Path) -> R:
-    """A record of a file; raises `SeasonError` naming file and field."""
+    """Return a record of a file; raise `SeasonError` naming file and field."""
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise SeasonError(f"{path}: more than {MAX_RECORD_BYTES} bytes")
@@ -183,7 +183,7 @@ def read_record(kind: type[R], path: Path) -> R:
 
 
 def parse_record(kind: type[R], text: str, where: str) -> R:
-    """A record of a text; raises `SeasonError` naming the field that is wrong."""
+    """Return a record of a text; raise `SeasonError` naming the field that is wrong."""
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
@@ -197,12 +197,12 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def tree_sha256(files: dict[str, str]) -> str:
-    """One hash of all files of a folder."""
+    """Return one hash of all files of a folder."""
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
 def published_at(paths: list[Path]) -> str | None:
-    """The commit that holds all of these files as they are; None where there is none."""
+    """Return the commit that holds all of these files as they are; None where there is none."""
     if not paths:
         return None
     paths = [path.resolve() for path in paths]  # git runs in their folder, from where a relative path leads elsewhere

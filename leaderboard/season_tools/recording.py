@@ -119,7 +119,7 @@ def _record_run(
 
 
 def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = None) -> Job:
-    """The recording of one run."""
+    """Return the recording of one run."""
     from moeload_bench.recipes.training import Job
 
     planned, place = plan.recipe(values.recipe), out or folder.recordings
@@ -128,7 +128,7 @@ def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = 
 
 
 def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
-    """The run's trace; checkpoints of the origins of its forks are kept in a folder."""
+    """Return the run's trace; checkpoints of the origins of its forks are kept in a folder."""
     from moeload_bench.recipes.training import record_recipe
 
     parts, wanted = Parts(job.target).folder, set(values.fork_origins)
@@ -162,7 +162,7 @@ def _fork(folder: SeasonFolder, plan: Plan, job: Job, values: Drawn, i: int, j: 
 
 
 def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
-    """How many forks every origin of the recorded runs has."""
+    """Return how many forks every origin of the recorded runs has."""
     counts = [
         sum(fork.origin_number == i for fork in run.forks)
         for run in runs
@@ -173,7 +173,7 @@ def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
 
 
 def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> Path:
-    """The trace of fork ``j`` of origin ``i`` of a run."""
+    """Return the trace of fork ``j`` of origin ``i`` of a run."""
     number = (run * plan.forks.origins + i) * plan.forks.futures + j
     return root / recipe / f"{plan.split}_forks" / f"seed{number}.parquet"
 
@@ -205,7 +205,7 @@ def record_fork(
 
 
 def same_training(one: Trace, other: Trace) -> str | None:
-    """The first column that differs between two recordings of one run, None when only measured times do."""
+    """Return the first column that differs between two recordings of one run, None when only measured times do."""
     for name in ("load_SLE", "tokens_SL", "step_S"):
         if not np.array_equal(getattr(one, name), getattr(other, name)):
             return name.partition("_")[0]

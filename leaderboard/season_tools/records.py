@@ -118,11 +118,11 @@ class Plan(Published):
 
     @property
     def split(self) -> str:
-        """The split of the season's traces, a word: `s2026_12`."""
+        """Return the split of the season's traces, a word: `s2026_12`."""
         return "s" + re.sub(r"\W", "_", self.name)
 
     def recipe(self, name: str) -> PlannedRecipe:
-        """A recipe of the plan by its name; raises `SeasonError` for one that is not planned."""
+        """Return a recipe of the plan by its name; raise `SeasonError` for one that is not planned."""
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
@@ -135,7 +135,7 @@ class Plan(Published):
         return [(recipe.name, run) for recipe in self.recipes for run in range(self.runs)]
 
     def forks_of(self, recipe: str) -> ForkPlan | None:
-        """The forks of a recipe's runs; None where it has none."""
+        """Return the forks of a recipe's runs; None where it has none."""
         return self.forks if recipe in self.forks.recipes else None
 
 
@@ -252,7 +252,7 @@ class LogLine(Record):
 
 
 def published_sha256(runs: Iterable[RunHashes]) -> str:
-    """One hash of the hashes of all runs, whatever their order."""
+    """Return one hash of the hashes of all runs, whatever their order."""
     lines = sorted(f"{run.recipe} {run.run} {run.sha256()}\n" for run in runs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

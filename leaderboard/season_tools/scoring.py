@@ -102,7 +102,9 @@ def score_season(
 def _ready(
     folder: SeasonFolder, plan: records.Plan, published: str | None
 ) -> tuple[records.Draw, list[records.RunHashes], str]:
-    """The draw, the hashes of all runs, and where they were published; raises `SeasonError` when it is too early."""
+    """Return the draw, the hashes of all runs, and where they were published; raise `SeasonError` when it is too
+    early.
+    """
     if folder.reveal() is not None:
         raise SeasonError(
             f"season {plan.name} is revealed: a later score is a public one; `moeload-bench run --suite` makes it"
@@ -142,7 +144,7 @@ def _open_run(trace_id: str, suite: Suite) -> Path:
 
 
 def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHashes], root: Path) -> Suite:
-    """The season's task list: on every run the origins that the base suite's rule gives, by state.
+    """Return the season's task list: on every run the origins that the base suite's rule gives, by state.
 
     A state with fewer than `ORIGINS_PER_STATE` origins is left out, unless a run has no state with as many.
     """
@@ -202,7 +204,9 @@ def _results(
 
 
 def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
-    """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
+    """Return by entry whether the recorded future was nearer to its forecasts than the forks; none where nothing
+    forked.
+    """
     scores = folder.scores()
     found = {}
     for name in sorted(scores.forks if scores else ()):
@@ -214,7 +218,7 @@ def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
 
 
 def score_run(pair: Pair, forks: RunForks) -> Scored:
-    """One entry on one run: its result, and the losses of the answers that it gave where the run forks."""
+    """Score one entry on one run: its result, and the losses of the answers that it gave where the run forks."""
     answers: dict[int, Answer] = {}
 
     def hear(answer: Answer) -> None:

@@ -26,7 +26,7 @@ CODE = (".py", ".toml", ".html", ".md", ".css", ".js")
 
 
 def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
-    """The files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
+    """Return the files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
     path = cache_dir() / "site" / f"{task_key(part=part, made_from=made_from, code=code_sha256())}.zip"
     found = _read(path)
     if found is None:

@@ -61,7 +61,7 @@ def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """The leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
+    """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
     render = Renderer(inputs)
     boards = [payload.board_payload(board) for board in inputs.boards]
     for board, described in zip(inputs.boards, boards, strict=True):
@@ -73,7 +73,7 @@ def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
-    """The leaderboard with its default view as plain HTML and the data of that metric inside."""
+    """Return the leaderboard with its default view as plain HTML and the data of that metric inside."""
     data = {"boards": boards, "fields": payload.FIELDS, "columns": [column[0] for column in COLUMNS],
             "primary": PRIMARY, "metric": metric}  # fmt: skip
     return render.page(
@@ -85,7 +85,7 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
 
 
 def newest_drops(boards: Sequence[Board]) -> Table | None:
-    """What each entry of the newest season loses on runs that nobody had; None without a season."""
+    """Return what each entry of the newest season loses on runs that nobody had; None without a season."""
     season = next((board for board in boards if board.season is not None), None)
     return drops_table(season.season, season.known) if season and season.season and season.known else None
 
@@ -107,7 +107,7 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """One page per forecaster, over all suites."""
+    """Yield one page per forecaster, over all suites."""
     render = Renderer(inputs)
     grids = {board.suite.name: forecaster_page.grids_of(board) for board in inputs.boards}
     default = {board.suite.name: next(views_of(board, PRIMARY)) for board in inputs.boards}
@@ -126,12 +126,12 @@ def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def forecaster_path(name: str) -> str:
-    """Where the page of a forecaster lies."""
+    """Return where the page of a forecaster lies."""
     return f"forecasters/{file_name(name)}.html"
 
 
 def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """One page with two figures per trace, and the list of all."""
+    """Yield one page with two figures per trace, and the list of all."""
     render = Renderer(inputs)
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
@@ -153,7 +153,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """What is described and drawn of one trace, which is most of the site's work: the description first."""
+    """Yield what is described and drawn of one trace, which is most of the site's work: the description first."""
     trace = read_trace(path)
     yield RUN, TypeAdapter(Run).dump_json(make_run(trace, path.stat().st_size))
     yield from trace_figures(trace)

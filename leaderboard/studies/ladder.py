@@ -109,14 +109,14 @@ def forecasters() -> list[Target]:
 
 
 def code_hash(targets: Sequence[Target]) -> str:
-    """Of all that a record rests on beside its trace."""
+    """Return the hash of all that a record rests on beside its trace."""
     sources = {target.label: [source_sha256(target), dict(target.kwargs)] for target in targets}
     rule = dataclasses.asdict(load_suite("v1").rule)
     return content_sha256({"scoring": SCORING_VERSION, "sources": sources, "rule": rule, "horizons": HORIZONS})
 
 
 def planned(plan: Plan) -> list[Recipe]:
-    """The recipes of the plan by size, without balancing first."""
+    """Return the recipes of the plan by size, without balancing first."""
     names = dict.fromkeys(run.split("/")[0] for run in plan.runs)
     return sorted(
         map(load_recipe, names), key=lambda recipe: (recipe.balancing.method != "none", parameters_of(recipe))
@@ -124,12 +124,14 @@ def planned(plan: Plan) -> list[Recipe]:
 
 
 def known_runs(path: Path = OUT) -> list[LadderRun]:
-    """The records that are kept; none where there is no file."""
+    """Return the records that are kept; none where there is no file."""
     return [LadderRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
 
 
 def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
-    """A record of every run of the plan in the folder, measured where none is kept; without a folder, the kept ones."""
+    """Return a record of every run of the plan in the folder, measured where none is kept; without a folder, the kept
+    ones.
+    """
     known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
     if not folder.is_dir():
         return list(known.values())
@@ -140,7 +142,9 @@ def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> 
 
 
 def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRun:
-    """One run over its first `STEPS` steps; raises `ResultError` for one that has fewer, or half of the steps."""
+    """Measure one run over its first `STEPS` steps; raise `ResultError` for one that has fewer, or half of the
+    steps.
+    """
     whole = read_trace(ref.path)
     if whole.steps < STEPS or whole.meta.stride != 1:
         raise ResultError(f"{ref.id}: {whole.steps} rows at stride {whole.meta.stride}, expected {STEPS} steps or more")
@@ -199,7 +203,7 @@ def _score(result: Result, state: str, skill: float) -> Score:
 
 
 def records_text(runs: Sequence[LadderRun]) -> str:
-    """The file of records, in the order of their ids."""
+    """Return the file of records, in the order of their ids."""
     return readable_json([run.model_dump(mode="json") for run in sorted(runs, key=lambda run: run.id)], levels=2) + "\n"
 
 

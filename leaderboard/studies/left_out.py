@@ -65,7 +65,7 @@ class Task:
 
 
 def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int = 0) -> list[Task]:
-    """The tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it.
+    """Return the tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it.
 
     With a ``start`` nothing before it is seen, and the origins lie 10 to 400 steps after it.
     """
@@ -139,7 +139,7 @@ class Study:
         self.sampled = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite, stride=10)]
 
     def folds(self) -> list[tuple[list[int], list[int]]]:
-        """(runs to learn from, runs that are left out), by cluster."""
+        """Return (runs to learn from, runs that are left out), by cluster."""
         out = []
         for cluster in CLUSTERS:
             left = [n for n, recipe in enumerate(self.recipe) if recipe in cluster]
@@ -149,7 +149,9 @@ class Study:
     def gates(
         self, learning: _gate_fit.Learning, keep: Callable[[_gate_fit.Samples], bool] = lambda _: True, most: int = 99
     ) -> list[Gate]:
-        """The networks, one per cluster; ``most`` clusters to learn from, taken in turn after the left-out one."""
+        """Return the networks, one per cluster; ``most`` clusters to learn from, taken in turn after the
+        left-out one.
+        """
         out = []
         for f, (learn, _) in enumerate(self.folds()):
             near = {r for n in range(1, most + 1) for r in CLUSTERS[(f + n) % len(CLUSTERS)]}
@@ -158,7 +160,7 @@ class Study:
         return out
 
     def scored(self, gates: Sequence[Gate], tasks: Sequence[Task], swapped: bool = False) -> dict[str, Any]:
-        """The record of one experiment: every task by the network that has not seen its cluster."""
+        """Return the record of one experiment: every task by the network that has not seen its cluster."""
         of_run = {run: gate for gate, (_, left) in zip(gates, self.folds(), strict=True) for run in left}
         rng = np.random.default_rng(0)
         rows = []
@@ -232,7 +234,9 @@ def _quantile_scores(suite: Suite, spread: Spread, mean_KLE: FloatArray, task: T
 
 
 def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
-    """A fixed window per horizon and state: chosen on the other clusters, or in hindsight for each left-out run."""
+    """Return a fixed window per horizon and state: chosen on the other clusters, or in hindsight for each
+    left-out run.
+    """
     folds = {run: learn for learn, left in study.folds() for run in left}
     ratio = [log_ratio(task.window_WK, task.reference_K[None]) for task in study.tasks]
     chosen: dict[tuple[int, str], NDArray[np.intp]] = {}
@@ -250,7 +254,7 @@ def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
 
 
 def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Everything on the page, by name; the first five share their networks."""
+    """Return every experiment on the page, by name; the first five share their networks."""
     headline: list[Gate] = []
 
     def full() -> list[Gate]:

@@ -22,7 +22,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 
 def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
-    """The suite over the plan's runs, and what is wrong with the folder, in words.
+    """Return the suite over the plan's runs, and what is wrong with the folder, in words.
 
     Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
     """
@@ -81,7 +81,7 @@ def _origins(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[dict[str, t
 
 
 def to_toml(suite: Suite) -> str:
-    """The suite as TOML; `load_suite` reads the same suite back.
+    """Return the suite as TOML; `load_suite` reads the same suite back.
 
     Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
     """
@@ -111,7 +111,9 @@ def _value(value: object) -> str:
 
 
 def target_file(plan: plans.Plan, suite: Suite, partial: Path | None) -> Path:
-    """Where the suite is written; raises `SuiteError` for a trial inside the package or a suite frozen otherwise."""
+    """Return where the suite is written; raise `SuiteError` for a trial inside the package or a suite frozen
+    otherwise.
+    """
     if partial is not None:
         if partial.suffix != ".toml" or partial.resolve().is_relative_to(SUITES):
             raise SuiteError(f"{partial}: a partial suite is a .toml file outside {SUITES}")

@@ -109,7 +109,7 @@ def verify(
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:
-    """The suite that the maintainer names, else the submission's; a stranger's word names no file here."""
+    """Return the suite that the maintainer names, else the submission's; a stranger's word names no file here."""
     claimed = read.record.suite.name
     if suite is None and claimed not in suite_names():
         raise not_found("suite", claimed, [*suite_names(), "FILE.toml by --suite"])
@@ -117,7 +117,7 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
 
 
 def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
-    """What is wrong with a folder that comes from outside."""
+    """Return what is wrong with a folder that comes from outside."""
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
     if tasks.submissions != "open":
         reasons.append(f"suite {tasks.name} takes no more submissions, expected one on {default_suite()}")

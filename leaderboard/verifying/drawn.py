@@ -97,7 +97,7 @@ def _found(runs: Sequence[Strata]) -> bool:
 
 
 def draw(suite: Suite, number: int, seed: int = 0) -> Iterator[Memoriser]:
-    """So many memorisers."""
+    """Yield so many memorisers."""
     random = np.random.default_rng(seed)
     strong = [mean_OKLE for _, _, mean_OKLE in forecast_means(suite, parse_target(STRONG))]
     for _ in range(number):
@@ -120,7 +120,7 @@ def _mixed(
     horizons: Sequence[int],
     window: int,
 ) -> tuple[Mixed, Mixed, Mixed]:
-    """A run with its memory, with that of late steps only, and with its memory mixed into a strong forecast."""
+    """Return a run with its memory, with that of late steps only, and with its memory mixed into a strong forecast."""
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     rows = [row_of(trace, origin) for origin, _ in entry.origins()]
     last_OLE = np.stack([share_SLE[max(0, row - window) : row].mean(axis=0) for row in rows])

@@ -42,7 +42,7 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def measure(suite: Suite, target: Target) -> screen.Strata:
-    """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
+    """Return the strata of a forecaster on a suite. It is trusted: it runs in this process."""
     runs = forecast_means(suite, target)
     return screen.summed_by_recipe(
         [screen.strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs]
@@ -50,7 +50,7 @@ def measure(suite: Suite, target: Target) -> screen.Strata:
 
 
 def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteTrace, FloatArray]]:
-    """Its forecast window means [O, K, L, E] of each run."""
+    """Yield its forecast window means [O, K, L, E] of each run."""
     paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
     fitted = fit_forecaster(setting, paths, target) if not isinstance(target, FileTarget) else Fitted()
@@ -64,7 +64,7 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
 
 
 def least_weight(strata: Mapping[screen.Stratum, Any]) -> float | None:
-    """The least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
+    """Return the least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
     for weight in WEIGHTS:
         moved = {stratum: sums.knowing(weight / 100) for stratum, sums in strata.items()}
         if any(_of(moved).reasons()):
@@ -80,7 +80,7 @@ def _of(strata: screen.Strata) -> screen.Screened:
 
 
 def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the screen says of each, honest or a memoriser."""
+    """Yield what the screen says of each, honest or a memoriser."""
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             known = MEMORISERS.get(name)
@@ -96,14 +96,16 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, int]:
-    """A memoriser in a file of its own, and how large it is."""
+    """Return a memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
     file.write_text(memoriser(locate_traces(suite), suite, **{"every": EVERY[suite.name], **options}))
     return FileTarget(text=TARGET, file=file, class_name=TARGET.partition(":")[2]), file.stat().st_size
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """By suite and forecaster: the largest correlations, and from which weight a memory mixed into it is found."""
+    """Return the largest correlations by suite and forecaster, and from which weight a memory mixed into it is
+    found.
+    """
     head = "| suite | forecaster | one recipe | mean of recipes (limit) | found | an exact memory in it is found from |"
     lines = [head, "|---|---|---:|---:|---|---:|"]
     for suite, found in measured.items():
@@ -117,7 +119,7 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def tolerances() -> str:
-    """By how much a re-run may differ, metrics with the same tolerances in one row."""
+    """Return by how much a re-run may differ, metrics with the same tolerances in one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for metric in METRICS.values():
         allowed = metric.tolerance
