@@ -24,7 +24,7 @@ TERMS_OF_1_1 = {
     "isArray": "cr:isArray",
     "name": {"@container": "@language"},
 }
-"""What mlcroissant's context of a document made anew lacks: it is that of Croissant 1.0."""
+"""What mlcroissant's context of a new document lacks: it is that of Croissant 1.0."""
 CONTRIBUTORS = "moeload-bench contributors"
 
 

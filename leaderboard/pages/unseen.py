@@ -1,7 +1,7 @@
 """A part of docs/reports/gated.md: the first score of `gated` on recipes that came after its weights, and a later one.
 
 Made from leaderboard/unseen.json, which `python -m leaderboard studies unseen` adds to as runs are recorded, and from
-the results of the suite that brings the recipes, on whose open runs it was fitted anew.
+the results of the suite that brings the recipes, on whose open runs it was fitted again.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _record_run(
         failed = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
         folder.write(failed, name)
         return failed
-    forks = [  # the first of each origin, then the second: whoever has to stop has as many of all
+    forks = [  # the first of each origin, then the second: one who has to stop has as many of all
         _fork(folder, plan, job, values, i, j, progress)
         for j in range(futures)
         for i in range(len(values.fork_origins))
@@ -183,7 +183,7 @@ def record_fork(
 ) -> Path:
     """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
 
-    One that was interrupted begins anew: it is short.
+    One that was interrupted begins again: it is short.
     """
     from moeload_bench.recipes.training import Run
 

@@ -72,7 +72,7 @@ def _read(path: Path) -> Files | None:
         with zipfile.ZipFile(path) as archive:
             return [(name, archive.read(name)) for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile):
-        return None  # there is none, or it was cut off: made anew
+        return None  # there is none, or it was cut off: it is made again
 
 
 def _write(path: Path, files: Files) -> None:

@@ -91,7 +91,7 @@ def newest_drops(boards: Sequence[Board]) -> Table | None:
 
 
 def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(id, label, options) of each switch for the first suite; the page fills them anew for another one."""
+    """(id, label, options) of each switch for the first suite; the page fills them again for another one."""
     first = boards[0]
     return [
         ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),

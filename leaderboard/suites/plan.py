@@ -1,4 +1,4 @@
-"""What a suite is to be made of: a list of runs, committed once and read by whoever records or freezes them.
+"""What a suite is to be made of: a list of runs, committed once and read by those who record or freeze them.
 
 A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of
 traces and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training

@@ -1,7 +1,7 @@
 """Does a forecaster know what nobody could know? Asked of the very forecasts whose scores are published.
 
 A forecaster that holds the public runs is recognised by what it says about their futures, and nothing else: a run that
-was altered begins to differ where the question is asked, so whoever answers from the past answers as before. So no run
+was altered begins to differ where the question is asked, so one that answers from the past answers as before. So no run
 is altered, and there is nothing that a memoriser could tell from the real one: its published forecasts are looked at.
 
 What the past tells is given by `public_forecasts`: window means, their trends and 1/E. Both the truth and the forecast
