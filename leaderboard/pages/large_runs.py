@@ -18,6 +18,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
 from leaderboard.properties import layer_medians
+from leaderboard.templates import render_text
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
@@ -162,43 +163,23 @@ def _longest(found: Sequence[Statistics]) -> str:
 def beside_table(found: Sequence[Statistics]) -> str:
     """Return what is public about larger runs, and the range of the same thing here."""
     facts = paper()
-    setup = next(s for s in facts.setups if s.name == facts.onset.setup)
-    cong = f"{facts.url.rsplit('/', 1)[-1]}"
-    onsets = [step for s in found for step in s.onsets]
-    band = onset_band([layer for s in found for layer in s.run.layers]) if found else "-"
-    never = sum(len(s.run.layers) - len(s.onsets) for s in found)
-    rows = [
-        (
-            "onset of the stable state",
-            f"after about {facts.onset.steps:,} iterations in {setup.name} ({setup.moe_layers} MoE layers of "
-            f"{setup.experts} experts, {setup.sequences} sequences per step), seen by eye (arXiv {cong})",
-            f"{_range(onsets, ',.0f')} steps by layer, all in the band {band}; {never} layers never",
-        ),
-        (
-            "how routing settles",
-            "it stabilises early in training, in models of 38M to 1.7B active parameters (arXiv 2505.20225, FLAME-MoE)",
-            f"from {_range([s.first_drift for s in found], '.1%')} of a layer's tokens moving between two windows of "
-            f"100 steps from step {EARLY} on, to {_range([s.drift for s in found], '.1%')} in the stable state",
-        ),
-        (
-            "what comes later",
-            "balance improves until steps 30,000 to 40,000, holds to 400,000, then is given up again up to step "
-            "1,200,000, in OLMoE-1B-7B (arXiv 2604.04230)",
-            _longest(found),
-        ),
-        (
-            "how far loads can jump",
-            "load varies widely and rapidly over the course of training (arXiv 2504.19925, Symi)",
-            f"largest over mean share of the last 100 steps {_range([s.imbalance for s in found], '.2f')}",
-        ),
-        (
-            "noise of a batch",
-            f"not published; {', '.join(facts.not_stated[:2])} and tokens per sequence are not stated by arXiv {cong}",
-            f"{_range([s.over_dispersion for s in found], '.2f')} times that of independent draws, at "
-            f"{_range([s.tokens_per_expert for s in found], ',.0f')} tokens per expert and step",
-        ),
-    ]
-    return markdown_table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
+    return render_text(
+        Path(__file__).with_name("large_runs_beside.md.j2"),
+        facts=facts,
+        setup=next(s for s in facts.setups if s.name == facts.onset.setup),
+        cong=facts.url.rsplit("/", 1)[-1],
+        count=len(found),
+        onsets=_range([step for s in found for step in s.onsets], ",.0f"),
+        band=onset_band([layer for s in found for layer in s.run.layers]) if found else "-",
+        never=sum(len(s.run.layers) - len(s.onsets) for s in found),
+        early=EARLY,
+        first_drift=_range([s.first_drift for s in found], ".1%"),
+        drift=_range([s.drift for s in found], ".1%"),
+        longest=_longest(found),
+        imbalance=_range([s.imbalance for s in found], ".2f"),
+        over_dispersion=_range([s.over_dispersion for s in found], ".2f"),
+        tokens=_range([s.tokens_per_expert for s in found], ",.0f"),
+    )
 
 
 def _percent(value: float | None) -> str:

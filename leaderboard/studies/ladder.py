@@ -88,6 +88,10 @@ class LadderRun(Record):
     def recipe(self) -> str:
         return self.id.split("/")[0]
 
+    def score(self, forecaster: str, state: str) -> Score | None:
+        """Return what a forecaster scored in a state, None where it has no score."""
+        return self.scores.get(forecaster, {}).get(state)
+
 
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of a Qwen3-MoE whose embedding is also its output, from the recipe's configuration alone."""

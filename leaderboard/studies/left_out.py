@@ -179,19 +179,18 @@ def record(
 ) -> dict[str, Any]:
     """Skill by recipe and horizon, and mean errors, of each state that occurs."""
     out: dict[str, Any] = {}
+    ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
     for state in ("transient", "stable"):
-        here = [n for n, task in enumerate(tasks) if task.state == state]
-        recipes = sorted({tasks[n].recipe for n in here})
-        log, tv, relative = {}, {}, {}
-        for recipe in recipes:
-            mine = [n for n in here if tasks[n].recipe == recipe]
-            log[recipe] = (
-                np.mean([log_ratio(error_TK[n], tasks[n].reference_K) for n in mine], axis=0).round(5).tolist()
-            )
-            tv[recipe] = np.mean([error_TK[n] for n in mine], axis=0).round(6).tolist()
-            if len(relative_TK):
-                relative[recipe] = np.mean([relative_TK[n] for n in mine], axis=0).round(5).tolist()
-        out[state] = {"log_ratio": log, "window_tv": tv, "window_error_rate": relative}
+        of: dict[str, list[int]] = {}
+        for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
+            of.setdefault(tasks[n].recipe, []).append(n)
+        known = (("log_ratio", ratio_TK, 5), ("window_tv", error_TK, 6), ("window_error_rate", relative_TK, 5))
+        out[state] = {
+            name: {r: np.mean([value_TK[n] for n in own], axis=0).round(d).tolist() for r, own in of.items()}
+            if len(value_TK)
+            else {}
+            for name, value_TK, d in known
+        }
     return out
 
 

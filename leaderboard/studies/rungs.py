@@ -43,22 +43,13 @@ def onset_of(run: LadderRun) -> float | None:
 
 def skill_in(state: str, forecaster: str) -> Value:
     """Return a run's skill of a forecaster in a state."""
-
-    def value(run: LadderRun) -> float | None:
-        score = run.scores.get(forecaster, {}).get(state)
-        return None if score is None else score.skill
-
-    return value
+    return lambda run: score.skill if (score := run.score(forecaster, state)) else None
 
 
 def regret_in(state: str, forecaster: str, horizon: int) -> Value:
     """Return a run's regret of a forecaster's plans in a state, at one of `HORIZONS`."""
-
-    def value(run: LadderRun) -> float | None:
-        score = run.scores.get(forecaster, {}).get(state)
-        return None if score is None else score.regret_K[HORIZONS.index(horizon)]
-
-    return value
+    k = HORIZONS.index(horizon)
+    return lambda run: score.regret_K[k] if (score := run.score(forecaster, state)) else None
 
 
 LOADS = (
