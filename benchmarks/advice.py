@@ -23,7 +23,7 @@ BEGIN, END = "<!-- made by benchmarks/advice.py -->\n", "<!-- end -->"
 
 
 def row(path: Path) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     trace = read_trace(path)
     settings = Settings(follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
@@ -40,7 +40,7 @@ def row(path: Path) -> str:
 
 
 def table(folders: list[Path]) -> str:
-    """All test runs."""
+    """Return the table of all test runs."""
     head = (
         "| run | balancing | devices, slots | advice saves, % | re-plans | best policy saves, % | which | re-plans |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -28,7 +28,7 @@ CLOSE = 1e-3
 
 
 def rows(peer: Path, quick: bool) -> list[Row]:
-    """The three ARIMA goals, over both bundled test traces."""
+    """Return the three ARIMA goals, over both bundled test traces."""
     return [*_simple_rows(peer, quick), _paper_row(quick)]
 
 

@@ -1,9 +1,4 @@
-"""What the parts of `compare.py` share: a line of its table, spreads, jobs in other processes, profiles.
-
-    python compare_common.py TARGET        CPU seconds that numba spends on each function of a forecaster
-
-prints one JSON object: functions that a function calls are counted as their own.
-"""
+"""What the parts of `compare.py` share: a line of its table, spreads, jobs in other processes, profiles."""
 
 from __future__ import annotations
 
@@ -14,9 +9,7 @@ import platform
 import pstats
 import resource
 import subprocess
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,13 +24,13 @@ TOP = 8
 
 
 class Row(NamedTuple):
-    """One line of the goals table; ``why`` measures what bounds it, for a goal that is not met."""
+    """One line of the goals table; ``why`` measures what bounds a goal that is not met, where that can be asked."""
 
     what: str
     goal: str
     measured: str
     verdict: str
-    why: Callable[[], list[str]]
+    why: Callable[[], list[str]] = list
 
 
 def verdict(ok: bool) -> str:
@@ -45,14 +38,14 @@ def verdict(ok: bool) -> str:
 
 
 def spread(values: Sequence[float], unit: float = 1.0, digits: int = 3) -> str:
-    """Median, and the range over the rounds."""
+    """Format the median, and the range over the rounds."""
     scaled = np.array(values) * unit
     middle, low, high = (f"{float(f'{x:.{digits}g}'):,g}" for x in (np.median(scaled), scaled.min(), scaled.max()))
     return f"{middle} ({low} to {high})"
 
 
 def quantiles(name: str, values: Iterable[float]) -> list[str]:
-    """A table of one distribution."""
+    """Return a table of one distribution."""
     at = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
     cells = [f"{x:.3g}" for x in np.quantile(np.array(list(values)), at)]
     return table([name, *(f"{q:.0%}" for q in at)], [["", *cells]])
@@ -72,13 +65,13 @@ def run_json(command: Sequence[object]) -> dict[str, float]:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of its children that ended."""
+    """Return CPU seconds of this process and of its children that ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def profile(call: Callable[[], object]) -> list[str]:
-    """The functions that take most CPU time of their own in a call, which is made once before."""
+    """Return a table of the functions that take most CPU time of their own in a call, which is made once before."""
     call()
     profiler = cProfile.Profile(time.process_time)
     profiler.runcall(call)
@@ -98,40 +91,15 @@ def _place(file: str, line: int, name: str) -> str:
     return name if file == "~" else f"{'/'.join(Path(file).parts[-2:])}:{line} {name}"
 
 
-def compiling(target: str) -> list[str]:
-    """What numba compiles in a new process that makes a forecaster, observes and forecasts."""
-    own = run_json([sys.executable, HERE / "compare_common.py", target])
-    first = sorted(own.items(), key=lambda item: -item[1])
-    rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in first[:TOP]]
-    return table(["compiled by numba", "CPU s"], [*rows, ["all", f"{sum(own.values()):.2f}"]])
-
-
-def _compile(target: str) -> dict[str, float]:
-    from numba.core import event
-
-    own: dict[str, float] = defaultdict(float)
-    begun: list[list[float]] = []
-
-    class Listener(event.Listener):  # type: ignore[misc]
-        def on_start(self, event: Any) -> None:
-            begun.append([time.process_time(), 0.0])
-
-        def on_end(self, event: Any) -> None:
-            start, inner = begun.pop()
-            taken = time.process_time() - start
-            own[event.data["dispatcher"].py_func.__name__] += taken - inner
-            if begun:
-                begun[-1][1] += taken
-
-    event.register("numba:compile", Listener())
-    observe_and_forecast(target, 2, 4, 500)
-    return own
+def new_forecaster(target: str, L: int, E: int) -> Any:
+    """Return a forecaster that has seen nothing."""
+    parsed = parse_target(target)
+    return load_class(parsed)(TraceInfo(L, E, 1, tuple(range(L)), None, 1, "none", 0.0, 0), 0, **parsed.kwargs)
 
 
 def observe_and_forecast(target: str, L: int, E: int, steps: int, origins: int = 1) -> tuple[float, float]:
-    """CPU seconds to observe all steps in blocks of 250, and to answer requests at evenly spaced origins."""
-    parsed = parse_target(target)
-    forecaster = load_class(parsed)(TraceInfo(L, E, 1, tuple(range(L)), None, 1, "none", 0.0, 0), 0, **parsed.kwargs)
+    """Return CPU seconds to observe all steps in blocks of 250, and to answer requests at evenly spaced origins."""
+    forecaster = new_forecaster(target, L, E)
     load = np.random.default_rng(0).poisson(100, (250, L, E))
     ask = {steps // 250 * (i + 1) // origins for i in range(origins)}
     spent = [0.0, 0.0]
@@ -147,7 +115,7 @@ def observe_and_forecast(target: str, L: int, E: int, steps: int, origins: int =
 
 
 def machine() -> str:
-    """Processor, cores and memory."""
+    """Name processor, cores and memory."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -155,7 +123,3 @@ def machine() -> str:
         cpu = platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{cpu} ({platform.machine()}), {os.cpu_count()} cores, {memory:.0f} GiB of memory"
-
-
-if __name__ == "__main__":
-    print(json.dumps(_compile(sys.argv[1])))

@@ -36,7 +36,7 @@ ORIGINS = (
 
 
 def growth(quick: bool) -> list[str]:
-    """The section of the page."""
+    """Return the section of the page."""
     sizes = [(2, 4, (1000, 2000)), (4, 4, (1000,))] if quick else [
         (6, 8, (1000, 10_000, 50_000)), (12, 16, (1000, 10_000, 50_000)), (12, 128, (1000, 5000, 50_000)),
         (128, 128, (1000, 5000, 50_000)),

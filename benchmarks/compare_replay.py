@@ -55,14 +55,16 @@ def _profile(layers: int, steps: int, windows: int) -> list[str]:
 
 def loading_row(quick: bool) -> tuple[Row, list[str]]:
     """`load_trace` against pyarrow for every trace found here: the line of goals, and the table of files."""
-    found = {ref.id: loading.compare(ref.path, 2 if quick else 50) for ref in list_traces()}
-    ratios = [float(str(row["ratio"])) for row in found.values()]
+    refs = list_traces()
+    found = {ref.id: loading.compare(ref.path, 2 if quick else 50) for ref in refs}
+    ratios = [one.ratio for one in found.values()]
     rows = [
-        [f"`{name}`", *(str(row[key]) for key in ("megabytes", "raw_ms", "load_trace_ms", "ratio", "ratio_unverified"))]
-        for name, row in found.items()
-    ]
+        [f"`{ref.id}`", f"{round(ref.path.stat().st_size / 1e6, 2)}", f"{round(1e3 * one.raw, 2)}",
+         f"{round(1e3 * one.verified, 2)}", f"{round(one.ratio, 3)}", f"{round(one.unverified / one.raw, 3)}"]
+        for ref, one in zip(refs, found.values(), strict=True)
+    ]  # fmt: skip
     head = ["trace", "MB on disk", "pyarrow, ms", "`load_trace`, ms", "ratio", "without hashes and invariants"]
-    worst = max(found, key=lambda name: float(str(found[name]["ratio"])))
+    worst = max(found, key=lambda name: found[name].ratio)
     text = (
         "CPU time, one thread, the file in the page cache, medians of calls that take turns (`benchmarks/loading.py`). "
         "`load_trace` also makes an array of every column, checks all invariants and both hashes."

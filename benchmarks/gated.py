@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from compare_common import observe_and_forecast, spread, table, verdict
+from compare_common import new_forecaster, observe_and_forecast, spread, table, verdict
 from threadpoolctl import threadpool_limits
 
-from moeload_bench.forecaster import StepBlock, TraceInfo
-from moeload_bench.isolation.targets import load_class, parse_target
+from moeload_bench.forecaster import StepBlock
 from moeload_bench.results.record import load_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,39 +40,34 @@ SMALL = (2, 16)
 Lines = list[Sequence[str]]
 
 
-def forecaster(name: str, L: int, E: int) -> object:
-    """One of the two, that has seen nothing."""
-    return load_class(parse_target(name))(TraceInfo(L, E, 1, tuple(range(L)), None, 1, "none", 0.0, 0), 0)
-
-
 def step_by_step(name: str, L: int, E: int) -> float:
-    """CPU seconds per step that is observed on its own, as in a live run."""
-    one = forecaster(name, L, E)
+    """Return CPU seconds per step that is observed on its own, as in a live run."""
+    one = new_forecaster(name, L, E)
     load = np.random.default_rng(0).poisson(100, (1, L, E))
     tokens = load.sum(axis=2)
     start = time.process_time()
     for step in range(STEPS):
-        one.observe(StepBlock(np.arange(step, step + 1), load, tokens))  # type: ignore[attr-defined]
+        one.observe(StepBlock(np.arange(step, step + 1), load, tokens))
     return (time.process_time() - start) / STEPS
 
 
 def held_bytes(name: str, steps: int) -> int:
-    """What the forecaster holds after so many steps of a run of the `SMALL` shape."""
+    """Return what the forecaster holds after so many steps of a run of the `SMALL` shape."""
     L, E = SMALL
     load = np.random.default_rng(0).poisson(100, (BLOCK, L, E))
     tokens = load.sum(axis=2)
     tracemalloc.start()
-    one = forecaster(name, L, E)
+    one = new_forecaster(name, L, E)
     before, _ = tracemalloc.get_traced_memory()
     for first in range(0, steps, BLOCK):
-        one.observe(StepBlock(np.arange(first, first + BLOCK), load, tokens))  # type: ignore[attr-defined]
+        one.observe(StepBlock(np.arange(first, first + BLOCK), load, tokens))
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     return held
 
 
 def cost_rows(rounds: int) -> Lines:
-    """Observing in blocks and step by step, and forecasting, at every shape."""
+    """Measure observing in blocks and step by step, and forecasting, at every shape."""
     found: Lines = []
     for (L, E), most_ms in SHAPES.items():
         pairs = [[observe_and_forecast(n, L, E, STEPS, ORIGINS) for n in (OURS, REFERENCE)] for _ in range(rounds)]
@@ -98,7 +92,7 @@ def _beside(times: Sequence[Sequence[float]], unit: float) -> list[str]:
 
 
 def bound_rows() -> Lines:
-    """The fit of the committed result, and what is held after runs of several lengths."""
+    """Return the fit of the committed result, and what is held after runs of several lengths."""
     fit_s = load_result(RESULT).fit_wall_s
     assert fit_s is not None
     found: Lines = [("fit on v1's `train` runs, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",

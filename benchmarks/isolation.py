@@ -3,21 +3,19 @@
     python benchmarks/isolation.py                 sw_avg at 6 x 8 and 128 x 128, then every baseline on the mini suite
     python benchmarks/isolation.py --calls-only    the first part
     python benchmarks/isolation.py uniform arima   the mini suite for these targets only
-    python benchmarks/isolation.py --against DIR   start-up and calls in the sandbox, beside another checkout's
-    python benchmarks/isolation.py --against DIR --cpu    the same in CPU time, kept in isolation.json
+    python benchmarks/isolation.py --against DIR   CPU time in the sandbox beside another checkout's, in isolation.json
     python -m leaderboard pages docs/methods/isolation.md    the table made from that
 
 Levels alternate within each repetition, so that a busy machine hits them alike; medians are printed. Goal: the whole
 mini suite takes at most 1.1 times as long for `arima`. With --against both checkouts (each with its own .venv) are
 measured in turn, and the least of each is compared: what disturbs a machine only ever adds. CPU time is that of a
-control group which holds harness, watch and sandbox; it can be compared while other work goes on.
+control group which holds harness, watch and sandbox, so that it can be compared while other work goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import time
@@ -25,6 +23,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from compare_common import cpu_s
 
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
@@ -49,10 +48,9 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", help="forecasters of the second table; the suite's baselines by default")
     parser.add_argument("--calls-only", action="store_true", help="skip the mini suite")
     parser.add_argument("--against", type=Path, help="another checkout, with a .venv")
-    parser.add_argument("--cpu", action="store_true", help="with --against: CPU time, for a machine that is busy")
     arguments = parser.parse_args()
     if arguments.against is not None:
-        (keep_cpu_against if arguments.cpu else print_against)(arguments.against)
+        keep_cpu_against(arguments.against)
         return
     levels = [level for level in LEVELS if level_available(level) is None]
     for missing in set(LEVELS) - set(levels):
@@ -64,7 +62,7 @@ def main() -> None:
 
 
 def print_calls(layers: int, experts: int, levels: list[Level]) -> None:
-    """Start-up, and wall time per call, of `sw_avg` at one shape; and what a level adds to level `none`."""
+    """Print start-up, and wall time per call, of `sw_avg` at one shape; and what a level adds to level `none`."""
     found: dict[Level, list[tuple[float, float, float]]] = defaultdict(list)
     for _ in range(REPETITIONS):
         for level in levels:
@@ -79,21 +77,8 @@ def print_calls(layers: int, experts: int, levels: list[Level]) -> None:
         print(f"  {level:8}", *cells)
 
 
-def print_against(other: Path, repetitions: int = 4) -> None:
-    """Least start-up and least median call of `sw_avg` in the sandbox, here and there, and their ratio."""
-    here = Path(__file__).resolve().parents[1]
-    for layers, experts in SHAPES:
-        found: dict[Path, list[list[float]]] = {here: [], other: []}
-        for turn in range(2 * repetitions):
-            place = (here, other)[(turn + turn // 2) % 2]
-            found[place].append(measure_in(place, layers, experts))
-        least = {place: np.min(rows, axis=0) for place, rows in found.items()}
-        print(f"sw_avg at {layers} x {experts} in the sandbox: {WHAT}; milliseconds here, there, and their ratio")
-        print("  ", *(f"{1e3 * a:9.3f} / {1e3 * b:9.3f} = {a / b:.3f}" for a, b in zip(*least.values(), strict=True)))
-
-
 def keep_cpu_against(other: Path) -> None:
-    """CPU seconds of a start-up and of an observe with a forecast, here and there, kept in `KEPT`.
+    """Keep in `KEPT` the CPU seconds of a start-up and of an observe with a forecast, here and there.
 
     They are what more start-ups, or more calls, add to the least of some harnesses.
     """
@@ -121,7 +106,7 @@ def keep_cpu_against(other: Path) -> None:
 
 
 def cpu_of(place: Path, layers: int, experts: int, starts: int, calls: int) -> float:
-    """CPU seconds of a checkout's harness that starts so many sandboxes, each asked so often, and of all in them."""
+    """Return CPU seconds of a checkout's harness that starts so many sandboxes, each asked so often, and of theirs."""
     quarter = 4 if experts >= 64 else 1  # what `measure` divides its number of calls by
     code = (
         f"import isolation; isolation.CALLS = {quarter * calls}\n"
@@ -138,18 +123,8 @@ def cpu_of(place: Path, layers: int, experts: int, starts: int, calls: int) -> f
         group.remove()
 
 
-def measure_in(place: Path, layers: int, experts: int) -> list[float]:
-    """`measure` of a checkout's own code, by its own interpreter: the least of five, in a warm harness."""
-    measure = f"isolation.measure({layers}, {experts}, 'sandbox')"
-    code = f"import isolation; {measure}; print(list(map(min, zip(*({measure} for _ in range(5))))))"
-    python = place / ".venv" / "bin" / "python"
-    done = subprocess.run([python, "-c", code], cwd=place / "benchmarks", capture_output=True, text=True, check=True)
-    seconds: list[float] = json.loads(done.stdout)
-    return seconds
-
-
 def measure(layers: int, experts: int, level: Level) -> tuple[float, float, float]:
-    """Seconds of start-up, of one observe and of one forecast."""
+    """Return seconds of start-up, of one observe and of one forecast."""
     rng = np.random.default_rng(0)
     load = rng.integers(0, 1000, size=(10, layers, experts))
     info = TraceInfo(layers, experts, 1, tuple(range(layers)), None, 1, "none", 0.0, 0)
@@ -169,7 +144,7 @@ def measure(layers: int, experts: int, level: Level) -> tuple[float, float, floa
 
 
 def print_suite(targets: list[str], levels: list[Level]) -> None:
-    """Wall and CPU seconds of the whole mini suite for each forecaster, each with its ratio to level `none`.
+    """Print wall and CPU seconds of the whole mini suite for each forecaster, each with its ratio to level `none`.
 
     CPU seconds are those of the harness and its children together; on a busy machine trust their ratio. A sandbox's are
     not handed to its parent: there they are the harness's own and what it measured of the calls, without start-up.
@@ -189,12 +164,6 @@ def print_suite(targets: list[str], levels: list[Level]) -> None:
         cells = [f"{level} {wall[level]:7.2f} ({wall[level] / wall['none']:.3f})" for level in levels]
         cells += [f"CPU {level} {cpu[level]:7.2f} ({cpu[level] / cpu['none']:.3f})" for level in levels]
         print(f"  {target:20}", "  ".join(cells), flush=True)
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process and of the children that ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

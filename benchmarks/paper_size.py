@@ -18,7 +18,7 @@ from typing import Any
 
 
 def narrowed(recipe: Any, width: int | None) -> Any:
-    """The recipe with experts of another width."""
+    """Return the recipe with experts of another width."""
     if width is None:
         return recipe
     config = {**recipe.model.config, "moe_intermediate_size": width}

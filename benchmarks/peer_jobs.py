@@ -18,7 +18,7 @@ HORIZON = 1000
 
 
 def statsforecast_job(path: Path) -> dict[str, float]:
-    """Each array of the file is one series up to one origin; the first call (compilation) is not counted."""
+    """Time each array of the file, one series up to one origin; the first call (compilation) is not counted."""
     from statsforecast.models import ARIMA
 
     with np.load(path) as archive:
@@ -36,7 +36,7 @@ def statsforecast_job(path: Path) -> dict[str, float]:
 
 
 def write_fev_data(folder: Path, series: int, steps: int) -> dict[str, float]:
-    """The same share series in fev's layout: one row per series, timestamps a second apart."""
+    """Write the same share series in fev's layout: one row per series, timestamps a second apart."""
     import datasets
 
     rng = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def fev_job(folder: Path, windows: int) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Most resident memory so far. `ru_maxrss` would begin at what the process that started this one had."""
+    """Return most resident memory so far. `ru_maxrss` would begin at what the process that started this one had."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 

@@ -47,7 +47,7 @@ SHARD_STEPS = 250
 
 
 def build(layers: int, experts: int = 8) -> Any:
-    """A Qwen3-MoE of the mini suite's width."""
+    """Make a Qwen3-MoE of the mini suite's width."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -72,8 +72,18 @@ def build(layers: int, experts: int = 8) -> Any:
     return AutoModelForCausalLM.from_config(config).train()
 
 
+def two_copies(layers: int, experts: int = 8) -> tuple[list[Any], list[Any]]:
+    """Make one model twice, and an optimizer for each."""
+    import torch
+
+    torch.set_num_threads(1)
+    model = build(layers, experts)
+    models = [model, copy.deepcopy(model)]
+    return models, [torch.optim.AdamW(one.parameters(), lr=1e-3) for one in models]
+
+
 def train_step(model: Any, optimizer: Any, tokens: Any, passes: int = 1) -> float:
-    """One optimizer step of so many passes; returns the last loss, as a loop that logs it does."""
+    """Make one optimizer step of so many passes; return the last loss, as a loop that logs it does."""
     for part in tokens.chunk(passes):
         loss = model(input_ids=part, labels=part).loss
         (loss / passes).backward()
@@ -83,15 +93,12 @@ def train_step(model: Any, optimizer: Any, tokens: Any, passes: int = 1) -> floa
 
 
 def measure(layers: int, pairs: int, sequences: int, passes: int = 1, compiled: bool = False) -> dict[str, Any]:
-    """CPU seconds of ``pairs`` steps with and as many without recording, and their ratio."""
+    """Measure CPU seconds of ``pairs`` steps with and as many without recording, and their ratio."""
     import torch
 
     from moeload_bench.recording.recorder import record
 
-    torch.set_num_threads(1)
-    models = [build(layers)]
-    models.append(copy.deepcopy(models[0]))
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
+    models, optimizers = two_copies(layers)
     spent: dict[bool, list[float]] = {True: [], False: []}
     shards: list[float] = []
     again = 0
@@ -123,14 +130,14 @@ def measure(layers: int, pairs: int, sequences: int, passes: int = 1, compiled: 
 
 
 def compilations() -> int:
-    """Graphs that were compiled in this process so far."""
+    """Count the graphs that were compiled in this process so far."""
     import torch
 
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def measure_monitor(layers: int, experts: int, pairs: int, sequences: int) -> dict[str, Any]:
-    """CPU seconds of recorded steps with and without a monitor, and their ratio."""
+    """Measure CPU seconds of recorded steps with and without a monitor, and their ratio."""
     import torch
 
     from moeload_bench.live.core import replay
@@ -138,12 +145,9 @@ def measure_monitor(layers: int, experts: int, pairs: int, sequences: int) -> di
     from moeload_bench.recording.recorder import record
     from moeload_bench.traces.trace import Trace
 
-    torch.set_num_threads(1)
     load_SLE = np.full((300, layers, experts), 8)
     assert list(replay(Trace.from_arrays(load_SLE)))  # the first forecast and advice of a process import what they need
-    models = [build(layers, experts)]
-    models.append(copy.deepcopy(models[0]))
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in models]
+    models, optimizers = two_copies(layers, experts)
     around: dict[bool, list[float]] = {True: [], False: []}
     inside: list[float] = []
     for chosen in (0, 1):
@@ -191,7 +195,7 @@ class Timed:
 
 
 def orders(seed: int) -> Iterator[tuple[int, int]]:
-    """Which copy begins: drawn for every second pair, the other one in the pair that follows."""
+    """Yield which copy begins: drawn for every second pair, the other one in the pair that follows."""
     draw = random.Random(seed)
     while True:
         first = draw.randrange(2)
@@ -200,7 +204,7 @@ def orders(seed: int) -> Iterator[tuple[int, int]]:
 
 
 def measure_parts(layers: int, steps: int, sequences: int) -> dict[str, float]:
-    """Median CPU milliseconds per step of each part of recording, and of the training step without them."""
+    """Measure median CPU milliseconds per step of each part of recording, and of the training step without them."""
     import torch
 
     from moeload_bench.recording.recorder import record
@@ -253,7 +257,7 @@ def timed_parts(spent: dict[str, float]) -> Iterator[None]:
 
 
 def ratio(with_: np.ndarray, without: np.ndarray, inside: np.ndarray | None = None) -> dict[str, float]:
-    """Interquartile mean of the pairs' log ratios, as a ratio, with a 95 % percentile bootstrap interval.
+    """Return the interquartile mean of the pairs' log ratios, as a ratio, with a 95 % percentile bootstrap interval.
 
     ``inside``: seconds that were taken by themselves; their mean over the median step is added to the ratio.
     """
@@ -273,7 +277,7 @@ def ratio(with_: np.ndarray, without: np.ndarray, inside: np.ndarray | None = No
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along the last axis."""
+    """Return the mean of the middle half along the last axis."""
     count = values.shape[-1]
     middle: np.ndarray = np.sort(values, axis=-1)[..., count // 4 : count - count // 4].mean(axis=-1)
     return middle
@@ -292,26 +296,23 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="where the time goes, over as many steps as pairs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    if given.monitor:
-        for layers, experts in zip(given.layers, given.experts, strict=True):
-            with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
-                found = measure_monitor(layers, experts, given.pairs, given.sequences)
-            print(json.dumps(found) if given.json else line(layers, found), flush=True)
-        return
-    if given.compile:
-        for layers, passes in itertools.product(given.layers, given.passes):
-            with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
-                found = measure(layers, given.pairs, given.sequences, passes, compiled=True)
-            print(json.dumps(found) if given.json else line(layers, found), flush=True)
-        return
-    for layers in given.layers:
+    passes, experts = (
+        given.passes if given.compile else [1],
+        given.experts if given.monitor else [8] * len(given.layers),
+    )
+    for (layers, of_each), number in itertools.product(zip(given.layers, experts, strict=True), passes):
         with mock.patch("moeload_bench.recording.recorder.SHARD_SECONDS", None):
-            found = (measure_parts if given.parts else measure)(layers, given.pairs, given.sequences)
+            if given.monitor:
+                found = measure_monitor(layers, of_each, given.pairs, given.sequences)
+            elif given.parts:
+                found = measure_parts(layers, given.pairs, given.sequences)
+            else:
+                found = measure(layers, given.pairs, given.sequences, number, compiled=given.compile)
         print(json.dumps(found) if given.json else line(layers, found), flush=True)
 
 
 def line(layers: int, found: dict[str, Any]) -> str:
-    """A measurement for people."""
+    """Format a measurement for people."""
     if "ratio" not in found:
         return f"{layers:2} layers, ms per step: " + ", ".join(f"{name} {ms:.3f}" for name, ms in found.items())
     pairs = f"{found['pairs']} pairs"

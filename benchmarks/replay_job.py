@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from peer_jobs import peak_mb
 
 from moeload_bench.evaluation.harness import follow, row_of, window_rows
 from moeload_bench.isolation.targets import parse_target
@@ -24,7 +25,7 @@ HORIZON = 1000
 
 
 def write_data(path: Path, layers: int, experts: int, steps: int) -> dict[str, float]:
-    """A synthetic trace of 64 tokens per expert and step."""
+    """Write a synthetic trace of 64 tokens per expert and step."""
     rng = np.random.default_rng(0)
     p_LE = rng.dirichlet(np.ones(experts) * 4, size=layers)
     load = rng.multinomial(64 * experts, p_LE, size=(steps, layers))
@@ -39,12 +40,7 @@ def run(path: Path, windows: int) -> dict[str, float]:
     loaded = time.process_time()
     scoring = replay_and_score(trace, [trace.steps - HORIZON * (i + 1) for i in reversed(range(windows))], HORIZON)
     end = time.process_time()
-    return {
-        "load": loaded - start,
-        "replay": end - loaded - scoring,
-        "score": scoring,
-        "peak_mb": peak_mb(),
-    }
+    return {"load": loaded - start, "replay": end - loaded - scoring, "score": scoring, "peak_mb": peak_mb()}
 
 
 def replay_and_score(trace: Trace, origins: list[int], horizon: int, *, scored: bool = True) -> float:
@@ -67,12 +63,6 @@ def decode(path: Path) -> dict[str, float]:
     with pq.ParquetFile(path, memory_map=True) as file:
         file.read(use_threads=False)
     return {"decode": time.process_time() - start}
-
-
-def peak_mb() -> float:
-    """Most resident memory so far. `ru_maxrss` would begin at what the process that started this one had."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ class Rooms:
         self.moves: Counter[tuple[str, str, str, str]] = Counter()
 
     def room(self, file: str) -> str | None:
-        """The room of a file; None outside the package."""
+        """Return the room of a file; None outside the package."""
         if file not in self._rooms:
             room, folder, _ = file.removeprefix(self._package).partition(os.sep)
             self._rooms[file] = room if file.startswith(self._package) and folder else None

@@ -35,7 +35,7 @@ def suites_with_results(results: Path = RESULTS) -> list[str]:
 
 
 def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
-    """The committed results of a suite: its baselines in their order, then the others by name.
+    """Return the committed results of a suite: its baselines in their order, then the others by name.
 
     Raises `ResultError` that names every file of another suite, of other traces or tasks, or of changed code.
     """
@@ -48,7 +48,9 @@ def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
 
 
 def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
-    """Every record in the suite's folder; raises `ResultError` for one that cannot be read, or two of one name."""
+    """Return every record in the suite's folder; raise `ResultError` for one that cannot be read, or two of
+    one name.
+    """
     found = {path: load_result(path) for path in sorted((results / suite.name).glob("*.json"))}
     first: dict[str, Path] = {}
     for path, result in found.items():
@@ -59,14 +61,14 @@ def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
 
 
 def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
-    """The suite's baselines in their order, then the others by name."""
+    """Return the suite's baselines in their order, then the others by name."""
     found = {result.name: result for result in results}
     first = [name for name in suite.baselines if name in found]
     return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
 
 
 def result_problems(result: Result, suite: Suite) -> Iterator[str]:
-    """Why a result is not one of this suite and of this code, in words."""
+    """Yield why a result is not one of this suite and of this code, in words."""
     if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
         yield (
             f"scored on suite {result.suite.name} {result.suite.sha256[:12]}, expected {suite.name} "
@@ -130,7 +132,7 @@ def _runs(result: Result, suite: Suite) -> Iterator[str]:
 
 
 def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
-    """What to run to obtain a result again: a submission's code, or a baseline.
+    """Return what to run to obtain a result again: a submission's code, or a baseline.
 
     Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
     """
@@ -140,7 +142,7 @@ def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
 
 
 def model_type_of(result: Result, record: Submission | None) -> ModelType:
-    """What a forecaster is: what its submission says, else what follows from how it was made."""
+    """Return what a forecaster is: what its submission says, else what follows from how it was made."""
     if record is not None and record.model_type is not None:
         return record.model_type
     if result.forecaster.target == UNIFORM:
@@ -150,12 +152,14 @@ def model_type_of(result: Result, record: Submission | None) -> ModelType:
 
 
 def submission_path(name: str, suite: str, submissions: Path = SUBMISSIONS) -> Path:
-    """Where a submission to a suite lies: apart once the suite is closed, so that the name's next one has room."""
+    """Return where a submission to a suite lies: apart once the suite is closed, so that the name's next one
+    has room.
+    """
     closed = submissions.parent / "closed" / suite / name
     return closed if closed.is_dir() else submissions / name
 
 
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
-    """The submission that a result is named after, None where there is none."""
+    """Return the submission that a result is named after, None where there is none."""
     folder = submission_path(result.name, result.suite.name, submissions)
     return read_folder(folder, bound_code(result)) if (folder / RECORD).is_file() else None

@@ -101,6 +101,6 @@ def _holds(store: Path | None, sha256: str, target: str) -> bool:
 
 
 def _module_of(target: str) -> str:
-    """The module that a target names, also one that is gone."""
+    """Return the module that a target names, also one that is gone."""
     location = target.partition("@")[0]
     return location.rpartition(":")[0] or f"{BASELINES_PACKAGE}.{location}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench import cache
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.results.grid import present_mean
 from moeload_bench.schema import Record
 from moeload_bench.scoring.description import describe_layers
@@ -75,15 +76,15 @@ MEASURES = (
 
 
 def properties_of(path: Path) -> Properties:
-    """The properties of a trace's file: from the cache by the hash of its content, else computed."""
+    """Return the properties of a trace's file: from the cache by the hash of its content, else computed."""
     key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=2)
     stored = cache.load(key)
     if stored is not None:
         return Properties.model_validate(stored)
     trace = read_trace(path)
-    layers = describe_layers(trace)
+    layers, labels = describe_layers(trace), label_states(trace.load_SLE, stride=trace.meta.stride)
     found = Properties(
-        drift=_drift(trace.load_SLE, trace.meta.stride),
+        drift=present_mean(layer_medians(labels.drift_SL, ~labels.transient_SL)),
         over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
         imbalance=present_mean([layer.imbalance_last for layer in layers]),
         experts=trace.num_experts,
@@ -96,22 +97,19 @@ def properties_of(path: Path) -> Properties:
     return found
 
 
-def _drift(load_SLE: np.ndarray, stride: int) -> float | None:
-    labels = label_states(load_SLE, stride=stride)
-    kept = [
-        drift_S[stable_S & np.isfinite(drift_S)]
-        for drift_S, stable_S in zip(labels.drift_SL.T, ~labels.transient_SL.T, strict=True)
-    ]
-    return present_mean([float(np.median(values)) if len(values) else None for values in kept])
+def layer_medians(drift_SL: FloatArray, keep_SL: BoolArray) -> list[float | None]:
+    """Return each layer's median drift over the rows to keep; None for a layer without any."""
+    by_layer = (drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True))
+    return [float(np.median(values)) if len(values) else None for values in by_layer]
 
 
 def balancing_of(meta: TraceMeta) -> str:
-    """The method of balancing, in the words of a slice."""
+    """Return the method of balancing, in the words of a slice."""
     return BALANCING.get((meta.balancing.method, meta.balancing.scope), meta.balancing.method.replace("_", " "))
 
 
 def changes_of(trace: Trace) -> Iterator[str]:
-    """What happens on the way: to the learning rate after its warm-up, to the data, to the batch."""
+    """Yield what happens on the way: to the learning rate after its warm-up, to the data, to the batch."""
     if trace.meta.schedule.get("kind", "constant") != "constant":
         yield DECAYS
     if len({source.stage for source in trace.meta.sources}) > 1:
@@ -121,7 +119,9 @@ def changes_of(trace: Trace) -> Iterator[str]:
 
 
 def slices_of(properties: Mapping[str, Properties]) -> list[Slice]:
-    """The slices of runs by their trace's id, property by property; none of all runs, or of those of one recipe."""
+    """Return the slices of runs by their trace's id, property by property; none of all runs, or of those of one
+    recipe.
+    """
     recipes: dict[str, set[str]] = {}
     for name in properties:
         recipes.setdefault(name.split("/")[0], set()).add(name)
@@ -144,7 +144,7 @@ def _halves(properties: Mapping[str, Properties]) -> Iterator[Slice]:
 
 
 def lower_bound(values: list[float]) -> float:
-    """The largest value of the lower part: of all cuts between different values, the one nearest to halves."""
+    """Return the largest value of the lower part: of all cuts between different values, the one nearest to halves."""
     distinct = sorted(set(values))[:-1]
     return min(distinct, key=lambda bound: abs(2 * sum(value <= bound for value in values) - len(values)))
 

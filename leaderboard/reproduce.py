@@ -48,7 +48,7 @@ MAX_LINES = 20
 
 
 def same_machine(then: Environment, here: Environment) -> str | None:
-    """What tells two machines apart, None for nothing: the processor, Python, the numerical libraries."""
+    """Return what tells two machines apart, None for nothing: the processor, Python, the numerical libraries."""
     pairs = {
         "hardware": (then.hardware, here.hardware),
         "python": (then.python, here.python),
@@ -70,7 +70,7 @@ def exactly(metric: str) -> Bound:
 
 
 def compare(committed: Result, again: Result, bounds: Bounds) -> Iterator[str]:
-    """What differs between a committed result and its re-run, in words: trace, state, horizon, metric, values."""
+    """Yield what differs between a committed result and its re-run, in words: trace, state, horizon, metric, values."""
     runs = {run.trace: run for run in again.runs}
     for run in committed.runs:
         if run.trace not in runs:
@@ -99,7 +99,7 @@ def local_changes() -> list[str]:
 
 
 def prepared(result: Result, submissions: Path = SUBMISSIONS) -> tuple[Target, Level]:
-    """What to run again, and where: a baseline at the level of its result, anybody's code in the sandbox only.
+    """Return what to run again, and where: a baseline at the level of its result, anybody's code in the sandbox only.
 
     What a result says of its level is its author's word. Raises `IsolationError` where there is no sandbox, and
     `SubmissionError` when the packages that a submission requires do not install.
@@ -114,7 +114,7 @@ def prepared(result: Result, submissions: Path = SUBMISSIONS) -> tuple[Target, L
 
 
 def run_again(results: Sequence[Result], suite: Suite, jobs: int) -> list[Result]:
-    """Every result once more, with a cache of its own that is thrown away."""
+    """Return every result once more, with a cache of its own that is thrown away."""
     again: dict[str, Result] = {}
     ready = {result.name: prepared(result) for result in results}
     with tempfile.TemporaryDirectory(prefix="moeload-reproduce-") as scratch, pair_progress() as progress:
@@ -131,7 +131,7 @@ def run_again(results: Sequence[Result], suite: Suite, jobs: int) -> list[Result
 
 
 def chosen(suite: Suite, folder: Path, only: Sequence[str] | None) -> list[Result]:
-    """The committed results to run again; raises `ResultError` or `NotFoundError` when there are none."""
+    """Return the committed results to run again; raise `ResultError` or `NotFoundError` when there are none."""
     found = {result.name: result for result in in_suite_order(list(load_all(suite, folder).values()), suite)}
     if not found:
         raise ResultError(f"no committed result of suite {suite.name} in {folder}")
@@ -142,7 +142,7 @@ def chosen(suite: Suite, folder: Path, only: Sequence[str] | None) -> list[Resul
 
 
 def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, list[str]]:
-    """How a result was compared, and what differs; ``exact`` None: exactly where it was made on such a machine.
+    """Return how a result was compared, and what differs; ``exact`` None: exactly where it was made on such a machine.
 
     A result that does not name the kernels it was made with may come from this machine or from another with a processor
     of the same name: it is compared exactly if that holds, else within tolerances.

@@ -22,7 +22,7 @@ BESIDE = ("sw_avg", "arima")
 
 
 def adapters_tables() -> str:
-    """One table for each suite on which an adapter was scored."""
+    """Return one table for each suite on which an adapter was scored."""
     found = {suite: _adapters(suite) for suite in reversed(suites_with_results())}
     return "\n\n".join(_table(suite, results) for suite, results in found.items() if results)
 

@@ -12,7 +12,7 @@ from moeload_bench.traces.store import bundled_folder
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:
-    """Every generated file of the datasets with its content; CITATION.cff is published as it is."""
+    """Return every generated file of the datasets with its content; CITATION.cff is published as it is."""
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
     traces = root / "traces"

@@ -24,12 +24,12 @@ TERMS_OF_1_1 = {
     "isArray": "cr:isArray",
     "name": {"@container": "@language"},
 }
-"""What mlcroissant's context of a document made anew lacks: it is that of Croissant 1.0."""
+"""What mlcroissant's context of a new document lacks: it is that of Croissant 1.0."""
 CONTRIBUTORS = "moeload-bench contributors"
 
 
 def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
-    """The metadata as JSON text: one record set per recipe, every file with its checksum."""
+    """Return the metadata as JSON text: one record set per recipe, every file with its checksum."""
     terms = dict(sorted({**mlc.Rdf().context, **TERMS_OF_1_1}.items()))
     root, ctx = Path(folder), mlc.Context(conforms_to=STANDARD, rdf=mlc.Rdf(context=terms))
     recipes = sorted({run.recipe for run in runs})

@@ -49,7 +49,7 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
 
 
 def separation() -> str:
-    """Which forecasters the error tells from the reference, and which the plans made from them."""
+    """Return which forecasters the error tells from the reference, and which the plans made from them."""
     results = results_of(SUITE)
     return "\n\n".join(separated(results, compared_cells(results, PRIMARY))) + "\n"
 
@@ -66,12 +66,12 @@ def regret_table() -> str:
 
 @functools.cache
 def comparison(trace: str) -> Comparison:
-    """All policies on a trace of the walk-through."""
+    """Return all policies on a trace of the walk-through."""
     return compare_policies(load_trace(trace), FORECASTER, WALK[trace], COST, level="none")
 
 
 def walk_table() -> str:
-    """What the walk-through found, one column per trace."""
+    """Return what the walk-through found, one column per trace."""
     found = [comparison(trace) for trace in WALK]
     lines: dict[str, Callable[[Comparison], str]] = {
         "devices, slots": lambda one: f"{one.simulation.shape.devices}, {one.simulation.shape.slots}",
@@ -121,12 +121,12 @@ REGRET_PARTS: Mapping[str, Maker] = {
 
 
 def draw_walk() -> None:
-    """The figure of docs/methods/placement.md."""
+    """Draw the figure of docs/methods/placement.md."""
     trace = next(iter(WALK))
     save_figure(draw_policies(comparison(trace), load_trace(trace)), ROOT / "docs" / "methods" / "figures" / "plan.svg")
 
 
 def draw_regret_page() -> None:
-    """The figures of docs/reports/regret.md."""
+    """Draw the figures of docs/reports/regret.md."""
     reaction.draw_reaction()
     save_figure(draw_regret(results_of(SUITE)), ROOT / "docs" / "reports" / "regret.svg")

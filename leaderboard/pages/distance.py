@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
 
 from leaderboard.committed import model_type_of, submission_of
 from leaderboard.pages.parts import Maker
@@ -28,6 +27,8 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.results.comparison import Errors, errors_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
+from moeload_bench.results.seeds import t_quantile
+from moeload_bench.results.statistics import run_means
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 
@@ -51,17 +52,17 @@ class Values:
 
     @property
     def best_classical(self) -> str:
-        """The classical entry with the least mean over recipes."""
+        """Return the classical entry with the least mean over recipes."""
         return min(self.classical, key=lambda name: float(self.classical[name].mean()))
 
     @property
     def closed(self) -> tuple[float, float, float]:
-        """The share of the distance from the best classical entry to `BOUND` that `gated` closes, and its interval."""
+        """Return how much of the way from the best classical entry to `BOUND` `gated` closes, with its interval."""
         return share_closed(self.classical[self.best_classical], self.gated_R, self.marks[BOUND])
 
 
 def values_of(results: Sequence[Result], state: str) -> dict[str, Values]:
-    """By horizon, as text, and over all of them (`ALL`).
+    """Return the values by horizon, as text, and over all of them (`ALL`).
 
     Of a recipe, the mean over its runs of the run's mean over its origins in the state; recipes without any are left
     out.
@@ -90,39 +91,35 @@ def _classical(result: Result) -> bool:
 
 
 def _by_recipe(errors: Errors, name: str, horizons: Sequence[int]) -> FloatArray:
-    value_T = errors.by_forecaster[name]
-    columns = []
-    for horizon in horizons:
-        here = errors.horizon_T == horizon
-        by_run: dict[str, dict[str, list[float]]] = {}
-        for i in np.flatnonzero(here).tolist():
-            by_run.setdefault(errors.tasks.recipe_T[i], {}).setdefault(errors.tasks.run_T[i], []).append(value_T[i])
-        columns.append([np.mean([np.mean(run) for run in runs.values()]) for runs in by_run.values()])
-    return np.array(columns, dtype=np.float64).T
+    """Return [R, K]: means over the runs of a recipe of the runs' means over their origins."""
+    by_horizon = (errors.select(horizon=horizon) for horizon in horizons)
+    means = [run_means(here.by_forecaster[name], here.tasks).values() for here in by_horizon]
+    return np.array([[run_R.mean() for run_R in recipes] for recipes in means]).T
 
 
 def _floor_by_recipe(result: Result, errors: Errors, state: str, floor: str) -> FloatArray:
-    """[R, K]: the floor of the state's windows, mean over the runs of a recipe that have origins in it."""
-    runs = {run.trace: run.floors[state][floor][PRIMARY] for run in result.runs if run.trace in errors.tasks.run_T}
-    found: dict[str, dict[str, Sequence[float | None]]] = {}
-    for recipe, run in zip(errors.tasks.recipe_T, errors.tasks.run_T, strict=True):
-        found.setdefault(recipe, {})[run] = runs[run]
-    return np.array([np.mean(np.array(list(by.values()), dtype=np.float64), axis=0) for by in found.values()])
+    """Return [R, K]: the floor of the state's windows, mean over the runs of a recipe that have origins in it."""
+    there = set(errors.tasks.run_T)
+    found = [
+        [run.floors[state][floor][PRIMARY] for run in result.runs if run.recipe == recipe and run.trace in there]
+        for recipe in dict.fromkeys(errors.tasks.recipe_T)
+    ]
+    return np.array([np.mean(np.array(runs, dtype=np.float64), axis=0) for runs in found])
 
 
 def share_closed(start_R: FloatArray, reached_R: FloatArray, goal_R: FloatArray) -> tuple[float, float, float]:
-    """(start - reached) / (start - goal) of the means over recipes, with its 95 % jackknife t interval over recipes."""
+    """Return (start - reached) / (start - goal) of the means over recipes, with its 95 % jackknife t interval."""
     won_R, distance_R = start_R - reached_R, start_R - goal_R
     R = len(won_R)
     share = float(won_R.sum() / distance_R.sum())
     without_R = (won_R.sum() - won_R) / (distance_R.sum() - distance_R)
     error = float(np.sqrt((R - 1) / R * ((without_R - without_R.mean()) ** 2).sum()))
-    half = float(t.ppf(0.975, R - 1)) * error
+    half = t_quantile(R - 1, 0.95) * error
     return share, share - half, share + half
 
 
 def distance_part() -> str:
-    """What it comes to, and by state and horizon: where the distance begins, where `gated` is, and where it ends."""
+    """Say what it comes to; by state and horizon, where the distance begins, where `gated` is, and where it ends."""
     found = {state: values_of(results_of(SUITE), state) for state in STATES}
     rows = [_row(state, horizon, value) for state, values in found.items() for horizon, value in values.items()]
     heads = ("state", "h", "best classical", f"`{NAME}`", *(f"*{mark}*" for mark in MARKS), f"closed to *{BOUND}*")

@@ -22,6 +22,7 @@ from leaderboard.season_tools.futures import ForkPoint, fork_points
 from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons
+from leaderboard.templates import render_text
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
@@ -50,20 +51,22 @@ class Pilot:
         return self.points[0].horizons
 
     def error_K(self, name: str, point: ForkPoint) -> FloatArray:
-        """An entry's `window_tv` at an origin, mean over all futures; raises `SeasonError` where it gave no answer."""
+        """Return an entry's `window_tv` at an origin, mean over all futures; raise `SeasonError` where it gave no
+        answer.
+        """
         for task in self.losses[name].tasks:
             if (task.trace, task.origin) == (point.trace.id, point.origin) and task.failure is None:
                 return np.asarray(np.mean(task.loss_JK, axis=0))
         raise SeasonError(f"{name} gave no forecast at step {point.origin} of {point.trace.id}")
 
     def best_error_K(self, point: ForkPoint) -> FloatArray:
-        """The least error of any entry at each horizon."""
+        """Return the least error of any entry at each horizon."""
         return np.asarray(np.min([self.error_K(name, point) for name in self.losses], axis=0))
 
 
 @functools.cache
 def pilot(root: Path = PILOTS) -> Pilot:
-    """The newest pilot; raises `SeasonError` where none is revealed."""
+    """Return the newest pilot; raise `SeasonError` where none is revealed."""
     season = next(iter(scored_seasons(root)), None)
     reveal = season.folder.reveal() if season else None
     reference = reference_of(season.results) if season else None
@@ -77,7 +80,7 @@ def pilot(root: Path = PILOTS) -> Pilot:
 
 
 def setup(found: Pilot) -> str:
-    """What was recorded."""
+    """Return what was recorded."""
     plan = found.season.folder.plan()
     where: dict[str, list[str]] = {}
     for point in found.points:
@@ -97,13 +100,32 @@ def setup(found: Pilot) -> str:
 
 
 def lead(found: Pilot) -> str:
-    """What it showed."""
-    return "\n".join([*_shares(found), *_tests(found), *_power(found)])
+    """Say what it showed: how much of the errors is there whatever one knows, and whom the test finds."""
+    tests, level = found.season.tests, found.season.folder.plan().forks.level
+    least = min(tests, key=lambda name: tests[name].p_value)
+    whole = memory_test(found.points, 1.0)
+    weights = [weight for weight in WEIGHTS if memory_test(found.points, weight).p_value <= whole.least_p]
+    return render_text(
+        Path(__file__).with_name("forks_lead.md.j2"),
+        shares=list(_shares(found)),
+        last=f"{found.horizons[-1]:,}",
+        tests=len(tests),
+        wrong=[f"`{name}`" for name, test in tests.items() if test.p_value <= level],
+        level=f"{level:g}",
+        least=least,
+        least_p=f"{tests[least].p_value:.2g}",
+        reference=found.reference,
+        whole_p=f"{whole.least_p:.2g}",
+        weight=f"{min(weights):g}" if weights else "",
+        weights=WEIGHTS,
+        above=whole.least_p > level,
+        runs=tests[least].runs,
+        futures=_futures(found),
+    )
 
 
-def _shares(found: Pilot) -> Iterator[str]:
-    """How much of the errors is there whatever one knows, by state."""
-    last = found.horizons[-1]
+def _shares(found: Pilot) -> Iterator[dict[str, object]]:
+    """Yield how much of the errors is there whatever one knows, by state."""
     for state in dict.fromkeys(point.state for point in found.points):
         here = [point for point in found.points if point.state == state]
         floor_TK = np.stack([floor_fork(point.task.future_JKLE)[0] for point in here])
@@ -112,39 +134,7 @@ def _shares(found: Pilot) -> Iterator[str]:
             ("of the least error of any entry", [found.best_error_K(point) for point in here]),
         ):
             first, *_, far = 100 * floor_TK.mean(axis=0) / np.mean(error_TK, axis=0)
-            yield (
-                f"- {state.capitalize()} ({len(here)} origins): {first:.0f} % {what} is left to one that knows the "
-                f"whole state of training for the next step, {far:.0f} % for the next {last:,} steps."
-            )
-
-
-def _tests(found: Pilot) -> Iterator[str]:
-    """Whether the test keeps honest entries and finds a memory."""
-    tests, level = found.season.tests, found.season.folder.plan().forks.level
-    wrong = [name for name, test in tests.items() if test.p_value <= level]
-    least = min(tests, key=lambda name: tests[name].p_value)
-    said = f"{', '.join(f'`{name}`' for name in wrong)} were taken for ones that knew" if wrong else "none was rejected"
-    yield (
-        f"- Of {len(tests)} honest entries {said} at level {level:g}; the least p is {tests[least].p_value:.2g} "
-        f"(`{least}`)."
-    )
-    whole = memory_test(found.points, 1.0)
-    weights = [weight for weight in WEIGHTS if memory_test(found.points, weight).p_value <= whole.least_p]
-    found_from = f"from weight {min(weights):g} on" if weights else f"at none of the weights {WEIGHTS}"
-    yield (
-        f"- A memory of the recorded futures mixed into `{found.reference}` has the least p that is possible, "
-        f"{whole.least_p:.2g}, {found_from}."
-    )
-    if whole.least_p > level:
-        yield "- That is above the level: so few runs and forks order the entries, and reject none."
-
-
-def _power(found: Pilot) -> Iterator[str]:
-    test = next(iter(found.season.tests.values()))
-    yield (
-        f"- The test counts orders of whole runs, here {test.runs} of {_futures(found)} futures each: a memory of one "
-        "recipe alone is seen only where the other run's recorded future happens to be the nearest too."
-    )
+            yield {"state": state, "origins": len(here), "what": what, "first": f"{first:.0f}", "far": f"{far:.0f}"}
 
 
 def _futures(found: Pilot) -> int:
@@ -152,13 +142,13 @@ def _futures(found: Pilot) -> int:
 
 
 def memory_test(points: Sequence[ForkPoint], weight: float) -> ForkTest:
-    """The test for the reference's forecasts moved by ``weight`` of the way to the recorded future."""
+    """Return the test for the reference's forecasts moved by ``weight`` of the way to the recorded future."""
     tasks = [point.task.knowing(0, weight) for point in points]
     return permutation_test([(task.recipe, task.run, task.loss_JK()) for task in tasks])
 
 
 def floors_table(found: Pilot) -> str:
-    """By origin and horizon: errors, and what nobody could have known."""
+    """Return errors by origin and horizon, and what nobody could have known."""
     lines = []
     for point in found.points:
         floor_K, error_K = floor_fork(point.task.future_JKLE)
@@ -184,7 +174,7 @@ def _window(point: ForkPoint) -> dict[int, NDArray[np.int64]]:
 
 
 def p_values_table(found: Pilot) -> str:
-    """The fork test of every entry, and of memories of several weights."""
+    """Return the fork test of every entry, and of memories of several weights."""
     tests = {f"`{name}`": test for name, test in found.season.tests.items()}
     tests |= {
         f"*`{found.reference}` with a memory, weight {weight:g}*": memory_test(found.points, weight)
@@ -195,7 +185,7 @@ def p_values_table(found: Pilot) -> str:
 
 
 def power_table(found: Pilot) -> str:
-    """How often the test finds a memory of all runs, or of one recipe's."""
+    """Return how often the test finds a memory of all runs, or of one recipe's."""
     floors = found.season.floors
     assert floors is not None
     names = list(next(iter(floors.power.values())))

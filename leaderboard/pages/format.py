@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]
 
 
 def columns() -> str:
-    """Every column in the format's order."""
+    """Return every column in the format's order."""
     rows = [
         (f"`{name}`", spec.dtype, SHAPES[spec.axes], "yes" if name in REQUIRED_COLUMNS else "", spec.unit)
         for name, spec in COLUMNS.items()
@@ -24,7 +24,7 @@ def columns() -> str:
 
 
 def metadata() -> str:
-    """The record's fields, then those of the records inside it."""
+    """Return the record's fields, then those of the records inside it."""
     schema = TraceMeta.model_json_schema()
     parts = [_fields(schema)]
     for name, inner in schema["$defs"].items():

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import sem
 
 from leaderboard.pages.parts import Maker
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.markdown import markdown_table as table
+from moeload_bench.results.seeds import t_quantile
 from moeload_bench.results.statistics import Tasks, interval
-from moeload_bench.results.tables import span
+from moeload_bench.results.tables import horizon_heads, span
 from moeload_bench.suites.suite import load_suite
 
 STATES = ("transient", "stable")
@@ -50,7 +51,7 @@ Record = Mapping[str, Any]
 
 
 def by_recipe(record: Record, state: str) -> dict[str, float]:
-    """Mean log ratio to the reference over tasks and horizons."""
+    """Return the mean log ratio to the reference over tasks and horizons."""
     return {recipe: float(np.mean(values)) for recipe, values in record[state]["log_ratio"].items()}
 
 
@@ -59,7 +60,7 @@ def skill(log_ratio: Sequence[float]) -> float:
 
 
 def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
-    """A 95 % t interval on skill, over recipes or over means of clusters."""
+    """Format a 95 % t interval on skill, over recipes or over means of clusters."""
     units = dict(log_ratio)
     if clusters:
         present = [[units[recipe] for recipe in cluster if recipe in units] for cluster in CLUSTERS]
@@ -69,7 +70,7 @@ def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
 
 
 def headline(known: Mapping[str, Record]) -> str:
-    """Skill and error by horizon, for runs that are seen in several ways."""
+    """Return skill and error by horizon, for runs that are seen in several ways."""
     horizons = load_suite(SUITE).horizons
     rows = []
     for name, what, left in SEEN:
@@ -84,20 +85,13 @@ def headline(known: Mapping[str, Record]) -> str:
             rows.append(
                 (what, state, f"{skill(list(own.values())):+.3f}", bounds(own), bounds(own, True), worst, *cells)
             )
-    head = (
-        "rows seen",
-        "state",
-        "skill",
-        "new recipe",
-        "new cluster",
-        "least recipe",
-        *(f"h = {h:,}" for h in horizons),
+    return table(
+        ("rows seen", "state", "skill", "new recipe", "new cluster", "least recipe", *horizon_heads(horizons)), rows
     )
-    return table(head, rows)
 
 
 def quantiles(known: Mapping[str, Record]) -> str:
-    """Coverage over recipes, the worst of them, and `wql`, of `gated` and of `sw_avg_conformal`."""
+    """Return coverage over recipes, the worst of them, and `wql`, of `gated` and of `sw_avg_conformal`."""
     rows = []
     for state in STATES:
         record = known["quantiles"][state]
@@ -105,24 +99,18 @@ def quantiles(known: Mapping[str, Record]) -> str:
         for name in ("gated", "sw_avg_conformal"):
             by = {recipe: float(np.mean(values)) for recipe, values in record["coverage"][name].items()}
             worst = min(by, key=lambda recipe: -abs(by[recipe] - NOMINAL))
-            low, high = _t_interval(list(by.values()))
+            mean, half = np.mean(list(by.values())), t_quantile(len(by) - 1, 0.95) * sem(list(by.values()))
             wql_K = np.mean(list(record["wql"][name].values()), axis=0)
             better = f"{skill(list(gain.values())):+.3f} {bounds(gain)}" if name == "gated" else ""
-            rows.append((f"`{name}`", state, f"{np.mean(list(by.values())):.3f} [{low:.2f}, {high:.2f}]",
+            rows.append((f"`{name}`", state, f"{mean:.3f} [{mean - half:.2f}, {mean + half:.2f}]",
                          f"{by[worst]:.2f} (`{worst}`)", *(f"{v:.4f}" for v in wql_K), better))  # fmt: skip
     horizons = load_suite(SUITE).horizons
     head = ("", "state", f"coverage of {NOMINAL:.1f}", "worst recipe", *(f"wql, h = {h:,}" for h in horizons))
     return table((*head, "less wql than `sw_avg_conformal`"), rows)
 
 
-def _t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of a mean over recipes."""
-    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
-
-
 def recipes(known: Mapping[str, Record]) -> str:
-    """Skill by left-out recipe."""
+    """Return skill by left-out recipe."""
     each = {state: by_recipe(known["gated"], state) for state in STATES}
     rows = [
         (f"`{recipe}`", *(f"{skill([each[s][recipe]]):+.2f}" if recipe in each[s] else "-" for s in STATES))
@@ -132,10 +120,10 @@ def recipes(known: Mapping[str, Record]) -> str:
     return table(("left out (with its cluster)", *STATES), rows)
 
 
-def _beside(known: Mapping[str, Record], names: Sequence[str]) -> str:
-    """Skill of each experiment, and what `gated` gains over it, paired by recipe."""
+def _beside(known: Mapping[str, Record], *kinds: str) -> str:
+    """Return skill of each experiment of these kinds, and what `gated` gains over it, paired by recipe."""
     rows = []
-    for name in names:
+    for name in (name for name in MEANING if name.split(".")[0] in kinds and name in known):
         cells: list[str] = []
         for state in STATES:
             full, other = by_recipe(known["gated"], state), by_recipe(known[name], state)
@@ -147,15 +135,13 @@ def _beside(known: Mapping[str, Record], names: Sequence[str]) -> str:
 
 
 def controls(known: Mapping[str, Record]) -> str:
-    """What has to lose."""
-    return _beside(
-        known, [name for name in MEANING if name.split(".")[0] in ("control", "yardstick") and name in known]
-    )
+    """Return what has to lose."""
+    return _beside(known, "control", "yardstick")
 
 
 def ablations(known: Mapping[str, Record]) -> str:
-    """What each part buys."""
-    return _beside(known, [name for name in MEANING if name.split(".")[0] in ("without", "learn") and name in known])
+    """Return what each part buys."""
+    return _beside(known, "without", "learn")
 
 
 def _part(make: Callable[[Mapping[str, Record]], str]) -> Maker:

@@ -13,16 +13,7 @@ import numpy as np
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
-from leaderboard.season_tools.scored import (
-    ScoredSeason,
-    StateFloor,
-    drop_cells,
-    drops_of,
-    drops_table,
-    fork_floors,
-    scored_seasons,
-)
+from leaderboard.season_tools import scored
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
@@ -40,8 +31,8 @@ CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
 
 
-def headline(results: Sequence[Result], metric: str, forks: Mapping[str, StateFloor] | None = None) -> str:
-    """A table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
+def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.StateFloor] | None = None) -> str:
+    """Return a table per state, best forecasters first, and what its numbers are; ``forks``: `floor_fork` by state.
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
@@ -60,7 +51,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, StateFl
 
 
 def _lead(grid: Grid) -> Iterator[str]:
-    """What the entry that leads in every state gains; nothing where none does."""
+    """Yield what the entry that leads in every state gains; nothing where none does."""
     best = {state: grid.of_state(state)[0] for state in _states(grid)}
     name, *others = {row.forecaster for row in best.values()}
     reference = grid.scores.reference
@@ -83,7 +74,7 @@ def _states(grid: Grid) -> list[str]:
     return [state for state in grid.states if state in STATES]
 
 
-def _state_table(grid: Grid, errors: Errors, state: str, fork: StateFloor | None) -> str:
+def _state_table(grid: Grid, errors: Errors, state: str, fork: scored.StateFloor | None) -> str:
     rows, rank = grid.of_state(state), grid.scores.ranks(state)
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
@@ -99,7 +90,7 @@ def _state_table(grid: Grid, errors: Errors, state: str, fork: StateFloor | None
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
     if fork is not None:
-        lines.append((f"*{FLOOR_FORK}*", *fork.texts(), "", "", ""))
+        lines.append((f"*{scored.FLOOR}*", *fork.texts(), "", "", ""))
     return markdown_table((state, *horizon_heads(grid.horizons), "skill", "rank", "ms"), lines)
 
 
@@ -115,7 +106,7 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _words(grid: Grid, errors: Errors, forks: Mapping[str, StateFloor]) -> Iterator[str]:
+def _words(grid: Grid, errors: Errors, forks: Mapping[str, scored.StateFloor]) -> Iterator[str]:
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     if oracle_window.NAME in errors.by_forecaster:
@@ -126,7 +117,7 @@ def _words(grid: Grid, errors: Errors, forks: Mapping[str, StateFloor]) -> Itera
     if forks:
         origins = sum(one.origins for one in forks.values())
         yield (
-            f"*{FLOOR_FORK}*: left to whoever knows the whole state of training and not the text to come, ± its "
+            f"*{scored.FLOOR}*: left to whoever knows the whole state of training and not the text to come, ± its "
             f"standard error, from the other futures of {origins} origins."
         )
     yield (
@@ -137,12 +128,12 @@ def _words(grid: Grid, errors: Errors, forks: Mapping[str, StateFloor]) -> Itera
 
 
 def headline_suite(names: Sequence[str]) -> Suite:
-    """The suite with the most test runs: what the tables show."""
+    """Return the suite with the most test runs: what the tables show."""
     return max(map(load_suite, names), key=lambda suite: len(suite.traces))
 
 
-def public_results(season: ScoredSeason) -> Sequence[Result]:
-    """What a season is compared with: its suite's results, on whose runs its entries were fitted too.
+def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
+    """Return what a season is compared with: its suite's results, on whose runs its entries were fitted too.
 
     Those of the largest suite where its own has none.
     """
@@ -150,26 +141,30 @@ def public_results(season: ScoredSeason) -> Sequence[Result]:
     return results_of(season.suite_name if season.suite_name in names else headline_suite(names).name)
 
 
-def headline_part(metric: str, seasons: Sequence[ScoredSeason] | None = None) -> str:
-    """The newest season's headline, where one was scored, then that of the largest suite with results, *public*."""
+def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
+    """Return the newest season's headline, where one was scored, then that of the largest suite with results,
+    *public*.
+    """
     suite = headline_suite(suites_with_results())
     parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
-    seasons = scored_seasons() if seasons is None else seasons
+    seasons = scored.scored_seasons() if seasons is None else seasons
     first = [part for season in seasons[:1] for part in season_parts(season, public_results(season), metric)]
     return "\n\n".join([*first, *parts])
 
 
-def season_parts(season: ScoredSeason, public: Sequence[Result], metric: str) -> list[str]:
-    """A season's headline, and what every entry loses from the public suite to it."""
+def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: str) -> list[str]:
+    """Return a season's headline, and what every entry loses from the public suite to it."""
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
-    parts = [about, headline(season.results, metric, fork_floors(season) if metric == PRIMARY else None)]
+    parts = [about, headline(season.results, metric, scored.fork_floors(season) if metric == PRIMARY else None)]
     return [*parts, *drop_parts(season, public)]
 
 
-def drop_parts(season: ScoredSeason, public: Sequence[Result]) -> list[str]:
-    """What every entry loses from a public suite to a season, as a table and its words; [] without shared recipes."""
-    table = drops_table(season, public)
+def drop_parts(season: scored.ScoredSeason, public: Sequence[Result]) -> list[str]:
+    """Return what every entry loses from a public suite to a season, as a table and its words; [] without shared
+    recipes.
+    """
+    table = scored.drops_table(season, public)
     return [] if table is None else [markdown_table(table.heads, _flagged(table)), table.caption]
 
 
@@ -182,16 +177,16 @@ BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
 
-def brief_part(metric: str, seasons: Sequence[ScoredSeason] | None = None) -> str:
-    """Five rows of the newest season, with what each loses from its public suite; else of the largest suite.
+def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
+    """Return five rows of the newest season, with what each loses from its public suite; else of the largest suite.
 
     A season that shares no recipe with its suite stands before the largest.
     """
-    seasons = scored_seasons() if seasons is None else seasons
+    seasons = scored.scored_seasons() if seasons is None else seasons
     parts, found = [], []
     for season in seasons[:1]:
         public = public_results(season)
-        found, known = drops_of(season, public), public[0].suite.name
+        found, known = scored.drops_of(season, public), public[0].suite.name
         parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))
     if not found:
         suite = headline_suite(suites_with_results())
@@ -200,7 +195,8 @@ def brief_part(metric: str, seasons: Sequence[ScoredSeason] | None = None) -> st
 
 
 def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Drop] = (), known: str = "") -> str:
-    """The best of each state in turn, the reference, and `uniform` last; ``found``: drops from the suite ``known``.
+    """Return the best of each state in turn, the reference, and `uniform` last; ``found``: drops from the suite
+    ``known``.
 
     Raises `ResultError` without a reference.
     """
@@ -213,7 +209,7 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
     last = (grid.scores.reference, "uniform")
     wanted = [name for pair in zip(*best, strict=True) for name in pair if name not in last]
     chosen = [*list(dict.fromkeys(wanted))[: BRIEF_ROWS - 2], grid.scores.reference]
-    lost = {one.forecaster: drop_cells(one) for one in found}
+    lost = {one.forecaster: scored.drop_cells(one) for one in found}
     lines = []
     for name in [*chosen, *(["uniform"] if grid.of("uniform") else [])]:
         rows = [row for row in grid.of(name) if row.state in states]

@@ -40,7 +40,7 @@ FIGURES = PAGE.parent / "ladder"
 
 
 def rungs_table(rungs: Sequence[Rung]) -> str:
-    """What each rung is, which runs are there, and which are not."""
+    """Return what each rung is, which runs are there, and which are not."""
     rows = [
         (
             f"`{rung.name}`",
@@ -68,13 +68,13 @@ def cell(rungs: Sequence[Rung], rung: Rung, quantity: Quantity, form: Callable[[
 
 
 def loads_table(rungs: Sequence[Rung]) -> str:
-    """Every described quantity of the loads, a row each, a column for each rung."""
+    """Return every described quantity of the loads, a row each, a column for each rung."""
     rows = [(quantity.title, *(cell(rungs, rung, quantity) for rung in rungs)) for quantity in LOADS]
     return markdown_table(("", *(f"`{rung.name}`" for rung in rungs)), rows)
 
 
 def tested_table(rungs: Sequence[Rung]) -> str:
-    """The three quantities named beforehand, skill in both states, with what can be claimed."""
+    """Return the three quantities named beforehand, skill in both states, with what can be claimed."""
     rows = [
         (quantity.title, *(cell(rungs, rung, quantity) for rung in rungs), trend(rungs, quantity))
         for quantity in TESTED
@@ -114,7 +114,7 @@ def _percent(value: float) -> str:
 
 
 def answers(rungs: Sequence[Rung]) -> str:
-    """What carries over, a sentence for each question; every number in them is in the tables."""
+    """Return what carries over, a sentence for each question; every number in them is in the tables."""
     lines = [f"- *{quantity.title.replace('`', '')}*: {trend(rungs, quantity)}." for quantity in TESTED]
     lines += [f"- *Order of forecasters, {state}*: {order_answer(rungs, state)}." for state in STATES]
     lines += [
@@ -162,7 +162,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def scaling_answer(rungs: Sequence[Rung]) -> str:
-    """By what factor rungs without balancing differ in each measure of the onset."""
+    """Return by what factor rungs without balancing differ in each measure of the onset."""
     plain = [rung for rung in rungs if rung.family == "none" and rung.runs]
     if len(plain) < 2:
         return f"{CANNOT}: one rung is no comparison"
@@ -184,12 +184,12 @@ def scaling_answer(rungs: Sequence[Rung]) -> str:
 
 
 def _to_nine_digits(item: tuple[str, float]) -> float:
-    """Steps and tokens differ by one factor: the last digit of a mean must not put one before the other."""
+    """Round the factor: steps and tokens share one, and the last digit of a mean must not put one before the other."""
     return round(item[1], 9)
 
 
 def layer_answer(rungs: Sequence[Rung]) -> str:
-    """In how many runs the first MoE layer moves most, as the founding paper has it."""
+    """Return in how many runs the first MoE layer moves most, as the founding paper has it."""
     runs = [run for rung in rungs for run in rung.runs]
     if not runs:
         return f"{CANNOT}: no run"
@@ -198,7 +198,7 @@ def layer_answer(rungs: Sequence[Rung]) -> str:
 
 
 def onset_answer(rungs: Sequence[Rung]) -> str:
-    """The range of the onsets of all layers."""
+    """Return the range of the onsets of all layers."""
     steps = [step for rung in rungs for run in rung.runs for step in run.onset_L]
     known = [step for step in steps if step is not None]
     if not known:
@@ -210,7 +210,7 @@ def onset_answer(rungs: Sequence[Rung]) -> str:
 
 
 def twins_note(rungs: Sequence[Rung], learned: Collection[str]) -> str:
-    """Which rungs are near twins of recipes that the strong forecaster's weights were learned from."""
+    """Return which rungs are near twins of recipes that the strong forecaster's weights were learned from."""
     groups = near_twins({rung.name for rung in rungs} | set(learned))
     known = [
         f"`{rung.name}` (of {', '.join(f'`{name}`' for name in sorted(set(group) & set(learned)))})"
@@ -227,7 +227,7 @@ def twins_note(rungs: Sequence[Rung], learned: Collection[str]) -> str:
 
 
 def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
-    """The generated parts of the page."""
+    """Return the generated parts of the page."""
     return {
         "rungs": lambda _: rungs_table(rungs),
         "answers": lambda _: answers(rungs),
@@ -245,7 +245,7 @@ def _rungs() -> tuple[Rung, ...]:
 
 
 def made() -> dict[Path, str]:
-    """The page, and the file of records that it is made from."""
+    """Return the page, and the file of records that it is made from."""
     runs = [run for rung in _rungs() for run in rung.runs]
     return {
         OUT: records_text(runs),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw_quantity(rungs: Sequence[Rung], quantity: Quantity, path: Path) -> None:
-    """One point per run against the number of parameters, a colour for each family."""
+    """Draw one point per run against the number of parameters, a colour for each family."""
     with style():
         figure = new_figure(2.4, 4.0)
         axes = figure.subplots()
@@ -35,7 +35,7 @@ def draw_quantity(rungs: Sequence[Rung], quantity: Quantity, path: Path) -> None
 def draw_scores(
     rungs: Sequence[Rung], title: str, value: Callable[[LadderRun, str, str], float | None], path: Path
 ) -> None:
-    """A panel for each state, a colour for each forecaster: one point per run of the rungs without balancing."""
+    """Draw a panel for each state, a colour for each forecaster: one point per run of the rungs without balancing."""
     with style():
         figure = new_figure(2.8)
         panels = figure.subplots(1, len(STATES))
@@ -65,7 +65,7 @@ def _finish(axes: Axes, sizes: Sequence[float], label: str) -> None:
 
 
 def draw_figures(rungs: Sequence[Rung], folder: Path) -> None:
-    """One figure per quantity of the loads, and skill, rank and regret of every forecaster."""
+    """Draw one figure per quantity of the loads, and skill, rank and regret of every forecaster."""
     for quantity in LOADS:
         draw_quantity(rungs, quantity, folder / f"{quantity.name}.svg")
     draw_scores(rungs, "skill", lambda run, name, state: skill_in(state, name)(run), folder / "skill.svg")

@@ -7,7 +7,7 @@ Numbers about our runs are computed here from traces/ and the bundled runs; the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,9 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
+from leaderboard.properties import layer_medians
+from leaderboard.templates import render_text
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
@@ -58,7 +61,7 @@ class Statistics:
 
     @property
     def tokens_words(self) -> str:
-        """The same, of a batch that grows from its first step on."""
+        """Return the same, of a batch that grows from its first step on."""
         first, last = (n / self.run.tokens * self.tokens_per_expert for n in (self.run.tokens_first, self.run.tokens))
         return f"{last:,.0f}" if first == last else f"{first:,.0f} to {last:,.0f}"
 
@@ -72,7 +75,7 @@ class Statistics:
 
 
 def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
-    """Every run of the folders that the state rule can label, in the order of their ids."""
+    """Yield every run of the folders that the state rule can label, in the order of their ids."""
     refs = {ref.id: ref for folder in folders for ref in list_traces(folder)}
     for _, ref in sorted(refs.items()):
         trace = read_trace(ref.path)
@@ -91,20 +94,19 @@ def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
         )
 
 
-def _later(load_SLE: np.ndarray, drift_SL: np.ndarray, step: int) -> Later:
+def _later(load_SLE: IntArray, drift_SL: FloatArray, step: int) -> Later:
     load_LE = load_SLE[step - WINDOW : step].sum(axis=0)
     inside_SL = np.zeros_like(drift_SL, dtype=bool)
     inside_SL[step - WINDOW : step] = True
     return Later(tuple((load_LE.max(axis=1) / load_LE.mean(axis=1)).tolist()), _median(drift_SL, inside_SL))
 
 
-def _median(drift_SL: np.ndarray, keep_SL: np.ndarray) -> float | None:
-    by_layer = [drift_S[keep_S & np.isfinite(drift_S)] for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True)]
-    return present_mean([float(np.median(values)) for values in by_layer if len(values)])
+def _median(drift_SL: FloatArray, keep_SL: BoolArray) -> float | None:
+    return present_mean(layer_medians(drift_SL, keep_SL))
 
 
 def runs_table(found: Sequence[Statistics]) -> str:
-    """One row per run."""
+    """Return one row per run."""
     head = ("run", "layers x experts, top-k", "balancing", "tokens per expert and step",
             "onset, steps: median (by layer; band)", "drift from step 300 on", "drift, stable", "imbalance, first 100",
             "imbalance, last 100", "over-dispersion")  # fmt: skip
@@ -127,20 +129,18 @@ def runs_table(found: Sequence[Statistics]) -> str:
 
 
 def later_table(found: Sequence[Statistics]) -> str:
-    """Of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
+    """Return, of every run of `LONG` steps or more, imbalance (that of the last layer) and drift on the way."""
     long = [s for s in found if s.run.steps >= LONG]
     steps = [step for step in MILESTONES if any(step in s.later for s in long)]
-    rows = []
-    for s in long:
-        by_step = [s.later.get(step) for step in steps]
-        rows.append(
-            (
-                f"`{s.run.id}`",
-                "imbalance (last layer)",
-                *("-" if one is None else f"{_number(one)} ({one.imbalance_L[-1]:.2f})" for one in by_step),
-            )
-        )
-        rows.append((f"`{s.run.id}`", "drift", *("-" if one is None else _percent(one.drift) for one in by_step)))
+    cells: dict[str, Callable[[Later], str]] = {
+        "imbalance (last layer)": lambda one: f"{_number(one)} ({one.imbalance_L[-1]:.2f})",
+        "drift": lambda one: _percent(one.drift),
+    }
+    rows = [
+        (f"`{s.run.id}`", what, *("-" if (one := s.later.get(step)) is None else cell(one) for step in steps))
+        for s in long
+        for what, cell in cells.items()
+    ]
     return markdown_table(("run", "up to step", *(f"{step:,}" for step in steps)), rows)
 
 
@@ -149,7 +149,7 @@ def _number(later: Later) -> str:
 
 
 def _longest(found: Sequence[Statistics]) -> str:
-    """What the longest run says of balance late in training."""
+    """Return what the longest run says of balance late in training."""
     longest = max(found, key=lambda s: s.run.steps)
     first, *_, last = (10_000, *longest.later)
     if first not in longest.later or last == first:
@@ -161,45 +161,25 @@ def _longest(found: Sequence[Statistics]) -> str:
 
 
 def beside_table(found: Sequence[Statistics]) -> str:
-    """What is public about larger runs, and the range of the same thing here."""
+    """Return what is public about larger runs, and the range of the same thing here."""
     facts = paper()
-    setup = next(s for s in facts.setups if s.name == facts.onset.setup)
-    cong = f"{facts.url.rsplit('/', 1)[-1]}"
-    onsets = [step for s in found for step in s.onsets]
-    band = onset_band([layer for s in found for layer in s.run.layers]) if found else "-"
-    never = sum(len(s.run.layers) - len(s.onsets) for s in found)
-    rows = [
-        (
-            "onset of the stable state",
-            f"after about {facts.onset.steps:,} iterations in {setup.name} ({setup.moe_layers} MoE layers of "
-            f"{setup.experts} experts, {setup.sequences} sequences per step), seen by eye (arXiv {cong})",
-            f"{_range(onsets, ',.0f')} steps by layer, all in the band {band}; {never} layers never",
-        ),
-        (
-            "how routing settles",
-            "it stabilises early in training, in models of 38M to 1.7B active parameters (arXiv 2505.20225, FLAME-MoE)",
-            f"from {_range([s.first_drift for s in found], '.1%')} of a layer's tokens moving between two windows of "
-            f"100 steps from step {EARLY} on, to {_range([s.drift for s in found], '.1%')} in the stable state",
-        ),
-        (
-            "what comes later",
-            "balance improves until steps 30,000 to 40,000, holds to 400,000, then is given up again up to step "
-            "1,200,000, in OLMoE-1B-7B (arXiv 2604.04230)",
-            _longest(found),
-        ),
-        (
-            "how far loads can jump",
-            "load varies widely and rapidly over the course of training (arXiv 2504.19925, Symi)",
-            f"largest over mean share of the last 100 steps {_range([s.imbalance for s in found], '.2f')}",
-        ),
-        (
-            "noise of a batch",
-            f"not published; {', '.join(facts.not_stated[:2])} and tokens per sequence are not stated by arXiv {cong}",
-            f"{_range([s.over_dispersion for s in found], '.2f')} times that of independent draws, at "
-            f"{_range([s.tokens_per_expert for s in found], ',.0f')} tokens per expert and step",
-        ),
-    ]
-    return markdown_table(("", "public, larger runs", f"here, {len(found)} test runs (least to largest, median)"), rows)
+    return render_text(
+        Path(__file__).with_name("large_runs_beside.md.j2"),
+        facts=facts,
+        setup=next(s for s in facts.setups if s.name == facts.onset.setup),
+        cong=facts.url.rsplit("/", 1)[-1],
+        count=len(found),
+        onsets=_range([step for s in found for step in s.onsets], ",.0f"),
+        band=onset_band([layer for s in found for layer in s.run.layers]) if found else "-",
+        never=sum(len(s.run.layers) - len(s.onsets) for s in found),
+        early=EARLY,
+        first_drift=_range([s.first_drift for s in found], ".1%"),
+        drift=_range([s.drift for s in found], ".1%"),
+        longest=_longest(found),
+        imbalance=_range([s.imbalance for s in found], ".2f"),
+        over_dispersion=_range([s.over_dispersion for s in found], ".2f"),
+        tokens=_range([s.tokens_per_expert for s in found], ",.0f"),
+    )
 
 
 def _percent(value: float | None) -> str:

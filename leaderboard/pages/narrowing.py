@@ -44,7 +44,7 @@ class Side:
 
     @property
     def recipes(self) -> int:
-        """On how many recipes the intervals rest; near twins that the suite groups are one."""
+        """Return on how many recipes the intervals rest; near twins that the suite groups are one."""
         return max(one.recipes for one in self.found.values())
 
     @property
@@ -54,7 +54,7 @@ class Side:
 
 
 def narrowing(old: Sequence[Result], new: Sequence[Result]) -> str:
-    """A table per state, and what it comes to.
+    """Return a table per state, and what it comes to.
 
     Raises `ResultError` where a suite's reference has no result or a suite has too few recipes for an interval.
     """
@@ -141,7 +141,7 @@ def _by_better(pairs: frozenset[Pair]) -> str:
 
 
 def _part(_: str) -> str:
-    """The two newest full suites with results."""
+    """Return the two newest full suites with results."""
     full = full_suites(suites_with_results())
     if len(full) < 2:
         return "One full suite has results so far."

@@ -7,12 +7,14 @@ A generated part stands between two comment lines, `<!-- generated: NAME -->` (o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import ResultError
+from moeload_bench.results.markdown import captioned
+from moeload_bench.results.tables import Table
 
 Maker = Callable[[str], str]
 """Makes a part from what stands behind its name in the mark, "" where nothing does."""
@@ -28,13 +30,13 @@ class Page(NamedTuple):
 
 
 def page_of_parts(name: str, makers: Mapping[str, Maker], draw: Callable[[], None] | None = None) -> Page:
-    """A page of this repository, named by its path, whose parts these functions make."""
+    """Return a page of this repository, named by its path, whose parts these functions make."""
     path = ROOT / name
     return Page(name, lambda: {path: fill_parts(path.read_text(encoding="utf-8"), makers)}, draw)
 
 
 def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:
-    """The text with every generated part made anew; raises `ResultError` for a part of an unknown name."""
+    """Return the text with every generated part made again; raise `ResultError` for a part of an unknown name."""
 
     def made(match: re.Match[str]) -> str:
         name = match["name"]
@@ -46,8 +48,13 @@ def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:
 
 
 def stale_files(pages: Iterable[Page]) -> Iterator[tuple[Path, str]]:
-    """The files whose text is not what is made now, with that text."""
+    """Yield the files whose text is not what is made now, with that text."""
     for page in pages:
         for path, text in page.make().items():
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
                 yield path, text
+
+
+def aligned_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 99, to: int = 99) -> str:
+    """Return a Markdown table whose columns ``numbers_from`` up to ``to`` stand at the right."""
+    return captioned(Table("", tuple(heads), tuple(map(tuple, rows)), numbers_from, to)).strip()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboard.pages.parts import aligned_table
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import load_trace
@@ -54,7 +55,7 @@ def loop_flat(load: Any, slots: int, devices: int) -> list[int]:
 
 
 def loop_plan(load: Any, shape: ClusterShape) -> list[int]:
-    """One plan: groups to nodes, then each node on its own."""
+    """Return one plan: groups to nodes, then each node on its own."""
     size = len(load) // shape.groups
     out: list[int] = []
     for groups in loop_pack(load.reshape(shape.groups, size).sum(axis=1), shape.nodes):
@@ -71,7 +72,7 @@ def imbalance(slot_expert: NDArray[np.int64], load: NDArray[np.float64], devices
 
 
 def doubled(slot_expert_NR: NDArray[np.int64], shape: ClusterShape) -> NDArray[np.bool_]:
-    """Whether a plan [N] puts two replicas of an expert on one device."""
+    """Return whether a plan [N] puts two replicas of an expert on one device."""
     held = np.sort(slot_expert_NR.reshape(-1, shape.devices, shape.slots_per_device), axis=2)
     return np.asarray((held[..., 1:] == held[..., :-1]).any(axis=(1, 2)))
 
@@ -122,7 +123,7 @@ def balance(shape: ClusterShape, load_NE: NDArray[np.float64], loads: str) -> Ba
 
 
 def balances() -> Iterator[Balance]:
-    """Every shape on random loads, and those of 8 experts on recorded ones."""
+    """Yield every shape on random loads, and those of 8 experts on recorded ones."""
     for shape, experts in PEER_SHAPES.items():
         for alpha in ALPHAS:
             yield balance(shape, random_loads(experts, alpha), f"Dirichlet, alpha {alpha:g}")
@@ -131,16 +132,13 @@ def balances() -> Iterator[Balance]:
 
 
 def balance_table() -> str:
-    """The table of docs/methods/placement.md."""
-    lines = [
-        "| shape | loads | plans | max load, ours / public: mean | largest | replicas share a device: public, ours | "
-        "ours / public where the public plan has none |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in balances():
-        undoubled = "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}"
-        lines.append(
-            f"| {one.shape} | {one.loads} | {one.plans:,} | {one.mean:.4f} | {one.largest:.2f} | "
-            f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} % | {undoubled} |"
-        )
-    return "\n".join(lines)
+    """Return the table of docs/methods/placement.md."""
+    heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
+             "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
+    rows = [
+        (one.shape, one.loads, f"{one.plans:,}", f"{one.mean:.4f}", f"{one.largest:.2f}",
+         f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} %",
+         "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}")
+        for one in balances()
+    ]  # fmt: skip
+    return aligned_table(heads, rows)

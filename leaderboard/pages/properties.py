@@ -17,7 +17,7 @@ from moeload_bench.traces.store import list_traces
 
 
 def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) -> str:
-    """A row for each slice with origins in the state, a column for each forecaster; the best skill in bold."""
+    """Return a row for each slice with origins in the state, a column for each forecaster; the best skill in bold."""
     reference = reference_of(results)
     if reference is None:
         raise ResultError("no result of the reference, against which skill is taken")
@@ -37,7 +37,7 @@ def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) 
 
 
 def runs_table(properties: Mapping[str, Properties]) -> str:
-    """The properties of each run."""
+    """Return the properties of each run."""
     head = ("run", "drift", "over-dispersion", "imbalance", "experts", "top-k", "balancing", "schedule")
     rows = [
         (

@@ -51,12 +51,12 @@ def saved(kind: str, every: int, cost: float) -> float:
 
 
 def best(kind: str, cost: float) -> tuple[float, int]:
-    """The most that a kind saves at a cost of moving, and with which k; 0 where the static layout saves more."""
+    """Return the most that a kind saves at a cost of moving, and with which k; 0 where the static layout saves more."""
     return max((0.0, 0), *((saved(kind, every, cost), every) for every in measured()[kind]))
 
 
 def reaction_table() -> str:
-    """Every kind of plan: what it saves at several costs of moving."""
+    """Return every kind of plan: what it saves at several costs of moving."""
     rows = []
     for kind, by_every in sorted(measured().items(), key=lambda item: -max(gain for _, gain, _ in item[1].values())):
         for every, (imbalance, _, moved) in sorted(by_every.items()):
@@ -73,7 +73,9 @@ def reaction_table() -> str:
 
 
 def reaction_words() -> str:
-    """What forecasting is worth beside exact reaction, and up to which cost of moving that is the better of the two."""
+    """Return what forecasting is worth beside exact reaction, and up to which cost of moving that is the better of the
+    two.
+    """
     forecast = next(kind for kind in measured() if "covariance" in kind)
     exact, own, plain, mean = (best(kind, 0.0)[0] for kind in ("exact", forecast, "gated", "sw_avg"))
     even = {kind: _cheaper(kind) for kind in (forecast, "sw_avg")}
@@ -90,17 +92,17 @@ def reaction_words() -> str:
 
 
 def _cheaper(kind: str) -> float:
-    """The cost of moving from which plans from forecasts save as much as exact reaction."""
+    """Return the cost of moving from which plans from forecasts save as much as exact reaction."""
     return _cost_where(lambda cost: best(kind, cost)[0] >= best("exact", cost)[0])
 
 
 def _cost_where(holds: Callable[[float], bool]) -> float:
-    """The least cost on a fine grid at which something holds; the largest where it never does."""
+    """Return the least cost on a fine grid at which something holds; the largest where it never does."""
     return next((cost for cost in np.geomspace(1e-4, 1e4, 1601).tolist() if holds(cost)), 1e4)
 
 
 def draw_reaction() -> None:
-    """What each kind saves with its best k, against the cost of moving."""
+    """Draw what each kind saves with its best k, against the cost of moving."""
     cost_N = np.geomspace(*RANGE, 200)
     with style():
         figure = new_figure(2.8)

@@ -35,17 +35,17 @@ MOST_DISAGREEMENTS = 12
 
 @functools.cache
 def results_of(suite: str) -> tuple[Result, ...]:
-    """The committed results of a suite, read once."""
+    """Return the committed results of a suite, read once."""
     return tuple(committed_results(suite))
 
 
 def results_page() -> str:
-    """Every suite with results, the latest first."""
+    """Return every suite with results, the latest first."""
     return "\n\n".join(suite_page(load_suite(name), results_of(name)) for name in reversed(suites_with_results()))
 
 
 def suite_page(suite: Suite, results: Sequence[Result]) -> str:
-    """All sections of one suite."""
+    """Return all sections of one suite."""
     primary = compared_cells(results, PRIMARY)
     sections = [
         f"## Suite `{suite.name}`\n\n{about(suite, results)}",
@@ -62,7 +62,7 @@ def suite_page(suite: Suite, results: Sequence[Result]) -> str:
 
 
 def about(suite: Suite, results: Sequence[Result]) -> str:
-    """What was run."""
+    """Return what was run."""
     runs = results[0].runs
     recipes = len({run.recipe for run in runs})
     origins = {state: [sum(task.state == state for task in run.tasks) for run in runs] for state in STATES}
@@ -114,7 +114,7 @@ def _skill_p(cell: Cell, i: int) -> str:
 
 
 def rank_lines(found: Sequence[Cell]) -> Iterator[str]:
-    """The groups that cannot be told from their leader."""
+    """Yield the groups that cannot be told from their leader."""
     rows = [
         (cell.state, cell.horizon, " > ".join(", ".join(f"`{name}`" for name in group) for group in cell.groups))
         for cell in found
@@ -145,7 +145,7 @@ def conclusion(found: Sequence[Cell], reference: str) -> Iterator[str]:
 
 
 def win_rate_table(found: Sequence[Cell]) -> str:
-    """The fraction of tasks won, averaged over the others."""
+    """Return the fraction of tasks won, averaged over the others."""
     if not found:
         return "The reference is not among the results: nothing is compared."
     horizons = list(dict.fromkeys(cell.horizon for cell in found))
@@ -161,7 +161,7 @@ def win_rate_table(found: Sequence[Cell]) -> str:
 
 
 def _rate(value: float | None) -> str:
-    """Two digits; "-" without another forecaster, or without a common task, to win against."""
+    """Format two digits; "-" without another forecaster, or without a common task, to win against."""
     return "-" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
@@ -169,14 +169,14 @@ def _rate(value: float | None) -> str:
 
 
 def metric_names(results: Sequence[Result]) -> list[str]:
-    """Every metric of the results: those of forecasts in their order, then those of plans."""
+    """Return every metric of the results: those of forecasts in their order, then those of plans."""
     there = metrics_in(results)
     listed = [spec.name for spec in forecast_metrics() if spec.name in there]
     return [*listed, *sorted(there - set(listed))]
 
 
 def metric_tables(results: Sequence[Result]) -> str:
-    """One table per metric; forecasters without the metric are left out of its table."""
+    """Return one table per metric; forecasters without the metric are left out of its table."""
     parts = []
     for name in metric_names(results):
         grid = result_grid([result for result in results if name in metrics_in([result])], name)
@@ -236,7 +236,9 @@ def _total(
 
 
 def decisions(results: Sequence[Result], primary: Sequence[Cell]) -> str:
-    """Whether plans tell forecasters apart that window_tv does not, and the pairs that they order differently."""
+    """Return whether plans tell forecasters apart that window_tv does not, and the pairs that they order
+    differently.
+    """
     return "\n\n".join([*separated(results, primary), *ordered_apart(results, _shapes(results))])
 
 
@@ -307,7 +309,7 @@ def disagreement_table(apart: Sequence[Disagreement], regret: str, horizon: str)
 
 
 def failures(results: Sequence[Result]) -> str:
-    """Every failed task, grouped; what forecasters counted themselves stands under the tables."""
+    """Return every failed task, grouped; what forecasters counted themselves stands under the tables."""
     lines = [f"- {line}" for line in failure_lines(Results(results))]
     return "\n".join(lines) or "No task failed."
 

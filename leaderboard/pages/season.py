@@ -19,6 +19,7 @@ from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
+from leaderboard.templates import render_text
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
@@ -38,7 +39,7 @@ HOPED = {"transient": 0.40, "stable": 0.20}
 
 
 def report(season: ScoredSeason, public: Sequence[Result]) -> str:
-    """The whole page of a season beside a public suite's results."""
+    """Return the whole page of a season beside a public suite's results."""
     errors, known = errors_of(season.results, PRIMARY), errors_of(public, PRIMARY)
     reference = _reference(season.results)
     states: list[str] = [state for state in STATES if state in errors.state_T]
@@ -46,50 +47,24 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
     spreads = {state: spreads_of(errors, known, reference, state) for state in states}
     sets = {state: rank_sets_of(errors, known, state) for state in states}
     leaders = {state: leader(errors, reference, state) for state in states}
-    parts = [
-        f"# Season {season.name}\n\n*Answers: who forecasts best on runs that nobody had, by how much, and how sure is "
-        f"that?*\n\n{runs} runs of {recipes} recipes, drawn after {len(season.results)} entries had closed "
-        "([how](../guide/seasons.md)). Written by `python -m leaderboard pages`.",
-        f"What they were drawn from, besides the secret: {season.folder.plan().public_value}",
-        SHALLOW_WORDS,
-        "## What came out",
-        "\n".join(
-            f"- {line}"
+    return render_text(
+        Path(__file__).with_suffix(".md.j2"),
+        season=season,
+        runs=runs,
+        recipes=recipes,
+        reference=reference,
+        came_out=[
+            line
             for state in states
             for line in came_out(errors, reference, state, leaders[state], spreads[state], sets[state])
-        ),
-        "## Ranks",
-        *(part for state in states for part in rank_parts(errors, reference, state, spreads[state], sets[state])),
-        RANK_WORDS.format(reference=reference),
-        "## The leader by recipe",
-        *(recipe_table(errors, reference, state, leaders[state], spreads[state]) for state in states),
-        RECIPE_WORDS,
-        "## What is lost from the public runs",
-        *(drop_parts(season, public) or ["The season shares no recipe with the public suite."]),
-        "## What nobody could have known",
-        *(distance_parts(season, reference, leaders) or ["No run of this season forked."]),
-        "## Demonstrations, without a rank",
-        *(demonstration_parts(season, public, reference, states) or ["None."]),
-        "## Failures",
-        "\n".join(f"- {line}" for line in failure_lines(Results([*season.results, *season.unranked]))) or "None.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-RANK_WORDS = (
-    "Skill: 1 - geometric mean over all tasks of the state of the ratio to `{reference}`. *New seeds*: 95 % interval "
-    "for other seeds of these recipes, which is what a season of known recipes supports. *New recipe*: for a recipe "
-    "like these, by how much its own recipes differ. *Ranks*: the least and the greatest that the season allows for "
-    "either, all sets at once at 95 % (t tests of all pairs, Holm over them)."
-)
-SHALLOW_WORDS = (
-    "A shallow clone cannot show this: there `git log` names the clone's one commit for every file, which is not the "
-    "one that `draw.json` has. `git fetch --unshallow` brings the others."
-)
-RECIPE_WORDS = (
-    "One run of each recipe: its interval is that of new seeds, with the spread of seeds pooled over recipes, the "
-    "public suite's runs included."
-)
+        ],
+        ranks=[part for state in states for part in rank_parts(errors, reference, state, spreads[state], sets[state])],
+        by_recipe=[recipe_table(errors, reference, state, leaders[state], spreads[state]) for state in states],
+        drops=drop_parts(season, public),
+        distance=distance_parts(season, reference, leaders),
+        demonstrations=demonstration_parts(season, public, reference, states),
+        failures=list(failure_lines(Results([*season.results, *season.unranked]))),
+    )
 
 
 def _reference(results: Sequence[Result]) -> str:
@@ -100,7 +75,7 @@ def _reference(results: Sequence[Result]) -> str:
 
 
 def spreads_of(errors: Errors, public: Errors, reference: str, state: str) -> dict[str, Spread]:
-    """By entry, how far seeds move its runs in a state."""
+    """Return by entry how far seeds move its runs in a state."""
     sides = [side.select(state=state) for side in (errors, public)]
     return {name: spread_of(sides, name, reference) for name in errors.by_forecaster}
 
@@ -114,7 +89,7 @@ class RankSets:
 
 
 def rank_sets_of(errors: Errors, public: Errors, state: str) -> RankSets:
-    """The ranks in a state on new seeds of the season's recipes, and on a new recipe."""
+    """Return the ranks in a state on new seeds of the season's recipes, and on a new recipe."""
 
     here, known = errors.select(state=state), public.select(state=state)
 
@@ -125,7 +100,7 @@ def rank_sets_of(errors: Errors, public: Errors, state: str) -> RankSets:
 
 
 def leader(errors: Errors, reference: str, state: str) -> str:
-    """The entry of most skill in a state."""
+    """Return the entry of most skill in a state."""
     here = errors.select(state=state)
     return max(here.by_forecaster, key=lambda name: skill(here, name, reference)[0])
 
@@ -133,7 +108,7 @@ def leader(errors: Errors, reference: str, state: str) -> str:
 def came_out(
     errors: Errors, reference: str, state: str, name: str, spreads: Mapping[str, Spread], sets: RankSets
 ) -> Iterator[str]:
-    """The state's answer, and every hope that it confirms or not, in plain words."""
+    """Yield the state's answer, and every hope that it confirms or not, in plain words."""
     if name == reference:
         yield f"**{state}**: no entry has more skill than `{reference}`."
         return
@@ -164,12 +139,12 @@ def came_out(
 
 
 def by_recipe(runs: Runs, spread: Spread) -> dict[str, SkillInterval]:
-    """Each recipe's skill with its interval for new seeds."""
+    """Return each recipe's skill with its interval for new seeds."""
     return {recipe: skill_interval({recipe: runs_R}, spread) for recipe, runs_R in sorted(runs.items())}
 
 
 def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str, Spread], sets: RankSets) -> list[str]:
-    """A state's entries in the order of skill, and how many pairs can be told apart."""
+    """Return a state's entries in the order of skill, and how many pairs can be told apart."""
     here = errors.select(state=state)
     found = {name: skill(here, name, reference) for name in here.by_forecaster}
     lines = []
@@ -197,14 +172,14 @@ def _ranks(sets: Mapping[str, tuple[int, int]] | None, name: str) -> str:
 
 
 def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:
-    """The leader's skill on every recipe."""
+    """Return the leader's skill on every recipe."""
     found = by_recipe(run_ratios(errors.select(state=state), name, reference), spread[name])
     lines = [(f"`{recipe}`", f"{own.skill:+.3f}", _span(own)) for recipe, own in found.items()]
     return markdown_table((f"{state}, `{name}`", "skill", "new seeds"), lines)
 
 
 def distance_parts(season: ScoredSeason, reference: str, leaders: Mapping[str, str]) -> list[str]:
-    """How much of the distance from the reference to `floor_fork` the leader closes where runs fork; [] without forks.
+    """Say how much of the way from the reference to `floor_fork` the leader closes where runs fork; [] without forks.
 
     A forecaster's error at an origin is the mean over all futures of that past, of which one was recorded.
     """
@@ -242,7 +217,7 @@ def distance_parts(season: ScoredSeason, reference: str, leaders: Mapping[str, s
 
 
 def _fork_error(season: ScoredSeason, name: str, at: set[tuple[str, int]]) -> FloatArray | None:
-    """[K]: the mean over origins of the mean over futures; None where the entry failed at all of them."""
+    """Return [K]: the mean over origins of the mean over futures; None where the entry failed at all of them."""
     tasks = read_record(EntryForks, season.folder.forks / f"{name}.json").tasks
     found = [np.mean(task.loss_JK, axis=0) for task in tasks if (task.trace, task.origin) in at and not task.failure]
     return np.mean(found, axis=0) if found else None
@@ -261,7 +236,7 @@ def _power(season: ScoredSeason) -> str:
 def demonstration_parts(
     season: ScoredSeason, public: Sequence[Result], reference: str, states: Sequence[str]
 ) -> list[str]:
-    """Skill of the unranked here and on public runs, and the p of their fork test; [] without any."""
+    """Return skill of the unranked here and on public runs, and the p of their fork test; [] without any."""
     if not season.unranked:
         return []
     lines = []
@@ -273,17 +248,11 @@ def demonstration_parts(
         lines.append((f"`{result.name}`", *cells, f"{test.p_value:.2g}" if test else NOTHING))
     name = public[0].suite.name if public else "public"
     heads = [head for state in states for head in (f"{state}, {name}", f"{state}, season")]
-    return [markdown_table(("skill", *heads, "fork test p"), lines), DEMONSTRATION_WORDS]
-
-
-DEMONSTRATION_WORDS = (
-    "Skill on the public runs and on the season's. What an entry knows by heart is worth something on the first and "
-    "nothing on the second. The fork test looks for knowledge of the season's own runs, which nobody had."
-)
+    return [markdown_table(("skill", *heads, "fork test p"), lines)]
 
 
 def _skills(result: Result, beside: Sequence[Result], reference: str) -> dict[str, str]:
-    """By state, on the runs of the results beside it; raises `ResultError` for another suite."""
+    """Return it by state, on the runs of the results beside it; raise `ResultError` for another suite."""
     scores = Standings([result], PRIMARY, next(one for one in beside if one.name == reference))
     return {state: signed_skill(scores.rows(state)[0].skill) for state in STATES}
 
@@ -300,7 +269,7 @@ def _span(found: SkillInterval | Interval | None) -> str:
 
 
 def season_files() -> dict[Path, str]:
-    """The page of every scored season, beside its public suite."""
+    """Return the page of every scored season, beside its public suite."""
     return {FOLDER / f"season-{season.name}.md": report(season, public_results(season)) for season in scored_seasons()}
 
 

@@ -33,12 +33,12 @@ class Cell:
 
     @property
     def tested(self) -> bool:
-        """Whether there were recipes enough."""
+        """Return whether there were recipes enough."""
         return self.groups is not None
 
 
 def compared_cells(results: Sequence[Result], metric: str) -> list[Cell]:
-    """Every state and horizon that has tasks; [] where the reference is not among the results."""
+    """Return every state and horizon that has tasks; [] where the reference is not among the results."""
     reference = reference_of(results)
     if reference is None or reference not in results:
         return []

@@ -26,7 +26,7 @@ assert set(FIELDS) <= COLUMNS.keys()
 
 
 def summary_files() -> dict[Path, str]:
-    """Every file with its text."""
+    """Return every file with its text."""
     made = {name: results_of(name) for name in suites_with_results()}
     made |= {season.suite.name: season.results for season in scored_seasons()[:1]}
     return {RESULTS / f"{name}.csv": summary(results) for name, results in made.items()}

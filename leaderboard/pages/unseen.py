@@ -1,7 +1,7 @@
 """A part of docs/reports/gated.md: the first score of `gated` on recipes that came after its weights, and a later one.
 
 Made from leaderboard/unseen.json, which `python -m leaderboard studies unseen` adds to as runs are recorded, and from
-the results of the suite that brings the recipes, on whose open runs it was fitted anew.
+the results of the suite that brings the recipes, on whose open runs it was fitted again.
 """
 
 from __future__ import annotations
@@ -13,16 +13,7 @@ import numpy as np
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.studies.unseen import (
-    BESIDE,
-    PLAN,
-    REFERENCE,
-    SUBJECT,
-    Scores,
-    known_recipes,
-    read_scores,
-    wanted_runs,
-)
+from leaderboard.studies import unseen as study
 from leaderboard.suites.plan import near_twins
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING
@@ -38,13 +29,14 @@ Column = Mapping[str, float]
 
 
 def unseen(
-    scores: Scores,
+    scores: study.Scores,
     wanted: int,
     twins: Mapping[str, str],
     after: Mapping[str, Column] | None = None,
     known: Collection[str] = (),
 ) -> str:
-    """A row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state too.
+    """Return a row per run, then the mean over recipes with its interval for a new one, by state; ``after`` by state
+    too.
 
     ``known``: recipes with a near twin among those that it learned from, without which the mean is given again.
     """
@@ -52,14 +44,14 @@ def unseen(
         return "No run of these recipes is recorded yet."
     columns: dict[str, Column] = {}
     for state in STATES:
-        first = _first(scores, state, SUBJECT)
+        first = _first(scores, state, study.SUBJECT)
         if first:
-            columns[f"`{SUBJECT}`, {state}"] = first
+            columns[f"`{study.SUBJECT}`, {state}"] = first
             if after is not None:
                 columns[f"after, {state}"] = {
                     run: value for run, value in after.get(state, {}).items() if run in scores
                 }
-            columns[f"`{BESIDE}`, {state}"] = _first(scores, state, BESIDE)
+            columns[f"`{study.BESIDE}`, {state}"] = _first(scores, state, study.BESIDE)
     rows = [(f"`{run}`", *(_skill(column.get(run)) for column in columns.values())) for run in scores]
     last = [("mean over recipes", *(_mean(column, twins) for column in columns.values()))]
     near = [recipe for recipe in dict.fromkeys(run.split("/")[0] for run in scores) if recipe in known]
@@ -69,9 +61,9 @@ def unseen(
         last.append(("without near twins of known ones", *(_mean(column, twins) for column in others)))
     codes = sorted({found["source_sha256"][:12] for found in scores.values()})
     words = (
-        f"{len(scores)} of {wanted} runs are recorded and scored. Skill against `{REFERENCE}`, with the 95 % interval "
-        "for a new recipe from five recipes on (near twins are one). "
-        f"Code and weights of `{SUBJECT}`: {', '.join(codes)}."
+        f"{len(scores)} of {wanted} runs are recorded and scored. Skill against `{study.REFERENCE}`, with the 95 % "
+        "interval for a new recipe from five recipes on (near twins are one). "
+        f"Code and weights of `{study.SUBJECT}`: {', '.join(codes)}."
     )
     if near:
         words += (
@@ -79,11 +71,11 @@ def unseen(
             "the same first text, with another seed: the last row leaves them out."
         )
     if after is not None:
-        words += f" After: fitted on the open runs of suite {PLAN}, of which each of these recipes has one."
+        words += f" After: fitted on the open runs of suite {study.PLAN}, of which each of these recipes has one."
     return f"{markdown_table(('run', *columns), [*rows, *last])}\n\n{words}"
 
 
-def _first(scores: Scores, state: str, name: str) -> Column:
+def _first(scores: study.Scores, state: str, name: str) -> Column:
     return {run: found["states"][state][name]["log_ratio"] for run, found in scores.items() if state in found["states"]}
 
 
@@ -100,15 +92,17 @@ def _mean(column: Column, twins: Mapping[str, str]) -> str:
 
 
 def scores_after(results: Sequence[Result]) -> dict[str, Column]:
-    """By state and run, the log ratio of `gated` as it was fitted for these results; {} where it is not among them."""
-    both = [result for result in results if result.name in (SUBJECT, REFERENCE)]
+    """Return by state and run the log ratio of `gated` as it was fitted for these results; {} where it is not among
+    them.
+    """
+    both = [result for result in results if result.name in (study.SUBJECT, study.REFERENCE)]
     if len(both) < 2:
         return {}
     errors = errors_of(both, PRIMARY)
     found: dict[str, Column] = {}
     for state in STATES:
         here = errors.select(state=state)
-        ratio_T = log_ratio(here.by_forecaster[SUBJECT], here.by_forecaster[REFERENCE])
+        ratio_T = log_ratio(here.by_forecaster[study.SUBJECT], here.by_forecaster[study.REFERENCE])
         number_T, _ = here.tasks.by_run
         runs = list(dict.fromkeys(here.tasks.run_T))
         found[state] = {run: float(np.nanmean(ratio_T[number_T == n])) for n, run in enumerate(runs)}
@@ -116,12 +110,12 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
 
 
 def _part(_: str) -> str:
-    wanted = wanted_runs()
-    recipes, learned = {run.split("/")[0] for run in wanted}, known_recipes()
+    wanted = study.wanted_runs()
+    recipes, learned = {run.split("/")[0] for run in wanted}, study.known_recipes()
     twins = {recipe: group[0] for group in near_twins(recipes) for recipe in group}
     known = {recipe for group in near_twins(recipes | learned) if learned & set(group) for recipe in group}
-    after = scores_after(results_of(PLAN)) if PLAN in suites_with_results() else {}
-    return unseen(read_scores(), len(wanted), twins, after or None, known)
+    after = scores_after(results_of(study.PLAN)) if study.PLAN in suites_with_results() else {}
+    return unseen(study.read_scores(), len(wanted), twins, after or None, known)
 
 
 PARTS: Mapping[str, Maker] = {"unseen": _part}

@@ -53,7 +53,7 @@ def run_values(result: Result, state: str) -> dict[str, dict[str, list[float | N
 
 
 def seeds(results: Sequence[Result]) -> str:
-    """How much runs of one recipe differ, beside how much recipes differ."""
+    """Return how much runs of one recipe differ, beside how much recipes differ."""
     several = {
         recipe
         for state in STATES

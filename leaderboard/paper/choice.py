@@ -49,14 +49,15 @@ class Choice:
 
 
 def needed_steps(horizons: Sequence[int] = HORIZONS) -> int:
-    """Steps that a trace must have: as many before the last window as in it."""
+    """Return steps that a trace must have: as many before the last window as in it."""
     return 2 * max(horizons)
 
 
 def choose_runs(
     folder: str | os.PathLike[str] | None = None, named: Sequence[str] = (), horizons: Sequence[int] = HORIZONS
 ) -> Choice:
-    """The traces of a folder (by default all that are found on this machine) that the rule allows, or those ``named``.
+    """Return the traces of a folder (by default all that are found on this machine) that the rule allows, or those
+    ``named``.
 
     Named traces (ids or .parquet files) need not meet the rule, but must be long enough and recorded at every step.
     Raises `SuiteError` for a named trace that is not, or when the rule leaves none, listing each with its reasons.
@@ -84,7 +85,7 @@ def choose_runs(
 
 
 def misfits(trace: Trace) -> list[str]:
-    """What keeps a run from standing in for the paper's."""
+    """Return what keeps a run from standing in for the paper's."""
     meta, balancing = trace.meta, trace.meta.balancing
     found = []
     within_layers = balancing.scope in ("per_layer", "per_micro_batch")
@@ -100,7 +101,7 @@ def misfits(trace: Trace) -> list[str]:
 
 
 def too_short(trace: Trace, horizons: Sequence[int] = HORIZONS) -> list[str]:
-    """What keeps a run from being scored at the paper's horizons at all."""
+    """Return what keeps a run from being scored at the paper's horizons at all."""
     found = []
     if trace.meta.stride != 1:
         found.append(f"only every {ordinal(trace.meta.stride)} step is recorded, needed is every one")
@@ -132,6 +133,6 @@ def _named(name: str, refs: Sequence[TraceRef], horizons: Sequence[int]) -> Chos
 
 
 def _train(trace_id: str, refs: Sequence[TraceRef]) -> tuple[TraceRef, ...]:
-    """The first `train` run of the recipe: the paper's LSTM learns from one independent run."""
+    """Return the first `train` run of the recipe: the paper's LSTM learns from one independent run."""
     recipe = trace_id.split("/")[0]
     return tuple(ref for ref in refs if ref.id.startswith(f"{recipe}/train/"))[:1]

@@ -10,9 +10,11 @@ significance: windows of one run are not independent, and the recipes are few.
 from __future__ import annotations
 
 import math
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from leaderboard.paper.facts import paper
@@ -82,19 +84,19 @@ class Finding(NamedTuple):
     votes: tuple[bool | None, ...]
 
     def voted(self, vote: bool | None) -> Fraction:
-        """How many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
+        """Return how many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
         cast = self._cast()
         runs = Counter(recipe for recipe, _ in cast)
         return sum((Fraction(1, runs[recipe]) for recipe, given in cast if given is vote), Fraction(0))
 
     @property
     def judged(self) -> int:
-        """How many recipes have a figure."""
+        """Return how many recipes have a figure."""
         return len({recipe for recipe, _ in self._cast()})
 
     @property
     def verdict(self) -> Verdict:
-        """What at least MAJORITY of the recipes with a figure say."""
+        """Return what at least MAJORITY of the recipes with a figure say."""
         if self.judged and self.voted(True) >= MAJORITY * self.judged:
             return "agree"
         return "disagree" if self.judged and self.voted(False) >= MAJORITY * self.judged else "cannot tell"
@@ -108,40 +110,15 @@ class Finding(NamedTuple):
 def judge(
     claim: str, variant: str, column: str, recipes: Sequence[str], figures: Iterable[Value], bounds: Bounds
 ) -> Finding:
-    """The finding that the runs' figures make; ``recipes``: that of each run."""
+    """Return the finding that the runs' figures make; ``recipes``: that of each run."""
     values = tuple(figures)
     return Finding(claim, variant, column, tuple(recipes), values, tuple(bounds.vote(value) for value in values))
 
 
 def claims() -> tuple[Claim, ...]:
-    """What is judged, in the order of the page."""
-    facts = paper()
-    apart = f"agree at {MARGIN:g} or more, disagree at {1 / MARGIN:.3g} or less"
-    lower = f"agree at {1 / MARGIN:.3g} or less, disagree at {MARGIN:g} or more"
-    return (
-        Claim("settles", "Expert loads go from fluctuating to stable", "title, figures 1 to 4, 10 and 11",
-              "largest fraction of the steps after its onset that a layer spends transient again",
-              f"agree when every layer has an onset and the figure is at most {BACK:g}; disagree otherwise"),
-        Claim("calmer", "The sliding statistics fall once the stable state is reached", "figures 2 to 4, 10 and 11",
-              "mean of the statistic before the last layer's onset over that after it", apart),
-        Claim("onset", f"The stable state begins after about {facts.onset.steps:,} iterations", facts.onset.setup,
-              f"step at which the last layer becomes stable, over {facts.onset.steps:,}",
-              f"agree within a factor of {FACTOR:g}; disagree otherwise"),
-        Claim("first", "The first MoE layer fluctuates most", "figures 1 to 4 (125M)",
-              "the statistic of the first MoE layer over that of the largest other layer", apart),
-        Claim("transient", "The transient state is harder to forecast than the stable one", "figures 5 to 9",
-              "error in the transient state over error in the stable state", apart),
-        Claim("sw-arima", "SW_Avg is more accurate than ARIMA in the stable state", "stable-state errors",
-              "error of SW_Avg over error of ARIMA", lower),
-        Claim("arima-lstm", "ARIMA is more accurate than LSTM in the stable state",
-              "stable-state errors; for LSTM only upper bounds are given", "error of ARIMA over error of LSTM", lower),
-        Claim("longer", "The next 2,000 iterations are harder than the next 1,000", "350M, SW_Avg; abstract",
-              "error at the longer horizon over error at the shorter, on the same origins", apart),
-        Claim("size", "The errors are of the reported size in the stable state", "stable-state errors",
-              "error",
-              f"agree from the least reported value over {FACTOR:g} to the largest times {FACTOR:g} (from 0 where only "
-              "upper bounds are reported); disagree otherwise"),
-        Claim("floor", "Errors in the stable state lie at the sampling floor (a reading of the 350M figures, "
-              "not a claim of the paper)", "350M, SW_Avg, with assumptions stated below",
-              "error over the floor", f"agree up to {NEAR_FLOOR:g}; disagree above"),
-    )  # fmt: skip
+    """Return what is judged, in the order of the page: what `claims.toml` says, its numbers filled in."""
+    onset = paper().onset
+    values = {"margin": MARGIN, "less": 1 / MARGIN, "factor": FACTOR, "near_floor": NEAR_FLOOR, "back": BACK,
+              "onset": onset.steps, "setup": onset.setup}  # fmt: skip
+    listed = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["claims"]
+    return tuple(Claim(**{name: text.format_map(values) for name, text in one.items()}) for one in listed)

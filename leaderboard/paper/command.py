@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from leaderboard.paper.choice import choose_runs
+from leaderboard.paper.choice import Chosen, choose_runs
 from leaderboard.paper.figures import save_figures
 from leaderboard.paper.files import files_of, verdict_sheet
 from leaderboard.paper.forecasts import ask_forecasters, middle_origin
 from leaderboard.paper.measuring import Request, measure_runs
 from leaderboard.paper.page import FOLDER, folder_of
 from leaderboard.paper.sizes import sized_runs
-from leaderboard.paper.study import Study
+from leaderboard.paper.study import RunStudy, SizedRun, Study
 from leaderboard.paper.verdicts import findings, summary
 from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
@@ -24,6 +24,7 @@ from moeload_bench.errors import printable
 from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.plots.style import style
+from moeload_bench.results.record import Results
 from moeload_bench.traces.store import read_trace
 
 
@@ -62,8 +63,13 @@ def paper(
         pass
     choice = choose_runs(traces, trace or ())
     request = Request(every, level=parse_level(level), jobs=jobs, fresh=fresh)
-    runs = _measured(choice, request, out, figures, as_json)
-    sizes: list[Any] = []
+    runs = []
+    with pair_progress(quiet=as_json, unit="forecasters") as report:
+        for run, (measured, results) in zip(choice.runs, measure_runs(choice, request, report), strict=True):
+            runs.append(measured)
+            if len(runs) <= figures:  # drawn as soon as it is there
+                _draw(run, measured, results, request, out)
+    sizes: list[SizedRun] = []
     if not trace:
         with pair_progress(quiet=as_json, unit="runs of several sizes") as report:
             sizes = sized_runs(traces, request, report)
@@ -86,18 +92,7 @@ def paper(
         raise typer.Exit(1)
 
 
-def _measured(choice: Any, request: Any, out: Path, figures: int, quiet: bool) -> list[Any]:
-    """The studies; the first ones have their figures drawn as soon as they are there."""
-    runs = []
-    with pair_progress(quiet=quiet, unit="forecasters") as report:
-        for run, (study, results) in zip(choice.runs, measure_runs(choice, request, report), strict=True):
-            runs.append(study)
-            if len(runs) <= figures:
-                _draw(run, study, results, request, out)
-    return runs
-
-
-def _draw(run: Any, study: Any, results: Any, request: Any, out: Path) -> None:
+def _draw(run: Chosen, study: RunStudy, results: Results, request: Request, out: Path) -> None:
     trace = read_trace(run.path, verify=False)
     origin = middle_origin(results)
     forecasts = {} if origin is None else ask_forecasters(run, trace, study.targets, origin, request)

@@ -60,11 +60,11 @@ class Paper(Record):
     figures: tuple[PaperFigure, ...]
 
     def reported(self, forecaster: str, horizon: int) -> list[PaperError]:
-        """The errors of a forecaster at a horizon, one per setup that has one."""
+        """Return the errors of a forecaster at a horizon, one per setup that has one."""
         return [one for one in self.errors if (one.forecaster, one.horizon) == (forecaster, horizon)]
 
 
 @lru_cache(maxsize=1)
 def paper() -> Paper:
-    """The paper's facts."""
+    """Return the paper's facts."""
     return Paper.model_validate(tomllib.loads(DATA.read_text()))

@@ -16,19 +16,8 @@ from leaderboard.paper.study import PAPER_FORECASTERS, PARTS, RunStudy
 from leaderboard.paper.verdicts import PART_NAMES
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.forecaster import Forecast
+from moeload_bench.plots import style
 from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, legend_line, title_of, view_trace
-from moeload_bench.plots.style import (
-    GREY,
-    MARKERS,
-    PALETTE,
-    legend_above,
-    log_axis,
-    panels,
-    save_figure,
-    state_handles,
-    state_strip,
-    style,
-)
 from moeload_bench.plots.traces import draw_shares, draw_sliding
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.states.rule import state_names
@@ -64,7 +53,7 @@ def save_figures(
 ) -> Iterator[Path]:
     """Draw and write all figures of a run, one at a time; ``forecasts`` are those at the ``origin``, maybe none."""
     for name, figure in draw_figures(trace, study, results, forecasts, origin):
-        yield save_figure(figure, folder / f"{name}.png")
+        yield style.save_figure(figure, folder / f"{name}.png")
 
 
 def draw_figures(
@@ -93,9 +82,11 @@ def draw_figures(
 
 
 def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
-    """Each forecaster's error at every sliding origin, a panel per definition, means over layers, with the floors."""
-    with style():
-        figure, axes = panels(len(DEFINITIONS), height=1.9, columns=2, share_y=False)
+    """Draw each forecaster's error at every sliding origin, a panel per definition, means over layers, with the
+    floors.
+    """
+    with style.style():
+        figure, axes = style.panels(len(DEFINITIONS), height=1.9, columns=2, share_y=False)
         for ax, metric in zip(axes, DEFINITIONS, strict=True):
             for i, (name, result) in enumerate(results.items()):
                 origin_O, error_O = curve(result.runs[0], metric, result.suite.horizons.index(horizon))
@@ -103,18 +94,20 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
             _dress(ax, view, next(iter(results.values())), metric, horizon)
             low, high = _range(ax)
             if low > 0:
-                log_axis(ax.yaxis, low, high)
-        handles = [legend_line(name, PALETTE[i], marker=MARKERS[i], markersize=3) for i, name in enumerate(results)]
+                style.log_axis(ax.yaxis, low, high)
+        handles = [
+            legend_line(name, style.PALETTE[i], marker=style.MARKERS[i], markersize=3) for i, name in enumerate(results)
+        ]
         _finish(figure, view, horizon, handles)
         return figure
 
 
 def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figure:
-    """One forecaster, sliding as a curve over the origins and in blocks as bars over their windows."""
+    """Draw one forecaster, sliding as a curve over the origins and in blocks as bars over their windows."""
     from matplotlib.patches import Patch
 
-    with style():
-        figure, axes = panels(len(RATES), height=1.9, columns=1, share_y=False)
+    with style.style():
+        figure, axes = style.panels(len(RATES), height=1.9, columns=1, share_y=False)
         k = result.suite.horizons.index(horizon)
         (run,) = result.runs
         blocks = in_blocks(run, int(view.trace.step_S[0]), horizon)
@@ -122,7 +115,7 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
         for ax, metric in zip(axes, RATES, strict=True):
             at_O, height_O = curve(blocks, metric, k)
             ax.bar(
-                at_O, height_O, width=horizon, align="edge", color=PALETTE[i], alpha=BARS, edgecolor="white",
+                at_O, height_O, width=horizon, align="edge", color=style.PALETTE[i], alpha=BARS, edgecolor="white",
                 label="blocks",
             )  # fmt: skip
             origin_O, error_O = curve(run, metric, k)
@@ -130,26 +123,27 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
             _dress(ax, view, result, metric, horizon)
             ax.set_ylim(0, 1.08 * _range(ax)[1] or 1.0)
         handles = [
-            legend_line(f"{name}, sliding, at the origin", PALETTE[i], marker=MARKERS[i], markersize=3),
-            Patch(facecolor=PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
+            legend_line(f"{name}, sliding, at the origin", style.PALETTE[i], marker=style.MARKERS[i], markersize=3),
+            Patch(facecolor=style.PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
         ]
         _finish(figure, view, horizon, handles)
         return figure
 
 
 def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -> Figure:
-    """What was forecast at one origin and what came: for two layers the most, a middling and the least loaded expert.
+    """Draw what was forecast at one origin and what came: for two layers the most, a middling and the least loaded
+    expert.
 
     Thin grey: each step's share. Black: means of AVERAGED steps. An expert's place is that of the steps shown before
     the origin.
     """
-    with style():
+    with style.style():
         trace = view.trace
         layers = list(dict.fromkeys((0, trace.num_layers // 2)))
         horizon = max(int(one.edges_B[-1]) for one in forecasts.values())
         row = row_of(trace, origin)
         first = max(0, row - BEFORE)
-        figure, axes = panels(3 * len(layers), height=1.7, columns=3, share_y=False)
+        figure, axes = style.panels(3 * len(layers), height=1.7, columns=3, share_y=False)
         step_S = trace.step_S[first : row + horizon]
         for place, layer in enumerate(layers):
             share_SE = shares(trace.load_SLE[first : row + horizon, layer])
@@ -161,13 +155,13 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
                 ax.set_title(f"{view.name(layer)}, expert {expert}")
         figure.supxlabel(STEP_LABEL)
         figure.supylabel("share of the layer's tokens [fraction]")
-        handles = [legend_line(name, PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
+        handles = [legend_line(name, style.PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
         truth = [
             legend_line(f"measured, means of {AVERAGED} steps", "black"),
             legend_line("measured, each step", "#BBBBBB"),
         ]
         title = f"{title_of(view)}: forecasts of the next {horizon:,} steps at step {origin:,} (dotted)"
-        legend_above(figure, title, [*handles, *truth], columns=5)
+        style.legend_above(figure, title, [*handles, *truth], columns=5)
         return figure
 
 
@@ -175,8 +169,8 @@ def _stairs(ax: Axes, forecasts: Mapping[str, Forecast], origin: int, layer: int
     for i, (name, one) in enumerate(forecasts.items()):
         edges = origin + np.concatenate([[0], one.edges_B])
         path = one.share_BLE[:, layer, expert]
-        ax.stairs(path, edges, baseline=None, color=PALETTE[i], linestyle=DASHES[i], linewidth=1.4, label=name)
-    ax.axvline(origin, color=GREY, linestyle=":", linewidth=1.0)
+        ax.stairs(path, edges, baseline=None, color=style.PALETTE[i], linestyle=DASHES[i], linewidth=1.4, label=name)
+    ax.axvline(origin, color=style.GREY, linestyle=":", linewidth=1.0)
 
 
 def _truth(ax: Axes, step_S: np.ndarray, share_S: np.ndarray) -> None:
@@ -187,8 +181,8 @@ def _truth(ax: Axes, step_S: np.ndarray, share_S: np.ndarray) -> None:
 
 def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
     """Layers side by side: mean sliding variance and range, before and after the last onset; stable-state errors."""
-    with style():
-        figure, axes = panels(4, height=1.9, columns=2, share_y=False)
+    with style.style():
+        figure, axes = style.panels(4, height=1.9, columns=2, share_y=False)
         names = [layer.name for layer in study.states]
         for ax, (statistic, unit) in zip(axes[:2], (("variance", "fraction²"), ("range", "fraction")), strict=True):
             for i, part in enumerate(PARTS):
@@ -202,23 +196,31 @@ def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
         for ax in axes:
             drawn = _range(ax)
             if drawn[0] > 0:
-                log_axis(ax.yaxis, *drawn)
+                style.log_axis(ax.yaxis, *drawn)
             ax.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
             ax.grid(axis="y")
         figure.supxlabel("MoE layer, in the model's order")
         parts = [_key(3 + i, PART_NAMES[part]) for i, part in enumerate(PARTS)]
         forecasters = [_key(PAPER_FORECASTERS.index(row.forecaster), row.forecaster) for row in rows]
-        legend_above(figure, title_of(view), [*parts, *forecasters], columns=3)
+        style.legend_above(figure, title_of(view), [*parts, *forecasters], columns=3)
         return figure
 
 
 def _dots(ax: Axes, i: int, label: str, value_L: Sequence[float | None], scale: float) -> None:
     value = scale * np.array(value_L, dtype=np.float64)
-    ax.plot(range(len(value)), value, color=PALETTE[i], marker=MARKERS[i], linestyle=":", linewidth=0.8, label=label)
+    ax.plot(
+        range(len(value)),
+        value,
+        color=style.PALETTE[i],
+        marker=style.MARKERS[i],
+        linestyle=":",
+        linewidth=0.8,
+        label=label,
+    )
 
 
 def _key(i: int, label: str) -> Any:
-    return legend_line(label, PALETTE[i], ":", marker=MARKERS[i])
+    return legend_line(label, style.PALETTE[i], ":", marker=style.MARKERS[i])
 
 
 def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +233,7 @@ def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _line(ax: Axes, i: int, count: int, name: str, origin_O: np.ndarray, error_O: np.ndarray) -> None:
     often = max(1, len(origin_O) // 10)
     ax.plot(
-        origin_O, error_O, color=PALETTE[i], marker=MARKERS[i], markersize=3, linewidth=0.9, label=name,
+        origin_O, error_O, color=style.PALETTE[i], marker=style.MARKERS[i], markersize=3, linewidth=0.9, label=name,
         markevery=(i * often // max(count, 1) % often, often),
     )  # fmt: skip
 
@@ -244,8 +246,8 @@ def _dress(ax: Axes, view: View, result: Result, metric: str, horizon: int) -> N
         for floor, dashes in FLOORS.items():
             value = run.floors.get(state, {}).get(floor, {}).get(metric, (None,) * (k + 1))[k]
             if value is not None:
-                ax.plot([start, stop], [100 * value] * 2, color=GREY, linestyle=dashes, gid=f"{floor}-{state}")
-    state_strip(ax, [span for span in run_spans(view) if span[2] != "mixed"])
+                ax.plot([start, stop], [100 * value] * 2, color=style.GREY, linestyle=dashes, gid=f"{floor}-{state}")
+    style.state_strip(ax, [span for span in run_spans(view) if span[2] != "mixed"])
     ax.set_title(metric, pad=9)
     ax.set_xlim(*view.span)
     ax.grid(axis="y")
@@ -274,7 +276,10 @@ def _finish(figure: Figure, view: View, horizon: int, handles: list[Any]) -> Non
     figure.supxlabel(STEP_LABEL)
     figure.supylabel(f"error over the next {horizon:,} steps [%]")
     mixed = "; gap in the band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
-    floors = [legend_line(f"{name} of the state", GREY, dashes) for name, dashes in FLOORS.items()]
-    legend_above(
-        figure, f"{title_of(view)}: means over MoE layers{mixed}", [*handles, *floors, *state_handles()], columns=4
+    floors = [legend_line(f"{name} of the state", style.GREY, dashes) for name, dashes in FLOORS.items()]
+    style.legend_above(
+        figure,
+        f"{title_of(view)}: means over MoE layers{mixed}",
+        [*handles, *floors, *style.state_handles()],
+        columns=4,
     )

@@ -31,7 +31,9 @@ def files_of(study: Study) -> dict[str, str]:
 
 
 def error_sheet(study: Study) -> Iterator[dict[str, Any]]:
-    """One record per run, protocol, horizon, state, forecaster and error definition, with the floors and the excess."""
+    """Yield one record per run, protocol, horizon, state, forecaster and error definition, with the floors and the
+    excess.
+    """
     for run in study.runs:
         for row in run.errors:
             for metric in METRICS:
@@ -52,7 +54,7 @@ def error_sheet(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def verdict_sheet(study: Study, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
-    """One record per claim, variant, column and run; the verdict is that of all runs together."""
+    """Yield one record per claim, variant, column and run; the verdict is that of all runs together."""
     for finding in findings:
         for run, figure, vote in zip(study.runs, finding.figures, finding.votes, strict=True):
             yield {
@@ -69,7 +71,7 @@ def verdict_sheet(study: Study, findings: Sequence[Finding]) -> Iterator[dict[st
 
 
 def to_csv(rows: Iterator[dict[str, Any]]) -> str:
-    """The records as CSV with a heading; nothing for None."""
+    """Return the records as CSV with a heading; nothing for None."""
     text = io.StringIO()
     writer = None
     for row in rows:

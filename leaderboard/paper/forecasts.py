@@ -25,7 +25,7 @@ from moeload_bench.traces.trace import Trace
 
 
 def middle_origin(results: Results) -> int | None:
-    """The origin in the middle of those in the stable state; None where there is none."""
+    """Return the origin in the middle of those in the stable state; None where there is none."""
     stable = [task.origin for task in results[0].runs[0].tasks if task.state == "stable"]
     return stable[len(stable) // 2] if stable else None
 
@@ -33,7 +33,7 @@ def middle_origin(results: Results) -> int | None:
 def ask_forecasters(
     run: Chosen, trace: Trace, targets: Mapping[str, str], origin: int, request: Request
 ) -> dict[str, Forecast]:
-    """The paper's forecasters' answers at an origin, for the longest horizon; one that failed is left out."""
+    """Return the paper's forecasters' answers at an origin, for the longest horizon; one that failed is left out."""
     suite = task_list(run, trace, request)
     setting = Setting(suite, request.level, Limits(), suite.seed, request.fresh)
     paths = {ref.id: ref.path for ref in run.train}

@@ -14,23 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leaderboard.paper import study as records
 from leaderboard.paper.choice import HORIZONS, Choice, Chosen
-from leaderboard.paper.study import (
-    FORECASTERS,
-    LAYER_METRICS,
-    METRICS,
-    PAPER_FORECASTERS,
-    PROTOCOLS,
-    STATISTICS,
-    ErrorRow,
-    FloorRow,
-    Fluctuation,
-    LayerStates,
-    Part,
-    Protocol,
-    RunStudy,
-    Value,
-)
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
@@ -67,7 +52,7 @@ class Request:
 
 def measure_runs(
     choice: Choice, request: Request, progress: Progress | None = None
-) -> Iterator[tuple[RunStudy, Results]]:
+) -> Iterator[tuple[records.RunStudy, Results]]:
     """Study each run in turn; with it come the results that figures are drawn from.
 
     ``progress(done, total, what)`` counts forecasters over all runs.
@@ -86,7 +71,7 @@ def measure_runs(
 
 def measure_run(
     run: Chosen, targets: Mapping[str, str], missing: Sequence[str], request: Request, progress: Progress | None = None
-) -> tuple[RunStudy, Results]:
+) -> tuple[records.RunStudy, Results]:
     """Study one run with these forecasters; ``missing`` says why others are left out."""
     trace = read_trace(run.path)
     paths = {ref.id: ref.path for ref in run.train}
@@ -95,13 +80,13 @@ def measure_run(
         level=request.level, jobs=request.jobs, fresh=request.fresh, progress=progress,
     )  # fmt: skip
     labels = label_states(trace.load_SLE)
-    errors: list[ErrorRow] = []
-    floors: list[FloorRow] = []
+    errors: list[records.ErrorRow] = []
+    floors: list[records.FloorRow] = []
     for name, result in zip(targets, results, strict=True):
         errors += error_rows(name, result, trace)
         floors = floors or floor_rows(result)
     failures = (f"{one} on {where}, origin {task.origin}: {task.failure}" for one, where, task in results.failures)
-    study = RunStudy(
+    study = records.RunStudy(
         id=run.id,
         data_sha256=data_sha256(trace),
         family=trace.meta.family,
@@ -122,7 +107,7 @@ def measure_run(
 
 
 def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
-    """How the LSTM came by what it knows."""
+    """Return how the LSTM came by what it knows."""
     if target is None:
         return "; ".join(missing) or "not run"
     return "learnt online" if "@" in target else f"learnt from {run.train[0].id}"
@@ -131,7 +116,7 @@ def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
 def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
     """Forecasters by name, with the target that runs under it, and why others cannot run here."""
     kept, missing = {}, []
-    for name in FORECASTERS:
+    for name in records.FORECASTERS:
         target = "lstm@mode=online" if name == "lstm" and not run.train else name
         try:
             preflight(parse_target(target))
@@ -143,7 +128,7 @@ def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
 
 
 def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
-    """The sliding origins of one run, as a suite of its own; its `train` run is there to fit on."""
+    """Return the sliding origins of one run, as a suite of its own; its `train` run is there to fit on."""
     suite = Suite(
         name=f"paper:{run.id}".lower(),
         horizons=request.horizons,
@@ -153,12 +138,12 @@ def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
     return sliding_suite(suite, {run.id: trace}, request.every, request.horizons)
 
 
-def error_rows(name: str, result: Result, trace: Trace) -> list[ErrorRow]:
-    """A forecaster's errors in every state that it has origins in, sliding and in blocks, at every horizon."""
+def error_rows(name: str, result: Result, trace: Trace) -> list[records.ErrorRow]:
+    """Return a forecaster's errors in every state that it has origins in, sliding and in blocks, at every horizon."""
     (run,) = result.runs
     rows = []
     for k, horizon in enumerate(result.suite.horizons):
-        for protocol in PROTOCOLS:
+        for protocol in records.PROTOCOLS:
             part = run if protocol == "sliding" else in_blocks(run, int(trace.step_S[0]), horizon)
             for state in dict.fromkeys(task.state for task in part.tasks):
                 rows.append(_error_row(name, part, state, protocol, horizon, k))
@@ -166,33 +151,39 @@ def error_rows(name: str, result: Result, trace: Trace) -> list[ErrorRow]:
 
 
 def in_blocks(run: RunResult, first: int, horizon: int) -> RunResult:
-    """The run with those tasks whose windows of ``horizon`` steps are disjoint: blocks counted from step ``first``."""
+    """Return the run with those tasks whose windows of ``horizon`` steps are disjoint: blocks counted from step
+    ``first``.
+    """
     return run.model_copy(update={"tasks": tuple(t for t in run.tasks if (t.origin - first) % horizon == 0)})
 
 
-def _error_row(name: str, run: RunResult, state: str, protocol: Protocol, horizon: int, k: int) -> ErrorRow:
-    layered = run.per_layer.get(state, {}) if protocol == "sliding" and name in PAPER_FORECASTERS else {}
-    return ErrorRow(
+def _error_row(
+    name: str, run: RunResult, state: str, protocol: records.Protocol, horizon: int, k: int
+) -> records.ErrorRow:
+    layered = run.per_layer.get(state, {}) if protocol == "sliding" and name in records.PAPER_FORECASTERS else {}
+    return records.ErrorRow(
         protocol=protocol,
         horizon=horizon,
         state=state,
         forecaster=name,
         origins=sum(task.state == state for task in run.tasks),
-        errors={metric: _short(run_means(run, state, metric)[k]) for metric in METRICS},
-        per_layer={metric: tuple(map(_short, layered[metric][k])) for metric in LAYER_METRICS if metric in layered},
+        errors={metric: _short(run_means(run, state, metric)[k]) for metric in records.METRICS},
+        per_layer={
+            metric: tuple(map(_short, layered[metric][k])) for metric in records.LAYER_METRICS if metric in layered
+        },
     )
 
 
-def floor_rows(result: Result) -> list[FloorRow]:
-    """The floors of the run; the same for every forecaster."""
+def floor_rows(result: Result) -> list[records.FloorRow]:
+    """Return the floors of the run; the same for every forecaster."""
     (run,) = result.runs
     return [
-        FloorRow(
+        records.FloorRow(
             horizon=horizon,
             state=state,
             floor=floor,
             mark=run.floor_marks.get(floor, "not given"),
-            errors={metric: _short(values[metric][k]) for metric in METRICS},
+            errors={metric: _short(values[metric][k]) for metric in records.METRICS},
         )
         for k, horizon in enumerate(result.suite.horizons)
         for state, floors in run.floors.items()
@@ -202,7 +193,7 @@ def floor_rows(result: Result) -> list[FloorRow]:
     ]
 
 
-def layer_states(trace: Trace, labels: StateLabels) -> tuple[LayerStates, ...]:
+def layer_states(trace: Trace, labels: StateLabels) -> tuple[records.LayerStates, ...]:
     """Onset and band of every layer in steps, and how much of the time after the onset was transient again."""
     out = []
     for layer, name in enumerate(layer_names(trace)):
@@ -211,23 +202,23 @@ def layer_states(trace: Trace, labels: StateLabels) -> tuple[LayerStates, ...]:
         after_S = labels.transient_SL[onset:, layer]
         back = _short(float(after_S.mean())) if onset >= 0 else None
         steps = [None if row < 0 else int(trace.step_S[row]) for row in (onset, low, high)]
-        out.append(LayerStates(name=name, onset=steps[0], band=(steps[1], steps[2]), back=back))
+        out.append(records.LayerStates(name=name, onset=steps[0], band=(steps[1], steps[2]), back=back))
     return tuple(out)
 
 
-def fluctuation(trace: Trace, labels: StateLabels) -> tuple[Fluctuation, ...]:
-    """The sliding statistics per layer over all steps, before the last layer's onset, and after it.
+def fluctuation(trace: Trace, labels: StateLabels) -> tuple[records.Fluctuation, ...]:
+    """Return the sliding statistics per layer over all steps, before the last layer's onset, and after it.
 
     A window belongs to a part when all its steps do. Without an onset in every layer nothing is "after".
     """
     settled = int(labels.onset_L.max()) if (labels.onset_L >= 0).all() else trace.steps
-    spans: dict[Part, tuple[int, int]] = {
+    spans: dict[records.Part, tuple[int, int]] = {
         "all": (0, trace.steps), "before": (0, settled), "after": (settled, trace.steps),
     }  # fmt: skip
-    found: dict[tuple[str, int, Part], list[Value]] = {}
+    found: dict[tuple[str, int, records.Part], list[records.Value]] = {}
     for layer in range(trace.num_layers):
         share_S1E = shares(trace.load_SLE[:, layer : layer + 1])
-        for statistic, window in STATISTICS:
+        for statistic, window in records.STATISTICS:
             compute = sliding_variance if statistic == "variance" else sliding_range
             mean_S = _mean_known(compute(share_S1E, window)[:, 0])
             for part, (start, stop) in spans.items():
@@ -236,7 +227,7 @@ def fluctuation(trace: Trace, labels: StateLabels) -> tuple[Fluctuation, ...]:
                 value = _short(float(known.mean())) if known.size else None
                 found.setdefault((statistic, window, part), []).append(value)
     return tuple(
-        Fluctuation(statistic=statistic, window=window, part=part, value_L=tuple(values))
+        records.Fluctuation(statistic=statistic, window=window, part=part, value_L=tuple(values))
         for (statistic, window, part), values in found.items()
     )
 
@@ -246,6 +237,6 @@ def _mean_known(value_SE: FloatArray) -> FloatArray:
     return np.asarray(value_SE.mean(axis=1))
 
 
-def _short(value: Value) -> Value:
+def _short(value: records.Value) -> records.Value:
     """Six significant digits: what a page needs, and small enough to commit."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.{DIGITS}g}")

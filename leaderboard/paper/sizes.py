@@ -56,7 +56,7 @@ Size = tuple[int, int]
 def sized_runs(
     folder: str | os.PathLike[str] | None, request: Request, progress: Progress | None = None
 ) -> list[SizedRun]:
-    """The runs of every group of two sizes or more, measured: a group after the other, the smallest model first.
+    """Return the runs of every group of two sizes or more, measured: a group after the other, the smallest model first.
 
     ``folder`` as `choose_runs` takes it; ``progress(done, total, what)`` counts runs. Raises `TraceError` for a file
     that is no trace, and `SuiteError` where a forecaster fails.
@@ -71,7 +71,9 @@ def sized_runs(
 
 
 def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
-    """The groups of two sizes or more, those without an auxiliary loss first; in each the smallest model first."""
+    """Yield the groups of two sizes or more, those without an auxiliary loss first; in each the smallest model
+    first.
+    """
     groups: dict[str, list[tuple[Size, TraceRef]]] = {}
     for ref in refs:
         meta = stored_meta(ref.path)
@@ -87,7 +89,7 @@ def _size(meta: TraceMeta) -> Size:
 
 
 def _same(meta: TraceMeta) -> str:
-    """What all runs of a group have in common, the coefficient of balancing first."""
+    """Return what all runs of a group have in common, the coefficient of balancing first."""
     record: dict[str, Any] = meta.model_dump(mode="json")
     record["optimizer"] = {key: value for key, value in meta.optimizer.items() if key != "lr"}
     record["schedule"] = {key: value for key, value in meta.schedule.items() if value is not None}  # older: left out

@@ -88,12 +88,12 @@ class LoadStudy(Record):
 
     @property
     def settled(self) -> int | None:
-        """The step from which every layer has been stable once; None when one never is."""
+        """Return the step from which every layer has been stable once; None when one never is."""
         onsets = [layer.onset for layer in self.states]
         return None if None in onsets else max(onset for onset in onsets if onset is not None)
 
     def fluctuates(self, statistic: str, window: int, part: Part) -> tuple[Value, ...]:
-        """A sliding statistic per layer; empty where it was not taken."""
+        """Return a sliding statistic per layer; empty where it was not taken."""
         for one in self.fluctuation:
             if (one.statistic, one.window, one.part) == (statistic, window, part):
                 return one.value_L
@@ -102,7 +102,7 @@ class LoadStudy(Record):
     def error(
         self, forecaster: str, metric: str, *, state: str, horizon: int, protocol: Protocol = "sliding", least: int = 1
     ) -> Value:
-        """A mean error, None where there is none or it rests on fewer than ``least`` origins."""
+        """Return a mean error, None where there is none or it rests on fewer than ``least`` origins."""
         wanted = (protocol, horizon, state, forecaster)
         for row in self.errors:
             if (row.protocol, row.horizon, row.state, row.forecaster) == wanted:
@@ -133,7 +133,7 @@ class RunStudy(LoadStudy):
     failures: tuple[str, ...] = ()
 
     def floor(self, name: str, metric: str, *, state: str, horizon: int) -> Value:
-        """A floor, None where it is not given."""
+        """Return a floor, None where it is not given."""
         for row in self.floors:
             if (row.floor, row.state, row.horizon) == (name, state, horizon):
                 return row.errors.get(metric)
@@ -157,10 +157,10 @@ class Study(Record):
     sizes: tuple[SizedRun, ...] = ()
 
     def recipes(self) -> int:
-        """How many recipes the runs are of."""
+        """Return how many recipes the runs are of."""
         return len({run.recipe for run in self.runs})
 
 
 def excess_over(value: Value, floor: Value) -> Value:
-    """The excess of an error over a floor, None where either does not exist."""
+    """Return the excess of an error over a floor, None where either does not exist."""
     return None if value is None or floor is None else float(f"{float(excess(np.array(value), np.array(floor))):.6g}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from leaderboard.paper.claims import (
@@ -14,6 +15,7 @@ from leaderboard.paper.claims import (
     LEAST_ORIGINS,
     NEAR_FLOOR,
     VERDICTS,
+    Bounds,
     Claim,
     Finding,
     claims,
@@ -36,30 +38,60 @@ from leaderboard.paper.study import (
 )
 from moeload_bench.scoring.noise import sampling_error
 
+Mean = Callable[[RunStudy, str], Value]
+"""A mean of a run, by metric."""
 GPT3_TOKENS = 2048
 """Tokens per sequence of GPT-3; the paper does not state its own."""
 PART_NAMES: dict[Part, str] = {"all": "all steps", "before": "before the last onset", "after": "after the last onset"}
 
 
 def findings(study: Study) -> list[Finding]:
-    """Every claim in every variant; a mean over fewer than LEAST_ORIGINS origins gives no figure."""
+    """Return every claim in every variant; a mean over fewer than LEAST_ORIGINS origins gives no figure."""
     runs, short, long = study.runs, study.horizons[0], study.horizons[-1]
-    everywhere = _protocols(study.horizons)
-    return [
-        *_states(runs),
-        *_first(runs),
-        *_transient(runs, short),
-        *_order(runs, "sw-arima", "sw_avg", "arima", everywhere),
-        *(
-            finding
-            for window in WINDOWS
-            for finding in _order(runs, "sw-arima", f"sw_avg@window={window}", "arima", everywhere[:1])
-        ),
-        *_order(runs, "arima-lstm", "arima", "lstm", everywhere),
-        *_longer(runs, short, long),
-        *_size(runs, study.horizons),
-        *_floor(runs, short),
-    ]
+    found = [*_states(runs), *_first(runs)]
+
+    def judged(claim: str, variant: str, figure: Callable[[RunStudy, str], Value], bounds: Bounds) -> None:
+        for metric in METRICS:
+            figures = [figure(run, metric) for run in runs]
+            found.append(judge(claim, variant, metric, _recipes(runs), figures, bounds))
+
+    def over(top: Mean, bottom: Mean) -> Callable[[RunStudy, str], Value]:
+        return lambda run, metric: ratio(top(run, metric), bottom(run, metric))
+
+    everywhere = [(protocol, horizon) for protocol in PROTOCOLS for horizon in study.horizons]
+    for name in PAPER_FORECASTERS:
+        harder = over(_mean_of(name, short, state="transient"), _mean_of(name, short))
+        judged("transient", f"{name}, sliding, h = {short:,}", harder, ABOVE)
+    orders = [("sw-arima", "sw_avg", "arima", everywhere)]
+    orders += [("sw-arima", f"sw_avg@window={window}", "arima", everywhere[:1]) for window in WINDOWS]
+    for claim, better, worse, where in [*orders, ("arima-lstm", "arima", "lstm", everywhere)]:
+        for protocol, horizon in where:
+            named = f"{better}, " if "@" in better else ""
+            order = over(_mean_of(better, horizon, protocol), _mean_of(worse, horizon, protocol))
+            judged(claim, f"{named}{protocol}, h = {horizon:,}", order, BELOW)
+    for name in PAPER_FORECASTERS:
+        longer = over(_mean_of(name, long), _mean_of(name, short))
+        judged("longer", f"{name}, sliding, {long:,} over {short:,}", longer, ABOVE)
+    for name in PAPER_FORECASTERS:
+        for protocol, horizon in everywhere:
+            reported = paper().reported(name, horizon)
+            if reported:
+                about = [one.value for one in reported if one.bound == "about"]
+                bounds = yes_between(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
+                size = _mean_of(name, horizon, protocol)
+                judged("size", f"{name}, {protocol}, h = {horizon:,}", size, bounds)
+    for floor in ("floor_sampling", "floor_batch"):
+        near = over(_mean_of("sw_avg", short), functools.partial(_floor_of, floor=floor, horizon=short))
+        judged("floor", f"sw_avg over {floor}, sliding, h = {short:,}", near, yes_between(-math.inf, NEAR_FLOOR))
+    return found
+
+
+def _mean_of(name: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable") -> Mean:
+    return lambda run, metric: mean_error(run, name, metric, horizon, protocol, state)
+
+
+def _floor_of(run: RunStudy, metric: str, *, floor: str, horizon: int) -> Value:
+    return run.floor(floor, metric, state="stable", horizon=horizon)
 
 
 class Summary(NamedTuple):
@@ -72,7 +104,7 @@ class Summary(NamedTuple):
 
 
 def summary(study: Study) -> list[Summary]:
-    """Every claim on one line; claims without any variant here (other horizons) are left out."""
+    """Return every claim on one line; claims without any variant here (other horizons) are left out."""
     found, out = findings(study), []
     for claim in claims():
         mine = [one for one in found if one.claim == claim.key]
@@ -89,7 +121,7 @@ def summary(study: Study) -> list[Summary]:
 
 
 def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
-    """A layer that never becomes stable counts as transient throughout."""
+    """Judge what the labels say; a layer that never becomes stable counts as transient throughout."""
     back = [max(1.0 if layer.back is None else layer.back for layer in run.states) for run in runs]
     yield judge("settles", "state labels", "all layers", _recipes(runs), back, yes_between(0.0, BACK))
     for statistic, window in STATISTICS:
@@ -109,89 +141,25 @@ def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
             yield judge("first", name, f"{statistic} w={window}", _recipes(runs), leads, ABOVE)
 
 
-def _transient(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
-    for name in PAPER_FORECASTERS:
-        for metric in METRICS:
-            figures = [
-                ratio(mean_error(run, name, metric, horizon, state="transient"), mean_error(run, name, metric, horizon))
-                for run in runs
-            ]
-            yield judge("transient", f"{name}, sliding, h = {horizon:,}", metric, _recipes(runs), figures, ABOVE)
-
-
-def _order(
-    runs: Sequence[RunStudy], claim: str, better: str, worse: str, where: Sequence[tuple[Protocol, int]]
-) -> Iterator[Finding]:
-    for protocol, horizon in where:
-        for metric in METRICS:
-            figures = [
-                ratio(
-                    mean_error(run, better, metric, horizon, protocol),
-                    mean_error(run, worse, metric, horizon, protocol),
-                )
-                for run in runs
-            ]
-            named = f"{better}, " if "@" in better else ""
-            yield judge(claim, f"{named}{protocol}, h = {horizon:,}", metric, _recipes(runs), figures, BELOW)
-
-
-def _longer(runs: Sequence[RunStudy], short: int, long: int) -> Iterator[Finding]:
-    for name in PAPER_FORECASTERS:
-        for metric in METRICS:
-            figures = [ratio(mean_error(run, name, metric, long), mean_error(run, name, metric, short)) for run in runs]
-            yield judge("longer", f"{name}, sliding, {long:,} over {short:,}", metric, _recipes(runs), figures, ABOVE)
-
-
-def _size(runs: Sequence[RunStudy], horizons: Sequence[int]) -> Iterator[Finding]:
-    for name in PAPER_FORECASTERS:
-        for protocol, horizon in _protocols(horizons):
-            reported = paper().reported(name, horizon)
-            if not reported:
-                continue
-            about = [one.value for one in reported if one.bound == "about"]
-            bounds = yes_between(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
-            for metric in METRICS:
-                figures = [mean_error(run, name, metric, horizon, protocol) for run in runs]
-                yield judge("size", f"{name}, {protocol}, h = {horizon:,}", metric, _recipes(runs), figures, bounds)
-
-
-def _floor(runs: Sequence[RunStudy], horizon: int) -> Iterator[Finding]:
-    for floor in ("floor_sampling", "floor_batch"):
-        for metric in METRICS:
-            figures = [
-                ratio(
-                    mean_error(run, "sw_avg", metric, horizon),
-                    run.floor(floor, metric, state="stable", horizon=horizon),
-                )
-                for run in runs
-            ]
-            variant = f"sw_avg over {floor}, sliding, h = {horizon:,}"
-            yield judge("floor", variant, metric, _recipes(runs), figures, yes_between(-math.inf, NEAR_FLOOR))
-
-
 def mean_error(
     run: LoadStudy, name: str, metric: str, horizon: int, protocol: Protocol = "sliding", state: str = "stable"
 ) -> Value:
-    """A forecaster's mean error over the origins in a state, None where they are too few."""
+    """Return a forecaster's mean error over the origins in a state, None where they are too few."""
     return run.error(name, metric, state=state, horizon=horizon, protocol=protocol, least=LEAST_ORIGINS)
 
 
 def ratio(top: Value, bottom: Value) -> Value:
-    """top / bottom, None where either does not exist or the bottom is 0."""
+    """Return top / bottom, None where either does not exist or the bottom is 0."""
     return None if top is None or not bottom else top / bottom
 
 
 def draws_alone(setup: Setup, top_k: int) -> float:
-    """Per-step relative error of a forecaster that knows the routing of a balanced setup: what draws alone leave."""
+    """Return the per-step relative error of a forecaster that knows the routing of a balanced setup: draws alone."""
     return sampling_error(setup.experts, GPT3_TOKENS * setup.sequences, top_k)
 
 
-def _protocols(horizons: Sequence[int]) -> list[tuple[Protocol, int]]:
-    return [(protocol, horizon) for protocol in PROTOCOLS for horizon in horizons]
-
-
 def lead(value_L: Sequence[Value]) -> Value:
-    """The first layer's value over the largest of the others."""
+    """Return the first layer's value over the largest of the others."""
     others = [value for value in value_L[1:] if value is not None]
     return ratio(value_L[0], max(others)) if value_L and others else None
 

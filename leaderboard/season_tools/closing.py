@@ -75,7 +75,15 @@ def new_season(
             runs=runs,
             checkpoint_every=checkpoint_every,
             recipes=tuple(
-                _planned(recipe, hidden, steps, (varies or {}).get(recipe.name, ())) for recipe, hidden in found
+                PlannedRecipe(
+                    name=recipe.name,
+                    version=recipe.version,
+                    sha256=recipe_sha256(recipe),
+                    steps=steps or recipe.steps,
+                    secret=hidden,
+                    varies=(varies or {}).get(recipe.name, ()),
+                )
+                for recipe, hidden in found
             ),
             forks=forks or ForkPlan(),
         )
@@ -93,7 +101,7 @@ def new_season(
 
 
 def _check_twins(names: Sequence[str], base: Suite) -> None:
-    """A season's statistics give every recipe a vote, and near twins are not independent."""
+    """Refuse near twins: a season's statistics give every recipe a vote, and twins are not independent."""
     for group in base.near_twins:
         both = [name for name in names if name in group]
         if len(both) > 1:
@@ -122,19 +130,8 @@ def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
                 varied_recipe(recipe, planned, at_end)
 
 
-def _planned(recipe: Recipe, hidden: bool, steps: int | None, varies: tuple[Varies, ...]) -> PlannedRecipe:
-    return PlannedRecipe(
-        name=recipe.name,
-        version=recipe.version,
-        sha256=recipe_sha256(recipe),
-        steps=steps or recipe.steps,
-        secret=hidden,
-        varies=varies,
-    )
-
-
 def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:
-    """The recipe itself; raises `SeasonError` when it is not the one that was committed to."""
+    """Return the recipe itself; raise `SeasonError` when it is not the one that was committed to."""
     for place in (folder.private, folder.path):
         path = place / f"{planned.name}.toml"
         if path.is_file():
@@ -146,7 +143,9 @@ def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:
 
 
 def season_suite(plan: Plan) -> Suite:
-    """The suite whose horizons, quantiles, rule and open runs the season takes; raises `SeasonError` if it changed."""
+    """Return the suite whose horizons, quantiles, rule and open runs the season takes; raise `SeasonError` if it
+    changed.
+    """
     suite = load_suite(plan.suite)
     if suite.sha256() != plan.suite_sha256:
         raise SeasonError(f"suite {plan.suite} is {suite.sha256()[:12]}, the plan says {plan.suite_sha256[:12]}")
@@ -205,7 +204,7 @@ def _frozen(folder: SeasonFolder, path: Path, find_links: Path | None, no_index:
 
 
 def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
-    """The hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
+    """Return the hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
     read = read_entry(path)
     return read.model_copy(update={"packages_sha256": unpacked_sha256(read.requirements, find_links, no_index)})
 
@@ -217,7 +216,7 @@ def unpacked_sha256(requirements: Sequence[str], find_links: Path | None, no_ind
 
 
 def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry:
-    """The hashes of a frozen entry, its wheels left out; ``code_of`` as in `read_folder`."""
+    """Return the hashes of a frozen entry, its wheels left out; ``code_of`` as in `read_folder`."""
     read, files = read_folder(path, code_of), file_hashes(path)
     return Entry(
         name=read.record.name,
@@ -229,7 +228,7 @@ def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry
 
 
 def packages_sha256(folder: Path) -> str:
-    """One hash of what unpacked wheels hold, the same wherever and with whichever pip they were unpacked.
+    """Return one hash of what unpacked wheels hold, the same wherever and with whichever pip they were unpacked.
 
     Left out: what pip writes of its own beside them, and scripts, into which it writes the path of the interpreter.
     """
@@ -243,7 +242,7 @@ def _of_pip(name: str) -> bool:
 
 
 def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Target:
-    """The target of a frozen entry, with its packages."""
+    """Return the target of a frozen entry, with its packages."""
     read = read_folder(path)
     packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
     return replace(read.target(), packages=packages, name=read.record.name)
@@ -258,7 +257,7 @@ FIELD_WORDS = {
 
 
 def entry_changes(committed: Entry, now: Entry) -> str | None:
-    """What is another than at closing, in words; None when nothing is."""
+    """Return what is another than at closing, in words; None when nothing is."""
     for name in sorted(committed.files.keys() | now.files.keys()):
         was, is_ = committed.files.get(name), now.files.get(name)
         if was != is_:

@@ -222,7 +222,7 @@ def _whole_run(folder: SeasonFolder) -> str:
 
 
 def _show_forks(folder: SeasonFolder) -> None:
-    """What the forks say of each entry: whether it knew the recorded futures."""
+    """Print what the forks say of each entry: whether it knew the recorded futures."""
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"

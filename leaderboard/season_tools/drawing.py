@@ -24,18 +24,18 @@ EARLY = 5  # the first fork begins within this part of a run: where most runs ar
 
 
 def draw_number(secret: str, value: str, recipe: str, run: int, what: str) -> int:
-    """A number of 63 bits."""
+    """Return a number of 63 bits."""
     text = json.dumps(["moeload-bench season", 1, secret, value, recipe, run, what], separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - BITS)
 
 
 def secret_sha256(secret: str) -> str:
-    """What is published of the secret before."""
+    """Return what is published of the secret before."""
     return hashlib.sha256(bytes.fromhex(secret)).hexdigest()
 
 
 def draw_run(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Drawn:
-    """All that is drawn for one run of the plan."""
+    """Return all that is drawn for one run of the plan."""
     planned, forks = plan.recipe(recipe), plan.forks_of(recipe)
 
     def number(what: str) -> int:
@@ -59,19 +59,19 @@ def draw_run(plan: Plan, secret: str, value: str, recipe: str, run: int) -> Draw
 
 
 def all_drawn(plan: Plan, secret: str, value: str) -> tuple[Drawn, ...]:
-    """What is drawn for every run of the plan, in its order."""
+    """Return what is drawn for every run of the plan, in its order."""
     return tuple(draw_run(plan, secret, value, recipe, run) for recipe, run in plan.wanted())
 
 
 def value_in_range(varies: Varies, number: int) -> float:
-    """A value of the range from a drawn number."""
+    """Return a value of the range from a drawn number."""
     if varies.kind == "integer":
         return varies.low + (number * (int(varies.high - varies.low) + 1) >> BITS)
     return float(f"{varies.low * (varies.high / varies.low) ** (number / 2**BITS):.6g}")
 
 
 def fork_origins(steps: int, forks: ForkPlan, every: int, draws: list[int]) -> tuple[int, ...]:
-    """Steps at which a run forks: multiples of ``every`` (there the recording has checkpoints), windows apart.
+    """Return steps at which a run forks: multiples of ``every`` (there the recording has checkpoints), windows apart.
 
     The first lies in the first fifth, the others anywhere behind. Raises `SeasonError` where they do not fit.
     """
@@ -91,7 +91,9 @@ def recipe_sha256(recipe: Recipe) -> str:
 
 
 def varied_recipe(recipe: Recipe, planned: PlannedRecipe, values: Drawn) -> Recipe:
-    """The recipe with a run's drawn numbers in their places; raises `SeasonError` for a key that it does not have."""
+    """Return the recipe with a run's drawn numbers in their places; raise `SeasonError` for a key that it does not
+    have.
+    """
     tree: Any = recipe.model_dump(mode="json")
     for varies in planned.varies:
         *path, last = varies.key.split(".")

@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from leaderboard.season_tools.records import Commitment, Draw, LogLine, Plan, Published, Reveal, RunHashes, Scores
+from leaderboard.season_tools import records
 from moeload_bench.errors import MoeloadError, SeasonError, printable
 from moeload_bench.files import replacing
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import first_problem
 
 R = TypeVar("R", bound=BaseModel)
-P = TypeVar("P", bound=Published)
-Action = Literal["new", "close", "record", "score", "reveal"]
+P = TypeVar("P", bound=records.Published)
 MAX_RECORD_BYTES = 16 << 20
 NO_LINE = "0" * 64
 IGNORED = "# never committed: the secret of the season, and what is not revealed yet\n*\n"
@@ -45,19 +45,19 @@ class SeasonFolder:
         return self.path / "private"
 
     def make_private(self) -> Path:
-        """The folder `private`, which no commit sees."""
+        """Return the folder `private`, which no commit sees."""
         self.private.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.private / ".gitignore").write_text(IGNORED)
         return self.private
 
     @property
     def traces(self) -> Path:
-        """The revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
+        """Return the revealed traces, RECIPE/SPLIT/seedN.parquet; before that they are below `private`."""
         return self.path / "traces"
 
     @property
     def recordings(self) -> Path:
-        """Where traces lie before the reveal: those of an open season where they will be then."""
+        """Return where traces lie before the reveal: those of an open season where they will be then."""
         return self.private / "traces" if self.plan().secret is None else self.traces
 
     @property
@@ -74,34 +74,34 @@ class SeasonFolder:
 
     @property
     def frozen(self) -> Path:
-        """The store of frozen code, one for all seasons."""
+        """Return the store of frozen code, one for all seasons."""
         return self.path.resolve().parent.parent / "frozen"
 
     @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def plan(self) -> Plan:
-        return self._need(Plan, "plan.json", "new")
+    def plan(self) -> records.Plan:
+        return self._need(records.Plan, "plan.json", "new")
 
-    def commitment(self) -> Commitment:
-        return self._need(Commitment, "commitment.json", "close")
+    def commitment(self) -> records.Commitment:
+        return self._need(records.Commitment, "commitment.json", "close")
 
-    def draw(self) -> Draw | None:
-        return self._read(Draw, "draw.json")
+    def draw(self) -> records.Draw | None:
+        return self._read(records.Draw, "draw.json")
 
-    def scores(self) -> Scores | None:
-        return self._read(Scores, "scores.json")
+    def scores(self) -> records.Scores | None:
+        return self._read(records.Scores, "scores.json")
 
-    def reveal(self) -> Reveal | None:
-        return self._read(Reveal, "reveal.json")
+    def reveal(self) -> records.Reveal | None:
+        return self._read(records.Reveal, "reveal.json")
 
-    def runs(self) -> list[RunHashes]:
-        """The published hashes of all runs that were recorded so far."""
-        return [read_record(RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
+    def runs(self) -> list[records.RunHashes]:
+        """Return the published hashes of all runs that were recorded so far."""
+        return [read_record(records.RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
 
     def secret(self) -> str:
-        """The secret; raises `SeasonError` on a machine that does not have it."""
+        """Return the secret; raise `SeasonError` on a machine that does not have it."""
         public = self.plan().secret
         if public is not None:
             return public
@@ -110,15 +110,15 @@ class SeasonFolder:
             raise SeasonError(f"{path}: no secret; only the machine on which `season new` ran has it")
         return path.read_text().strip()
 
-    def lines(self) -> list[LogLine]:
-        """The log."""
+    def lines(self) -> list[records.LogLine]:
+        """Return the log."""
         if not self.log.is_file():
             return []
         texts = self.log.read_text(encoding="utf-8").splitlines()
-        return [parse_record(LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
+        return [parse_record(records.LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
 
-    def write(self, record: Published, name: str) -> None:
-        """Write a record once; raises `SeasonError` where another one stands: what is published stays."""
+    def write(self, record: records.Published, name: str) -> None:
+        """Write a record once; raise `SeasonError` where another one stands: what is published stays."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -140,7 +140,7 @@ class SeasonFolder:
 
 
 @contextmanager
-def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> Iterator[None]:
+def logged_attempt(folder: SeasonFolder, action: records.Action, detail: str = "") -> Iterator[None]:
     """Log that something is tried, and how it ended; a refusal is logged with its words."""
     _append(folder, action, "begun", detail)
     try:
@@ -151,19 +151,15 @@ def logged_attempt(folder: SeasonFolder, action: Action, detail: str = "") -> It
     _append(folder, action, "done", detail)
 
 
-def _append(folder: SeasonFolder, action: Action, outcome: Literal["begun", "done", "refused"], detail: str) -> None:
-    """One more line; two processes that record at once wait for each other."""
+def _append(folder: SeasonFolder, action: records.Action, outcome: records.Outcome, detail: str) -> None:
+    """Append one more line; two processes that record at once wait for each other."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = folder.lines()
-        line = LogLine(
-            number=len(before),
-            at=utc_now(),
-            action=action,
-            outcome=outcome,
-            detail=detail,
-            before=before[-1].sha256() if before else NO_LINE,
+        last = before[-1].sha256() if before else NO_LINE
+        line = records.LogLine(
+            number=len(before), at=utc_now(), action=action, outcome=outcome, detail=detail, before=last
         )
         file.write(line.model_dump_json() + "\n")
         file.flush()
@@ -171,12 +167,12 @@ def _append(folder: SeasonFolder, action: Action, outcome: Literal["begun", "don
 
 
 def utc_now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_record(kind: type[R], path: Path) -> R:
-    """A record of a file; raises `SeasonError` naming file and field."""
+    """Return a record of a file; raise `SeasonError` naming file and field."""
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise SeasonError(f"{path}: more than {MAX_RECORD_BYTES} bytes")
@@ -187,35 +183,26 @@ def read_record(kind: type[R], path: Path) -> R:
 
 
 def parse_record(kind: type[R], text: str, where: str) -> R:
-    """A record of a text; raises `SeasonError` naming the field that is wrong."""
+    """Return a record of a text; raise `SeasonError` naming the field that is wrong."""
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise SeasonError(f"{where}: {first_problem(error, 'record')}") from None
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def file_hashes(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder, by its path from there; compiled Python is left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): bytes_sha256(path) for path in paths}
 
 
 def tree_sha256(files: dict[str, str]) -> str:
-    """One hash of all files of a folder."""
+    """Return one hash of all files of a folder."""
     return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
 
 
 def published_at(paths: list[Path]) -> str | None:
-    """The commit that holds all of these files as they are; None where there is none."""
+    """Return the commit that holds all of these files as they are; None where there is none."""
     if not paths:
         return None
     paths = [path.resolve() for path in paths]  # git runs in their folder, from where a relative path leads elsewhere

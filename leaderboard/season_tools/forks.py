@@ -38,7 +38,7 @@ class ForkTask:
         return share_distance(self.future_JKLE, self.forecast_KLE)
 
     def knowing(self, future: int, weight: float) -> ForkTask:
-        """The same forecast by one that holds one future and moves by ``weight`` of the way towards it."""
+        """Return the same forecast by one that holds one future and moves by ``weight`` of the way towards it."""
         moved = self.forecast_KLE + weight * (self.future_JKLE[future] - self.forecast_KLE)
         return ForkTask(self.recipe, self.run, moved, self.future_JKLE)
 
@@ -59,7 +59,8 @@ def share_distance(one: FloatArray, other: FloatArray) -> FloatArray:
 
 
 def permutation_test(tasks: Sequence[tuple[str, int, FloatArray]], seed: int = 0) -> ForkTest:
-    """Whether the recorded future is nearer to the forecasts than its forks are: (recipe, run, loss [J, K]) by origin.
+    """Return whether the recorded future is nearer to the forecasts than its forks are: (recipe, run, loss [J, K]) by
+    origin.
 
     A run is a block: which of its futures is called the recorded one is drawn once for all of its origins. All
     relabellings are looked at up to `EXACT`, else `DRAWS` of them (Phipson and Smyth 2010: the observed one counts).
@@ -96,7 +97,7 @@ def _tested(log_RJ: FloatArray, seed: int) -> ForkTest:
 def detection_power(
     tasks: Sequence[ForkTask], weight: float, level: float, draws: int = 200, seed: int = 0
 ) -> dict[str, float]:
-    """How often the test finds a memory of a weight: of all recorded futures ("all"), or of those of one recipe.
+    """Return how often the test finds a memory of a weight: of all recorded futures ("all"), or of those of one recipe.
 
     In each draw one future of every run is taken as the recorded one, as they are exchangeable; the forecasts of the
     runs that are known move towards it.
@@ -140,7 +141,7 @@ def floor_fork(future_JKLE: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def mean_floor(floors: Sequence[tuple[str, FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
-    """The mean of floors (run, floor [K], error [K]) and its standard error: over runs where there are two."""
+    """Return the mean of floors (run, floor [K], error [K]) and its standard error: over runs where there are two."""
     by_run: Mapping[str, list[FloatArray]] = {run: [] for run, _, _ in floors}
     for run, floor_K, _ in floors:
         by_run[run].append(floor_K)

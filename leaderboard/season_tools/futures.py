@@ -40,7 +40,7 @@ class RunForks:
 
 
 def run_forks(root: Path, plan: Plan, values: Drawn, suite: Suite, count: int) -> RunForks:
-    """Where a run forks, and the files of its first ``count`` forks of each origin."""
+    """Return where a run forks, and the files of its first ``count`` forks of each origin."""
     horizons = tuple(h for h in suite.horizons if h <= plan.forks.steps)
     paths = tuple(
         tuple(fork_path(root, plan, values.recipe, values.run, i, j) for j in range(count))
@@ -84,12 +84,12 @@ class ForkPoint:
 
     @property
     def origin(self) -> int:
-        """The training step."""
+        """Return the training step."""
         return int(self.trace.step_S[self.row])
 
 
 def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int) -> Iterator[ForkPoint]:
-    """Every origin of forks of the runs that were recorded, with the traces of ``count`` forks below ``root``."""
+    """Yield every origin of forks of the runs that were recorded, with the traces of ``count`` forks below ``root``."""
     recorded = {entry.id for entry in suite.traces}
     for one in values:
         trace_id = f"{one.recipe}/{plan.split}/seed{one.run}"
@@ -108,7 +108,7 @@ def fork_points(root: Path, plan: Plan, suite: Suite, values: Sequence[Drawn], c
 def fork_floors(
     folder: SeasonFolder, plan: Plan, suite: Suite, values: Sequence[Drawn], count: int
 ) -> ForkFloors | None:
-    """What the forks say of the predictable share, and the power of the test; None where nothing forks."""
+    """Return what the forks say of the predictable share, and the power of the test; None where nothing forks."""
     points = list(fork_points(folder.recordings, plan, suite, values, count))
     if not points:
         return None

@@ -20,7 +20,6 @@ from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHas
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
 from moeload_bench.recipes.processes import Ranks
-from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.schema import first_problem
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from moeload_bench.recipes.training import Job
 
 Progress = Callable[[int, dict[str, Any]], None]
+ProgressOf = Callable[[str, int], Progress | None]
+"""Gives what hears of every step, from what is recorded and its number of steps."""
 MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
 
 
@@ -65,7 +66,7 @@ def record_season(
     only: Collection[str] = (),
     futures: int | None = None,
     published: str | None = None,
-    progress: Callable[[str, int], Progress | None] = lambda what, steps: None,
+    progress: ProgressOf = lambda what, steps: None,
 ) -> list[RunHashes]:
     """Record what is not recorded yet, of all recipes or ``only`` of some, and write each run's hashes as it is done.
 
@@ -91,13 +92,7 @@ def record_season(
 
 
 def _record_run(
-    folder: SeasonFolder,
-    plan: Plan,
-    draw: Draw,
-    recipe: str,
-    run: int,
-    futures: int,
-    progress: Callable[[str, int], Progress | None],
+    folder: SeasonFolder, plan: Plan, draw: Draw, recipe: str, run: int, futures: int, progress: ProgressOf
 ) -> RunHashes:
     values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
@@ -110,7 +105,7 @@ def _record_run(
         failed = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
         folder.write(failed, name)
         return failed
-    forks = [  # the first of each origin, then the second: whoever has to stop has as many of all
+    forks = [  # the first of each origin, then the second: one who has to stop has as many of all
         _fork(folder, plan, job, values, i, j, progress)
         for j in range(futures)
         for i in range(len(values.fork_origins))
@@ -124,21 +119,16 @@ def _record_run(
 
 
 def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = None) -> Job:
-    """The recording of one run."""
+    """Return the recording of one run."""
     from moeload_bench.recipes.training import Job
 
-    recipe, planned = _varied(folder, plan, values), plan.recipe(values.recipe)
-    place = out or folder.recordings
+    planned, place = plan.recipe(values.recipe), out or folder.recordings
+    recipe = varied_recipe(planned_recipe(folder, planned), planned, values)
     return Job(recipe, values.seed, plan.split, planned.steps, place, plan.checkpoint_every, run=values.run)
 
 
-def _varied(folder: SeasonFolder, plan: Plan, values: Drawn) -> Recipe:
-    planned = plan.recipe(values.recipe)
-    return varied_recipe(planned_recipe(folder, planned), planned, values)
-
-
 def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
-    """The run's trace; checkpoints of the origins of its forks are kept in a folder."""
+    """Return the run's trace; checkpoints of the origins of its forks are kept in a folder."""
     from moeload_bench.recipes.training import record_recipe
 
     parts, wanted = Parts(job.target).folder, set(values.fork_origins)
@@ -160,33 +150,19 @@ def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | N
     return job.target if job.target.is_file() else record_recipe(job, resume=True, progress=hear)
 
 
-def _fork(
-    folder: SeasonFolder,
-    plan: Plan,
-    job: Job,
-    values: Drawn,
-    i: int,
-    j: int,
-    progress: Callable[[str, int], Progress | None],
-) -> ForkHash:
+def _fork(folder: SeasonFolder, plan: Plan, job: Job, values: Drawn, i: int, j: int, progress: ProgressOf) -> ForkHash:
     """Another future of a run, recorded unless it is there."""
     target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)
     if not target.is_file():
-        checkpoint = folder.private / "checkpoints" / values.recipe / str(values.run)
-        what = f"{values.recipe} run {values.run}, fork {j} of origin {i}"
-        record_fork(
-            job,
-            target,
-            checkpoint / checkpoint_name(values.fork_origins[i]),
-            range(values.fork_origins[i], values.fork_origins[i] + plan.forks.steps),
-            values.fork_seeds[i][j],
-            progress(what, plan.forks.steps),
-        )
+        start = values.fork_origins[i]
+        checkpoint = folder.private / "checkpoints" / values.recipe / str(values.run) / checkpoint_name(start)
+        heard = progress(f"{values.recipe} run {values.run}, fork {j} of origin {i}", plan.forks.steps)
+        record_fork(job, target, checkpoint, range(start, start + plan.forks.steps), values.fork_seeds[i][j], heard)
     return ForkHash(origin_number=i, future=j, data_sha256=data_sha256(read_trace(target)))
 
 
 def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
-    """How many forks every origin of the recorded runs has."""
+    """Return how many forks every origin of the recorded runs has."""
     counts = [
         sum(fork.origin_number == i for fork in run.forks)
         for run in runs
@@ -197,7 +173,7 @@ def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
 
 
 def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> Path:
-    """The trace of fork ``j`` of origin ``i`` of a run."""
+    """Return the trace of fork ``j`` of origin ``i`` of a run."""
     number = (run * plan.forks.origins + i) * plan.forks.futures + j
     return root / recipe / f"{plan.split}_forks" / f"seed{number}.parquet"
 
@@ -207,7 +183,7 @@ def record_fork(
 ) -> Path:
     """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
 
-    One that was interrupted begins anew: it is short.
+    One that was interrupted begins again: it is short.
     """
     from moeload_bench.recipes.training import Run
 
@@ -229,11 +205,10 @@ def record_fork(
 
 
 def same_training(one: Trace, other: Trace) -> str | None:
-    """The first column that differs between two recordings of one run, None when only measured times do."""
-    columns = {"load": "load_SLE", "tokens": "tokens_SL", "step": "step_S"}
-    for name, field in columns.items():
-        if not np.array_equal(getattr(one, field), getattr(other, field)):
-            return name
+    """Return the first column that differs between two recordings of one run, None when only measured times do."""
+    for name in ("load_SLE", "tokens_SL", "step_S"):
+        if not np.array_equal(getattr(one, name), getattr(other, name)):
+            return name.partition("_")[0]
     for name in sorted((one.columns.keys() | other.columns.keys()) - set(MEASURED)):
         mine, theirs = one.columns.get(name), other.columns.get(name)
         if mine is None or theirs is None or not np.array_equal(mine, theirs, equal_nan=True):

@@ -24,6 +24,8 @@ from pydantic import Field, model_validator
 from moeload_bench.errors import SeasonError
 from moeload_bench.schema import Record, later
 
+Action = Literal["new", "close", "record", "score", "reveal"]
+Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
@@ -54,11 +56,7 @@ class Varies(Record):
     @model_validator(mode="after")
     def _a_range(self) -> Varies:
         whole = self.low.is_integer() and self.high.is_integer()
-        if (
-            not self.low <= self.high
-            or (self.kind == "integer" and not whole)
-            or (self.kind == "log" and self.low <= 0)
-        ):
+        if not self.low <= self.high or not (whole if self.kind == "integer" else self.low > 0):
             raise ValueError(f"{self.key}: got {self.low} to {self.high} ({self.kind}), expected a rising range of it")
         return self
 
@@ -120,23 +118,24 @@ class Plan(Published):
 
     @property
     def split(self) -> str:
-        """The split of the season's traces, a word: `s2026_12`."""
+        """Return the split of the season's traces, a word: `s2026_12`."""
         return "s" + re.sub(r"\W", "_", self.name)
 
     def recipe(self, name: str) -> PlannedRecipe:
-        """A recipe of the plan by its name; raises `SeasonError` for one that is not planned."""
+        """Return a recipe of the plan by its name; raise `SeasonError` for one that is not planned."""
         for recipe in self.recipes:
             if recipe.name == name:
                 return recipe
-        known = ", ".join(recipe.name for recipe in self.recipes)
-        raise SeasonError(f"season {self.name} has no recipe {name!r}; there is: {known}")
+        raise SeasonError(
+            f"season {self.name} has no recipe {name!r}; there is: {', '.join(one.name for one in self.recipes)}"
+        )
 
     def wanted(self) -> list[tuple[str, int]]:
         """(recipe, run) of every run that has to be recorded."""
         return [(recipe.name, run) for recipe in self.recipes for run in range(self.runs)]
 
     def forks_of(self, recipe: str) -> ForkPlan | None:
-        """The forks of a recipe's runs; None where it has none."""
+        """Return the forks of a recipe's runs; None where it has none."""
         return self.forks if recipe in self.forks.recipes else None
 
 
@@ -242,8 +241,8 @@ class LogLine(Record):
 
     number: int
     at: str
-    action: Literal["new", "close", "record", "score", "reveal"]
-    outcome: Literal["begun", "done", "refused"]
+    action: Action
+    outcome: Outcome
     detail: str = ""
     before: Sha256
 
@@ -253,7 +252,7 @@ class LogLine(Record):
 
 
 def published_sha256(runs: Iterable[RunHashes]) -> str:
-    """One hash of the hashes of all runs, whatever their order."""
+    """Return one hash of the hashes of all runs, whatever their order."""
     lines = sorted(f"{run.recipe} {run.run} {run.sha256()}\n" for run in runs)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT, in_suite_order, model_type_of
-from leaderboard.season_tools.folder import SeasonFolder, file_sha256, read_record
+from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import ForkFloors, Scores
 from leaderboard.season_tools.scoring import fork_tests
 from moeload_bench.errors import ResultError
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.drops import ALPHA, Drop, drops
@@ -52,12 +53,16 @@ class ScoredSeason:
 
     @property
     def suite_name(self) -> str:
-        """The public suite whose open runs the entries were fitted on, and whose horizons and rule are the season's."""
+        """Return the public suite whose open runs the entries were fitted on, and whose horizons and rule are the
+        season's.
+        """
         return self.folder.plan().suite
 
 
 def scored_seasons(root: Path = SEASONS) -> list[ScoredSeason]:
-    """The newest first, by the day on which they were opened; raises `ResultError` for a result that was changed."""
+    """Return the scored seasons, the newest first by the day on which they were opened; raise `ResultError` for a
+    result that was changed.
+    """
     folders = [SeasonFolder(path.parent) for path in sorted(root.glob("*/scores.json"))]
     folders.sort(key=lambda folder: (folder.plan().opened, folder.plan().name), reverse=True)
     return [_read(folder) for folder in folders]
@@ -70,7 +75,7 @@ def _read(folder: SeasonFolder) -> ScoredSeason:
     results: dict[bool, list[Result]] = {True: [], False: []}
     for name, sha256 in scores.results.items():
         path = folder.results / f"{name}.json"
-        if not path.is_file() or file_sha256(path) != sha256:
+        if not path.is_file() or bytes_sha256(path) != sha256:
             raise ResultError(f"{path}: not the result that season {scores.season} was scored with")
         results[ranked[name]].append(load_result(path))
     suite = read_record(Suite, folder.path / "suite.json")
@@ -88,7 +93,7 @@ def _read(folder: SeasonFolder) -> ScoredSeason:
 
 
 def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
-    """What the same code scored on public runs; raises `ResultError` for that of other code."""
+    """Return what the same code scored on public runs; raise `ResultError` for that of other code."""
     path = folder.path / "public" / f"{result.name}.json"
     if not path.is_file():
         return None
@@ -99,12 +104,12 @@ def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
 
 
 def run_ratios(errors: Errors, name: str, reference: str) -> Runs:
-    """By recipe the runs' mean log ratios of an entry to another."""
+    """Return by recipe the runs' mean log ratios of an entry to another."""
     return run_means(log_ratio(errors.by_forecaster[name], errors.by_forecaster[reference]), errors.tasks)
 
 
 def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:
-    """How far seeds move an entry's runs: from all sides that have it, a season's runs and public ones.
+    """Return how far seeds move an entry's runs: from all sides that have it, a season's runs and public ones.
 
     A season has mostly one run of a recipe, which alone says nothing of seeds.
     """
@@ -126,7 +131,7 @@ class StateFloor:
         return [None if floor is None or error is None else (floor, error) for floor, error in pairs]
 
     def texts(self, zeros: bool = False) -> list[str]:
-        """The floor ± its standard error, by horizon."""
+        """Return the floor ± its standard error, by horizon."""
         return [
             NOTHING if cell is None else " ± ".join(three_digits(value, zeros) for value in cell)
             for cell in self.cells()
@@ -134,7 +139,7 @@ class StateFloor:
 
 
 def fork_floors(season: ScoredSeason, recipe: str = "all") -> dict[str, StateFloor]:
-    """By state, for all recipes or one: means over the runs whose origins of forks were in it."""
+    """Return by state, for all recipes or one: means over the runs whose origins of forks were in it."""
     found: dict[str, StateFloor] = {}
     floors = season.floors.floors if season.floors is not None else ()
     chosen = [one for one in floors if recipe in ("all", one.trace.split("/")[0])]
@@ -153,7 +158,7 @@ def fork_floors(season: ScoredSeason, recipe: str = "all") -> dict[str, StateFlo
 
 
 def drops_of(season: ScoredSeason, public: Sequence[Result]) -> list[Drop]:
-    """Every entry's drop from a public suite's results to the season's; [] where they share no recipe."""
+    """Return every entry's drop from a public suite's results to the season's; [] where they share no recipe."""
     reference = reference_of(season.results)
     recipes = {run.recipe for run in season.results[0].runs} & {run.recipe for run in public[0].runs}
     if reference is None or not recipes:
@@ -173,7 +178,7 @@ def drop_cells(one: Drop) -> tuple[str, str, str]:
 
 
 def drops_table(season: ScoredSeason, public: Sequence[Result]) -> Table | None:
-    """What every entry loses from a public suite to the season; None where they share no recipe."""
+    """Return what every entry loses from a public suite to the season; None where they share no recipe."""
     found = drops_of(season, public)
     if not found:
         return None
@@ -193,7 +198,7 @@ def _two_digits(value: float | None) -> str:
 
 
 def drop_words(season: ScoredSeason, public: str) -> str:
-    """What the table of drops is."""
+    """Return what the table of drops is."""
     text = (
         f"Skill by {PRIMARY} on the recipes that season {season.name} and suite {public} share. Drop: the mean log "
         "ratio to the reference on the season's runs less that on the public ones, beyond the median drop of the "

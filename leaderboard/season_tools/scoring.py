@@ -13,28 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
+from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
-from leaderboard.season_tools.folder import SeasonFolder, file_sha256, logged_attempt, published_at, read_record
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
 from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
 from leaderboard.season_tools.recording import fork_path, recorded_futures
-from leaderboard.season_tools.records import (
-    Commitment,
-    Draw,
-    EntryForks,
-    ForkLoss,
-    Plan,
-    RunHashes,
-    Scores,
-    published_sha256,
-)
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.evaluate import make_result
 from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.states.origins import choose_origins
@@ -51,7 +43,7 @@ class Scored:
     """What the scoring of one run by one entry gave."""
 
     result: RunResult
-    forks: tuple[ForkLoss, ...]
+    forks: tuple[records.ForkLoss, ...]
 
 
 def score_season(
@@ -65,7 +57,7 @@ def score_season(
     find_links: Path | None = None,
     no_index: bool = False,
     progress: Progress = lambda done, total, what: None,
-) -> Scores:
+) -> records.Scores:
     """Run all entries on all runs and write their results.
 
     ``published`` says where the hashes stand when it is not a commit of this repository; ``paths`` gives files of the
@@ -93,9 +85,9 @@ def score_season(
         results, losses = _results(folder, plan, setting, targets, files, forks, jobs, progress)
         floors = fork_floors(folder, plan, suite, values, count)
         (folder.path / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
-        made = Scores(
+        made = records.Scores(
             season=plan.name,
-            published_sha256=published_sha256(runs),
+            published_sha256=records.published_sha256(runs),
             published_at=place,
             suite_sha256=suite.sha256(),
             level=level,
@@ -107,8 +99,12 @@ def score_season(
     return made
 
 
-def _ready(folder: SeasonFolder, plan: Plan, published: str | None) -> tuple[Draw, list[RunHashes], str]:
-    """The draw, the hashes of all runs, and where they were published; raises `SeasonError` when it is too early."""
+def _ready(
+    folder: SeasonFolder, plan: records.Plan, published: str | None
+) -> tuple[records.Draw, list[records.RunHashes], str]:
+    """Return the draw, the hashes of all runs, and where they were published; raise `SeasonError` when it is too
+    early.
+    """
     if folder.reveal() is not None:
         raise SeasonError(
             f"season {plan.name} is revealed: a later score is a public one; `moeload-bench run --suite` makes it"
@@ -135,7 +131,7 @@ def _ready(folder: SeasonFolder, plan: Plan, published: str | None) -> tuple[Dra
     return draw, runs, place
 
 
-def _unchanged(folder: SeasonFolder, commitment: Commitment, find_links: Path | None, no_index: bool) -> None:
+def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links: Path | None, no_index: bool) -> None:
     for entry in commitment.entries:
         now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
         change = entry_changes(entry, now)
@@ -147,8 +143,8 @@ def _open_run(trace_id: str, suite: Suite) -> Path:
     return find_trace(trace_id, hub=(suite.hub.repo, suite.hub.revision) if suite.hub else None)
 
 
-def frozen_suite(plan: Plan, base: Suite, runs: Sequence[RunHashes], root: Path) -> Suite:
-    """The season's task list: on every run the origins that the base suite's rule gives, by state.
+def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHashes], root: Path) -> Suite:
+    """Return the season's task list: on every run the origins that the base suite's rule gives, by state.
 
     A state with fewer than `ORIGINS_PER_STATE` origins is left out, unless a run has no state with as many.
     """
@@ -170,7 +166,7 @@ def frozen_suite(plan: Plan, base: Suite, runs: Sequence[RunHashes], root: Path)
 
 def _results(
     folder: SeasonFolder,
-    plan: Plan,
+    plan: records.Plan,
     setting: Setting,
     targets: Sequence[Target],
     files: Mapping[str, Path],
@@ -182,6 +178,7 @@ def _results(
     results: dict[str, str] = {}
     losses: dict[str, str] = {}
     total, done = len(targets) * len(setting.suite.traces), 0
+    horizons = next((one.horizons for one in forks.values() if one.origins), ())
     with workers(jobs=jobs) as run:
         fits = list(run([functools.partial(fit_forecaster, setting, files, target) for target in targets]))
         calls = [
@@ -191,41 +188,29 @@ def _results(
         ]
         outputs = run(calls)
         for target, fitted in zip(targets, fits, strict=True):
-            scored: list[Scored] = []
+            name, scored = target.label, list[Scored]()
             for entry in setting.suite.traces:
                 scored.append(next(outputs))
                 done += 1
-                progress(done, total, f"{target.label} on {entry.id}")
-            results[target.label] = _write_result(folder, setting, target, fitted, scored)
-            losses |= _write_forks(folder, plan, target.label, scored, forks)
+                progress(done, total, f"{name} on {entry.id}")
+            made = make_result(setting, target, fitted, [one.result for one in scored])
+            results[name] = bytes_sha256(made.save(folder.results / f"{name}.json"))
+            tasks = tuple(loss for one in scored for loss in one.forks)
+            if tasks:
+                lost = records.EntryForks(season=plan.name, entry=name, horizons=horizons, tasks=tasks)
+                folder.write(lost, f"forks/{name}.json")
+                losses[name] = lost.sha256()
     return results, losses
 
 
-def _write_result(
-    folder: SeasonFolder, setting: Setting, target: Target, fitted: Fitted, scored: Sequence[Scored]
-) -> str:
-    made = make_result(setting, target, fitted, [one.result for one in scored])
-    return file_sha256(made.save(folder.results / f"{target.label}.json"))
-
-
-def _write_forks(
-    folder: SeasonFolder, plan: Plan, entry: str, scored: Sequence[Scored], forks: Mapping[str, RunForks]
-) -> dict[str, str]:
-    tasks = tuple(loss for one in scored for loss in one.forks)
-    if not tasks:
-        return {}
-    horizons = next(one.horizons for one in forks.values() if one.origins)
-    made = EntryForks(season=plan.name, entry=entry, horizons=horizons, tasks=tasks)
-    folder.write(made, f"forks/{entry}.json")
-    return {entry: made.sha256()}
-
-
 def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
-    """By entry, whether the recorded future was nearer to its forecasts than the forks; none where nothing forked."""
+    """Return by entry whether the recorded future was nearer to its forecasts than the forks; none where nothing
+    forked.
+    """
     scores = folder.scores()
     found = {}
     for name in sorted(scores.forks if scores else ()):
-        tasks = read_record(EntryForks, folder.forks / f"{name}.json").tasks
+        tasks = read_record(records.EntryForks, folder.forks / f"{name}.json").tasks
         losses = [(task.recipe, task.run, np.array(task.loss_JK)) for task in tasks if task.failure is None]
         if losses:
             found[name] = permutation_test(losses)
@@ -233,7 +218,7 @@ def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
 
 
 def score_run(pair: Pair, forks: RunForks) -> Scored:
-    """One entry on one run: its result, and the losses of the answers that it gave where the run forks."""
+    """Score one entry on one run: its result, and the losses of the answers that it gave where the run forks."""
     answers: dict[int, Answer] = {}
 
     def hear(answer: Answer) -> None:
@@ -246,11 +231,11 @@ def score_run(pair: Pair, forks: RunForks) -> Scored:
     return Scored(result, tuple(losses))
 
 
-def _loss(trace: Trace, forks: RunForks, i: int, answer: Answer | None) -> ForkLoss:
+def _loss(trace: Trace, forks: RunForks, i: int, answer: Answer | None) -> records.ForkLoss:
     origin = forks.origins[i]
     common = {"trace": trace.id, "recipe": trace.meta.recipe, "run": forks.run, "origin": origin}
     if answer is None or answer.forecast is None:
         reason = answer.failure if answer else None
-        return ForkLoss(**common, failure=reason or "it was not asked: its process is gone")
+        return records.ForkLoss(**common, failure=reason or "it was not asked: its process is gone")
     loss_JK = share_distance(futures(trace, forks, i), answer.forecast.window_means(forks.horizons))
-    return ForkLoss(**common, loss_JK=tuple(tuple(float(f"{x:.9g}") for x in row) for row in loss_JK))
+    return records.ForkLoss(**common, loss_JK=tuple(tuple(float(f"{x:.9g}") for x in row) for row in loss_JK))

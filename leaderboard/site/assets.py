@@ -48,7 +48,7 @@ def vega_script() -> str:
 
 
 def script_data(call: str, *arguments: Any) -> str:
-    """A call with JSON arguments, as the text of a script; nothing in them can end a script element."""
+    """Return a call with JSON arguments, as the text of a script; nothing in them can end a script element."""
     return f"{call}({','.join(map(json_text, arguments))});\n"
 
 
@@ -59,5 +59,5 @@ def json_text(value: Any) -> str:
 
 
 def _scoped(source: str) -> str:
-    """The script with its top-level names kept to itself."""
+    """Return the script with its top-level names kept to itself."""
     return f"(() => {{\n{source}\n}})();\n"

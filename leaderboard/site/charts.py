@@ -20,14 +20,14 @@ TICKS = [m * 10.0**e for e in range(-7, 7) for m in (1, 2, 5)]
 
 
 def chart_specs(metric: str, views: Sequence[View], horizons: Sequence[int]) -> dict[str, Any]:
-    """Both specifications for a metric; its axis is logarithmic where every value is positive."""
+    """Return both specifications for a metric; its axis is logarithmic where every value is positive."""
     values = [cell.value for view in views for cell in view.cells if cell.value is not None]
     log = bool(values) and min(values) > 0 and bool(lower_is_better(metric))
     return {"horizon": horizon_chart(metric, log, horizons), "cost": cost_chart(metric, log)}
 
 
 def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, Any]:
-    """A metric against the horizon, one line per forecaster, floors dashed."""
+    """Draw a metric against the horizon, one line per forecaster, floors dashed."""
     import altair as alt
 
     x = alt.X("horizon:Q", title="horizon (training steps)", scale=alt.Scale(type="log", nice=False, padding=6),
@@ -48,7 +48,7 @@ def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, 
 
 
 def cost_chart(metric: str, log: bool) -> dict[str, Any]:
-    """A metric against the CPU time of a forecast; the line joins the forecasters that none beats in both."""
+    """Draw a metric against the CPU time of a forecast; the line joins the forecasters that none beats in both."""
     import altair as alt
 
     x = alt.X("ms:Q", title="time per forecast, observing included (ms of CPU time)",
@@ -69,7 +69,7 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
 
 
 def axis_title(metric: str) -> str:
-    """The metric with its unit."""
+    """Return the metric with its unit."""
     unit = words.metric_unit(metric)
     return f"{metric} ({unit})" if unit else metric
 
@@ -83,14 +83,14 @@ def _value_axis(metric: str, log: bool) -> Any:
 
 
 def _own(channel: str, field: str) -> Any:
-    """A channel whose values are in the data as they are drawn; the page has one legend for all charts."""
+    """Return a channel whose values are in the data as they are drawn; the page has one legend for all charts."""
     import altair as alt
 
     return getattr(alt, channel)(f"{field}:N", scale=None, legend=None)
 
 
 def _finished(chart: Any, description: str) -> dict[str, Any]:
-    """The specification without a size of its own: it fills its box; colours come from the page's theme."""
+    """Return the specification without a size of its own: it fills its box; colours come from the page's theme."""
     spec: dict[str, Any] = chart.properties(width="container", height=HEIGHT, description=description).to_dict()
     spec.pop("config", None)
     spec.pop("$schema", None)

@@ -9,7 +9,7 @@ from moeload_bench.errors import MoeloadError
 
 
 def citations(cff: str) -> list[tuple[str, str]]:
-    """(what, BibTeX) of the software and of every reference in a CITATION.cff."""
+    """Return (what, BibTeX) of the software and of every reference in a CITATION.cff."""
     import yaml
 
     record = yaml.safe_load(cff)
@@ -22,7 +22,7 @@ def citations(cff: str) -> list[tuple[str, str]]:
 
 
 def bibtex(kind: str, record: dict[str, Any]) -> str:
-    """One BibTeX entry; braces keep capitals."""
+    """Return one BibTeX entry; braces keep capitals."""
     known = [str(one.get("value", "")) for one in record.get("identifiers", [])]
     arxiv = next((value for value in known if value.startswith("arXiv:")), "")
     fields = {

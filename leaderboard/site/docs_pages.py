@@ -26,7 +26,9 @@ _DOC = re.compile(r"(?:[./a-z]*/)?(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
 
 
 def doc_html(text: str, up: str) -> str:
-    """The page's content: tables in boxes that scroll, links only to the web and to pages of the site, no images."""
+    """Return the page's content: tables in boxes that scroll, links only to the web and to pages of the site, no
+    images.
+    """
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -36,7 +38,7 @@ def doc_html(text: str, up: str) -> str:
 
 
 def doc_title(text: str) -> str:
-    """The first heading."""
+    """Return the first heading."""
     found = re.search(r"^# (.+)$", text, re.MULTILINE)
     return found[1].strip() if found else "Documentation"
 
@@ -48,7 +50,7 @@ def doc_files(root: Path) -> Mapping[str, str]:
 
 
 def _without_dead_links(token: Any, up: str) -> Any:
-    """The token with links to the site's own pages; links to files that are not on it become their text."""
+    """Return the token with links to the site's own pages; links to files that are not on it become their text."""
     if token.children is None:
         return token
     kept, dead = [], False

@@ -27,7 +27,7 @@ def trace_figures(trace: Trace) -> Iterator[tuple[str, bytes]]:
 
 
 def png(figure: Any, paper: str) -> bytes:
-    """The figure without date or program version."""
+    """Return the figure without date or program version."""
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format="png", dpi=DPI, facecolor=paper, metadata={"Software": None})

@@ -53,7 +53,7 @@ def grids_of(board: Board) -> Grids:
 
 
 def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str, Any]:
-    """What the page says about one suite; ``default`` is the view over all states, horizons and recipes."""
+    """Return what the page says about one suite; ``default`` is the view over all states, horizons and recipes."""
     result, horizons = entry.result, board.suite.horizons
     shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
     of_recipes = board.recipes if len(board.recipes) > 1 else []
@@ -83,7 +83,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
 
 
 def headline(entry: Entry, view: View) -> Facts:
-    """The row of the leaderboard in words; each interval with its claim."""
+    """Return the row of the leaderboard in words; each interval with its claim."""
     cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
     value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, PRIMARY, single=False)
     ms, training, _ = cost_row(entry.result)
@@ -102,7 +102,7 @@ def headline(entry: Entry, view: View) -> Facts:
 
 
 def failures(result: Result) -> tuple[str, ...]:
-    """Each distinct reason with where and how often, most frequent first."""
+    """Return each distinct reason with where and how often, most frequent first."""
     grouped: dict[tuple[str, str], list[int]] = {}
     for trace, task in result.failures:
         grouped.setdefault((trace, task.failure or ""), []).append(task.origin)
@@ -137,7 +137,7 @@ def _cpu_s(run: RunResult) -> float | None:
 
 
 def verification(entry: Entry) -> Facts:
-    """What the maintainers' re-run was; empty without one that is about this result."""
+    """Return what the maintainers' re-run was; empty without one that is about this result."""
     found = entry.verification
     if found is None:
         return []
@@ -163,7 +163,7 @@ def findings(entry: Entry) -> Table | None:
 
 
 def tolerances(entry: Entry) -> Table | None:
-    """By how much a re-run value could differ from the claim."""
+    """Return by how much a re-run value could differ from the claim."""
     found = entry.verification
     if found is None:
         return None
@@ -172,7 +172,7 @@ def tolerances(entry: Entry) -> Table | None:
 
 
 def reproduction_facts(result: Result) -> Facts:
-    """All that is needed to obtain the result again."""
+    """Return all that is needed to obtain the result again."""
     where = result.environment
     return [
         ("Target", result.forecaster.target),
@@ -208,7 +208,7 @@ def submission_facts(entry: Entry) -> Facts:
 
 
 def code_of(record: Submission) -> str:
-    """Where the code of a submission is."""
+    """Return where the code of a submission is."""
     if record.has_code:
         return f"{record.name}/forecaster.py"
     return "an adapter of the package" if record.has_adapter else "a baseline of the package"

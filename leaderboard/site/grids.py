@@ -14,12 +14,12 @@ from moeload_bench.scoring.floors import FLOOR_NAMES
 
 
 def rows_of(grid: Grid | None, forecaster: str) -> list[Row]:
-    """A forecaster's rows of a grid, in the order of states."""
+    """Return a forecaster's rows of a grid, in the order of states."""
     return grid.of(forecaster) if grid else []
 
 
 def by_recipe(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int], metric: str) -> Table:
-    """One row per recipe and state; ``grids`` by recipe, `all` among them."""
+    """Return one row per recipe and state; ``grids`` by recipe, `all` among them."""
     found = [(recipe, row) for recipe, grid in grids for row in rows_of(grid, forecaster)]
     names = {ALL: "all recipes"}
     rows = [(names.get(recipe, recipe), row.state, *error_cells(row, True), str(row.runs), str(row.origins))
@@ -32,7 +32,7 @@ def by_recipe(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizon
 
 
 def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> list[Table]:
-    """These forecasters on one run, one table per state, floors below; results hold that run only."""
+    """Return these forecasters on one run, one table per state, floors below; results hold that run only."""
     grid = result_grid(results, metric)
     tables = []
     for state in grid.states if grid else ():
@@ -49,7 +49,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
 
 
 def every_metric(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int]) -> Table:
-    """One row per metric and state, over all recipes; ``grids`` by metric."""
+    """Return one row per metric and state, over all recipes; ``grids`` by metric."""
     rows = [
         (named(metric), row.state, *map(three_digits, row.value_K))
         for metric, grid in grids

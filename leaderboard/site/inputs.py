@@ -44,14 +44,14 @@ class Entry:
 
     @property
     def fitted_on(self) -> str:
-        """The other data that it has learned from, in words; empty for none."""
+        """Return the other data that it has learned from, in words; empty for none."""
         if self.folder is None or not self.folder.record.fitted_beyond_train:
             return ""
         return ", ".join(self.folder.record.fitted_on) or "data that it does not name"
 
     @property
     def verification(self) -> Verification | None:
-        """What the maintainers' re-run found; None without one that is about this result."""
+        """Return what the maintainers' re-run found; None without one that is about this result."""
         return self.folder.verification if self.folder and self.standing not in ("claimed", "checked") else None
 
 
@@ -73,11 +73,11 @@ class Board:
 
     @property
     def choices(self) -> list[str]:
-        """What results can be restricted to: slices of runs by what their traces are, and recipes."""
+        """Return what results can be restricted to: slices of runs by what their traces are, and recipes."""
         return [*(one.id for one in self.slices), *self.recipes]
 
     def runs_in(self, choice: str) -> frozenset[str]:
-        """The runs of a choice, all of them for any other word."""
+        """Return the runs of a choice, all of them for any other word."""
         by_slice = {one.id: one.traces for one in self.slices}
         ids = [trace.id for trace in self.suite.traces]
         if choice in self.recipes:
@@ -86,7 +86,7 @@ class Board:
 
     @property
     def label(self) -> str:
-        """The suite's name, with what its runs are."""
+        """Return the suite's name, with what its runs are."""
         return f"{self.suite.name} ({'public' if self.season is None else 'runs that nobody had'})"
 
     @property
@@ -95,7 +95,9 @@ class Board:
 
     @property
     def compared(self) -> list[Result]:
-        """The results and, where it is not one of them, the reference: what `result_grid` finds its reference in."""
+        """Return the results and, where it is not one of them, the reference: what `result_grid` finds its reference
+        in.
+        """
         return [*self.results, *([self.reference] if self.reference and self.reference not in self.results else [])]
 
     @property
@@ -133,13 +135,13 @@ def read_inputs(root: str | Path) -> Inputs:
 
 
 def with_slices(inputs: Inputs) -> Inputs:
-    """The inputs with the slices of every board that has none yet: the traces are read, or the cache is."""
+    """Return the inputs with the slices of every board that has none yet: the traces are read, or the cache is."""
     boards = [b if b.slices else replace(b, slices=read_slices(b.suite, inputs.traces)) for b in inputs.boards]
     return replace(inputs, boards=tuple(boards))
 
 
 def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
-    """The suite's runs by what their traces are; none unless each trace is there with the suite's content."""
+    """Return the suite's runs by what their traces are; none unless each trace is there with the suite's content."""
     paths = {ref.id: ref.path for ref in traces}
     entries = [entry for entry in suite.traces if entry.id in paths]
     if len(entries) < len(suite.traces) or any(stored_hash(paths[e.id]) != e.data_sha256 for e in entries):
@@ -148,7 +150,7 @@ def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
 
 
 def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:
-    """The entries of a season beside public results: the maintainers ran all of them, so all are verified."""
+    """Return the entries of a season beside public results: the maintainers ran all of them, so all are verified."""
     entries = [
         Entry(result, read_folder(season.folder.entries / result.name, bound_code(result)), "verified", ())
         for result in season.results
@@ -157,7 +159,7 @@ def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:
 
 
 def read_board(root: Path, folder: Path) -> Board:
-    """The results of one suite's folder."""
+    """Return the results of one suite's folder."""
     suite = load_suite(str(root / "moeload_bench" / "suites" / f"{folder.name}.toml"))
     results = in_suite_order(list(load_all(suite, folder.parent).values()), suite)
     for result in results:
@@ -173,7 +175,7 @@ def read_board(root: Path, folder: Path) -> Board:
 
 
 def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
-    """The entry with its standing, which never rests on what the result says of itself."""
+    """Return the entry with its standing, which never rests on what the result says of itself."""
     try:
         folder = read_folder(path, bound_code(result))
     except SubmissionError as error:
@@ -190,7 +192,7 @@ def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
 
 
 def read_traces(root: Path) -> Iterator[TraceRef]:
-    """The committed traces by id; a trace that is in two folders once."""
+    """Yield the committed traces by id; a trace that is in two folders once."""
     refs: dict[str, TraceRef] = {}
     for name in TRACE_FOLDERS:
         if (root / name).is_dir():
@@ -200,7 +202,7 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
 
 
 def _without(text: str, root: Path) -> str:
-    """A message without the place of the checkout: the site is the same wherever it is built."""
+    """Return a message without the place of the checkout: the site is the same wherever it is built."""
     return text.replace(f"{root}/", "")
 
 

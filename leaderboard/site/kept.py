@@ -22,11 +22,11 @@ Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
 ROOMS = ("season_tools", "site", "studies")
 """The folders of leaderboard/ whose code draws the site."""
-CODE = (".py", ".toml", ".html", ".css", ".js")
+CODE = (".py", ".toml", ".html", ".md", ".css", ".js")
 
 
 def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:
-    """The files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
+    """Return the files of a part: from the cache, or made and kept. ``made_from`` is the hash of its inputs."""
     path = cache_dir() / "site" / f"{task_key(part=part, made_from=made_from, code=code_sha256())}.zip"
     found = _read(path)
     if found is None:
@@ -72,7 +72,7 @@ def _read(path: Path) -> Files | None:
         with zipfile.ZipFile(path) as archive:
             return [(name, archive.read(name)) for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile):
-        return None  # there is none, or it was cut off: made anew
+        return None  # there is none, or it was cut off: it is made again
 
 
 def _write(path: Path, files: Files) -> None:

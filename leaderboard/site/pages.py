@@ -18,7 +18,7 @@ from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.figures import trace_figures
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
-from leaderboard.site.renderer import Renderer, markup
+from leaderboard.site.renderer import TEMPLATES, Renderer, markup
 from leaderboard.site.views import views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
@@ -44,19 +44,6 @@ COLUMNS = (
 )  # fmt: skip
 
 RUN = "run.json"
-SPACE_CARD = """---
-title: moeload-bench leaderboard
-emoji: 📈
-colorFrom: gray
-colorTo: green
-sdk: static
-app_file: index.html
-pinned: false
-license: apache-2.0
----
-
-The leaderboard of moeload-bench, built by `make site` from committed results; open index.html.
-"""
 
 
 def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
@@ -74,7 +61,7 @@ def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """The leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
+    """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
     render = Renderer(inputs)
     boards = [payload.board_payload(board) for board in inputs.boards]
     for board, described in zip(inputs.boards, boards, strict=True):
@@ -86,7 +73,7 @@ def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
-    """The leaderboard with its default view as plain HTML and the data of that metric inside."""
+    """Return the leaderboard with its default view as plain HTML and the data of that metric inside."""
     data = {"boards": boards, "fields": payload.FIELDS, "columns": [column[0] for column in COLUMNS],
             "primary": PRIMARY, "metric": metric}  # fmt: skip
     return render.page(
@@ -98,13 +85,13 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
 
 
 def newest_drops(boards: Sequence[Board]) -> Table | None:
-    """What each entry of the newest season loses on runs that nobody had; None without a season."""
+    """Return what each entry of the newest season loses on runs that nobody had; None without a season."""
     season = next((board for board in boards if board.season is not None), None)
     return drops_table(season.season, season.known) if season and season.season and season.known else None
 
 
 def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(id, label, options) of each switch for the first suite; the page fills them anew for another one."""
+    """(id, label, options) of each switch for the first suite; the page fills them again for another one."""
     first = boards[0]
     return [
         ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
@@ -120,7 +107,7 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """One page per forecaster, over all suites."""
+    """Yield one page per forecaster, over all suites."""
     render = Renderer(inputs)
     grids = {board.suite.name: forecaster_page.grids_of(board) for board in inputs.boards}
     default = {board.suite.name: next(views_of(board, PRIMARY)) for board in inputs.boards}
@@ -139,12 +126,12 @@ def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def forecaster_path(name: str) -> str:
-    """Where the page of a forecaster lies."""
+    """Return where the page of a forecaster lies."""
     return f"forecasters/{file_name(name)}.html"
 
 
 def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """One page with two figures per trace, and the list of all."""
+    """Yield one page with two figures per trace, and the list of all."""
     render = Renderer(inputs)
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
@@ -166,7 +153,7 @@ def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
 
 
 def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """What is described and drawn of one trace, which is most of the site's work: the description first."""
+    """Yield what is described and drawn of one trace, which is most of the site's work: the description first."""
     trace = read_trace(path)
     yield RUN, TypeAdapter(Run).dump_json(make_run(trace, path.stat().st_size))
     yield from trace_figures(trace)
@@ -198,4 +185,4 @@ def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
         raise MoeloadError(f"{source}: not there; the page on how to cite is made from it")
     cff = source.read_text()
     yield render.page("cite.html", "cite.html", "cite.html", citations=citations(cff), cff=cff)
-    yield "README.md", SPACE_CARD.encode()
+    yield "README.md", (TEMPLATES / "space_card.md").read_bytes()

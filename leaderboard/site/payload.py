@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def view_key(state: str, recipe: str, horizon: int | None) -> str:
-    """A view's key, what the page's switches hold: `STATE RECIPE HORIZON`."""
+    """Return a view's key, what the page's switches hold: `STATE RECIPE HORIZON`."""
     return f"{state} {recipe} {horizon or ALL}"
 
 
@@ -39,7 +39,7 @@ DEFAULT = view_key(ALL, ALL, None)
 
 
 def board_payload(board: Board) -> Json:
-    """What does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
+    """Return what does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
     return {
         "name": board.suite.name,
         "label": board.label,
@@ -76,7 +76,7 @@ def choices(board: Board) -> list[tuple[str, str]]:
 
 
 def runs_words(board: Board, choice: str) -> str:
-    """Which runs are meant, in words."""
+    """Return which runs are meant, in words."""
     if choice in board.recipes:
         return f"recipe {choice}"
     recipes = counted(len({name.split("/")[0] for name in board.runs_in(choice)}), "recipe")
@@ -85,7 +85,7 @@ def runs_words(board: Board, choice: str) -> str:
 
 
 def suite_about(board: Board) -> str:
-    """What a suite is: its description, how much it holds, its hash."""
+    """Return what a suite is: its description, how much it holds, its hash."""
     suite = board.suite
     origins = sum(len(trace.origins()) for trace in suite.traces)
     runs = f"{counted(len(suite.traces), 'test run')} of {counted(len(board.recipes), 'recipe')}"
@@ -109,7 +109,7 @@ def forecaster_row(entry: Entry) -> Json:
 
 
 def types_of(board: Board) -> list[str]:
-    """What the entries of a suite are, in the order in which the words are explained."""
+    """Return what the entries of a suite are, in the order in which the words are explained."""
     found = {entry.model_type for entry in board.entries}
     return [name for name in MODEL_TYPES if name in found]
 
@@ -121,13 +121,13 @@ def cost_row(result: Result) -> list[str]:
 
 
 def unmeasured(board: Board) -> str:
-    """Which forecasters the chart of costs cannot show; empty for none."""
+    """Return which forecasters the chart of costs cannot show; empty for none."""
     names = [result.name for result in board.results if result.cpu_ms is None]
     return f"CPU time not measured: {', '.join(names)}." if names else ""
 
 
 def hindsight(board: Board) -> str:
-    """The best fixed window in hindsight, in words."""
+    """Return the best fixed window in hindsight, in words."""
     best = best_window(board.results, PRIMARY)
     if best is None:
         return f"Best fixed window in hindsight: {NOT_GIVEN}, no fixed window is among the results."
@@ -141,7 +141,7 @@ def hindsight(board: Board) -> str:
 
 
 def metric_payload(board: Board, metric: str) -> Json:
-    """Every view of a metric, its floors by state and recipe, its charts."""
+    """Return every view of a metric, its floors by state and recipe, its charts."""
     views = list(views_of(board, metric))
     return {
         "about": describe_metric(metric),
@@ -155,7 +155,7 @@ def metric_payload(board: Board, metric: str) -> Json:
 
 
 def view_payload(view: View, board: Board, metric: str) -> Json:
-    """The rows of a view in the order of the entries, its floor, and over what its numbers are means."""
+    """Return the rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
         "rows": [cell_row(cell, metric, view.recipe in board.recipes) for cell in view.cells],
         "floor": three_digits(view.floor),
@@ -165,7 +165,7 @@ def view_payload(view: View, board: Board, metric: str) -> Json:
 
 
 def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
-    """The texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
+    """Return the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
     return [
         three_digits(cell.value),
         three_digits(cell.excess),
@@ -180,7 +180,7 @@ def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
 
 
 def averaged_over(view: View, board: Board) -> str:
-    """Over what the values of a view are means."""
+    """Return over what the values of a view are means."""
     states = {ALL: "whatever the state", CROSSING: "whose window crosses a change of state"}.get(
         view.state, f"in the {view.state} state"
     )
@@ -215,12 +215,12 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
 
 
 def data_file(suite: str, metric: str) -> str:
-    """Where the data of a metric lie."""
+    """Return where the data of a metric lie."""
     return f"data/{file_name(suite)}.{file_name(metric.replace('@', '.'))}.js"
 
 
 def claims(board: Board) -> str:
-    """What the two intervals claim, and when there are none."""
+    """Return what the two intervals claim, and when there are none."""
     text = (
         'Two 95 % t intervals, each for its own claim: "a new recipe" (would it hold for a run unlike these?) from the '
         'spread of recipe means, "these recipes, new seeds" (would another seed say the same?) from the spread of runs '
@@ -241,7 +241,7 @@ def claims(board: Board) -> str:
 
 
 def skill_note(board: Board, metric: str) -> str:
-    """What skill is a ratio of and to whom; where there is none, why."""
+    """Return what skill is a ratio of and to whom; where there is none, why."""
     name, ratio = board.reference.name if board.reference else board.suite.reference, ratio_metric(metric)
     if ratio is None:
         return f"No skill: {metric} is no positive error of which a ratio could be taken."
@@ -256,7 +256,7 @@ def skill_note(board: Board, metric: str) -> str:
 
 
 def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:
-    """The rows of the default view for a browser without scripts, by skill."""
+    """Return the rows of the default view for a browser without scripts, by skill."""
     rows = metric["views"][DEFAULT]["rows"]
     cost = [cost_row(result) for result in board.results]
     joined = [

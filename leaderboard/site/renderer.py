@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.site.inputs import Inputs
-from moeload_bench.errors import MissingExtraError
+from leaderboard.templates import template_environment
 from moeload_bench.results.html import html_table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -17,20 +17,6 @@ NAV = (
     ("Submit", "submit.html"),
     ("Cite", "cite.html"),
 )
-
-
-def environment() -> Any:
-    """Jinja2 with escaping on and undefined names refused."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise MissingExtraError("jinja2", "site", "the site") from None
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    made.globals["html_table"] = lambda table, links: markup(html_table(table, links))
-    return made
 
 
 def markup(html: str) -> Any:
@@ -45,7 +31,8 @@ class Renderer:
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
-        self._environment = environment()
+        self._environment = template_environment(TEMPLATES, html=True)
+        self._environment.globals["html_table"] = lambda table, links: markup(html_table(table, links))
         self._shared = {"nav": NAV, "sha256": inputs.sha256}
 
     def page(self, path: str, template: str, section: str, **values: Any) -> tuple[str, bytes]:

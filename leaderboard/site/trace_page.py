@@ -21,12 +21,12 @@ from moeload_bench.words import ordinal
 
 
 def page_path(trace_id: str) -> str:
-    """Where the page of a trace lies."""
+    """Return where the page of a trace lies."""
     return f"traces/{file_name(trace_id.replace('/', '.'))}.html"
 
 
 def trace_page(run: Run, boards: Sequence[Board]) -> dict[str, Any]:
-    """The page of a run; scores from every suite whose test run it is."""
+    """Return the page of a run; scores from every suite whose test run it is."""
     scores = []
     for board in boards:
         results = with_runs_of(board.compared, {run.id})
@@ -45,7 +45,7 @@ def trace_page(run: Run, boards: Sequence[Board]) -> dict[str, Any]:
 
 
 def facts(run: Run) -> Facts:
-    """How the run was made."""
+    """Return how the run was made."""
     meta = run.meta
     return [
         ("Recipe", f"{meta.recipe}, version {meta.recipe_version}"),
@@ -68,7 +68,7 @@ def facts(run: Run) -> Facts:
 
 
 def layers(run: Run) -> Table:
-    """One row per layer: states, onset with its band, imbalance, dead experts, floors."""
+    """Return one row per layer: states, onset with its band, imbalance, dead experts, floors."""
     columns: dict[str, Callable[[LayerDescription], str]] = {
         "layer": lambda layer: layer.layer,
         "onset (band)": lambda layer: str(layer.onset or "never"),
@@ -91,7 +91,7 @@ def layers(run: Run) -> Table:
 
 
 def sources(run: Run) -> Table | None:
-    """The texts that the model was trained on."""
+    """Return the texts that the model was trained on."""
     if not run.meta.sources:
         return None
     rows = tuple(
@@ -103,7 +103,7 @@ def sources(run: Run) -> Table | None:
 
 
 def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
-    """All traces, one row each."""
+    """Return all traces, one row each."""
     use: dict[str, list[str]] = {}
     for board in boards:
         for entry in board.suite.traces:

@@ -57,7 +57,7 @@ class View:
 
 
 def metrics_of(board: Board) -> list[str]:
-    """The metrics that an entry has: the primary one first, then errors and scores, then what plans cost."""
+    """Return the metrics that an entry has: the primary one first, then errors and scores, then what plans cost."""
     return sorted(
         metrics_in(board.results), key=lambda name: (name != PRIMARY, "@" in name, name.startswith("drop"), name)
     )
@@ -71,7 +71,7 @@ def states_of(board: Board) -> list[str]:
 
 
 def views_of(board: Board, metric: str) -> Iterator[View]:
-    """Every view of a metric: states x (slices and recipes) x horizons."""
+    """Yield every view of a metric: states x (slices and recipes) x horizons."""
     whole = Standings(board.results, metric, board.reference)
     known = errors_of(board.known, whole.ratio) if board.known and whole.ratio else None
     for recipe in (ALL, *board.choices):
@@ -105,7 +105,9 @@ def _view(
 
 
 def _with_seeds(row: Row, scores: Standings, known: Errors | None, horizon: int | None) -> Row:
-    """The row with an interval for new seeds where a season has one run of each recipe: by the public runs' spread."""
+    """Return the row with an interval for new seeds where a season has one run of each recipe: by the public runs'
+    spread.
+    """
     if row.new_seeds or known is None or scores.reference is None:
         return row
     here, beside = (in_state(errors, row.state, horizon) for errors in (scores.ratios, known))
@@ -126,7 +128,7 @@ def none_for_nan(value: float | None) -> float | None:
 
 
 def _over(result: Result, state: str, horizon: int | None, horizons: tuple[int, ...]) -> tuple[int, int]:
-    """Runs and origins that a value of the view is a mean over."""
+    """Return runs and origins that a value of the view is a mean over."""
     at = slice(None) if horizon is None else slice(horizons.index(horizon), horizons.index(horizon) + 1)
     by_run = [
         sum(any(task.crossing[at]) if state == CROSSING else state in (ALL, task.state) for task in run.tasks)

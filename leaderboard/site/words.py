@@ -21,7 +21,7 @@ NOT_GIVEN = "n/a"
 
 
 def three_digits(value: float | None) -> str:
-    """Three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
+    """Format three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
     return number(tables.three_digits(value, zeros=True))
 
 
@@ -40,12 +40,12 @@ def skill_text(row: Row, metric: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as per cent."""
+    """Format a fraction as per cent."""
     return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
 def interval_text(interval: Interval | None) -> str:
-    """A 95 % interval; `n/a` where the suite is too small for one."""
+    """Format a 95 % interval; `n/a` where the suite is too small for one."""
     if interval is None:
         return NOT_GIVEN
     return number(f"{tables.signed(interval.low)} to {tables.signed(interval.high)}")
@@ -57,19 +57,19 @@ def megabytes(size: int | None) -> str:
 
 
 def named(metric: str) -> str:
-    """A metric by what it is called, its symbol beside it; the symbol alone of one that has no other name."""
+    """Return a metric by what it is called, its symbol beside it; the symbol alone of one that has no other name."""
     plain = plain_name(metric)
     return metric if plain == metric else f"{plain} ({metric})"
 
 
 def metric_unit(metric: str) -> str:
-    """The unit of a metric; empty for one that the catalogue does not know."""
+    """Return the unit of a metric; empty for one that the catalogue does not know."""
     spec = metric_spec(metric)
     return spec.unit if spec else ""
 
 
 def web_link(link: str | None) -> str | None:
-    """The link if it is one to the web, else None: nothing else becomes a link on the site."""
+    """Return the link if it is one to the web, else None: nothing else becomes a link on the site."""
     return link if link and re.fullmatch(r"https?://[^\s<>\"']+", link) else None
 
 
@@ -79,7 +79,7 @@ def arguments_text(kwargs: Mapping[str, Any]) -> str:
 
 
 def run_command(result: Result) -> str:
-    """The command that scores the forecaster again on its suite; a stranger's code in the sandbox."""
+    """Return the command that scores the forecaster again on its suite; a stranger's code in the sandbox."""
     base, level = result.forecaster.target.partition("@")[0], result.isolation
     if base.startswith("forecaster.py:"):
         base, level = f"{_folder_of(result)}/{base}", "sandbox"
@@ -90,7 +90,7 @@ def run_command(result: Result) -> str:
 
 
 def verify_command(result: Result) -> str:
-    """The command that maintainers run."""
+    """Return the command that maintainers run."""
     return f"python -m leaderboard verify {shlex.quote(_folder_of(result))}"
 
 
@@ -99,5 +99,5 @@ def _folder_of(result: Result) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A TOML literal, as targets take it: JSON's scalars and flat lists are TOML's."""
+    """Return a TOML literal, as targets take it: JSON's scalars and flat lists are TOML's."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.properties import layer_medians
 from leaderboard.suites.plan import Plan, load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -87,6 +88,10 @@ class LadderRun(Record):
     def recipe(self) -> str:
         return self.id.split("/")[0]
 
+    def score(self, forecaster: str, state: str) -> Score | None:
+        """Return what a forecaster scored in a state, None where it has no score."""
+        return self.scores.get(forecaster, {}).get(state)
+
 
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of a Qwen3-MoE whose embedding is also its output, from the recipe's configuration alone."""
@@ -108,14 +113,14 @@ def forecasters() -> list[Target]:
 
 
 def code_hash(targets: Sequence[Target]) -> str:
-    """Of all that a record rests on beside its trace."""
+    """Return the hash of all that a record rests on beside its trace."""
     sources = {target.label: [source_sha256(target), dict(target.kwargs)] for target in targets}
     rule = dataclasses.asdict(load_suite("v1").rule)
     return content_sha256({"scoring": SCORING_VERSION, "sources": sources, "rule": rule, "horizons": HORIZONS})
 
 
 def planned(plan: Plan) -> list[Recipe]:
-    """The recipes of the plan by size, without balancing first."""
+    """Return the recipes of the plan by size, without balancing first."""
     names = dict.fromkeys(run.split("/")[0] for run in plan.runs)
     return sorted(
         map(load_recipe, names), key=lambda recipe: (recipe.balancing.method != "none", parameters_of(recipe))
@@ -123,12 +128,14 @@ def planned(plan: Plan) -> list[Recipe]:
 
 
 def known_runs(path: Path = OUT) -> list[LadderRun]:
-    """The records that are kept; none where there is no file."""
+    """Return the records that are kept; none where there is no file."""
     return [LadderRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
 
 
 def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
-    """A record of every run of the plan in the folder, measured where none is kept; without a folder, the kept ones."""
+    """Return a record of every run of the plan in the folder, measured where none is kept; without a folder, the kept
+    ones.
+    """
     known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
     if not folder.is_dir():
         return list(known.values())
@@ -139,14 +146,16 @@ def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> 
 
 
 def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRun:
-    """One run over its first `STEPS` steps; raises `ResultError` for one that has fewer, or half of the steps."""
+    """Measure one run over its first `STEPS` steps; raise `ResultError` for one that has fewer, or half of the
+    steps.
+    """
     whole = read_trace(ref.path)
     if whole.steps < STEPS or whole.meta.stride != 1:
         raise ResultError(f"{ref.id}: {whole.steps} rows at stride {whole.meta.stride}, expected {STEPS} steps or more")
     trace = first_steps(whole, STEPS)
     recipe = load_recipe(trace.meta.recipe)
     labels = label_states(trace.load_SLE, rule=load_suite("v1").rule)
-    layers = describe_layers(trace)
+    layers, drift_L = describe_layers(trace), layer_medians(labels.drift_SL, ~labels.transient_SL)
     return LadderRun(
         id=ref.id,
         data_sha256=stored_hash(ref.path),
@@ -156,7 +165,7 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         step_tokens=trace.meta.global_batch_tokens or int(trace.tokens_SL[0].max()),
         learning_rate=recipe.optimizer.lr,
         onset_L=tuple(None if row < 0 else int(row) for row in labels.onset_L),
-        drift_L=tuple(_medians(labels.drift_SL, ~labels.transient_SL)),
+        drift_L=tuple(None if one is None else _digits(one) for one in drift_L),
         unrest_L=tuple(_digits(value) for value in np.nanmean(labels.drift_SL, axis=0)),
         over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
         imbalance=present_mean([layer.imbalance_last for layer in layers]),
@@ -164,12 +173,6 @@ def measure_run(ref: TraceRef, targets: Sequence[Target], code: str) -> LadderRu
         floor=present_mean([layer.floor_window_tv for layer in layers]),
         scores=dict(_scores(trace, targets)),
     )
-
-
-def _medians(drift_SL: np.ndarray, keep_SL: np.ndarray) -> Iterator[float | None]:
-    for drift_S, keep_S in zip(drift_SL.T, keep_SL.T, strict=True):
-        values = drift_S[keep_S & np.isfinite(drift_S)]
-        yield _digits(np.median(values)) if len(values) else None
 
 
 def _digits(value: float) -> float:
@@ -204,7 +207,7 @@ def _score(result: Result, state: str, skill: float) -> Score:
 
 
 def records_text(runs: Sequence[LadderRun]) -> str:
-    """The file of records, in the order of their ids."""
+    """Return the file of records, in the order of their ids."""
     return readable_json([run.model_dump(mode="json") for run in sorted(runs, key=lambda run: run.id)], levels=2) + "\n"
 
 

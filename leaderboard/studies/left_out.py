@@ -20,17 +20,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from moeload_bench.baselines import _gate_fit
 from moeload_bench.baselines._gate import Gate
-from moeload_bench.baselines._gate_fit import (
-    CONTROLLED,
-    LATE,
-    SAMPLED,
-    Learning,
-    Samples,
-    calibrated,
-    samples_of,
-    train,
-)
 from moeload_bench.baselines._measures import ANCHORS, Measures, Memory, measure
 from moeload_bench.baselines._path import hat_weights
 from moeload_bench.baselines._spread import Spread, moving, scale_of
@@ -74,7 +65,7 @@ class Task:
 
 
 def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int = 0) -> list[Task]:
-    """The tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it.
+    """Return the tasks of a run at origins chosen as the suite's are; with a stride, of the run sampled at it.
 
     With a ``start`` nothing before it is seen, and the origins lie 10 to 400 steps after it.
     """
@@ -140,7 +131,7 @@ class Study:
                   for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
         self.recipe = [i.split("/")[0] for i in ids]
         self.runs = [(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)]
-        self.samples = samples_of(self.runs, 0)
+        self.samples = _gate_fit.samples_of(self.runs, 0)
         self.tasks = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite)]
         self.late = [
             task for n, t in enumerate(traces) for s in LATE_STARTS for task in tasks_of(t, n, self.suite, start=s)
@@ -148,24 +139,28 @@ class Study:
         self.sampled = [task for n, t in enumerate(traces) for task in tasks_of(t, n, self.suite, stride=10)]
 
     def folds(self) -> list[tuple[list[int], list[int]]]:
-        """(runs to learn from, runs that are left out), by cluster."""
+        """Return (runs to learn from, runs that are left out), by cluster."""
         out = []
         for cluster in CLUSTERS:
             left = [n for n, recipe in enumerate(self.recipe) if recipe in cluster]
             out.append(([n for n in range(len(self.recipe)) if n not in left], left))
         return out
 
-    def gates(self, learning: Learning, keep: Callable[[Samples], bool] = lambda _: True, most: int = 99) -> list[Gate]:
-        """The networks, one per cluster; ``most`` clusters to learn from, taken in turn after the left-out one."""
+    def gates(
+        self, learning: _gate_fit.Learning, keep: Callable[[_gate_fit.Samples], bool] = lambda _: True, most: int = 99
+    ) -> list[Gate]:
+        """Return the networks, one per cluster; ``most`` clusters to learn from, taken in turn after the
+        left-out one.
+        """
         out = []
         for f, (learn, _) in enumerate(self.folds()):
             near = {r for n in range(1, most + 1) for r in CLUSTERS[(f + n) % len(CLUSTERS)]}
             runs = [n for n in learn if most >= len(CLUSTERS) or self.recipe[n] in near]
-            out.append(train([s for s in self.samples if s.run in runs and keep(s)], 0, learning))
+            out.append(_gate_fit.train([s for s in self.samples if s.run in runs and keep(s)], 0, learning))
         return out
 
     def scored(self, gates: Sequence[Gate], tasks: Sequence[Task], swapped: bool = False) -> dict[str, Any]:
-        """The record of one experiment: every task by the network that has not seen its cluster."""
+        """Return the record of one experiment: every task by the network that has not seen its cluster."""
         of_run = {run: gate for gate, (_, left) in zip(gates, self.folds(), strict=True) for run in left}
         rng = np.random.default_rng(0)
         rows = []
@@ -184,19 +179,18 @@ def record(
 ) -> dict[str, Any]:
     """Skill by recipe and horizon, and mean errors, of each state that occurs."""
     out: dict[str, Any] = {}
+    ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
     for state in ("transient", "stable"):
-        here = [n for n, task in enumerate(tasks) if task.state == state]
-        recipes = sorted({tasks[n].recipe for n in here})
-        log, tv, relative = {}, {}, {}
-        for recipe in recipes:
-            mine = [n for n in here if tasks[n].recipe == recipe]
-            log[recipe] = (
-                np.mean([log_ratio(error_TK[n], tasks[n].reference_K) for n in mine], axis=0).round(5).tolist()
-            )
-            tv[recipe] = np.mean([error_TK[n] for n in mine], axis=0).round(6).tolist()
-            if len(relative_TK):
-                relative[recipe] = np.mean([relative_TK[n] for n in mine], axis=0).round(5).tolist()
-        out[state] = {"log_ratio": log, "window_tv": tv, "window_error_rate": relative}
+        of: dict[str, list[int]] = {}
+        for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
+            of.setdefault(tasks[n].recipe, []).append(n)
+        known = (("log_ratio", ratio_TK, 5), ("window_tv", error_TK, 6), ("window_error_rate", relative_TK, 5))
+        out[state] = {
+            name: {r: np.mean([value_TK[n] for n in own], axis=0).round(d).tolist() for r, own in of.items()}
+            if len(value_TK)
+            else {}
+            for name, value_TK, d in known
+        }
     return out
 
 
@@ -207,7 +201,7 @@ def quantiles(study: Study, gates: Sequence[Gate]) -> dict[str, Any]:
     """
     found: dict[tuple[str, str, str], list[FloatArray]] = {}
     for gate, (learn, left) in zip(gates, study.folds(), strict=True):
-        own = calibrated(gate, [samples for samples in study.samples if samples.run in learn]).spread
+        own = _gate_fit.calibrated(gate, [samples for samples in study.samples if samples.run in learn]).spread
         average = Spread.from_bytes(ConformalWindowAverage.fit([study.runs[n] for n in learn], 0))
         for task in study.tasks:
             if task.run in left and own is not None:
@@ -239,7 +233,9 @@ def _quantile_scores(suite: Suite, spread: Spread, mean_KLE: FloatArray, task: T
 
 
 def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
-    """A fixed window per horizon and state: chosen on the other clusters, or in hindsight for each left-out run."""
+    """Return a fixed window per horizon and state: chosen on the other clusters, or in hindsight for each
+    left-out run.
+    """
     folds = {run: learn for learn, left in study.folds() for run in left}
     ratio = [log_ratio(task.window_WK, task.reference_K[None]) for task in study.tasks]
     chosen: dict[tuple[int, str], NDArray[np.intp]] = {}
@@ -257,15 +253,15 @@ def tuned(study: Study, hindsight: bool = False) -> dict[str, Any]:
 
 
 def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Everything on the page, by name; the first five share their networks."""
+    """Return every experiment on the page, by name; the first five share their networks."""
     headline: list[Gate] = []
 
     def full() -> list[Gate]:
-        headline.extend([] if headline else study.gates(Learning()))
+        headline.extend([] if headline else study.gates(_gate_fit.Learning()))
         return headline
 
     def changed(ignored: tuple[str, ...] = (), **how: Any) -> dict[str, Any]:
-        return study.scored(study.gates(Learning(ignored=ignored), **how), study.tasks)
+        return study.scored(study.gates(_gate_fit.Learning(ignored=ignored), **how), study.tasks)
 
     return {
         "gated": lambda: study.scored(full(), study.tasks),
@@ -276,14 +272,16 @@ def experiments(study: Study) -> dict[str, Callable[[], dict[str, Any]]]:
         "control.tuned": lambda: tuned(study),
         "yardstick.window": lambda: tuned(study, hindsight=True),
         "control.constant": lambda: changed(("",)),
-        "without.controlled": lambda: changed(keep=lambda s: s.kind != CONTROLLED),
+        "without.controlled": lambda: changed(keep=lambda s: s.kind != _gate_fit.CONTROLLED),
         "without.back": lambda: changed(("back",)),
         "without.layers": lambda: changed(("layers.",)),
         "learn.2": lambda: changed(most=2),
         "learn.4": lambda: changed(most=4),
         "without.momentum": lambda: changed(("momentum", "fade", "close")),
-        "late.untaught": lambda: study.scored(study.gates(Learning(), keep=lambda s: s.kind != LATE), study.late),
-        "without.sampled": lambda: changed(keep=lambda s: s.kind != SAMPLED),
+        "late.untaught": lambda: study.scored(
+            study.gates(_gate_fit.Learning(), keep=lambda s: s.kind != _gate_fit.LATE), study.late
+        ),
+        "without.sampled": lambda: changed(keep=lambda s: s.kind != _gate_fit.SAMPLED),
     }
 
 

@@ -87,7 +87,8 @@ def measured(suite: Suite) -> dict[str, dict[str, list[float]]]:
 
 
 def with_yardstick(errors: Errors, name: str) -> Errors:
-    """The errors of all tasks of a suite with the yardstick beside the forecasters; unchanged where none was measured.
+    """Return the errors of all tasks of a suite with the yardstick beside the forecasters; unchanged where none was
+    measured.
 
     ``errors`` must hold every task of the suite. Raises `ResultError` when they, or the file, are of other tasks.
     """

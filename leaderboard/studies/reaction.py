@@ -57,7 +57,7 @@ Measured = dict[str, list[float]]
 
 
 def measure_run(trace: Trace, z_deviation: Sequence[float], z_covariance: Sequence[float]) -> Measured:
-    """Every kind of plan on one run; of those that reckon with uncertainty one for each z."""
+    """Measure every kind of plan on one run; of those that reckon with uncertainty one for each z."""
     shape = headline_shapes(trace.num_experts)[0]
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1.0 / trace.num_experts)
     static_LR = plan(np.ones(share_SLE.shape[1:]), shape)
@@ -72,7 +72,7 @@ def measure_run(trace: Trace, z_deviation: Sequence[float], z_covariance: Sequen
 
 
 def _exact(share_SLE: FloatArray, shape: ClusterShape) -> list[float]:
-    """A plan for each step from that step's loads, on pairs of neighbours."""
+    """Measure a plan for each step from that step's loads, on pairs of neighbours."""
     first = np.arange(FIRST, len(share_SLE) - 1, EXACT_EVERY)
     one, two = (plan(share_SLE[rows], shape) for rows in (first, first + 1))
     imbalance = [
@@ -147,7 +147,9 @@ def _charged(
 
 
 def _moved(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> int:
-    """The most replicas, all layers together, that one device receives; devices renumbered so that fewest move."""
+    """Return the most replicas, all layers together, that one device receives; devices renumbered so that
+    fewest move.
+    """
     moved_LD = replicas_moved(before_LR, with_fewest_moves(before_LR, after_LR, shape), shape.devices)
     return int(moved_LD.sum(axis=0).max())
 

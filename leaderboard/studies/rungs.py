@@ -42,23 +42,14 @@ def onset_of(run: LadderRun) -> float | None:
 
 
 def skill_in(state: str, forecaster: str) -> Value:
-    """A run's skill of a forecaster in a state."""
-
-    def value(run: LadderRun) -> float | None:
-        score = run.scores.get(forecaster, {}).get(state)
-        return None if score is None else score.skill
-
-    return value
+    """Return a run's skill of a forecaster in a state."""
+    return lambda run: score.skill if (score := run.score(forecaster, state)) else None
 
 
 def regret_in(state: str, forecaster: str, horizon: int) -> Value:
-    """A run's regret of a forecaster's plans in a state, at one of `HORIZONS`."""
-
-    def value(run: LadderRun) -> float | None:
-        score = run.scores.get(forecaster, {}).get(state)
-        return None if score is None else score.regret_K[HORIZONS.index(horizon)]
-
-    return value
+    """Return a run's regret of a forecaster's plans in a state, at one of `HORIZONS`."""
+    k = HORIZONS.index(horizon)
+    return lambda run: score.regret_K[k] if (score := run.score(forecaster, state)) else None
 
 
 LOADS = (
@@ -98,12 +89,12 @@ class Rung(NamedTuple):
         return self.recipe.balancing.method
 
     def values(self, quantity: Quantity) -> list[float | None]:
-        """The quantity of each run."""
+        """Return the quantity of each run."""
         return [quantity.value(run) for run in self.runs]
 
 
 def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
-    """The rungs of the plan, those without balancing first, each family by size."""
+    """Return the rungs of the plan, those without balancing first, each family by size."""
     plan_runs, found = load_plan(plan), by_rung(runs)
     there = {run.id for run in runs}
     return [
@@ -131,7 +122,7 @@ def trend(rungs: Sequence[Rung], quantity: Quantity) -> str:
 
 
 def chance(rungs: Sequence[Rung], quantity: Quantity) -> float:
-    """How probable it is that runs whose size plays no part stand by rungs in both families, rising or falling.
+    """Return how probable it is that runs whose size plays no part stand by rungs in both families, rising or falling.
 
     Of the orders of a family's N runs, the product of the factorials of its rungs' runs over N! is one.
     """
@@ -152,7 +143,9 @@ def _direction(small: Sequence[float | None], large: Sequence[float | None]) -> 
 
 
 def interval(rungs: Sequence[Rung], rung: Rung, quantity: Quantity) -> tuple[float, float] | None:
-    """A 95 % t interval on a rung's mean, from the variance of runs in rungs, pooled; not for one run or counts."""
+    """Return a 95 % t interval on a rung's mean, from the variance of runs in rungs, pooled; not for one run or
+    counts.
+    """
     if quantity.name == "dead":
         return None
     groups = [[_scaled(v, quantity) for v in one.values(quantity) if v is not None] for one in rungs]
@@ -174,7 +167,7 @@ def _scaled(value: float, quantity: Quantity) -> float:
 
 
 def mean_of(rung: Rung, quantity: Quantity) -> float | None:
-    """The mean of a rung's runs, geometric where they differ by factors; None where a run has no value."""
+    """Return the mean of a rung's runs, geometric where they differ by factors; None where a run has no value."""
     values = rung.values(quantity)
     if not values or None in values:
         return None
@@ -185,18 +178,20 @@ def mean_of(rung: Rung, quantity: Quantity) -> float | None:
 
 
 def names_of(rungs: Sequence[Rung]) -> list[str]:
-    """The forecasters with scores, in the order of their first rung."""
+    """Return the forecasters with scores, in the order of their first rung."""
     return list(dict.fromkeys(name for rung in rungs for run in rung.runs for name in run.scores))
 
 
 def order_in(run: LadderRun, state: str) -> list[str]:
-    """The forecasters of a run in a state, best first; those that say the same by name."""
+    """Return the forecasters of a run in a state, best first; those that say the same by name."""
     known = _skills(run, state)
     return sorted(known, key=lambda name: (-known[name], name))
 
 
 def rank_in(run: LadderRun, state: str, name: str) -> int | None:
-    """One more than there are better ones, so that those that say the same share a rank; None without a score."""
+    """Return one more than there are better ones, so that those that say the same share a rank; None without a
+    score.
+    """
     known = _skills(run, state)
     return 1 + sum(skill > known[name] for skill in known.values()) if name in known else None
 
@@ -209,5 +204,5 @@ def agreement(run: LadderRun, other: LadderRun, state: str) -> float:
 
 
 def _skills(run: LadderRun, state: str) -> dict[str, float]:
-    """To nine digits: the same forecasts, summed in another order, differ in the last of sixteen."""
+    """Return skills to nine digits: the same forecasts, summed in another order, differ in the last of sixteen."""
     return {name: round(own[state].skill, 9) for name, own in run.scores.items() if state in own}

@@ -41,19 +41,19 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 
 def wanted_runs() -> list[str]:
-    """The plan's test runs of recipes that the known suite has no run of, in the order of the plan."""
+    """Return the plan's test runs of recipes that the known suite has no run of, in the order of the plan."""
     seen = known_recipes()
     return [run for run in load_plan(PLAN).runs if "/test/" in run and run.split("/")[0] not in seen]
 
 
 def known_recipes() -> set[str]:
-    """The recipes of the known suite, on whose open runs the subject was fitted."""
+    """Return the recipes of the known suite, on whose open runs the subject was fitted."""
     suite = load_suite(KNOWN)
     return {entry.id.split("/")[0] for entry in (*suite.traces, *suite.fit)}
 
 
 def read_scores(path: Path = OUT) -> Scores:
-    """What was scored so far; empty before the first."""
+    """Return what was scored so far; empty before the first."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -82,7 +82,7 @@ def add_scores(path: Path = OUT, folder: Path = ROOT / "traces") -> list[str]:
 
 
 def first_score(file: Path) -> dict[str, Any]:
-    """The record of one run: its origins are chosen by the rule, as those of a suite are."""
+    """Return the record of one run: its origins are chosen by the rule, as those of a suite are."""
     trace = read_trace(file)
     suite = suite_for_trace(trace)
     results = evaluate([REFERENCE, SUBJECT, BESIDE], suite, traces=[trace], fresh=True)
@@ -97,7 +97,7 @@ def first_score(file: Path) -> dict[str, Any]:
 
 
 def scores_of(results: list[Result]) -> dict[str, dict[str, Any]]:
-    """By state: `origins`, and by forecaster `log_ratio` to the reference over all tasks and `window_tv` [K]."""
+    """Return by state `origins`, and by forecaster `log_ratio` to the reference over all tasks and `window_tv` [K]."""
     errors = errors_of(results, PRIMARY)
     found: dict[str, dict[str, Any]] = {}
     for state in STATES:

@@ -16,7 +16,7 @@ from moeload_bench.traces.store import find_trace, read_trace
 
 
 def compute_facts(suite: Suite) -> SuiteFacts:
-    """The facts of every scored run, from its trace."""
+    """Return the facts of every scored run, from its trace."""
     traces = {
         entry.id: Truth(
             read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256), suite.rule, suite.horizons
@@ -37,7 +37,7 @@ def write_facts(facts: SuiteFacts) -> None:
 
 
 def differing(suite: Suite) -> list[str]:
-    """The runs whose kept facts are not what their traces give."""
+    """Return the runs whose kept facts are not what their traces give."""
     kept = suite_facts(suite.name, suite.sha256())
     found = compute_facts(suite).model_dump()["traces"]
     return [

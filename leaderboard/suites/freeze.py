@@ -8,15 +8,7 @@ from typing import Annotated
 
 import typer
 
-from leaderboard.suites.plan import (
-    Plan,
-    compare_folder,
-    load_plan,
-    near_twins,
-    origin_shortage,
-    run_problems,
-    twin_problem,
-)
+from leaderboard.suites import plan as plans
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
 from moeload_bench.states.origins import FIRST, choose_origins
@@ -29,20 +21,20 @@ SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def frozen_suite(plan: Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
-    """The suite over the plan's runs, and what is wrong with the folder, in words.
+def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
+    """Return the suite over the plan's runs, and what is wrong with the folder, in words.
 
     Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
     """
     fit: list[FitTrace] = []
     scored: list[SuiteTrace] = []
     starts: dict[str, Array] = {}
-    refs, wrong = compare_folder(plan, folder)
+    refs, wrong = plans.compare_folder(plan, folder)
     for ref in refs:
         trace = read_trace(ref.path)
         start_SLE = trace.load_SLE[:FIRST].copy()  # a view would keep every trace in memory
-        same = twin_problem(ref.id, start_SLE, starts)
-        unfit = [*run_problems(plan, ref, trace), *([same] if same else [])]
+        same = plans.twin_problem(ref.id, start_SLE, starts)
+        unfit = [*plans.run_problems(plan, ref, trace), *([same] if same else [])]
         wrong += unfit
         if unfit:
             continue
@@ -69,27 +61,27 @@ def frozen_suite(plan: Plan, folder: Path, partial: bool = False) -> tuple[Suite
         rule=plan.rule,
         hub=plan.hub,
         submissions=plan.submissions,
-        near_twins=near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
+        near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
         fit=tuple(fit),
         traces=tuple(scored),
     )
     return suite, wrong
 
 
-def _origins(plan: Plan, ref: TraceRef, trace: Trace) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def _origins(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Origins by state, and what is wrong with their number; a state with too few of them has none."""
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
     for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], ORIGINS_PER_STATE).items():
-        line = origin_shortage(plan, ref.id, state, len(origins))
+        line = plans.origin_shortage(plan, ref.id, state, len(origins))
         wrong += [line] if line else []
         chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()
     return chosen, wrong
 
 
 def to_toml(suite: Suite) -> str:
-    """The suite as TOML; `load_suite` reads the same suite back.
+    """Return the suite as TOML; `load_suite` reads the same suite back.
 
     Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
     """
@@ -118,8 +110,10 @@ def _value(value: object) -> str:
     return str(value)
 
 
-def target_file(plan: Plan, suite: Suite, partial: Path | None) -> Path:
-    """Where the suite is written; raises `SuiteError` for a trial inside the package or a suite frozen otherwise."""
+def target_file(plan: plans.Plan, suite: Suite, partial: Path | None) -> Path:
+    """Return where the suite is written; raise `SuiteError` for a trial inside the package or a suite frozen
+    otherwise.
+    """
     if partial is not None:
         if partial.suffix != ".toml" or partial.resolve().is_relative_to(SUITES):
             raise SuiteError(f"{partial}: a partial suite is a .toml file outside {SUITES}")
@@ -152,7 +146,7 @@ def freeze(
 
     [bold]python -m leaderboard freeze v1 traces --partial /tmp/v1-so-far.toml[/bold]
     """
-    wanted = load_plan(plan)
+    wanted = plans.load_plan(plan)
     suite, wrong = frozen_suite(wanted, folder, partial is not None)
     path = target_file(wanted, suite, partial)
     path.write_text(to_toml(suite))

@@ -1,4 +1,4 @@
-"""What a suite is to be made of: a list of runs, committed once and read by whoever records or freezes them.
+"""What a suite is to be made of: a list of runs, committed once and read by those who record or freeze them.
 
 A plan is one TOML file in leaderboard/suites/plans/. `run_problems` says in words what stands between a folder of
 traces and the plan: a missing or an extra run, another recipe version, too few steps, no half batches, one training
@@ -74,7 +74,7 @@ class Plan(Record):
 
 
 def load_plan(name_or_path: str) -> Plan:
-    """A plan by name or by the path of a TOML file; raises `SuiteError` or `NotFoundError`."""
+    """Return a plan by name or by the path of a TOML file; raise `SuiteError` or `NotFoundError`."""
     path = Path(name_or_path) if name_or_path.endswith(".toml") else PLANS / f"{name_or_path}.toml"
     if not path.is_file():
         raise not_found("plan", name_or_path, [*sorted(p.stem for p in PLANS.glob("*.toml")), "FILE.toml"])
@@ -87,7 +87,7 @@ def load_plan(name_or_path: str) -> Plan:
 
 
 def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]:
-    """The plan's runs that the folder holds, by name, and a line for each run missing from it or there besides.
+    """Return the plan's runs that the folder holds, by name, and a line for each run missing from it or there besides.
 
     Runs of recipes that the plan has none of are another plan's.
     """
@@ -100,7 +100,7 @@ def compare_folder(plan: Plan, folder: Path) -> tuple[list[TraceRef], list[str]]
 
 
 def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
-    """What keeps a run out of the suite, in words."""
+    """Yield what keeps a run out of the suite, in words."""
     if trace.id != ref.id:
         yield f"{ref.id}: the file holds {trace.id}"
     recipe = load_recipe(ref.id.split("/")[0])
@@ -115,7 +115,7 @@ def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
 
 
 def twin_problem(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str | None:
-    """Why a run cannot count beside those ``before`` it: one starts as it does, and one of the two is scored.
+    """Return why a run cannot count beside those ``before`` it: one starts as it does, and one of the two is scored.
 
     Recipes that differ only in what comes later give one training at first when the seed is the same. As two recipes it
     would be counted twice, and a scored run's start could be open for fitting. Two open runs may be twins.
@@ -127,7 +127,7 @@ def twin_problem(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str
 
 
 def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of recipes that train one model with one balancing on one text at first, and part only later."""
+    """Return groups of recipes that train one model with one balancing on one text at first, and part only later."""
     groups: dict[str, list[str]] = {}
     for name in sorted(set(recipes)):
         recipe = load_recipe(name)
@@ -137,7 +137,7 @@ def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | None:
-    """What is wrong with the number of origins of a run in a state, None for nothing."""
+    """Return what is wrong with the number of origins of a run in a state, None for nothing."""
     listed = plan.lacking.get(run)
     if listed is not None and listed.state == state:
         if origins >= ORIGINS_PER_STATE:

@@ -91,7 +91,7 @@ class Case:
 
 
 def splices(trace: Trace) -> Iterator[Case]:
-    """The last rows of a run, then the same with the experts rotated by one, by two, ..., by half of them."""
+    """Yield the last rows of a run, then the same with the experts rotated by one, by two, ..., by half of them."""
     tail = trace.load_SLE[-SPLICE_ROWS:]
     mean_LE = np.nanmean(shares(tail), axis=0)
     for by in sorted({1, 2, trace.num_experts // 2}):
@@ -101,7 +101,7 @@ def splices(trace: Trace) -> Iterator[Case]:
 
 
 def oscillations(trace: Trace) -> Iterator[Case]:
-    """The last rows of a run, then the same oscillating within ten steps."""
+    """Yield the last rows of a run, then the same oscillating within ten steps."""
     tail = trace.load_SLE[-SPLICE_ROWS:]
     sign_E = np.where(np.arange(trace.num_experts) % 2, 1.0, -1.0)
     all_L = np.ones(trace.num_layers, dtype=np.bool_)
@@ -112,7 +112,7 @@ def oscillations(trace: Trace) -> Iterator[Case]:
 
 
 def thinned(trace: Trace) -> Iterator[IntArray]:
-    """The run with fewer tokens per step."""
+    """Yield the run with fewer tokens per step."""
     rng = np.random.default_rng(0)
     for fraction in (2, 4, 8):
         yield rng.binomial(trace.load_SLE, 1.0 / fraction)
@@ -151,7 +151,7 @@ def score(
     cases: list[tuple[Case, FloatArray]],
     noise: float,
 ) -> Score:
-    """One candidate on all runs and splices."""
+    """Score one candidate on all runs and splices."""
     parts = [score_run(rule, *run) for run in runs] + [score_case(rule, *case) for case in cases]
     return Score(
         margin=rule.margin,
@@ -182,7 +182,7 @@ class Part:
 
 
 def score_run(rule: StateRule, trace: Trace, drift_GL: FloatArray, thin: list[FloatArray]) -> Part:
-    """One run: its planned shifts, its onsets, and its labels with fewer tokens."""
+    """Score one run: its planned shifts, its onsets, and its labels with fewer tokens."""
     hold = grid_of(rule, 1).hold
     full = labels(trace.load_SLE, drift_GL, rule)
     state_GL = run_hysteresis(drift_GL, rule.low, rule.high, hold)
@@ -205,7 +205,9 @@ def score_run(rule: StateRule, trace: Trace, drift_GL: FloatArray, thin: list[Fl
 
 
 def moved(trace: Trace, shift_N: list[int]) -> FloatArray:
-    """The part of a layer's tokens that each shift moves, between the means of WITHIN rows to either side; [N, L]."""
+    """Return the part of a layer's tokens that each shift moves, between the means of WITHIN rows to either side; [N,
+    L].
+    """
     share_SLE = shares(trace.load_SLE)
     pairs = [(share_SLE[max(0, at - WITHIN) : at], share_SLE[at : at + WITHIN]) for at in shift_N]
     by_shift = [0.5 * np.abs(np.nanmean(a, axis=0) - np.nanmean(b, axis=0)).sum(axis=1) for a, b in pairs]
@@ -213,7 +215,7 @@ def moved(trace: Trace, shift_N: list[int]) -> FloatArray:
 
 
 def score_case(rule: StateRule, case: Case, drift_GL: FloatArray) -> Part:
-    """One splice: layers that moved much must answer, layers that hardly moved must not."""
+    """Score one splice: layers that moved much must answer, layers that hardly moved must not."""
     delay_L = score_shifts(labels(case.load_SLE, drift_GL, rule), (case.shift,)).delay_NL[0]
     return Part(
         lost=int(((delay_L == -1) & case.must_L).sum()),

@@ -62,7 +62,9 @@ def verify_trace(
 def _problems(
     path: Path | None, repo: str | None, pull: int | None, known: list[TraceRef]
 ) -> tuple[Iterator[str], str]:
-    """Of a path, or of a pull request: one of the two must be named. Also what was compared with what, in words."""
+    """Return what is wrong with a path, or with a pull request: one of the two must be named. Also what was compared
+    with what, in words.
+    """
     if path is not None and repo is None and pull is None:
         if not path.exists():
             raise TraceError(f"{path}: no such file or folder")

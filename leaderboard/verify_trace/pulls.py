@@ -34,7 +34,7 @@ class DeclaredFile(NamedTuple):
 
 
 def newest_commit(repo: str, number: int, api: HfApi) -> str:
-    """Return the newest commit of a pull request, of which everything is asked; raises `HubError`."""
+    """Return the newest commit of a pull request, of which everything is asked; raise `HubError`."""
     check_repo(repo)
     commits = explaining_failures(
         repo, lambda: api.list_repo_commits(repo, repo_type="dataset", revision=f"refs/pr/{number}")
@@ -68,7 +68,7 @@ def pull_problems(
 
 
 def _added(repo: str, revision: str, api: HfApi) -> tuple[dict[str, DeclaredFile], list[str]]:
-    """The traces that a pull request adds, with what else it does, a line for each; nothing is downloaded."""
+    """Return the traces that a pull request adds, with what else it does, a line for each; nothing is downloaded."""
     before = _tree(repo, _base(repo, revision, api), api)
     after = _tree(repo, revision, api)
     lines = [f"{name}: removed; a contribution only adds" for name in sorted(before.keys() - after.keys())]
@@ -100,7 +100,7 @@ def _added(repo: str, revision: str, api: HfApi) -> tuple[dict[str, DeclaredFile
 
 
 def _base(repo: str, revision: str, api: HfApi) -> str:
-    """The last commit of the main branch that a pull request has."""
+    """Return the last commit of the main branch that a pull request has."""
     main = {commit.commit_id for commit in api.list_repo_commits(repo, repo_type="dataset")}
     for commit in api.list_repo_commits(repo, repo_type="dataset", revision=revision):
         if commit.commit_id in main:
@@ -131,7 +131,7 @@ def _wrong_places(root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str
 
 
 def _wrong_card(repo: str, revision: str, api: HfApi, root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str]:
-    """The card must be main's with the rows of these traces, which their metadata gives."""
+    """Say where the card is not main's with the rows of these traces, which their metadata gives."""
     try:
         traces = [(read_trace(root / name), file.size) for name, file in names.items()]
         expected = with_traces(card_of(repo, "main", api), traces)

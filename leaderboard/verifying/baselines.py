@@ -17,7 +17,9 @@ MAINTAINERS = "The moeload-bench maintainers"
 
 
 def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
-    """The folder of one baseline; a verification of another result goes. Raises `SubmissionError`, `ResultError`."""
+    """Return the folder of one baseline; a verification of another result goes. Raises `SubmissionError`,
+    `ResultError`.
+    """
     result = load_claim(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)

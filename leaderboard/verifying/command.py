@@ -70,20 +70,21 @@ def verify(
     """
     if (base is not None and not incoming) or (incoming and not check_only):
         raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
-    read = read_folder(folder)
-    tasks = _suite_of(read, suite)
-    place = folder.resolve().parent.parent / result_path(tasks.name, read.record.name)
+    said, board = read_folder(folder, lambda target: ""), folder.resolve().parent.parent
+    tasks = _suite_of(said, suite)
+    place = board / result_path(tasks.name, said.record.name)
     result = load_claim(place)
-    made, store = result.forecaster.source_sha256, folder.resolve().parent.parent / "frozen"
-    bound = read if incoming else read_folder(folder, partial(code_sha256, made_from=made, store=store))
+    made = result.forecaster.source_sha256
+    read = read_folder(folder, None if incoming else partial(code_sha256, made_from=made, store=board / "frozen"))
     if check_only:
-        reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(bound, result, tasks)]
+        reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(read, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
-    if bound.source_sha256 != read.source_sha256:
+    other = _other_code(read)
+    if other is not None:
         raise SubmissionError(
-            f"{folder}: the result is of frozen code {made[:12]}, today's is {read.source_sha256[:12]}: to run it "
-            f"again, check out commit {result.environment.commit}"
+            f"{folder}: the result is of frozen code {made[:12]}, {other}: to run it again, check out commit "
+            f"{result.environment.commit}"
         )
     if read.requirements:
         typer.echo(f"installing {len(read.requirements)} requirements", err=True)
@@ -109,15 +110,24 @@ def verify(
 
 
 def _suite_of(read: Folder, suite: str | None) -> Suite:
-    """The suite that the maintainer names, else the submission's; a stranger's word names no file here."""
+    """Return the suite that the maintainer names, else the submission's; a stranger's word names no file here."""
     claimed = read.record.suite.name
     if suite is None and claimed not in suite_names():
         raise not_found("suite", claimed, [*suite_names(), "FILE.toml by --suite"])
     return load_suite(suite or claimed)
 
 
+def _other_code(read: Folder) -> str | None:
+    """Say what there is today in place of the code that a folder is bound to; None where it is the same."""
+    try:
+        now = read_folder(read.path).source_sha256
+    except SubmissionError as error:
+        return f"and there is no such code today: {error}"
+    return None if now == read.source_sha256 else f"today's is {now[:12]}"
+
+
 def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
-    """What is wrong with a folder that comes from outside."""
+    """Return what is wrong with a folder that comes from outside."""
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
     if tasks.submissions != "open":
         reasons.append(f"suite {tasks.name} takes no more submissions, expected one on {default_suite()}")

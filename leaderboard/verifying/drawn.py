@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.verifying.screen import Strata, Sums, screen_strata, strata_of, summed_by_recipe
 from leaderboard.verifying.screening import EVERY, add_measured, forecast_means, memoriser_file
 from moeload_bench.arrays import FloatArray
@@ -81,7 +81,7 @@ KINDS: Mapping[str, tuple[float, Kind]] = {
 
 
 def measure(suite: Suite) -> dict[str, dict[str, Any]]:
-    """By kind: how many were drawn, how many were found, and the least weight at which half of them are."""
+    """Return by kind how many were drawn, how many were found, and the least weight at which half of them are."""
     drawn = list(draw(suite, DRAWS[suite.name]))
     found: dict[str, dict[str, Any]] = {}
     for kind, (weight, runs) in KINDS.items():
@@ -97,7 +97,7 @@ def _found(runs: Sequence[Strata]) -> bool:
 
 
 def draw(suite: Suite, number: int, seed: int = 0) -> Iterator[Memoriser]:
-    """So many memorisers."""
+    """Yield so many memorisers."""
     random = np.random.default_rng(seed)
     strong = [mean_OKLE for _, _, mean_OKLE in forecast_means(suite, parse_target(STRONG))]
     for _ in range(number):
@@ -120,7 +120,7 @@ def _mixed(
     horizons: Sequence[int],
     window: int,
 ) -> tuple[Mixed, Mixed, Mixed]:
-    """A run with its memory, with that of late steps only, and with its memory mixed into a strong forecast."""
+    """Return a run with its memory, with that of late steps only, and with its memory mixed into a strong forecast."""
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     rows = [row_of(trace, origin) for origin, _ in entry.origins()]
     last_OLE = np.stack([share_SLE[max(0, row - window) : row].mean(axis=0) for row in rows])
@@ -139,14 +139,13 @@ def _mixed(
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """By suite and kind."""
-    lines = ["| suite | what it remembers | drawn | found | half are found from weight |", "|---|---|---:|---:|---:|"]
-    for suite, kinds in measured.items():
-        for kind in KINDS:
-            one = kinds[kind]
-            half = one["half_found_from"] or "none"
-            lines.append(f"| {suite} | {kind} | {one['draws']} | {one['found']} | {half} |")
-    return "\n".join(lines)
+    """Return a row for each suite and kind."""
+    rows = [
+        (suite, kind, str(one["draws"]), str(one["found"]), str(one["half_found_from"] or "none"))
+        for suite, kinds in measured.items()
+        for kind, one in ((kind, kinds[kind]) for kind in KINDS)
+    ]
+    return aligned_table(("suite", "what it remembers", "drawn", "found", "half are found from weight"), rows, 2)
 
 
 PARTS: Mapping[str, Maker] = {"drawn": lambda _: table(json.loads(DRAWN.read_text()))}

@@ -31,7 +31,7 @@ class Fresh:
 
 
 def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
-    """The traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
+    """Return the traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
 
     How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
     Raises `SuiteError` for a folder without traces and for a trace that is too short for the suite's horizons.

@@ -1,7 +1,7 @@
 """Does a forecaster know what nobody could know? Asked of the very forecasts whose scores are published.
 
 A forecaster that holds the public runs is recognised by what it says about their futures, and nothing else: a run that
-was altered begins to differ where the question is asked, so whoever answers from the past answers as before. So no run
+was altered begins to differ where the question is asked, so one that answers from the past answers as before. So no run
 is altered, and there is nothing that a memoriser could tell from the real one: its published forecasts are looked at.
 
 What the past tells is given by `public_forecasts`: window means, their trends and 1/E. Both the truth and the forecast
@@ -49,7 +49,7 @@ class Sums:
 
     @property
     def correlation(self) -> float:
-        """The partial correlation; 0 where the forecast is a combination of public ones."""
+        """Return the partial correlation; 0 where the forecast is a combination of public ones."""
         scale = self.truth * self.forecast
         return self.both / float(np.sqrt(scale)) if scale > 0 and self.forecast > EXACT * self.truth else 0.0
 
@@ -65,7 +65,9 @@ Strata = Mapping[Stratum, Sums]
 
 
 def public_forecasts(share_SLE: FloatArray, row: int) -> FloatArray:
-    """What the rows before ``row`` say to anybody, as differences from the mean of the last `BASE`, [F, L, E]."""
+    """Return what the rows before ``row`` say to anybody, as differences from the mean of the last `BASE`, [F,
+    L, E].
+    """
     E = share_SLE.shape[2]
 
     def mean(first: int, end: int) -> FloatArray:
@@ -83,7 +85,9 @@ def public_forecasts(share_SLE: FloatArray, row: int) -> FloatArray:
 
 
 def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K: Sequence[int]) -> dict[Stratum, Sums]:
-    """Of one run's forecast window means, in the order of the entry's origins: sums by (recipe, state, horizon)."""
+    """Return sums of one run's forecast window means, in the order of the entry's origins, by (recipe, state,
+    horizon).
+    """
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     rows = [(row_of(trace, origin), state) for origin, state in entry.origins()]
     found: dict[Stratum, Sums] = {}
@@ -105,13 +109,13 @@ def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K
 
 
 def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
-    """What is left of a difference when the best combination of public ones is taken away, flat."""
+    """Return what is left of a difference when the best combination of public ones is taken away, flat."""
     flat = difference_OLE.ravel()
     return np.asarray(flat - span @ (span.T @ flat))
 
 
 def summed_by_recipe(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
-    """The sums of several runs: those of one recipe count as one."""
+    """Return the sums of several runs: those of one recipe count as one."""
     found: dict[Stratum, Sums] = defaultdict(Sums)
     for run in runs:
         for stratum, sums in run.items():
@@ -134,7 +138,7 @@ class Screened:
         return {"memory_recipe": self.recipe, "memory_mean": self.mean, "memory_mean_limit": self.max_mean}
 
     def reasons(self) -> Iterator[str]:
-        """Why the forecaster is taken to know the public runs; none for an honest one."""
+        """Yield why the forecaster is taken to know the public runs; none for an honest one."""
         what = "what is left of its forecasts beyond what the past says to anybody goes with the future"
         if self.recipe > MAX_RECIPE:
             recipe, state, horizon = self.recipe_where
@@ -151,7 +155,7 @@ class Screened:
 
 
 def screen_strata(strata: Strata) -> Screened | None:
-    """What a forecaster's strata say; None where there is none."""
+    """Return what a forecaster's strata say; None where there is none."""
     if not strata:
         return None
     found = {stratum: sums.correlation for stratum, sums in strata.items()}
@@ -166,5 +170,5 @@ def screen_strata(strata: Strata) -> Screened | None:
 
 
 def max_mean(recipes: int) -> float:
-    """The limit of a mean over so many recipes: fewer may lie further from an honest mean."""
+    """Return the limit of a mean over so many recipes: fewer may lie further from an honest mean."""
     return min(MAX_RECIPE, MAX_MEAN + SPARE / recipes)

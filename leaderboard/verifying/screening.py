@@ -17,17 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.verifying import screen
 from leaderboard.verifying.memorisers import TARGET, memoriser
-from leaderboard.verifying.screen import (
-    MAX_RECIPE,
-    Screened,
-    Strata,
-    Stratum,
-    screen_strata,
-    strata_of,
-    summed_by_recipe,
-)
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster
@@ -49,14 +41,16 @@ MEMORISERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def measure(suite: Suite, target: Target) -> Strata:
-    """The strata of a forecaster on a suite. It is trusted: it runs in this process."""
+def measure(suite: Suite, target: Target) -> screen.Strata:
+    """Return the strata of a forecaster on a suite. It is trusted: it runs in this process."""
     runs = forecast_means(suite, target)
-    return summed_by_recipe([strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs])
+    return screen.summed_by_recipe(
+        [screen.strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs]
+    )
 
 
 def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteTrace, FloatArray]]:
-    """Its forecast window means [O, K, L, E] of each run."""
+    """Yield its forecast window means [O, K, L, E] of each run."""
     paths = locate_traces(suite)
     setting = Setting(suite, "none", Limits(), suite.seed, True)
     fitted = fit_forecaster(setting, paths, target) if not isinstance(target, FileTarget) else Fitted()
@@ -69,8 +63,8 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
         yield trace, entry, np.stack([one.window_means(suite.horizons) for one in answers if one is not None])
 
 
-def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
-    """The least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
+def least_weight(strata: Mapping[screen.Stratum, Any]) -> float | None:
+    """Return the least weight of an exact memory of all runs, mixed into these forecasts, that is found."""
     for weight in WEIGHTS:
         moved = {stratum: sums.knowing(weight / 100) for stratum, sums in strata.items()}
         if any(_of(moved).reasons()):
@@ -78,15 +72,15 @@ def least_weight(strata: Mapping[Stratum, Any]) -> float | None:
     return None
 
 
-def _of(strata: Strata) -> Screened:
-    found = screen_strata(strata)
+def _of(strata: screen.Strata) -> screen.Screened:
+    found = screen.screen_strata(strata)
     if found is None:
         raise SystemExit("no stratum of this suite is large enough")
     return found
 
 
 def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the screen says of each, honest or a memoriser."""
+    """Yield what the screen says of each, honest or a memoriser."""
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:
             known = MEMORISERS.get(name)
@@ -102,14 +96,16 @@ def record(suite: Suite, names: list[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def memoriser_file(suite: Suite, root: Path, **options: Any) -> tuple[Target, int]:
-    """A memoriser in a file of its own, and how large it is."""
+    """Return a memoriser in a file of its own, and how large it is."""
     file = root / "memoriser.py"
     file.write_text(memoriser(locate_traces(suite), suite, **{"every": EVERY[suite.name], **options}))
     return FileTarget(text=TARGET, file=file, class_name=TARGET.partition(":")[2]), file.stat().st_size
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """By suite and forecaster: the largest correlations, and from which weight a memory mixed into it is found."""
+    """Return the largest correlations by suite and forecaster, and from which weight a memory mixed into it is
+    found.
+    """
     head = "| suite | forecaster | one recipe | mean of recipes (limit) | found | an exact memory in it is found from |"
     lines = [head, "|---|---|---:|---:|---|---:|"]
     for suite, found in measured.items():
@@ -119,18 +115,18 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             mean = f"{one['memory_mean']:.2f} ({one['memory_mean_limit']:.2f})"
             said = "**yes**" if one["found"] else "no"
             lines.append(f"| {suite} | {label} | {one['memory_recipe']:.2f} | {mean} | {said} | {least} |")
-    return "\n".join([*lines, f"| | *accepted up to* | {MAX_RECIPE:.2f} | | | |"])
+    return "\n".join([*lines, f"| | *accepted up to* | {screen.MAX_RECIPE:.2f} | | | |"])
 
 
 def tolerances() -> str:
-    """By how much a re-run may differ, metrics with the same tolerances in one row."""
+    """Return by how much a re-run may differ, metrics with the same tolerances in one row."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for metric in METRICS.values():
         allowed = metric.tolerance
         cells = (_larger(allowed.value), _larger(allowed.mean), _larger(allowed.overall))
         alike.setdefault(cells, []).append(f"`{metric.label}`")
-    rows = [f"| {', '.join(metrics)} | {' | '.join(cells)} |" for cells, metrics in alike.items()]
-    return "\n".join(["| metric | a value | a mean | over all horizons |", "|---|---|---|---|", *rows])
+    rows = [(", ".join(metrics), *cells) for cells, metrics in alike.items()]
+    return aligned_table(("metric", "a value", "a mean", "over all horizons"), rows)
 
 
 def _larger(tolerance: Bound | None) -> str:

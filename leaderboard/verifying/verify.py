@@ -129,7 +129,7 @@ def write_verification(made: Verified, folder: Folder, place: Path) -> None:
 
 
 def _stated(level: Literal["value", "mean", "overall"]) -> dict[str, str]:
-    """The tolerances that a verification applied, in words, by metric."""
+    """Return the tolerances that a verification applied, in words, by metric."""
     bounds = {metric.label: getattr(metric.tolerance, level) for metric in METRICS.values()}
     what = "" if level == "value" else f"{level} "
     return {f"{what}{name}": f"{bound[0]:g} relative or {bound[1]:g}" for name, bound in bounds.items() if bound}
@@ -150,7 +150,7 @@ class _Rerun:
         self.pages_in_memory: bool | None = None
 
     def reasons(self, findings: dict[str, float]) -> list[str]:
-        """Why it fails, [] when it does not; stops at the first kind of failure."""
+        """Return why it fails, [] when it does not; stops at the first kind of failure."""
         self.pages_in_memory = share_no_pages(self.target, self.request.level, available_bytes())
         chosen = self._drawn()
         self.total = self._expected(chosen)
@@ -173,7 +173,7 @@ class _Rerun:
         ]
 
     def published(self) -> Result:
-        """What the re-run gave, under the submission's name; of runs outside the sample, the claim."""
+        """Return what the re-run gave, under the submission's name; of runs outside the sample, the claim."""
         again = {one.result.trace: one.result for one in self.again}
         runs = [again.get(run.trace, run) for run in self.request.result.runs]
         if len(again) < len(runs):
@@ -183,7 +183,7 @@ class _Rerun:
         return as_submitted(made, self.request.folder).model_copy(update=notes)
 
     def costs(self) -> dict[str, Any]:
-        """What it cost here, for the claim's costs are its author's word; and whether its runs shared pages."""
+        """Return what it cost here, for the claim's costs are its author's word; and whether its runs shared pages."""
         if not self.again:
             return {}
         costs = [one.result.cost for one in self.again]
@@ -196,13 +196,15 @@ class _Rerun:
         }
 
     def _drawn(self) -> list[SuiteTrace]:
-        """The sample, all runs by default, in an order that nobody knows: no run can tell which ones were before."""
+        """Return the sample, all runs by default, in an order that nobody knows: no run can tell which ones were
+        before.
+        """
         entries = self.request.suite.traces
         count = max(1, math.ceil(self.request.sample * len(entries)))
         return [entries[i] for i in self.rng.permutation(len(entries))[:count]]
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
-        """How many runs and fits there will be when all goes well: what progress counts to."""
+        """Return how many runs and fits there will be when all goes well: what progress counts to."""
         fits = 1 if self.request.suite.fit else 0
         if self.request.traces is None:
             return len(chosen) + fits
@@ -213,7 +215,7 @@ class _Rerun:
         self.request.progress(self.done, max(self.done, self.total), what)
 
     def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
-        """The runs in their order, as they are ready; first what their forecasters learn."""
+        """Yield the runs in their order, as they are ready; first what their forecasters learn."""
         unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
         fits = [
             functools.partial(fit_forecaster, self.setting, self.request.paths, target) for target in unfit.values()
@@ -228,7 +230,7 @@ class _Rerun:
             yield run
 
     def _pair(self, target: Target, entry: SuiteTrace, path: Path) -> Pair:
-        """One run. The suite holds the entry, so that finished work is never taken for that of other origins."""
+        """Return one run. The suite holds the entry, so that finished work is never taken for that of other origins."""
         suite = self.request.suite
         if entry not in suite.traces:
             others = tuple(other for other in suite.traces if other.id != entry.id)
@@ -255,7 +257,7 @@ class _Rerun:
         return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
 
     def _fit_differs(self) -> list[str]:
-        """Whether it learned from the open runs is told by the run, not by the claim: entries are listed by it."""
+        """Say where the claim is wrong about whether it learned from the open runs: entries are listed by that."""
         claimed, found = (wall_s is not None for wall_s in (self.request.result.fit_wall_s, self._fit_wall_s()))
         if claimed == found:
             return []
@@ -266,7 +268,7 @@ class _Rerun:
         return self.fits[self.target.text].wall_s
 
     def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
-        """By test, how much larger the relative loss is on fresh runs than on what they are compared with."""
+        """Return by test how much larger the relative loss is on fresh runs than on what they are compared with."""
         known = {entry.id: entry for one in asked for entry in one.before}
         before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
         after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
@@ -285,7 +287,7 @@ class _Rerun:
 
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
-    """How much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
+    """Return how much larger the second of each pair is on (geometric) average: 0.5 means half as much again."""
     return float(np.exp(np.mean([math.log(after / before) for before, after in pairs]))) - 1
 
 

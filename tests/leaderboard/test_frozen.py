@@ -125,6 +125,27 @@ def test_a_baseline_that_is_gone_leaves_its_results(monkeypatch: pytest.MonkeyPa
         code_sha256("ema", made_from=committed().forecaster.source_sha256, store=FROZEN)
 
 
+@pytest.mark.usefixtures("changed")
+def test_the_check_of_a_baseline_that_is_gone_says_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frozen code where that is kept, else the baselines that exist; a run of it names the commit to check out."""
+    monkeypatch.setattr("moeload_bench.isolation.targets.baseline_names", lambda: ["sw_avg"])
+    folder = tmp_path / "submissions" / "ema"
+    shutil.copytree(SUBMISSIONS / "ema", folder)
+    result = load_result(RESULTS / "v2" / "ema.json")
+    result.save(tmp_path / "results" / "v2" / "ema.json")
+    gone = CliRunner().invoke(app, ["verify", str(folder), "--check-only"])
+    assert "unknown forecaster 'ema'; there is: " in str(gone.exception)
+    assert "sw_avg" in str(gone.exception)
+    sha256 = result.forecaster.source_sha256
+    shutil.copytree(FROZEN / sha256, tmp_path / "frozen" / sha256)
+    assert CliRunner().invoke(app, ["verify", str(folder), "--check-only"]).stdout == "checked\n"
+    again = str(CliRunner().invoke(app, ["verify", str(folder), "--dry-run"]).exception)
+    assert f"frozen code {sha256[:12]}, and there is no such code today: " in again
+    assert f"check out commit {result.environment.commit}" in again
+
+
 def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     tree = json.loads(path.read_text())
     change(tree)
