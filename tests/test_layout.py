@@ -26,6 +26,39 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
+def _import_graph() -> dict[str, set[str]]:
+    """Return the modules of the package, each with those it imports anywhere in its text.
+
+    A string that is a module's name counts too: somebody may give it to `import_module`. An `__init__` is not looked
+    at: it lists names that are looked up when asked for, or imports what its folder holds.
+    """
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "moeload_bench").rglob("*.py")
+    }
+    modules = {name: path for name, path in files.items() if path.name != "__init__.py"}
+    graph = {}
+    for name, path in modules.items():
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        graph[name] = (_imports(path) | strings) & modules.keys() - {name}
+    return graph
+
+
+def _on_a_circle(graph: dict[str, set[str]]) -> set[str]:
+    """Return the nodes from which a circle can be reached."""
+    left = dict(graph)
+    while loose := {name for name, onto in left.items() if not onto & left.keys()}:
+        left = {name: onto for name, onto in left.items() if name not in loose}
+    return set(left)
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Counting imports inside functions, for type checkers, and by name: what needs two modules lies above both."""
+    graph = _import_graph()
+    assert len(graph) > 150
+    assert _on_a_circle(graph) == set()
+    assert _on_a_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set()}) == {"a", "b", "c", "d"}
+
+
 def test_the_core_never_imports_baselines() -> None:
     """Baselines are loaded by name, as submissions are."""
     for path in (ROOT / "moeload_bench").rglob("*.py"):

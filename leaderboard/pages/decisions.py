@@ -20,12 +20,12 @@ from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
-from moeload_bench.plots.results import draw_regret
-from moeload_bench.plots.style import save_figure
 from moeload_bench.results.disagreement import disagreements
+from moeload_bench.results.figures import draw_regret
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.style import save_figure
 from moeload_bench.traces.store import load_trace
 
 SUITE = "v1"

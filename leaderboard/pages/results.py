@@ -23,7 +23,7 @@ from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.disagreement import Disagreement, disagreements
 from moeload_bench.results.grid import metrics_in, result_grid
 from moeload_bench.results.markdown import captioned, markdown_table
-from moeload_bench.results.record import Result, Results, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.tables import metric_table, three_digits
 from moeload_bench.results.words import failure_lines
@@ -308,7 +308,7 @@ def disagreement_table(apart: Sequence[Disagreement], regret: str, horizon: str)
 
 def failures(results: Sequence[Result]) -> str:
     """Every failed task, grouped; what forecasters counted themselves stands under the tables."""
-    lines = [f"- {line}" for line in failure_lines(Results(results))]
+    lines = [f"- {line}" for line in failure_lines(results)]
     return "\n".join(lines) or "No task failed."
 
 

@@ -24,7 +24,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Standings
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result, Results
+from moeload_bench.results.record import Result
 from moeload_bench.results.seeds import Runs, SkillInterval, Spread, seed_p_value, skill_interval
 from moeload_bench.results.statistics import Interval, rank_sets
 from moeload_bench.results.tables import signed_skill, three_digits
@@ -71,7 +71,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         "## Demonstrations, without a rank",
         *(demonstration_parts(season, public, reference, states) or ["None."]),
         "## Failures",
-        "\n".join(f"- {line}" for line in failure_lines(Results([*season.results, *season.unranked]))) or "None.",
+        "\n".join(f"- {line}" for line in failure_lines([*season.results, *season.unranked])) or "None.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -39,9 +39,9 @@ from moeload_bench.live.cluster import cluster_options
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
-from moeload_bench.plots.style import check_suffix, save_figure
 from moeload_bench.results.choice import choose_policy
 from moeload_bench.results.console import plain_table
+from moeload_bench.style import check_suffix, save_figure
 from moeload_bench.traces.trace import Trace
 
 CONSTANTS = ("--step-ms", "--expert-mb", "--bandwidth")

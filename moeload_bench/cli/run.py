@@ -27,9 +27,9 @@ from moeload_bench.placement.plans import ClusterShape, headline_shapes
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
+from moeload_bench.results.collection import Results
 from moeload_bench.results.console import drawn
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Results
 from moeload_bench.results.tables import metric_table
 from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles

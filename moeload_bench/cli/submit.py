@@ -17,7 +17,6 @@ from moeload_bench.errors import HubError, SubmissionError, SuiteError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.record import Results
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
 from moeload_bench.submissions.folder import RECORD
@@ -182,7 +181,7 @@ def _text(path: Path) -> str:
 def _show(prepared: Prepared) -> None:
     """Show the scores with floors and skill alone, the record, and the sizes of the files."""
     console = plain_console()
-    for part in brief_tables(Results([prepared.result]), PRIMARY, console.width):
+    for part in brief_tables([prepared.result], PRIMARY, console.width):
         console.print(part)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():

@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
-from moeload_bench.plots.style import (
+from moeload_bench.states.rule import State, StateLabels, StateRule, label_states
+from moeload_bench.states.shifts import planned_shifts
+from moeload_bench.style import (
     FEW,
     PALETTE,
     columns_of,
     legend_above,
+    legend_line,
     ordered_colours,
     state_handles,
     state_strip,
 )
-from moeload_bench.states.rule import State, StateLabels, StateRule, label_states
-from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:
@@ -79,13 +80,6 @@ def view_handles(view: View) -> list[Any]:
     """Return the legend entries of states and planned shifts that occur."""
     shifts = [legend_line("planned shift", **SHIFT)] if view.shifts() else []
     return [*(state_handles() if view.labels else []), *shifts]
-
-
-def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
-    """Return a legend entry."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, linestyle=linestyle, label=label, **more)
 
 
 def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], ordered: str) -> list[Any]:

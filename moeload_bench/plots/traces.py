@@ -25,7 +25,9 @@ from moeload_bench.plots.panels import (
     title_of,
     view_handles,
 )
-from moeload_bench.plots.style import (
+from moeload_bench.states.drift import sliding_range, sliding_variance
+from moeload_bench.states.rule import StateLabels
+from moeload_bench.style import (
     FEW,
     GREY,
     STATE_COLOURS,
@@ -37,8 +39,6 @@ from moeload_bench.plots.style import (
     style,
     write_remark,
 )
-from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.states.rule import StateLabels
 from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:

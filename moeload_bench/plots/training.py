@@ -12,11 +12,11 @@ import numpy as np
 
 from moeload_bench.errors import PlotError
 from moeload_bench.evaluation.over_training import TrainingErrors
-from moeload_bench.plots.panels import View, decorate_panel, finish_figure, legend_line
-from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, style, write_remark
+from moeload_bench.plots.panels import View, decorate_panel, finish_figure
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
 from moeload_bench.scoring.scores import horizon_rows
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_line, log_axis, panels, style, write_remark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

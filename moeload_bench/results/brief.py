@@ -14,7 +14,7 @@ from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.console import drawn
 from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
-from moeload_bench.results.record import Results
+from moeload_bench.results.record import Result
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
 from moeload_bench.results.words import span_words
 from moeload_bench.scoring.catalogue import has_skill, plain_name
@@ -28,7 +28,7 @@ MIDDLE = 100
 """The horizon nearest to this one is the first to be shown, and that of the plans' column."""
 
 
-def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
+def brief_tables(results: Sequence[Result], metric: str, width: int) -> Iterator[Any]:
     """A heading and a table for each state that occurs, then what the columns mean; nothing without the metric."""
     grid = result_grid(results, metric)
     if grid is None:

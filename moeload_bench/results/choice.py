@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.placement.replan import PolicyRun, best_run
-from moeload_bench.results.record import Result, Results
+from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import EXACT, log_ratio
 from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
 from moeload_bench.suites.suite import STATES
@@ -148,7 +148,7 @@ def choose_policy(runs: Sequence[PolicyRun]) -> PolicyChoice:
     return PolicyChoice(best, tuple(alike), cheapest)
 
 
-def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoice]:
+def choose_forecasters(results: Sequence[Result], metric: str) -> Iterator[ForecasterChoice]:
     """What to take in each state that the traces have; horizons weighted alike, failed forecasters left out."""
     metric = metric if has_skill(metric) else forecast_metrics()[0].name
     for state in STATES:

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -25,9 +24,6 @@ from moeload_bench.files import replacing
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
 from moeload_bench.results.text import compact_json, content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem, later
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_RESULT_BYTES = 64 << 20
 LEAST_MS = 1e-3
@@ -189,12 +185,12 @@ class Result(Record):
     @property
     def content_sha256(self) -> str:
         """The hash of what the forecaster did, whatever the status and however the file is laid out."""
-        return content_sha256(_packed(self.model_copy(update={"status": "claimed"}), own=False))
+        return content_sha256(packed(self.model_copy(update={"status": "claimed"}), own=False))
 
     def to_json(self) -> str:
         """Canonical text, one line a task; without what the package keeps of the suite's traces."""
         kept = suite_facts(self.suite.name, self.suite.sha256)
-        return readable_json(_packed(self, own=not kept)) + "\n"
+        return readable_json(packed(self, own=not kept)) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record, replacing what was there in one move."""
@@ -203,122 +199,6 @@ class Result(Record):
         with replacing(target) as scratch:
             scratch.write_text(self.to_json())
         return target
-
-
-class Results(Sequence[Result]):
-    """What `evaluate` returns: one result per forecaster, in the order asked for."""
-
-    def __init__(self, results: Sequence[Result]) -> None:
-        self._results = tuple(results)
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._results[index]
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self._results)
-
-    @property
-    def failures(self) -> list[tuple[str, str, TaskResult]]:
-        """(forecaster, trace, task) of every failed task."""
-        return [(result.name, trace, task) for result in self for trace, task in result.failures]
-
-    def rows(self, *, floors: bool = False, cost: bool = False) -> Iterator[dict[str, Any]]:
-        """One flat record per (forecaster, trace, origin, horizon).
-
-        A failed task has its reason in `failure` and None for every metric: what it scores is a penalty, which counts
-        in skill and tables alone. ``floors`` adds `FLOOR.METRIC`, what noise alone costs in the task's state; ``cost``
-        what the forecaster cost in that run.
-        """
-        for result in self:
-            for run in result.runs:
-                about = _cost_columns(run) if cost else {}
-                for task in run.tasks:
-                    for k, horizon in enumerate(result.suite.horizons):
-                        yield {
-                            "forecaster": result.name,
-                            "trace": run.trace,
-                            "recipe": run.recipe,
-                            "state": task.state,
-                            "origin": task.origin,
-                            "horizon": horizon,
-                            "crossing": task.crossing[k],
-                            "failure": task.failure,
-                            **{
-                                metric: None if task.failure is not None else values[k]
-                                for metric, values in task.metrics.items()
-                            },
-                            **(_floor_columns(run, task.state, k) if floors else {}),
-                            **about,
-                        }
-
-    def to_pandas(self, *, floors: bool = False, cost: bool = False) -> pd.DataFrame:
-        """`rows` as a data frame; what does not exist is NaN."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self.rows(floors=floors, cost=cost))
-        numbers = [name for name in frame.columns if frame[name].dtype == object and name not in _TEXTS]
-        return frame.astype(dict.fromkeys(numbers, "float64"))
-
-    def skill(self, metric: str = "window_tv") -> pd.DataFrame:
-        """Skill against the suite's reference: a row per state and forecaster, the most skill first.
-
-        Columns `state`, `forecaster`, `skill`, and `low` and `high` of its 95 % interval for a new recipe (NaN with
-        fewer than five recipes). Raises `NotFoundError` for a metric that the results do not hold.
-        """
-        found: pd.DataFrame = _frames().skill_frame(self, metric)
-        return found
-
-    def table(self, state: str | None = None, metric: str = "window_tv") -> pd.DataFrame:
-        """The result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per forecast.
-
-        ``state`` keeps one of transient, stable, mixed, crossing. Raises `NotFoundError` for another word or metric.
-        """
-        found: pd.DataFrame = _frames().table_frame(self, state, metric)
-        return found
-
-    def plot(self, metric: str = "window_tv") -> Any:
-        """Error against horizon with the floors drawn in, one panel per state: a figure of matplotlib (extra plot)."""
-        # figures know results, never the other way round: this is a name, looked up when somebody asks
-        return import_module("moeload_bench.plots.results").draw_horizon(list(self), metric)
-
-    def __repr__(self) -> str:
-        return str(_frames().summary_text(self))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return str(_frames().summary_html(self))
-
-    def to_json(self) -> str:
-        """A JSON list of the results, each with what belongs to its traces."""
-        return "[" + ",\n".join(readable_json(_packed(result, own=True)) for result in self) + "]\n"
-
-
-_TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
-
-
-def _frames() -> Any:
-    """`moeload_bench.results.dataframes`, which is made of this module's records."""
-    return import_module("moeload_bench.results.dataframes")
-
-
-def _floor_columns(run: RunResult, state: str, k: int) -> dict[str, Any]:
-    floors = run.floors.get(state, {})
-    return {f"{floor}.{metric}": values[k] for floor, known in floors.items() for metric, values in known.items()}
-
-
-def _cost_columns(run: RunResult) -> dict[str, Any]:
-    cost = run.cost
-    return {
-        "forecast_s": cost.per_forecast_s,
-        "of_training": cost.of_training,
-        "observe_wall_s": cost.observe_wall_s,
-        "forecast_wall_s": cost.forecast_wall_s,
-        "startup_wall_s": cost.startup_wall_s,
-        "peak_memory_bytes": cost.peak_memory_bytes,
-    }
 
 
 def load_result(path: str | os.PathLike[str]) -> Result:
@@ -384,7 +264,7 @@ def same_numbers(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _packed(result: Result, own: bool) -> dict[str, Any]:
+def packed(result: Result, own: bool) -> dict[str, Any]:
     """The record as its file holds it; with ``own``, including what belongs to the traces."""
     tree = result.model_dump(mode="json")
     tree["runs"] = [_packed_run(run, own) for run in tree["runs"]]

@@ -13,7 +13,7 @@ from moeload_bench.errors import counted
 from moeload_bench.results.choice import ForecasterChoice
 from moeload_bench.results.comparison import best_window
 from moeload_bench.results.grid import NOTHING, Grid, Row, metrics_in
-from moeload_bench.results.record import Results
+from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
@@ -109,24 +109,25 @@ def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Counted by the forecaster: {'; '.join(listed)}."
 
 
-def why_no_table(results: Results, metric: str) -> str:
+def why_no_table(results: Sequence[Result], metric: str) -> str:
     """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
     if needs_quantiles(metric):
         return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
     return f"no table of {metric}: these results hold {', '.join(sorted(metrics_in(results)))}"
 
 
-def failure_lines(results: Results) -> Iterator[str]:
+def failure_lines(results: Sequence[Result]) -> Iterator[str]:
     """One line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
     grouped: dict[tuple[str, str, str], list[int]] = {}
-    for name, trace, task in results.failures:
-        grouped.setdefault((name, trace, task.failure or ""), []).append(task.origin)
+    for result in results:
+        for trace, task in result.failures:
+            grouped.setdefault((result.name, trace, task.failure or ""), []).append(task.origin)
     for (name, trace, reason), origins in grouped.items():
         yield f"failed: {name} on {trace}, {counted(len(origins), 'task')} from origin {min(origins)}: {reason}"
 
 
 def answer_lines(
-    results: Results, choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
+    results: Sequence[Result], choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
 ) -> Iterator[str]:
     """What a table comes to, state by state: what to take, or why nothing can be said.
 

@@ -195,6 +195,13 @@ def state_handles() -> list[Any]:
     ]
 
 
+def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
+    """Return a legend entry."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, linestyle=linestyle, label=label, **more)
+
+
 def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: int = 6) -> None:
     """Add a title, and under it one legend for all panels, above them, in at most ``columns`` columns."""
     if handles:

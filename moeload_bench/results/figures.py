@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots.panels import legend_line
-from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
 from moeload_bench.results.disagreement import error_and_regret, value_at
 from moeload_bench.results.grid import Grid, Row, Values, front_of, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, legend_line, log_axis, panels, style
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
