@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import moeload_bench
@@ -196,3 +197,20 @@ def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
     assert names <= {*sys.stdlib_module_names}
+
+
+SAME_IDEA = {"metadata.py", "record.py", "replanning.py"}
+"""File names in two rooms, for the same idea in both."""
+
+
+def test_a_name_means_one_thing() -> None:
+    """Class names are unique in the package; a file's name occurs twice only for the same idea in two rooms.
+
+    A module of `cli` is named like its command, so its name may occur in another room too.
+    """
+    paths = list((ROOT / "moeload_bench").rglob("*.py"))
+    files = Counter(path.name for path in paths if path.parent.name != "cli" and path.name != "__init__.py")
+    assert {name for name, times in files.items() if times > 1} == SAME_IDEA
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    classes = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, times in classes.items() if times > 1] == []

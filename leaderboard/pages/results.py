@@ -19,6 +19,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.disagreement import Disagreement, disagreements
 from moeload_bench.results.grid import metrics_in, result_grid
@@ -26,7 +27,6 @@ from moeload_bench.results.markdown import captioned, markdown_table
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.tables import metric_table, three_digits
-from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.suites.suite import Suite, load_suite
 

@@ -21,6 +21,7 @@ from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError
+from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Standings
 from moeload_bench.results.markdown import markdown_table
@@ -28,7 +29,6 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.seeds import Runs, SkillInterval, Spread, seed_p_value, skill_interval
 from moeload_bench.results.statistics import Interval, rank_sets
 from moeload_bench.results.tables import signed_skill, three_digits
-from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Comparison, compare, rank_groups, win_rates
+from moeload_bench.results.statistics import PairedTest, compare, rank_groups, win_rates
 
 ALPHA = 0.05
 STATES = ("transient", "stable")
@@ -22,7 +22,7 @@ class Cell:
 
     state: str
     horizon: int
-    against_reference: tuple[Comparison, ...]
+    against_reference: tuple[PairedTest, ...]
     groups: tuple[tuple[str, ...], ...] | None
     win_rate: dict[str, float]
 

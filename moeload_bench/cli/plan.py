@@ -31,7 +31,7 @@ from moeload_bench.cli.options import (
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
-from moeload_bench.interchange.forecasts import forecast_ahead
+from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import Level as IsolationLevel
 from moeload_bench.isolation.hosts import parse_level

@@ -20,7 +20,7 @@ from moeload_bench.results.brief import brief_tables
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
 from moeload_bench.submissions.folder import RECORD
-from moeload_bench.submissions.names import check_name, check_owner, names_in, records_of, refuse_lookalike
+from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from moeload_bench.suites.suite import Suite, check_traces, default_suite, load_suite

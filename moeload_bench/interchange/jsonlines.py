@@ -18,13 +18,13 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import JsonLines, Progress, field_of, find_files, whole_counts, whole_number
+from moeload_bench.interchange.logfiles import JsonLines, Progress, field_of, find_files, whole_counts, whole_number
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
 
-class _Step(NamedTuple):
+class _FileStep(NamedTuple):
     """One file's lines of a step: ``where`` is the place of the first, ``lines`` the place of each layer's."""
 
     number: int
@@ -54,14 +54,14 @@ def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log
 
 
 def _rows(
-    first: list[_Step],
-    steps: list[Iterator[_Step]],
+    first: list[_FileStep],
+    steps: list[Iterator[_FileStep]],
     readers: list[JsonLines],
     layers: tuple[int, ...],
     experts: int,
     cut: list[str],
-) -> Iterator[Row]:
-    group: list[_Step | None] = [*first]
+) -> Iterator[LogRow]:
+    group: list[_FileStep | None] = [*first]
     while True:
         there = [step for step in group if step is not None]
         ended = [reader for reader, step in zip(readers, group, strict=True) if step is None]
@@ -76,7 +76,7 @@ def _rows(
     cut += [reader.cut for reader in readers if reader.cut]
 
 
-def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
+def _row(files: list[_FileStep], layers: tuple[int, ...], experts: int) -> LogRow:
     load_LE = np.zeros((len(layers), experts), dtype=np.int64)
     tokens_L, dropped_LE = np.zeros(len(layers), dtype=np.int64), np.zeros_like(load_LE)
     for step in files:
@@ -98,7 +98,7 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
             raise TraceError(
                 f"{files[0].where}: step {files[0].number}: {name} in some lines only, expected all or none"
             )
-    return Row(
+    return LogRow(
         files[0].number,
         load_LE,
         files[0].where,
@@ -107,9 +107,9 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
     )
 
 
-def _steps(lines: JsonLines) -> Iterator[_Step]:
+def _steps(lines: JsonLines) -> Iterator[_FileStep]:
     """Yield the steps of one file; the last one only if no broken line may belong to it."""
-    step: _Step | None = None
+    step: _FileStep | None = None
     layers = 0
     for line, record in lines:
         number = whole_number(field_of(record, "step", line.where, _FIELDS), "step", line.where)
@@ -119,13 +119,13 @@ def _steps(lines: JsonLines) -> Iterator[_Step]:
             if step is not None:
                 layers = layers or len(step.load)
                 yield step
-            step = _Step(number, line.where, {}, {}, {}, {})
+            step = _FileStep(number, line.where, {}, {}, {}, {})
         _add(step, record, line.where)
     if step is not None and (not lines.cut or len(step.load) == layers):
         yield step
 
 
-def _add(step: _Step, record: dict[str, Any], where: str) -> None:
+def _add(step: _FileStep, record: dict[str, Any], where: str) -> None:
     unknown = set(record) - set(_FIELDS)
     if unknown:
         raise TraceError(f"{where}: unknown field {min(unknown)!r}; there is: {', '.join(_FIELDS)}")

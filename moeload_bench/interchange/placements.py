@@ -18,7 +18,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
-from moeload_bench.interchange.forecasts import Ahead, check_model_layers, check_sglang_name, put_about, put_file
+from moeload_bench.interchange.forecast_files import Ahead, check_model_layers, check_sglang_name, put_about, put_file
 from moeload_bench.placement.plans import ClusterShape, plan
 
 

@@ -35,8 +35,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import find_files, whole_counts
+from moeload_bench.interchange.logfiles import find_files, whole_counts
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 MAX_BYTES = 2 << 30
 """Unpacked size: a file is read whole, and its counts are held several times."""
@@ -76,9 +76,9 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
     return Log(where, layers, load_SLE.shape[2], _rows(step_S, load_SLE[:, kept_L], where), notes=notes)
 
 
-def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[Row]:
+def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[LogRow]:
     for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
-        yield Row(step, np.ascontiguousarray(load_LE), where)
+        yield LogRow(step, np.ascontiguousarray(load_LE), where)
 
 
 def _no_count(where: str) -> TraceError:

@@ -97,7 +97,7 @@ def share_no_pages(target: Target, level: Level, available_bytes: int | None) ->
     """
     if level != "sandbox":
         return None
-    from moeload_bench.isolation.pages import read_all
+    from moeload_bench.isolation.preload import read_all
 
     return read_all(target, available_bytes)
 

@@ -26,7 +26,7 @@ from moeload_bench.isolation.groups import Group, new_group
 from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
-from moeload_bench.isolation.watch import LINUX, Watch, end_tree
+from moeload_bench.isolation.watch import LINUX, ProcessWatch, end_tree
 from moeload_bench.isolation.watcher import MIB, over_memory
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
@@ -58,7 +58,7 @@ class Process:
         self._leader = _Leader(leader) if leader is not None else None
         root = self._popen.pid if leader is None else leader
         folders = None if leader is None else bubblewrap.WRITABLE
-        self.watch = Watch(self._popen.pid, root, folders, limits, self._group)
+        self.watch = ProcessWatch(self._popen.pid, root, folders, limits, self._group)
 
     def call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None

@@ -38,7 +38,7 @@ _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _NamedClass:
     """What every kind of target says: the text that asked for it, the class ("" = the only one there), its arguments.
 
     ``packages`` is a folder of installed packages that the forecaster's process finds before those of this
@@ -58,14 +58,14 @@ class _Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileTarget(_Asked):
+class FileTarget(_NamedClass):
     """A class in a file of code."""
 
     file: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleTarget(_Asked):
+class ModuleTarget(_NamedClass):
     """A class in a module that Python finds: an installed package's."""
 
     module: str
@@ -86,7 +86,7 @@ class BaselineTarget(ModuleTarget):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassTarget(_Asked):
+class ClassTarget(_NamedClass):
     """A class that exists in this process only (a notebook); it can run at isolation level `none` only."""
 
     cls: type[Any]

@@ -74,7 +74,7 @@ class Watcher:
             self._free.append(slot)
 
 
-class Watch:
+class ProcessWatch:
     """One forecaster's process tree under watch; ended when it uses more than it may, and ``verdict`` says why.
 
     ``leader`` is the process that was started. ``root`` is the same or, in a sandbox, its first process, whose first

@@ -23,7 +23,7 @@ from moeload_bench.hub.client import (
 )
 from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import carried_rows, same_card
-from moeload_bench.publishing.files import (
+from moeload_bench.publishing.release import (
     LocalFile,
     Plan,
     RemoteFile,

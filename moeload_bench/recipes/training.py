@@ -78,7 +78,7 @@ class Job:
 Progress = Callable[[int, dict[str, Any]], None]
 
 
-class Run:
+class TrainingRun:
     """A recipe's model, optimizer and data, trained one optimizer step at a time.
 
     With several processes, each trains its own share of every step's sequences, with equal weights (DDP): W processes
@@ -254,7 +254,7 @@ class Run:
         base = self.recipe.pretraining()
         if base is None:
             return
-        before = Run(replace(self.job, recipe=base), self.ranks)
+        before = TrainingRun(replace(self.job, recipe=base), self.ranks)
         for number in range(base.steps):
             before.step(number)
         self.model.load_state_dict(before.model.state_dict())
@@ -331,7 +331,7 @@ def record_recipe(
     ranks = ranks or Ranks()
     parts = Parts(job.target)
     first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
-    run = Run(job, ranks)
+    run = TrainingRun(job, ranks)
     ranks.led(lambda: check_same_text(parts, run.sha256()))
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
@@ -375,7 +375,7 @@ class _Probing:
     that it finds.
     """
 
-    def __init__(self, job: Job, run: Run, *, resume: bool) -> None:
+    def __init__(self, job: Job, run: TrainingRun, *, resume: bool) -> None:
         table = job.recipe.probe
         assert table is not None
         self._run, self._every = run, table.every

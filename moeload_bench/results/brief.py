@@ -12,11 +12,11 @@ from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.captions import span_words
 from moeload_bench.results.console import drawn
-from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
-from moeload_bench.results.words import span_words
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
 
@@ -45,7 +45,7 @@ def brief_tables(results: Sequence[Result], metric: str, width: int) -> Iterator
     yield from _legend(grid, plans)
 
 
-def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> Table:
+def _table(grid: ResultGrid, plans: ResultGrid | None, rows: Sequence[Row], width: int) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
     if any(row.skill is not None for row in rows):
@@ -73,7 +73,7 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
     return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
-def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
+def _horizons(grid: ResultGrid, rows: Sequence[Row], room: int) -> list[int]:
     """Numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
     K = len(grid.horizons)
     order = list(dict.fromkeys([_middle(grid), K - 1, 0, *range(K)]))
@@ -87,7 +87,7 @@ def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
     return sorted(shown)
 
 
-def _middle(grid: Grid) -> int:
+def _middle(grid: ResultGrid) -> int:
     return min(range(len(grid.horizons)), key=lambda k: abs(grid.horizons[k] - MIDDLE))
 
 
@@ -110,7 +110,7 @@ def _percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
-def _legend(grid: Grid, plans: Grid | None) -> Iterator[str]:
+def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
     """One line for each column that is not plain."""
     lines = ["h: training steps ahead"]
     reference, ratio = grid.scores.reference, grid.scores.ratio

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from moeload_bench.errors import ResultError
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.grid import Grid, result_grid
+from moeload_bench.results.grid import ResultGrid, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
@@ -49,7 +49,7 @@ def disagreements(
     return sorted(apart, key=lambda d: -d.regret_gap)
 
 
-def error_and_regret(results: Sequence[Result], shape: str) -> tuple[Grid, Grid]:
+def error_and_regret(results: Sequence[Result], shape: str) -> tuple[ResultGrid, ResultGrid]:
     """The tables of window_tv and of regret at a cluster shape; raises `ResultError` for results without them."""
     if not results:
         raise ResultError("no results, expected at least one")
@@ -59,7 +59,7 @@ def error_and_regret(results: Sequence[Result], shape: str) -> tuple[Grid, Grid]
     return grids[0], grids[1]
 
 
-def value_at(grid: Grid, state: str, forecaster: str, k: int) -> float | None:
+def value_at(grid: ResultGrid, state: str, forecaster: str, k: int) -> float | None:
     """A forecaster's cell of a state at horizon number ``k``; None where there is none."""
     rows = (row for row in grid.rows if row.state == state and row.forecaster == forecaster)
     return next((row.value_K[k] for row in rows), None)

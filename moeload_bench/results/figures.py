@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.disagreement import error_and_regret, value_at
-from moeload_bench.results.grid import Grid, Row, Values, front_of, known_grid
+from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
@@ -101,13 +101,13 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         return figure
 
 
-def _grid(results: Sequence[Result], metric: str) -> Grid:
+def _grid(results: Sequence[Result], metric: str) -> ResultGrid:
     if not results:
         raise ResultError("no result to draw")
     return known_grid(results, metric)
 
 
-def _horizon_index(grid: Grid, horizon: int | None) -> int:
+def _horizon_index(grid: ResultGrid, horizon: int | None) -> int:
     if horizon is None:
         return int(np.abs(np.log(np.array(grid.horizons) / DEFAULT_HORIZON)).argmin())
     if horizon not in grid.horizons:
@@ -115,7 +115,7 @@ def _horizon_index(grid: Grid, horizon: int | None) -> int:
     return grid.horizons.index(horizon)
 
 
-def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
+def _state_panels(grid: ResultGrid) -> tuple[Figure, list[Axes], list[str]]:
     """Return one panel for each state that has rows, and how many runs and origins its means are over."""
     states = [state for state in grid.states if state in (*STATES,)]
     figure, axes = panels(len(states), height=2.7, columns=len(states))

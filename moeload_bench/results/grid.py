@@ -1,7 +1,7 @@
 """The summary of results: a row per forecaster and state by one metric, from which every table and figure is made.
 
 A value is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
-horizons are never averaged away, except where somebody asks for `ALL`. `results.words` says over what a value is a
+horizons are never averaged away, except where somebody asks for `ALL`. `results.captions` says over what a value is a
 mean; `results.console`, `results.markdown` and `results.html` render the tables that `results.tables` makes of rows.
 
 Axis letters: K suite horizons.
@@ -205,7 +205,7 @@ class Standings:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ResultGrid:
     """The rows of all states that occur, over all horizons; rows of a state are in the order of skill."""
 
     scores: Standings
@@ -230,7 +230,7 @@ class Grid:
         return [row for row in self.rows if row.forecaster == forecaster]
 
 
-def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
+def result_grid(results: Sequence[Result], metric: str) -> ResultGrid | None:
     """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
 
     Raises `NotFoundError` for a metric that neither the results nor the catalogue have.
@@ -248,10 +248,10 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     ]
     there = {row.state for row in rows}
     floors = {key: found for key, found in scores.floors().items() if key[0] in there}
-    return Grid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
+    return ResultGrid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
 
 
-def known_grid(results: Sequence[Result], metric: str) -> Grid:
+def known_grid(results: Sequence[Result], metric: str) -> ResultGrid:
     """The grid of a metric that the results have; raises `NotFoundError` where they do not."""
     grid = result_grid(results, metric) if len(results) else None
     if grid is None:

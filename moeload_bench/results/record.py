@@ -22,7 +22,7 @@ from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
 from moeload_bench.files import replacing
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
-from moeload_bench.results.text import compact_json, content_sha256, readable_json
+from moeload_bench.results.json_text import compact_json, content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem, later
 
 MAX_RESULT_BYTES = 64 << 20

@@ -64,7 +64,7 @@ class Tasks:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """A paired t test over recipe means, corrected by Holm within its family; p None with too few recipes."""
 
     forecaster: str
@@ -145,7 +145,7 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     )
 
 
-def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[Comparison]:
+def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[PairedTest]:
     """Every other forecaster against one: the reference, or the leader. One family for Holm's correction.
 
     Raises `ResultError` when ``against`` is not among the forecasters.
@@ -158,7 +158,7 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
     tested = [name for name in others if p_values[name] is not None]
     corrected = dict(zip(tested, holm([p for p in p_values.values() if p is not None]), strict=True))
     return [
-        Comparison(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
+        PairedTest(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
     ]
 
 

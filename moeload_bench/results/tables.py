@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moeload_bench.results.grid import NOTHING, Grid, Row
+from moeload_bench.results.captions import table_caption
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row
 from moeload_bench.results.statistics import Interval
-from moeload_bench.results.words import table_caption
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
@@ -51,7 +51,7 @@ def table_of(
     return Table(caption, tuple(columns), rows, numbers_from, numbers_to)
 
 
-def metric_table(grid: Grid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
+def metric_table(grid: ResultGrid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
     """The rows of a grid: error (and excess) at each horizon, and skill; with what forecasts cost, or in percent what
     plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
     """

@@ -18,7 +18,7 @@ from leaderboard.suites.freeze import to_toml
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
-from moeload_bench.submissions.names import records_below
+from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace

@@ -12,7 +12,7 @@ import numpy as np
 from moeload_bench.errors import counted
 from moeload_bench.results.choice import ForecasterChoice
 from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import NOTHING, Grid, Row, metrics_in
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row, metrics_in
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
@@ -21,20 +21,20 @@ from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import STATES, near_twins_of
 
 
-def table_caption(grid: Grid) -> str:
+def table_caption(grid: ResultGrid) -> str:
     """The lines below a table."""
     about = [*_about(grid), *_floor_words(grid)]
     return "\n".join([*about, *_skill_words(grid), *_cost_words(grid.rows)])
 
 
-def _about(grid: Grid) -> Iterator[str]:
+def _about(grid: ResultGrid) -> Iterator[str]:
     """What the metric is, and over what a cell is a mean."""
     metric = grid.metric
     yield f"{metric}: {describe_metric(metric)}."
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid)}."
 
 
-def spans_of(grid: Grid, states: Sequence[str] | None = None) -> str:
+def spans_of(grid: ResultGrid, states: Sequence[str] | None = None) -> str:
     """Over how many origins and runs the rows of each state are means."""
     return "; ".join(span_words(grid.of_state(state)) for state in grid.states if states is None or state in states)
 
@@ -52,7 +52,7 @@ def origins_of(rows: Sequence[Row]) -> str:
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
-def _floor_words(grid: Grid) -> Iterator[str]:
+def _floor_words(grid: ResultGrid) -> Iterator[str]:
     """What stands in parentheses; where an error has no floor, why."""
     rows, metric, floors, marks = grid.rows, grid.metric, grid.floors, grid.marks
     if any(row.excess_K for row in rows):
@@ -68,7 +68,7 @@ def _floor_words(grid: Grid) -> Iterator[str]:
         yield f"No floor is given for: {', '.join(lacking)}."
 
 
-def _skill_words(grid: Grid) -> Iterator[str]:
+def _skill_words(grid: ResultGrid) -> Iterator[str]:
     """What skill is a ratio of and to whom; where there is none, why."""
     results, rows, metric, ratio = grid.results, grid.rows, grid.metric, grid.scores.ratio
     if ratio is None:

@@ -85,7 +85,7 @@ class Progress:
             self._report(min(self._done, self._total), self._total, path.name)
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """One line of a file, numbered from 1; ``whole`` is False for a last line without a line break."""
 
     path: Path
@@ -98,7 +98,7 @@ class Line(NamedTuple):
         return f"{self.path}, line {self.number}"
 
 
-def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
+def read_lines(path: Path, progress: Progress) -> Iterator[TextLine]:
     """Yield the lines of a file; it is open only while a block is read, so any number can be read in parallel."""
     offset, number, held = 0, 0, 0
     pieces: list[bytes] = []
@@ -116,14 +116,14 @@ def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
         *full, rest = block.split(b"\n")
         for text in full:
             number += 1
-            yield Line(path, number, b"".join([*pieces, text]), True)
+            yield TextLine(path, number, b"".join([*pieces, text]), True)
             pieces, held = [], 0
         pieces.append(rest)
         held += len(rest)
         if held > MAX_LINE:
             raise TraceError(f"{path}, line {number + 1}: more than {MAX_LINE} bytes, expected shorter lines")
     if held:
-        yield Line(path, number + 1, b"".join(pieces), False)
+        yield TextLine(path, number + 1, b"".join(pieces), False)
 
 
 class WholeLines(NamedTuple):
@@ -188,7 +188,7 @@ class JsonLines:
         self.path, self.cut = path, ""
         self._lines = read_lines(path, progress)
 
-    def __iter__(self) -> Iterator[tuple[Line, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[TextLine, dict[str, Any]]]:
         for line in self._lines:
             if not line.text.strip():
                 continue
