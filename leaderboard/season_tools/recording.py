@@ -209,11 +209,11 @@ def record_fork(
 
     One that was interrupted begins anew: it is short.
     """
-    from moeload_bench.recipes.training import Run
+    from moeload_bench.recipes.training import TrainingRun
 
     parts = Parts(target)
     shutil.rmtree(parts.folder, ignore_errors=True)
-    run = Run(job, Ranks())
+    run = TrainingRun(job, Ranks())
     run.restore(checkpoint)
     run.order = run.order.reordered(order_seed)
     own = {"split": target.parent.name, "run": int(target.stem.removeprefix("seed"))}
