@@ -13,6 +13,7 @@ import numpy as np
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
+from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.season_tools.scored import (
     ScoredSeason,
@@ -27,7 +28,6 @@ from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.results.captions import spans_of
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.drops import Drop
 from moeload_bench.results.grid import NOTHING, ResultGrid, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result

@@ -15,13 +15,13 @@ from typing import Annotated
 import typer
 
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
+from leaderboard.pages.disagreement import Disagreement, disagreements
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.disagreement import Disagreement, disagreements
 from moeload_bench.results.grid import metrics_in, result_grid
 from moeload_bench.results.markdown import captioned, markdown_table
 from moeload_bench.results.record import Result, RunResult

@@ -1,4 +1,4 @@
-"""Figures of results: error against horizon with the floors, accuracy against cost, regret against error.
+"""Figures of results: error against horizon with the floors, accuracy against cost.
 
 What is drawn is `moeload_bench.results.grid.result_grid`, number for number. Axis letters: K suite horizons.
 """
@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.disagreement import error_and_regret, value_at
 from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
@@ -176,44 +174,3 @@ def _log_if_positive(axes: Sequence[Axes]) -> None:
 
 def _numbers(values: Values) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
-    """Draw regret against window_tv, one panel per state; a line joins a forecaster's horizons, shortest one large.
-
-    If both metrics agree, the order of the lines from left to right is their order from bottom to top.
-    """
-    error, regret = error_and_regret(results, shape)
-    states = [state for state in regret.states if state in STATES]
-    with style():
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        figure, axes = panels(len(states), height=2.9, columns=len(states))
-        handles: list[Any] = []
-        for ax, state in zip(axes, states, strict=True):
-            names = [row.forecaster for row in error.of_state(state)]
-            for i, name in enumerate(names):
-                pairs = [
-                    [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
-                ]
-                points = [(x, y) for x, y in pairs if x is not None and y is not None]
-                look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-                (line,) = ax.plot(
-                    [x for x, _ in points], [100 * y for _, y in points], label=name, linewidth=0.6, **look
-                )
-                if points:
-                    ax.plot(points[0][0], 100 * points[0][1], markersize=7, **look)
-                handles += [line] if ax is axes[0] else []
-            ax.set_xscale("log")
-            ax.set_yscale("symlog", linthresh=0.1)
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_title(averaged_over(error.of_state(state)[0]))
-            ax.grid()
-        figure.supxlabel("window_tv [fraction of tokens]")
-        figure.supylabel(f"regret@{shape} [%]")
-        horizons = ", ".join(f"{horizon:,}" for horizon in error.horizons)
-        legend_above(figure, f"suite {results[0].suite.name}; horizons {horizons}, the shortest large", handles)
-        return figure

@@ -8,18 +8,16 @@ Axis letters: T tasks, F forecasters, G recipes.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, not_found
-from moeload_bench.results.seeds import seed_spread, t_quantile
 
 Claim = Literal["these recipes, new seeds", "a new recipe"]
 
@@ -29,6 +27,8 @@ EXACT = 1e-12
 """Errors below this, and differences of errors up to it, are rounding."""
 MIN_RECIPES = 5
 """With fewer recipes no interval and no test is given."""
+Runs = Mapping[str, FloatArray]
+"""By recipe, the mean log ratio of each of its runs [R]."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,13 @@ class Tasks:
         return np.array([number[run] for run in self.run_T], dtype=np.intp), list(recipes.values())
 
 
+class Spread(NamedTuple):
+    """The variance of one run's mean log ratio within its recipe, NaN without freedom, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """A paired t test over recipe means, corrected by Holm within its family; p None with too few recipes."""
@@ -95,26 +102,7 @@ def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
     With as many tasks per run and runs per recipe, and without near twins, this is the mean over tasks.
     """
     groups = _by_group(log_ratio_T, tasks)
-    return _skill(float(_group_means(groups).mean())) if groups else float("nan")
-
-
-def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
-    """Fraction of tasks with the smaller error, a tie (to within EXACT) counting half; NaN without any common task."""
-    known = np.isfinite(error_T) & np.isfinite(other_T)
-    if not known.any():
-        return float("nan")
-    gap = np.asarray(error_T)[known] - np.asarray(other_T)[known]
-    return float(np.mean((gap < -EXACT) + 0.5 * (np.abs(gap) <= EXACT)))
-
-
-def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
-    out = {}
-    for name, error_T in errors.items():
-        rates = [win_rate(error_T, other_T) for other, other_T in errors.items() if other != name]
-        known = [rate for rate in rates if np.isfinite(rate)]
-        out[name] = float(np.mean(known)) if known else float("nan")
-    return out
+    return skill_of(float(_group_means(groups).mean())) if groups else float("nan")
 
 
 def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
@@ -136,9 +124,9 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     half = t_quantile(freedom, confidence) * error
     return Interval(
         claim=claim,
-        skill=_skill(center),
-        low=_skill(center + half),
-        high=_skill(center - half),
+        skill=skill_of(center),
+        low=skill_of(center + half),
+        high=skill_of(center - half),
         confidence=confidence,
         recipes=len(groups),
         runs=sum(len(runs) for group in groups for runs in group),
@@ -216,51 +204,6 @@ def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
     return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
-def rank_sets(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
-) -> dict[str, tuple[int, int]] | None:
-    """Each forecaster's least and greatest rank; None where a pair cannot be tested.
-
-    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank, all of them
-    at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). ``test`` gives the p of two
-    forecasters; without it `p_value`, so that the ranks are those on new recipes.
-    """
-    apart = pairs_apart(errors, tasks, alpha, test)
-    if apart is None:
-        return None
-    better, worse = dict.fromkeys(errors, 0), dict.fromkeys(errors, 0)
-    for first, second in apart:
-        better[second] += 1
-        worse[first] += 1
-    return {name: (1 + better[name], len(errors) - worse[name]) for name in errors}
-
-
-def pairs_apart(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
-) -> frozenset[tuple[str, str]] | None:
-    """The pairs that can be told apart, the better one first: all are tested (see `rank_sets`), Holm over them.
-
-    None where a pair cannot be tested.
-    """
-    pairs = list(itertools.combinations(errors, 2))
-    ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
-    found = (test(*pair) if test else p_value(ratio_T, tasks) for pair, ratio_T in ratios.items())
-    p_values = [p for p in found if p is not None]
-    if len(p_values) < len(pairs):
-        return None
-    return frozenset(
-        pair if skill(ratios[pair], tasks) > 0 else pair[::-1]
-        for pair, p in zip(pairs, holm(p_values), strict=True)
-        if p < alpha
-    )
-
-
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:
     """The forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair entry."""
     if not errors:
@@ -309,5 +252,22 @@ def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, in
     return float(_group_means(groups).mean()), float(np.sqrt(spread.variance * votes)), spread.freedom
 
 
-def _skill(mean_log_ratio: float) -> float:
+def skill_of(mean_log_ratio: float) -> float:
+    """Return the skill of a mean log ratio: how much less error than the reference, as a fraction."""
     return float(1.0 - np.exp(mean_log_ratio))
+
+
+def seed_spread(sets: Iterable[Runs]) -> Spread:
+    """Return the variance of runs within recipes, pooled over all recipes of all sets of runs."""
+    groups = [runs_R for runs in sets for runs_R in runs.values()]
+    freedom = sum(len(runs_R) - 1 for runs_R in groups)
+    if freedom < 1:
+        return Spread(float("nan"), 0)
+    return Spread(sum(float(((runs_R - runs_R.mean()) ** 2).sum()) for runs_R in groups) / freedom, freedom)
+
+
+def t_quantile(freedom: int, confidence: float) -> float:
+    """Return the half width of a two-sided t interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))

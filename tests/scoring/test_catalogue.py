@@ -9,11 +9,11 @@ import pytest
 
 from leaderboard.pages.metrics import catalogue_table
 from leaderboard.site import words as site_words
+from leaderboard.verifying.agreement import differences
 from leaderboard.verifying.screening import tolerances
 from leaderboard.verifying.verify import _stated
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
-from moeload_bench.results.agreement import differences
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import RunResult

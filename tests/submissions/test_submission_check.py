@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results.comparison import bundled_reference
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.check import check_submission, load_claim
+from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite

@@ -62,7 +62,8 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
     anew: `make verify`, which runs `python -m leaderboard verify leaderboard/submissions/NAME` for each, and commit.
     """
-    from moeload_bench.submissions.check import check_submission, load_claim
+    from leaderboard.verifying.claims import load_claim
+    from moeload_bench.submissions.check import check_submission
     from moeload_bench.suites.suite import load_suite
 
     suite = load_suite(read_folder(path).record.suite.name)

@@ -1,27 +1,15 @@
-"""How far new seeds of the same recipes move a skill, also where each recipe has one run: the spread of others helps.
+"""Skill with its interval and test for new seeds of the same recipes, also where each recipe has one run.
 
-All of it works on run means of log ratios to the reference, by recipe (`statistics.run_means`). Recipes are fixed and
-seeds vary, so the variance is that of runs within recipes, pooled over recipes and over sets of runs.
+The spread within recipes is pooled over sets of runs (`moeload_bench.results.statistics.seed_spread`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray
-
-Runs = Mapping[str, FloatArray]
-"""By recipe, the mean log ratio of each of its runs [R]."""
-
-
-class Spread(NamedTuple):
-    """The variance of one run's mean log ratio within its recipe, NaN without freedom, and its degrees of freedom."""
-
-    variance: float
-    freedom: int
+from moeload_bench.results.statistics import Runs, Spread, skill_of, t_quantile
 
 
 class SkillInterval(NamedTuple):
@@ -32,15 +20,6 @@ class SkillInterval(NamedTuple):
     high: float
 
 
-def seed_spread(sets: Iterable[Runs]) -> Spread:
-    """Pooled over all recipes of all sets of runs."""
-    groups = [runs_R for runs in sets for runs_R in runs.values()]
-    freedom = sum(len(runs_R) - 1 for runs_R in groups)
-    if freedom < 1:
-        return Spread(float("nan"), 0)
-    return Spread(sum(float(((runs_R - runs_R.mean()) ** 2).sum()) for runs_R in groups) / freedom, freedom)
-
-
 def skill_interval(runs: Runs, spread: Spread, confidence: float = 0.95) -> SkillInterval:
     """Skill over all recipes, one vote each, and its t interval for new seeds of these recipes.
 
@@ -48,7 +27,7 @@ def skill_interval(runs: Runs, spread: Spread, confidence: float = 0.95) -> Skil
     """
     center, error = _center(runs, spread)
     half = t_quantile(spread.freedom, confidence) * error if spread.freedom else float("nan")
-    return SkillInterval(*(float(1 - np.exp(value)) for value in (center, center + half, center - half)))
+    return SkillInterval(*(skill_of(value) for value in (center, center + half, center - half)))
 
 
 def seed_p_value(runs: Runs, spread: Spread) -> float | None:
@@ -72,10 +51,3 @@ def _center(runs: Runs, spread: Spread) -> tuple[float, float]:
     votes = sum(1 / len(runs_R) for runs_R in runs.values())
     center = np.mean([runs_R.mean() for runs_R in runs.values()])
     return float(center), float(np.sqrt(spread.variance * votes) / len(runs))
-
-
-def t_quantile(freedom: int, confidence: float) -> float:
-    """The half width of a two-sided t interval in standard errors."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))
