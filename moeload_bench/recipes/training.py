@@ -188,10 +188,9 @@ class TrainingRun:
         assert table is not None
         assert self._probe_counter is not None
         batch = self.order.probe(number, table.tokens // self.recipe.data.sequence_length)
-        share = batch.split(self.ranks.count)[self.ranks.rank]
-        at_once = max(1, self.recipe.data.sequences // (self.ranks.count * self.recipe.data.micro_batches))
+        at_once = max(1, self.recipe.data.sequences // self.recipe.data.micro_batches)
         with torch.no_grad():
-            for part in share.split(math.ceil(len(share.token_BN) / at_once)):
+            for part in batch.split(math.ceil(len(batch.token_BN) / at_once)):
                 self._probe_counter.halves.set(torch.from_numpy(part.half_B))
                 self._body(input_ids=torch.from_numpy(part.token_BN).to(self.device))
         counts = self._probe_counter.take()
@@ -344,71 +343,61 @@ def record_recipe(
             f"or make a trace of them: moeload-bench record {parts.folder}"
         )
     writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
-    probing = _Probing(job, run, resume=resume and first > 0) if job.recipe.probe is not None else None
+    probing = _Probing(job, run, resume=resume and first > 0)
     for number in range(first, job.steps):
-        if probing is not None:
-            probing.count(number)
+        probing.count(number)
         row = run.step(number)
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()
-            if probing is not None:
-                probing.flush()
+            probing.flush()
         if ranks.leads:
             writer.add(row, run.save)
         if progress is not None:
             progress(number, row)
         if ranks.count == 1 and stop() and number + 1 < job.steps:
-            if probing is not None:
-                probing.flush()
+            probing.flush()
             writer.flush(run.save)
             raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
     complete = job.steps >= job.recipe.steps
-    if probing is not None:
-        probing.finish(complete)
+    probing.finish(complete)
     return writer.finish(complete) if ranks.leads else job.target
 
 
 class _Probing:
-    """The recipe's probe on its way to a trace of its own, `NAME.probe`, next to the run's.
+    """The recipe's probe, if it has one, on its way to a trace of its own, `NAME.probe`, next to the run's.
 
     Its rows are on disk before those of the run, so that a resumed run finds all of them; it does not count rows again
     that it finds.
     """
 
     def __init__(self, job: Job, run: TrainingRun, *, resume: bool) -> None:
-        table = job.recipe.probe
-        assert table is not None
-        self._run, self._every = run, table.every
-        self.target = trace_target(job.out, probe_name(job.recipe), job.split, job.number)
+        self._run = run
         self._writer: TraceWriter | None = None
-        if resume and self.target.exists():  # the probe was finished, but not yet the run
+        table = job.recipe.probe
+        parts = Parts(trace_target(job.out, probe_name(job.recipe), job.split, job.number))
+        if table is None or (resume and parts.target.exists()):  # the probe was finished, but not yet the run
             return
-        parts = Parts(self.target)
         if not resume:
             parts.remove()
         parts.start(resume)
         # written only with the run's shards: the metadata is known then
-        self._writer = TraceWriter(parts, self._meta, shard_steps=job.steps + 1, stride=self._every)
-
-    def _meta(self) -> TraceMeta:
-        return probe_meta(self._run.recipe, self._run.meta())
+        self._writer = TraceWriter(
+            parts, lambda: probe_meta(run.recipe, run.meta()), shard_steps=job.steps + 1, stride=table.every
+        )
 
     def count(self, number: int) -> None:
         """Count the probe of a step that has one."""
-        if self._writer is None or number % self._every or number < self._writer.next_step:
-            return
-        row = self._run.probe(number)
-        if self._run.ranks.leads:
-            self._writer.add(row)
+        if self._writer is not None and number % self._writer.stride == 0 and number >= self._writer.next_step:
+            self._writer.add(self._run.probe(number))
 
     def flush(self) -> None:
         """Write all rows to disk."""
-        if self._writer is not None and self._run.ranks.leads:
+        if self._writer is not None:
             self._writer.flush()
 
     def finish(self, complete: bool) -> None:
         """Write the trace."""
-        if self._writer is not None and self._run.ranks.leads:
+        if self._writer is not None:
             self._writer.finish(complete)
 
 

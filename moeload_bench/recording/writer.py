@@ -60,7 +60,7 @@ class TraceWriter:
         stride: int = 1,
     ) -> None:
         self.parts = parts
-        self._stride = stride
+        self.stride = stride
         self._meta = meta
         self._shard_steps = shard_steps
         self._shard_seconds = shard_seconds
@@ -77,7 +77,7 @@ class TraceWriter:
     @property
     def next_step(self) -> int:
         """Return the step that has to come next."""
-        return int(self._rows[-1]["step"]) + self._stride if self._rows else self.parts.next_step
+        return int(self._rows[-1]["step"]) + self.stride if self._rows else self.parts.next_step
 
     def recorded(self) -> Iterator[Row]:
         """Yield the rows that are safe on disk, in order, with one shard of them in memory at a time."""
