@@ -15,7 +15,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 
 CACHE_VERSION = 1
 
@@ -50,11 +50,7 @@ def load(key: str) -> dict[str, Any] | None:
 
 def save(key: str, value: dict[str, Any]) -> None:
     """Write an entry; a reader sees the whole of it or nothing."""
-    path = _path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"sha256": _digest(value), "value": value}).encode()
-    with replacing(path) as scratch:
-        scratch.write_bytes(content)
+    write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
 
 
 def _path(key: str) -> Path:

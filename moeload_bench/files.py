@@ -54,6 +54,13 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
             raise
 
 
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file completely or not at all; its folder is made first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as scratch:
+        scratch.write_bytes(content)
+
+
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
     """Errors of the system about a file beside ``target`` become errors about ``target``."""

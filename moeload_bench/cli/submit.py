@@ -46,7 +46,7 @@ def author_of(
     """Return what a submitter says of the work."""
     kind = "pretrained" if model_type is None and fitted_on else model_type
     where = hardware or environment().hardware
-    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
+    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or [])
 
 
 @with_options(who=author_of)

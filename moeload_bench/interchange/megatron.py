@@ -21,8 +21,9 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ from moeload_bench.interchange.logfiles import (
     files_by_number,
     find_files,
     same_on_all,
+    side_by_side,
     whole_counts,
     whole_number,
 )
@@ -137,8 +139,8 @@ def _log(
     folder = ranks[0].parent
     layout.check(len(ranks), folder)
     progress = Progress(list(ranks.values()), report)
-    files = [_Rank(rank, ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
-    steps = _side_by_side(files)
+    files = [_Rank(ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
+    steps = side_by_side([file.lines for file in files], [file.steps() for file in files], "iteration")
     first = next(steps, None)
     if first is None:
         cut = [file.lines.cut for file in files if file.lines.cut]
@@ -153,20 +155,18 @@ def _log(
             "(tensor parallelism without sequence parallelism routes them several times)"
         )
     table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
-    rows = _rows(first, steps, files, table, notes, cut)
+    rows = _rows(chain([first], steps), files, table, notes, cut)
     where = f"{folder} ({len(ranks)} rank{'s' if len(ranks) > 1 else ''})"
     return Log(where, layers, table.experts, rows, notes=notes, cut=cut)
 
 
 def _rows(
-    first: list[_RankStep],
-    steps: Iterator[list[_RankStep]],
+    steps: Iterable[list[_RankStep]],
     files: list[_Rank],
     table: _Table,
     notes: list[str],
     cut: list[str],
 ) -> Iterator[LogRow]:
-    yield table.row(first)
     for step in steps:
         yield table.row(step)
     if any(file.heads for file in files):
@@ -177,8 +177,8 @@ def _rows(
 class _Rank:
     """The iterations of one rank's file."""
 
-    def __init__(self, rank: int, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
-        self.rank, self.heads = rank, False
+    def __init__(self, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
+        self.heads = False
         self.lines = JsonLines(path, progress)
         self._key, self._names, self._add = key, names, add
 
@@ -243,28 +243,6 @@ class _Choices:
         step.load[layer] = step.load[layer] + load_E if layer in step.load else load_E
         step.tokens[layer] = step.tokens.get(layer, 0) + tokens
         step.passes[layer] = step.passes.get(layer, 0) + 1
-
-
-def _side_by_side(files: list[_Rank]) -> Iterator[list[_RankStep]]:
-    """Yield the same iteration of all ranks; raise if a rank lacks one that another has."""
-    readers = [file.steps() for file in files]
-    before: int | None = None
-    while True:
-        group = [next(reader, None) for reader in readers]
-        there = [step for step in group if step is not None]
-        ended = [file for file, step in zip(files, group, strict=True) if step is None]
-        if not there or any(file.lines.cut for file in ended):
-            return
-        number = min(step.number for step in there)
-        late = [f for f, s in zip(files, group, strict=True) if s is not None and s.number != number]
-        if ended or late:
-            raise TraceError(
-                f"{(ended or late)[0].lines.path}: iteration {number} is missing in rank {(ended or late)[0].rank}, "
-                f"other ranks have it ({there[0].where}), expected the same iterations from every rank"
-                + ("" if before is None else f" (--last-step {before} imports what comes before)")
-            )
-        before = number
-        yield there
 
 
 class _Table:

@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import watcher
@@ -121,7 +121,7 @@ class ProcessWatch:
         worker = self.worker
         if worker is None:
             return None
-        own = _own_cpu_s(worker)
+        own: float | None = _system().own_cpu_s(worker)
         return None if own is None else own + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
@@ -171,27 +171,18 @@ def _paths() -> str:
     return os.pathsep.join([PACKAGE_PARENT, str(Path(psutil.__file__).resolve().parents[1])])
 
 
-def _own_cpu_s(pid: int) -> float | None:
-    """CPU seconds of a process, without its children's; None when it is gone."""
-    if not LINUX:
-        from moeload_bench.isolation import portable
+def _system() -> Any:
+    """Return the module that knows this system's processes: by /proc, or by psutil."""
+    if LINUX:
+        return watcher
+    from moeload_bench.isolation import portable
 
-        return portable.own_cpu_s(pid)
-    try:
-        # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return None
+    return portable
 
 
 def end_tree(leader: int) -> None:
     """Kill a process group and every descendant of its leader, also those that left for a session of their own."""
-    if LINUX:
-        watcher.end_tree(leader)
-        return
-    from moeload_bench.isolation import portable
-
-    portable.end_tree(leader)
+    _system().end_tree(leader)
 
 
 def _high_water_bytes(pid: int) -> int:

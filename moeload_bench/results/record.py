@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
 from moeload_bench.results.json_text import compact_json, content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem, later
@@ -195,9 +195,7 @@ class Result(Record):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record, replacing what was there in one move."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as scratch:
-            scratch.write_text(self.to_json())
+        write_whole(target, self.to_json().encode())
         return target
 
 
