@@ -160,9 +160,7 @@ class TrainingRun:
             raise DivergedError(f"step {number}: the loss is {float(loss)}: training diverged")
         row: dict[str, Any] = {
             "step": number,
-            "tokens": counts.tokens_L,
-            "load": counts.load_LE,
-            "load_half": counts.load_half_LE,
+            **counts.cells(),
             "loss": float(loss),
             "aux_loss": float(aux),
             "lr": lr,
@@ -171,10 +169,6 @@ class TrainingRun:
             "router_entropy": entropy_L.cpu().numpy(),
             "step_time_s": time.perf_counter() - start,
         }
-        if counts.dropped_LE is not None:
-            row["dropped"] = counts.dropped_LE
-        if counts.micro_max_LE is not None:
-            row["micro_max"] = counts.micro_max_LE
         if self._bias is not None:
             row["expert_bias"] = self._bias.value_LE()
             self._bias.update(counts.load_LE)
@@ -193,12 +187,9 @@ class TrainingRun:
             for part in batch.split(math.ceil(len(batch.token_BN) / at_once)):
                 self._probe_counter.halves.set(torch.from_numpy(part.half_B))
                 self._body(input_ids=torch.from_numpy(part.token_BN).to(self.device))
-        counts = self._probe_counter.take()
         return {
             "step": number,
-            "tokens": counts.tokens_L,
-            "load": counts.load_LE,
-            "load_half": counts.load_half_LE,
+            **self._probe_counter.take().cells(),
             "lr": self.recipe.lr_at(number),
             "stage": batch.stage,
         }

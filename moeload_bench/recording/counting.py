@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from moeload_bench.arrays import IntArray
+from moeload_bench.arrays import Array, IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
@@ -48,6 +48,18 @@ class StepCounts:
     dropped_LE: IntArray | None
     imbalance_rank_L: NDArray[np.float64] | None = None
     micro_max_LE: IntArray | None = None
+
+    def cells(self) -> dict[str, Array]:
+        """Return the counts as a trace's columns."""
+        columns = {
+            "tokens": self.tokens_L,
+            "load": self.load_LE,
+            "load_half": self.load_half_LE,
+            "dropped": self.dropped_LE,
+            "imbalance_rank": self.imbalance_rank_L,
+            "micro_max": self.micro_max_LE,
+        }
+        return {name: cell for name, cell in columns.items() if cell is not None}
 
 
 class RouterCounter:

@@ -202,8 +202,7 @@ class Result(Record):
 def load_result(path: str | os.PathLike[str]) -> Result:
     """Read a result record; raises `ResultError` naming the file and field.
 
-    Files of schema version 1, which hold all fields of every task, are read too. What a file says of its suite's traces
-    must be what this package keeps of them.
+    What a file says of its suite's traces must be what this package keeps of them.
     """
     source = Path(path)
     try:
@@ -221,13 +220,12 @@ def parse_result(text: bytes, where: str) -> Result:
         tree = json.loads(text)
         if not isinstance(tree, dict) or not isinstance(tree.get("runs"), list):
             raise ResultError(f"{where}: expected a result record with a list of runs")
-        version = tree.get("schema_version", 1)
-        if version not in (1, 2):
-            raise ResultError(f"{where}: schema_version is {version!r}, this version reads 1 and 2")
+        if tree.get("schema_version") != 2:
+            raise ResultError(f"{where}: schema_version is {tree.get('schema_version')!r}, this version reads 2")
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
-        runs = tree["runs"] if version == 1 else [_unpacked(run, facts, suite.name) for run in tree["runs"]]
-        result = Result.model_validate_json(compact_json({**tree, "schema_version": 2, "runs": runs}))
+        runs = [_unpacked(run, facts, suite.name) for run in tree["runs"]]
+        result = Result.model_validate_json(compact_json({**tree, "runs": runs}))
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
