@@ -79,7 +79,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply matplotlib's defaults with the settings of this package, until the end of the block.
+    """Yield apply matplotlib's defaults with the settings of this package, until the end of the block.
 
     Raise `MissingExtraError` without matplotlib.
     """

@@ -29,7 +29,7 @@ MIDDLE = 100
 
 
 def brief_tables(results: Sequence[Result], metric: str, width: int) -> Iterator[Any]:
-    """A heading and a table for each state that occurs, then what the columns mean; nothing without the metric."""
+    """Yield a heading and a table for each state, then what the columns mean; nothing without the metric."""
     grid = result_grid(results, metric)
     if grid is None:
         return
@@ -74,7 +74,7 @@ def _table(grid: ResultGrid, plans: ResultGrid | None, rows: Sequence[Row], widt
 
 
 def _horizons(grid: ResultGrid, rows: Sequence[Row], room: int) -> list[int]:
-    """Numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
+    """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
     K = len(grid.horizons)
     order = list(dict.fromkeys([_middle(grid), K - 1, 0, *range(K)]))
     shown: list[int] = []
@@ -92,7 +92,7 @@ def _middle(grid: ResultGrid) -> int:
 
 
 def _short(value: float | None) -> str:
-    """Three digits behind the point, more where they would be naught."""
+    """Format with three decimals, more where they would show 0."""
     if value is None:
         return NOTHING
     return (
@@ -101,7 +101,7 @@ def _short(value: float | None) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits, no power of ten: 1,830."""
+    """Format with three digits and no power of ten: 1,830."""
     ms = 1e3 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
@@ -111,7 +111,7 @@ def _percent(value: float | None) -> str:
 
 
 def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
-    """One line for each column that is not plain."""
+    """Yield one line for each column that is not plain."""
     lines = ["h: training steps ahead"]
     reference, ratio = grid.scores.reference, grid.scores.ratio
     if ratio is not None and reference is not None:

@@ -35,11 +35,11 @@ class Results(Sequence[Result]):
 
     @property
     def failures(self) -> list[tuple[str, str, TaskResult]]:
-        """(forecaster, trace, task) of every failed task."""
+        """Return (forecaster, trace, task) of every failed task."""
         return [(result.name, trace, task) for result in self for trace, task in result.failures]
 
     def rows(self, *, floors: bool = False, cost: bool = False) -> Iterator[dict[str, Any]]:
-        """One flat record per (forecaster, trace, origin, horizon).
+        """Yield one flat record per (forecaster, trace, origin, horizon).
 
         A failed task has its reason in `failure` and None for every metric: what it scores is a penalty, which counts
         in skill and tables alone. ``floors`` adds `FLOOR.METRIC`, what noise alone costs in the task's state; ``cost``
@@ -68,7 +68,7 @@ class Results(Sequence[Result]):
                         }
 
     def to_pandas(self, *, floors: bool = False, cost: bool = False) -> pd.DataFrame:
-        """`rows` as a data frame; what does not exist is NaN."""
+        """Return `rows` as a data frame; what does not exist is NaN."""
         import pandas as pd
 
         frame = pd.DataFrame(self.rows(floors=floors, cost=cost))
@@ -76,10 +76,10 @@ class Results(Sequence[Result]):
         return frame.astype(dict.fromkeys(numbers, "float64"))
 
     def skill(self, metric: str = "window_tv") -> pd.DataFrame:
-        """Skill against the suite's reference: a row per state and forecaster, the most skill first.
+        """Return the skill against the suite's reference: a row per state and forecaster, the most skill first.
 
         Columns `state`, `forecaster`, `skill`, and `low` and `high` of its 95 % interval for a new recipe (NaN with
-        fewer than five recipes). Raises `NotFoundError` for a metric that the results do not hold.
+        fewer than five recipes). Raise `NotFoundError` for a metric that the results do not hold.
         """
         import pandas as pd
 
@@ -96,9 +96,10 @@ class Results(Sequence[Result]):
         return pd.DataFrame(rows).astype(dict.fromkeys(("skill", "low", "high"), "float64"))
 
     def table(self, state: str | None = None, metric: str = "window_tv") -> pd.DataFrame:
-        """The result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per forecast.
+        """Return the result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per
+        forecast.
 
-        ``state`` keeps one of transient, stable, mixed, crossing. Raises `NotFoundError` for another word or metric.
+        ``state`` keeps one of transient, stable, mixed, crossing. Raise `NotFoundError` for another word or metric.
         """
         import pandas as pd
 
@@ -122,7 +123,7 @@ class Results(Sequence[Result]):
         return frame.astype(dict.fromkeys([*heads, "skill", "ms", "fallback"], "float64"))
 
     def plot(self, metric: str = "window_tv") -> Any:
-        """Error against horizon with the floors drawn in, one panel per state: a figure of matplotlib (extra plot)."""
+        """Draw error against the horizon with the floors, one panel per state: a matplotlib figure (extra plot)."""
         from moeload_bench.results.figures import draw_horizon
 
         return draw_horizon(self, metric)
@@ -131,11 +132,11 @@ class Results(Sequence[Result]):
         return _summary_text(self)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return what a notebook shows."""
         return html_table(_summary(self))
 
     def to_json(self) -> str:
-        """A JSON list of the results, each with what belongs to its traces."""
+        """Return a JSON list of the results, each with what belongs to its traces."""
         return "[" + ",\n".join(readable_json(packed(result, own=True)) for result in self) + "]\n"
 
 
@@ -160,7 +161,7 @@ def _cost_columns(run: RunResult) -> dict[str, Any]:
 
 
 def _summary_text(results: Results) -> str:
-    """A line on what was run, and each forecaster's skill by state, in the order of skill in the last one."""
+    """Return a line on what was run, and each forecaster's skill by state, in the order of skill in the last one."""
     table = _summary(results)
     width = max((len(row[0]) for row in table.rows), default=0)
     lines = ["", *table.heads[1:]], *table.rows
@@ -169,7 +170,7 @@ def _summary_text(results: Results) -> str:
 
 
 def _summary(results: Results) -> Table:
-    """What was run in the caption, and a row of skills by state per forecaster."""
+    """Return what was run in the caption, and a row of skills by state per forecaster."""
     if not len(results):
         return Table("Results: none", (), ())
     first, failed = results[0], len(results.failures)

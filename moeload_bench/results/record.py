@@ -57,19 +57,19 @@ class CostResult(Record):
 
     @property
     def per_forecast_s(self) -> float:
-        """Seconds per answered origin, observing included."""
+        """Return seconds per answered origin, observing included."""
         return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
 
     @property
     def per_forecast_cpu_s(self) -> float | None:
-        """CPU seconds per answered origin, observing included; None where it was not measured."""
+        """Return CPU seconds per answered origin, observing included; None where it was not measured."""
         if self.observe_cpu_s is None or self.forecast_cpu_s is None:
             return None
         return (self.observe_cpu_s + self.forecast_cpu_s) / max(1, self.forecasts)
 
     @property
     def of_training(self) -> float | None:
-        """Seconds spent per second of the recorded training; None where its step time or the cost is not known."""
+        """Return the seconds spent per second of recorded training; None if its step time or the cost is not known."""
         trained_s = (self.training_step_s or 0.0) * self.observed_rows
         return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
 
@@ -106,7 +106,7 @@ class RunResult(Record):
 
     @property
     def facts(self) -> TraceFacts:
-        """What of this record belongs to the trace."""
+        """Return what of this record belongs to the trace."""
         return TraceFacts(
             data_sha256=self.data_sha256,
             crossing={task.origin: task.crossing for task in self.tasks},
@@ -155,40 +155,40 @@ class Result(Record):
 
     @property
     def failures(self) -> list[tuple[str, TaskResult]]:
-        """(trace, task) of every failed task."""
+        """Return (trace, task) of every failed task."""
         return [(run.trace, task) for run in self.runs for task in run.failures]
 
     @property
     def per_forecast_s(self) -> float:
-        """Seconds per answered origin, observing included; mean over runs."""
+        """Return seconds per answered origin, observing included; mean over runs."""
         return _mean([run.cost.per_forecast_s for run in self.runs])
 
     @property
     def of_training(self) -> float | None:
-        """Seconds spent per second of the recorded training; mean over the runs that know it."""
+        """Return seconds spent per second of the recorded training; mean over the runs that know it."""
         known = [found for run in self.runs if (found := run.cost.of_training) is not None]
         return _mean(known) if known else None
 
     @property
     def cpu_ms(self) -> float | None:
-        """CPU milliseconds per answered origin, observing included; mean over runs, None where not measured."""
+        """Return CPU milliseconds per answered origin, observing included; mean over runs, None where not measured."""
         spent = [run.cost.per_forecast_cpu_s for run in self.runs]
         known = [one for one in spent if one is not None]
         return max(1e3 * _mean(known), LEAST_MS) if len(known) == len(spent) else None
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the forecaster counted itself, over all runs."""
+        """Return what the forecaster counted itself, over all runs."""
         names = dict.fromkeys(name for run in self.runs for name in run.counts)
         return {name: sum(run.counts.get(name, 0) for run in self.runs) for name in names}
 
     @property
     def content_sha256(self) -> str:
-        """The hash of what the forecaster did, whatever the status and however the file is laid out."""
+        """Return the hash of what the forecaster did, whatever the status and however the file is laid out."""
         return content_sha256(packed(self.model_copy(update={"status": "claimed"}), own=False))
 
     def to_json(self) -> str:
-        """Canonical text, one line a task; without what the package keeps of the suite's traces."""
+        """Return canonical text, one line a task; without what the package keeps of the suite's traces."""
         kept = suite_facts(self.suite.name, self.suite.sha256)
         return readable_json(packed(self, own=not kept)) + "\n"
 
@@ -200,7 +200,7 @@ class Result(Record):
 
 
 def load_result(path: str | os.PathLike[str]) -> Result:
-    """Read a result record; raises `ResultError` naming the file and field.
+    """Read a result record; raise `ResultError` naming the file and field.
 
     What a file says of its suite's traces must be what this package keeps of them.
     """
@@ -215,7 +215,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
 
 
 def parse_result(text: bytes, where: str) -> Result:
-    """The record in a file's bytes; see `load_result`."""
+    """Return the record in a file's bytes; see `load_result`."""
     try:
         tree = json.loads(text)
         if not isinstance(tree, dict) or not isinstance(tree.get("runs"), list):
@@ -250,7 +250,7 @@ def _check_facts(result: Result, facts: Mapping[str, TraceFacts], where: str) ->
 
 
 def same_numbers(one: Any, other: Any) -> bool:
-    """Whether two trees are equal, numbers as far as two processors agree."""
+    """Return whether two trees are equal, numbers as far as two processors agree."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_numbers(one[key], other[key]) for key in one)
     if isinstance(one, tuple) and isinstance(other, tuple):
@@ -261,7 +261,7 @@ def same_numbers(one: Any, other: Any) -> bool:
 
 
 def packed(result: Result, own: bool) -> dict[str, Any]:
-    """The record as its file holds it; with ``own``, including what belongs to the traces."""
+    """Return the record as its file holds it; with ``own``, including what belongs to the traces."""
     tree = result.model_dump(mode="json")
     tree["runs"] = [_packed_run(run, own) for run in tree["runs"]]
     return tree
@@ -283,7 +283,7 @@ def _packed_run(run: dict[str, Any], own: bool) -> dict[str, Any]:
 
 
 def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -> dict[str, Any]:
-    """A run as `RunResult` has it; raises `ValueError` where nobody says what belongs to its trace."""
+    """Return a run as `RunResult` has it; raise `ValueError` where nobody says what belongs to its trace."""
     fields = dict(run)
     metrics, rows, own = fields.pop("metrics"), fields.pop("tasks"), fields.pop("own", None)
     if own is None:
@@ -310,19 +310,19 @@ def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean in numpy's order of summation, as of all published numbers."""
+    """Return the mean in numpy's order of summation, as of all published numbers."""
     import numpy as np
 
     return float(np.mean(values))
 
 
 def rounded(value: float) -> Value:
-    """Nine significant digits; what is not finite becomes None."""
+    """Round to nine significant digits; what is not finite becomes None."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
 def rounded_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`rounded` over nested mappings of arrays."""
+    """Round nested mappings of arrays, as `rounded` does."""
     return {key: rounded_tree(v) if isinstance(v, Mapping) else _rounded_array(v) for key, v in tree.items()}
 
 

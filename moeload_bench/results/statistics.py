@@ -57,7 +57,7 @@ class Tasks:
 
     @cached_property
     def by_run(self) -> tuple[NDArray[np.intp], list[str]]:
-        """Number of each task's run [T], in the order in which runs come, and each run's recipe."""
+        """Return the number of each task's run [T], in the order in which runs come, and each run's recipe."""
         recipes = dict(zip(self.run_T, self.recipe_T, strict=True))
         number = {run: r for r, run in enumerate(recipes)}
         return np.array([number[run] for run in self.run_T], dtype=np.intp), list(recipes.values())
@@ -82,7 +82,7 @@ class PairedTest:
 
 
 def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
-    """log of error / reference, clipped to +-log CLIP; [T].
+    """Return the log of error / reference, clipped to +-log CLIP; [T].
 
     Errors below EXACT count as 0, and two errors of 0 are equal (0). NaN where either does not exist.
     """
@@ -97,7 +97,7 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
 
 
 def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
-    """1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
+    """Return 1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
 
     With as many tasks per run and runs per recipe, and without near twins, this is the mean over tasks.
     """
@@ -106,11 +106,11 @@ def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
 
 
 def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
-    """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes, near
-    twins counted as one.
+    """Return a t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes,
+    near twins counted as one.
 
     ``these recipes, new seeds``: the standard error comes from the pooled variance of runs within recipes; also None
-    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raises `NotFoundError` for
+    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raise `NotFoundError` for
     another claim.
     """
     if claim not in get_args(Claim):
@@ -134,9 +134,9 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
 
 
 def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[PairedTest]:
-    """Every other forecaster against one: the reference, or the leader. One family for Holm's correction.
+    """Return every other forecaster against one: the reference, or the leader. One family for Holm's correction.
 
-    Raises `ResultError` when ``against`` is not among the forecasters.
+    Raise `ResultError` when ``against`` is not among the forecasters.
     """
     if against not in errors:
         raise ResultError(f"no results of {against!r} to compare with; there is: {', '.join(errors)}")
@@ -151,7 +151,9 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
 
 
 def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
-    """Two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than MIN_RECIPES."""
+    """Return the two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than
+    MIN_RECIPES.
+    """
     groups = _by_group(log_ratio_T, tasks)
     if len(groups) < MIN_RECIPES:
         return None
@@ -164,7 +166,7 @@ def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979), in the order given."""
+    """Return Holm's step-down correction (1979), in the order given."""
     count = len(p_values)
     corrected, worst = [0.0] * count, 0.0
     for rank, i in enumerate(sorted(range(count), key=lambda i: p_values[i])):
@@ -176,7 +178,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def rank_groups(
     errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05, *, base_T: FloatArray | None = None
 ) -> list[list[str]] | None:
-    """Forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
+    """Return forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
 
     In the order of skill (against ``base_T``, the reference's errors; without it against the first forecaster given:
     ratios are clipped, so the order may depend on it) a group goes from its leader down to the first one whose
@@ -200,12 +202,14 @@ def rank_groups(
 
 
 def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
-    """Each forecaster's number of group, from 1; empty where there are no groups."""
+    """Return each forecaster's number of group, from 1; empty where there are no groups."""
     return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:
-    """The forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair entry."""
+    """Return the forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair
+    entry.
+    """
     if not errors:
         return None
     base = next(iter(errors.values()))
@@ -213,7 +217,7 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
 
 
 def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
-    """By recipe the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
+    """Return the means of each recipe's runs; tasks without a ratio are left out, and so are runs without tasks."""
     number_T, recipe_R = tasks.by_run
     known = np.isfinite(log_ratio_T)
     count_R = np.bincount(number_T[known], minlength=len(recipe_R))
@@ -226,7 +230,7 @@ def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
 
 
 def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
-    """The means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
+    """Return the means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
     groups: dict[str, list[FloatArray]] = {}
     for recipe, runs in run_means(log_ratio_T, tasks).items():
         groups.setdefault(tasks.twins.get(recipe, recipe), []).append(runs)
@@ -234,18 +238,20 @@ def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
 
 
 def _group_means(groups: Sequence[Sequence[FloatArray]]) -> FloatArray:
-    """The mean of each group over its recipes, of each recipe over its runs."""
+    """Return the mean of each group over its recipes, of each recipe over its runs."""
     return np.array([np.mean([runs.mean() for runs in group]) for group in groups])
 
 
 def _new_recipe(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Mean, standard error and degrees of freedom for a recipe not seen."""
+    """Return mean, standard error and degrees of freedom for a recipe not seen."""
     mean_G = _group_means(groups)
     return float(mean_G.mean()), float(mean_G.std(ddof=1) / np.sqrt(len(mean_G))), len(mean_G) - 1
 
 
 def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are fixed."""
+    """Return mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are
+    fixed.
+    """
     recipes = [(runs, 1.0 / (len(groups) * len(group))) for group in groups for runs in group]
     spread = seed_spread({str(i): runs} for i, (runs, _) in enumerate(recipes))
     votes = sum(weight**2 / len(runs) for runs, weight in recipes)
