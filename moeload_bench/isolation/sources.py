@@ -57,7 +57,8 @@ def bytes_sha256(path: Path) -> str:
 def imports_sha256(path: Path) -> str | None:
     """Return the hash of the modules that a file imports and that are not installed, such as a helper next to it.
 
-    None without any. They are found as this process would find them, and what they import in turn; the package itself is known by its version.
+    None without any. They are found as this process would find them, with what they import in turn. The package itself
+    is known by its version.
     """
     files: dict[str, Path] = {}
     waiting = [path]

@@ -244,7 +244,7 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 
 
 def source_sha256(target: Target) -> str:
-    """Return the hash of the target's source, found without executing it; a module's with what it imports of its package.
+    """Return the hash of the target's source, found without executing it; a module's with its own package's imports.
 
     Weights beside the code (`sources.WEIGHTS_SUFFIXES`) are part of it.
     """
