@@ -1,6 +1,11 @@
-"""Numbers in words."""
+"""Numbers in words, and how long work says how far it is."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int, str], None]
+"""``report(done, total, what)``: called as work goes on; ``what`` names the part that is done."""
 
 
 def ordinal(number: int) -> str:

@@ -22,7 +22,7 @@ from moeload_bench.files import replacing
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recording.parts import Parts, checkpoint_name
-from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.recording.writer import StepProgress, TraceWriter
 from moeload_bench.schema import first_problem
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -30,7 +30,6 @@ from moeload_bench.traces.trace import Trace
 if TYPE_CHECKING:
     from moeload_bench.recipes.training import Job
 
-Progress = Callable[[int, dict[str, Any]], None]
 MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
 
 
@@ -65,7 +64,7 @@ def record_season(
     only: Collection[str] = (),
     futures: int | None = None,
     published: str | None = None,
-    progress: Callable[[str, int], Progress | None] = lambda what, steps: None,
+    progress: Callable[[str, int], StepProgress | None] = lambda what, steps: None,
 ) -> list[RunHashes]:
     """Record what is not recorded yet, of all recipes or ``only`` of some, and write each run's hashes as it is done.
 
@@ -97,7 +96,7 @@ def _record_run(
     recipe: str,
     run: int,
     futures: int,
-    progress: Callable[[str, int], Progress | None],
+    progress: Callable[[str, int], StepProgress | None],
 ) -> RunHashes:
     values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
@@ -137,7 +136,7 @@ def _varied(folder: SeasonFolder, plan: Plan, values: Drawn) -> Recipe:
     return varied_recipe(planned_recipe(folder, planned), planned, values)
 
 
-def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
+def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: StepProgress | None) -> Path:
     """The run's trace; checkpoints of the origins of its forks are kept in a folder."""
     from moeload_bench.recipes.training import record_recipe
 
@@ -167,7 +166,7 @@ def _fork(
     values: Drawn,
     i: int,
     j: int,
-    progress: Callable[[str, int], Progress | None],
+    progress: Callable[[str, int], StepProgress | None],
 ) -> ForkHash:
     """Another future of a run, recorded unless it is there."""
     target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)
@@ -203,7 +202,7 @@ def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> 
 
 
 def record_fork(
-    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: Progress | None = None
+    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: StepProgress | None = None
 ) -> Path:
     """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,11 +20,12 @@ from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
+from moeload_bench.words import Progress
 
 Semantics = Literal["pre_drop", "post_drop", "unknown"]
-Report = Callable[[int, int, str], None]
-"""``report(done, total, what)``, in bytes of the files read."""
 
+Report = Progress
+"""In bytes of the files read."""
 CELLS_IN_MEMORY = 1 << 22
 """Loads that are held before they go to disk: 32 MiB."""
 

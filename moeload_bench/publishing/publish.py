@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,11 +35,11 @@ from moeload_bench.publishing.release import (
     local_file,
     make_plan,
 )
+from moeload_bench.words import Progress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Report = Callable[[int, int, str], None]
 CARD = "README.md"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -64,7 +64,7 @@ def publish(
     private: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    report: Report | None = None,
+    report: Progress | None = None,
     api: HfApi | None = None,
 ) -> Publication:
     """Make ``repo`` at ``tag`` hold exactly the folder; do nothing if it does already.
@@ -102,7 +102,7 @@ class _Release:
     files: Mapping[str, LocalFile]
     private: bool
     overwrite: bool
-    report: Report
+    report: Progress
     scratch: Path
     started: Plan | None = None
 

@@ -40,7 +40,7 @@ from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.routers import find_routers
-from moeload_bench.recording.writer import TraceWriter, trace_target
+from moeload_bench.recording.writer import StepProgress, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ class Job:
     def target(self) -> Path:
         """Return the trace's file."""
         return trace_target(self.out, self.recipe.name, self.split, self.number)
-
-
-Progress = Callable[[int, dict[str, Any]], None]
 
 
 class TrainingRun:
@@ -306,7 +303,7 @@ def record_recipe(
     *,
     resume: bool = False,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:

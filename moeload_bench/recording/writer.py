@@ -18,6 +18,8 @@ from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
+StepProgress = Callable[[int, Row], None]
+"""``report(step, row)``: called after every step of a training."""
 
 _MACHINE = ("hardware", "versions")
 """Metadata of the machine, which may change when a recording is resumed; the rest belongs to the run."""
