@@ -66,26 +66,16 @@ def block_from(arrays: Mapping[str, Array]) -> StepBlock:
 
 def request_frame(request: ForecastRequest) -> tuple[Header, dict[str, Array]]:
     """Return a request as header and arrays."""
-    header = {
-        "origin": request.origin,
-        "horizon": request.horizon,
-        "horizons": list(request.horizons),
-        "quantiles": list(request.quantiles),
-    }
+    header = {name: getattr(request, name) for name in ("origin", "horizon", "horizons", "quantiles")}
     planned = {"lr_H": request.lr_H, "stage_H": request.stage_H}
     return header, {name: plan for name, plan in planned.items() if plan is not None}
 
 
 def request_from(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> ForecastRequest:
     """Return a request from header and arrays."""
-    return ForecastRequest(
-        origin=header["origin"],
-        horizon=header["horizon"],
-        horizons=tuple(header["horizons"]),
-        quantiles=tuple(header["quantiles"]),
-        lr_H=arrays.get("lr_H"),
-        stage_H=arrays.get("stage_H"),
-    )
+    horizons, quantiles = tuple(header["horizons"]), tuple(header["quantiles"])
+    planned = arrays.get("lr_H"), arrays.get("stage_H")
+    return ForecastRequest(header["origin"], header["horizon"], horizons, quantiles, *planned)
 
 
 def forecast_rules(request: ForecastRequest, info: TraceInfo) -> Rules:

@@ -255,7 +255,7 @@ def test_a_result_is_a_file_of_a_sane_size(kind: str, tmp_path: Path, monkeypatc
     elif kind == "device":
         os.mkfifo(path)
     elif kind == "large":
-        monkeypatch.setattr("moeload_bench.submissions.check.MAX_CLAIM_BYTES", 3)
+        monkeypatch.setattr("leaderboard.verifying.claims.MAX_CLAIM_BYTES", 3)
         path.write_text("{   }")
     said = {"none": "no result; `moeload-bench submit`", "large": "at most 3 are"}.get(kind, "expected a regular file")
     with pytest.raises(SubmissionError, match=said):
