@@ -65,8 +65,9 @@ class StepBlock:
         return StepBlock(self.step_S[cut], self.load_SLE[cut], self.tokens_SL[cut], columns)
 
 
-def info_of(meta: Any, group: int = 0) -> TraceInfo:
-    """Return what a forecaster may know of a run with this `TraceMeta`."""
+def trace_info(trace: Any, group: int = 0) -> TraceInfo:
+    """Return what a forecaster may know of a `Trace`, of anything with its ``meta``, or of a `TraceMeta` itself."""
+    meta = getattr(trace, "meta", trace)
     return TraceInfo(
         num_layers=len(meta.layers),
         num_experts=meta.experts,
@@ -78,11 +79,6 @@ def info_of(meta: Any, group: int = 0) -> TraceInfo:
         balancing_coefficient=meta.balancing.coefficient,
         group=group,
     )
-
-
-def trace_info(trace: Any, group: int = 0) -> TraceInfo:
-    """Return what a forecaster may know of a `Trace`, or of anything with its ``meta``."""
-    return info_of(trace.meta, group)
 
 
 def step_block(trace: Any, start: int, stop: int) -> StepBlock:
