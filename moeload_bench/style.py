@@ -79,7 +79,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Yield apply matplotlib's defaults with the settings of this package, until the end of the block.
+    """Apply matplotlib's defaults with the settings of this package, until the end of the block.
 
     Raise `MissingExtraError` without matplotlib.
     """
@@ -227,6 +227,18 @@ def write_remark(axes: Axes, text: str) -> None:
     """Write a remark in the middle of a panel without data."""
     box = {"facecolor": "white", "linewidth": 0, "pad": 1}
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7, bbox=box)
+
+
+def log_if_wide(axes: Sequence[Axes]) -> float:
+    """Make the y axes logarithmic if all that is drawn is positive and spans more than a factor of ten.
+
+    Return the least value that is drawn, NaN without any.
+    """
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()]
+    known = np.concatenate([value[np.isfinite(value)] for value in drawn])
+    if known.size and known.min() > 0 and known.max() > 10 * known.min():
+        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
+    return float(known.min()) if known.size else math.nan
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

@@ -8,6 +8,10 @@ Progress = Callable[[int, int, str], None]
 """``report(done, total, what)``: called as work goes on; ``what`` names the part that is done."""
 
 
+def silent(done: int, total: int, what: str) -> None:
+    """Report nothing."""
+
+
 def ordinal(number: int) -> str:
     """Return `1st`, `2nd`, `3rd`, `11th`, `1,000th`."""
     teens = 10 < number % 100 < 20

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import printable
-from moeload_bench.words import Progress
+from moeload_bench.words import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +68,7 @@ def command_lines(command: str, width: int) -> str:
 def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Progress]:
     """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most."""
     if quiet or not sys.stderr.isatty():
-        yield _silent if quiet else _lines(unit)
+        yield silent if quiet else _lines(unit)
         return
     with terminal_bar(transient=True) as report:
         yield report
@@ -103,10 +103,6 @@ def terminal_bar(*, transient: bool) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, description=printable(what))
 
         yield report
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    return
 
 
 def _lines(unit: str) -> Progress:

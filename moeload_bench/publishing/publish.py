@@ -35,7 +35,7 @@ from moeload_bench.publishing.release import (
     local_file,
     make_plan,
 )
-from moeload_bench.words import Progress
+from moeload_bench.words import Progress, silent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -64,7 +64,7 @@ def publish(
     private: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    report: Progress | None = None,
+    report: Progress = silent,
     api: HfApi | None = None,
 ) -> Publication:
     """Make ``repo`` at ``tag`` hold exactly the folder; do nothing if it does already.
@@ -81,15 +81,11 @@ def publish(
     files = collect_files(folder)
     check_card(folder)
     with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
-        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent, Path(scratch))
+        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
         if dry_run:
             return explaining_failures(repo, release.rehearse)
         check_token(release.api)
         return explaining_failures(repo, lambda: with_retries(release.attempt))
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    return
 
 
 @dataclass

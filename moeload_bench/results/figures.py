@@ -16,7 +16,7 @@ from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
-from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, legend_line, log_axis, panels, style
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, legend_line, log_axis, log_if_wide, panels, style
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
             ax.set_xticks(grid.horizons, [f"{horizon:,}" for horizon in grid.horizons], rotation=45, ha="right")
             ax.minorticks_off()
             ax.grid(axis="y")
-        _log_if_positive(axes)
+        log_if_wide(axes)
         figure.supxlabel("horizon [training steps]")
         floors = [
             legend_line(marked_floor(name, grid.marks), GREY, dashes)
@@ -88,7 +88,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
             ax.grid()
         if spent:
             log_axis(axes[0].xaxis, min(spent.values()), max(spent.values()))
-        _log_if_positive(axes)
+        log_if_wide(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = legend_line("not beaten in both", GREY, "-", linewidth=0.8)
         floors = [legend_line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
@@ -162,14 +162,6 @@ def _title(results: Sequence[Result]) -> str:
     traces = {run.trace for result in results for run in result.runs}
     name = results[0].suite.name
     return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
-
-
-def _log_if_positive(axes: Sequence[Axes]) -> None:
-    """Make the axes logarithmic if everything drawn is positive."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()])
-    known = values[np.isfinite(values)]
-    if known.size and known.min() > 0 and known.max() > 10 * known.min():
-        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
 
 
 def _numbers(values: Values) -> NDArray[np.float64]:
