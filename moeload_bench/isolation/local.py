@@ -51,24 +51,31 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
-def guarded_call(call: Callable[[], Any], what: str, *, trail: bool = True) -> Any:
-    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`."""
+def guarded_call(
+    call: Callable[[], Any], what: str, *, trail: bool = True, passing: tuple[type[Exception], ...] = ()
+) -> Any:
+    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`.
+
+    Errors of the types in ``passing`` stay what they are.
+    """
     try:
         return call()
+    except passing:
+        raise
     except (Exception, SystemExit) as error:
         raise ForecastError(f"{what} raised {error_text(error, trail=trail)}") from error
 
 
 def import_class(target: Target, *, trail: bool = True) -> type[Any]:
     """Return the target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
-    try:
+
+    def load() -> type[Any]:
         cls = load_class(target)
         check_kwargs(target, cls)
-    except (TargetError, MissingExtraError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise ForecastError(f"import raised {error_text(error, trail=trail)}") from error
-    return cls
+        return cls
+
+    loaded: type[Any] = guarded_call(load, "import", trail=trail, passing=(TargetError, MissingExtraError))
+    return loaded
 
 
 def construct_forecaster(
@@ -78,12 +85,10 @@ def construct_forecaster(
     argument that makes no sense) passes unchanged.
     """
     extra = {} if fitted is None else {"fitted": fitted}
-    try:
-        return cls(info, seed, **extra, **target.kwargs)
-    except (TargetError, MissingExtraError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise ForecastError(f"the constructor raised {error_text(error, trail=trail)}") from error
+    passing = (TargetError, MissingExtraError)
+    return guarded_call(
+        lambda: cls(info, seed, **extra, **target.kwargs), "the constructor", trail=trail, passing=passing
+    )
 
 
 def has_fit(cls: type[Any]) -> bool:

@@ -62,11 +62,7 @@ class SuiteTrace(FitTrace):
 
     def origins(self) -> list[tuple[int, State]]:
         """Return (origin, state) in the order of training."""
-        return sorted(
-            [(o, "transient") for o in self.transient]
-            + [(o, "mixed") for o in self.mixed]
-            + [(o, "stable") for o in self.stable]
-        )
+        return sorted((origin, state) for state in STATES for origin in getattr(self, state))
 
 
 class HubPlace(Record):
