@@ -118,7 +118,8 @@ class AverageTuned:
         still, moves = (self._table[f"{self._bank.size} {state}"] for state in STATES)
         mean_K = [np.where(moves_L1, averages[m], averages[s]) for s, m in zip(still, moves, strict=True)]
         end_K = [max(1, round(h / info.stride)) for h in HORIZONS]
-        share_BLE, edges = [], []
+        share_BLE: list[FloatArray] = []
+        edges: list[int] = []
         start, done_LE = 0, np.zeros_like(mean_K[0])
         for end, mean_LE in zip(end_K, mean_K, strict=True):
             if end > start and (start == 0 or edges[-1] < request.horizon):

@@ -21,7 +21,7 @@ from moeload_bench.recipes.distribution import CostTable, Distribution
 from moeload_bench.recipes.draws import Drawn, draw_recipes, load_distribution, recipe_of
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.shapes import probe_seconds, step_seconds
-from moeload_bench.recipes.training import Job, Run
+from moeload_bench.recipes.training import Job, TrainingRun
 
 STEPS = 10
 COEFFICIENTS = ("layer", "expert", "width", "score", "value", "parameter", "vocabulary")
@@ -31,7 +31,7 @@ def measured(distribution: Distribution, drawn: Drawn) -> tuple[float, float]:
     """CPU seconds of a step, the last ones of the run, and of a probe (0 without one)."""
     recipe = recipe_of(distribution, drawn)
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Job(recipe, 1, "train", recipe.steps, Path(scratch)), Ranks())
+        run = TrainingRun(Job(recipe, 1, "train", recipe.steps, Path(scratch)), Ranks())
         first = recipe.steps - STEPS - 2
         for number in (first, first + 1):
             run.step(number)

@@ -27,6 +27,7 @@ from leaderboard.committed import (
     submission_of,
     target_of,
 )
+from leaderboard.verifying.agreement import EXACT, Bounds, differences, tolerance_of, value_bound
 from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.environment import BLAS_KERNELS, Environment, environment
@@ -34,7 +35,6 @@ from moeload_bench.errors import ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
-from moeload_bench.results.agreement import EXACT, Bounds, differences, tolerance_of, value_bound
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.catalogue import Bound
 from moeload_bench.submissions.check import require_level

@@ -84,7 +84,7 @@ _OF_BEFORE = {
     "FittedForecaster": "forecaster",
     "LayerMeta": "traces.trace",
     "Result": "results.record",
-    "Results": "results.record",
+    "Results": "results.collection",
     "Suite": "suites.suite",
     "TraceMeta": "traces.trace",
     "check_forecast": "forecaster",

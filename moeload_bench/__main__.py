@@ -46,7 +46,7 @@ def run_program(name: str, app: Callable[[], Any]) -> None:
 
 
 def _end_like_an_interrupt() -> list[int]:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does: what it started ends too, and what it began is put away.
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does: with what it started, and with what it began put away.
 
     Returns the list that then holds the signal's number. A signal that is ignored (`nohup`) stays so.
     """
@@ -66,7 +66,7 @@ def _end_like_an_interrupt() -> list[int]:
 
 
 def _speak_any_name() -> None:
-    """A file's name need not be UTF-8, nor be one that the terminal's encoding has: it is written with escapes."""
+    """Write names with escapes: a file's name need not be UTF-8, nor in the terminal's encoding."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

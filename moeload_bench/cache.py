@@ -15,25 +15,25 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 
 CACHE_VERSION = 1
 
 
 def cache_dir() -> Path:
-    """Where finished work is kept."""
+    """Return where finished work is kept."""
     named = os.environ.get("MOELOAD_CACHE")
     return Path(named) if named else user_cache_path("moeload-bench", appauthor=False)
 
 
 def task_key(**parts: Any) -> str:
-    """The hash of everything a result depends on; ``parts`` must be JSON (canonical: names sorted)."""
+    """Return the hash of everything a result depends on; ``parts`` must be JSON (canonical: names sorted)."""
     text = json.dumps({"cache_version": CACHE_VERSION, **parts}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(key: str) -> dict[str, Any] | None:
-    """The entry, None when there is none. A damaged entry is ignored with a warning and will be written anew."""
+    """Return the entry; None if there is none, or if it is damaged: a warning says so, and it is written again."""
     path = _path(key)
     try:
         entry = json.loads(path.read_bytes())
@@ -50,11 +50,7 @@ def load(key: str) -> dict[str, Any] | None:
 
 def save(key: str, value: dict[str, Any]) -> None:
     """Write an entry; a reader sees the whole of it or nothing."""
-    path = _path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"sha256": _digest(value), "value": value}).encode()
-    with replacing(path) as scratch:
-        scratch.write_bytes(content)
+    write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
 
 
 def _path(key: str) -> Path:

@@ -24,7 +24,9 @@ BLAS_KERNELS = "blas kernels"
 
 
 def package_versions(names: Sequence[str] = TRACKED_PACKAGES) -> dict[str, str]:
-    """Versions of those packages that are installed; by default of those whose numerics a forecast may depend on."""
+    """Return versions of those packages that are installed; by default of those whose numerics a forecast may depend
+    on.
+    """
     found = {}
     for name in names:
         try:
@@ -36,13 +38,14 @@ def package_versions(names: Sequence[str] = TRACKED_PACKAGES) -> dict[str, str]:
 
 @functools.cache
 def installed_sha256() -> str:
-    """One hash of the names and versions of all that is installed: what an adapter's numbers may depend on."""
+    """Return one hash of the names and versions of all that is installed: what an adapter's numbers may depend on."""
     found = {f"{one.metadata['Name']}=={one.version}\n" for one in importlib.metadata.distributions()}
     return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
 
 
 def kernels() -> dict[str, str]:
-    """What numpy computes with here: the core that its BLAS takes the processor for, the instruction sets it found.
+    """Return what numpy computes with here: the core that its BLAS takes the processor for, the instruction sets it
+    found.
 
     Between two of them floating point may differ in the last place, and processors of one name have several.
     """
@@ -57,7 +60,7 @@ def kernels() -> dict[str, str]:
 
 
 def environment() -> Environment:
-    """Where this runs."""
+    """Return where this runs."""
     processor = processor_name() or "unknown processor"
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
@@ -70,7 +73,7 @@ def environment() -> Environment:
 
 
 def processor_name() -> str:
-    """The processor's name; empty where the system does not tell it."""
+    """Return the processor's name; empty where the system does not tell it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -85,7 +88,7 @@ def _cores() -> str:
 
 
 def commit_of(root: Path) -> str | None:
-    """A checkout's commit, marked `-dirty` where tracked files differ from it; None outside a checkout.
+    """Return a checkout's commit, marked `-dirty` where tracked files differ from it; None outside a checkout.
 
     What evaluations and verifications write is no change: the first of a series would make the tree of the next dirty.
     """

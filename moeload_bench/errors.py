@@ -112,24 +112,24 @@ class MissingExtraError(MoeloadError):
         self._made_of = (package, extra, purpose)
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
-        """Errors come back from other processes pickled."""
+        """Return how to make it again: errors come back from other processes pickled."""
         return type(self), self._made_of
 
 
 def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
-    """One line that says what was asked for and what exists instead."""
+    """Return one line that says what was asked for and what exists instead."""
     names = sorted(known)
     listed = ", ".join(names) if names else "none"
     return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 expert`, `1,200 experts`."""
+    """Return `1 expert`, `1,200 experts`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def printable(text: str) -> str:
-    """The text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
+    """Return the text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
 
     A message may quote what a stranger wrote: names of files and of fields, and what their code raised.
     """

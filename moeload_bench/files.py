@@ -18,8 +18,9 @@ _PLAIN = re.compile(r"(?!index$)[a-z0-9]+([._-][a-z0-9]+)*")
 
 
 def file_name(text: str) -> str:
-    """A file's name for any text, without its ending: the text itself where it is plain, else its readable part and
-    a hash that tells it from every other text. `arima@order=[1,1,1]` becomes `arima_order=1-1-1-8b0cd3bc`."""
+    """Return a file's name for any text, without its ending: the text itself where it is plain, else its readable part
+    and a hash that tells it from every other text. `arima@order=[1,1,1]` becomes `arima_order=1-1-1-8b0cd3bc`.
+    """
     if _PLAIN.fullmatch(text) and len(text) <= 80:
         return text
     readable = re.sub(r"[\[\]\"' ]", "", text.lower()).replace(",", "-")
@@ -29,7 +30,7 @@ def file_name(text: str) -> str:
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A file beside ``target`` that takes its place at the end, or is removed on any error.
+    """Yield a file beside ``target`` that takes its place at the end, or is removed on any error.
 
     ``durable``: its content is on the disk before it has the name, and the name when this ends, so that a power cut
     leaves the old file or the new. An `OSError` names ``target``: the file beside it is gone by then.
@@ -54,9 +55,16 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
             raise
 
 
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file completely or not at all; its folder is made first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as scratch:
+        scratch.write_bytes(content)
+
+
 @contextmanager
 def _naming(target: Path) -> Iterator[None]:
-    """Errors of the system about a file beside ``target`` become errors about ``target``."""
+    """Turn errors of the system about a file beside ``target`` into errors about ``target``."""
     try:
         yield
     except OSError as error:

@@ -65,8 +65,9 @@ class StepBlock:
         return StepBlock(self.step_S[cut], self.load_SLE[cut], self.tokens_SL[cut], columns)
 
 
-def info_of(meta: Any, group: int = 0) -> TraceInfo:
-    """Return what a forecaster may know of a run with this `TraceMeta`."""
+def trace_info(trace: Any, group: int = 0) -> TraceInfo:
+    """Return what a forecaster may know of a `Trace`, of anything with its ``meta``, or of a `TraceMeta` itself."""
+    meta = getattr(trace, "meta", trace)
     return TraceInfo(
         num_layers=len(meta.layers),
         num_experts=meta.experts,
@@ -78,11 +79,6 @@ def info_of(meta: Any, group: int = 0) -> TraceInfo:
         balancing_coefficient=meta.balancing.coefficient,
         group=group,
     )
-
-
-def trace_info(trace: Any, group: int = 0) -> TraceInfo:
-    """Return what a forecaster may know of a `Trace`, or of anything with its ``meta``."""
-    return info_of(trace.meta, group)
 
 
 def step_block(trace: Any, start: int, stop: int) -> StepBlock:
@@ -121,7 +117,7 @@ class Forecast:
     quantile_QKLE: NDArray[np.float64] | None = None
 
     def window_means(self, horizons_K: Sequence[int]) -> NDArray[np.float64]:
-        """Mean share over the steps of each horizon, [K, L, E]: what a plan for that window is made from."""
+        """Return mean share over the steps of each horizon, [K, L, E]: what a plan for that window is made from."""
         start_B = np.concatenate([[0], self.edges_B[:-1]])
         horizon_K1 = np.asarray(horizons_K, dtype=np.int64)[:, None]
         steps_KB = np.clip(np.minimum(self.edges_B, horizon_K1) - start_B, 0, None)
@@ -129,13 +125,13 @@ class Forecast:
 
     @classmethod
     def constant(cls, share_LE: Any, horizon: int) -> Forecast:
-        """One share per expert for the whole horizon."""
+        """Return one share per expert for the whole horizon."""
         share = np.asarray(share_LE, dtype=np.float64)
         return cls(share[None], np.array([horizon], dtype=np.int64))
 
     @classmethod
     def path(cls, share_HLE: Any) -> Forecast:
-        """A share per step: H blocks of one step."""
+        """Return a share per step: H blocks of one step."""
         share = np.asarray(share_HLE, dtype=np.float64)
         return cls(share, np.arange(1, share.shape[0] + 1, dtype=np.int64))
 

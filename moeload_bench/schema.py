@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+R = TypeVar("R", bound=BaseModel)
 MAX_SHOWN = 80
 MAX_SAID = 600
 
@@ -25,8 +28,24 @@ def later(default: Any, **constraints: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
+def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> R:
+    """Return the record in a TOML file; raise an ``error`` that names the file and the first field that is wrong."""
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as wrong:
+        raise error(f"{path}: {first_problem(wrong, whole)}") from None
+    except OSError as wrong:
+        raise error(f"{path}: {wrong.strerror}") from None
+    except error as wrong:  # raised by a part of the record
+        raise error(f"{path}: {wrong}") from None
+    except RecursionError:
+        raise error(f"{path}: not TOML: nested too deep") from None
+    except ValueError as wrong:  # also text that is not UTF-8, and numbers of thousands of digits
+        raise error(f"{path}: not TOML: {str(wrong)[:300]}") from None
+
+
 def first_problem(error: ValidationError, whole: str) -> str:
-    """The first field that is wrong, why, and what was got; ``whole`` names the record where no field is to blame."""
+    """Return the first field that is wrong, why, and what was got; ``whole`` names the record if no field is wrong."""
     first = error.errors()[0]
     at = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or whole
     given = first.get("input")

@@ -1,9 +1,18 @@
-"""Numbers in words."""
+"""Numbers in words, and how long work says how far it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Progress = Callable[[int, int, str], None]
+"""``report(done, total, what)``: called as work goes on; ``what`` names the part that is done."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Report nothing."""
+
 
 def ordinal(number: int) -> str:
-    """`1st`, `2nd`, `3rd`, `11th`, `1,000th`."""
+    """Return `1st`, `2nd`, `3rd`, `11th`, `1,000th`."""
     teens = 10 < number % 100 < 20
     return f"{number:,}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import moeload_bench
@@ -24,6 +25,39 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
     return found
+
+
+def _import_graph() -> dict[str, set[str]]:
+    """Return the modules of the package, each with those it imports anywhere in its text.
+
+    A string that is a module's name counts too: somebody may give it to `import_module`. An `__init__` is not looked
+    at: it lists names that are looked up when asked for, or imports what its folder holds.
+    """
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / "moeload_bench").rglob("*.py")
+    }
+    modules = {name: path for name, path in files.items() if path.name != "__init__.py"}
+    graph = {}
+    for name, path in modules.items():
+        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        graph[name] = (_imports(path) | strings) & modules.keys() - {name}
+    return graph
+
+
+def _on_a_circle(graph: dict[str, set[str]]) -> set[str]:
+    """Return the nodes from which a circle can be reached."""
+    left = dict(graph)
+    while loose := {name for name, onto in left.items() if not onto & left.keys()}:
+        left = {name: onto for name, onto in left.items() if name not in loose}
+    return set(left)
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Counting imports inside functions, for type checkers, and by name: what needs two modules lies above both."""
+    graph = _import_graph()
+    assert len(graph) > 150
+    assert _on_a_circle(graph) == set()
+    assert _on_a_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set()}) == {"a", "b", "c", "d"}
 
 
 def test_the_core_never_imports_baselines() -> None:
@@ -163,3 +197,20 @@ def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
     assert names <= {*sys.stdlib_module_names}
+
+
+SAME_IDEA = {"metadata.py", "record.py", "replanning.py"}
+"""File names in two rooms, for the same idea in both."""
+
+
+def test_a_name_means_one_thing() -> None:
+    """Class names are unique in the package; a file's name occurs twice only for the same idea in two rooms.
+
+    A module of `cli` is named like its command, so its name may occur in another room too.
+    """
+    paths = list((ROOT / "moeload_bench").rglob("*.py"))
+    files = Counter(path.name for path in paths if path.parent.name != "cli" and path.name != "__init__.py")
+    assert {name for name, times in files.items() if times > 1} == SAME_IDEA
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    classes = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, times in classes.items() if times > 1] == []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from leaderboard.committed import ROOT
 from leaderboard.pages import reaction
+from leaderboard.pages.disagreement import disagreements, draw_regret
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
 from leaderboard.pages.results import disagreement_table, results_of, separated
@@ -20,12 +21,10 @@ from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
-from moeload_bench.plots.results import draw_regret
-from moeload_bench.plots.style import save_figure
-from moeload_bench.results.disagreement import disagreements
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.style import save_figure
 from moeload_bench.traces.store import load_trace
 
 SUITE = "v1"

@@ -27,8 +27,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.results.comparison import Errors, errors_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.seeds import t_quantile
-from moeload_bench.results.statistics import run_means
+from moeload_bench.results.statistics import run_means, t_quantile
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 

@@ -14,16 +14,16 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools import scored
+from leaderboard.season_tools.drops import Drop
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
+from moeload_bench.results.captions import spans_of
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.drops import Drop
-from moeload_bench.results.grid import NOTHING, Grid, result_grid
+from moeload_bench.results.grid import NOTHING, ResultGrid, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Claim
 from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
-from moeload_bench.results.words import spans_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
@@ -50,7 +50,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.
     return "\n\n".join([*_lead(grid), *parts, " ".join(_words(grid, errors, forks))]) + "\n"
 
 
-def _lead(grid: Grid) -> Iterator[str]:
+def _lead(grid: ResultGrid) -> Iterator[str]:
     """Yield what the entry that leads in every state gains; nothing where none does."""
     best = {state: grid.of_state(state)[0] for state in _states(grid)}
     name, *others = {row.forecaster for row in best.values()}
@@ -70,11 +70,11 @@ def _without_doubles(results: Sequence[Result], metric: str) -> list[Result]:
     return [result for result in results if result is reference or result.name not in same]
 
 
-def _states(grid: Grid) -> list[str]:
+def _states(grid: ResultGrid) -> list[str]:
     return [state for state in grid.states if state in STATES]
 
 
-def _state_table(grid: Grid, errors: Errors, state: str, fork: scored.StateFloor | None) -> str:
+def _state_table(grid: ResultGrid, errors: Errors, state: str, fork: scored.StateFloor | None) -> str:
     rows, rank = grid.of_state(state), grid.scores.ranks(state)
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
@@ -106,7 +106,7 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _words(grid: Grid, errors: Errors, forks: Mapping[str, scored.StateFloor]) -> Iterator[str]:
+def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor]) -> Iterator[str]:
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     if oracle_window.NAME in errors.by_forecaster:

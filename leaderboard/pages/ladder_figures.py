@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from leaderboard.studies.ladder import STATES, LadderRun, parameters_of
 from leaderboard.studies.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
-from moeload_bench.plots.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
+from moeload_bench.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

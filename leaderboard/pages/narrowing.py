@@ -17,13 +17,14 @@ from leaderboard.pages.headline import CLAIM
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.pages.separation import ALPHA
+from leaderboard.ranking import pairs_apart
 from leaderboard.suites.plan import near_twins
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Interval, pairs_apart
+from moeload_bench.results.statistics import Interval
 from moeload_bench.results.tables import skill_span
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES, full_suites

@@ -16,8 +16,8 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from moeload_bench.arrays import FloatArray
 from moeload_bench.placement.replan import CostModel
-from moeload_bench.plots.style import PALETTE, legend_above, log_axis, new_figure, save_figure, style
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.style import PALETTE, legend_above, log_axis, new_figure, save_figure, style
 
 MEASURED = ROOT / "leaderboard" / "reaction.json"
 FIGURE = ROOT / "docs" / "reports" / "reaction.svg"

@@ -15,18 +15,18 @@ from typing import Annotated
 import typer
 
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
+from leaderboard.pages.disagreement import Disagreement, disagreements
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.disagreement import Disagreement, disagreements
 from moeload_bench.results.grid import metrics_in, result_grid
 from moeload_bench.results.markdown import captioned, markdown_table
-from moeload_bench.results.record import Result, Results, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.tables import metric_table, three_digits
-from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.suites.suite import Suite, load_suite
 
@@ -310,7 +310,7 @@ def disagreement_table(apart: Sequence[Disagreement], regret: str, horizon: str)
 
 def failures(results: Sequence[Result]) -> str:
     """Return every failed task, grouped; what forecasters counted themselves stands under the tables."""
-    lines = [f"- {line}" for line in failure_lines(Results(results))]
+    lines = [f"- {line}" for line in failure_lines(results)]
     return "\n".join(lines) or "No task failed."
 
 

@@ -15,21 +15,22 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import drop_parts, public_results
 from leaderboard.pages.parts import Page
+from leaderboard.ranking import rank_sets
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
+from leaderboard.seeds import SkillInterval, seed_p_value, skill_interval
 from leaderboard.templates import render_text
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError
+from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, Standings
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result, Results
-from moeload_bench.results.seeds import Runs, SkillInterval, Spread, seed_p_value, skill_interval
-from moeload_bench.results.statistics import Interval, rank_sets
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import Interval, Runs, Spread
 from moeload_bench.results.tables import signed_skill, three_digits
-from moeload_bench.results.words import failure_lines
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
@@ -63,7 +64,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         drops=drop_parts(season, public),
         distance=distance_parts(season, reference, leaders),
         demonstrations=demonstration_parts(season, public, reference, states),
-        failures=list(failure_lines(Results([*season.results, *season.unranked]))),
+        failures=list(failure_lines([*season.results, *season.unranked])),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leaderboard.ranking import win_rates
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Comparison, compare, rank_groups, win_rates
+from moeload_bench.results.statistics import PairedTest, compare, rank_groups
 
 ALPHA = 0.05
 STATES = ("transient", "stable")
@@ -22,7 +23,7 @@ class Cell:
 
     state: str
     horizon: int
-    against_reference: tuple[Comparison, ...]
+    against_reference: tuple[PairedTest, ...]
     groups: tuple[tuple[str, ...], ...] | None
     win_rate: dict[str, float]
 

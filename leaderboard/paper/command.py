@@ -23,8 +23,8 @@ from moeload_bench.cli.progress import pair_progress, plain_console, print_entri
 from moeload_bench.errors import printable
 from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.plots.style import style
-from moeload_bench.results.record import Results
+from moeload_bench.results.collection import Results
+from moeload_bench.style import style
 from moeload_bench.traces.store import read_trace
 
 

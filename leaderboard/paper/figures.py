@@ -14,13 +14,14 @@ import numpy as np
 from leaderboard.paper.measuring import in_blocks
 from leaderboard.paper.study import PAPER_FORECASTERS, PARTS, RunStudy
 from leaderboard.paper.verdicts import PART_NAMES
+from moeload_bench import style
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.forecaster import Forecast
-from moeload_bench.plots import style
-from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, legend_line, title_of, view_trace
+from moeload_bench.plots.panels import STEP_LABEL, View, bin_rows, title_of, view_trace
 from moeload_bench.plots.traces import draw_shares, draw_sliding
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.states.rule import state_names
+from moeload_bench.style import legend_line
 from moeload_bench.traces.trace import Trace, shares
 
 if TYPE_CHECKING:

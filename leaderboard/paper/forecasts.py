@@ -19,7 +19,7 @@ from moeload_bench.evaluation.pairs import Fitted, Setting, fit_forecaster, key_
 from moeload_bench.forecaster import Forecast
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import Target, parse_target
-from moeload_bench.results.record import Results
+from moeload_bench.results.collection import Results
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 

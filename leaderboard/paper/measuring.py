@@ -21,8 +21,9 @@ from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
+from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import run_means
-from moeload_bench.results.record import Result, Results, RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.rule import StateLabels, label_states

@@ -21,7 +21,7 @@ from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recording.parts import Parts, checkpoint_name
-from moeload_bench.recording.writer import TraceWriter
+from moeload_bench.recording.writer import StepProgress, TraceWriter
 from moeload_bench.schema import first_problem
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -29,8 +29,7 @@ from moeload_bench.traces.trace import Trace
 if TYPE_CHECKING:
     from moeload_bench.recipes.training import Job
 
-Progress = Callable[[int, dict[str, Any]], None]
-ProgressOf = Callable[[str, int], Progress | None]
+ProgressOf = Callable[[str, int], StepProgress | None]
 """Gives what hears of every step, from what is recorded and its number of steps."""
 MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
 
@@ -127,7 +126,7 @@ def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = 
     return Job(recipe, values.seed, plan.split, planned.steps, place, plan.checkpoint_every, run=values.run)
 
 
-def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: Progress | None) -> Path:
+def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: StepProgress | None) -> Path:
     """Return the run's trace; checkpoints of the origins of its forks are kept in a folder."""
     from moeload_bench.recipes.training import record_recipe
 
@@ -179,17 +178,17 @@ def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> 
 
 
 def record_fork(
-    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: Progress | None = None
+    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: StepProgress | None = None
 ) -> Path:
     """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
 
     One that was interrupted begins again: it is short.
     """
-    from moeload_bench.recipes.training import Run
+    from moeload_bench.recipes.training import TrainingRun
 
     parts = Parts(target)
     shutil.rmtree(parts.folder, ignore_errors=True)
-    run = Run(job, Ranks())
+    run = TrainingRun(job, Ranks())
     run.restore(checkpoint)
     run.order = run.order.reordered(order_seed)
     own = {"split": target.parent.name, "run": int(target.stem.removeprefix("seed"))}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT, in_suite_order, model_type_of
+from leaderboard.season_tools.drops import ALPHA, Drop, drops
 from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import ForkFloors, Scores
@@ -17,11 +18,9 @@ from moeload_bench.errors import ResultError
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
-from moeload_bench.results.drops import ALPHA, Drop, drops
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.seeds import Runs, Spread, seed_spread
-from moeload_bench.results.statistics import log_ratio, run_means
+from moeload_bench.results.statistics import Runs, Spread, log_ratio, run_means, seed_spread
 from moeload_bench.results.tables import Table, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moeload_bench.plots import draw_heatmap, draw_states, view_trace
-from moeload_bench.plots.style import style
+from moeload_bench.style import style
 from moeload_bench.traces.trace import Trace
 
 PAPER, INK, SOFT, LINE = "#14191b", "#e6eaeb", "#a3aeb2", "#5a666b"

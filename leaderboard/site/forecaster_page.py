@@ -13,7 +13,7 @@ from leaderboard.site.payload import cell_row, cost_row, skill_note
 from leaderboard.site.views import REGRET, View, metrics_of
 from leaderboard.site.words import arguments_text, megabytes, named, three_digits
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import ALL, Grid, result_grid, with_runs_of
+from moeload_bench.results.grid import ALL, ResultGrid, result_grid, with_runs_of
 from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.tables import Table, table_of
@@ -37,8 +37,8 @@ STANDINGS = {
 class Grids:
     """The tables of a suite that all its forecasters' pages take their rows from, computed once."""
 
-    metrics: Mapping[str, Grid | None]
-    recipes: Mapping[tuple[str, str], Grid | None]
+    metrics: Mapping[str, ResultGrid | None]
+    recipes: Mapping[tuple[str, str], ResultGrid | None]
 
 
 def grids_of(board: Board) -> Grids:

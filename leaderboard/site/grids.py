@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leaderboard.site.words import named, three_digits
-from moeload_bench.results.grid import ALL, Grid, Row, result_grid
+from moeload_bench.results.captions import origins_of
+from moeload_bench.results.grid import ALL, ResultGrid, Row, result_grid
 from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import Table, error_cells, horizon_heads, marked_floor
-from moeload_bench.results.words import origins_of
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
 
-def rows_of(grid: Grid | None, forecaster: str) -> list[Row]:
+def rows_of(grid: ResultGrid | None, forecaster: str) -> list[Row]:
     """Return a forecaster's rows of a grid, in the order of states."""
     return grid.of(forecaster) if grid else []
 
 
-def by_recipe(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int], metric: str) -> Table:
+def by_recipe(
+    grids: Sequence[tuple[str, ResultGrid | None]], forecaster: str, horizons: Sequence[int], metric: str
+) -> Table:
     """Return one row per recipe and state; ``grids`` by recipe, `all` among them."""
     found = [(recipe, row) for recipe, grid in grids for row in rows_of(grid, forecaster)]
     names = {ALL: "all recipes"}
@@ -48,7 +50,7 @@ def one_run(results: Sequence[Result], names: Sequence[str], metric: str) -> lis
     return tables
 
 
-def every_metric(grids: Sequence[tuple[str, Grid | None]], forecaster: str, horizons: Sequence[int]) -> Table:
+def every_metric(grids: Sequence[tuple[str, ResultGrid | None]], forecaster: str, horizons: Sequence[int]) -> Table:
     """Return one row per metric and state, over all recipes; ``grids`` by metric."""
     rows = [
         (named(metric), row.state, *map(three_digits, row.value_K))

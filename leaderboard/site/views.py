@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from leaderboard.ranking import win_rates
 from leaderboard.season_tools.scored import run_ratios, spread_of
+from leaderboard.seeds import skill_interval
 from leaderboard.site.inputs import Board
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.comparison import Errors, errors_of
 from moeload_bench.results.grid import ALL, Row, Standings, front_of, in_state, metrics_in, with_runs_of
 from moeload_bench.results.record import Result
-from moeload_bench.results.seeds import skill_interval
-from moeload_bench.results.statistics import MIN_RECIPES, Interval, win_rates
+from moeload_bench.results.statistics import MIN_RECIPES, Interval
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better
 from moeload_bench.suites.suite import CROSSING, STATES
 

@@ -28,8 +28,8 @@ from moeload_bench.recording.parts import first_steps
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.comparison import skill as skill_of
 from moeload_bench.results.grid import present_mean, run_means
+from moeload_bench.results.json_text import content_sha256, readable_json
 from moeload_bench.results.record import Result
-from moeload_bench.results.text import content_sha256, readable_json
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers

@@ -9,8 +9,8 @@ import typer
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.results.facts import SuiteFacts, facts_path, suite_facts
+from moeload_bench.results.json_text import readable_json
 from moeload_bench.results.record import same_numbers
-from moeload_bench.results.text import readable_json
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace, read_trace
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from leaderboard.verify_trace.problems import contribution_problems
 from leaderboard.verify_trace.pulls import newest_commit, pull_problems
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.publishing.contribution import contribution_problems, known_traces
+from moeload_bench.publishing.contribution import known_traces
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.traces.store import TraceRef
 

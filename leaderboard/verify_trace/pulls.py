@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from leaderboard.verify_trace.problems import contribution_problems
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import check_repo, explaining_failures
 from moeload_bench.publishing.community import FOLDER, PATH, same_card, with_traces
-from moeload_bench.publishing.contribution import MAX_BYTES, check_size, contribution_problems, known_traces
+from moeload_bench.publishing.contribution import MAX_BYTES, check_size, known_traces
 from moeload_bench.publishing.proposal import CARD, card_file, card_of, card_text, taken_names
 from moeload_bench.traces.store import TraceRef, read_trace
 

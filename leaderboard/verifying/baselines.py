@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from leaderboard.committed import ROOT, bound_code
+from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
-from moeload_bench.submissions.check import check_submission, load_claim
+from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import Suite, default_suite, load_suite

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from leaderboard.frozen_code import code_sha256
+from leaderboard.verifying.claims import load_claim
 from leaderboard.verifying.verify import Request, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import SubmissionError, not_found, printable
-from moeload_bench.submissions.check import apart_level, check_submission, load_claim
+from moeload_bench.submissions.check import apart_level, check_submission
 from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
-from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
 from moeload_bench.suites.suite import Suite, default_suite, load_suite, locate_traces, suite_names

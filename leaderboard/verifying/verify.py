@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboard.verifying.agreement import differences
 from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
@@ -29,7 +30,6 @@ from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import replacing
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
-from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.submissions.check import check_submission, require_level

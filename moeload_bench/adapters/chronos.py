@@ -49,7 +49,7 @@ class Chronos(BlockAdapter):
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """One batch of all series, as a list, which every class takes; medians as points.
+        """Return one batch of all series, as a list, which every class takes; medians as points.
 
         The first Chronos draws its forecasts, so the seed is set at every call: what was asked before changes nothing.
         """

@@ -37,12 +37,12 @@ class PredictorAdapter(BlockAdapter):
 
     @abstractmethod
     def make(self, ahead: int) -> Any:
-        """The predictor for so many values ahead."""
+        """Return the predictor for so many values ahead."""
 
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """Medians as points; one data set of all series."""
+        """Return medians as points, from one data set of all series."""
         if ahead not in self._made:
             self._made[ahead] = self.make(ahead)
         told = list(self._made[ahead].predict(entries(context_NT)))
@@ -54,7 +54,7 @@ class PredictorAdapter(BlockAdapter):
 
 
 def entries(context_NT: FloatArray) -> list[dict[str, Any]]:
-    """The series as GluonTS reads them; steps are called seconds."""
+    """Return the series as GluonTS reads them; steps are called seconds."""
     import pandas as pd
 
     start = pd.Period(START, freq=FREQUENCY)

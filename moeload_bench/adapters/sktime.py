@@ -42,7 +42,7 @@ class Sktime(BlockAdapter):
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """One fit per series."""
+        """Return one fit per series."""
         points, quantiles = [], []
         steps = np.arange(1, ahead + 1)
         for series_T in context_NT[:, -CONTEXT:]:

@@ -9,7 +9,7 @@ import typer
 
 from moeload_bench.cli.options import Forecaster, Level, no_trace
 from moeload_bench.errors import counted
-from moeload_bench.interchange.forecasts import forecast_ahead, write_forecast
+from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.traces.store import load_trace

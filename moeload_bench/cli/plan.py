@@ -31,7 +31,7 @@ from moeload_bench.cli.options import (
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
-from moeload_bench.interchange.forecasts import forecast_ahead
+from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import Level as IsolationLevel
 from moeload_bench.isolation.hosts import parse_level
@@ -39,9 +39,9 @@ from moeload_bench.live.cluster import cluster_options
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
-from moeload_bench.plots.style import check_suffix, save_figure
 from moeload_bench.results.choice import choose_policy
 from moeload_bench.results.console import plain_table
+from moeload_bench.style import check_suffix, save_figure
 from moeload_bench.traces.trace import Trace
 
 CONSTANTS = ("--step-ms", "--expert-mb", "--bandwidth")

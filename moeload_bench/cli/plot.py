@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import TraceArgument, no_trace
+from moeload_bench.cli.options import TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import not_found, printable
 from moeload_bench.evaluation.evaluate import evaluate
@@ -48,83 +48,106 @@ app = typer.Typer(
     cls=Kinds, no_args_is_help=True, help="Draw figures of traces and results as .svg, .png or .pdf (extra plot)."
 )
 
-Out = Annotated[Path, typer.Option("--out", "-o", callback=no_trace, help="The figure: a .svg, .png or .pdf file.")]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option("--layer", help="A layer, as `traces show` numbers them; may be repeated. All by default."),
-]
-First = Annotated[int | None, typer.Option("--first", help="First training step shown.")]
-Last = Annotated[int | None, typer.Option("--last", help="Last training step shown.")]
+
+def _figure(out: Path | None) -> Path | None:
+    """Return the figure's file, as given, if it can be written."""
+    if out is not None:
+        check_suffix(out)
+    return no_trace(out)
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", callback=_figure, help="The figure: a .svg, .png or .pdf file.")]
 Metric = Annotated[str, typer.Option(help="The metric drawn.")]
-Sources = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE...", help="Result files (.json) of one suite, or forecasters, which are then run."),
-]
-Suite = Annotated[str, typer.Option(help="Forecasters given: the suite they run on, by name or TOML file.")]
-OwnTrace = Annotated[
-    Path | None, typer.Option("--trace", help="Forecasters given: run them on this .parquet trace instead of a suite.")
-]
 Level = Annotated[str, typer.Option(help="Forecasters given: isolation, none, process or sandbox.")]
-
-
-@app.command("heatmap")
-def heatmap(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """Draw the load of every expert over training, one panel per layer."""
-    check_suffix(out)
-    _save(draw_heatmap(_view(trace, layer, first, last)), out)
-
-
-@app.command("shares")
-def shares(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """Draw each expert's share of a layer over training, below a strip with its state (the paper's figure 1)."""
-    check_suffix(out)
-    _save(draw_shares(_view(trace, layer, first, last)), out)
-
-
-@app.command("states")
-def states(trace: TraceArgument, out: Out, layer: Layers = None, first: First = None, last: Last = None) -> None:
-    """Draw how far the loads drift, with the thresholds of the state rule, and the state of every layer."""
-    check_suffix(out)
-    _save(draw_states(_view(trace, layer, first, last)), out)
-
-
 Window = Annotated[int, typer.Option(min=1, help="Rows that the statistic is taken over.")]
 
 
+def view_of(
+    trace: TraceArgument,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="A layer, as `traces show` numbers them; may be repeated. All by default."),
+    ] = None,
+    first: Annotated[int | None, typer.Option("--first", help="First training step shown.")] = None,
+    last: Annotated[int | None, typer.Option("--last", help="Last training step shown.")] = None,
+) -> View:
+    """Return what is shown of a trace."""
+    return view_trace(open_trace(trace), layer or (), first, last)
+
+
+def results_of(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Result files (.json) of one suite, or forecasters, which are then run."
+        ),
+    ],
+    suite: Annotated[
+        str, typer.Option(help="Forecasters given: the suite they run on, by name or TOML file.")
+    ] = "mini",
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Forecasters given: run them on this .parquet trace instead of a suite."),
+    ] = None,
+    level: Level = "process",
+) -> list[Result]:
+    """Return results from files, then those of forecasters that are run now."""
+    results = [load_result(source) for source in sources if source.endswith(".json")]
+    targets = [source for source in sources if not source.endswith(".json")]
+    if targets:
+        tasks = suite if trace is None else read_trace(trace)
+        with pair_progress() as report:
+            results += evaluate(targets, tasks, level=parse_level(level), progress=report)
+    return results
+
+
+@app.command("heatmap")
+@with_options(view=view_of)
+def heatmap(view: View, out: Out) -> None:
+    """Draw the load of every expert over training, one panel per layer."""
+    _save(draw_heatmap(view), out)
+
+
+@app.command("shares")
+@with_options(view=view_of)
+def shares(view: View, out: Out) -> None:
+    """Draw each expert's share of a layer over training, below a strip with its state (the paper's figure 1)."""
+    _save(draw_shares(view), out)
+
+
+@app.command("states")
+@with_options(view=view_of)
+def states(view: View, out: Out) -> None:
+    """Draw how far the loads drift, with the thresholds of the state rule, and the state of every layer."""
+    _save(draw_states(view), out)
+
+
 @app.command("variance")
-def variance(
-    trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
-) -> None:
+@with_options(view=view_of)
+def variance(view: View, out: Out, window: Window = 100) -> None:
     """Draw the sliding variance of each expert's share (the paper's figures 2 to 4, windows of 10 and 100)."""
-    check_suffix(out)
-    _save(draw_sliding(_view(trace, layer, first, last), "variance", window), out)
+    _save(draw_sliding(view, "variance", window), out)
 
 
 @app.command("range")
-def range_(
-    trace: TraceArgument, out: Out, window: Window = 100, layer: Layers = None, first: First = None, last: Last = None
-) -> None:
+@with_options(view=view_of)
+def range_(view: View, out: Out, window: Window = 100) -> None:
     """Draw the sliding range, largest minus smallest, of each expert's share (the paper's figures 10 and 11)."""
-    check_suffix(out)
-    _save(draw_sliding(_view(trace, layer, first, last), "range", window), out)
+    _save(draw_sliding(view, "range", window), out)
 
 
 @app.command("training")
+@with_options(view=view_of)
 def training(
-    trace: TraceArgument,
+    view: View,
     forecasters: Annotated[list[str], typer.Argument(metavar="FORECASTER...", help="One or more, as for `run`.")],
     out: Out,
     horizon: Annotated[int, typer.Option(min=1, help="Training steps forecast at each origin.")] = 100,
     every: Annotated[int | None, typer.Option(min=1, help="Steps between origins; the horizon by default.")] = None,
     metric: Metric = "window_tv",
     level: Level = "process",
-    layer: Layers = None,
-    first: First = None,
-    last: Last = None,
 ) -> None:
     """Draw error over training, one panel per layer, of forecasters that are run now (the paper's figures 5 to 9)."""
-    check_suffix(out)
-    view = _view(trace, layer, first, last)
     errors = []
     with pair_progress(unit="forecasters") as report:
         for name in forecasters:
@@ -143,49 +166,24 @@ def training(
 
 
 @app.command("horizon")
-def horizon(
-    sources: Sources,
-    out: Out,
-    metric: Metric = "window_tv",
-    suite: Suite = "mini",
-    trace: OwnTrace = None,
-    level: Level = "process",
-) -> None:
+@with_options(results=results_of)
+def horizon(results: list[Result], out: Out, metric: Metric = "window_tv") -> None:
     """Draw error against the horizon with the floors drawn in, one panel per state."""
-    check_suffix(out)
-    _save(draw_horizon(_results(sources, suite, trace, level), metric), out)
+    _save(draw_horizon(results, metric), out)
 
 
 @app.command("cost")
+@with_options(results=results_of)
 def cost(
-    sources: Sources,
+    results: list[Result],
     out: Out,
     metric: Metric = "window_tv",
     horizon: Annotated[
         int | None, typer.Option(help="One of the suite's horizons; the one nearest to 100 by default.")
     ] = None,
-    suite: Suite = "mini",
-    trace: OwnTrace = None,
-    level: Level = "process",
 ) -> None:
     """Draw accuracy against cost: error at one horizon over the time of a forecast, one panel per state."""
-    check_suffix(out)
-    _save(draw_cost(_results(sources, suite, trace, level), metric, horizon), out)
-
-
-def _view(trace: str, layers: list[str] | None, first: int | None, last: int | None) -> View:
-    return view_trace(open_trace(trace), layers or (), first, last)
-
-
-def _results(sources: list[str], suite: str, trace: Path | None, level: str) -> list[Result]:
-    """Return results from files, then those of forecasters that are run now."""
-    results = [load_result(source) for source in sources if source.endswith(".json")]
-    targets = [source for source in sources if not source.endswith(".json")]
-    if targets:
-        tasks = suite if trace is None else read_trace(trace)
-        with pair_progress() as report:
-            results += evaluate(targets, tasks, level=parse_level(level), progress=report)
-    return results
+    _save(draw_cost(results, metric, horizon), out)
 
 
 def _save(figure: Any, out: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import printable
+from moeload_bench.words import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,26 +65,28 @@ def command_lines(command: str, width: int) -> str:
 
 
 @contextmanager
-def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Callable[[int, int, str], None]]:
+def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Progress]:
     """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most."""
     if quiet or not sys.stderr.isatty():
-        yield _silent if quiet else _lines(unit)
+        yield silent if quiet else _lines(unit)
         return
     with terminal_bar(transient=True) as report:
         yield report
 
 
 @contextmanager
-def terminal_bar(*, transient: bool) -> Iterator[Callable[[int, int, str], None]]:
+def terminal_bar(*, transient: bool) -> Iterator[Progress]:
     """Yield ``report(done, total, what)`` that moves a bar with an estimate; ``transient``: it vanishes at the end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as Bar,
     )
 
     columns = (
@@ -93,7 +96,7 @@ def terminal_bar(*, transient: bool) -> Iterator[Callable[[int, int, str], None]
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=transient) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=transient) as bar:
         task = bar.add_task("starting", total=None)
 
         def report(done: int, total: int, what: str) -> None:
@@ -102,11 +105,7 @@ def terminal_bar(*, transient: bool) -> Iterator[Callable[[int, int, str], None]
         yield report
 
 
-def _silent(done: int, total: int, what: str) -> None:
-    return
-
-
-def _lines(unit: str) -> Callable[[int, int, str], None]:
+def _lines(unit: str) -> Progress:
     started = last = time.monotonic()
 
     def report(done: int, total: int, what: str) -> None:

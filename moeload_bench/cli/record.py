@@ -21,14 +21,13 @@ from moeload_bench.publishing.push import RecordingPush
 from moeload_bench.recipes.processes import torchrun_ranks
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.writer import finish_parts
+from moeload_bench.recording.writer import StepProgress, finish_parts
 
 if TYPE_CHECKING:
     from moeload_bench.recipes.training import Job
 
 LINE_EVERY_STEPS = 100
 SHARD_STEPS = 250
-Report = Callable[[int, dict[str, Any]], None]
 
 
 def record(
@@ -183,7 +182,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
+def pushed(repo: str | None, target: Path, report: StepProgress) -> Iterator[StepProgress]:
     """Yield a ``report`` that also sends the shards closed so far; the trace follows at the end, unless an error
     occurs.
     """
@@ -206,7 +205,7 @@ def pushed(repo: str | None, target: Path, report: Report) -> Iterator[Report]:
 
 
 @contextmanager
-def step_progress(steps: int) -> Iterator[Report]:
+def step_progress(steps: int) -> Iterator[StepProgress]:
     """Yield ``report(step, row)``: a bar with an estimate on a terminal, a line every 100 steps elsewhere."""
     if not sys.stderr.isatty():
         yield lambda step, row: _line(step, steps, row)

@@ -13,8 +13,8 @@ from moeload_bench.errors import ResultError, SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.captions import failure_lines, why_no_table
 from moeload_bench.results.record import load_result
-from moeload_bench.results.words import failure_lines, why_no_table
 from moeload_bench.suites.suite import Suite, load_suite
 
 

@@ -26,12 +26,12 @@ from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.placement.plans import ClusterShape, headline_shapes
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
+from moeload_bench.results.collection import Results
 from moeload_bench.results.console import drawn
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Results
 from moeload_bench.results.tables import metric_table
-from moeload_bench.results.words import answer_lines, failure_lines, why_no_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
 from moeload_bench.traces.store import look_in, open_source

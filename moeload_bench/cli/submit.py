@@ -17,11 +17,10 @@ from moeload_bench.errors import HubError, SubmissionError, SuiteError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.record import Results
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
 from moeload_bench.submissions.folder import RECORD
-from moeload_bench.submissions.names import check_name, check_owner, names_in, records_of, refuse_lookalike
+from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from moeload_bench.suites.suite import Suite, check_traces, default_suite, load_suite
@@ -47,7 +46,7 @@ def author_of(
     """Return what a submitter says of the work."""
     kind = "pretrained" if model_type is None and fitted_on else model_type
     where = hardware or environment().hardware
-    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or ())
+    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or [])
 
 
 @with_options(who=author_of)
@@ -182,7 +181,7 @@ def _text(path: Path) -> str:
 def _show(prepared: Prepared) -> None:
     """Show the scores with floors and skill alone, the record, and the sizes of the files."""
     console = plain_console()
-    for part in brief_tables(Results([prepared.result]), PRIMARY, console.width):
+    for part in brief_tables([prepared.result], PRIMARY, console.width):
         console.print(part)
     typer.echo(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():

@@ -31,7 +31,8 @@ from moeload_bench.isolation.targets import (
     preflight,
     source_sha256,
 )
-from moeload_bench.results.record import ForecasterRecord, Result, Results, RunResult, SuiteRecord
+from moeload_bench.results.collection import Results
+from moeload_bench.results.record import ForecasterRecord, Result, RunResult, SuiteRecord
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
 from moeload_bench.traces.store import Source

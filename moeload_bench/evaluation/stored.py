@@ -21,8 +21,9 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
-from moeload_bench.results.record import Result, Results, RunResult, load_result, rounded_tree
-from moeload_bench.results.text import content_sha256
+from moeload_bench.results.collection import Results
+from moeload_bench.results.json_text import content_sha256
+from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over

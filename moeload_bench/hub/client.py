@@ -85,7 +85,6 @@ def propose(
     description: str = "",
     *,
     remove: Sequence[str] = (),
-    repo_type: str = "dataset",
     api: HfApi | None = None,
 ) -> str:
     """Open one pull request that adds, replaces or removes files, and return its address. Raises `HubError`."""
@@ -101,7 +100,7 @@ def propose(
     made = explaining_failures(
         repo,
         lambda: api.create_commit(
-            repo, operations, commit_message=title, commit_description=description, repo_type=repo_type, create_pr=True
+            repo, operations, commit_message=title, commit_description=description, repo_type="dataset", create_pr=True
         ),
     )
     return str(made.pr_url)

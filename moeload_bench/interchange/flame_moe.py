@@ -20,8 +20,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import find_files
+from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.parquet import check_cost, open_mapped
 
 _ROWS = 1 << 16
@@ -61,7 +61,7 @@ def _place(file: Path, common: Path) -> tuple[int, int]:
 
 def _rows(
     found: dict[int, dict[int, list[Path]]], layers: tuple[int, ...], counter: _Counter, report: Report | None
-) -> Iterator[Row]:
+) -> Iterator[LogRow]:
     size_of = {step: sum(file.stat().st_size for files in by_layer.values() for file in files)
                for step, by_layer in found.items()}  # fmt: skip
     total, done = sum(size_of.values()), 0
@@ -69,7 +69,7 @@ def _rows(
         counted = [[counter.count(file) for file in found[step][layer]] for layer in layers]
         load_LE = np.stack([np.sum([load_E for load_E, _ in parts], axis=0) for parts in counted])
         tokens_L = np.array([sum(tokens for _, tokens in parts) for parts in counted], dtype=np.int64)
-        yield Row(step, load_LE, str(found[step][layers[0]][0]), tokens_L)
+        yield LogRow(step, load_LE, str(found[step][layers[0]][0]), tokens_L)
         if report is not None:
             done += size_of[step]
             report(done, total, f"checkpoint {step}")

@@ -10,7 +10,8 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,21 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import JsonLines, Progress, field_of, find_files, whole_counts, whole_number
+from moeload_bench.interchange.logfiles import (
+    JsonLines,
+    Progress,
+    field_of,
+    find_files,
+    side_by_side,
+    whole_counts,
+    whole_number,
+)
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
 
-class _Step(NamedTuple):
+class _FileStep(NamedTuple):
     """One file's lines of a step: ``where`` is the place of the first, ``lines`` the place of each layer's."""
 
     number: int
@@ -40,43 +49,27 @@ def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log
     files = find_files(paths, "*.jsonl")
     progress = Progress(files, report)
     readers = [JsonLines(file, progress) for file in files]
-    steps = [_steps(reader) for reader in readers]
-    first = [next(step, None) for step in steps]
-    begun = [step for step in first if step is not None]
-    if len(begun) != len(files):
-        silent = next(r for r, step in zip(readers, first, strict=True) if step is None)
+    steps = side_by_side(readers, [_steps(reader) for reader in readers], "step")
+    first = next(steps, None)
+    if first is None:
+        silent = next((reader for reader in readers if reader.cut), readers[0])
         raise TraceError(f"{silent.path}: no complete step in it{f': {silent.cut}' if silent.cut else ''}")
-    layers = tuple(sorted(begun[0].load))
-    experts = len(begun[0].load[layers[0]])
+    layers = tuple(sorted(first[0].load))
+    experts = len(first[0].load[layers[0]])
     cut: list[str] = []
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
-    return Log(where, layers, experts, _rows(begun, steps, readers, layers, experts, cut), cut=cut)
+    return Log(where, layers, experts, _rows(chain([first], steps), readers, layers, experts, cut), cut=cut)
 
 
 def _rows(
-    first: list[_Step],
-    steps: list[Iterator[_Step]],
-    readers: list[JsonLines],
-    layers: tuple[int, ...],
-    experts: int,
-    cut: list[str],
-) -> Iterator[Row]:
-    group: list[_Step | None] = [*first]
-    while True:
-        there = [step for step in group if step is not None]
-        ended = [reader for reader, step in zip(readers, group, strict=True) if step is None]
-        if not there or any(reader.cut for reader in ended):
-            break
-        if ended or len({step.number for step in there}) > 1:
-            low = min(there, key=lambda step: step.number)
-            lacks = ended[0].path if ended else max(there, key=lambda step: step.number).where
-            raise TraceError(f"{lacks}: step {low.number} is missing, {low.where} has it; expected it in every file")
-        yield _row(there, layers, experts)
-        group = [next(step, None) for step in steps]
+    steps: Iterable[list[_FileStep]], readers: list[JsonLines], layers: tuple[int, ...], experts: int, cut: list[str]
+) -> Iterator[LogRow]:
+    for step in steps:
+        yield _row(step, layers, experts)
     cut += [reader.cut for reader in readers if reader.cut]
 
 
-def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
+def _row(files: list[_FileStep], layers: tuple[int, ...], experts: int) -> LogRow:
     load_LE = np.zeros((len(layers), experts), dtype=np.int64)
     tokens_L, dropped_LE = np.zeros(len(layers), dtype=np.int64), np.zeros_like(load_LE)
     for step in files:
@@ -98,7 +91,7 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
             raise TraceError(
                 f"{files[0].where}: step {files[0].number}: {name} in some lines only, expected all or none"
             )
-    return Row(
+    return LogRow(
         files[0].number,
         load_LE,
         files[0].where,
@@ -107,9 +100,9 @@ def _row(files: list[_Step], layers: tuple[int, ...], experts: int) -> Row:
     )
 
 
-def _steps(lines: JsonLines) -> Iterator[_Step]:
+def _steps(lines: JsonLines) -> Iterator[_FileStep]:
     """Yield the steps of one file; the last one only if no broken line may belong to it."""
-    step: _Step | None = None
+    step: _FileStep | None = None
     layers = 0
     for line, record in lines:
         number = whole_number(field_of(record, "step", line.where, _FIELDS), "step", line.where)
@@ -119,13 +112,13 @@ def _steps(lines: JsonLines) -> Iterator[_Step]:
             if step is not None:
                 layers = layers or len(step.load)
                 yield step
-            step = _Step(number, line.where, {}, {}, {}, {})
+            step = _FileStep(number, line.where, {}, {}, {}, {})
         _add(step, record, line.where)
     if step is not None and (not lines.cut or len(step.load) == layers):
         yield step
 
 
-def _add(step: _Step, record: dict[str, Any], where: str) -> None:
+def _add(step: _FileStep, record: dict[str, Any], where: str) -> None:
     unknown = set(record) - set(_FIELDS)
     if unknown:
         raise TraceError(f"{where}: unknown field {min(unknown)!r}; there is: {', '.join(_FIELDS)}")

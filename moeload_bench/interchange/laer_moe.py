@@ -18,8 +18,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import find_files
+from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")
 MAX_BYTES = 1 << 30
@@ -55,7 +55,7 @@ def read_laer_moe(
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
     if report is not None:
         report(file.stat().st_size, file.stat().st_size, file.name)
-    rows = (Row(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
+    rows = (LogRow(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
     return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)
 

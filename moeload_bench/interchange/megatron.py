@@ -21,8 +21,9 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,24 +31,25 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import (
+from moeload_bench.interchange.logfiles import (
     JsonLines,
     Progress,
     field_of,
     files_by_number,
     find_files,
     same_on_all,
+    side_by_side,
     whole_counts,
     whole_number,
 )
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 _TOKENS = ("iter", "block", "layer", "tpe")
 _TRACE = ("step", "block", "layer", "num_tokens", "topk", "top_indices")
 
 
 @dataclass(frozen=True)
-class Layout:
+class RankLayout:
     """How the ranks were laid out; ``stage_layers``: transformer layers of one pipeline stage, dense ones included.
 
     ``tensor`` is the tensor-parallel size *of the experts*: ranks that hold parts of the same experts.
@@ -81,7 +83,7 @@ class Layout:
         return self.stage(rank, world) * (self.stage_layers or 0) + local
 
 
-class _Step(NamedTuple):
+class _RankStep(NamedTuple):
     """What one rank reports for one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
 
     number: int
@@ -91,7 +93,7 @@ class _Step(NamedTuple):
     passes: dict[int, int]
 
 
-_Add = Callable[[_Step, int, dict[str, Any], str], None]
+_Add = Callable[[_RankStep, int, dict[str, Any], str], None]
 """Adds a line's counts to its layer's."""
 
 
@@ -106,7 +108,7 @@ def read_tokens(
 ) -> Log:
     """Return the log in the `rank*.jsonl` files of a folder or glob; experts are merged over the ranks."""
     ranks = files_by_number(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
-    layout = Layout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel)
+    layout = RankLayout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel)
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
@@ -121,13 +123,13 @@ def read_routing(
     """Return the log in the `router_trace_rank*.jsonl` files; ``experts`` per layer: the files do not say it."""
     ranks = files_by_number(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     choices = _Choices(experts)
-    log = _log(ranks, Layout(1, pipeline_parallel, stage_layers), report, "step", _TRACE, choices.add, experts)
+    log = _log(ranks, RankLayout(1, pipeline_parallel, stage_layers), report, "step", _TRACE, choices.add, experts)
     return replace(log, top_k=choices.top_k)
 
 
 def _log(
     ranks: dict[int, Path],
-    layout: Layout,
+    layout: RankLayout,
     report: Report | None,
     key: str,
     names: tuple[str, ...],
@@ -137,8 +139,8 @@ def _log(
     folder = ranks[0].parent
     layout.check(len(ranks), folder)
     progress = Progress(list(ranks.values()), report)
-    files = [_Rank(rank, ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
-    steps = _side_by_side(files)
+    files = [_Rank(ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
+    steps = side_by_side([file.lines for file in files], [file.steps() for file in files], "iteration")
     first = next(steps, None)
     if first is None:
         cut = [file.lines.cut for file in files if file.lines.cut]
@@ -153,20 +155,18 @@ def _log(
             "(tensor parallelism without sequence parallelism routes them several times)"
         )
     table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
-    rows = _rows(first, steps, files, table, notes, cut)
+    rows = _rows(chain([first], steps), files, table, notes, cut)
     where = f"{folder} ({len(ranks)} rank{'s' if len(ranks) > 1 else ''})"
     return Log(where, layers, table.experts, rows, notes=notes, cut=cut)
 
 
 def _rows(
-    first: list[_Step],
-    steps: Iterator[list[_Step]],
+    steps: Iterable[list[_RankStep]],
     files: list[_Rank],
     table: _Table,
     notes: list[str],
     cut: list[str],
-) -> Iterator[Row]:
-    yield table.row(first)
+) -> Iterator[LogRow]:
     for step in steps:
         yield table.row(step)
     if any(file.heads for file in files):
@@ -177,14 +177,14 @@ def _rows(
 class _Rank:
     """The iterations of one rank's file."""
 
-    def __init__(self, rank: int, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
-        self.rank, self.heads = rank, False
+    def __init__(self, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
+        self.heads = False
         self.lines = JsonLines(path, progress)
         self._key, self._names, self._add = key, names, add
 
-    def steps(self) -> Iterator[_Step]:
+    def steps(self) -> Iterator[_RankStep]:
         """Yield whole iterations in order; leave out one that a broken last line may belong to."""
-        step: _Step | None = None
+        step: _RankStep | None = None
         whole_passes: dict[int, int] = {}
         for line, record in self.lines:
             number = whole_number(field_of(record, self._key, line.where, self._names), self._key, line.where)
@@ -200,14 +200,14 @@ class _Rank:
                 if step is not None:
                     whole_passes = whole_passes or step.passes
                     yield step
-                step = _Step(number, line.where, {}, {}, {})
+                step = _RankStep(number, line.where, {}, {}, {})
             layer = whole_number(field_of(record, "layer", line.where, self._names), "layer", line.where)
             self._add(step, layer, record, line.where)
         if step is not None and (not self.lines.cut or step.passes == whole_passes):
             yield step
 
 
-def _add_tokens(step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
+def _add_tokens(step: _RankStep, layer: int, record: dict[str, Any], where: str) -> None:
     """Add the tokens per expert of one line, which holds all micro-batches of a layer."""
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
@@ -222,7 +222,7 @@ class _Choices:
         self.experts = experts
         self.top_k: int | None = None
 
-    def add(self, step: _Step, layer: int, record: dict[str, Any], where: str) -> None:
+    def add(self, step: _RankStep, layer: int, record: dict[str, Any], where: str) -> None:
         """Count one line's choices."""
         tokens = whole_number(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
         top_k = whole_number(field_of(record, "topk", where, _TRACE), "topk", where, least=1)
@@ -245,38 +245,16 @@ class _Choices:
         step.passes[layer] = step.passes.get(layer, 0) + 1
 
 
-def _side_by_side(files: list[_Rank]) -> Iterator[list[_Step]]:
-    """Yield the same iteration of all ranks; raise if a rank lacks one that another has."""
-    readers = [file.steps() for file in files]
-    before: int | None = None
-    while True:
-        group = [next(reader, None) for reader in readers]
-        there = [step for step in group if step is not None]
-        ended = [file for file, step in zip(files, group, strict=True) if step is None]
-        if not there or any(file.lines.cut for file in ended):
-            return
-        number = min(step.number for step in there)
-        late = [f for f, s in zip(files, group, strict=True) if s is not None and s.number != number]
-        if ended or late:
-            raise TraceError(
-                f"{(ended or late)[0].lines.path}: iteration {number} is missing in rank {(ended or late)[0].rank}, "
-                f"other ranks have it ({there[0].where}), expected the same iterations from every rank"
-                + ("" if before is None else f" (--last-step {before} imports what comes before)")
-            )
-        before = number
-        yield there
-
-
 class _Table:
     """Merges the ranks' parts of an iteration."""
 
-    def __init__(self, layers: tuple[int, ...], experts: int, layout: Layout, is_global: bool) -> None:
+    def __init__(self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool) -> None:
         self.layers, self.experts = layers, experts
         self._place = {layer: m for m, layer in enumerate(layers)}
         self._layout, self._global = layout, is_global
         self._expected: list[set[int]] = []
 
-    def row(self, ranks: list[_Step]) -> Row:
+    def row(self, ranks: list[_RankStep]) -> LogRow:
         """Return one step, after checking every rank's layers against those of its first iteration."""
         self._expected = self._expected or self._stage_layers(ranks)
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
@@ -289,9 +267,9 @@ class _Table:
                 if first is not None:
                     load_LE[at, first : first + len(load_E)] += load_E
                     tokens_L[at] += step.tokens.get(local, 0)
-        return Row(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
+        return LogRow(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
 
-    def _stage_layers(self, ranks: list[_Step]) -> list[set[int]]:
+    def _stage_layers(self, ranks: list[_RankStep]) -> list[set[int]]:
         """Return the layers of each rank: all that any rank of its stage has."""
         world, stages = len(ranks), [self._layout.stage(rank, len(ranks)) for rank in range(len(ranks))]
         for rank, step in enumerate(ranks):
@@ -303,7 +281,7 @@ class _Table:
                 )
         return [{m for r, s in enumerate(ranks) if stages[r] == stages[rank] for m in s.load} for rank in range(world)]
 
-    def _check_all(self, ranks: list[_Step]) -> None:
+    def _check_all(self, ranks: list[_RankStep]) -> None:
         for rank, step in enumerate(ranks):
             self._check(rank, step)
         number = [next(iter(step.passes.values())) for step in ranks]  # checked: the same in each layer of a rank
@@ -318,7 +296,7 @@ class _Table:
     def _left_out(self) -> str:
         return ": the tracer leaves out those in which tokens were dropped" if self._global else ""
 
-    def _check(self, rank: int, step: _Step) -> None:
+    def _check(self, rank: int, step: _RankStep) -> None:
         wrong = self._expected[rank] ^ set(step.load)
         if wrong:
             layer = min(wrong)
@@ -335,7 +313,7 @@ class _Table:
                 f"{self._left_out()}"
             )
 
-    def _first_expert(self, rank: int, step: _Step, layer: int, ranks: list[_Step]) -> int | None:
+    def _first_expert(self, rank: int, step: _RankStep, layer: int, ranks: list[_RankStep]) -> int | None:
         """Return the first expert that a rank's counts are for; None if another rank counts the same tokens."""
         if self._global:
             return 0

@@ -18,7 +18,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
-from moeload_bench.interchange.forecasts import Ahead, check_model_layers, check_sglang_name, put_about, put_file
+from moeload_bench.files import write_whole
+from moeload_bench.interchange.forecast_files import Ahead, check_model_layers, check_sglang_name, put_about
 from moeload_bench.placement.plans import ClusterShape, plan
 
 
@@ -80,7 +81,7 @@ def write_placement(placement: Placement, path: Path, kind: str) -> Path:
     for a name that is not one of the FORMATS, `PlacementError` for a plan that a format cannot hold.
     """
     check_format(kind)
-    put_file(path, FORMATS[kind](placement, path))
+    write_whole(path, FORMATS[kind](placement, path))
     if kind != "json":
         put_about(path, placement.about)
     return path

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,11 +20,12 @@ from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
+from moeload_bench.words import Progress
 
 Semantics = Literal["pre_drop", "post_drop", "unknown"]
-Report = Callable[[int, int, str], None]
-"""``report(done, total, what)``, in bytes of the files read."""
 
+Report = Progress
+"""In bytes of the files read."""
 CELLS_IN_MEMORY = 1 << 22
 """Loads that are held before they go to disk: 32 MiB."""
 
@@ -33,7 +34,7 @@ class CutShortWarning(UserWarning):
     """The log breaks off; it is imported up to there."""
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """One step of a log; ``where`` names the file and line that it came from."""
 
     step: int
@@ -54,7 +55,7 @@ class Log:
     where: str
     layers: tuple[int, ...]
     experts: int
-    rows: Iterator[Row]
+    rows: Iterator[LogRow]
     semantics: Semantics = "pre_drop"
     top_k: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -112,7 +113,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     return Imported(target, written.steps, len(log.layers), log.experts, meta.stride, meta.notes)
 
 
-def _wanted(rows: Iterator[Row], options: Options) -> Iterator[Row]:
+def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
     last = options.last_step
     for row in rows:
         if last is not None and row.step > last:
@@ -123,7 +124,7 @@ def _wanted(rows: Iterator[Row], options: Options) -> Iterator[Row]:
             return  # later rows may be damaged
 
 
-def _in_order(rows: Iterator[Row], where: str) -> Iterator[Row]:
+def _in_order(rows: Iterator[LogRow], where: str) -> Iterator[LogRow]:
     """Yield the rows, each after checking that it follows the last one by the same stride."""
     before: list[int] = []
     for row in rows:
@@ -158,14 +159,14 @@ class _Chunks:
         if log.top_k is not None and options.top_k not in (None, log.top_k):
             raise TraceError(f"{log.where}: top-k is {log.top_k} in the file, got --top-k {options.top_k}")
         self._top_k = log.top_k if options.top_k is None else options.top_k
-        self._rows: list[Row] = []
+        self._rows: list[LogRow] = []
         self._stride = 1
         self._dropped: bool | None = None
         self.paths: list[Path] = []
         self.steps = 0
         self._meta()  # checked before a long log is read
 
-    def add(self, row: Row) -> None:
+    def add(self, row: LogRow) -> None:
         """Take in one row; when enough loads are held, they go to disk."""
         self._rows.append(row)
         held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
@@ -196,7 +197,7 @@ class _Chunks:
         self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))
         self.steps += len(rows)
 
-    def _tokens(self, rows: list[Row], load_SLE: IntArray) -> IntArray:
+    def _tokens(self, rows: list[LogRow], load_SLE: IntArray) -> IntArray:
         """Return tokens [S, L]: those of the log, else the number that was given, else what the loads imply."""
         given = self._options.tokens
         if rows[0].tokens_L is not None:
@@ -212,7 +213,7 @@ class _Chunks:
             )
         return self._from_loads(rows, load_SLE)
 
-    def _from_loads(self, rows: list[Row], load_SLE: IntArray) -> IntArray:
+    def _from_loads(self, rows: list[LogRow], load_SLE: IntArray) -> IntArray:
         total_SL: IntArray = load_SLE.sum(axis=2)
         if self._top_k is None:
             return total_SL

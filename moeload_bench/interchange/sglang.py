@@ -35,8 +35,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import find_files, whole_counts
+from moeload_bench.interchange.logfiles import find_files, whole_counts
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 MAX_BYTES = 2 << 30
 """Unpacked size: a file is read whole, and its counts are held several times."""
@@ -76,9 +76,9 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
     return Log(where, layers, load_SLE.shape[2], _rows(step_S, load_SLE[:, kept_L], where), notes=notes)
 
 
-def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[Row]:
+def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[LogRow]:
     for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
-        yield Row(step, np.ascontiguousarray(load_LE), where)
+        yield LogRow(step, np.ascontiguousarray(load_LE), where)
 
 
 def _no_count(where: str) -> TraceError:
@@ -158,7 +158,7 @@ def _each(loaded: list[dict[str, Any]], files: list[Path]) -> Iterator[tuple[dic
     yield from zip(loaded, files, strict=True)
 
 
-def load_arrays(path: Path, max_bytes: int = MAX_BYTES, seconds: int = SECONDS) -> dict[str, Any]:
+def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Return the recorder's tensors as arrays, by name; another process opens the file.
 
     Raise `TraceError` for a file that is not an archive of `torch.save`, is larger than ``max_bytes`` unpacked, or
@@ -166,12 +166,12 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES, seconds: int = SECONDS) 
     """
     _check_archive(path, max_bytes)
     with tempfile.TemporaryDirectory(prefix="moeload-sglang-") as folder:
-        command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), folder, str(max_bytes), str(seconds)]
+        command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), folder, str(max_bytes), str(SECONDS)]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=2 * seconds, cwd=folder, check=False)
+            done = subprocess.run(command, capture_output=True, timeout=2 * SECONDS, cwd=folder, check=False)
             answer = json.loads(done.stdout.strip().splitlines()[-1])
         except subprocess.TimeoutExpired:
-            raise TraceError(f"{path}: not read within {2 * seconds} s") from None
+            raise TraceError(f"{path}: not read within {2 * SECONDS} s") from None
         except (ValueError, IndexError):
             tail = printable(done.stderr.decode(errors="replace").strip()[-200:])
             raise TraceError(f"{path}: the reading process ended with {done.returncode}: {tail}") from None

@@ -19,8 +19,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import Progress, find_files, read_lines, whole_counts
+from moeload_bench.interchange.logfiles import Progress, find_files, read_lines, whole_counts
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
 _LINE = re.compile(rb"(\d{1,6}):(\[.*\])\s*")
@@ -61,7 +61,7 @@ def _shape(load: dict[int, IntArray]) -> tuple[tuple[int, ...], int]:
 
 def _rows(
     found: dict[int, dict[int, Path]], layers: tuple[int, ...], experts: int, progress: Progress, cut: list[str]
-) -> Iterator[Row]:
+) -> Iterator[LogRow]:
     """Yield whole iterations; the last one is left out if one of its files breaks off."""
     *others, last = sorted(found)
     for number in others:
@@ -78,7 +78,7 @@ class _BreaksOffError(TraceError):
     """The last line has no end."""
 
 
-def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: int, progress: Progress) -> Row:
+def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: int, progress: Progress) -> LogRow:
     load_LE = np.zeros((len(layers), experts), dtype=np.int64)
     for file in ranks.values():
         load = _file(file, progress)
@@ -86,7 +86,7 @@ def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: 
         if wrong:
             raise TraceError(f"{file}: layer {min(wrong)} is missing or new, expected {len(layers)} layers: {layers}")
         load_LE += np.stack([_of_experts(load[layer], experts, layer, file) for layer in layers])
-    return Row(number, load_LE, str(ranks[min(ranks)]))
+    return LogRow(number, load_LE, str(ranks[min(ranks)]))
 
 
 def _of_experts(load_E: IntArray, experts: int, layer: int, file: Path) -> IntArray:

@@ -27,8 +27,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import WholeLines
+from moeload_bench.interchange.logfiles import WholeLines
+from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.trace import MAX_COUNT
 
 BLOCK = 1 << 20
@@ -245,14 +245,14 @@ class _Cells:
                 return first + int(np.argmax(empty_P))
         return None
 
-    def rows(self, steps: int) -> Iterator[Row]:
+    def rows(self, steps: int) -> Iterator[LogRow]:
         """Yield the first ``steps`` steps."""
         shape = self._shape
         L, E = len(shape.layer_L), shape.experts
         for s, step in enumerate(shape.step_S[:steps].tolist()):
             held = _mapped(self._loads, s * L * shape.units, L * shape.units, shape.width)
             tokens_L = None if self._tokens is None else np.array(_mapped(self._tokens, s * L, L, 1)[:, 0]) - 1
-            yield Row(step, np.array(held).reshape(L, E) - 1, str(self._path), tokens_L)
+            yield LogRow(step, np.array(held).reshape(L, E) - 1, str(self._path), tokens_L)
 
 
 def _reserved(path: Path, size: int) -> IO[bytes]:

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
+from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.interchange.scalars import Names, match_names
-from moeload_bench.interchange.text import find_files
 
 MAX_RECORD = 256 << 20
 EXACT = 1 << 24
@@ -52,7 +52,7 @@ def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None,
     return Log(str(files[0].parent), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
 
 
-def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[Row]:
+def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[LogRow]:
     """Yield complete steps; raise for an incomplete one, but if it is the last, leave it out and say so in ``cut``."""
     load_LE = np.full((len(names.layers), names.experts), -1, dtype=np.int64)
     step: int | None = None
@@ -75,17 +75,17 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[R
     if step is None:
         return
     if (load_LE >= 0).all():
-        yield Row(step, load_LE, where)
+        yield LogRow(step, load_LE, where)
     else:
         there = int((load_LE >= 0).sum())
         cut.append(f"{where}: breaks off in step {step}, which has {there} of {load_LE.size} values; read up to it")
 
 
-def _whole(step: int, load_LE: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Names, where: str) -> Row:
+def _whole(step: int, load_LE: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Names, where: str) -> LogRow:
     if (load_LE < 0).any():
         m, e = (int(i) for i in np.argwhere(load_LE < 0)[0])
         raise TraceError(f"{where}: expert {e} of layer {names.layers[m]} has no value in step {step}, others have one")
-    return Row(step, load_LE, where)
+    return LogRow(step, load_LE, where)
 
 
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:

@@ -24,8 +24,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
-from moeload_bench.interchange.text import (
+from moeload_bench.interchange.logfiles import (
     field_of,
     files_by_number,
     find_files,
@@ -33,6 +32,7 @@ from moeload_bench.interchange.text import (
     whole_counts,
     whole_number,
 )
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 MAX_HEADER = 256 << 20
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
@@ -89,7 +89,7 @@ def _rows(
     experts: int,
     replicated: bool,
     report: Report | None,
-) -> Iterator[Row]:
+) -> Iterator[LogRow]:
     total = sum(reader.path.stat().st_size for reader in ranks)
     for done, step in enumerate(steps, 1):
         load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
@@ -101,7 +101,7 @@ def _rows(
                 f"{ranks[0].path}: all {len(ranks)} ranks hold the same counts: without attention data parallelism "
                 "every rank counts all tokens; say --replicated to take them once"
             )
-        yield Row(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
+        yield LogRow(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
         if report is not None:
             report(total * done // len(steps), total, f"iteration {step}")
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.rows import Log, Report, Row
+from moeload_bench.interchange.logfiles import WholeLines, find_files
+from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.interchange.scalars import Names, match_names
-from moeload_bench.interchange.text import WholeLines, find_files
 from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
@@ -95,7 +95,7 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterato
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
-def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report: Report | None) -> Iterator[Row]:
+def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report: Report | None) -> Iterator[LogRow]:
     wanted, size, done = [step, *names.at], file.stat().st_size, 0
     for batch, read in _batches(file, wanted, lines):
         value_NC = np.stack(
@@ -118,7 +118,7 @@ def _floats(column: Any, name: str, file: Path) -> Any:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _row(row_C: Any, names: Names, step: str, where: str) -> Row | None:
+def _row(row_C: Any, names: Names, step: str, where: str) -> LogRow | None:
     number, value_C = row_C[0], row_C[1:]
     empty = np.isnan(value_C)
     if empty.all():
@@ -138,4 +138,4 @@ def _row(row_C: Any, names: Names, step: str, where: str) -> Row | None:
     load_LE: IntArray = np.zeros((len(names.layers), names.experts), dtype=np.int64)
     places = np.array(list(names.at.values()))
     load_LE[places[:, 0], places[:, 1]] = value_C
-    return Row(int(number), load_LE, where)
+    return LogRow(int(number), load_LE, where)

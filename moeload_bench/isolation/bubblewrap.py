@@ -69,7 +69,7 @@ class Command:
 def sandbox_command(
     target: StoredTarget | None, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
 ) -> tuple[Command, int]:
-    """The command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from.
+    """Return the command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from.
 
     Without a ``target`` the sandbox holds no forecaster. ``counted``: it runs in a control group, which charges it with
     children that it does not wait for.
@@ -96,7 +96,7 @@ def sandbox_command(
 
 
 def first_process_is_ours() -> bool:
-    """Whether the worker itself is the sandbox's first process, and has to leave it (`worker`).
+    """Return whether the worker itself is the sandbox's first process, and has to leave it (`worker`).
 
     As root, bubblewrap's own is that: it belongs to another user than the forecaster, who cannot touch it.
     """
@@ -104,12 +104,12 @@ def first_process_is_ours() -> bool:
 
 
 def kernel_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of this process's environment the sandbox gets too."""
+    """Return what of this process's environment the sandbox gets too."""
     return {name: environment[name] for name in KERNEL_SETTINGS if KERNEL_VALUE.fullmatch(environment.get(name, ""))}
 
 
 def extra_path(target: StoredTarget) -> list[str]:
-    """Folders to put on the worker's ``sys.path`` that its interpreter does not find by itself."""
+    """Return folders to put on the worker's ``sys.path`` that its interpreter does not find by itself."""
     paths = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     if isinstance(target, ModuleTarget):
         paths.append(str(_outermost_package(target.module)[1]))
@@ -118,7 +118,7 @@ def extra_path(target: StoredTarget) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def why_unavailable() -> str | None:
-    """None when a sandbox comes up on this machine (tried once per process), else the reason."""
+    """Return None when a sandbox comes up on this machine (tried once per process), else the reason."""
     if sys.platform != "linux":
         return f"bubblewrap is for Linux, this is {sys.platform}"
     if seccomp.this_machine() is None:
@@ -148,7 +148,9 @@ def _namespace_options() -> list[str]:
 
 
 def _drop_user() -> list[str]:
-    """As root: become a user of this sandbox's own, since a limit on processes binds neither root nor sharers apart."""
+    """Return what, as root, switches to a unique user id: RLIMIT_NPROC ignores root and is shared by all processes of
+    a user.
+    """
     if os.geteuid() != 0:
         return []
     user = _own_user()
@@ -157,7 +159,7 @@ def _drop_user() -> list[str]:
 
 
 def _own_user() -> int:
-    """A user id that no other sandbox on this machine has: from this process's id and a running number."""
+    """Return a user id that no other sandbox on this machine has: from this process's id and a running number."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     last = max(int(start) + int(count) for start, _, count in ranges)
     number = os.getpid() * 64 + next(_slots) % 64
@@ -166,7 +168,7 @@ def _own_user() -> int:
 
 
 def _root_options(mounts: Sequence[list[str]]) -> list[str]:
-    """The file system, built in order: what is mounted later lies on top."""
+    """Return the options that build the file system, in order: what is mounted later lies on top."""
     folders = _interpreter_folders()
     binds = [["--ro-bind", str(folder), str(folder)] for folder in folders]
     binds += [["--ro-bind", str(link.resolve()), str(link)] for link in _interpreter_links(folders)]
@@ -189,7 +191,7 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
 
 
 def _masked_proc() -> list[str]:
-    """What the kernel says of the whole machine, which another sandbox could change: locks, pages, waiting."""
+    """Return what the kernel says of the whole machine, which another sandbox could change: locks, pages, waiting."""
     options = []
     if os.path.isdir("/proc/pressure"):
         options += ["--tmpfs", "/proc/pressure", "--remount-ro", "/proc/pressure"]
@@ -199,7 +201,9 @@ def _masked_proc() -> list[str]:
 
 
 def _interpreter_folders() -> list[Path]:
-    """The interpreter, the standard library and the installed packages: never a whole prefix, which may be a home."""
+    """Return the interpreter, the standard library and the installed packages: never a whole prefix, which may be a
+    home.
+    """
     named = (sys.base_prefix, sys.prefix)
     prefixes = {Path(p) for prefix in named for p in (os.path.abspath(prefix), os.path.realpath(prefix))}
     found = [prefix / name for prefix in sorted(prefixes) for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
@@ -211,13 +215,15 @@ def _interpreter_folders() -> list[Path]:
 
 
 def interpreter() -> Path:
-    """This interpreter by a path without links or .. before its name, which tells a virtual environment its place."""
+    """Return this interpreter by a path without links or .. before its name, which tells a virtual environment its
+    place.
+    """
     folder, name = os.path.split(sys.executable)
     return Path(os.path.realpath(folder), name)
 
 
 def _interpreter_links(folders: Sequence[Path]) -> list[Path]:
-    """The links from the interpreter's name to its program that lie outside the bound folders."""
+    """Return the links from the interpreter's name to its program that lie outside the bound folders."""
     links: list[Path] = []
     link = interpreter()
     while link.is_symlink() and len(links) < 16:
@@ -234,13 +240,13 @@ def _library_mount(path: Path) -> list[str]:
 
 
 def package_folders() -> list[Path]:
-    """This package and its baselines, wherever an editable install keeps them."""
+    """Return this package and its baselines, wherever an editable install keeps them."""
     baselines = find_module("moeload_bench.baselines")
     return outermost([PACKAGE, *([] if baselines is None else [baselines.parent])])
 
 
 def shared_places(target: Target) -> list[Path]:
-    """Files and folders of this machine's file systems that a sandbox shows: every sandbox the same ones."""
+    """Return files and folders of this machine's file systems that a sandbox shows: every sandbox the same ones."""
     own = [_outermost_package(target.module)[0]] if isinstance(target, ModuleTarget) else []
     libraries = [Path(os.path.realpath(name)) for name in LIBRARIES if os.path.isdir(name)]
     packages = [] if target.packages is None else [target.packages]
@@ -248,7 +254,7 @@ def shared_places(target: Target) -> list[Path]:
 
 
 def hidden_folders() -> list[Path]:
-    """Folders of the package that hold traces, their labels or how they were made, in every copy that is bound."""
+    """Return the folders, in every bound copy of the package, that hold traces, their labels or how they were made."""
     copies = {PACKAGE}
     for folder in _interpreter_folders():
         for pattern in ("", "*-packages/", "python*/*-packages/"):
@@ -257,7 +263,7 @@ def hidden_folders() -> list[Path]:
 
 
 def _target_mounts(target: StoredTarget) -> tuple[list[list[str]], tuple[int, ...]]:
-    """The forecaster itself: its file's content as it is now and its weights, or its outermost package."""
+    """Return the forecaster itself: its file's content as it is now and its weights, or its outermost package."""
     packages = [] if target.packages is None else [["--ro-bind", str(target.packages), str(target.packages)]]
     if isinstance(target, FileTarget):
         fd = _memory_file("forecaster", target.file.read_bytes())
@@ -272,7 +278,7 @@ def _target_mounts(target: StoredTarget) -> tuple[list[list[str]], tuple[int, ..
 
 
 def _outermost_package(module: str) -> tuple[Path, Path]:
-    """The file or folder of the outermost package that holds a module, and the folder from which it is imported."""
+    """Return the file or folder of a module's outermost package, and the folder from which it is imported."""
     parts = module.split(".")
     for i in range(len(parts)):
         found = find_module(".".join(parts[: i + 1]))
@@ -283,7 +289,7 @@ def _outermost_package(module: str) -> tuple[Path, Path]:
 
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
-    """The paths that do not lie within another one of them."""
+    """Return the paths that do not lie within another one of them."""
     kept: list[Path] = []
     for path in sorted(set(paths), key=lambda one: len(one.parts)):
         if not any(path.is_relative_to(other) for other in kept):
@@ -292,7 +298,7 @@ def outermost(paths: Iterable[Path]) -> list[Path]:
 
 
 def _ancestors(destinations: Iterable[Path]) -> list[Path]:
-    """Every folder above a mount, top-down: bubblewrap would make them unreadable to the sandbox's user."""
+    """Return every folder above a mount, top-down: bubblewrap would make them unreadable to the sandbox's user."""
     above = {folder for path in destinations for folder in path.parents if folder != Path("/")}
     return sorted(above - {Path("/tmp"), Path("/dev"), Path("/proc")}, key=lambda path: (len(path.parts), str(path)))
 

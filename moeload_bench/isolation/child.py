@@ -93,7 +93,7 @@ class ChildHost(Host):
     def _call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules = NOTHING, wall_s: float | None = None
     ) -> tuple[Header, dict[str, Array]]:
-        """One request; raises what the worker says that the forecaster raised."""
+        """Send one request; raise what the worker says that the forecaster raised."""
         reply, out = self._process.call(header, arrays, rules, wall_s)
         status, text = reply.get("status"), one_line(str(reply.get("text", "")))
         if status == "ok":
@@ -119,5 +119,5 @@ class ChildHost(Host):
             self._process.cpu_seen = before if now is None else now
 
     def _start_charging(self) -> None:
-        """CPU time used until now was start-up."""
+        """Count the CPU time used until now as start-up."""
         self._process.cpu_seen = self._process.watch.cpu_s()

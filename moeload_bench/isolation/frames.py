@@ -57,7 +57,7 @@ class ArraySpec:
 
 
 def encode_frame(header: Header, arrays: Mapping[str, Array]) -> list[memoryview]:
-    """The frame as buffers to be written one after the other; contiguous little-endian arrays are not copied."""
+    """Return the frame as buffers to be written one after the other; contiguous little-endian arrays are not copied."""
     little = {name: _little(array) for name, array in arrays.items()}
     specs = [[name, array.dtype.str, list(array.shape)] for name, array in little.items()]
     text = json.dumps({**header, "arrays": specs}, separators=(",", ":")).encode()
@@ -70,7 +70,7 @@ def encode_frame(header: Header, arrays: Mapping[str, Array]) -> list[memoryview
 def read_frame(
     read_into: ReadInto, rules: Rules | None, max_header_bytes: int = MAX_HEADER_BYTES
 ) -> tuple[Header, dict[str, Array]]:
-    """Read one frame; raises `IsolationError` for whatever breaks the protocol, before reading further.
+    """Read one frame; raise `IsolationError` for whatever breaks the protocol, before reading further.
 
     ``rules`` says which arrays are accepted; None (for the worker, which trusts the harness) accepts any.
     """
@@ -97,7 +97,7 @@ def read_frame(
 
 
 def parse_header(text: bytes) -> Header:
-    """A JSON object that is not nested deeper than `MAX_DEPTH`; known before it is parsed, in linear time."""
+    """Return a JSON object that is not nested deeper than `MAX_DEPTH`; known before it is parsed, in linear time."""
     try:
         check_depth(text, MAX_DEPTH)
         header = json.loads(text)  # arguments of a forecaster may be infinite

@@ -41,12 +41,12 @@ class Group:
     folders: Mapping[str, str]
 
     def command(self, argv: list[str]) -> list[str]:
-        """The command that runs ``argv`` in the group."""
+        """Return the command that runs ``argv`` in the group."""
         joins = [f"{folder}/cgroup.procs" for folder in self.folders.values()]
         return ["/bin/sh", "-c", JOIN, "sh", *joins, "--", *argv]
 
     def cpu_s(self) -> float | None:
-        """CPU seconds of all that was ever in the group."""
+        """Return CPU seconds of all that was ever in the group."""
         if self.kind == "cgroup v1":
             text = _read(f"{self.folders['cpuacct']}/cpuacct.usage")
             return int(text) / 1e9 if text else None
@@ -54,7 +54,7 @@ class Group:
         return int(usage["usage_usec"]) / 1e6 if "usage_usec" in usage else None
 
     def memory_kills(self) -> int:
-        """How often the kernel ended a process of the group because the group had no memory left."""
+        """Return how often the kernel ended a process of the group because the group had no memory left."""
         name = "memory.oom_control" if self.kind == "cgroup v1" else "memory.events"
         lines = _read(f"{self.folders.get('memory') or self.folders['']}/{name}").splitlines()
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
@@ -90,7 +90,7 @@ class Group:
 
 
 def new_group(memory_bytes: int, processes: int | None) -> Group | None:
-    """An empty group with these limits; None where this process may make none."""
+    """Return an empty group with these limits; None where this process may make none."""
     place = _place(os.getpid())
     if place is None:
         return None
@@ -107,7 +107,7 @@ def new_group(memory_bytes: int, processes: int | None) -> Group | None:
 
 
 def accounting_available() -> Accounting | None:
-    """Which control groups this process may make, None for none."""
+    """Return which control groups this process may make, None for none."""
     place = _place(os.getpid())
     return None if place is None else place.kind
 
@@ -129,7 +129,7 @@ def _limit(group: Group, memory_bytes: int, processes: int | None) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _place(pid: int) -> Group | None:
-    """Where groups can be made, tried once per process (``pid``); with it goes what dead harnesses left there."""
+    """Return where groups can be made, tried once per process (``pid``); remove what dead harnesses left there."""
     for place in _candidates():
         probe = Group(place.kind, {key: f"{folder}/{PREFIX}{pid}-try" for key, folder in place.folders.items()})
         try:
@@ -148,7 +148,7 @@ def _place(pid: int) -> Group | None:
 
 
 def _candidates() -> Iterator[Group]:
-    """Version 2 from this process's group upwards, then version 1."""
+    """Yield version 2 from this process's group upwards, then version 1."""
     mounts, own = _mounts(), _own_groups()
     folder = _folder(mounts.get("cgroup2"), own.get(""))
     top = mounts["cgroup2"][1] if folder else ""
@@ -163,7 +163,7 @@ def _candidates() -> Iterator[Group]:
 
 
 def _enabled(folder: str) -> bool:
-    """Whether the groups below a folder can limit memory and processes; turned on where that is allowed."""
+    """Return whether the groups below a folder can limit memory and processes; turned on where that is allowed."""
     if not {"memory", "pids"} <= set(_read(f"{folder}/cgroup.controllers").split()):
         return False
     with contextlib.suppress(OSError):
@@ -173,7 +173,7 @@ def _enabled(folder: str) -> bool:
 
 
 def _mounts() -> dict[str, tuple[str, str]]:
-    """``cgroup2`` and each version 1 controller to (root, mount point), see proc_pid_mountinfo(5)."""
+    """Return (root, mount point) of ``cgroup2`` and of each version 1 controller, see proc_pid_mountinfo(5)."""
     found: dict[str, tuple[str, str]] = {}
     for line in _read("/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
@@ -186,7 +186,7 @@ def _mounts() -> dict[str, tuple[str, str]]:
 
 
 def _own_groups() -> dict[str, str]:
-    """This process's group by controller, ``""`` for version 2, see cgroups(7)."""
+    """Return this process's group by controller, ``""`` for version 2, see cgroups(7)."""
     found: dict[str, str] = {}
     for line in _read("/proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
@@ -195,7 +195,7 @@ def _own_groups() -> dict[str, str]:
 
 
 def _folder(mount: tuple[str, str] | None, path: str | None) -> str | None:
-    """A group's folder, where its mount shows it."""
+    """Return a group's folder, where its mount shows it."""
     if mount is None or path is None:
         return None
     root, point = mount
@@ -215,7 +215,7 @@ def _sweep(place: Group) -> None:
 
 
 def read_proc(path: str, whole: bool = True) -> bytes:
-    """A file of /proc or of a group; many are read at every look, and `open` takes three times as long.
+    """Return a file of /proc or of a group; many are read at every look, and `open` takes three times as long.
 
     A list comes a page at a time and is ``whole`` when a read gives nothing; a single line needs no second read.
     """
@@ -230,7 +230,7 @@ def read_proc(path: str, whole: bool = True) -> bytes:
 
 
 def _read(path: str) -> str:
-    """Its text, "" where it cannot be read."""
+    """Return a file's text, "" where it cannot be read."""
     try:
         return read_proc(path).decode()
     except OSError:

@@ -50,7 +50,7 @@ def open_host(
     """Construct a forecaster at a level of isolation; as a context manager, it is stopped at the end.
 
     ``numba_cache`` is a private folder in which baselines at level `process` share what numba compiled.
-    Raises `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
+    Raise `TargetError` or `MissingExtraError` for a target that cannot be used, `ForecastError` when its module or
     constructor raises, `IsolationError` when the level is not available or the process does not come up.
     """
     host = _place(target, level, limits or Limits(), numba_cache)
@@ -70,7 +70,7 @@ def fit_target(
     level: Level = "process",
     limits: Limits | None = None,
 ) -> tuple[bytes, Cost] | None:
-    """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raises as `open_host`."""
+    """Fit on whole runs at a level of isolation; None when the class has no `fit`. Raise as `open_host`."""
     with _place(target, level, limits or Limits()) as host:
         fitted = host.fit(runs, seed)
         return None if fitted is None else (fitted, host.cost())
@@ -91,19 +91,19 @@ def _place(target: Target, level: Level, limits: Limits, numba_cache: Path | Non
 
 
 def share_no_pages(target: Target, level: Level, available_bytes: int | None) -> bool | None:
-    """Before runs that must not tell one another anything: have all files that their sandboxes show in memory.
+    """Read all files that sandboxes share into memory: no run may learn from load times what another one read.
 
-    False where memory is too small for that; None at other levels, where runs can tell one another what they want.
+    Return False if memory is too small for that; None at other levels, where runs can communicate anyway.
     """
     if level != "sandbox":
         return None
-    from moeload_bench.isolation.pages import read_all
+    from moeload_bench.isolation.preload import read_all
 
     return read_all(target, available_bytes)
 
 
 def parse_level(text: str) -> Level:
-    """A level from its name; raises `IsolationError` naming those that exist."""
+    """Return a level from its name; raise `IsolationError` naming those that exist."""
     for level in LEVELS:
         if text == level:
             return level
@@ -111,12 +111,14 @@ def parse_level(text: str) -> Level:
 
 
 def highest_level() -> Level:
-    """The highest level that this machine offers."""
+    """Return the highest level that this machine offers."""
     return next(level for level in reversed(LEVELS) if level_available(level) is None)
 
 
 def level_available(level: Level) -> str | None:
-    """None when the level can be used here, else the reason why not; raises `IsolationError` for an unknown level."""
+    """Return None when the level can be used here, else the reason why not; raise `IsolationError` for an unknown
+    level.
+    """
     parse_level(level)
     if level == "process" and os.name != "posix":
         return f"it needs pipes with deadlines as POSIX systems have them, this is {os.name}"
@@ -128,7 +130,7 @@ def level_available(level: Level) -> str | None:
 
 
 def _stored(target: Target, level: Level) -> StoredTarget:
-    """The target, which another process has to load."""
+    """Return the target, which another process has to load."""
     if isinstance(target, ClassTarget):
         raise TargetError(
             f"{target.text!r} is a class of this process and can run at isolation level 'none' only; for {level!r} put "

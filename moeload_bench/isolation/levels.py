@@ -93,11 +93,11 @@ class Host(ABC):
 
     @abstractmethod
     def counts(self) -> dict[str, int]:
-        """The forecaster's own ``counts`` (for example fits that did not converge); {} when it has none."""
+        """Return the forecaster's own ``counts`` (for example fits that did not converge); {} when it has none."""
 
     @abstractmethod
     def cost(self) -> Cost:
-        """What it cost so far."""
+        """Return what it cost so far."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -111,7 +111,7 @@ class Host(ABC):
 
 
 def is_count(name: Any, value: Any) -> bool:
-    """Whether a forecaster's count is a short plain name with a number that JSON keeps."""
+    """Return whether a forecaster's count is a short plain name with a number that JSON keeps."""
     return isinstance(name, str) and bool(_COUNT.fullmatch(name)) and type(value) is int and abs(value) < 2**53
 
 
@@ -127,7 +127,7 @@ class Meter:
         self.cpu_s: dict[str, float | None] = {"observe": 0.0, "forecast": 0.0}
 
     def started(self) -> None:
-        """The time since this meter was made was start-up."""
+        """Count the time since this meter was made as start-up."""
         self.startup_wall_s = time.perf_counter() - self._began
 
     def add(self, call: str, wall_s: float, cpu_s: float | None) -> None:
@@ -138,7 +138,7 @@ class Meter:
         self.cpu_s[call] = None if before is None or cpu_s is None else before + cpu_s
 
     def cost(self, peak_memory_bytes: int | None, accounting: Accounting | None = None) -> Cost:
-        """The sums so far."""
+        """Return the sums so far."""
         return Cost(
             observe_wall_s=self.wall_s["observe"],
             observe_cpu_s=self.cpu_s["observe"],

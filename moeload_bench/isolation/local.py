@@ -20,7 +20,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def error_text(error: BaseException, *, trail: bool = True) -> str:
-    """Type and text of an exception, on one bounded line; with ``trail`` the lines that led to it."""
+    """Return type and text of an exception on one bounded line; with ``trail`` the lines that led to it."""
     try:
         text = str(error)
     except Exception:  # a stranger's __str__ may raise anything
@@ -30,7 +30,8 @@ def error_text(error: BaseException, *, trail: bool = True) -> str:
 
 
 def trail_of(error: BaseException) -> str:
-    """The lines that led to an exception, from the forecaster's own on: ` (at my.py:12 in forecast, my.py:30 in mean)`.
+    """Return the lines that led to an exception, from the forecaster's own on: ` (at my.py:12 in forecast, my.py:30 in
+    mean)`.
 
     Of a long way the first and the last ones; empty where it began in none of the forecaster's files.
     """
@@ -44,48 +45,54 @@ def trail_of(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """One bounded line without control characters: a stranger's text may end up on a terminal or in a record."""
+    """Return one bounded line without control characters: a stranger's text may end up on a terminal or in a record."""
     line = " ".join(text[: 4 * MAX_TEXT].split())
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
-def guarded_call(call: Callable[[], Any], what: str, *, trail: bool = True) -> Any:
-    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`."""
+def guarded_call(
+    call: Callable[[], Any], what: str, *, trail: bool = True, passing: tuple[type[Exception], ...] = ()
+) -> Any:
+    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`.
+
+    Errors of the types in ``passing`` stay what they are.
+    """
     try:
         return call()
+    except passing:
+        raise
     except (Exception, SystemExit) as error:
         raise ForecastError(f"{what} raised {error_text(error, trail=trail)}") from error
 
 
 def import_class(target: Target, *, trail: bool = True) -> type[Any]:
-    """The target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
-    try:
+    """Return the target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
+
+    def load() -> type[Any]:
         cls = load_class(target)
         check_kwargs(target, cls)
-    except (TargetError, MissingExtraError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise ForecastError(f"import raised {error_text(error, trail=trail)}") from error
-    return cls
+        return cls
+
+    loaded: type[Any] = guarded_call(load, "import", trail=trail, passing=(TargetError, MissingExtraError))
+    return loaded
 
 
 def construct_forecaster(
     cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None, *, trail: bool = True
 ) -> Any:
-    """The forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an argument that
-    makes no sense) passes unchanged."""
+    """Return the forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an
+    argument that makes no sense) passes unchanged.
+    """
     extra = {} if fitted is None else {"fitted": fitted}
-    try:
-        return cls(info, seed, **extra, **target.kwargs)
-    except (TargetError, MissingExtraError):
-        raise
-    except (Exception, SystemExit) as error:
-        raise ForecastError(f"the constructor raised {error_text(error, trail=trail)}") from error
+    passing = (TargetError, MissingExtraError)
+    return guarded_call(
+        lambda: cls(info, seed, **extra, **target.kwargs), "the constructor", trail=trail, passing=passing
+    )
 
 
 def has_fit(cls: type[Any]) -> bool:
-    """Whether the class learns from the `train` split."""
+    """Return whether the class learns from the `train` split."""
     return callable(getattr(cls, "fit", None))
 
 
@@ -111,7 +118,7 @@ def run_fit(
 
 
 def read_counts(forecaster: Any) -> dict[str, int]:
-    """The forecaster's ``counts`` as plain numbers; what is not a count is left out."""
+    """Return the forecaster's ``counts`` as plain numbers; what is not a count is left out."""
     try:
         found = dict(getattr(forecaster, "counts", None) or {})
     except Exception:  # a stranger's attribute may raise anything
@@ -125,7 +132,7 @@ def read_counts(forecaster: Any) -> dict[str, int]:
 
 
 def own_copy(block: StepBlock) -> StepBlock:
-    """Arrays of its own: a view's ``base`` would hand a forecaster the whole trace, future included."""
+    """Return arrays of its own: a view's ``base`` would hand a forecaster the whole trace, future included."""
     return StepBlock(
         block.step_S.copy(),
         block.load_SLE.copy(),
@@ -181,7 +188,7 @@ class LocalHost(Host):
         pass
 
     def _find_threads(self) -> None:
-        """Of all libraries that are loaded by now."""
+        """Find the threads of all libraries that are loaded by now."""
         from threadpoolctl import ThreadpoolController  # not in a child, whose environment it changes
 
         self._threads = ThreadpoolController()

@@ -21,7 +21,7 @@ _COVARIATE = "covariate:"
 
 
 def target_header(target: StoredTarget, seen: str | None = None) -> Header:
-    """A target for the worker, which sees its file at the path ``seen`` if not at its own; raises `TargetError`."""
+    """Return a target for the worker, which sees its file at ``seen`` if not at its own path; raise `TargetError`."""
     try:
         json.dumps(dict(target.kwargs))
     except TypeError as error:
@@ -33,7 +33,7 @@ def target_header(target: StoredTarget, seen: str | None = None) -> Header:
 
 
 def target_from(header: Mapping[str, Any]) -> StoredTarget:
-    """The target as the worker loads it."""
+    """Return the target as the worker loads it."""
     text, class_name, kwargs = header["text"], header["class_name"], header["kwargs"]
     if "file" in header:
         return FileTarget(text=text, file=Path(header["file"]), class_name=class_name, kwargs=kwargs)
@@ -41,23 +41,23 @@ def target_from(header: Mapping[str, Any]) -> StoredTarget:
 
 
 def info_header(info: TraceInfo) -> Header:
-    """`TraceInfo` as JSON."""
+    """Return `TraceInfo` as JSON."""
     return dataclasses.asdict(info)
 
 
 def info_from(header: Mapping[str, Any]) -> TraceInfo:
-    """`TraceInfo` from JSON."""
+    """Return `TraceInfo` from JSON."""
     return TraceInfo(**{**header, "layer_indices": tuple(header["layer_indices"])})
 
 
 def block_arrays(block: StepBlock) -> dict[str, Array]:
-    """The arrays of a block by name."""
+    """Return the arrays of a block by name."""
     arrays: dict[str, Array] = {"step_S": block.step_S, "load_SLE": block.load_SLE, "tokens_SL": block.tokens_SL}
     return {**arrays, **{f"{_COVARIATE}{name}": column for name, column in block.covariates.items()}}
 
 
 def block_from(arrays: Mapping[str, Array]) -> StepBlock:
-    """A block that owns its arrays."""
+    """Return a block that owns its arrays."""
     covariates = {
         name.removeprefix(_COVARIATE): column for name, column in arrays.items() if name.startswith(_COVARIATE)
     }
@@ -65,31 +65,21 @@ def block_from(arrays: Mapping[str, Array]) -> StepBlock:
 
 
 def request_frame(request: ForecastRequest) -> tuple[Header, dict[str, Array]]:
-    """A request as header and arrays."""
-    header = {
-        "origin": request.origin,
-        "horizon": request.horizon,
-        "horizons": list(request.horizons),
-        "quantiles": list(request.quantiles),
-    }
+    """Return a request as header and arrays."""
+    header = {name: getattr(request, name) for name in ("origin", "horizon", "horizons", "quantiles")}
     planned = {"lr_H": request.lr_H, "stage_H": request.stage_H}
     return header, {name: plan for name, plan in planned.items() if plan is not None}
 
 
 def request_from(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> ForecastRequest:
-    """A request from header and arrays."""
-    return ForecastRequest(
-        origin=header["origin"],
-        horizon=header["horizon"],
-        horizons=tuple(header["horizons"]),
-        quantiles=tuple(header["quantiles"]),
-        lr_H=arrays.get("lr_H"),
-        stage_H=arrays.get("stage_H"),
-    )
+    """Return a request from header and arrays."""
+    horizons, quantiles = tuple(header["horizons"]), tuple(header["quantiles"])
+    planned = arrays.get("lr_H"), arrays.get("stage_H")
+    return ForecastRequest(header["origin"], header["horizon"], horizons, quantiles, *planned)
 
 
 def forecast_rules(request: ForecastRequest, info: TraceInfo) -> Rules:
-    """What an answer to this request may hold: the bound on what is read from a stranger."""
+    """Return what an answer to this request may hold: the bound on what is read from a stranger."""
     L, E = info.num_layers, info.num_experts
     quantile_axes = tuple((n, n) for n in (len(request.quantiles), len(request.horizons), L, E))
     return {
@@ -100,26 +90,26 @@ def forecast_rules(request: ForecastRequest, info: TraceInfo) -> Rules:
 
 
 def forecast_arrays(forecast: Forecast) -> dict[str, Array]:
-    """The arrays of a forecast by name."""
+    """Return the arrays of a forecast by name."""
     arrays: dict[str, Array] = {"share_BLE": forecast.share_BLE, "edges_B": forecast.edges_B}
     return arrays if forecast.quantile_QKLE is None else {**arrays, "quantile_QKLE": forecast.quantile_QKLE}
 
 
 def forecast_from(arrays: Mapping[str, Array]) -> Forecast:
-    """A forecast that has still to pass `check_forecast`."""
+    """Return a forecast that has still to pass `check_forecast`."""
     return Forecast(arrays["share_BLE"], arrays["edges_B"], arrays.get("quantile_QKLE"))
 
 
 def fitted_array(fitted: bytes | None) -> dict[str, Array]:
-    """Opaque bytes as an array; {} for None."""
+    """Return opaque bytes as an array; {} for None."""
     return {} if fitted is None else {"fitted": np.frombuffer(fitted, dtype=np.uint8)}
 
 
 def fitted_rules(most: int) -> Rules:
-    """What an answer to `fit` may hold."""
+    """Return what an answer to `fit` may hold."""
     return {"fitted": ArrayRule("|u1", ((0, most),))}
 
 
 def fitted_from(arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
-    """The bytes again."""
+    """Return the bytes of an array; None without one."""
     return arrays["fitted"].tobytes() if "fitted" in arrays else None

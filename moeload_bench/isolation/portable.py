@@ -50,7 +50,7 @@ class PortableWatched:
 
 
 def descendants(root: psutil.Process) -> list[psutil.Process]:
-    """All below a process; none when it is gone."""
+    """Return all below a process; none when it is gone."""
     try:
         found: list[psutil.Process] = root.children(recursive=True)
     except psutil.Error:
@@ -59,7 +59,7 @@ def descendants(root: psutil.Process) -> list[psutil.Process]:
 
 
 def usage_of(process: psutil.Process) -> Usage | None:
-    """None when it is gone."""
+    """Return what a process uses; None when it is gone."""
     try:
         cpu, memory = process.cpu_times(), process.memory_info()
     except psutil.Error:
@@ -69,7 +69,7 @@ def usage_of(process: psutil.Process) -> Usage | None:
 
 
 def own_cpu_s(pid: int) -> float | None:
-    """CPU seconds of a process, without its children's; None when it is gone."""
+    """Return CPU seconds of a process, without its children's; None when it is gone."""
     with contextlib.suppress(psutil.Error):
         usage = usage_of(psutil.Process(pid))
         return None if usage is None else usage.own_cpu_s
@@ -77,7 +77,7 @@ def own_cpu_s(pid: int) -> float | None:
 
 
 def end_tree(leader: int) -> None:
-    """As `watcher.end_tree`."""
+    """Kill a tree as `watcher.end_tree` does."""
     with contextlib.suppress(psutil.Error):
         for process in descendants(psutil.Process(leader)):
             with contextlib.suppress(psutil.Error):
@@ -87,5 +87,5 @@ def end_tree(leader: int) -> None:
 
 
 def main(shared_fd: int) -> None:
-    """As `watcher.main`."""
+    """Watch as `watcher.main` does."""
     watcher.main(shared_fd, PortableWatched)

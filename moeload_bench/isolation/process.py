@@ -26,7 +26,7 @@ from moeload_bench.isolation.groups import Group, new_group
 from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
-from moeload_bench.isolation.watch import LINUX, Watch, end_tree
+from moeload_bench.isolation.watch import LINUX, ProcessWatch, end_tree
 from moeload_bench.isolation.watcher import MIB, over_memory
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
@@ -58,12 +58,12 @@ class Process:
         self._leader = _Leader(leader) if leader is not None else None
         root = self._popen.pid if leader is None else leader
         folders = None if leader is None else bubblewrap.WRITABLE
-        self.watch = Watch(self._popen.pid, root, folders, limits, self._group)
+        self.watch = ProcessWatch(self._popen.pid, root, folders, limits, self._group)
 
     def call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
     ) -> tuple[Header, dict[str, Array]]:
-        """Send a request and return the answer; raises `IsolationError` after ``wall_s`` seconds at the latest."""
+        """Send a request and return the answer; raise `IsolationError` after ``wall_s`` seconds at the latest."""
         if self._broken is not None:
             raise IsolationError(self._broken)
         allowed = self._limits.wall_s_per_call if wall_s is None else wall_s
@@ -95,7 +95,7 @@ class Process:
         return reply, out
 
     def _idle_words(self, wall_s: float) -> str:
-        """Why a call took too long that hardly computed; empty where it did compute, or where nobody knows."""
+        """Return why a call took too long that hardly computed; empty where it did compute, or where nobody knows."""
         now = self.watch.cpu_s()
         if now is None or self.cpu_seen is None or now - self.cpu_seen > wall_s / 2:
             return ""
@@ -106,7 +106,7 @@ class Process:
 
     @property
     def accounting(self) -> Accounting:
-        """How memory and CPU time of all its processes are counted."""
+        """Return how memory and CPU time of all its processes are counted."""
         return self._group.kind if self._group is not None else "processes"
 
     def kill(self) -> None:
@@ -202,7 +202,7 @@ class _Leader:
                 signal.pidfd_send_signal(self._fd, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> None:
-        """Until everything in the sandbox is gone."""
+        """Wait until everything in the sandbox is gone."""
         if self._fd is not None:
             select.select([self._fd], [], [], timeout_s)
             os.close(self._fd)
@@ -210,7 +210,7 @@ class _Leader:
 
 
 def _group(level: Level, limits: Limits) -> Group | None:
-    """A control group for the forecaster's processes. Only a sandbox's processes and threads are counted in it."""
+    """Return a control group for the forecaster's processes. Only a sandbox's processes and threads are counted."""
     if not LINUX:
         return None
     return new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
@@ -228,7 +228,7 @@ def _start(
     numba_cache: Path | None,
     group: Group | None,
 ) -> tuple[subprocess.Popen[bytes], int | None]:
-    """The child, and for a sandbox the process id (seen from outside) of its first process."""
+    """Return the child, and for a sandbox the process id (seen from outside) of its first process."""
     sandboxed = level == "sandbox"
     settings: dict[str, Any] = {
         "path": None if sandboxed else [os.path.abspath(entry) for entry in sys.path],
@@ -258,7 +258,8 @@ def _start(
 
 
 def _cache_setting(target: StoredTarget, numba_cache: Path | None) -> dict[str, str]:
-    """Where a baseline at level `process` keeps compiled code: a folder of this user alone, since numba unpickles it.
+    """Return where a baseline at level `process` keeps compiled code: a folder of this user alone, since numba
+    unpickles it.
 
     The folder was made for one request. On another machine of a cluster it is not there, and each child compiles.
     """
@@ -285,7 +286,9 @@ def _read_leader(popen: subprocess.Popen[bytes], info_fd: int) -> int:
 
 
 def _resource_limits(limits: Limits, sandboxed: bool) -> dict[str, int]:
-    """What the kernel enforces per process. Processes are counted per user: only a sandbox has a user of its own."""
+    """Return what the kernel enforces per process. Processes are counted per user: only a sandbox has a user of its
+    own.
+    """
     found = {
         "RLIMIT_CPU": max(1, round(limits.cpu_s)),
         "RLIMIT_AS": limits.memory_bytes,
@@ -308,7 +311,7 @@ def _pipe(stream: Any) -> int:
 
 
 def _last_words(popen: subprocess.Popen[bytes]) -> str:
-    """What a process that ended early wrote to its standard error, bounded."""
+    """Return what a process that ended early wrote to its standard error, bounded."""
     if popen.stderr is None:
         return ""
     os.set_blocking(popen.stderr.fileno(), False)

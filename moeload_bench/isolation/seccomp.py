@@ -144,7 +144,7 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
-    """The filter as an array of ``struct sock_filter``.
+    """Return the filter as an array of ``struct sock_filter``.
 
     ``keeps_children``: what happens at a child's end (SIGCHLD) may not be changed. A child that nobody waits for is
     charged to nobody, which matters where no control group counts.
@@ -172,12 +172,12 @@ def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
 
 
 def this_machine() -> Machine | None:
-    """The architecture this runs on, None when there is no table for it."""
+    """Return the architecture this runs on, None when there is no table for it."""
     return MACHINES.get(platform.machine())
 
 
 def _when(number: int, tests: list[bytes]) -> list[bytes]:
-    """For one call: the tests, which return a refusal, else it is allowed."""
+    """Return the tests for one call, which return a refusal; else it is allowed."""
     body = [*tests, _op(RET, ALLOW)]
     return [_op(JEQ, number, 0, len(body)), *body]
 

@@ -19,7 +19,7 @@ WEIGHTS_SUFFIXES = (".npz", ".safetensors")
 
 
 def find_module(name: str) -> Path | None:
-    """The file of a module, found without importing its packages; None when there is none."""
+    """Return the file of a module, found without importing its packages; None when there is none."""
     spec, search = None, None
     parts = name.split(".")
     for i in range(len(parts)):
@@ -34,7 +34,7 @@ def find_module(name: str) -> Path | None:
 
 
 def module_sha256(name: str) -> str | None:
-    """Hash of a module and of everything that it imports from its own top-level package, the contract left out.
+    """Return the hash of a module with all that it imports from its own top-level package, except the contract.
 
     The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file.
     """
@@ -55,9 +55,10 @@ def bytes_sha256(path: Path) -> str:
 
 
 def imports_sha256(path: Path) -> str | None:
-    """Hash of the modules that a file imports and nothing has installed, such as a helper beside it; None without any.
+    """Return the hash of the modules that a file imports and that are not installed, such as a helper next to it.
 
-    Found as this process would find them, and what they import in turn; the package itself is known by its version.
+    None without any. They are found as this process would find them, with what they import in turn. The package itself
+    is known by its version.
     """
     files: dict[str, Path] = {}
     waiting = [path]
@@ -74,7 +75,7 @@ def imports_sha256(path: Path) -> str | None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Every module that a file may import by an absolute name, anywhere in it."""
+    """Yield every module that a file may import by an absolute name, anywhere in it."""
     for node in ast.walk(_parsed(path)) if path.suffix == ".py" else ():
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -83,13 +84,13 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def _installed(path: Path) -> bool:
-    """Whether a file is Python's own or of an installed distribution."""
+    """Return whether a file is Python's own or of an installed distribution."""
     own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, own))
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of one file of code, with its weights where some lie beside it; without them that of the file."""
+    """Return the hash of one file of code, with the weights that lie next to it; without any, that of the file."""
     code = bytes_sha256(path)
     weights = weights_beside(path)
     if not weights:
@@ -102,7 +103,7 @@ def file_sha256(path: Path) -> str:
 
 
 def weights_beside(path: Path) -> dict[str, Path]:
-    """The files of weights of a file of code, by suffix: beside it and of its name."""
+    """Return the files of weights of a file of code, by suffix: beside it and of its name."""
     files = {suffix: path.with_suffix(suffix) for suffix in WEIGHTS_SUFFIXES}
     return {suffix: file for suffix, file in files.items() if file.is_file()}
 
@@ -124,12 +125,12 @@ def module_files(name: str) -> dict[str, Path]:
 
 
 def _weights(module: str, path: Path) -> dict[str, Path]:
-    """The files of weights of a module, each under the module's name and its own suffix."""
+    """Return the files of weights of a module, each under the module's name and its own suffix."""
     return {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """The modules of the same top-level package that a file imports, anywhere in it."""
+    """Yield the modules of the same top-level package that a file imports, anywhere in it."""
     top = module.partition(".")[0]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(_parsed(path)):

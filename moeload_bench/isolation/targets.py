@@ -38,7 +38,7 @@ _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _NamedClass:
     """What every kind of target says: the text that asked for it, the class ("" = the only one there), its arguments.
 
     ``packages`` is a folder of installed packages that the forecaster's process finds before those of this
@@ -53,19 +53,19 @@ class _Asked:
 
     @property
     def label(self) -> str:
-        """What its results are called."""
+        """Return what its results are called."""
         return self.name or self.text
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileTarget(_Asked):
+class FileTarget(_NamedClass):
     """A class in a file of code."""
 
     file: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleTarget(_Asked):
+class ModuleTarget(_NamedClass):
     """A class in a module that Python finds: an installed package's."""
 
     module: str
@@ -81,12 +81,12 @@ class BaselineTarget(ModuleTarget):
 
     @property
     def baseline(self) -> str:
-        """Its name among the baselines."""
+        """Return its name among the baselines."""
         return self.module.removeprefix(_OURS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassTarget(_Asked):
+class ClassTarget(_NamedClass):
     """A class that exists in this process only (a notebook); it can run at isolation level `none` only."""
 
     cls: type[Any]
@@ -99,7 +99,7 @@ Target = StoredTarget | ClassTarget
 
 
 def parse_target(text: str) -> StoredTarget:
-    """Parse without importing anything; raises `TargetError` or `NotFoundError`."""
+    """Parse without importing anything; raise `TargetError` or `NotFoundError`."""
     location, _, arguments = text.partition("@")
     kwargs = _parse_kwargs(arguments, text) if arguments else {}
     place, _, class_name = location.rpartition(":") if ":" in location else (location, "", "")
@@ -123,26 +123,29 @@ def parse_target(text: str) -> StoredTarget:
 
 
 def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, Any]) -> ModuleTarget:
-    """A target for a class in a module: a baseline where the module is one of ours, by whatever text it was named."""
+    """Return a target for a class in a module: a baseline where the module is one of ours, by whatever text it was
+    named.
+    """
     kind = BaselineTarget if module.startswith(_OURS) else ModuleTarget
     return kind(text=text, module=module, class_name=class_name, kwargs=kwargs)
 
 
 def class_target(cls: type[Any], **kwargs: Any) -> ClassTarget:
-    """A target for a class that exists in this process."""
+    """Return a target for a class that exists in this process."""
     text = f"{cls.__module__}:{cls.__qualname__}"
     return ClassTarget(text=text, class_name=cls.__name__, kwargs=kwargs, cls=cls)
 
 
 def baseline_names() -> list[str]:
-    """The baselines that are installed, by module name."""
+    """Return the baselines that are installed, by module name."""
     package = importlib.import_module(BASELINES_PACKAGE)
     names = (info.name for info in pkgutil.iter_modules(package.__path__))
     return sorted(name for name in names if not name.startswith("_"))
 
 
 def plugin_places() -> dict[str, str]:
-    """Forecasters of other installed packages, name to `package.module:Class`, by their entry points; none is imported.
+    """Return forecasters of other installed packages, name to `package.module:Class`, by their entry points; none is
+    imported.
 
     A package names them under `[project.entry-points."moeload_bench.forecasters"]`. A baseline keeps its name.
     """
@@ -153,12 +156,12 @@ def plugin_places() -> dict[str, str]:
 
 
 def is_baseline(target: Target) -> TypeGuard[BaselineTarget]:
-    """Whether the class is one of this project's own."""
+    """Return whether the class is one of this project's own."""
     return isinstance(target, BaselineTarget)
 
 
 def load_class(target: Target) -> type[Any]:
-    """Import the target's class; raises `TargetError`, or `MissingExtraError` when an optional package is missing."""
+    """Import the target's class; raise `TargetError`, or `MissingExtraError` when an optional package is missing."""
     if isinstance(target, ClassTarget):
         return _checked(target.cls, target)
     try:
@@ -178,7 +181,7 @@ def load_class(target: Target) -> type[Any]:
 
 
 def load_function(text: str) -> Callable[..., Any]:
-    """The function that ``FILE.py:NAME`` names, imported into this process; raises `TargetError`."""
+    """Return the function that ``FILE.py:NAME`` names, imported into this process; raise `TargetError`."""
     place, _, name = text.rpartition(":")
     if not place.endswith(".py") or not Path(place).is_file():
         raise TargetError(f"{text!r}: expected FILE.py:function, where the file exists")
@@ -205,7 +208,7 @@ def _checked(cls: type[Any], target: Target) -> type[Any]:
 def preflight(target: Target) -> None:
     """Refuse before any work what can be told without a stranger's code: baselines and classes of this process.
 
-    Raises `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument and for
+    Raise `MissingExtraError` for a baseline whose packages are missing, `TargetError` for an unknown argument and for
     a value that the baseline's constructor refuses.
     """
     if isinstance(target, ClassTarget):
@@ -218,7 +221,7 @@ def preflight(target: Target) -> None:
 
 
 def _try_values(cls: type[Any], target: Target) -> None:
-    """Only refusals are of interest here: warnings and other failures belong to the run, which reports them."""
+    """Raise only refusals: warnings and other failures belong to the run, which reports them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -241,7 +244,7 @@ def check_kwargs(target: Target, cls: type[Any]) -> None:
 
 
 def source_sha256(target: Target) -> str:
-    """Hash of the target's source, found without executing it; for a module, with what it imports from its package.
+    """Return the hash of the target's source, found without executing it; a module's with its own package's imports.
 
     Weights beside the code (`sources.WEIGHTS_SUFFIXES`) are part of it.
     """
@@ -283,7 +286,7 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether JSON holds it: dates are TOML's alone, and a number that is not finite has no place in a record."""
+    """Return whether JSON can hold a value: not a date, and no number that is not finite."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

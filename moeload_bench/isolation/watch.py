@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import watcher
@@ -60,7 +60,7 @@ class Watcher:
             self._popen.stdin.flush()
 
     def take(self) -> int:
-        """A free place of the shared memory; raises `IsolationError` when there is none."""
+        """Return a free place of the shared memory; raise `IsolationError` when there is none."""
         with self._lock:
             if not self._free:
                 raise IsolationError(f"{SLOTS} forecasters' processes at a time are watched, not one more")
@@ -69,12 +69,12 @@ class Watcher:
         return slot
 
     def give(self, slot: int) -> None:
-        """It is free again."""
+        """Take a place back: it is free again."""
         with self._lock:
             self._free.append(slot)
 
 
-class Watch:
+class ProcessWatch:
     """One forecaster's process tree under watch; ended when it uses more than it may, and ``verdict`` says why.
 
     ``leader`` is the process that was started. ``root`` is the same or, in a sandbox, its first process, whose first
@@ -96,7 +96,7 @@ class Watch:
 
     @property
     def verdict(self) -> str | None:
-        """Why the watch ended it; None while it did not."""
+        """Return why the watch ended it; None while it did not."""
         return self._seen().verdict or None
 
     def check(self) -> None:
@@ -113,25 +113,26 @@ class Watch:
             self._slot = None
 
     def cpu_s(self) -> float | None:
-        """CPU seconds of the tree so far: as the kernel charged them to its group, else the forecaster's process to the
-        nanosecond and its descendants as last seen."""
+        """Return CPU seconds of the tree so far: as the kernel charged them to its group, else the forecaster's process
+        to the nanosecond and its descendants as last seen.
+        """
         charged = None if self._group is None else self._group.cpu_s()
         if charged is not None:
             return charged
         worker = self.worker
         if worker is None:
             return None
-        own = _own_cpu_s(worker)
+        own: float | None = _system().own_cpu_s(worker)
         return None if own is None else own + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
-        """The largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
+        """Return the largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
         worker, seen = self.worker, self._seen().peak_bytes
         return (seen or None) if worker is None else max(seen, _high_water_bytes(worker))
 
     @property
     def worker(self) -> int | None:
-        """The process id of the forecaster's process, None where it is not known."""
+        """Return the process id of the forecaster's process, None where it is not known."""
         if self._worker is None:
             self._worker = next(iter(children(self._root)), None)
         return self._worker
@@ -141,7 +142,7 @@ class Watch:
 
 
 def _watcher(pid: int) -> Watcher:
-    """The watcher of this process (``pid``: a process that forked has none yet), started anew when it is gone."""
+    """Return the watcher of this process (``pid``: a forked process has none yet), started again when it is gone."""
     found = _started(pid)
     if not found.alive:
         _started.cache_clear()
@@ -155,7 +156,7 @@ def _started(pid: int) -> Watcher:
 
 
 def _memory() -> int:
-    """A file that no name leads to: in memory where the system has such files."""
+    """Return a file that no name leads to: in memory where the system has such files."""
     if LINUX:
         return os.memfd_create("moeload-watch")
     with tempfile.TemporaryFile() as file:
@@ -163,7 +164,7 @@ def _memory() -> int:
 
 
 def _paths() -> str:
-    """Where the watcher finds what it imports; psutil is installed where -S does not look."""
+    """Return where the watcher finds what it imports; psutil is installed where -S does not look."""
     if LINUX:
         return PACKAGE_PARENT
     import psutil
@@ -171,27 +172,18 @@ def _paths() -> str:
     return os.pathsep.join([PACKAGE_PARENT, str(Path(psutil.__file__).resolve().parents[1])])
 
 
-def _own_cpu_s(pid: int) -> float | None:
-    """CPU seconds of a process, without its children's; None when it is gone."""
-    if not LINUX:
-        from moeload_bench.isolation import portable
+def _system() -> Any:
+    """Return the module that knows this system's processes: by /proc, or by psutil."""
+    if LINUX:
+        return watcher
+    from moeload_bench.isolation import portable
 
-        return portable.own_cpu_s(pid)
-    try:
-        # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return None
+    return portable
 
 
 def end_tree(leader: int) -> None:
     """Kill a process group and every descendant of its leader, also those that left for a session of their own."""
-    if LINUX:
-        watcher.end_tree(leader)
-        return
-    from moeload_bench.isolation import portable
-
-    portable.end_tree(leader)
+    _system().end_tree(leader)
 
 
 def _high_water_bytes(pid: int) -> int:

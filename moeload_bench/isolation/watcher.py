@@ -46,7 +46,7 @@ SLOTS = 256
 
 
 def read_slot(shared: mmap.mmap, number: int) -> Slot:
-    """The harness's side."""
+    """Return what the watch saw of one forecaster: the harness's side."""
     at = number * SLOT_BYTES
     peak_bytes, others_cpu_s, length = SLOT.unpack_from(shared, at)
     text = shared[at + SLOT.size : at + SLOT.size + length]
@@ -54,7 +54,7 @@ def read_slot(shared: mmap.mmap, number: int) -> Slot:
 
 
 def write_slot(shared: mmap.mmap, number: int, slot: Slot) -> None:
-    """The text first: its length says that it is there."""
+    """Write the text first: its length says that it is there."""
     at, text = number * SLOT_BYTES, slot.verdict.encode()[: SLOT_BYTES - SLOT.size]
     shared[at + SLOT.size : at + SLOT.size + len(text)] = text
     SLOT.pack_into(shared, at, slot.peak_bytes, slot.others_cpu_s, len(text))
@@ -118,7 +118,7 @@ class Watched:
         return over_limits(self._limits, memory, cpu_s, processes, files)
 
     def _in_files(self) -> tuple[int, int]:
-        """Bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
+        """Return bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
 
         A file system of another size is not the sandbox's: it is not set up yet.
         """
@@ -132,7 +132,7 @@ class Watched:
         return held, files
 
     def alive(self) -> bool:
-        """Whether it has not ended: only then is its process id nobody else's."""
+        """Return whether it has not ended: only then is its process id nobody else's."""
         return self._pidfd is not None and not select.select([self._pidfd], [], [], 0)[0]
 
     def end(self) -> None:
@@ -169,7 +169,7 @@ class AnyWatched(Protocol):
 def over_limits(
     limits: dict[str, float], memory_bytes: int, cpu_s: float, processes: int, files: int = 0
 ) -> str | None:
-    """Which limit is exceeded, and by what; None where none is."""
+    """Return which limit is exceeded, and by what; None where none is."""
     most = int(limits["memory_bytes"])
     if memory_bytes > most:
         return over_memory(memory_bytes, most)
@@ -183,7 +183,7 @@ def over_limits(
 
 
 def over_memory(used_bytes: int, allowed_bytes: int) -> str:
-    """The verdict on one that used too much memory."""
+    """Return the verdict on one that used too much memory."""
     return f"used {used_bytes // MIB} MiB of memory, allowed are {allowed_bytes // MIB} MiB"
 
 
@@ -229,7 +229,7 @@ def _look(one: AnyWatched, shared: mmap.mmap) -> None:
 
 
 def descend(root: int) -> Iterator[int]:
-    """A process and all below it."""
+    """Yield a process and all below it."""
     waiting = [root]
     while waiting:
         pid = waiting.pop()
@@ -238,7 +238,7 @@ def descend(root: int) -> Iterator[int]:
 
 
 def children(pid: int) -> list[int]:
-    """Of all of its threads."""
+    """Return the processes that a process's threads have started."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -258,8 +258,17 @@ def usage_of(pid: int) -> Usage | None:
     return Usage(user + system, ended_user + ended_system, int(fields[21]) * PAGE_BYTES)
 
 
+def own_cpu_s(pid: int) -> float | None:
+    """Return the CPU seconds of a process, without its children's; None when it is gone."""
+    try:
+        # The CPU clock of another process, see clock_getcpuclockid(3): its id is made of the inverted process id.
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
+
+
 def sockets(pid: int) -> int:
-    """Unix sockets of the network that a process is in."""
+    """Return Unix sockets of the network that a process is in."""
     try:
         return max(0, read_proc(f"/proc/{pid}/net/unix").count(b"\n") - 1)
     except OSError:

@@ -57,7 +57,7 @@ def _private_pipes() -> tuple[int, int]:
 
 
 def _limit(settings: dict[str, Any]) -> None:
-    """Hard limits that this process and its children cannot raise; memory and CPU hold per process here."""
+    """Set hard limits that this process and its children cannot raise; memory and CPU hold per process here."""
     import resource
 
     for name, value in settings["limits"].items():
@@ -75,7 +75,7 @@ def _limit(settings: dict[str, Any]) -> None:
 
 
 def _leave_first_process() -> None:
-    """In a sandbox: go on in a child, while this process, the first one there, waits for whoever has no parent left.
+    """Go on in a child of the sandbox's first process, which waits for processes that have lost their parent.
 
     It belongs to the same user as the forecaster and may neither be looked into nor written to by it (PR_SET_DUMPABLE).
     It holds no pipe, and ends as the child does: 128 + the number of a signal.
@@ -104,7 +104,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _die_with(parent: int | None) -> None:
-    """Have the kernel kill this process when its parent dies, where it can (bubblewrap does so itself).
+    """Let the kernel kill this process when its parent dies, where it can (bubblewrap does so itself).
 
     Descendants that lose their parent become its children, so that the watch finds them.
     """

@@ -18,7 +18,7 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError, TraceError
-from moeload_bench.forecaster import StepBlock, info_of
+from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
@@ -149,7 +149,7 @@ class Watch:
                 f"horizon is {settings.horizon} steps, expected a multiple of {step_block}: a stride of {stride} gives "
                 f"blocks of {step_block} steps"
             )
-        self.info = replace(info_of(meta), batch_tokens=batch_tokens)  # those of the first step: later ones are to come
+        self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
         self._states = _States(L, E, stride, settings.rule)
         self._forecasts = Forecasts(

@@ -20,7 +20,7 @@ from moeload_bench.live.cluster import cluster_options
 from moeload_bench.live.core import Settings, Snapshot, replay_with_watch
 from moeload_bench.live.history import Past
 from moeload_bench.results.choice import ForecasterChoice, PolicyChoice, choose_forecasters, choose_policy
-from moeload_bench.results.record import Results
+from moeload_bench.results.collection import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace

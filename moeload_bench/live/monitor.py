@@ -18,7 +18,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError
-from moeload_bench.interchange.forecasts import made_by
+from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
 from moeload_bench.live.advice import Advice
 from moeload_bench.live.core import Settings, Snapshot, Watch

@@ -7,11 +7,11 @@ save_figure(draw_shares(view), "shares.svg")
 from __future__ import annotations
 
 from moeload_bench.evaluation.over_training import TrainingErrors, training_errors
+from moeload_bench.plots.error_curves import draw_training
 from moeload_bench.plots.panels import View, view_trace
-from moeload_bench.plots.results import draw_cost, draw_horizon
-from moeload_bench.plots.style import SUFFIXES, check_suffix, save_figure
 from moeload_bench.plots.traces import draw_heatmap, draw_shares, draw_sliding, draw_states
-from moeload_bench.plots.training import draw_training
+from moeload_bench.results.figures import draw_cost, draw_horizon
+from moeload_bench.style import SUFFIXES, check_suffix, save_figure
 
 __all__ = [
     "SUFFIXES",

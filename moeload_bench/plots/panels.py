@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
-from moeload_bench.plots.style import (
+from moeload_bench.states.rule import State, StateLabels, label_states
+from moeload_bench.states.shifts import planned_shifts
+from moeload_bench.style import (
     FEW,
     PALETTE,
     columns_of,
     legend_above,
+    legend_line,
     ordered_colours,
     state_handles,
     state_strip,
 )
-from moeload_bench.states.rule import State, StateLabels, StateRule, label_states
-from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:
@@ -79,13 +80,6 @@ def view_handles(view: View) -> list[Any]:
     """Return the legend entries of states and planned shifts that occur."""
     shifts = [legend_line("planned shift", **SHIFT)] if view.shifts() else []
     return [*(state_handles() if view.labels else []), *shifts]
-
-
-def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
-    """Return a legend entry."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, linestyle=linestyle, label=label, **more)
 
 
 def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], ordered: str) -> list[Any]:
@@ -172,13 +166,7 @@ class View:
         return bin_rows(self.step_S, self.trace.meta.stride, value_SX, self.bin_rows(across))
 
 
-def view_trace(
-    trace: Trace,
-    layers: Sequence[str] = (),
-    first: int | None = None,
-    last: int | None = None,
-    rule: StateRule | None = None,
-) -> View:
+def view_trace(trace: Trace, layers: Sequence[str] = (), first: int | None = None, last: int | None = None) -> View:
     """Return a view of the named layers (all by default) in steps ``first`` .. ``last``.
 
     Raise `NotFoundError` for a layer, and `PlotError` for steps, that the trace does not have.
@@ -195,7 +183,7 @@ def view_trace(
         until = "to the end" if last is None else f"to {last:,}"
         raise PlotError(f"{trace.id}: no row in the steps {asked} {until}; the trace has {has}")
     try:
-        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+        labels = label_states(trace.load_SLE, stride=trace.meta.stride)
     except TraceError:
         labels = None
     chosen = tuple(names.index(name) for name in layers) if layers else tuple(range(trace.num_layers))

@@ -9,18 +9,18 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.replanning import Comparison
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
-from moeload_bench.plots.panels import legend_line
-from moeload_bench.plots.style import (
+from moeload_bench.states.rule import StateLabels, StateRule
+from moeload_bench.style import (
     GREY,
     MARKERS,
     PALETTE,
     legend_above,
+    legend_line,
     new_figure,
     state_handles,
     state_strip,
     style,
 )
-from moeload_bench.states.rule import StateLabels, StateRule
 from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:

@@ -20,25 +20,25 @@ from moeload_bench.plots.panels import (
     colour_key,
     decorate_panel,
     finish_figure,
-    legend_line,
     mark_shifts,
     title_of,
     view_handles,
 )
-from moeload_bench.plots.style import (
+from moeload_bench.states.drift import sliding_range, sliding_variance
+from moeload_bench.states.rule import StateLabels
+from moeload_bench.style import (
     FEW,
     GREY,
     STATE_COLOURS,
     STATE_HATCHES,
     legend_above,
+    legend_line,
     new_figure,
     ordered_colours,
     panels,
     style,
     write_remark,
 )
-from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.states.rule import StateLabels
 from moeload_bench.traces.trace import shares
 
 if TYPE_CHECKING:

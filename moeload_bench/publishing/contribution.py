@@ -8,7 +8,6 @@ from pathlib import Path
 
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing.community import checked_about, path_of
-from moeload_bench.publishing.footer import foreign_parts
 from moeload_bench.publishing.identifying import identifying_fields, without_identifying
 from moeload_bench.traces.duplicates import duplicate_of, live_experts
 from moeload_bench.traces.meta import TraceMeta, checked_meta
@@ -54,20 +53,20 @@ class Wishes:
 
 
 def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Contribution:
-    """Return the trace at a path, or those below it, as they would be published, checked by `contribution_problems`.
+    """Return the trace at a path, or those below it, as they would be published, and what is wrong with them.
 
     Files are written again, so that only what they hold as traces counts. A licence that a trace states must be the
     wished one. Raise `TraceError` if the line about them cannot stand in a card.
     """
     checked_about(wishes.about)
     refs, names = list(known), set(taken)
-    problems = [*_foreign(path)]
+    problems = [*foreign_files(path)]
     traces: dict[str, Trace] = {}
     removed: dict[tuple[str, str], None] = {}
     origin: dict[str, Path] = {}
-    for file in _files(path):
+    for file in trace_files(path):
         try:
-            read = _read(file)
+            read = read_contributed(file)
             removed.update(dict.fromkeys(identifying_fields(read.meta, wishes.own_names)))
             trace = replace(read, meta=_as_wished(read.meta, wishes))
         except TraceError as error:
@@ -76,9 +75,9 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
         place = path_of(trace)
         if place in origin:
             problems.append(f"{file}: {trace.id} again, as {origin[place]}: number the runs of one split")
-        wrong = (*_other_licence(read.meta.licence, wishes.licence), *_wrong_meta(trace.meta, names))
+        wrong = (*_other_licence(read.meta.licence, wishes.licence), *meta_problems(trace.meta, names))
         problems += [f"{file}: {line}" for line in wrong]
-        problems += _copies(file, trace, refs, origin.values())
+        problems += copies_of(file, trace, refs, origin.values())
         traces[place], origin[place] = trace, file
     return Contribution(traces, tuple(removed), tuple(problems))
 
@@ -113,27 +112,7 @@ def known_traces(folders: Iterable[Path] | None = None) -> list[TraceRef]:
     return found
 
 
-def contribution_problems(path: Path, known: Iterable[TraceRef], taken: Iterable[str] = ()) -> Iterator[str]:
-    """Yield one line for each reason why the traces at a path cannot be published; none if they can.
-
-    The checks: nothing but traces, of a bounded size; nothing in their files but columns and record (`foreign_parts`);
-    both hashes and conservation of counts; stated count semantics; an open licence; nothing in the metadata that
-    identifies a machine or a person; a recipe's name that is not one of the ``taken`` ones; and no training that is
-    among the ``known`` traces or twice in the contribution, also permuted, cut, sampled or thinned (`duplicate_of`).
-    """
-    yield from _foreign(path)
-    refs, names, traces = list(known), set(taken), _files(path)
-    for number, file in enumerate(traces):
-        try:
-            trace, foreign = _read(file), foreign_parts(file)
-        except TraceError as error:
-            yield str(error)
-            continue
-        yield from (f"{file}: {line}" for line in (*foreign, *_wrong_meta(trace.meta, names)))
-        yield from _copies(file, trace, refs, traces[:number])
-
-
-def _files(path: Path) -> list[Path]:
+def trace_files(path: Path) -> list[Path]:
     """Return the trace files at or below a path."""
     return [file for file in _all_files(path) if file.suffix == ".parquet"]
 
@@ -142,16 +121,17 @@ def _all_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
-def _foreign(path: Path) -> Iterator[str]:
+def foreign_files(path: Path) -> Iterator[str]:
     """Yield a line for everything there that is not a trace; nothing is opened."""
     for file in _all_files(path):
         if file.suffix != ".parquet":
             yield f"{file}: not a trace; a contribution holds .parquet files and nothing else"
-    if not _files(path):
+    if not trace_files(path):
         yield f"{path}: no trace is there"
 
 
-def _read(file: Path) -> Trace:
+def read_contributed(file: Path) -> Trace:
+    """Return a contributed trace; raise `TraceError` for one that cannot be read or is too large."""
     try:
         size = file.stat().st_size
     except OSError as error:
@@ -166,7 +146,8 @@ def check_size(name: str, size: int) -> None:
         raise TraceError(f"{name}: {size:,} bytes, a contributed trace has at most {MAX_BYTES:,}")
 
 
-def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
+def meta_problems(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
+    """Yield a line for each reason why a trace with this metadata cannot be published."""
     if meta.licence not in LICENCES:
         yield f"licence is {meta.licence!r}, expected one of {', '.join(LICENCES)}"
     if meta.count_semantics == "unknown":
@@ -177,7 +158,7 @@ def _wrong_meta(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
         yield f"metadata field {where} holds {text!r}, which identifies a machine or a person: take it out"
 
 
-def _copies(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable[Path]) -> Iterator[str]:
+def copies_of(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each trace that this one is a copy of, among the known traces and its own contribution.
 
     A file is not a copy of itself, even if it lies where known traces are found. A trace that cannot be read is a

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from moeload_bench.hub.client import (
 )
 from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import carried_rows, same_card
-from moeload_bench.publishing.files import (
+from moeload_bench.publishing.release import (
     LocalFile,
     Plan,
     RemoteFile,
@@ -35,11 +35,11 @@ from moeload_bench.publishing.files import (
     local_file,
     make_plan,
 )
+from moeload_bench.words import Progress, silent
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Report = Callable[[int, int, str], None]
 CARD = "README.md"
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -64,7 +64,7 @@ def publish(
     private: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    report: Report | None = None,
+    report: Progress = silent,
     api: HfApi | None = None,
 ) -> Publication:
     """Make ``repo`` at ``tag`` hold exactly the folder; do nothing if it does already.
@@ -81,15 +81,11 @@ def publish(
     files = collect_files(folder)
     check_card(folder)
     with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
-        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report or _silent, Path(scratch))
+        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
         if dry_run:
             return explaining_failures(repo, release.rehearse)
         check_token(release.api)
         return explaining_failures(repo, lambda: with_retries(release.attempt))
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    return
 
 
 @dataclass
@@ -102,7 +98,7 @@ class _Release:
     files: Mapping[str, LocalFile]
     private: bool
     overwrite: bool
-    report: Report
+    report: Progress
     scratch: Path
     started: Plan | None = None
 

@@ -28,7 +28,7 @@ class RecordingPush:
     permission: before training, not after.
     """
 
-    def __init__(self, repo: str, target: str | Path, *, private: bool = False, api: HfApi | None = None) -> None:
+    def __init__(self, repo: str, target: str | Path, *, api: HfApi | None = None) -> None:
         from huggingface_hub import HfApi
 
         self.repo, self.target = repo, Path(target)
@@ -43,7 +43,7 @@ class RecordingPush:
         check_token(self._api)
         try:
             if not self._api.repo_exists(repo, repo_type="dataset"):
-                self._api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+                self._api.create_repo(repo, repo_type="dataset", exist_ok=True)
             self._ask_permission()
             held = self._api.file_exists(repo, self.name, repo_type="dataset")
         except request_errors() as error:

@@ -8,7 +8,6 @@ recipe depends neither on how many are drawn nor on other keys. Nothing is measu
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from moeload_bench.recipes.distribution import (
 )
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.shapes import SHAPE, Shapes, pick, probe_seconds, step_seconds
-from moeload_bench.schema import first_problem
+from moeload_bench.schema import first_problem, read_toml
 
 MOST_TURNS = 64
 """The largest sum of the weights of a stage's texts."""
@@ -77,16 +76,9 @@ class Drawn:
 
 def load_distribution(path: Path) -> Distribution:
     """Read a distribution; raise `RecipeError` that names the field that could give an invalid recipe."""
+    distribution = read_toml(Distribution, path, "distribution", RecipeError)
     try:
-        with path.open("rb") as file:
-            distribution = Distribution.model_validate(tomllib.load(file))
         _check(distribution)
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}") from None
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {first_problem(error, 'distribution')}") from None
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
     return distribution

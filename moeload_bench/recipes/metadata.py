@@ -8,53 +8,36 @@ from typing import Any
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.text import TextSource
 from moeload_bench.recording.metadata import hardware, recorded_versions
-from moeload_bench.traces.trace import BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+from moeload_bench.traces.trace import BalancingMeta, SourceMeta, TraceMeta
 
 TRACE_LICENCE = "CC-BY-4.0"
 
 
 def recipe_meta(
-    recipe: Recipe,
-    texts: Mapping[str, TextSource],
-    *,
-    seed: int,
-    run: int,
-    split: str,
-    layers: tuple[LayerMeta, ...],
-    experts: int,
-    tokenizer_sha256: str,
-    passes: Mapping[tuple[int, str], float],
-    score_function: str,
-    gate: str,
-    parallel: Mapping[str, Any],
+    recipe: Recipe, texts: Mapping[str, TextSource], passes: Mapping[tuple[int, str], float], **known: Any
 ) -> TraceMeta:
-    """Return everything known about a run of a recipe; ``passes``: see `BatchOrder.passes`."""
+    """Return everything known about a run of a recipe: what follows from the recipe, and fields ``known`` of the run.
+
+    ``passes``: see `BatchOrder.passes`.
+    """
     return TraceMeta(
+        **known,
         format_version="1.2",
         recipe=recipe.name,
         recipe_version=recipe.version,
-        split=split,
-        run=run,
-        seed=seed,
         group=recipe.name,
-        layers=layers,
-        experts=experts,
         count_semantics="pre_drop",
         family=recipe.model.family,
         config=dict(recipe.model.config),
-        gate=gate,
-        score_function=score_function,
-        balancing=balancing_meta(recipe, parallel["processes"]),
+        balancing=balancing_meta(recipe, known["parallel"]["processes"]),
         capacity_factor=recipe.model.config.get("capacity_factor"),
         drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
         sources=source_metas(recipe, texts, passes),
-        tokenizer_sha256=tokenizer_sha256,
         sequence_length=recipe.data.sequence_length,
         global_batch_tokens=recipe.data.sequence_length * recipe.data.batch_sizes[-1][1],
         optimizer={"name": "AdamW", **recipe.optimizer.model_dump()},
         schedule=recipe.schedule.model_dump(),
         precision=recipe.precision,
-        parallel=dict(parallel),
         versions=recorded_versions(),
         hardware=hardware(),
         licence=TRACE_LICENCE,

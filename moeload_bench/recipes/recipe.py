@@ -6,15 +6,14 @@ A recipe is one TOML file; unknown keys are refused. Axis letters: B sequences o
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record, first_problem, later
+from moeload_bench.schema import Record, later, read_toml
 
 RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
@@ -399,13 +398,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raise `NotFoundError` for an unknown name and `RecipeError` for a file that breaks the schema.
     """
     path = recipe_file(name_or_path)
-    try:
-        with path.open("rb") as file:
-            recipe = Recipe.model_validate(tomllib.load(file))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}") from None
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {first_problem(error, 'recipe')}") from None
+    recipe = read_toml(Recipe, path, "recipe", RecipeError)
     if recipe.name != path.stem:
         raise RecipeError(f"{path}: name is {recipe.name!r}, expected {path.stem!r} like the file")
     return recipe

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.files import replacing
+from moeload_bench.files import replacing, write_whole
 from moeload_bench.recipes.text import TextSource
 
 _CHUNK_LINES = 2000
@@ -38,7 +38,7 @@ def train_tokenizer(sources: Sequence[TextSource], vocabulary: int) -> TrainedTo
     path = cache_dir() / "tokenizers" / f"{key[:16]}.json"
     if not path.is_file():
         tokenizer = _train([source.path for source in sources], vocabulary)
-        _write_atomically(path, tokenizer.to_str().encode())
+        write_whole(path, tokenizer.to_str().encode())
     tokenizer = Tokenizer.from_file(str(path))
     return TrainedTokenizer(tokenizer, _content_sha256(tokenizer))
 
@@ -90,9 +90,3 @@ def _chunks(path: Path) -> Iterator[str]:
                 lines = []
         if lines:
             yield "".join(lines)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as scratch:
-        scratch.write_bytes(content)

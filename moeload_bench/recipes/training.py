@@ -40,7 +40,7 @@ from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.routers import find_routers
-from moeload_bench.recording.writer import TraceWriter, trace_target
+from moeload_bench.recording.writer import StepProgress, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ class Job:
         return trace_target(self.out, self.recipe.name, self.split, self.number)
 
 
-Progress = Callable[[int, dict[str, Any]], None]
-
-
-class Run:
+class TrainingRun:
     """A recipe's model, optimizer and data, trained one optimizer step at a time.
 
     With several processes, each trains its own share of every step's sequences, with equal weights (DDP): W processes
@@ -160,9 +157,7 @@ class Run:
             raise DivergedError(f"step {number}: the loss is {float(loss)}: training diverged")
         row: dict[str, Any] = {
             "step": number,
-            "tokens": counts.tokens_L,
-            "load": counts.load_LE,
-            "load_half": counts.load_half_LE,
+            **counts.cells(),
             "loss": float(loss),
             "aux_loss": float(aux),
             "lr": lr,
@@ -171,10 +166,6 @@ class Run:
             "router_entropy": entropy_L.cpu().numpy(),
             "step_time_s": time.perf_counter() - start,
         }
-        if counts.dropped_LE is not None:
-            row["dropped"] = counts.dropped_LE
-        if counts.micro_max_LE is not None:
-            row["micro_max"] = counts.micro_max_LE
         if self._bias is not None:
             row["expert_bias"] = self._bias.value_LE()
             self._bias.update(counts.load_LE)
@@ -188,18 +179,14 @@ class Run:
         assert table is not None
         assert self._probe_counter is not None
         batch = self.order.probe(number, table.tokens // self.recipe.data.sequence_length)
-        share = batch.split(self.ranks.count)[self.ranks.rank]
-        at_once = max(1, self.recipe.data.sequences // (self.ranks.count * self.recipe.data.micro_batches))
+        at_once = max(1, self.recipe.data.sequences // self.recipe.data.micro_batches)
         with torch.no_grad():
-            for part in share.split(math.ceil(len(share.token_BN) / at_once)):
+            for part in batch.split(math.ceil(len(batch.token_BN) / at_once)):
                 self._probe_counter.halves.set(torch.from_numpy(part.half_B))
                 self._body(input_ids=torch.from_numpy(part.token_BN).to(self.device))
-        counts = self._probe_counter.take()
         return {
             "step": number,
-            "tokens": counts.tokens_L,
-            "load": counts.load_LE,
-            "load_half": counts.load_half_LE,
+            **self._probe_counter.take().cells(),
             "lr": self.recipe.lr_at(number),
             "stage": batch.stage,
         }
@@ -254,7 +241,7 @@ class Run:
         base = self.recipe.pretraining()
         if base is None:
             return
-        before = Run(replace(self.job, recipe=base), self.ranks)
+        before = TrainingRun(replace(self.job, recipe=base), self.ranks)
         for number in range(base.steps):
             before.step(number)
         self.model.load_state_dict(before.model.state_dict())
@@ -265,13 +252,13 @@ class Run:
         return recipe_meta(
             self.recipe,
             self.sources,
+            self.order.passes(),
             seed=self.job.seed,
             run=self.job.number,
             split=self.job.split,
             layers=layer_metas(self.counter.routers, experts, self.counter.top_k),
             experts=experts,
             tokenizer_sha256=self.tokenizer_sha256,
-            passes=self.order.passes(),
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
             parallel={"processes": self.ranks.count, **({"fsdp": self.ranks.count} if self.job.sharded else {})},
@@ -316,7 +303,7 @@ def record_recipe(
     *,
     resume: bool = False,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -331,7 +318,7 @@ def record_recipe(
     ranks = ranks or Ranks()
     parts = Parts(job.target)
     first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
-    run = Run(job, ranks)
+    run = TrainingRun(job, ranks)
     ranks.led(lambda: check_same_text(parts, run.sha256()))
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
@@ -344,71 +331,61 @@ def record_recipe(
             f"or make a trace of them: moeload-bench record {parts.folder}"
         )
     writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
-    probing = _Probing(job, run, resume=resume and first > 0) if job.recipe.probe is not None else None
+    probing = _Probing(job, run, resume=resume and first > 0)
     for number in range(first, job.steps):
-        if probing is not None:
-            probing.count(number)
+        probing.count(number)
         row = run.step(number)
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()
-            if probing is not None:
-                probing.flush()
+            probing.flush()
         if ranks.leads:
             writer.add(row, run.save)
         if progress is not None:
             progress(number, row)
         if ranks.count == 1 and stop() and number + 1 < job.steps:
-            if probing is not None:
-                probing.flush()
+            probing.flush()
             writer.flush(run.save)
             raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
     complete = job.steps >= job.recipe.steps
-    if probing is not None:
-        probing.finish(complete)
+    probing.finish(complete)
     return writer.finish(complete) if ranks.leads else job.target
 
 
 class _Probing:
-    """The recipe's probe on its way to a trace of its own, `NAME.probe`, next to the run's.
+    """The recipe's probe, if it has one, on its way to a trace of its own, `NAME.probe`, next to the run's.
 
     Its rows are on disk before those of the run, so that a resumed run finds all of them; it does not count rows again
     that it finds.
     """
 
-    def __init__(self, job: Job, run: Run, *, resume: bool) -> None:
-        table = job.recipe.probe
-        assert table is not None
-        self._run, self._every = run, table.every
-        self.target = trace_target(job.out, probe_name(job.recipe), job.split, job.number)
+    def __init__(self, job: Job, run: TrainingRun, *, resume: bool) -> None:
+        self._run = run
         self._writer: TraceWriter | None = None
-        if resume and self.target.exists():  # the probe was finished, but not yet the run
+        table = job.recipe.probe
+        parts = Parts(trace_target(job.out, probe_name(job.recipe), job.split, job.number))
+        if table is None or (resume and parts.target.exists()):  # the probe was finished, but not yet the run
             return
-        parts = Parts(self.target)
         if not resume:
             parts.remove()
         parts.start(resume)
         # written only with the run's shards: the metadata is known then
-        self._writer = TraceWriter(parts, self._meta, shard_steps=job.steps + 1, stride=self._every)
-
-    def _meta(self) -> TraceMeta:
-        return probe_meta(self._run.recipe, self._run.meta())
+        self._writer = TraceWriter(
+            parts, lambda: probe_meta(run.recipe, run.meta()), shard_steps=job.steps + 1, stride=table.every
+        )
 
     def count(self, number: int) -> None:
         """Count the probe of a step that has one."""
-        if self._writer is None or number % self._every or number < self._writer.next_step:
-            return
-        row = self._run.probe(number)
-        if self._run.ranks.leads:
-            self._writer.add(row)
+        if self._writer is not None and number % self._writer.stride == 0 and number >= self._writer.next_step:
+            self._writer.add(self._run.probe(number))
 
     def flush(self) -> None:
         """Write all rows to disk."""
-        if self._writer is not None and self._run.ranks.leads:
+        if self._writer is not None:
             self._writer.flush()
 
     def finish(self, complete: bool) -> None:
         """Write the trace."""
-        if self._writer is not None and self._run.ranks.leads:
+        if self._writer is not None:
             self._writer.finish(complete)
 
 

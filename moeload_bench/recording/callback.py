@@ -74,17 +74,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             )
         self._if_exists = if_exists
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-        self._options: dict[str, Any] = {
-            "adapters": adapters,
-            "reduce": reduce,
-            "on_error": on_error,
-            "shard_steps": shard_steps,
-            "count": count,
-            "layers": layers,
-            "imbalance_rank": imbalance_rank,
-            "micro_max": micro_max,
-            "monitor": monitor,
-        }
+        counted = {"count": count, "layers": layers, "imbalance_rank": imbalance_rank, "micro_max": micro_max}
+        how = {"adapters": adapters, "reduce": reduce, "on_error": on_error, "shard_steps": shard_steps}
+        self._options: dict[str, Any] = {**counted, **how, "monitor": monitor}
         check_on_error(on_error)
         checked_meta(self._given)
         self._recorder: Recorder | None = None

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from moeload_bench.arrays import IntArray
+from moeload_bench.arrays import Array, IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
@@ -48,6 +48,18 @@ class StepCounts:
     dropped_LE: IntArray | None
     imbalance_rank_L: NDArray[np.float64] | None = None
     micro_max_LE: IntArray | None = None
+
+    def cells(self) -> dict[str, Array]:
+        """Return the counts as a trace's columns."""
+        columns = {
+            "tokens": self.tokens_L,
+            "load": self.load_LE,
+            "load_half": self.load_half_LE,
+            "dropped": self.dropped_LE,
+            "imbalance_rank": self.imbalance_rank_L,
+            "micro_max": self.micro_max_LE,
+        }
+        return {name: cell for name, cell in columns.items() if cell is not None}
 
 
 class RouterCounter:
@@ -289,29 +301,25 @@ class RouterCounter:
         try:
             counts_C = _bincount(cell_P, size)
             self._counts[layer] = counts_C if before is None else before + counts_C
-            if self._spread:
-                self._add_ratio(layer, counts_C)
-            if self._micro_max:
-                self._add_largest(layer, counts_C)
+            if self._spread or self._micro_max:
+                self._measure(layer, counts_C.reshape(self.experts[layer] or 1, -1).sum(1))
         except Exception as error:  # as in the hook
             raise _as_recording_error(self.routers[layer], error) from error
 
-    def _add_ratio(self, layer: int, counts_C: Counts) -> None:
-        """Add the largest over the mean load of one pass; the sum stays on the device, so that nothing waits."""
-        load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
-        total = load_E.sum()
-        if isinstance(load_E, torch.Tensor):
-            self._ratios[layer] = self._ratios[layer] + load_E.max() * len(load_E) / total.clamp(min=1)
-        else:
-            self._ratios[layer] += float(load_E.max() * len(load_E) / max(1, total))
-        self._passes[layer] += 1
+    def _measure(self, layer: int, load_E: Any) -> None:
+        """Take in one pass's loads: the largest over the mean, and each expert's largest so far.
 
-    def _add_largest(self, layer: int, counts_C: Counts) -> None:
-        """Update the largest load of each expert in one pass, on its device as in `_add_ratio`."""
-        load_E: Any = counts_C.reshape(self.experts[layer] or 1, -1).sum(1)
-        before_E = self._largest[layer]
-        larger = torch.maximum if isinstance(load_E, torch.Tensor) else np.maximum
-        self._largest[layer] = load_E if before_E is None else larger(before_E, load_E)
+        Both stay on the device, so that nothing waits.
+        """
+        on_device = isinstance(load_E, torch.Tensor)
+        if self._spread:
+            total = load_E.sum().clamp(min=1) if on_device else max(1, load_E.sum())
+            self._ratios[layer] = self._ratios[layer] + load_E.max() * len(load_E) / total
+            self._passes[layer] += 1
+        if self._micro_max:
+            before_E = self._largest[layer]
+            larger = torch.maximum if on_device else np.maximum
+            self._largest[layer] = load_E if before_E is None else larger(before_E, load_E)
 
 
 def _untraced(hook: Callable[..., None]) -> Any:

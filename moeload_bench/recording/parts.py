@@ -138,11 +138,15 @@ class Parts:
 
     def reopen(self) -> None:
         """Open a folder that exists; raise `RecordingError` if there is none."""
-        path = self.folder / "manifest.json"
-        if not path.is_file():
-            raise RecordingError(f"{self.folder}: no unfinished recording is there")
-        self._manifest = {**_EMPTY, **self._read_manifest()}
+        self.look()
         self._remove_leftovers()
+
+    def look(self) -> None:
+        """See what a folder holds, and change nothing there; raise `RecordingError` if no recording is in it."""
+        if not (self.folder / "manifest.json").is_file():
+            whole = f"; it is finished: {self.target}" if self.target.is_file() else ""
+            raise RecordingError(f"{self.folder}: no unfinished recording is there{whole}")
+        self._manifest = {**_EMPTY, **self._read_manifest()}
 
     def truncate(self, before_step: int) -> None:
         """Remove the steps from ``before_step`` on, for training that goes back to an older checkpoint.
@@ -215,11 +219,7 @@ def unfinished_trace(folder: Path) -> Trace:
     Raise `RecordingError` if there is none, or if nothing of it is on disk yet.
     """
     parts = Parts(folder.with_suffix(".parquet"))
-    path = parts.folder / "manifest.json"
-    if not path.is_file():
-        whole = f"; it is finished: {parts.target}" if parts.target.is_file() else ""
-        raise RecordingError(f"{folder}: no unfinished recording is there{whole}")
-    parts._manifest = {**_EMPTY, **parts._read_manifest()}
+    parts.look()
     shards = list(parts.shards())
     if not shards:
         raise RecordingError(f"{folder}: nothing is on disk yet")

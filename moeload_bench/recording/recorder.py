@@ -144,7 +144,7 @@ class Recorder:
             if self._writer.started:
                 self._writer.truncate(at_step)
                 self._begun = self._resumed = self._writer.started
-                self._halves = "load_half" in self._writer.recorded_columns()
+                self._halves = "load_half" in self._writer.parts.state["columns"]
                 self._tell(lambda monitor: monitor.recall(self._writer.recorded(), self._writer.recorded_meta))
         except MoeloadError:
             self.counter.close()
@@ -228,15 +228,9 @@ class Recorder:
             check_same_run(self._meta(), self._writer.recorded_meta(), self._writer.parts.folder)
         self._halves = self._halves if self._begun else split
         number = self._next_step if step is None else step
-        row: Row = {"step": number, "tokens": counts.tokens_L, "load": counts.load_LE, **cells}
-        if self._halves:
-            row["load_half"] = counts.load_half_LE
-        if counts.dropped_LE is not None:
-            row["dropped"] = counts.dropped_LE
-        if counts.imbalance_rank_L is not None:
-            row["imbalance_rank"] = counts.imbalance_rank_L.astype("float32")
-        if counts.micro_max_LE is not None:
-            row["micro_max"] = counts.micro_max_LE
+        row: Row = {"step": number, **counts.cells(), **cells}
+        if not self._halves:
+            del row["load_half"]
         if self._writes:
             self._writer.add(row)
         self._next_step, self._begun = number + 1, True

@@ -18,6 +18,8 @@ from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace, TraceMeta
 
 Row = dict[str, Any]
+StepProgress = Callable[[int, Row], None]
+"""``report(step, row)``: called after every step of a training."""
 
 _MACHINE = ("hardware", "versions")
 """Metadata of the machine, which may change when a recording is resumed; the rest belongs to the run."""
@@ -60,7 +62,7 @@ class TraceWriter:
         stride: int = 1,
     ) -> None:
         self.parts = parts
-        self._stride = stride
+        self.stride = stride
         self._meta = meta
         self._shard_steps = shard_steps
         self._shard_seconds = shard_seconds
@@ -77,15 +79,11 @@ class TraceWriter:
     @property
     def next_step(self) -> int:
         """Return the step that has to come next."""
-        return int(self._rows[-1]["step"]) + self._stride if self._rows else self.parts.next_step
+        return int(self._rows[-1]["step"]) + self.stride if self._rows else self.parts.next_step
 
     def recorded(self) -> Iterator[Row]:
         """Yield the rows that are safe on disk, in order, with one shard of them in memory at a time."""
         return itertools.chain.from_iterable(map(rows_of, self.parts.shards()))
-
-    def recorded_columns(self) -> list[str]:
-        """Return the columns of the rows on disk; older manifests do not name them."""
-        return self.parts.state.get("columns") or sorted(next(self.parts.shards()).columns)
 
     def recorded_meta(self) -> TraceMeta:
         """Return the metadata of the rows on disk."""
@@ -153,7 +151,7 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
     if not parts.has_shards:
         raise RecordingError(f"{parts.folder}: nothing was recorded")
     meta = TraceMeta.model_validate(parts.state["meta"])
-    machines = _recorded_on(parts)
+    machines = parts.state["machines"]
     jumps = resume_notes(parts.shards(), parts.state.get("resumed", []))
     notes = (*meta.notes, *notes, *itertools.starmap(_moved, itertools.pairwise(machines)), *jumps)
     began = {key: machines[0][key] for key in _MACHINE}
@@ -162,21 +160,12 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
     return path
 
 
-def _machine(record: dict[str, Any], step: int) -> dict[str, Any]:
-    return {"from_step": step, **{key: record[key] for key in _MACHINE}}
-
-
-def _recorded_on(parts: Parts) -> list[dict[str, Any]]:
-    """Return the machines of the shards, in order; older manifests know only the last one."""
-    state = parts.state
-    return state.get("machines") or ([_machine(state["meta"], 0)] if "meta" in state else [])
-
-
 def _machines(parts: Parts, record: dict[str, Any], step: int) -> list[dict[str, Any]]:
     """Return the machines, with this one added if it differs: a recording may be resumed elsewhere."""
-    before = [machine for machine in _recorded_on(parts) if machine["from_step"] < step]
-    same = before and all(before[-1][key] == record[key] for key in _MACHINE)
-    return before if same else [*before, _machine(record, step)]
+    before = [machine for machine in parts.state.get("machines", []) if machine["from_step"] < step]
+    here = {key: record[key] for key in _MACHINE}
+    same = before and before[-1] == {"from_step": before[-1]["from_step"], **here}
+    return before if same else [*before, {"from_step": step, **here}]
 
 
 def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.captions import span_words
 from moeload_bench.results.console import drawn
-from moeload_bench.results.grid import NOTHING, Grid, Row, result_grid
-from moeload_bench.results.record import Results
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row, result_grid
+from moeload_bench.results.record import Result
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
-from moeload_bench.results.words import span_words
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
 
@@ -28,8 +28,8 @@ MIDDLE = 100
 """The horizon nearest to this one is the first to be shown, and that of the plans' column."""
 
 
-def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
-    """A heading and a table for each state that occurs, then what the columns mean; nothing without the metric."""
+def brief_tables(results: Sequence[Result], metric: str, width: int) -> Iterator[Any]:
+    """Yield a heading and a table for each state, then what the columns mean; nothing without the metric."""
     grid = result_grid(results, metric)
     if grid is None:
         return
@@ -45,7 +45,7 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
     yield from _legend(grid, plans)
 
 
-def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> Table:
+def _table(grid: ResultGrid, plans: ResultGrid | None, rows: Sequence[Row], width: int) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
     if any(row.skill is not None for row in rows):
@@ -73,8 +73,8 @@ def _table(grid: Grid, plans: Grid | None, rows: Sequence[Row], width: int) -> T
     return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
-def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
-    """Numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
+def _horizons(grid: ResultGrid, rows: Sequence[Row], room: int) -> list[int]:
+    """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
     K = len(grid.horizons)
     order = list(dict.fromkeys([_middle(grid), K - 1, 0, *range(K)]))
     shown: list[int] = []
@@ -87,12 +87,12 @@ def _horizons(grid: Grid, rows: Sequence[Row], room: int) -> list[int]:
     return sorted(shown)
 
 
-def _middle(grid: Grid) -> int:
+def _middle(grid: ResultGrid) -> int:
     return min(range(len(grid.horizons)), key=lambda k: abs(grid.horizons[k] - MIDDLE))
 
 
 def _short(value: float | None) -> str:
-    """Three digits behind the point, more where they would be naught."""
+    """Format with three decimals, more where they would show 0."""
     if value is None:
         return NOTHING
     return (
@@ -101,7 +101,7 @@ def _short(value: float | None) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits, no power of ten: 1,830."""
+    """Format with three digits and no power of ten: 1,830."""
     ms = 1e3 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
@@ -110,8 +110,8 @@ def _percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
-def _legend(grid: Grid, plans: Grid | None) -> Iterator[str]:
-    """One line for each column that is not plain."""
+def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
+    """Yield one line for each column that is not plain."""
     lines = ["h: training steps ahead"]
     reference, ratio = grid.scores.reference, grid.scores.ratio
     if ratio is not None and reference is not None:

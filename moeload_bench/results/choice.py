@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.placement.replan import PolicyRun, best_run
-from moeload_bench.results.record import Result, Results
+from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import EXACT, log_ratio
 from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
 from moeload_bench.suites.suite import STATES
@@ -63,7 +63,7 @@ class ForecasterChoice:
 
     @property
     def text(self) -> str:
-        """What is best and by how much, what cannot be told from it, and what to take."""
+        """Return what is best and by how much, what cannot be told from it, and what to take."""
         if self.ahead is None:
             return f"{self.state}: {self.best} is the only one, so there is no choice ({self.metric})."
         percent = 100 * self.ahead
@@ -82,7 +82,7 @@ class ForecasterChoice:
 
     @property
     def _others(self) -> str:
-        """What the test showed of those that are not taken, and where it showed nothing why they are not."""
+        """Return what the test showed of those that are not taken, and where it showed nothing why they are not."""
         groups = (
             (self.apart, "{} can be told from it"),
             (self.worse, f"{{}} cannot be told from it, with over {100 * WORSE_BY:.0f} % more error"),
@@ -104,7 +104,7 @@ class PolicyChoice:
 
     @property
     def text(self) -> str:
-        """One or two lines."""
+        """Return one or two lines."""
         best, take = self.best, self.cheapest
         if take is best:
             more = "" if len(self.alike) == 1 else f", which moves least of {len(self.alike)} that save alike"
@@ -122,7 +122,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _part(times: float) -> str:
-    """One so many-eth of something: `half`, `a 3rd of`, `a 100th of`, to one digit."""
+    """Return one so many-eth of something: `half`, `a 3rd of`, `a 100th of`, to one digit."""
     digits = 10 ** (len(str(int(times))) - 1)
     number = round(times / digits) * digits
     return "half" if number == 2 else f"a {ordinal(number)} of"
@@ -133,7 +133,7 @@ def _named(run: PolicyRun) -> str:
 
 
 def choose_policy(runs: Sequence[PolicyRun]) -> PolicyChoice:
-    """What to take of the policies of one comparison, the oracle aside; the static layout moves nothing."""
+    """Return what to take of the policies of one comparison, the oracle aside; the static layout moves nothing."""
     real = [run for run in runs if run.policy != "oracle"]
     best = best_run(real)
     best_N, most = np.array(best.saved_parts), max(SAME_PERCENT, WORSE_BY * best.saved_percent)
@@ -148,8 +148,8 @@ def choose_policy(runs: Sequence[PolicyRun]) -> PolicyChoice:
     return PolicyChoice(best, tuple(alike), cheapest)
 
 
-def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoice]:
-    """What to take in each state that the traces have; horizons weighted alike, failed forecasters left out."""
+def choose_forecasters(results: Sequence[Result], metric: str) -> Iterator[ForecasterChoice]:
+    """Yield what to take in each state that the traces have; horizons weighted alike, failed forecasters left out."""
     metric = metric if has_skill(metric) else forecast_metrics()[0].name
     for state in STATES:
         error = {result.name: _errors(result, state, metric) for result in results}
@@ -188,7 +188,7 @@ def choose_forecasters(results: Results, metric: str) -> Iterator[ForecasterChoi
 
 
 def _errors(result: Result, state: str, metric: str) -> NDArray[np.float64] | None:
-    """[O, K] over all runs in order; None where the state does not occur, a task failed or the metric is not there."""
+    """Return the errors [O, K] over all runs in order; None if the state or the metric is missing, or a task failed."""
     tasks = [task for run in result.runs for task in run.tasks if task.state == state]
     if not tasks or any(task.failure is not None or metric not in task.metrics for task in tasks):
         return None
@@ -197,15 +197,15 @@ def _errors(result: Result, state: str, metric: str) -> NDArray[np.float64] | No
 
 
 def _parts(value_OK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over neighbouring origins [N, K]."""
+    """Return means over neighbouring origins [N, K]."""
     parts = np.array_split(value_OK, min(PARTS, len(value_OK)))
     return np.asarray(np.maximum(np.stack([part.mean(axis=0) for part in parts]), EXACT))
 
 
 def _verdict(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: float) -> Verdict:
-    """Of one that is worse by ``gap`` in all and by ``worse_N`` in each part; within the tolerance it is alike.
+    """Return the verdict on one that is worse by ``gap`` in all and by ``worse_N`` in each part.
 
-    Else the test decides, and what it does not tell from zero is alike up to ``most``.
+    Within the tolerance it is alike. Else the test decides; what it cannot tell from zero is alike up to ``most``.
     """
     if gap <= tolerance:
         return "alike"
@@ -218,7 +218,7 @@ def _verdict(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: f
 
 
 def _above_zero(value_N: NDArray[np.float64]) -> bool:
-    """Whether the 95 % t interval of the mean lies above zero."""
+    """Return whether the 95 % t interval of the mean lies above zero."""
     from scipy.stats import t
 
     half = t.ppf(0.975, len(value_N) - 1) * value_N.std(ddof=1) / np.sqrt(len(value_N))

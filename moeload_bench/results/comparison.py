@@ -37,7 +37,7 @@ class Errors:
     by_forecaster: Mapping[str, FloatArray]
 
     def select(self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None) -> Errors:
-        """The tasks of one state, one horizon, or with windows that (do not) cross a change of state."""
+        """Return the tasks of one state, one horizon, or with windows that (do not) cross a change of state."""
         keep = np.ones(len(self.horizon_T), dtype=np.bool_)
         if state is not None:
             keep &= np.array(self.state_T, dtype=object) == state
@@ -48,7 +48,7 @@ class Errors:
         return self.at(np.flatnonzero(keep).tolist())
 
     def at(self, at: Sequence[int]) -> Errors:
-        """The tasks at these places."""
+        """Return the tasks at these places."""
         return Errors(
             Tasks([self.tasks.recipe_T[i] for i in at], [self.tasks.run_T[i] for i in at], self.tasks.twins),
             self.horizon_T[at],
@@ -59,12 +59,12 @@ class Errors:
 
 
 def runs_of(errors: Errors, traces: Collection[str]) -> Errors:
-    """The tasks of these runs, named by their traces' ids."""
+    """Return the tasks of these runs, named by their traces' ids."""
     return errors.at([i for i, run in enumerate(errors.tasks.run_T) if run in traces])
 
 
 def errors_of(results: Sequence[Result], metric: str) -> Errors:
-    """The metric of results on one suite; raises `ResultError` when they do not have the same tasks."""
+    """Return the metric of results on one suite; raise `ResultError` when they do not have the same tasks."""
     first = results[0]
     keys = _task_keys(first)
     for result in results:
@@ -102,7 +102,9 @@ def _values(result: Result, metric: str, K: int) -> FloatArray:
 
 
 def reference_of(results: Sequence[Result]) -> Result | None:
-    """The result of the suite's reference: among those given, else the one that comes with the package, else None."""
+    """Return the result of the suite's reference: among those given, else the one that comes with the package, else
+    None.
+    """
     suite = results[0].suite
     for result in results:
         if result.forecaster.target == suite.reference and not result.forecaster.kwargs:
@@ -111,7 +113,7 @@ def reference_of(results: Sequence[Result]) -> Result | None:
 
 
 def bundled_reference(suite: str, suite_sha256: str, scoring_version: int) -> Result | None:
-    """The reference's result that comes with the package for a suite of this name and content, scored alike."""
+    """Return the reference's result that comes with the package for a suite of this name and content, scored alike."""
     path = PACKAGE / "data" / "reference" / f"{suite}.json"
     if Path(suite).name != suite or not path.is_file():
         return None
@@ -127,14 +129,16 @@ def _of_the_package(path: Path) -> Result:
 
 
 def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[Interval]]:
-    """Skill of a forecaster against the reference on these tasks, and its intervals by claim where there are some."""
+    """Return the skill of a forecaster against the reference on these tasks, and its intervals by claim where there are
+    some.
+    """
     ratio_T = statistics.log_ratio(errors.by_forecaster[forecaster], errors.by_forecaster[reference])
     found = [statistics.interval(ratio_T, errors.tasks, claim) for claim in CLAIMS]
     return statistics.skill(ratio_T, errors.tasks), [interval for interval in found if interval is not None]
 
 
 def best_window(results: Sequence[Result], metric: str) -> tuple[str, int] | None:
-    """The fixed window with the least error over all tasks, and of how many it is the best; None without any.
+    """Return the fixed window with the least error over all tasks, and of how many it is the best; None without any.
 
     Windows are the results of the baseline `sw_avg`, whatever its arguments.
     """

@@ -49,9 +49,9 @@ class SuiteFacts(Record):
 
 @lru_cache(maxsize=8)
 def suite_facts(suite: str, sha256: str) -> Mapping[str, TraceFacts]:
-    """The facts that this package keeps of a suite's runs, by trace; empty where it keeps none of this suite.
+    """Return the facts that this package keeps of a suite's runs, by trace; empty where it keeps none of this suite.
 
-    Raises `ResultError` for a file that cannot be read.
+    Raise `ResultError` for a file that cannot be read.
     """
     path = facts_path(suite)
     if path is None or not path.is_file():
@@ -64,5 +64,5 @@ def suite_facts(suite: str, sha256: str) -> Mapping[str, TraceFacts]:
 
 
 def facts_path(suite: str) -> Path | None:
-    """Where the facts of a suite are kept; None for a name that no suite of the package can have."""
+    """Return where the facts of a suite are kept; None for a name that no suite of the package can have."""
     return FOLDER / f"{suite}.traces.json" if _SUITE.fullmatch(suite) else None

@@ -1,7 +1,7 @@
 """The summary of results: a row per forecaster and state by one metric, from which every table and figure is made.
 
 A value is the mean over runs of the run's mean over its origins in that state, itself a mean over layers. States and
-horizons are never averaged away, except where somebody asks for `ALL`. `results.words` says over what a value is a
+horizons are never averaged away, except where somebody asks for `ALL`. `results.captions` says over what a value is a
 mean; `results.console`, `results.markdown` and `results.html` render the tables that `results.tables` makes of rows.
 
 Axis letters: K suite horizons.
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def value(self) -> float | None:
-        """The mean over the horizons."""
+        """Return the mean over the horizons."""
         return present_mean(self.value_K)
 
     @property
@@ -84,7 +84,7 @@ class Row:
         return max(self.origins_K)
 
     def claim(self, claim: Claim) -> Interval | None:
-        """The interval for a claim, None with too few recipes or runs."""
+        """Return the interval for a claim, None with too few recipes or runs."""
         return next((one for one in self.intervals if one.claim == claim), None)
 
     @property
@@ -97,14 +97,16 @@ class Row:
 
     @property
     def fallback(self) -> float | None:
-        """The part of its forecasts in which the forecaster fell back to something plain; None where it is silent."""
+        """Return the part of its forecasts in which the forecaster fell back to something plain; None where it is
+        silent.
+        """
         counts = self.result.counts
         made = counts.get("forecasts", 0)
         return counts["fallback"] / made if made and "fallback" in counts else None
 
     @property
     def falls_back(self) -> bool:
-        """Whether most of the row's numbers are those of its fallback."""
+        """Return whether most of the row's numbers are those of its fallback."""
         return (self.fallback or 0.0) > 0.5
 
 
@@ -125,23 +127,23 @@ class Standings:
 
     @cached_property
     def errors(self) -> Errors:
-        """The metric, task by task, of the results and the reference."""
+        """Return the metric, task by task, of the results and the reference."""
         return errors_of(self._compared, self.metric)
 
     @cached_property
     def ratios(self) -> Errors:
-        """The metric that skill is a ratio of, task by task."""
+        """Return the metric that skill is a ratio of, task by task."""
         return self.errors if self.ratio in (None, self.metric) else errors_of(self._compared, self.ratio or "")
 
     def on(self, runs: Collection[str]) -> Standings:
-        """The same scores on some of the runs."""
+        """Return the same scores on some of the runs."""
         found = Standings(with_runs_of(self.results, runs), self.metric, None)
         found.reference = self.reference
         found.errors, found.ratios = (runs_of(errors, runs) for errors in (self.errors, self.ratios))
         return found
 
     def rows(self, state: str, horizon: int | None = None) -> list[Row]:
-        """A row per forecaster, in their order."""
+        """Return a row per forecaster, in their order."""
         at = range(len(self.horizons)) if horizon is None else [self.horizons.index(horizon)]
         here = in_state(self.ratios, state, horizon) if self.reference else None
         floor_K = self.floor(state, "floor_batch")
@@ -161,7 +163,7 @@ class Standings:
         return rows
 
     def _means(self, result: Result, state: str) -> tuple[list[list[float | None]], list[int]]:
-        """The means of each run that has origins in a state, each [K], and how many origins have a value [K]."""
+        """Return the means of each run that has origins in a state, each [K], and how many origins have a value [K]."""
         means = [mean_K for run in result.runs if (mean_K := run_means(run, state, self.metric))]
         return means, [
             sum(
@@ -174,14 +176,14 @@ class Standings:
         ]
 
     def ranks(self, state: str, horizon: int | None = None) -> dict[str, int]:
-        """Rank group of each forecaster, from 1; empty with too few recipes, or without a ratio."""
+        """Return the rank group of each forecaster, from 1; empty with too few recipes, or without a ratio."""
         here = in_state(self.ratios, state, horizon)
         base_T = here.by_forecaster[self.reference] if self.reference else None
         error = {result.name: here.by_forecaster[result.name] for result in self.results}
         return ranks(rank_groups(error, here.tasks, base_T=base_T)) if self.ratio else {}
 
     def floor(self, state: str, floor: str) -> Values:
-        """[K] the mean over runs of a floor of the metric in a state; empty where no run has it."""
+        """Return the mean over runs [K] of a floor of the metric in a state; empty where no run has it."""
         found = [
             run.floors[state][floor][self.metric]
             for run in self.results[0].runs
@@ -190,13 +192,13 @@ class Standings:
         return tuple(present_mean(values) for values in zip(*found, strict=True))
 
     def floors(self) -> dict[tuple[str, str], Values]:
-        """By (state, floor), where there are any."""
+        """Return the floors by (state, floor), where there are any."""
         pairs = [(state, floor) for state in (*STATES, CROSSING) for floor in FLOOR_NAMES]
         return {(state, floor): found for state, floor in pairs if (found := self.floor(state, floor))}
 
     @property
     def marks(self) -> dict[str, str]:
-        """The weakest mark of each floor over the runs."""
+        """Return the weakest mark of each floor over the runs."""
         marks: dict[str, str] = {}
         for run in self.results[0].runs:
             for floor, mark in run.floor_marks.items():
@@ -205,7 +207,7 @@ class Standings:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ResultGrid:
     """The rows of all states that occur, over all horizons; rows of a state are in the order of skill."""
 
     scores: Standings
@@ -218,22 +220,22 @@ class Grid:
 
     @property
     def states(self) -> list[str]:
-        """Those that have rows."""
+        """Return the states that have rows."""
         return list(dict.fromkeys(row.state for row in self.rows))
 
     def of_state(self, state: str) -> list[Row]:
-        """The rows of one state."""
+        """Return the rows of one state."""
         return [row for row in self.rows if row.state == state]
 
     def of(self, forecaster: str) -> list[Row]:
-        """The rows of one forecaster, in the order of states."""
+        """Return the rows of one forecaster, in the order of states."""
         return [row for row in self.rows if row.forecaster == forecaster]
 
 
-def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
-    """Forecaster x state x horizon of one metric, with floors, excess and skill; None when no result has the metric.
+def result_grid(results: Sequence[Result], metric: str) -> ResultGrid | None:
+    """Return forecaster x state x horizon of a metric, with floors, excess and skill; None if no result has it.
 
-    Raises `NotFoundError` for a metric that neither the results nor the catalogue have.
+    Raise `NotFoundError` for a metric that neither the results nor the catalogue have.
     """
     if metric not in metrics_in(results):
         if metric not in metric_names():
@@ -248,11 +250,11 @@ def result_grid(results: Sequence[Result], metric: str) -> Grid | None:
     ]
     there = {row.state for row in rows}
     floors = {key: found for key, found in scores.floors().items() if key[0] in there}
-    return Grid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
+    return ResultGrid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
 
 
-def known_grid(results: Sequence[Result], metric: str) -> Grid:
-    """The grid of a metric that the results have; raises `NotFoundError` where they do not."""
+def known_grid(results: Sequence[Result], metric: str) -> ResultGrid:
+    """Return the grid of a metric that the results have; raise `NotFoundError` where they do not."""
     grid = result_grid(results, metric) if len(results) else None
     if grid is None:
         raise not_found("metric", metric, metrics_in(results))
@@ -260,17 +262,17 @@ def known_grid(results: Sequence[Result], metric: str) -> Grid:
 
 
 def metrics_in(results: Iterable[Result]) -> set[str]:
-    """Every metric that some task of the results has."""
+    """Return every metric that some task of the results has."""
     return {metric for result in results for run in result.runs for task in run.tasks for metric in task.metrics}
 
 
 def by_skill(rows: Iterable[Row]) -> list[Row]:
-    """The most skill first, those without any last, equals as they came: the order of every table."""
+    """Return the most skill first, those without any last, equals as they came: the order of every table."""
     return sorted(rows, key=lambda row: -np.inf if row.skill is None else row.skill, reverse=True)
 
 
 def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> set[str]:
-    """Names of the (cost, value) that no other beats in one without losing in the other."""
+    """Return names of the (cost, value) that no other beats in one without losing in the other."""
     have = {name: (cost, value if lower else -value) for name, (cost, value) in points.items() if value is not None}
     return {
         name
@@ -280,14 +282,14 @@ def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> s
 
 
 def in_state(errors: Errors, state: str, horizon: int | None = None) -> Errors:
-    """The tasks of a state, of windows that cross a change of state, or of all states; at one horizon or all."""
+    """Return the tasks of a state, of windows that cross a change of state, or of all states; at one horizon or all."""
     if state == CROSSING:
         return errors.select(crossing=True, horizon=horizon)
     return errors.select(state=None if state == ALL else state, horizon=horizon)
 
 
 def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
-    """The results with these runs only."""
+    """Return the results with these runs only."""
     return [
         result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
         for result in results
@@ -295,7 +297,7 @@ def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Res
 
 
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
-    """[K] the run's mean over its origins in a state (or over the windows that cross); empty when there is none."""
+    """Return the run's mean [K] over its origins in a state, or over the windows that cross; empty without any."""
     tasks = [task for task in run.tasks if metric in task.metrics and _in_state(task.state, task.crossing, state)]
     if not tasks:
         return []
@@ -306,7 +308,7 @@ def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
 
 
 def present_mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the values that are there; None where there is none."""
+    """Return the mean of the values that are there; None where there is none."""
     kept = [value for value in values if value is not None]
     return float(np.mean(kept)) if kept else None
 

@@ -40,5 +40,5 @@ def _row(table: Table, at: int, links: Mapping[str, str]) -> str:
 
 
 def _kind(table: Table, column: int) -> str:
-    """The class of a column's cells: numbers, or text that stands behind them."""
+    """Return the class of a column's cells: numbers, or text that stands behind them."""
     return ' class="n"' if table.numeric(column) else ' class="t"' if column >= table.numbers_to else ""

@@ -12,22 +12,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
-from moeload_bench.results.text import compact_json, content_sha256, readable_json
+from moeload_bench.results.json_text import compact_json, content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem, later
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_RESULT_BYTES = 64 << 20
 LEAST_MS = 1e-3
@@ -61,19 +57,19 @@ class CostResult(Record):
 
     @property
     def per_forecast_s(self) -> float:
-        """Seconds per answered origin, observing included."""
+        """Return seconds per answered origin, observing included."""
         return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
 
     @property
     def per_forecast_cpu_s(self) -> float | None:
-        """CPU seconds per answered origin, observing included; None where it was not measured."""
+        """Return CPU seconds per answered origin, observing included; None where it was not measured."""
         if self.observe_cpu_s is None or self.forecast_cpu_s is None:
             return None
         return (self.observe_cpu_s + self.forecast_cpu_s) / max(1, self.forecasts)
 
     @property
     def of_training(self) -> float | None:
-        """Seconds spent per second of the recorded training; None where its step time or the cost is not known."""
+        """Return the seconds spent per second of recorded training; None if its step time or the cost is not known."""
         trained_s = (self.training_step_s or 0.0) * self.observed_rows
         return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
 
@@ -110,7 +106,7 @@ class RunResult(Record):
 
     @property
     def facts(self) -> TraceFacts:
-        """What of this record belongs to the trace."""
+        """Return what of this record belongs to the trace."""
         return TraceFacts(
             data_sha256=self.data_sha256,
             crossing={task.origin: task.crossing for task in self.tasks},
@@ -159,173 +155,54 @@ class Result(Record):
 
     @property
     def failures(self) -> list[tuple[str, TaskResult]]:
-        """(trace, task) of every failed task."""
+        """Return (trace, task) of every failed task."""
         return [(run.trace, task) for run in self.runs for task in run.failures]
 
     @property
     def per_forecast_s(self) -> float:
-        """Seconds per answered origin, observing included; mean over runs."""
+        """Return seconds per answered origin, observing included; mean over runs."""
         return _mean([run.cost.per_forecast_s for run in self.runs])
 
     @property
     def of_training(self) -> float | None:
-        """Seconds spent per second of the recorded training; mean over the runs that know it."""
+        """Return seconds spent per second of the recorded training; mean over the runs that know it."""
         known = [found for run in self.runs if (found := run.cost.of_training) is not None]
         return _mean(known) if known else None
 
     @property
     def cpu_ms(self) -> float | None:
-        """CPU milliseconds per answered origin, observing included; mean over runs, None where not measured."""
+        """Return CPU milliseconds per answered origin, observing included; mean over runs, None where not measured."""
         spent = [run.cost.per_forecast_cpu_s for run in self.runs]
         known = [one for one in spent if one is not None]
         return max(1e3 * _mean(known), LEAST_MS) if len(known) == len(spent) else None
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the forecaster counted itself, over all runs."""
+        """Return what the forecaster counted itself, over all runs."""
         names = dict.fromkeys(name for run in self.runs for name in run.counts)
         return {name: sum(run.counts.get(name, 0) for run in self.runs) for name in names}
 
     @property
     def content_sha256(self) -> str:
-        """The hash of what the forecaster did, whatever the status and however the file is laid out."""
-        return content_sha256(_packed(self.model_copy(update={"status": "claimed"}), own=False))
+        """Return the hash of what the forecaster did, whatever the status and however the file is laid out."""
+        return content_sha256(packed(self.model_copy(update={"status": "claimed"}), own=False))
 
     def to_json(self) -> str:
-        """Canonical text, one line a task; without what the package keeps of the suite's traces."""
+        """Return canonical text, one line a task; without what the package keeps of the suite's traces."""
         kept = suite_facts(self.suite.name, self.suite.sha256)
-        return readable_json(_packed(self, own=not kept)) + "\n"
+        return readable_json(packed(self, own=not kept)) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the record, replacing what was there in one move."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as scratch:
-            scratch.write_text(self.to_json())
+        write_whole(target, self.to_json().encode())
         return target
 
 
-class Results(Sequence[Result]):
-    """What `evaluate` returns: one result per forecaster, in the order asked for."""
-
-    def __init__(self, results: Sequence[Result]) -> None:
-        self._results = tuple(results)
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._results[index]
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self._results)
-
-    @property
-    def failures(self) -> list[tuple[str, str, TaskResult]]:
-        """(forecaster, trace, task) of every failed task."""
-        return [(result.name, trace, task) for result in self for trace, task in result.failures]
-
-    def rows(self, *, floors: bool = False, cost: bool = False) -> Iterator[dict[str, Any]]:
-        """One flat record per (forecaster, trace, origin, horizon).
-
-        A failed task has its reason in `failure` and None for every metric: what it scores is a penalty, which counts
-        in skill and tables alone. ``floors`` adds `FLOOR.METRIC`, what noise alone costs in the task's state; ``cost``
-        what the forecaster cost in that run.
-        """
-        for result in self:
-            for run in result.runs:
-                about = _cost_columns(run) if cost else {}
-                for task in run.tasks:
-                    for k, horizon in enumerate(result.suite.horizons):
-                        yield {
-                            "forecaster": result.name,
-                            "trace": run.trace,
-                            "recipe": run.recipe,
-                            "state": task.state,
-                            "origin": task.origin,
-                            "horizon": horizon,
-                            "crossing": task.crossing[k],
-                            "failure": task.failure,
-                            **{
-                                metric: None if task.failure is not None else values[k]
-                                for metric, values in task.metrics.items()
-                            },
-                            **(_floor_columns(run, task.state, k) if floors else {}),
-                            **about,
-                        }
-
-    def to_pandas(self, *, floors: bool = False, cost: bool = False) -> pd.DataFrame:
-        """`rows` as a data frame; what does not exist is NaN."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self.rows(floors=floors, cost=cost))
-        numbers = [name for name in frame.columns if frame[name].dtype == object and name not in _TEXTS]
-        return frame.astype(dict.fromkeys(numbers, "float64"))
-
-    def skill(self, metric: str = "window_tv") -> pd.DataFrame:
-        """Skill against the suite's reference: a row per state and forecaster, the most skill first.
-
-        Columns `state`, `forecaster`, `skill`, and `low` and `high` of its 95 % interval for a new recipe (NaN with
-        fewer than five recipes). Raises `NotFoundError` for a metric that the results do not hold.
-        """
-        found: pd.DataFrame = _frames().skill_frame(self, metric)
-        return found
-
-    def table(self, state: str | None = None, metric: str = "window_tv") -> pd.DataFrame:
-        """The result table as numbers: state, forecaster, the metric at each horizon (`h=100`), skill, ms per forecast.
-
-        ``state`` keeps one of transient, stable, mixed, crossing. Raises `NotFoundError` for another word or metric.
-        """
-        found: pd.DataFrame = _frames().table_frame(self, state, metric)
-        return found
-
-    def plot(self, metric: str = "window_tv") -> Any:
-        """Error against horizon with the floors drawn in, one panel per state: a figure of matplotlib (extra plot)."""
-        # figures know results, never the other way round: this is a name, looked up when somebody asks
-        return import_module("moeload_bench.plots.results").draw_horizon(list(self), metric)
-
-    def __repr__(self) -> str:
-        return str(_frames().summary_text(self))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return str(_frames().summary_html(self))
-
-    def to_json(self) -> str:
-        """A JSON list of the results, each with what belongs to its traces."""
-        return "[" + ",\n".join(readable_json(_packed(result, own=True)) for result in self) + "]\n"
-
-
-_TEXTS = ("forecaster", "trace", "recipe", "state", "failure")
-
-
-def _frames() -> Any:
-    """`moeload_bench.results.dataframes`, which is made of this module's records."""
-    return import_module("moeload_bench.results.dataframes")
-
-
-def _floor_columns(run: RunResult, state: str, k: int) -> dict[str, Any]:
-    floors = run.floors.get(state, {})
-    return {f"{floor}.{metric}": values[k] for floor, known in floors.items() for metric, values in known.items()}
-
-
-def _cost_columns(run: RunResult) -> dict[str, Any]:
-    cost = run.cost
-    return {
-        "forecast_s": cost.per_forecast_s,
-        "of_training": cost.of_training,
-        "observe_wall_s": cost.observe_wall_s,
-        "forecast_wall_s": cost.forecast_wall_s,
-        "startup_wall_s": cost.startup_wall_s,
-        "peak_memory_bytes": cost.peak_memory_bytes,
-    }
-
-
 def load_result(path: str | os.PathLike[str]) -> Result:
-    """Read a result record; raises `ResultError` naming the file and field.
+    """Read a result record; raise `ResultError` naming the file and field.
 
-    Files of schema version 1, which hold all fields of every task, are read too. What a file says of its suite's traces
-    must be what this package keeps of them.
+    What a file says of its suite's traces must be what this package keeps of them.
     """
     source = Path(path)
     try:
@@ -338,18 +215,17 @@ def load_result(path: str | os.PathLike[str]) -> Result:
 
 
 def parse_result(text: bytes, where: str) -> Result:
-    """The record in a file's bytes; see `load_result`."""
+    """Return the record in a file's bytes; see `load_result`."""
     try:
         tree = json.loads(text)
         if not isinstance(tree, dict) or not isinstance(tree.get("runs"), list):
             raise ResultError(f"{where}: expected a result record with a list of runs")
-        version = tree.get("schema_version", 1)
-        if version not in (1, 2):
-            raise ResultError(f"{where}: schema_version is {version!r}, this version reads 1 and 2")
+        if tree.get("schema_version") != 2:
+            raise ResultError(f"{where}: schema_version is {tree.get('schema_version')!r}, this version reads 2")
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
-        runs = tree["runs"] if version == 1 else [_unpacked(run, facts, suite.name) for run in tree["runs"]]
-        result = Result.model_validate_json(compact_json({**tree, "schema_version": 2, "runs": runs}))
+        runs = [_unpacked(run, facts, suite.name) for run in tree["runs"]]
+        result = Result.model_validate_json(compact_json({**tree, "runs": runs}))
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -374,7 +250,7 @@ def _check_facts(result: Result, facts: Mapping[str, TraceFacts], where: str) ->
 
 
 def same_numbers(one: Any, other: Any) -> bool:
-    """Whether two trees are equal, numbers as far as two processors agree."""
+    """Return whether two trees are equal, numbers as far as two processors agree."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_numbers(one[key], other[key]) for key in one)
     if isinstance(one, tuple) and isinstance(other, tuple):
@@ -384,8 +260,8 @@ def same_numbers(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _packed(result: Result, own: bool) -> dict[str, Any]:
-    """The record as its file holds it; with ``own``, including what belongs to the traces."""
+def packed(result: Result, own: bool) -> dict[str, Any]:
+    """Return the record as its file holds it; with ``own``, including what belongs to the traces."""
     tree = result.model_dump(mode="json")
     tree["runs"] = [_packed_run(run, own) for run in tree["runs"]]
     return tree
@@ -407,7 +283,7 @@ def _packed_run(run: dict[str, Any], own: bool) -> dict[str, Any]:
 
 
 def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -> dict[str, Any]:
-    """A run as `RunResult` has it; raises `ValueError` where nobody says what belongs to its trace."""
+    """Return a run as `RunResult` has it; raise `ValueError` where nobody says what belongs to its trace."""
     fields = dict(run)
     metrics, rows, own = fields.pop("metrics"), fields.pop("tasks"), fields.pop("own", None)
     if own is None:
@@ -434,19 +310,19 @@ def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean in numpy's order of summation, as of all published numbers."""
+    """Return the mean in numpy's order of summation, as of all published numbers."""
     import numpy as np
 
     return float(np.mean(values))
 
 
 def rounded(value: float) -> Value:
-    """Nine significant digits; what is not finite becomes None."""
+    """Round to nine significant digits; what is not finite becomes None."""
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
 def rounded_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`rounded` over nested mappings of arrays."""
+    """Round nested mappings of arrays, as `rounded` does."""
     return {key: rounded_tree(v) if isinstance(v, Mapping) else _rounded_array(v) for key, v in tree.items()}
 
 

@@ -8,18 +8,16 @@ Axis letters: T tasks, F forecasters, G recipes.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, not_found
-from moeload_bench.results.seeds import seed_spread, t_quantile
 
 Claim = Literal["these recipes, new seeds", "a new recipe"]
 
@@ -29,6 +27,8 @@ EXACT = 1e-12
 """Errors below this, and differences of errors up to it, are rounding."""
 MIN_RECIPES = 5
 """With fewer recipes no interval and no test is given."""
+Runs = Mapping[str, FloatArray]
+"""By recipe, the mean log ratio of each of its runs [R]."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,21 @@ class Tasks:
 
     @cached_property
     def by_run(self) -> tuple[NDArray[np.intp], list[str]]:
-        """Number of each task's run [T], in the order in which runs come, and each run's recipe."""
+        """Return the number of each task's run [T], in the order in which runs come, and each run's recipe."""
         recipes = dict(zip(self.run_T, self.recipe_T, strict=True))
         number = {run: r for r, run in enumerate(recipes)}
         return np.array([number[run] for run in self.run_T], dtype=np.intp), list(recipes.values())
 
 
+class Spread(NamedTuple):
+    """The variance of one run's mean log ratio within its recipe, NaN without freedom, and its degrees of freedom."""
+
+    variance: float
+    freedom: int
+
+
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """A paired t test over recipe means, corrected by Holm within its family; p None with too few recipes."""
 
     forecaster: str
@@ -75,7 +82,7 @@ class Comparison:
 
 
 def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
-    """log of error / reference, clipped to +-log CLIP; [T].
+    """Return the log of error / reference, clipped to +-log CLIP; [T].
 
     Errors below EXACT count as 0, and two errors of 0 are equal (0). NaN where either does not exist.
     """
@@ -90,39 +97,20 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
 
 
 def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
-    """1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
+    """Return 1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
 
     With as many tasks per run and runs per recipe, and without near twins, this is the mean over tasks.
     """
     groups = _by_group(log_ratio_T, tasks)
-    return _skill(float(_group_means(groups).mean())) if groups else float("nan")
-
-
-def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
-    """Fraction of tasks with the smaller error, a tie (to within EXACT) counting half; NaN without any common task."""
-    known = np.isfinite(error_T) & np.isfinite(other_T)
-    if not known.any():
-        return float("nan")
-    gap = np.asarray(error_T)[known] - np.asarray(other_T)[known]
-    return float(np.mean((gap < -EXACT) + 0.5 * (np.abs(gap) <= EXACT)))
-
-
-def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
-    out = {}
-    for name, error_T in errors.items():
-        rates = [win_rate(error_T, other_T) for other, other_T in errors.items() if other != name]
-        known = [rate for rate in rates if np.isfinite(rate)]
-        out[name] = float(np.mean(known)) if known else float("nan")
-    return out
+    return skill_of(float(_group_means(groups).mean())) if groups else float("nan")
 
 
 def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
-    """A t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes, near
-    twins counted as one.
+    """Return a t interval on skill for one of the two claims; None (print ``n/a``) with fewer than MIN_RECIPES recipes,
+    near twins counted as one.
 
     ``these recipes, new seeds``: the standard error comes from the pooled variance of runs within recipes; also None
-    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raises `NotFoundError` for
+    when no recipe has two runs. ``a new recipe``: from the variance of the recipe means. Raise `NotFoundError` for
     another claim.
     """
     if claim not in get_args(Claim):
@@ -136,19 +124,19 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     half = t_quantile(freedom, confidence) * error
     return Interval(
         claim=claim,
-        skill=_skill(center),
-        low=_skill(center + half),
-        high=_skill(center - half),
+        skill=skill_of(center),
+        low=skill_of(center + half),
+        high=skill_of(center - half),
         confidence=confidence,
         recipes=len(groups),
         runs=sum(len(runs) for group in groups for runs in group),
     )
 
 
-def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[Comparison]:
-    """Every other forecaster against one: the reference, or the leader. One family for Holm's correction.
+def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[PairedTest]:
+    """Return every other forecaster against one: the reference, or the leader. One family for Holm's correction.
 
-    Raises `ResultError` when ``against`` is not among the forecasters.
+    Raise `ResultError` when ``against`` is not among the forecasters.
     """
     if against not in errors:
         raise ResultError(f"no results of {against!r} to compare with; there is: {', '.join(errors)}")
@@ -158,12 +146,14 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
     tested = [name for name in others if p_values[name] is not None]
     corrected = dict(zip(tested, holm([p for p in p_values.values() if p is not None]), strict=True))
     return [
-        Comparison(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
+        PairedTest(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
     ]
 
 
 def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
-    """Two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than MIN_RECIPES."""
+    """Return the two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than
+    MIN_RECIPES.
+    """
     groups = _by_group(log_ratio_T, tasks)
     if len(groups) < MIN_RECIPES:
         return None
@@ -176,7 +166,7 @@ def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979), in the order given."""
+    """Return Holm's step-down correction (1979), in the order given."""
     count = len(p_values)
     corrected, worst = [0.0] * count, 0.0
     for rank, i in enumerate(sorted(range(count), key=lambda i: p_values[i])):
@@ -188,7 +178,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def rank_groups(
     errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05, *, base_T: FloatArray | None = None
 ) -> list[list[str]] | None:
-    """Forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
+    """Return forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
 
     In the order of skill (against ``base_T``, the reference's errors; without it against the first forecaster given:
     ratios are clipped, so the order may depend on it) a group goes from its leader down to the first one whose
@@ -212,57 +202,14 @@ def rank_groups(
 
 
 def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
-    """Each forecaster's number of group, from 1; empty where there are no groups."""
+    """Return each forecaster's number of group, from 1; empty where there are no groups."""
     return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
 
 
-def rank_sets(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
-) -> dict[str, tuple[int, int]] | None:
-    """Each forecaster's least and greatest rank; None where a pair cannot be tested.
-
-    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank, all of them
-    at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). ``test`` gives the p of two
-    forecasters; without it `p_value`, so that the ranks are those on new recipes.
-    """
-    apart = pairs_apart(errors, tasks, alpha, test)
-    if apart is None:
-        return None
-    better, worse = dict.fromkeys(errors, 0), dict.fromkeys(errors, 0)
-    for first, second in apart:
-        better[second] += 1
-        worse[first] += 1
-    return {name: (1 + better[name], len(errors) - worse[name]) for name in errors}
-
-
-def pairs_apart(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
-) -> frozenset[tuple[str, str]] | None:
-    """The pairs that can be told apart, the better one first: all are tested (see `rank_sets`), Holm over them.
-
-    None where a pair cannot be tested.
-    """
-    pairs = list(itertools.combinations(errors, 2))
-    ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
-    found = (test(*pair) if test else p_value(ratio_T, tasks) for pair, ratio_T in ratios.items())
-    p_values = [p for p in found if p is not None]
-    if len(p_values) < len(pairs):
-        return None
-    return frozenset(
-        pair if skill(ratios[pair], tasks) > 0 else pair[::-1]
-        for pair, p in zip(pairs, holm(p_values), strict=True)
-        if p < alpha
-    )
-
-
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:
-    """The forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair entry."""
+    """Return the forecaster with the least geometric mean error over the tasks: chosen on the scores, so not a fair
+    entry.
+    """
     if not errors:
         return None
     base = next(iter(errors.values()))
@@ -270,7 +217,7 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
 
 
 def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
-    """By recipe the means of its runs; tasks without a ratio are left out, and so are runs without tasks."""
+    """Return the means of each recipe's runs; tasks without a ratio are left out, and so are runs without tasks."""
     number_T, recipe_R = tasks.by_run
     known = np.isfinite(log_ratio_T)
     count_R = np.bincount(number_T[known], minlength=len(recipe_R))
@@ -283,7 +230,7 @@ def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
 
 
 def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
-    """The means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
+    """Return the means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
     groups: dict[str, list[FloatArray]] = {}
     for recipe, runs in run_means(log_ratio_T, tasks).items():
         groups.setdefault(tasks.twins.get(recipe, recipe), []).append(runs)
@@ -291,23 +238,42 @@ def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
 
 
 def _group_means(groups: Sequence[Sequence[FloatArray]]) -> FloatArray:
-    """The mean of each group over its recipes, of each recipe over its runs."""
+    """Return the mean of each group over its recipes, of each recipe over its runs."""
     return np.array([np.mean([runs.mean() for runs in group]) for group in groups])
 
 
 def _new_recipe(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Mean, standard error and degrees of freedom for a recipe not seen."""
+    """Return mean, standard error and degrees of freedom for a recipe not seen."""
     mean_G = _group_means(groups)
     return float(mean_G.mean()), float(mean_G.std(ddof=1) / np.sqrt(len(mean_G))), len(mean_G) - 1
 
 
 def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are fixed."""
+    """Return mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are
+    fixed.
+    """
     recipes = [(runs, 1.0 / (len(groups) * len(group))) for group in groups for runs in group]
     spread = seed_spread({str(i): runs} for i, (runs, _) in enumerate(recipes))
     votes = sum(weight**2 / len(runs) for runs, weight in recipes)
     return float(_group_means(groups).mean()), float(np.sqrt(spread.variance * votes)), spread.freedom
 
 
-def _skill(mean_log_ratio: float) -> float:
+def skill_of(mean_log_ratio: float) -> float:
+    """Return the skill of a mean log ratio: how much less error than the reference, as a fraction."""
     return float(1.0 - np.exp(mean_log_ratio))
+
+
+def seed_spread(sets: Iterable[Runs]) -> Spread:
+    """Return the variance of runs within recipes, pooled over all recipes of all sets of runs."""
+    groups = [runs_R for runs in sets for runs_R in runs.values()]
+    freedom = sum(len(runs_R) - 1 for runs_R in groups)
+    if freedom < 1:
+        return Spread(float("nan"), 0)
+    return Spread(sum(float(((runs_R - runs_R.mean()) ** 2).sum()) for runs_R in groups) / freedom, freedom)
+
+
+def t_quantile(freedom: int, confidence: float) -> float:
+    """Return the half width of a two-sided t interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + 0.5 * confidence))

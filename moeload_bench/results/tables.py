@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moeload_bench.results.grid import NOTHING, Grid, Row
+from moeload_bench.results.captions import table_caption
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row
 from moeload_bench.results.statistics import Interval
-from moeload_bench.results.words import table_caption
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
@@ -35,7 +35,7 @@ class Table:
     quiet: frozenset[int] = field(default_factory=frozenset)
 
     def numeric(self, column: int) -> bool:
-        """Whether a column is one of numbers, which stand at its right."""
+        """Return whether a column is one of numbers, which stand at its right."""
         return self.numbers_from <= column < self.numbers_to
 
 
@@ -51,9 +51,9 @@ def table_of(
     return Table(caption, tuple(columns), rows, numbers_from, numbers_to)
 
 
-def metric_table(grid: Grid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
-    """The rows of a grid: error (and excess) at each horizon, and skill; with what forecasts cost, or in percent what
-    plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
+def metric_table(grid: ResultGrid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
+    """Return the rows of a grid: error (and excess) at each horizon, and skill; with what forecasts cost, or in percent
+    what plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
     """
     of_plans = "@" in grid.metric and ratio_metric(grid.metric) is not None
     last: dict[str, Callable[[Row], str]] = {"skill": skill_text}
@@ -77,18 +77,18 @@ def metric_table(grid: Grid, costs: bool = True, name: str = "{}", floor: str = 
 
 
 def horizon_heads(horizons: Sequence[int]) -> tuple[str, ...]:
-    """`h = 1`, `h = 1,000`, ..."""
+    """Return `h = 1`, `h = 1,000`, ..."""
     return tuple(f"h = {horizon:,}" for horizon in horizons)
 
 
 def marked_floor(floor: str, marks: Mapping[str, str]) -> str:
-    """A floor's name, with how far it can be trusted where it is not exact."""
+    """Return a floor's name, with how far it can be trusted where it is not exact."""
     mark = marks.get(floor, "exact")
     return floor if mark == "exact" else f"{floor} ({mark})"
 
 
 def error_cells(row: Row, zeros: bool = False) -> list[str]:
-    """`error (excess)` at each horizon; only the error where there is no floor."""
+    """Return `error (excess)` at each horizon; only the error where there is no floor."""
     if not row.excess_K:
         return [three_digits(value, zeros) for value in row.value_K]
     return [
@@ -98,18 +98,18 @@ def error_cells(row: Row, zeros: bool = False) -> list[str]:
 
 
 def ms(row: Row) -> str:
-    """Milliseconds per answered origin, observing included."""
+    """Return milliseconds per answered origin, observing included."""
     return three_digits(1e3 * row.result.per_forecast_s)
 
 
 def training(row: Row) -> str:
-    """Per cent of the recorded training time."""
+    """Return per cent of the recorded training time."""
     part = row.result.of_training
     return three_digits(None if part is None else 100 * part)
 
 
 def imbalance_percent(row: Row) -> str:
-    """Imbalance of a forecaster's plans against that of the reference's, in percent, from a row of a metric of plans.
+    """Format the imbalance of a forecaster's plans against that of the reference's, in percent, from a row of plans.
 
     Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
     """
@@ -117,7 +117,7 @@ def imbalance_percent(row: Row) -> str:
 
 
 def skill_text(row: Row) -> str:
-    """Skill with its intervals by claim; n/a where there are too few recipes for any."""
+    """Return skill with its intervals by claim; n/a where there are too few recipes for any."""
     if row.skill is None:
         return NOTHING
     spans = "; ".join(f"{one.claim} {span(one, 3)}" for one in row.intervals)
@@ -125,13 +125,13 @@ def skill_text(row: Row) -> str:
 
 
 def skill_span(value: float, intervals: Sequence[Interval]) -> str:
-    """Skill, with the interval for a new recipe where there is one."""
+    """Return skill, with the interval for a new recipe where there is one."""
     found = next((one for one in intervals if one.claim == "a new recipe"), None)
     return f"{value:+.3f}" if found is None else f"{value:+.3f} {span(found)}"
 
 
 def span(found: Interval, digits: int = 2) -> str:
-    """The ends of an interval."""
+    """Return the ends of an interval."""
     return f"[{signed(found.low, digits)}, {signed(found.high, digits)}]"
 
 
@@ -145,12 +145,12 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def signed_skill(value: float | None) -> str:
-    """Skill: three decimals with its sign."""
+    """Format a skill with three decimals and its sign."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}"
 
 
 def three_digits(value: float | None, zeros: bool = False) -> str:
-    """Three significant digits, "-" for nothing; with ``zeros`` at the end, so that a column can be read down."""
+    """Format with three significant digits, "-" for nothing; ``zeros`` keeps zeros at the end, for columns."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if not zeros:

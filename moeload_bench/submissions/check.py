@@ -6,22 +6,19 @@ Axis letters: K suite horizons.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import IsolationError, SubmissionError
 from moeload_bench.isolation.hosts import MAX_COUNTS, Level, level_available, parse_level
 from moeload_bench.results.comparison import bundled_reference
-from moeload_bench.results.record import Result, RunResult, load_result
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import Folder
 from moeload_bench.submissions.numbers import check_cost, check_numbers
 from moeload_bench.suites.suite import Suite, SuiteTrace
 
 APART: tuple[Level, ...] = ("process", "sandbox")
-MAX_CLAIM_BYTES = 32 << 20
 MAX_TEXT = 2000
 MAX_TEXTS = {"notes": 50, "environment": 500, "counts": MAX_COUNTS}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -46,23 +43,6 @@ def require_level(level: Level, instead: str = "or say --level process") -> None
     reason = level_available(level)
     if reason is not None:
         raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {instead}")
-
-
-def load_claim(path: Path) -> Result:
-    """Return a submission's result; raise `SubmissionError` unless it is a regular file of a sane size, or
-    `ResultError`.
-    """
-    try:
-        mode = path.lstat()
-    except FileNotFoundError:
-        raise SubmissionError(f"{path}: no result; `moeload-bench submit` writes it there") from None
-    except OSError as error:
-        raise SubmissionError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode.st_mode):
-        raise SubmissionError(f"{path}: expected a regular file, got a link, folder or device")
-    if mode.st_size > MAX_CLAIM_BYTES:
-        raise SubmissionError(f"{path}: {mode.st_size} bytes, at most {MAX_CLAIM_BYTES} are accepted")
-    return load_result(path)
 
 
 def check_submission(folder: Folder, result: Result, suite: Suite) -> list[str]:

@@ -78,7 +78,7 @@ def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -
 
 def _check_weights(folder: Path, record: Submission) -> None:
     """Raise unless there is at most one file of weights, next to code, with the hash that the record names."""
-    there = [name for name in WEIGHTS if _is_regular(folder / name)]
+    there = [name for name in WEIGHTS if is_regular(folder / name)]
     if len(there) > 1:
         raise SubmissionError(f"{folder}: {there[0]} and {there[1]}: a submission has one file of weights at most")
     if there and not record.has_code:
@@ -161,7 +161,7 @@ def _validated(kind: type[R], text: str | None, where: Path) -> R | None:
 
 def _read_text(folder: Path, name: str) -> str | None:
     path = folder / name
-    if not _is_regular(path):
+    if not is_regular(path):
         return None
     size = path.stat().st_size
     if size > MAX_BYTES[name]:
@@ -175,7 +175,7 @@ def _read_text(folder: Path, name: str) -> str | None:
     return text
 
 
-def _is_regular(path: Path) -> bool:
+def is_regular(path: Path) -> bool:
     """Return whether the file is there; raise `SubmissionError` if it is not a regular file."""
     try:
         mode = path.lstat()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from moeload_bench.errors import SubmissionError
@@ -40,13 +40,13 @@ class Author:
     ``model_type``: the type of forecaster. ``fitted_on``: the names of other data.
     """
 
-    authors: Sequence[str]
+    authors: list[str]
     licence: str
     link: str | None
     fitted_beyond_train: bool
     hardware: str
     model_type: str | None = None
-    fitted_on: Sequence[str] = ()
+    fitted_on: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -129,17 +129,11 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
     else:
         raise SubmissionError(f"{target.text!r}: a submission is one file: name it as FILE.py:Class")
     fields = {
+        **asdict(author),
         "name": name,
-        "authors": list(author.authors),
-        "licence": author.licence,
-        "link": author.link,
         "target": text,
         "kwargs": dict(target.kwargs),
         "weights_sha256": sha256,
-        "fitted_beyond_train": author.fitted_beyond_train,
-        "model_type": author.model_type,
-        "fitted_on": list(author.fitted_on),
-        "hardware": author.hardware,
         "suite": {"name": suite.name, "sha256": suite.sha256()},
     }
     record = parse_submission(fields, "submission")

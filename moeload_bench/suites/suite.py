@@ -10,18 +10,17 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.hub.fetch import HUB_ENV
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
@@ -63,11 +62,7 @@ class SuiteTrace(FitTrace):
 
     def origins(self) -> list[tuple[int, State]]:
         """Return (origin, state) in the order of training."""
-        return sorted(
-            [(o, "transient") for o in self.transient]
-            + [(o, "mixed") for o in self.mixed]
-            + [(o, "stable") for o in self.stable]
-        )
+        return sorted((origin, state) for state in STATES for origin in getattr(self, state))
 
 
 class HubPlace(Record):
@@ -194,18 +189,7 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     size = path.stat().st_size
     if size > MAX_SUITE_BYTES:
         raise SuiteError(f"{path}: {size} bytes, at most {MAX_SUITE_BYTES} are read")
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise SuiteError(f"{path}: not TOML: nested too deep") from None
-    except ValueError as error:  # also text that is not UTF-8, and numbers of thousands of digits
-        raise SuiteError(f"{path}: not TOML: {str(error)[:300]}") from None
-    try:
-        return Suite.model_validate(fields)
-    except ValidationError as error:
-        raise SuiteError(f"{path}: {first_problem(error, 'suite')}") from None
-    except SuiteError as error:  # from the state rule
-        raise SuiteError(f"{path}: rule: {error}") from None
+    return read_toml(Suite, path, "suite", SuiteError)
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:

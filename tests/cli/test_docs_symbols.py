@@ -9,15 +9,30 @@ from pathlib import Path
 
 import pytest
 
+from leaderboard import ranking, seeds
 from leaderboard.season_tools import forks
 from moeload_bench import forecaster
-from moeload_bench.results import seeds, statistics
+from moeload_bench.results import statistics
 from moeload_bench.scoring import catalogue, floors, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 
 ROOT = Path(__file__).parents[2]
-MODULES = (drift, forecaster, metrics, catalogue, scores, rule, floors, noise, statistics, seeds, shifts, forks)
+MODULES = (
+    drift,
+    forecaster,
+    metrics,
+    catalogue,
+    scores,
+    rule,
+    floors,
+    noise,
+    statistics,
+    seeds,
+    ranking,
+    shifts,
+    forks,
+)
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
 OTHER = {

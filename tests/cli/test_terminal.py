@@ -18,8 +18,8 @@ from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.results.brief import _milliseconds, brief_tables
+from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Results
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support.terminal import Shown, moeload_in_terminal

@@ -28,7 +28,7 @@ from moeload_bench.evaluation.stored import rescore
 from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.sources import imports_sha256
-from moeload_bench.results.record import Results
+from moeload_bench.results.collection import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace

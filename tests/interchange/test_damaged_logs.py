@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange import text
+from moeload_bench.interchange import logfiles
 from moeload_bench.interchange.jsonlines import read_jsonl
-from moeload_bench.interchange.rows import CutShortWarning, Log, Row, write_log
+from moeload_bench.interchange.rows import CutShortWarning, Log, LogRow, write_log
 from moeload_bench.interchange.smartmoe import read_smartmoe
 from moeload_bench.interchange.wandb import read_wandb
 from tests.support.foreign import logs
@@ -114,7 +114,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     ("megatron-tokens", MISSING, lose("rank3*"), r"rank 3 missing: got 7 files"),
     ("megatron-tokens", MISSING, lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
-    ("megatron-tokens", MISSING, edit("rank2*", LINE + LINE, ""), "iteration 20 is missing in rank 2"),
+    ("megatron-tokens", MISSING, edit("rank2*", LINE + LINE, ""), r"rank2\.jsonl: iteration 20 is missing"),
     ("megatron-tokens", MISSING, edit("rank2*", LINE, ""), "rank 2 has no layer 0 in iteration 20"),
     (
         "megatron-tokens",
@@ -391,10 +391,10 @@ CUT_SHORT = {
 BOMBS: dict[str, tuple[str, Any, str]] = {
     "npz": ("env", "1000", "decoded, expected at most 1000"),
     "csv": ("moeload_bench.interchange.table.BLOCK", 8, "not a table"),
-    "jsonl": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
-    "megatron-tokens": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
-    "megatron-routing": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
-    "smartmoe": ("moeload_bench.interchange.text.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "jsonl": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "megatron-tokens": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "megatron-routing": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
+    "smartmoe": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "sglang": ("moeload_bench.interchange.sglang.MAX_BYTES", 100, "members unpacked, expected at most 100"),
     "tensorrt-llm": ("moeload_bench.interchange.tensorrt_llm.MAX_HEADER", 100, "not a safetensors file: a header of"),
     "laer-moe": ("moeload_bench.interchange.laer_moe.MAX_BYTES", 100, "bytes, expected at most 100"),
@@ -449,7 +449,7 @@ def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypa
         monkeypatch.setenv("MOELOAD_MAX_TRACE_BYTES", value)
     else:
         monkeypatch.setattr(constant, value)
-        monkeypatch.setattr(text, "_BLOCK", 20)
+        monkeypatch.setattr(logfiles, "_BLOCK", 20)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
         imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
 
@@ -467,7 +467,7 @@ def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
 def test_more_files_than_the_limit_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every format that takes a folder or a glob; npz and csv are one file."""
     folder = made(name, tmp_path)
-    monkeypatch.setattr(text, "MAX_FILES", 0)
+    monkeypatch.setattr(logfiles, "MAX_FILES", 0)
     with pytest.raises(TraceError, match="more than 0 files, expected a narrower glob"):
         imported(name, folder, tmp_path / "out.parquet")
 
@@ -476,7 +476,7 @@ def test_more_files_than_the_limit_are_refused(name: str, tmp_path: Path, monkey
 def test_a_broken_last_line_ends_the_import_with_a_warning(name: str, tmp_path: Path) -> None:
     """A run that still writes: whole steps before it are imported, the trace is marked, and the file is named."""
     folder = made(name, tmp_path)
-    path = text.find_files([folder], "*")[-1]
+    path = logfiles.find_files([folder], "*")[-1]
     trimmed(path, CUT_SHORT[name])
     with pytest.warns(CutShortWarning, match="breaks off"):
         trace = imported(name, folder, tmp_path / "out.parquet", top_k=2)
@@ -518,7 +518,7 @@ def test_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [-1, 2**64 - 1, 10**30])
 def test_a_step_that_is_no_number_of_a_step_is_refused(step: int, tmp_path: Path) -> None:
     """Whatever a name or a cell holds: a step beyond the bound is refused by file, and nothing is written."""
-    rows_here = iter([Row(step, np.ones((1, 2), dtype=np.int64), "a.log")])
+    rows_here = iter([LogRow(step, np.ones((1, 2), dtype=np.int64), "a.log")])
     with pytest.raises(TraceError, match=rf"a\.log: step is {step}, expected a whole number from 0 to \d+"):
         write_log(Log("a.log", (0,), 2, rows_here), tmp_path / "o.parquet")
     assert not list(tmp_path.iterdir())
@@ -528,10 +528,10 @@ def test_an_enormous_number_in_a_name_costs_nothing(tmp_path: Path) -> None:
     """Ranks that are missing below it are not counted up; a digit that is no decimal one sorts as text."""
     for name in ("rank0.jsonl", f"rank{10**12}.jsonl", "1²2.jsonl"):
         (tmp_path / name).touch()
-    files = text.find_files([tmp_path], "*.jsonl")
+    files = logfiles.find_files([tmp_path], "*.jsonl")
     assert len(files) == 3
     with pytest.raises(TraceError, match=rf"rank 1, 2, .*, 10 \.\.\. missing: got 2 files, up to {10**12}"):
-        text.files_by_number(files[1:], r"rank(\d+)", "rank")
+        logfiles.files_by_number(files[1:], r"rank(\d+)", "rank")
 
 
 def test_json_of_any_kind_is_no_traceback(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, TraceError
 from moeload_bench.interchange import placements
-from moeload_bench.interchange.forecasts import Ahead, forecast_ahead, write_forecast
+from moeload_bench.interchange.forecast_files import Ahead, forecast_ahead, write_forecast
 from moeload_bench.interchange.placements import Placement, place_forecast, write_placement
 from moeload_bench.interchange.rows import Options, write_log
 from moeload_bench.interchange.series import ENDINGS, write_series

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange import flame_moe, megatron, rows, text
+from moeload_bench.interchange import flame_moe, logfiles, megatron, rows
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.laer_moe import read_laer_moe
@@ -86,7 +86,7 @@ def test_chunks_on_disk_make_the_same_trace(tmp_path: Path, monkeypatch: pytest.
     folder = logs.jsonl(tmp_path / "l", chosen)
     whole = imported("jsonl", folder, tmp_path / "a" / "whole.parquet")
     monkeypatch.setattr(rows, "CELLS_IN_MEMORY", 100)
-    monkeypatch.setattr(text, "_BLOCK", 50)
+    monkeypatch.setattr(logfiles, "_BLOCK", 50)
     parts = imported("jsonl", folder, tmp_path / "b" / "parts.parquet")
     assert data_sha256(parts) == data_sha256(whole)
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["parts.parquet"]
@@ -130,7 +130,7 @@ def test_thousands_of_files_are_read_and_more_are_refused(tmp_path: Path, monkey
         (folder / f"rank{rank}.jsonl").write_text(line)
     got = np.stack([row.load_LE for row in read_jsonl([folder]).rows])
     np.testing.assert_array_equal(got, 1500 * logs.truth(chosen))
-    monkeypatch.setattr(text, "MAX_FILES", 100)
+    monkeypatch.setattr(logfiles, "MAX_FILES", 100)
     with pytest.raises(TraceError, match="more than 100 files"):
         read_jsonl([str(folder / "*.jsonl")])
 

@@ -16,7 +16,7 @@ from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
-from moeload_bench.submissions.names import look_of
+from moeload_bench.submissions.naming import look_of
 from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import load_suite
 from tests.support.submitted import make_world

@@ -9,9 +9,10 @@ import pytest
 
 from leaderboard.pages.narrowing import narrowing
 from leaderboard.pages.results import results_of
+from leaderboard.ranking import pairs_apart
 from moeload_bench.errors import ResultError
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Tasks, pairs_apart
+from moeload_bench.results.statistics import Tasks
 
 NAMES = ("sw_avg", "ema", "gated", "uniform")
 

@@ -16,11 +16,11 @@ from leaderboard.committed import RESULTS, committed_results, load_all, result_p
 from leaderboard.pages.results import results_of
 from leaderboard.reproduce import TOLERANCES, bounds_of, compare, prepared, report, same_machine
 from leaderboard.suites.freeze import to_toml
+from leaderboard.verifying.agreement import value_bound
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import open_truth
-from moeload_bench.results.agreement import value_bound
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.folder import read_folder

@@ -10,8 +10,7 @@ import pytest
 from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.results.comparison import Errors
-from moeload_bench.results.seeds import Spread
-from moeload_bench.results.statistics import Tasks
+from moeload_bench.results.statistics import Spread, Tasks
 from tests.support.seasons import revealed_season
 
 RECIPES = [f"r{i}" for i in range(12)]

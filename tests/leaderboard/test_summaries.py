@@ -17,8 +17,8 @@ from leaderboard.site.words import signed_skill as site_skill
 from leaderboard.site.words import three_digits as site_digits
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.results.brief import _short, brief_tables
+from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import ALL, COLUMNS
-from moeload_bench.results.record import Results
 from moeload_bench.results.tables import signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from tests.conftest import need

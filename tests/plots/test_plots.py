@@ -14,11 +14,11 @@ from moeload_bench import plots
 from moeload_bench.cli import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.plots.style import FEW, legend_columns
+from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import Standings, run_means
-from moeload_bench.results.record import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
+from moeload_bench.style import FEW, legend_columns
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

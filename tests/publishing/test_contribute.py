@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from leaderboard.__main__ import app as maintainers
 from leaderboard.verify_trace import pulls
+from leaderboard.verify_trace.problems import contribution_problems
 from leaderboard.verify_trace.pulls import newest_commit, pull_problems
 from moeload_bench.cli.app import app
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
 from moeload_bench.publishing import contribution
 from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
-from moeload_bench.publishing.contribution import Wishes, contribution_problems, make_contribution
+from moeload_bench.publishing.contribution import Wishes, make_contribution
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
 from moeload_bench.publishing.proposal import open_contribution
 from moeload_bench.publishing.publish import publish

@@ -19,7 +19,7 @@ from moeload_bench.recipes.hashing import HashRouter, expert_table, route_by_tok
 from moeload_bench.recipes.models import build_model
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import Recipe, list_recipes, load_recipe
-from moeload_bench.recipes.training import Job, Run
+from moeload_bench.recipes.training import Job, TrainingRun
 from moeload_bench.recording.routers import find_routers
 from moeload_bench.traces.store import list_traces
 from tests.recipes.test_recording_kinds import recorded, small
@@ -96,7 +96,7 @@ def test_repeated_on_the_same_scores_loads_become_equal(shape: tuple[int, int, i
 def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path) -> None:
     """Two micro-batches: the recorded bias is the centred mean of their quantiles under the bias before."""
     recipe = changed(small(QUANTILE), data={"micro_batches": 2})
-    run = Run(Job(recipe, 0, "test", 8, tmp_path), Ranks())
+    run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
     passes: list[Any] = []
     see = QuantileBias.see
 
@@ -125,7 +125,7 @@ def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
     ratio_L = {}
     for method in ("quantile_balancing", "none"):
         recipe = changed(small(QUANTILE), balancing={"method": method}, optimizer={"lr": 1e-4})
-        run = Run(Job(recipe, 0, "test", 8, tmp_path), Ranks())
+        run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
         ratio_L[method] = max_over_mean(np.stack([run.step(step)["load"] for step in range(20)])[-5:]).mean(axis=0)
     assert (ratio_L["quantile_balancing"] < 1.2).all()
     assert (ratio_L["none"] > 1.4).all()
@@ -160,7 +160,7 @@ def test_hashed_loads_are_the_table_applied_to_the_text(tmp_path: Path) -> None:
     """Every recorded count equals what the tables give for the step's token ids, while the model learns."""
     recipe = changed(small(HASH), data={"micro_batches": 2}, optimizer={"lr": 1e-2})
     trace = recorded(recipe, tmp_path)
-    run = Run(Job(recipe, 0, "test", 8, tmp_path / "again"), Ranks())
+    run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path / "again"), Ranks())
     assert isinstance(run.order, BatchOrder)
     for layer in range(trace.load_SLE.shape[1]):
         table_VK = expert_table(0, layer, 300, 16, 2)

@@ -13,7 +13,7 @@ import torch
 from moeload_bench.errors import RecordingError
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recipes.recipe import load_recipe
-from moeload_bench.recipes.training import Job, Run, record_recipe
+from moeload_bench.recipes.training import Job, TrainingRun, record_recipe
 from moeload_bench.traces.store import read_trace
 from tests.support.recording.ranks import run_ranks
 from tests.support.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
@@ -27,20 +27,20 @@ def sharded(rank: int, recipe: Path, out: Path, stop_at: int) -> dict[str, np.nd
     os.environ["MOELOAD_CACHE"] = str(recipe.parent / "cache")
     job = Job(load_recipe(str(recipe)), 0, "test", STEPS, out, shard_steps=3, sharded=True)
     ranks, held = Ranks(rank, 2), []
-    original = Run.step
+    original = TrainingRun.step
 
-    def step(self: Run, number: int) -> dict[str, Any]:
+    def step(self: TrainingRun, number: int) -> dict[str, Any]:
         held.append(sum(p.to_local().numel() for p in self.model.parameters()))
         if number == stop_at and len(held) == stop_at + 1:  # the first time
             raise ZeroDivisionError
         return original(self, number)
 
-    Run.step = step  # type: ignore[method-assign]
+    TrainingRun.step = step  # type: ignore[method-assign]
     try:
         record_recipe(job, ranks=ranks)
     except ZeroDivisionError:
         record_recipe(job, ranks=ranks, resume=True)
-    return {"held": np.array(held), "all": np.array(sum(p.numel() for p in Run(job, ranks).model.parameters()))}
+    return {"held": np.array(held), "all": np.array(sum(p.numel() for p in TrainingRun(job, ranks).model.parameters()))}
 
 
 def both(folder: Path, text: str, stop_at: int = STEPS) -> tuple[Any, Any, list[dict[str, np.ndarray]]]:

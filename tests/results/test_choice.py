@@ -16,7 +16,8 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import PARTS, CostModel, PolicyRun, Simulation
 from moeload_bench.results.choice import ForecasterChoice, choose_forecasters, choose_policy
-from moeload_bench.results.record import Result, Results
+from moeload_bench.results.collection import Results
+from moeload_bench.results.record import Result
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from leaderboard.pages.disagreement import disagreements, draw_regret
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.plots.results import draw_regret
-from moeload_bench.plots.style import save_figure
-from moeload_bench.results.disagreement import disagreements
+from moeload_bench.style import save_figure
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

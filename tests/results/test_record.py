@@ -11,17 +11,13 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import ResultError
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.collection import Results
+from moeload_bench.results.record import load_result
 from moeload_bench.suites.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "leaderboard" / "results").glob("*/*.json"))
 MINE = ROOT / "leaderboard" / "results" / "mini" / "sw_avg.json"
-
-
-def old_text(result: Result) -> str:
-    """The file of schema version 1."""
-    return json.dumps({**result.model_dump(mode="json"), "schema_version": 1}, sort_keys=True, indent=1) + "\n"
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -38,20 +34,11 @@ def test_a_result_reads_as_it_was_written(tmp_path: Path) -> None:
     assert load_result(result.save(tmp_path / "one.json")) == result
 
 
-def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
-    """It holds what belongs to the traces itself."""
-    result = load_result(MINE)
-    (tmp_path / "old.json").write_text(old_text(result))
-    assert load_result(tmp_path / "old.json") == result
-
-
 def test_the_hash_is_of_the_content_and_not_of_white_space(tmp_path: Path) -> None:
-    """A file of version 1, or one on a single line, has the same; another number gives another; the status does not."""
+    """A file on a single line has the same; another number gives another; the status does not."""
     result = load_result(MINE)
-    (tmp_path / "old.json").write_text(old_text(result))
     (tmp_path / "line.json").write_text(json.dumps(json.loads(result.to_json())))
-    again = [load_result(tmp_path / name) for name in ("old.json", "line.json")]
-    assert {one.content_sha256 for one in again} == {result.content_sha256}
+    assert load_result(tmp_path / "line.json").content_sha256 == result.content_sha256
     assert result.model_copy(update={"status": "verified"}).content_sha256 == result.content_sha256
     assert result.model_copy(update={"seed": 1}).content_sha256 != result.content_sha256
 
@@ -72,14 +59,15 @@ def test_a_result_of_ones_own_trace_carries_what_belongs_to_it(tmp_path: Path) -
 
 def forged_floor(tree: dict[str, Any]) -> None:
     """A tenth of the least error."""
-    floors = tree["runs"][0]["floors"]["stable"]["floor_batch"]
+    floors = tree["runs"][0]["own"]["floors"]["stable"]["floor_batch"]
     floors["window_tv"] = [value and value / 10 for value in floors["window_tv"]]
 
 
 def forged_crossing(tree: dict[str, Any]) -> None:
     """A window said to cross."""
-    task = tree["runs"][0]["tasks"][0]
-    task["crossing"] = [not one for one in task["crossing"]]
+    crossing = tree["runs"][0]["own"]["crossing"]
+    first = min(crossing, key=int)
+    crossing[first] = [not one for one in crossing[first]]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +81,7 @@ def test_what_a_file_says_of_the_suites_traces_must_be_the_suites(
     tmp_path: Path, forge: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     """Floors and crossings that are not those of the suite are refused by name."""
-    tree = json.loads(old_text(load_result(MINE)))
+    tree = json.loads(Results([load_result(MINE)]).to_json())[0]
     forge(tree)
     (tmp_path / "forged.json").write_text(json.dumps(tree))
     with pytest.raises(ResultError, match=rf"forged\.json: qwen3moe-tiny-8e.*: {message}"):

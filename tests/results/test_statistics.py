@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from leaderboard.ranking import rank_sets, win_rate, win_rates
 from moeload_bench.errors import ResultError
 from moeload_bench.results.statistics import (
     CLIP,
@@ -22,11 +23,8 @@ from moeload_bench.results.statistics import (
     log_ratio,
     p_value,
     rank_groups,
-    rank_sets,
     ranks,
     skill,
-    win_rate,
-    win_rates,
 )
 from moeload_bench.suites.suite import load_suite, near_twins_of
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import NotFoundError, ResultError
+from moeload_bench.results.captions import answer_lines, table_caption
 from moeload_bench.results.choice import choose_forecasters
+from moeload_bench.results.collection import Results
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result, Results, TaskResult, load_result
+from moeload_bench.results.record import Result, TaskResult, load_result
 from moeload_bench.results.tables import signed, skill_text
-from moeload_bench.results.words import answer_lines, table_caption
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.trace import Trace

@@ -9,13 +9,14 @@ import pytest
 
 from leaderboard.pages.metrics import catalogue_table
 from leaderboard.site import words as site_words
+from leaderboard.verifying.agreement import differences
 from leaderboard.verifying.screening import tolerances
 from leaderboard.verifying.verify import _stated
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
-from moeload_bench.results.agreement import differences
+from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Results, RunResult
+from moeload_bench.results.record import RunResult
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.submissions.numbers import check_numbers

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results.comparison import bundled_reference
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.check import check_submission, load_claim
+from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
@@ -254,7 +255,7 @@ def test_a_result_is_a_file_of_a_sane_size(kind: str, tmp_path: Path, monkeypatc
     elif kind == "device":
         os.mkfifo(path)
     elif kind == "large":
-        monkeypatch.setattr("moeload_bench.submissions.check.MAX_CLAIM_BYTES", 3)
+        monkeypatch.setattr("leaderboard.verifying.claims.MAX_CLAIM_BYTES", 3)
         path.write_text("{   }")
     said = {"none": "no result; `moeload-bench submit`", "large": "at most 3 are"}.get(kind, "expected a regular file")
     with pytest.raises(SubmissionError, match=said):

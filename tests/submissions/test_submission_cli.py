@@ -18,7 +18,7 @@ from leaderboard.suites.freeze import to_toml
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
-from moeload_bench.submissions.names import records_below
+from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace
@@ -62,7 +62,8 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
     anew: `make verify`, which runs `python -m leaderboard verify leaderboard/submissions/NAME` for each, and commit.
     """
-    from moeload_bench.submissions.check import check_submission, load_claim
+    from leaderboard.verifying.claims import load_claim
+    from moeload_bench.submissions.check import check_submission
     from moeload_bench.suites.suite import load_suite
 
     suite = load_suite(read_folder(path).record.suite.name)

@@ -15,7 +15,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
-from moeload_bench.submissions.names import check_name
+from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub

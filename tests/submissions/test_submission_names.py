@@ -8,7 +8,7 @@ import pytest
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.submissions.folder import RECORD, parse_submission
-from moeload_bench.submissions.names import check_name, check_owner, names_in, records_of, refuse_lookalike
+from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 
 

@@ -18,9 +18,9 @@ import pytest
 
 from leaderboard.committed import RESULTS
 from leaderboard.verifying import verify as verification
+from leaderboard.verifying.agreement import differences
 from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.results.agreement import differences
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import Verification

@@ -31,7 +31,6 @@ def use_small_text(monkeypatch: pytest.MonkeyPatch) -> None:
                 text_bytes=len(text),
                 licence="CC0-1.0",
                 about="made by the tests",
-                extract=lambda files: iter(()),
             )
         )
         path = corpora.text_path(made[-1])

@@ -1,4 +1,4 @@
-"""Pages of files that sandboxes share: none may tell a run what an earlier one has read.
+"""Read all shared files into memory first, so that no run can learn from load times what an earlier run read.
 
 A page that is in memory comes faster than one from the disk, and whoever reads it first leaves it there. Where all
 pages are there before the first run, nobody learns anything from that, and no forecaster can take one away.
@@ -32,7 +32,7 @@ def read_all(target: Target, available_bytes: int | None) -> bool:
 
 
 def _files(places: list[Path]) -> Iterator[tuple[str, int]]:
-    """Regular files and their sizes, each once."""
+    """Yield regular files and their sizes, each once."""
     seen: set[tuple[int, int]] = set()
     waiting = [str(place) for place in places]
     while waiting:

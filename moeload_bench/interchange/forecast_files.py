@@ -17,7 +17,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.evaluation.harness import follow
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.traces.store import data_sha256
@@ -121,21 +121,14 @@ def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -
 
 
 def _put(path: Path, content: bytes, about: dict[str, Any] | None = None) -> Path:
-    put_file(path, content)
+    write_whole(path, content)
     if about is not None:
         put_about(path, about)
     return path
 
 
-def put_file(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as scratch:
-        scratch.write_bytes(content)
-
-
 def put_about(path: Path, about: dict[str, Any]) -> Path:
     """Write `FILE.about.json`: what a file was made from, for formats that have no room for it."""
     beside = path.with_name(path.name + ".about.json")
-    put_file(beside, json.dumps(about, indent=1).encode())
+    write_whole(beside, json.dumps(about, indent=1).encode())
     return beside

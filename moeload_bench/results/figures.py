@@ -1,4 +1,4 @@
-"""Figures of results: error against horizon with the floors, accuracy against cost, regret against error.
+"""Figures of results: error against horizon with the floors, accuracy against cost.
 
 What is drawn is `moeload_bench.results.grid.result_grid`, number for number. Axis letters: K suite horizons.
 """
@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.plots.panels import legend_line
-from moeload_bench.plots.style import GREY, MARKERS, PALETTE, legend_above, log_axis, panels, style
-from moeload_bench.results.disagreement import error_and_regret, value_at
-from moeload_bench.results.grid import Grid, Row, Values, front_of, known_grid
+from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, legend_line, log_axis, log_if_wide, panels, style
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure
             ax.set_xticks(grid.horizons, [f"{horizon:,}" for horizon in grid.horizons], rotation=45, ha="right")
             ax.minorticks_off()
             ax.grid(axis="y")
-        _log_if_positive(axes)
+        log_if_wide(axes)
         figure.supxlabel("horizon [training steps]")
         floors = [
             legend_line(marked_floor(name, grid.marks), GREY, dashes)
@@ -91,7 +88,7 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
             ax.grid()
         if spent:
             log_axis(axes[0].xaxis, min(spent.values()), max(spent.values()))
-        _log_if_positive(axes)
+        log_if_wide(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = legend_line("not beaten in both", GREY, "-", linewidth=0.8)
         floors = [legend_line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
@@ -102,13 +99,13 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
         return figure
 
 
-def _grid(results: Sequence[Result], metric: str) -> Grid:
+def _grid(results: Sequence[Result], metric: str) -> ResultGrid:
     if not results:
         raise ResultError("no result to draw")
     return known_grid(results, metric)
 
 
-def _horizon_index(grid: Grid, horizon: int | None) -> int:
+def _horizon_index(grid: ResultGrid, horizon: int | None) -> int:
     if horizon is None:
         return int(np.abs(np.log(np.array(grid.horizons) / DEFAULT_HORIZON)).argmin())
     if horizon not in grid.horizons:
@@ -116,7 +113,7 @@ def _horizon_index(grid: Grid, horizon: int | None) -> int:
     return grid.horizons.index(horizon)
 
 
-def _state_panels(grid: Grid) -> tuple[Figure, list[Axes], list[str]]:
+def _state_panels(grid: ResultGrid) -> tuple[Figure, list[Axes], list[str]]:
     """Return one panel for each state that has rows, and how many runs and origins its means are over."""
     states = [state for state in grid.states if state in (*STATES,)]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
@@ -167,54 +164,5 @@ def _title(results: Sequence[Result]) -> str:
     return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
 
 
-def _log_if_positive(axes: Sequence[Axes]) -> None:
-    """Make the axes logarithmic if everything drawn is positive."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()])
-    known = values[np.isfinite(values)]
-    if known.size and known.min() > 0 and known.max() > 10 * known.min():
-        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
-
-
 def _numbers(values: Values) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
-    """Draw regret against window_tv, one panel per state; a line joins a forecaster's horizons, shortest one large.
-
-    If both metrics agree, the order of the lines from left to right is their order from bottom to top.
-    """
-    error, regret = error_and_regret(results, shape)
-    states = [state for state in regret.states if state in STATES]
-    with style():
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-        figure, axes = panels(len(states), height=2.9, columns=len(states))
-        handles: list[Any] = []
-        for ax, state in zip(axes, states, strict=True):
-            names = [row.forecaster for row in error.of_state(state)]
-            for i, name in enumerate(names):
-                pairs = [
-                    [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
-                ]
-                points = [(x, y) for x, y in pairs if x is not None and y is not None]
-                look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-                (line,) = ax.plot(
-                    [x for x, _ in points], [100 * y for _, y in points], label=name, linewidth=0.6, **look
-                )
-                if points:
-                    ax.plot(points[0][0], 100 * points[0][1], markersize=7, **look)
-                handles += [line] if ax is axes[0] else []
-            ax.set_xscale("log")
-            ax.set_yscale("symlog", linthresh=0.1)
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_title(averaged_over(error.of_state(state)[0]))
-            ax.grid()
-        figure.supxlabel("window_tv [fraction of tokens]")
-        figure.supylabel(f"regret@{shape} [%]")
-        horizons = ", ".join(f"{horizon:,}" for horizon in error.horizons)
-        legend_above(figure, f"suite {results[0].suite.name}; horizons {horizons}, the shortest large", handles)
-        return figure

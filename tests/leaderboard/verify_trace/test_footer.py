@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from leaderboard.verify_trace import footer
+from leaderboard.verify_trace.footer import foreign_parts
 from moeload_bench.errors import TraceError
-from moeload_bench.publishing import footer
-from moeload_bench.publishing.footer import foreign_parts
 from moeload_bench.traces.store import bundled_folder, write_trace
 from tests.conftest import synthetic_trace
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench.results.seeds import Spread, seed_p_value, seed_spread, skill_interval
-from moeload_bench.results.statistics import Tasks, interval, run_means
+from leaderboard.seeds import seed_p_value, skill_interval
+from moeload_bench.results.statistics import Spread, Tasks, interval, run_means, seed_spread
 
 
 def test_its_own_spread_gives_the_interval_of_the_statistics_page() -> None:

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from leaderboard.__main__ import app
+from leaderboard.verify_trace.problems import contribution_problems
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing import contribution
-from moeload_bench.publishing.contribution import contribution_problems
 from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import list_traces, read_trace, write_trace

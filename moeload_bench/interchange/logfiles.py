@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import Report
 from moeload_bench.traces.trace import MAX_COUNT
+
+S = TypeVar("S", bound="Collected")
 
 MAX_FILES = 20_000
 MAX_LINE = 256 << 20
@@ -85,7 +87,7 @@ class Progress:
             self._report(min(self._done, self._total), self._total, path.name)
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """One line of a file, numbered from 1; ``whole`` is False for a last line without a line break."""
 
     path: Path
@@ -98,7 +100,7 @@ class Line(NamedTuple):
         return f"{self.path}, line {self.number}"
 
 
-def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
+def read_lines(path: Path, progress: Progress) -> Iterator[TextLine]:
     """Yield the lines of a file; it is open only while a block is read, so any number can be read in parallel."""
     offset, number, held = 0, 0, 0
     pieces: list[bytes] = []
@@ -116,14 +118,14 @@ def read_lines(path: Path, progress: Progress) -> Iterator[Line]:
         *full, rest = block.split(b"\n")
         for text in full:
             number += 1
-            yield Line(path, number, b"".join([*pieces, text]), True)
+            yield TextLine(path, number, b"".join([*pieces, text]), True)
             pieces, held = [], 0
         pieces.append(rest)
         held += len(rest)
         if held > MAX_LINE:
             raise TraceError(f"{path}, line {number + 1}: more than {MAX_LINE} bytes, expected shorter lines")
     if held:
-        yield Line(path, number + 1, b"".join(pieces), False)
+        yield TextLine(path, number + 1, b"".join(pieces), False)
 
 
 class WholeLines(NamedTuple):
@@ -188,7 +190,7 @@ class JsonLines:
         self.path, self.cut = path, ""
         self._lines = read_lines(path, progress)
 
-    def __iter__(self) -> Iterator[tuple[Line, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[TextLine, dict[str, Any]]]:
         for line in self._lines:
             if not line.text.strip():
                 continue
@@ -202,6 +204,39 @@ class JsonLines:
             if not isinstance(record, dict):
                 raise TraceError(f"{line.where}: got a JSON {type(record).__name__}, expected an object")
             yield line, record
+
+
+class Collected(Protocol):
+    """What the lines of one step are collected in."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def where(self) -> str: ...
+
+
+def side_by_side(files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str) -> Iterator[list[S]]:
+    """Yield the same step of all files; raise if a file lacks one that another has.
+
+    It ends with the first file that breaks off.
+    """
+    before: int | None = None
+    while True:
+        group = [next(each, None) for each in steps]
+        there = [step for step in group if step is not None]
+        ended = [file for file, step in zip(files, group, strict=True) if step is None]
+        if not there or any(file.cut for file in ended):
+            return
+        first = min(there, key=lambda step: step.number)
+        late = [file for file, step in zip(files, group, strict=True) if step and step.number != first.number]
+        if ended or late:
+            raise TraceError(
+                f"{(ended or late)[0].path}: {what} {first.number} is missing, other files have it ({first.where}), "
+                "expected the same in every file"
+                + ("" if before is None else f" (--last-step {before} imports what comes before)")
+            )
+        before = first.number
+        yield there
 
 
 def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequence[str]) -> Any:

@@ -15,8 +15,7 @@ import numpy as np
 
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors
-from moeload_bench.results.seeds import Runs, seed_spread
-from moeload_bench.results.statistics import holm, log_ratio, run_means
+from moeload_bench.results.statistics import Runs, holm, log_ratio, run_means, seed_spread, skill_of
 
 ALPHA = 0.05
 
@@ -82,7 +81,7 @@ def _ratios(errors: Errors, name: str, reference: str) -> Runs:
 
 
 def _skill(runs: Runs, recipes: Collection[str]) -> float:
-    return float(1 - np.exp(np.mean([runs[recipe].mean() for recipe in recipes])))
+    return skill_of(float(np.mean([runs[recipe].mean() for recipe in recipes])))
 
 
 def _drop(season: Runs, public: Runs, recipes: Collection[str]) -> tuple[float, float, int]:

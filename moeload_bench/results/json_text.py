@@ -23,22 +23,22 @@ LINES: Mapping[str, int] = {
 
 
 def compact_json(tree: Any) -> str:
-    """On one line, canonical."""
+    """Return a tree as canonical JSON, on one line."""
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _order(key: str) -> tuple[int, str]:
-    """Names as text, numbers as numbers."""
+    """Return a key to sort by: names as text, numbers as numbers."""
     return (int(key), "") if key.isdecimal() else (-1, key)
 
 
 def content_sha256(tree: Any) -> str:
-    """The hash of a record's content."""
+    """Return the hash of a record's content."""
     return hashlib.sha256(compact_json(tree).encode()).hexdigest()
 
 
 def readable_json(tree: Any, levels: int = 1, indent: str = "") -> str:
-    """The same content over lines as `LINES` says."""
+    """Return a tree as JSON over lines, as `LINES` says."""
     if levels == 0 or not isinstance(tree, dict | list) or not tree:
         return compact_json(tree)
     inner = indent + " "

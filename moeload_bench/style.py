@@ -195,6 +195,13 @@ def state_handles() -> list[Any]:
     ]
 
 
+def legend_line(label: str, color: str, linestyle: Any = "-", **more: Any) -> Any:
+    """Return a legend entry."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, linestyle=linestyle, label=label, **more)
+
+
 def legend_above(figure: Figure, title: str, handles: Sequence[Any], columns: int = 6) -> None:
     """Add a title, and under it one legend for all panels, above them, in at most ``columns`` columns."""
     if handles:
@@ -220,6 +227,18 @@ def write_remark(axes: Axes, text: str) -> None:
     """Write a remark in the middle of a panel without data."""
     box = {"facecolor": "white", "linewidth": 0, "pad": 1}
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7, bbox=box)
+
+
+def log_if_wide(axes: Sequence[Axes]) -> float:
+    """Make the y axes logarithmic if all that is drawn is positive and spans more than a factor of ten.
+
+    Return the least value that is drawn, NaN without any.
+    """
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()]
+    known = np.concatenate([value[np.isfinite(value)] for value in drawn])
+    if known.size and known.min() > 0 and known.max() > 10 * known.min():
+        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
+    return float(known.min()) if known.size else math.nan
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 
 from moeload_bench.errors import PlotError
 from moeload_bench.evaluation.over_training import TrainingErrors
-from moeload_bench.plots.panels import View, decorate_panel, finish_figure, legend_line
-from moeload_bench.plots.style import GREY, MARKERS, PALETTE, log_axis, panels, style, write_remark
+from moeload_bench.plots.panels import View, decorate_panel, finish_figure
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
 from moeload_bench.scoring.scores import horizon_rows
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_line, log_if_wide, panels, style, write_remark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,8 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
             if not any(known):
                 write_remark(ax, "no load, or no forecast")
             _floor(ax, view, layer, metric, horizon)
-        _scale(axes)
+        if log_if_wide(axes) >= 0 and axes[0].get_yscale() == "linear":
+            axes[0].set_ylim(bottom=0)
         for ax, layer in zip(axes, view.layers, strict=True):
             decorate_panel(ax, view, layer)
             ax.grid(axis="y")
@@ -83,13 +84,3 @@ def _floor(ax: Axes, view: View, layer: int, metric: str, horizon: int) -> None:
     for start, stop, state in view.spans(layer):
         if np.isfinite(level.get(state, np.nan)):
             ax.plot([start, stop], [level[state]] * 2, color=GREY, linestyle=FLOOR_LINE, gid=f"floor-{state}")
-
-
-def _scale(axes: Sequence[Axes]) -> None:
-    """Make the axes logarithmic if all that is drawn is positive and spans more than a factor of ten."""
-    drawn = [np.asarray(curve.get_ydata(), dtype=np.float64) for ax in axes for curve in ax.get_lines()]
-    values = np.concatenate([value[np.isfinite(value)] for value in drawn])
-    if values.size and values.min() > 0 and values.max() > 10 * values.min():
-        log_axis(axes[0].yaxis, float(values.min()), float(values.max()))
-    elif values.size and values.min() >= 0:
-        axes[0].set_ylim(bottom=0)

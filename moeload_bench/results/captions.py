@@ -12,8 +12,8 @@ import numpy as np
 from moeload_bench.errors import counted
 from moeload_bench.results.choice import ForecasterChoice
 from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import NOTHING, Grid, Row, metrics_in
-from moeload_bench.results.record import Results
+from moeload_bench.results.grid import NOTHING, ResultGrid, Row, metrics_in
+from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
@@ -21,39 +21,39 @@ from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import STATES, near_twins_of
 
 
-def table_caption(grid: Grid) -> str:
-    """The lines below a table."""
+def table_caption(grid: ResultGrid) -> str:
+    """Return the lines below a table."""
     about = [*_about(grid), *_floor_words(grid)]
     return "\n".join([*about, *_skill_words(grid), *_cost_words(grid.rows)])
 
 
-def _about(grid: Grid) -> Iterator[str]:
-    """What the metric is, and over what a cell is a mean."""
+def _about(grid: ResultGrid) -> Iterator[str]:
+    """Yield what the metric is, and over what a cell is a mean."""
     metric = grid.metric
     yield f"{metric}: {describe_metric(metric)}."
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid)}."
 
 
-def spans_of(grid: Grid, states: Sequence[str] | None = None) -> str:
-    """Over how many origins and runs the rows of each state are means."""
+def spans_of(grid: ResultGrid, states: Sequence[str] | None = None) -> str:
+    """Say over how many origins and runs the rows of each state are means."""
     return "; ".join(span_words(grid.of_state(state)) for state in grid.states if states is None or state in states)
 
 
 def span_words(rows: Sequence[Row]) -> str:
-    """Over how many origins and runs the rows of one state are means."""
+    """Say over how many origins and runs the rows of one state are means."""
     return f"{rows[0].state} {origins_of(rows)} of {counted(max(row.runs for row in rows), 'run')}"
 
 
 def origins_of(rows: Sequence[Row]) -> str:
-    """`40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
+    """Return `40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
     most_K = np.array([row.origins_K for row in rows]).max(axis=0).tolist()
     if len(set(most_K)) == 1:
         return counted(most_K[0], "origin")
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
-def _floor_words(grid: Grid) -> Iterator[str]:
-    """What stands in parentheses; where an error has no floor, why."""
+def _floor_words(grid: ResultGrid) -> Iterator[str]:
+    """Yield what stands in parentheses; where an error has no floor, why."""
     rows, metric, floors, marks = grid.rows, grid.metric, grid.floors, grid.marks
     if any(row.excess_K for row in rows):
         yield "In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2))."
@@ -68,8 +68,8 @@ def _floor_words(grid: Grid) -> Iterator[str]:
         yield f"No floor is given for: {', '.join(lacking)}."
 
 
-def _skill_words(grid: Grid) -> Iterator[str]:
-    """What skill is a ratio of and to whom; where there is none, why."""
+def _skill_words(grid: ResultGrid) -> Iterator[str]:
+    """Yield what skill is a ratio of and to whom; where there is none, why."""
     results, rows, metric, ratio = grid.results, grid.rows, grid.metric, grid.scores.ratio
     if ratio is None:
         yield f"No skill: {metric} is no positive error of which a ratio could be taken."
@@ -109,26 +109,27 @@ def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Counted by the forecaster: {'; '.join(listed)}."
 
 
-def why_no_table(results: Results, metric: str) -> str:
-    """Why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
+def why_no_table(results: Sequence[Result], metric: str) -> str:
+    """Return why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
     if needs_quantiles(metric):
         return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
     return f"no table of {metric}: these results hold {', '.join(sorted(metrics_in(results)))}"
 
 
-def failure_lines(results: Results) -> Iterator[str]:
-    """One line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
+def failure_lines(results: Sequence[Result]) -> Iterator[str]:
+    """Yield one line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
     grouped: dict[tuple[str, str, str], list[int]] = {}
-    for name, trace, task in results.failures:
-        grouped.setdefault((name, trace, task.failure or ""), []).append(task.origin)
+    for result in results:
+        for trace, task in result.failures:
+            grouped.setdefault((result.name, trace, task.failure or ""), []).append(task.origin)
     for (name, trace, reason), origins in grouped.items():
         yield f"failed: {name} on {trace}, {counted(len(origins), 'task')} from origin {min(origins)}: {reason}"
 
 
 def answer_lines(
-    results: Results, choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
+    results: Sequence[Result], choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
 ) -> Iterator[str]:
-    """What a table comes to, state by state: what to take, or why nothing can be said.
+    """Yield what a table comes to, state by state: what to take, or why nothing can be said.
 
     ``steps``: how many the one run has that the results are about.
     """
@@ -144,7 +145,9 @@ def answer_lines(
 
 
 def why_no_origin(state: str, horizon: int, rule: StateRule, steps: int | None) -> str:
-    """Why there is no origin in a state: the run is too short for the rule, or never in it with the horizon to come."""
+    """Return why there is no origin in a state: the run is too short for the rule, or never in it with the horizon to
+    come.
+    """
     before = FIRST if state == "transient" else rule.earliest_stable
     if steps is not None and steps < before + horizon:
         return f"needs {before + horizon:,} steps, {before:,} to be {state} and {horizon:,} to forecast; has {steps:,}"

@@ -44,7 +44,7 @@ def value_bound(metric: str) -> Bound:
 
 
 def sizes(run: RunResult) -> dict[str, float]:
-    """The mean size of each metric over the tasks and horizons of a run."""
+    """Return the mean size of each metric over the tasks and horizons of a run."""
     found: dict[str, list[float]] = {}
     for task in run.tasks:
         for metric, values in task.metrics.items():
@@ -60,7 +60,7 @@ def _narrowed(allowed: Bound, size: float, of_size: float | None, least: float) 
 def differences(
     claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
 ) -> Iterator[str]:
-    """What differs between two runs of the same tasks, in words: each value by more than its bound, or where all values
+    """Say what differs between two runs of the same tasks: each value by more than its bound, or where all values
     are close, each mean by state and horizon, or that over all horizons, by more than its metric's tolerance."""
     yield from list(_values(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
 
@@ -91,7 +91,7 @@ def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], bound
 
 
 def _layers(claimed: RunResult, again: RunResult, bounds: Bounds, size: Mapping[str, float]) -> Iterator[str]:
-    """The first mean by layer of each state and metric that differs."""
+    """Return the first mean by layer of each state and metric that differs."""
     for state in sorted(claimed.per_layer.keys() | again.per_layer.keys()):
         ours, theirs = claimed.per_layer.get(state, {}), again.per_layer.get(state, {})
         for metric in sorted(ours.keys() | theirs.keys()):
@@ -140,7 +140,7 @@ def _near(one: float, other: float, allowed: Bound) -> bool:
 
 
 def _flat(tree: Any) -> list[float]:
-    """The numbers of nested records and lists, records in the order of their names; NaN where there is none."""
+    """Return the numbers of nested records and lists, records in the order of their names; NaN where there is none."""
     if isinstance(tree, Mapping):
         return [number for name in sorted(tree) for number in _flat(tree[name])]
     if isinstance(tree, Sequence):

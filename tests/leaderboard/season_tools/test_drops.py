@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from leaderboard.season_tools.drops import drops
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import Errors
-from moeload_bench.results.drops import drops
 from moeload_bench.results.statistics import Tasks
 
 RECIPES, TASKS = tuple("abcdef"), 20
