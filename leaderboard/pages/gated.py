@@ -15,7 +15,7 @@ from scipy.stats import sem
 from leaderboard.pages.parts import Maker
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.markdown import markdown_table as table
-from moeload_bench.results.statistics import Tasks, interval
+from moeload_bench.results.statistics import Tasks, interval, t_quantile
 from moeload_bench.results.tables import horizon_heads, span
 from moeload_bench.suites.suite import load_suite
 
