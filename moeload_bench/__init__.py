@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ _OF_BEFORE = {
     "trace_info": "forecaster",
 }
 """Names that earlier versions exported: they stay importable from here and are documented where they are."""
+
+
+if not Path(__path__[0], "baselines").is_dir():  # a checkout, installed or not: they lie beside the package there
+    __path__.append(str(Path(__path__[0]).parent))
 
 
 def __getattr__(name: str) -> Any:

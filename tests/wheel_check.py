@@ -49,6 +49,10 @@ def check(scratch: Path) -> int:
     print(done.stdout, done.stderr, f"moeload-bench run sw_avg, offline: {seconds:.1f} s", sep="\n")
     if done.returncode != 0 or "sw_avg" not in done.stdout:
         return fail("run sw_avg does not work from the wheel")
+    # in a clone Python finds the clone's package first, which has its baselines beside it
+    in_clone = sh([str(python), "-m", "moeload_bench", "run", "sw_avg"], cwd=ROOT, env=environment, check=False)
+    if in_clone.returncode != 0:
+        return fail(f"python -m moeload_bench run sw_avg does not work in a clone: {in_clone.stderr.strip()[-300:]}")
     lstm = sh([*tool, "run", "lstm"], cwd=elsewhere, env=environment, check=False)
     print(lstm.stderr.strip())
     if lstm.returncode == 0 or "moeload-bench[torch]" not in lstm.stderr:
