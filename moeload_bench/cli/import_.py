@@ -40,7 +40,7 @@ Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the
 Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
 ]
-Pipeline = Annotated[int, typer.Option(min=1, help="Pipeline stages.")]
+Pipeline = Annotated[int | None, typer.Option(min=1, help="Pipeline stages; needed with several ranks.")]
 StageLayers = Annotated[
     int | None, typer.Option(min=1, help="Transformer layers of one pipeline stage, dense ones included.")
 ]
@@ -137,8 +137,10 @@ def from_jsonl(paths: Sources) -> None:
 @_command("megatron-tokens")
 def from_megatron_tokens(
     paths: Sources,
-    expert_parallel: Annotated[int, typer.Option(min=1, help="Expert-parallel size.")] = 1,
-    pipeline_parallel: Pipeline = 1,
+    expert_parallel: Annotated[
+        int | None, typer.Option(min=1, help="Expert-parallel size; needed with several ranks.")
+    ] = None,
+    pipeline_parallel: Pipeline = None,
     stage_layers: StageLayers = None,
     expert_tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Tensor-parallel size of the experts: ranks that see the same tokens.")
@@ -155,7 +157,7 @@ def from_megatron_tokens(
 def from_megatron_routing(
     paths: Sources,
     experts: Experts,
-    pipeline_parallel: Pipeline = 1,
+    pipeline_parallel: Pipeline = None,
     stage_layers: StageLayers = None,
 ) -> None:
     """Import Megatron-LM's routing trace (--moe-routing-trace-path): router_trace_rank*.jsonl of all ranks."""

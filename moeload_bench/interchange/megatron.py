@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.logfiles import (
     JsonLines,
     Progress,
@@ -44,6 +44,8 @@ from moeload_bench.interchange.logfiles import (
 )
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
+ALIKE = 3
+"""Iterations whose totals have to agree before ranks are taken for stages or copies; one may agree by chance."""
 _TOKENS = ("iter", "block", "layer", "tpe")
 _TRACE = ("step", "block", "layer", "num_tokens", "topk", "top_indices")
 
@@ -52,11 +54,12 @@ _TRACE = ("step", "block", "layer", "num_tokens", "topk", "top_indices")
 class RankLayout:
     """How the ranks were laid out; ``stage_layers``: transformer layers of one pipeline stage, dense ones included.
 
-    ``tensor`` is the tensor-parallel size *of the experts*: ranks that hold parts of the same experts.
+    ``tensor`` is the tensor-parallel size *of the experts*: ranks that hold parts of the same experts. ``expert`` is 1
+    in a routing trace, whose experts are numbered over all ranks.
     """
 
-    expert: int = 1
-    pipeline: int = 1
+    expert: int
+    pipeline: int
     stage_layers: int | None = None
     tensor: int = 1
 
@@ -74,6 +77,15 @@ class RankLayout:
                 "layers of one stage (dense ones included)"
             )
 
+    def words(self, world: int) -> str:
+        """Say what the ranks are taken for."""
+        if world == 1:
+            return "1 rank"
+        copies = world // (self.pipeline * self.expert * self.tensor)
+        sizes = [f"{name} {size}" for name, size in (("EP", self.expert), ("expert TP", self.tensor)) if size > 1]
+        parts = [counted(self.pipeline, "stage"), *sizes, "1 copy" if copies == 1 else f"{copies} copies"]
+        return f"{world} ranks = {' x '.join(parts)}"
+
     def stage(self, rank: int, world: int) -> int:
         """Return the pipeline stage of a rank."""
         return rank // (world // self.pipeline)
@@ -81,6 +93,24 @@ class RankLayout:
     def layer(self, rank: int, world: int, local: int) -> int:
         """Return the layer's number in the model."""
         return self.stage(rank, world) * (self.stage_layers or 0) + local
+
+
+def layout_of(
+    world: int, where: Path, expert: int | None, pipeline: int | None, stage_layers: int | None, tensor: int = 1
+) -> RankLayout:
+    """Return the layout that was stated; raise `TraceError` if several ranks leave a size open.
+
+    The files do not say it: ranks of two stages look like copies of one that saw other tokens.
+    """
+    open_sizes = [f"--{name}-parallel" for name, size in (("expert", expert), ("pipeline", pipeline)) if size is None]
+    if world > 1 and open_sizes:
+        raise TraceError(
+            f"{where}: {world} ranks, and the files do not say which of them hold other experts or layers: expected "
+            f"{' and '.join(open_sizes)} (1 where there is none)"
+        )
+    layout = RankLayout(expert or 1, pipeline or 1, stage_layers, tensor)
+    layout.check(world, where)
+    return layout
 
 
 class _RankStep(NamedTuple):
@@ -100,15 +130,20 @@ _Add = Callable[[_RankStep, int, dict[str, Any], str], None]
 def read_tokens(
     paths: Sequence[str | Path],
     *,
-    expert_parallel: int = 1,
-    pipeline_parallel: int = 1,
+    expert_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
     stage_layers: int | None = None,
     expert_tensor_parallel: int = 1,
     report: Report | None = None,
 ) -> Log:
-    """Return the log in the `rank*.jsonl` files of a folder or glob; experts are merged over the ranks."""
+    """Return the log in the `rank*.jsonl` files of a folder or glob; experts are merged over the ranks.
+
+    Several ranks need both sizes, and their loads must not show that another layout is the true one.
+    """
     ranks = files_by_number(find_files(paths, "rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
-    layout = RankLayout(expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel)
+    layout = layout_of(
+        len(ranks), ranks[0].parent, expert_parallel, pipeline_parallel, stage_layers, expert_tensor_parallel
+    )
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
@@ -116,14 +151,15 @@ def read_routing(
     paths: Sequence[str | Path],
     experts: int,
     *,
-    pipeline_parallel: int = 1,
+    pipeline_parallel: int | None = None,
     stage_layers: int | None = None,
     report: Report | None = None,
 ) -> Log:
     """Return the log in the `router_trace_rank*.jsonl` files; ``experts`` per layer: the files do not say it."""
     ranks = files_by_number(find_files(paths, "router_trace_rank*.jsonl"), r"rank(\d+)\.jsonl$", "rank")
     choices = _Choices(experts)
-    log = _log(ranks, RankLayout(1, pipeline_parallel, stage_layers), report, "step", _TRACE, choices.add, experts)
+    layout = layout_of(len(ranks), ranks[0].parent, 1, pipeline_parallel, stage_layers)
+    log = _log(ranks, layout, report, "step", _TRACE, choices.add, experts)
     return replace(log, top_k=choices.top_k)
 
 
@@ -137,7 +173,6 @@ def _log(
     experts: int | None,
 ) -> Log:
     folder = ranks[0].parent
-    layout.check(len(ranks), folder)
     progress = Progress(list(ranks.values()), report)
     files = [_Rank(ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
     steps = side_by_side([file.lines for file in files], [file.steps() for file in files], "iteration")
@@ -156,8 +191,8 @@ def _log(
         )
     table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
     rows = _rows(chain([first], steps), files, table, notes, cut)
-    where = f"{folder} ({len(ranks)} rank{'s' if len(ranks) > 1 else ''})"
-    return Log(where, layers, table.experts, rows, notes=notes, cut=cut)
+    notes += [layout.words(len(ranks))] if len(ranks) > 1 else []
+    return Log(f"{folder} ({layout.words(len(ranks))})", layers, table.experts, rows, notes=notes, cut=cut)
 
 
 def _rows(
@@ -253,6 +288,9 @@ class _Table:
         self._place = {layer: m for m, layer in enumerate(layers)}
         self._layout, self._global = layout, is_global
         self._expected: list[set[int]] = []
+        sizes = range(2, layout.expert + 1) if not is_global else ()
+        self._alike = [parts for parts in sizes if layout.expert % parts == 0]
+        self._tried = 0
 
     def row(self, ranks: list[_RankStep]) -> LogRow:
         """Return one step, after checking every rank's layers against those of its first iteration."""
@@ -260,6 +298,7 @@ class _Table:
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
         self._check_all(ranks)
+        self._refuse_hidden_stages(ranks)
         for rank, step in enumerate(ranks):
             for local, load_E in step.load.items():
                 at = self._place[self._layout.layer(rank, len(ranks), local)]
@@ -280,6 +319,23 @@ class _Table:
                     f"stage of {self._layout.stage_layers} layers (--stage-layers), of {world} ranks"
                 )
         return [{m for r, s in enumerate(ranks) if stages[r] == stages[rank] for m in s.load} for rank in range(world)]
+
+    def _refuse_hidden_stages(self, ranks: list[_RankStep]) -> None:
+        """Raise `TraceError` if, in each of the first iterations, parts of an expert group hold the same totals.
+
+        Each part then holds all experts: they are stages or copies, which see as many tokens.
+        """
+        group = ranks[: self._layout.expert * self._layout.tensor]
+        load_RL = np.array([[load_E.sum() for load_E in step.load.values()] for step in group])
+        self._alike = [parts for parts in self._alike if _equal_parts(load_RL, parts)]
+        self._tried += 1
+        if self._tried == ALIKE and self._alike:
+            parts = self._alike[-1]
+            raise TraceError(
+                f"{ranks[0].where}: {parts} parts of {len(group)} ranks got exactly as many tokens as each other in "
+                f"every layer of {ALIKE} iterations, as stages and copies do; expected --expert-parallel "
+                f"{self._layout.expert // parts}, with --pipeline-parallel {parts * self._layout.pipeline} for stages"
+            )
 
     def _check_all(self, ranks: list[_RankStep]) -> None:
         for rank, step in enumerate(ranks):
@@ -331,3 +387,9 @@ class _Table:
                 f"{tensor} (--expert-tensor-parallel)"
             )
         return None
+
+
+def _equal_parts(load_RL: IntArray, parts: int) -> bool:
+    """Return whether ranks cut into that many parts hold the same totals, above 0, in each layer."""
+    total_PL = load_RL.reshape(parts, -1, load_RL.shape[1]).sum(axis=1)
+    return bool(total_PL.all() and (total_PL == total_PL[0]).all())

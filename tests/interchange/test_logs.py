@@ -13,6 +13,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange import flame_moe, logfiles, megatron, rows
 from moeload_bench.interchange.formats import FORMATS
+from moeload_bench.interchange.importing import import_log
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.laer_moe import read_laer_moe
 from moeload_bench.interchange.rows import Log, Options, write_log
@@ -172,6 +173,45 @@ def test_the_command_reads_a_glob_and_shows_what_it_left_out(tmp_path: Path) -> 
     missing = CliRunner().invoke(app, [*words, "--pipeline-parallel", "2", "--out", str(tmp_path / "b.parquet")])
     assert isinstance(missing.exception, TraceError)
     assert "expected --stage-layers" in str(missing.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("megatron-tokens", {"expert_parallel": 4}, r"8 ranks.*expected --pipeline-parallel"),
+        ("megatron-tokens", {"pipeline_parallel": 2, "stage_layers": 2}, "8 ranks.*expected --expert-parallel"),
+        ("megatron-tokens", {}, "expected --expert-parallel and --pipeline-parallel"),
+        ("megatron-routing", {"experts": 8}, "8 ranks.*expected --pipeline-parallel"),
+        (
+            "megatron-tokens",
+            {"expert_parallel": 8, "pipeline_parallel": 1},
+            "2 parts of 8 ranks got exactly as many.*--expert-parallel 4, with --pipeline-parallel 2",
+        ),
+    ],
+)
+def test_a_layout_that_is_left_open_or_false_is_refused(
+    name: str, given: dict[str, int], says: str, tmp_path: Path
+) -> None:
+    """Eight ranks are two stages of four: nothing is added up that lies in different layers."""
+    with pytest.raises(TraceError, match=says):
+        import_log(made(name, tmp_path), tmp_path / "out.parquet", format=name, top_k=2, **given)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_the_result_says_what_the_ranks_were_taken_for(tmp_path: Path) -> None:
+    """Stages, expert-parallel size and copies, on the terminal and in the trace's notes."""
+    folder, out = made("megatron-tokens", tmp_path), tmp_path / "out.parquet"
+    words = ["--expert-parallel", "4", "--pipeline-parallel", "2", "--stage-layers", "2", "--top-k", "2"]
+    done = CliRunner().invoke(app, ["import", "megatron-tokens", str(folder), *words, "--out", str(out)])
+    assert "8 ranks = 2 stages x EP 4 x 1 copy" in done.output
+    assert "8 ranks = 2 stages x EP 4 x 1 copy" in read_trace(out).meta.notes
+
+
+def test_one_rank_needs_no_layout(tmp_path: Path) -> None:
+    """It holds all experts of all layers."""
+    folder = logs.megatron_tokens(tmp_path / "logs", CHOSEN[:, :1], expert=1, pipeline=1)
+    trace = import_log(folder, tmp_path / "out.parquet", format="megatron-tokens", top_k=2)
+    assert trace.num_experts == 8
 
 
 def test_a_real_safetensors_file_is_read(tmp_path: Path) -> None:
