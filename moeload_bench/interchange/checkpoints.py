@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from moeload_bench.errors import PlacementError, counted, not_found
+from moeload_bench.interchange.logfiles import named_once
 
 MAX_HEADER_BYTES = 100_000_000
 """As the safetensors library."""
@@ -184,7 +185,7 @@ def _header(file: Path, family: Family) -> tuple[dict[str, Any], list[Tensor]]:
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise PlacementError(f"{file}: not safetensors: a header of {length} bytes in a file of {size}")
         try:
-            header = json.loads(source.read(length))
+            header = json.loads(source.read(length), object_pairs_hook=named_once)
             tensors = [
                 Tensor(name, tuple(map(int, entry["shape"])), int(begin), int(end), *_place(name, family))
                 for name, entry in header.items()

@@ -180,6 +180,16 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise `ValueError` if a name occurs twice in it, since a value would be lost."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} occurs twice in one object")
+        found[name] = value
+    return found
+
+
 class JsonLines:
     """The objects of a file of JSON Lines, with their lines.
 
@@ -195,7 +205,7 @@ class JsonLines:
             if not line.text.strip():
                 continue
             try:
-                record = json.loads(line.text)
+                record = json.loads(line.text, object_pairs_hook=named_once)
             except (ValueError, RecursionError) as error:
                 if not line.whole:
                     self.cut = f"{line.where}: the last line breaks off (is the run still writing?); read up to it"

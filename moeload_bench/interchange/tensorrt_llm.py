@@ -28,6 +28,7 @@ from moeload_bench.interchange.logfiles import (
     field_of,
     files_by_number,
     find_files,
+    named_once,
     same_on_all,
     whole_counts,
     whole_number,
@@ -112,14 +113,6 @@ class _Tensor(NamedTuple):
     end: int
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raise if a name occurs twice, because one of two counts would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name occurs twice in its header")
-    return found
-
-
 class _Safetensors:
     """The counts in one safetensors file, read a tensor at a time."""
 
@@ -132,7 +125,7 @@ class _Safetensors:
                 raise TraceError(f"{path}: not a safetensors file: a header of {length} bytes in {size}")
             raw = file.read(length)
         try:
-            header = json.loads(raw, object_pairs_hook=_once)
+            header = json.loads(raw, object_pairs_hook=named_once)
             self.tensors = dict(self._entry(k, v, size - 8 - length) for k, v in header.items() if k != "__metadata__")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None

@@ -11,6 +11,7 @@ Axis letters: L MoE layers, E experts, N rows.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def read_wandb(
         raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the table of one run")
     file = files[0]
     columns = _columns(file)
+    again = next((name for name, times in Counter(columns).items() if name and times > 1), None)
+    if again is not None:
+        raise TraceError(f"{file}: column {printable(again)[:80]} occurs twice, expected it once")
     names = match_names(columns, pattern, str(file))
     step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
     if step is None:
@@ -64,7 +68,10 @@ def _columns(file: Path) -> list[str]:
         raise TraceError(f"{file}: not a CSV table: {error}") from None
     if len(head) > MAX_LINE:
         raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
-    return next(csv.reader([head]), [])
+    try:
+        return next(csv.reader([head]), [])
+    except csv.Error as error:
+        raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
 def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[tuple[Any, int]]:
@@ -115,7 +122,12 @@ def _floats(column: Any, name: str, file: Path) -> Any:
 
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise TraceError(f"{file}: column {printable(name)} holds {column.type}, expected numbers")
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    try:
+        return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        raise TraceError(
+            f"{file}: column {printable(name)} holds a number of more than 53 bits, expected counts up to {MAX_COUNT}"
+        ) from None
 
 
 def _row(row_C: Any, names: Names, step: str, where: str) -> LogRow | None:

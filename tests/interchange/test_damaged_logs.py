@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.errors import TraceError
@@ -82,6 +84,8 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("rank0*", r'"layer": 1', '"layer": 7'),
         r"layer [17] of step|step 0: layer [17]|expected \(0, 2",
     ),
+    ("jsonl", ORDER, edit("rank0*", r'"layer": 1', '"layer": 1, "layer": 1'), "'layer' occurs twice in one object"),
+    ("megatron-tokens", ORDER, edit("rank0*", r'"tpe"', '"tpe": [[1]], "tpe"'), "'tpe' occurs twice in one object"),
     ("jsonl", MISSING, edit("rank1*", r'\{"step": 10.*?(\{"step": 20)', r"\1"), "step 10 is missing"),
     (
         "jsonl",
@@ -221,7 +225,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("tensorrt-llm", OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
     ("tensorrt-llm", MISSING, lose("rank1*"), r"rank 1 missing"),
     ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "layer 4 of iteration 101 is in one rank only"),
-    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "a name occurs twice in its header"),
+    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "'101_4' occurs twice"),
     ("tensorrt-llm", NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
     (
         "tensorrt-llm",
@@ -330,6 +334,9 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("wandb", MISSING, edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
     ("wandb", MISSING, edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
     ("wandb", ORDER, edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
+    ("wandb", ORDER, edit("*.csv", "layer0/expert1", "layer0/expert0"), r"column .*layer0/expert0 occurs twice"),
+    ("wandb", ORDER, edit("*.csv", "Step,loss", "Step,Step"), "column Step occurs twice"),
+    ("wandb", OTHER, edit("*.csv", "loss", "x" * 200_000), "row 1: not a CSV table: field larger than"),
     (
         "wandb",
         ORDER,
@@ -438,6 +445,23 @@ def test_a_damaged_log_is_refused(
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
         imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (np.array([2**53 + 1] * 3), "more than 53 bits"),
+        (np.array([2**63 + 5] * 3, dtype=np.uint64), "more than 53 bits"),
+        (np.array([2**51] * 3), "expected a whole number from 0"),
+    ],
+)
+def test_counts_that_a_float_cannot_hold_are_refused(column: Any, says: str, tmp_path: Path) -> None:
+    """Of a parquet table of W&B's, which may hold integers of any size: they are never rounded."""
+    counts = {f"train/TokensTotal/layer0/expert{e}": np.ones(3, dtype=np.int64) for e in range(2)}
+    table = {"_step": np.arange(3), **counts, "train/TokensTotal/layer0/expert1": column}
+    pq.write_table(pa.table(table), tmp_path / "history.parquet")
+    with pytest.raises(TraceError, match=says):
+        list(read_wandb([tmp_path / "history.parquet"]).rows)
 
 
 @pytest.mark.parametrize("name", BOMBS)
