@@ -23,6 +23,7 @@ Axis letters: S passes, L layers, E experts, R physical experts (slots), N recor
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -165,27 +166,34 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     holds anything but tensors and plain values; `MissingExtraError` without torch.
     """
     _check_archive(path, max_bytes)
-    with tempfile.TemporaryDirectory(prefix="moeload-sglang-") as folder:
-        command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), folder, str(max_bytes), str(SECONDS)]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=2 * SECONDS, cwd=folder, check=False)
-            answer = json.loads(done.stdout.strip().splitlines()[-1])
-        except subprocess.TimeoutExpired:
-            raise TraceError(f"{path}: not read within {2 * SECONDS} s") from None
-        except (ValueError, IndexError):
-            tail = printable(done.stderr.decode(errors="replace").strip()[-200:])
-            raise TraceError(f"{path}: the reading process ended with {done.returncode}: {tail}") from None
-        if answer.get("missing"):
-            raise MissingExtraError(answer["missing"], "torch", "reading sglang's .pt files")
-        if "error" in answer:
-            reason = printable(" ".join(str(answer["error"]).split()))[:300]
-            raise TraceError(f"{path}: expected tensors as sglang's recorder writes them: {reason}")
-        return {name: np.load(Path(folder) / f"{name}.npy", allow_pickle=False) for name in answer["arrays"]}
+    command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), str(max_bytes), str(SECONDS)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=2 * SECONDS, cwd=tempfile.gettempdir(), check=False)
+        line, _, data = done.stdout.partition(b"\n")
+        answer = json.loads(line)
+    except subprocess.TimeoutExpired:
+        raise TraceError(f"{path}: not read within {2 * SECONDS} s") from None
+    except ValueError:
+        tail = printable(done.stderr.decode(errors="replace").strip()[-200:])
+        raise TraceError(f"{path}: the reading process ended with {done.returncode}: {tail}") from None
+    if answer.get("missing"):
+        raise MissingExtraError(answer["missing"], "torch", "reading sglang's .pt files")
+    if "error" in answer:
+        reason = printable(" ".join(str(answer["error"]).split()))[:300]
+        raise TraceError(f"{path}: expected tensors as sglang's recorder writes them: {reason}")
+    arrays, start = {}, 0
+    for name, dtype, shape in answer["arrays"]:
+        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+        start += arrays[name].nbytes
+    return arrays
 
 
 def _check_archive(path: Path, max_bytes: int) -> None:
     """Raise, before anything is opened, if this is not an archive of `torch.save`, is compressed, or too large."""
     try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # of a bare pickle with an archive behind it, torch would read the pickle
+                raise ValueError
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):

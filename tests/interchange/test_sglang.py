@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,45 @@ def test_an_archive_is_bounded_before_it_is_opened(tmp_path: Path) -> None:
         load_arrays(bomb, max_bytes=1000)
     with pytest.raises(TraceError, match="is compressed"):
         load_arrays(bomb)
+
+
+def test_a_tensor_that_repeats_one_number_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    """A stride of 0 shows gigabytes in a file of two kilobytes: in both modes, and before the child takes memory."""
+    torch = need("torch", "pip install '.[torch]'")
+    bomb = torch.ones(1, dtype=torch.int32).expand(1000, 500, 1000)
+    path = tmp_path / "expert_distribution_recorder_1.pt"
+    record = {"forward_pass_id": 0, "rank": 0, "global_physical_count": bomb[0]}
+    passes = {"records": [record], "last_physical_to_logical_map": torch.zeros(500, 1000, dtype=torch.int64)}
+    for data in ({"logical_count": bomb}, passes):
+        torch.save(data, path)
+        with pytest.raises(TraceError, match="in a storage that holds fewer"):
+            load_arrays(path)
+
+
+def test_a_pickle_with_an_archive_behind_it_is_refused(tmp_path: Path) -> None:
+    """The archive would be checked, and torch would read the pickle."""
+    torch = need("torch", "pip install '.[torch]'")
+    path = tmp_path / "expert_distribution_recorder_1.pt"
+    torch.save({"logical_count": torch.ones(2, 2, 2)}, path, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(TraceError, match=r"not an archive as torch\.save writes it"):
+        load_arrays(path)
+
+
+def test_the_reading_process_takes_the_callers_memory_limit_where_that_is_smaller(tmp_path: Path) -> None:
+    """A hard limit of the caller's cannot be raised: the child runs below it."""
+    torch = need("torch", "pip install '.[torch]'")
+    path = tmp_path / "expert_distribution_recorder_1.pt"
+    torch.save({"logical_count": torch.arange(8).reshape(2, 2, 2)}, path)
+    lines = (
+        "import resource; from pathlib import Path",
+        "resource.setrlimit(resource.RLIMIT_AS, (7 << 30, 7 << 30))",
+        "from moeload_bench.interchange.sglang import load_arrays",
+        f"print(load_arrays(Path({str(path)!r}))['logical_count'].tolist())",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]", done.stderr
 
 
 class Evil:
