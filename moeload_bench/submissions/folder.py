@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from moeload_bench.errors import MoeloadError, SubmissionError
+from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import file_sha256
-from moeload_bench.isolation.targets import FileTarget, StoredTarget, parse_target, source_sha256
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.record import Submission, Verification
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
@@ -52,7 +52,7 @@ class Folder:
         if self.record.has_code:
             file = (self.path / CODE).resolve()
             return FileTarget(text=text, file=file, class_name=text.partition(":")[2], kwargs=kwargs)
-        return replace(parse_target(text), kwargs=kwargs)
+        return replace(_package_target(self.record), kwargs=kwargs)
 
 
 def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
@@ -133,11 +133,18 @@ def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
         raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
+def _package_target(record: Submission) -> StoredTarget:
+    """Return the baseline or adapter that is named; never what a plug-in of that name on this machine would run."""
+    if not record.has_adapter and record.target not in baseline_names():
+        raise not_found("baseline", record.target, baseline_names())
+    return parse_target(record.target)
+
+
 def _source_sha256(folder: Path, record: Submission, code_of: Callable[[str], str] | None) -> str:
     if record.has_code:
         return file_sha256(folder / CODE)
     try:
-        return code_of(record.target) if code_of else source_sha256(parse_target(record.target))
+        return code_of(record.target) if code_of else source_sha256(_package_target(record))
     except MoeloadError as error:
         raise SubmissionError(f"{folder / RECORD}: target: {error}") from None
 

@@ -43,6 +43,17 @@ def test_a_folder_is_read_without_executing_it(tmp_path: Path, world: World) -> 
     assert not mark.exists()
 
 
+def test_a_plug_in_of_the_verifiers_machine_is_no_submissions_code(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A submission without code names a baseline or an adapter: what else has that name there is not run."""
+    monkeypatch.setattr("moeload_bench.isolation.targets.plugin_places", lambda: {"strange": "statistics:NormalDist"})
+    assert parse_target("strange").class_name == "NormalDist"
+    path = write_folder(tmp_path, world, code=None, name="strange", target="strange")
+    with pytest.raises(SubmissionError, match=r"target: unknown baseline 'strange'.*sw_avg"):
+        read_folder(path)
+
+
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
 scalars = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), text)
 
