@@ -70,7 +70,7 @@ def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -
 
 
 def _check_wheels(wheels: Iterable[Path]) -> None:
-    """Raise `SubmissionError` for wheels that would write elsewhere or fill the disk."""
+    """Raise `SubmissionError` for wheels that would write elsewhere, hide code or fill the disk."""
     files = total = 0
     for wheel in wheels:
         try:
@@ -84,6 +84,11 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
                 raise SubmissionError(
                     f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is a link or lies "
                     "outside the wheel"
+                )
+            if "__pycache__" in path.parts or path.suffix.lower() in (".pyc", ".pyo"):
+                raise SubmissionError(
+                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is compiled Python, which "
+                    "may differ from the source beside it; expected source only"
                 )
         files += len(members)
         total += sum(member.file_size for member in members)

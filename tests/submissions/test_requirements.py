@@ -30,6 +30,14 @@ def test_a_wheel_that_writes_elsewhere_is_refused(member: str, tmp_path: Path) -
         requirements._check_wheels([path])
 
 
+@pytest.mark.parametrize("member", ["mod.pyc", "a/__pycache__/mod.cpython-311.pyc", "__pycache__/x.py", "b/mod.PYC"])
+def test_a_wheel_that_brings_compiled_python_is_refused(member: str, tmp_path: Path) -> None:
+    """An honest `mod.py` beside another module's unchecked, hash-based `.pyc` would run the latter."""
+    path = wheel(tmp_path, "evil", "1.0", "", {member: "boo"})
+    with pytest.raises(SubmissionError, match=r"evil-1\.0-py3-none-any\.whl: .* is compiled Python"):
+        requirements._check_wheels([path])
+
+
 def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted from what the archive says it unpacks to: more than that is never written."""
     monkeypatch.setattr(requirements, "MAX_UNPACKED_BYTES", 1 << 20)
