@@ -87,8 +87,8 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
                 )
             if "__pycache__" in path.parts or path.suffix.lower() in (".pyc", ".pyo"):
                 raise SubmissionError(
-                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is compiled Python, which "
-                    "may differ from the source beside it; expected source only"
+                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is compiled Python, "
+                    "which may differ from the source beside it; expected source only"
                 )
         files += len(members)
         total += sum(member.file_size for member in members)
