@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from moeload_bench.cli.options import parameters_of, with_signature
 from moeload_bench.cli.progress import pair_progress, print_entries
-from moeload_bench.errors import counted
+from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
 from moeload_bench.interchange.rows import CutShortWarning, Options
@@ -36,6 +37,11 @@ Counted = Annotated[
 Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
 FirstStep = Annotated[int | None, typer.Option(min=0, help="The first step to import.")]
 LastStep = Annotated[int | None, typer.Option(min=0, help="The last step to import.")]
+FirstLayer = Annotated[
+    int | None,
+    typer.Option(min=0, help="The number in the model of the first MoE layer, if the log numbers them from 0."),
+]
+Layers = Annotated[str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")]
 Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the files do not say.")]
 Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
@@ -44,6 +50,14 @@ Pipeline = Annotated[int | None, typer.Option(min=1, help="Pipeline stages; need
 StageLayers = Annotated[
     int | None, typer.Option(min=1, help="Transformer layers of one pipeline stage, dense ones included.")
 ]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers in `3-60` or `1,3,5`."""
+    parts = [re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip()) for part in text.split(",")]
+    if None in parts:
+        raise TraceError(f"--layers: got {text[:80]!r}, expected numbers such as 3-60 or 1,3,5")
+    return tuple(n for part in parts if part for n in range(int(part[1]), int(part[2] or part[1]) + 1))
 
 
 def _shared(
@@ -55,6 +69,8 @@ def _shared(
     run: RunNumber = 0,
     counted: Counted = None,
     licence: Licence = "unknown",
+    first_layer: FirstLayer = None,
+    layers: Layers = None,
 ) -> None:
     """Take the options that every command has in addition to its own."""
 
@@ -83,7 +99,10 @@ def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., None]
 def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) -> None:
     meta = {"recipe": given["name"], "group": given["name"]} | {key: given[key] for key in ("split", "run", "licence")}
     bounds = given.get("first_step"), given.get("last_step")
-    options = Options(given["top_k"], given["tokens"], given["counted"], *bounds, meta)
+    if None not in (given["first_layer"], given["layers"]):
+        raise TraceError("--first-layer and --layers: expected one of them")
+    numbers = given["first_layer"] if given["layers"] is None else _numbers(given["layers"])
+    options = Options(given["top_k"], given["tokens"], given["counted"], *bounds, meta, numbers)
     with pair_progress(unit="bytes") as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
         done = import_from(name, source, given["out"], options, report, **more)

@@ -42,18 +42,21 @@ def import_log(
     counted: Semantics | None = None,
     first_step: int | None = None,
     last_step: int | None = None,
+    layers: Sequence[int] | int | None = None,
     meta: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Trace:
     """Write an engine's log as the trace ``out`` and return it; `moeload-bench import FORMAT` does the same.
 
     ``source``: a file, a folder, a glob, or several of them. ``tokens`` is the number that enters a layer in a step, if
-    the log has none. ``counted`` overrides what the format's counts are. ``meta`` goes into `TraceMeta`. ``more`` are
-    the format's own options, named like those of the command (`expert_parallel`, `experts`, `pattern`, ...).
+    the log has none. ``layers``: the numbers of the MoE layers in the model, or the first of them, where the log
+    numbers them from 0. ``counted`` overrides what the format's counts are. ``meta`` goes into `TraceMeta`. ``more``
+    are the format's own options, named like those of the command (`expert_parallel`, `experts`, `pattern`, ...).
 
     Raise `NotFoundError` for an unknown format, and `TraceError` that names file and line, or the missing option.
     """
-    options = Options(top_k, tokens, counted, first_step, last_step, {"recipe": "own", **(meta or {})})
+    numbers = layers if isinstance(layers, int | None) else tuple(layers)
+    options = Options(top_k, tokens, counted, first_step, last_step, {"recipe": "own", **(meta or {})}, numbers)
     import_from(format, source, Path(out), options, **more)
     return read_trace(out)
 

@@ -1,8 +1,8 @@
 """Traces from NumPy archives.
 
 Layout: one array per column, named like the format's columns. `load` [S, L, E] is required; `step` [S] (else 0 .. S-1),
-`tokens` [S] or [S, L], and the optional columns of the format (`load_half`, `dropped`, `loss`, `lr`, ...) with the
-steps first. Counts are whole numbers of any dtype.
+`tokens` [S] or [S, L], `layer` [L] (the layers' numbers in the model, else 0 .. L-1), and the optional columns of the
+format (`load_half`, `dropped`, `loss`, `lr`, ...) with the steps first. Counts are whole numbers of any dtype.
 
 Axis letters: S steps, L MoE layers, E experts.
 """
@@ -10,6 +10,9 @@ Axis letters: S steps, L MoE layers, E experts.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.rows import Options, Report
@@ -18,7 +21,7 @@ from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
 MAX_BYTES = 4 << 30
 """Arrays are read whole, so a larger archive is refused; the message names the formats that are read in pieces."""
-_NAMES = ("load", "step", "tokens", *OPTIONAL_COLUMNS)
+_NAMES = ("load", "step", "tokens", "layer", *OPTIONAL_COLUMNS)
 
 
 def read_npz(
@@ -46,7 +49,20 @@ def read_npz(
     known = semantics if top_k is not None or semantics == "post_drop" else "unknown"
     meta = {"count_semantics": known, **options.meta}
     columns = {name: arrays[name] for name in OPTIONAL_COLUMNS if name in arrays}
+    layer_L = options.numbered(_layers(arrays, path), str(path))
+    meta["layers"] = [{"index": m, "experts": arrays["load"].shape[-1], "top_k": top_k} for m in layer_L]
     try:
         return Trace.from_arrays(arrays["load"], counted, top_k, step_S=arrays.get("step"), columns=columns, **meta)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
+
+
+def _layers(arrays: dict[str, Any], path: Path) -> list[int]:
+    layers = arrays["load"].shape[1] if arrays["load"].ndim == 3 else 0
+    layer_L = arrays.get("layer", np.arange(layers))
+    if layer_L.shape != (layers,) or layer_L.dtype.kind not in "iu" or (np.diff(layer_L.astype(np.int64)) <= 0).any():
+        raise TraceError(
+            f"{path}: layer has shape {list(layer_L.shape)} and dtype {layer_L.dtype}, expected the rising numbers of "
+            f"{layers} layers"
+        )
+    return [int(m) for m in layer_L]

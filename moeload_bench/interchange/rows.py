@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,7 +67,8 @@ class Options:
     """What the user knows but the log does not say.
 
     ``tokens`` per step and layer if the log has none; ``counted`` overrides what the format's counts are;
-    ``first_step`` and ``last_step`` (inclusive) bound what is imported; ``meta`` goes into `TraceMeta`.
+    ``first_step`` and ``last_step`` (inclusive) bound what is imported; ``meta`` goes into `TraceMeta`. ``layers`` are
+    the numbers of the MoE layers in the model, or only the first of them, where the log numbers them from 0.
     """
 
     top_k: int | None = None
@@ -76,6 +77,21 @@ class Options:
     first_step: int | None = None
     last_step: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    layers: tuple[int, ...] | int | None = None
+
+    def numbered(self, found: Sequence[int], where: str) -> tuple[int, ...]:
+        """Return the layers' numbers in the model; raise `TraceError` for others than the log's own."""
+        plain = tuple(range(len(found)))
+        asked = self.layers
+        if asked is None:
+            return tuple(found)
+        if isinstance(asked, int):
+            asked = tuple(asked + m for m in plain)
+        if len(asked) != len(found) or list(asked) != sorted(set(asked)):
+            raise TraceError(f"{where}: got the numbers of {len(asked)} layers, expected {len(found)}, rising: {asked}")
+        if tuple(found) not in (plain, asked):
+            raise TraceError(f"{where}: the log numbers its layers {tuple(found)}, got other numbers for them: {asked}")
+        return asked
 
 
 class Imported(NamedTuple):
@@ -97,6 +113,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     the last whole step, with a `CutShortWarning`, and marked as cut short.
     """
     options = options or Options()
+    log = replace(log, layers=options.numbered(log.layers, log.where))
     if target.suffix != ".parquet":
         raise TraceError(f"{target}: expected a file name that ends in .parquet")
     if target.exists():

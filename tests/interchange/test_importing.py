@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -291,3 +292,52 @@ def test_import_log_names_what_it_cannot_do(tmp_path: Path) -> None:
         import_log(tmp_path, tmp_path / "o.parquet", format="jsonl", experts=8)
     with pytest.raises(TraceError, match=r"format flame-moe: missing a required argument: 'experts'"):
         import_log(tmp_path, tmp_path / "o.parquet", format="flame-moe")
+
+
+@pytest.mark.parametrize(("asked", "got"), [(3, (3, 4)), ((1, 4), (1, 4)), (None, (0, 1))])
+@pytest.mark.parametrize("name", ["npz", "jsonl"])
+def test_layers_are_given_their_numbers_in_the_model(
+    name: str, asked: Any, got: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The first of them or all, for a log that numbers its MoE layers from 0."""
+    load_SLE = np.ones((3, 2, 4), dtype=np.int64)
+    file = tmp_path / f"log.{name}"
+    if name == "npz":
+        np.savez(file, load=load_SLE)
+    else:
+        lines = [{"step": s, "layer": m, "load": load_SLE[s, m].tolist()} for s in range(3) for m in range(2)]
+        file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    trace = import_log(file, tmp_path / "out.parquet", format=name, top_k=1, layers=asked)
+    assert tuple(layer.index for layer in trace.meta.layers) == got
+
+
+def test_an_archive_may_hold_its_layers_numbers(tmp_path: Path) -> None:
+    """As the array `layer`; other numbers for them are refused, and so are those that do not rise."""
+    file = tmp_path / "log.npz"
+    np.savez(file, load=np.ones((3, 2, 4), dtype=np.int64), layer=np.array([3, 5]))
+    trace = import_log(file, tmp_path / "out.parquet", format="npz", top_k=1)
+    assert [layer.index for layer in trace.meta.layers] == [3, 5]
+    with pytest.raises(TraceError, match=r"numbers its layers \(3, 5\), got other numbers for them: \(0, 1\)"):
+        import_log(file, tmp_path / "other.parquet", format="npz", top_k=1, layers=0)
+    for wrong in (np.array([5, 3]), np.array([1]), np.array([0.0, 1.0])):
+        np.savez(file, load=np.ones((3, 2, 4), dtype=np.int64), layer=wrong)
+        with pytest.raises(TraceError, match="expected the rising numbers of 2 layers"):
+            import_log(file, tmp_path / "other.parquet", format="npz", top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--layers", "3-5"], "got the numbers of 3 layers, expected 2"),
+        (["--layers", "5,3"], "expected 2, rising"),
+        (["--layers", "three"], "expected numbers such as 3-60"),
+        (["--layers", "3-4", "--first-layer", "3"], "expected one of them"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_layers_are_refused(words: list[str], says: str, tmp_path: Path) -> None:
+    """On the command line as elsewhere."""
+    np.savez(tmp_path / "log.npz", load=np.ones((3, 2, 4), dtype=np.int64))
+    line = ["import", "npz", str(tmp_path / "log.npz"), "--top-k", "1", "--out", str(tmp_path / "out.parquet"), *words]
+    done = CliRunner().invoke(app, line)
+    assert isinstance(done.exception, TraceError)
+    assert says in str(done.exception)
