@@ -249,10 +249,7 @@ def source_sha256(target: Target) -> str:
     Weights beside the code (`sources.WEIGHTS_SUFFIXES`) are part of it.
     """
     if isinstance(target, ClassTarget):
-        try:
-            return hashlib.sha256(inspect.getsource(target.cls).encode()).hexdigest()
-        except (OSError, TypeError):
-            raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file") from None
+        return _class_sha256(target)
     if isinstance(target, FileTarget):
         return file_sha256(target.file)
     found = module_sha256(target.module)
@@ -262,6 +259,18 @@ def source_sha256(target: Target) -> str:
             "FILE.py:Class, or package.module:Class of a module that Python finds as a file"
         )
     return found
+
+
+def _class_sha256(target: ClassTarget) -> str:
+    """Return the hash of a class's source; in a notebook Python finds only that of its methods."""
+    for parts in ([target.cls], [part for _, part in sorted(vars(target.cls).items()) if inspect.isfunction(part)]):
+        try:
+            text = "".join(map(inspect.getsource, parts))
+        except (OSError, TypeError):
+            continue
+        if text:
+            return hashlib.sha256(text.encode()).hexdigest()
+    raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file")
 
 
 def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:

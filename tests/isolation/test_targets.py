@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -118,6 +120,21 @@ def test_a_class_without_source_is_refused() -> None:
     exec("class Mine:\n    pass", scope)
     with pytest.raises(TargetError, match="no source of this class; expected it in a file"):
         source_sha256(class_target(scope["Mine"]))
+
+
+def test_a_class_of_a_notebook_is_known_by_the_source_of_its_methods() -> None:
+    """There Python finds no source of a class, since its module has no file; another method body is another source."""
+
+    def cell(number: int, value: float) -> type[Any]:
+        text = f"class Mine:\n    def observe(self, block): pass\n    def forecast(self, request): return {value}\n"
+        name = f"<ipython-input-{number}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        scope: dict[str, Any] = {"__name__": "notebook_without_a_file"}
+        exec(compile(text, name, "exec"), scope)
+        return cast("type[Any]", scope["Mine"])
+
+    one, again, other = (source_sha256(class_target(cell(n, value))) for n, value in enumerate((0.5, 0.5, 0.25)))
+    assert one == again != other
 
 
 @pytest.mark.parametrize(
