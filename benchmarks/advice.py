@@ -10,7 +10,10 @@ are the best in hindsight. ``--write`` puts the table into docs/guide/live.md. S
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from compare_common import table, write_part
 
 from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.live.core import Settings, replay
@@ -19,10 +22,10 @@ from moeload_bench.traces.store import list_traces, read_trace
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guide" / "live.md"
 FOLDERS = (ROOT / "moeload_bench" / "data", ROOT / "traces")
-BEGIN, END = "<!-- made by benchmarks/advice.py -->\n", "<!-- end -->"
+BEGIN = "<!-- made by benchmarks/advice.py -->\n"
 
 
-def row(path: Path) -> str:
+def row(path: Path) -> Sequence[str]:
     """Return one line of the table."""
     trace = read_trace(path)
     settings = Settings(follow=True)
@@ -33,20 +36,17 @@ def row(path: Path) -> str:
     best = compare_policies(trace, "sw_avg", shape, settings.cluster.cost, level="none").best
     balancing = f"{trace.meta.balancing.method} {trace.meta.balancing.coefficient:g}".removesuffix(" 0")
     policy = best.policy if best.policy == "static" else f"{best.policy}, k = {best.every}"
-    return (
-        f"| `{trace.id}` | {balancing} | {shape.devices}, {shape.slots} | {last.placing.saved_percent:.2f} | "
-        f"{last.placing.replans} | {best.saved_percent:.2f} | {policy} | {best.replans} |"
-    )
+    advised = (f"{last.placing.saved_percent:.2f}", f"{last.placing.replans}")
+    own = (f"{best.saved_percent:.2f}", policy, f"{best.replans}")
+    return (f"`{trace.id}`", balancing, f"{shape.devices}, {shape.slots}", *advised, *own)
 
 
-def table(folders: list[Path]) -> str:
+def saved(folders: list[Path]) -> str:
     """Return the table of all test runs."""
-    head = (
-        "| run | balancing | devices, slots | advice saves, % | re-plans | best policy saves, % | which | re-plans |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    )
+    head = ("run", "balancing", "devices, slots", "advice saves, %", "re-plans", "best policy saves, %", "which",
+            "re-plans")  # fmt: skip
     paths = [ref.path for folder in folders for ref in list_traces(folder) if "/test/" in ref.id]
-    return "\n".join([*head, *(row(path) for path in paths)]) + "\n"
+    return "\n".join(table(head, map(row, paths))) + "\n"
 
 
 def main() -> None:
@@ -55,11 +55,10 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", default=list(FOLDERS))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    made = table(given.folders)
+    made = saved(given.folders)
     print(made, end="")
     if given.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}{made}{END}{rest.partition(END)[2]}", encoding="utf-8")
+        write_part(PAGE, BEGIN, made)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from moeload_bench.isolation.targets import load_class, parse_target
 
 HERE = Path(__file__).parent
 TOP = 8
+END = "<!-- end -->"
 
 
 class Row(NamedTuple):
@@ -53,6 +54,12 @@ def quantiles(name: str, values: Iterable[float]) -> list[str]:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
+
+
+def write_part(page: Path, begin: str, made: str) -> None:
+    """Put a text between its mark on a page and the next `<!-- end -->`."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}{made}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def run_json(command: Sequence[object]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from compare_common import new_forecaster, observe_and_forecast, spread, table, verdict
+from compare_common import new_forecaster, observe_and_forecast, spread, table, verdict, write_part
 from threadpoolctl import threadpool_limits
 
 from moeload_bench.forecaster import StepBlock
@@ -26,7 +26,7 @@ from moeload_bench.results.record import load_result
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reports" / "gated.md"
 RESULT = ROOT / "leaderboard" / "results" / "v1" / "gated.json"
-BEGIN, END = "<!-- made by benchmarks/gated.py -->\n", "<!-- end -->"
+BEGIN = "<!-- made by benchmarks/gated.py -->\n"
 OURS, REFERENCE = "gated", "sw_avg"
 SHAPES = {(4, 64): 10.0, (60, 256): 50.0}
 """(L, E), and the milliseconds that a forecast may take there."""
@@ -118,8 +118,7 @@ def main() -> None:
     made = "\n".join(table(list(head), [*cost_rows(given.rounds), *bound_rows()])) + "\n"
     print(made, end="")
     if given.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        write_part(PAGE, BEGIN, f"\n{made}\n")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
     ("stable_only", 50),
     ("if_pays", 50),
 )
-
 """Policies and k beside the best one."""
 
 
@@ -81,10 +80,7 @@ def walk_table() -> str:
         "its break-even, MB per expert": lambda one: _thousands(one.best.break_even_mb),
         "moved by it, MB": lambda one: _thousands(one.best.moved_mb),
         "moved by `every` at the same k, MB": lambda one: _thousands(_run(one, "every", one.best.every).moved_mb),
-        **{
-            f"saved by `{policy}`, k = {k:,}": functools.partial(_saved_at, policy=policy, every=k)
-            for policy, k in SHOWN
-        },
+        **{f"saved by `{p}`, k = {k:,}": functools.partial(_saved_at, policy=p, every=k) for p, k in SHOWN},
         "saved by the best `oracle`": lambda one: _saved(
             max((run for run in one.runs if run.policy == "oracle"), key=lambda run: run.saved_percent)
         ),

@@ -15,6 +15,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
+from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.results.captions import spans_of
@@ -147,7 +148,7 @@ def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = N
     """
     suite = headline_suite(suites_with_results())
     parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
-    seasons = scored.scored_seasons() if seasons is None else seasons
+    seasons = scored_seasons() if seasons is None else seasons
     first = [part for season in seasons[:1] for part in season_parts(season, public_results(season), metric)]
     return "\n\n".join([*first, *parts])
 
@@ -182,7 +183,7 @@ def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None
 
     A season that shares no recipe with its suite stands before the largest.
     """
-    seasons = scored.scored_seasons() if seasons is None else seasons
+    seasons = scored_seasons() if seasons is None else seasons
     parts, found = [], []
     for season in seasons[:1]:
         public = public_results(season)

@@ -17,14 +17,10 @@ def costs_table() -> str:
     """CPU time of a start-up and of a call beside those of an older commit."""
     found = json.loads(MEASURED.read_text(encoding="utf-8"))
     lines = [
-        (
-            f"{row['shape']}, {row['what']}",
-            three_digits(row["here_ms"]),
-            three_digits(row["there_ms"]),
-            f"{row['here_ms'] / row['there_ms']:.2f}",
-        )
+        (f"{row['shape']}, {row['what']}", three_digits(row["here_ms"]), three_digits(row["there_ms"]),
+         f"{row['here_ms'] / row['there_ms']:.2f}")
         for row in found["rows"]
-    ]
+    ]  # fmt: skip
     heads = ("`sw_avg` in the sandbox, layers x experts", "ms", f"ms at {found['there']}", "ratio")
     words = f"CPU time of harness, watch and sandbox; least of {found['repetitions']} harnesses of each."
     return f"{markdown_table(heads, lines)}\n\n{words}"

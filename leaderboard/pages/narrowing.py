@@ -90,12 +90,8 @@ def _side(suite: str, errors: Errors, reference: str) -> Side:
             found[name] = spans[0]
     apart = pairs_apart(errors.by_forecaster, errors.tasks, ALPHA)
     assert apart is not None, "recipes enough for intervals are enough for tests"
-    return Side(suite, found, apart, _counted_twins(errors))
-
-
-def _counted_twins(errors: Errors) -> int:
     groups = () if errors.tasks.twins else near_twins(errors.tasks.recipe_T)
-    return sum(len(group) - 1 for group in groups)
+    return Side(suite, found, apart, sum(len(group) - 1 for group in groups))
 
 
 def _state(state: str, was: Side, now: Side) -> Iterator[str]:
@@ -104,14 +100,8 @@ def _state(state: str, was: Side, now: Side) -> Iterator[str]:
         before, after = was.found[name], now.found[name]
         width = before.high - before.low
         ratios.append((after.high - after.low) / width if width else np.nan)
-        rows.append(
-            (
-                f"`{name}`",
-                skill_span(before.skill, (before,)),
-                skill_span(after.skill, (after,)),
-                f"{ratios[-1]:.2f}" if width else NOTHING,
-            )
-        )
+        spans = (skill_span(one.skill, (one,)) for one in (before, after))
+        rows.append((f"`{name}`", *spans, f"{ratios[-1]:.2f}" if width else NOTHING))
     yield markdown_table((state, was.suite, now.suite, "width, ratio"), rows)
     count = (len(now.found) + 1) * len(now.found) // 2
     yield (

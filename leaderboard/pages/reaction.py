@@ -62,14 +62,8 @@ def reaction_table() -> str:
         for every, (imbalance, _, moved) in sorted(by_every.items()):
             cells = [f"{saved(kind, every, cost):+.2f}" for cost in COSTS]
             rows.append((kind, every or "-", f"{imbalance:.3f}", f"{moved:.1f}", *cells))
-    head = (
-        "plans from",
-        "every k steps",
-        "imbalance",
-        "most experts into a device",
-        *(f"moving {c:g} %" for c in COSTS),
-    )
-    return markdown_table(head, rows)
+    heads = ("plans from", "every k steps", "imbalance", "most experts into a device")
+    return markdown_table((*heads, *(f"moving {c:g} %" for c in COSTS)), rows)
 
 
 def reaction_words() -> str:

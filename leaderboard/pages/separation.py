@@ -52,13 +52,7 @@ def compared_cells(results: Sequence[Result], metric: str) -> list[Cell]:
                 continue
             base_T = here.by_forecaster[reference.name]
             groups = rank_groups(here.by_forecaster, here.tasks, ALPHA, base_T=base_T)
-            found.append(
-                Cell(
-                    state,
-                    horizon,
-                    tuple(compare(here.by_forecaster, reference.name, here.tasks)),
-                    None if groups is None else tuple(map(tuple, groups)),
-                    win_rates(here.by_forecaster),
-                )
-            )
+            against = tuple(compare(here.by_forecaster, reference.name, here.tasks))
+            ranked = None if groups is None else tuple(map(tuple, groups))
+            found.append(Cell(state, horizon, against, ranked, win_rates(here.by_forecaster)))
     return found

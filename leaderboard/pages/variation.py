@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,57 +42,50 @@ def _recipes(results: Sequence[Result]) -> list[str]:
     return sorted({run.recipe for run in results[0].runs})
 
 
-def run_values(result: Result, state: str) -> dict[str, dict[str, list[float | None]]]:
-    """Recipe, run to the run's means [K] in a state."""
-    found: dict[str, dict[str, list[float | None]]] = {}
+def run_values(result: Result, state: str) -> dict[str, list[list[float | None]]]:
+    """Return, by recipe, the means [K] of each run that has origins in a state."""
+    found: dict[str, list[list[float | None]]] = {}
     for run in result.runs:
         mean_K = run_means(run, state, PRIMARY)
         if mean_K:
-            found.setdefault(run.recipe, {})[run.trace] = mean_K
+            found.setdefault(run.recipe, []).append(mean_K)
     return found
 
 
 def seeds(results: Sequence[Result]) -> str:
     """Return how much runs of one recipe differ, beside how much recipes differ."""
-    several = {
-        recipe
-        for state in STATES
-        for recipe, runs in run_values(results[0], state).items()
-        if len(runs) > 1
-    }  # fmt: skip
+    values = {(state, result.name): run_values(result, state) for state in STATES for result in results}
+    first = [values[state, results[0].name].items() for state in STATES]
+    several = sorted({recipe for by_recipe in first for recipe, runs in by_recipe if len(runs) > 1})
     if not several:
         return "No recipe has several test runs."
-    horizons = results[0].suite.horizons
+    heads = [f"h = {h}" for h in results[0].suite.horizons]
     rows = [
-        (f"`{recipe}`", state, f"`{result.name}`", *(_spread(runs, k) for k in range(len(horizons))))
-        for recipe in sorted(several)
-        for state in STATES
-        for result in results
-        if len(runs := run_values(result, state).get(recipe, {})) > 1
+        (f"`{recipe}`", state, f"`{name}`", *(_spread(runs, k) for k in range(len(heads))))
+        for recipe in several
+        for (state, name), by_recipe in values.items()
+        if len(runs := by_recipe.get(recipe, [])) > 1
     ]
     both = [
-        (state, f"`{result.name}`", *(_seed_and_recipe(run_values(result, state), k) for k in range(len(horizons))))
-        for state in STATES
-        for result in results
+        (state, f"`{name}`", *(_seed_and_recipe(list(by_recipe.values()), k) for k in range(len(heads))))
+        for (state, name), by_recipe in values.items()
     ]
-    heads = [f"h = {h}" for h in horizons]
-    return "\n\n".join(
-        [
-            f"{PRIMARY} of the recipes with several test runs: mean over runs ± standard deviation over runs (seeds).",
-            markdown_table(("recipe", "state", "forecaster", *heads), rows),
-            f"Standard deviation of log {PRIMARY}: over seeds (pooled within those recipes) / over recipes.",
-            markdown_table(("state", "forecaster", *heads), both),
-        ]
-    )
+    parts = [
+        f"{PRIMARY} of the recipes with several test runs: mean over runs ± standard deviation over runs (seeds).",
+        markdown_table(("recipe", "state", "forecaster", *heads), rows),
+        f"Standard deviation of log {PRIMARY}: over seeds (pooled within those recipes) / over recipes.",
+        markdown_table(("state", "forecaster", *heads), both),
+    ]
+    return "\n\n".join(parts)
 
 
-def _spread(runs: Mapping[str, Sequence[float | None]], k: int) -> str:
-    known = [value for value_K in runs.values() if (value := value_K[k]) is not None]
+def _spread(runs: Sequence[Sequence[float | None]], k: int) -> str:
+    known = [value for value_K in runs if (value := value_K[k]) is not None]
     return f"{three_digits(float(np.mean(known)))} ± {np.std(known, ddof=1):.1g}" if len(known) > 1 else "-"
 
 
-def _seed_and_recipe(values: Mapping[str, Mapping[str, Sequence[float | None]]], k: int) -> str:
-    logs = [[np.log(v) for value_K in runs.values() if (v := value_K[k])] for runs in values.values()]
+def _seed_and_recipe(recipes: Sequence[Sequence[Sequence[float | None]]], k: int) -> str:
+    logs = [[np.log(v) for value_K in runs if (v := value_K[k])] for runs in recipes]
     several = [group for group in logs if len(group) > 1]
     means = [np.mean(group) for group in logs if group]
     if not several or len(means) < 2:

@@ -72,11 +72,9 @@ def verdict_sheet(study: Study, findings: Sequence[Finding]) -> Iterator[dict[st
 
 def to_csv(rows: Iterator[dict[str, Any]]) -> str:
     """Return the records as CSV with a heading; nothing for None."""
-    text = io.StringIO()
-    writer = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+    listed, text = list(rows), io.StringIO()
+    if listed:
+        writer = csv.DictWriter(text, list(listed[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(listed)
     return text.getvalue()

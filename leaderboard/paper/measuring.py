@@ -16,7 +16,6 @@ import numpy as np
 
 from leaderboard.paper import study as records
 from leaderboard.paper.choice import HORIZONS, Choice, Chosen
-from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import MissingExtraError, SuiteError
 from moeload_bench.evaluation.evaluate import Progress, evaluate
 from moeload_bench.isolation.hosts import Level
@@ -221,7 +220,7 @@ def fluctuation(trace: Trace, labels: StateLabels) -> tuple[records.Fluctuation,
         share_S1E = shares(trace.load_SLE[:, layer : layer + 1])
         for statistic, window in records.STATISTICS:
             compute = sliding_variance if statistic == "variance" else sliding_range
-            mean_S = _mean_known(compute(share_S1E, window)[:, 0])
+            mean_S = compute(share_S1E, window)[:, 0].mean(axis=1)  # NaN where the layer has no load in the window
             for part, (start, stop) in spans.items():
                 known = mean_S[start + window : stop + 1]
                 known = known[np.isfinite(known)]
@@ -231,11 +230,6 @@ def fluctuation(trace: Trace, labels: StateLabels) -> tuple[records.Fluctuation,
         records.Fluctuation(statistic=statistic, window=window, part=part, value_L=tuple(values))
         for (statistic, window, part), values in found.items()
     )
-
-
-def _mean_known(value_SE: FloatArray) -> FloatArray:
-    """Mean over experts, NaN where the layer has no load in the window."""
-    return np.asarray(value_SE.mean(axis=1))
 
 
 def _short(value: records.Value) -> records.Value:

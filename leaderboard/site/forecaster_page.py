@@ -157,8 +157,7 @@ def findings(entry: Entry) -> Table | None:
     found = entry.verification
     if found is None or not found.findings:
         return None
-    grown = {name: f"{100 * growth:+.1f} %" for name, growth in sorted(found.findings.items())}
-    rows = tuple(grown.items())
+    rows = tuple((name, f"{100 * growth:+.1f} %") for name, growth in sorted(found.findings.items()))
     return Table("Tests for memory of the public traces: growth of the relative loss.", ("test", "growth"), rows)
 
 

@@ -6,23 +6,18 @@ from collections.abc import Sequence
 
 from leaderboard.site.words import named, three_digits
 from moeload_bench.results.captions import origins_of
-from moeload_bench.results.grid import ALL, ResultGrid, Row, result_grid
+from moeload_bench.results.grid import ALL, ResultGrid, result_grid
 from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import Table, error_cells, horizon_heads, marked_floor
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
 
-def rows_of(grid: ResultGrid | None, forecaster: str) -> list[Row]:
-    """Return a forecaster's rows of a grid, in the order of states."""
-    return grid.of(forecaster) if grid else []
-
-
 def by_recipe(
     grids: Sequence[tuple[str, ResultGrid | None]], forecaster: str, horizons: Sequence[int], metric: str
 ) -> Table:
     """Return one row per recipe and state; ``grids`` by recipe, `all` among them."""
-    found = [(recipe, row) for recipe, grid in grids for row in rows_of(grid, forecaster)]
+    found = [(recipe, row) for recipe, grid in grids if grid for row in grid.of(forecaster)]
     names = {ALL: "all recipes"}
     rows = [(names.get(recipe, recipe), row.state, *error_cells(row, True), str(row.runs), str(row.origins))
             for recipe, row in found]  # fmt: skip
@@ -55,7 +50,8 @@ def every_metric(grids: Sequence[tuple[str, ResultGrid | None]], forecaster: str
     rows = [
         (named(metric), row.state, *map(three_digits, row.value_K))
         for metric, grid in grids
-        for row in rows_of(grid, forecaster)
+        if grid
+        for row in grid.of(forecaster)
     ]
     caption = "Every metric: mean over runs of means over origins and layers; all recipes."
     return Table(caption, ("metric", "state", *horizon_heads(horizons)), tuple(rows), 2)

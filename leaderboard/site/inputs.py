@@ -179,7 +179,8 @@ def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
     try:
         folder = read_folder(path, bound_code(result))
     except SubmissionError as error:
-        return Entry(result, None, "claimed", (_without(str(error), path.parent.parent),))
+        # without the place of the checkout: the site is the same wherever it is built
+        return Entry(result, None, "claimed", (str(error).replace(f"{path.parent.parent}/", ""),))
     if folder.record.suite.name != suite.name:
         return Entry(result, folder, "claimed", (f"the submission is for suite {folder.record.suite.name}",))
     wrong = tuple(check_submission(folder, result, suite))
@@ -199,11 +200,6 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
             for ref in list_traces(root / name):
                 refs.setdefault(ref.id, ref)
     yield from (refs[key] for key in sorted(refs))
-
-
-def _without(text: str, root: Path) -> str:
-    """Return a message without the place of the checkout: the site is the same wherever it is built."""
-    return text.replace(f"{root}/", "")
 
 
 def _content_sha256(root: Path, folders: Sequence[Path]) -> str:

@@ -22,7 +22,7 @@ Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
 ROOMS = ("season_tools", "site", "studies")
 """The folders of leaderboard/ whose code draws the site."""
-CODE = (".py", ".toml", ".html", ".md", ".css", ".js")
+CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
 def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str, bytes]]]) -> Files:

@@ -38,6 +38,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from leaderboard.pages.parts import aligned_table
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.states.drift import Grid, drift, run_hysteresis, summarise
@@ -231,26 +232,23 @@ def median(values: Iterable[int]) -> float:
 
 
 def table(scores: list[Score], chosen: Score) -> str:
-    """Markdown; the chosen row in bold."""
-    names = list(asdict(chosen))
-    lines = ["| " + " | ".join(names) + " |", "|" + "---:|" * len(names)]
+    """Return a table of the candidates, the chosen one in bold."""
+    rows = []
     for one in scores:
         mark = "**" if one == chosen else ""
-        lines.append("| " + " | ".join(f"{mark}{value:.4g}{mark}" for value in asdict(one).values()) + " |")
-    return "\n".join(lines)
+        rows.append([f"{mark}{value:.4g}{mark}" for value in asdict(one).values()])
+    return aligned_table(list(asdict(chosen)), rows, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class ShiftScores:
     """``delay_NL`` training steps from a shift to the first transient label, -1 where it was missed, -2 where the layer
-    was not stable when the shift came; ``false_alarms_L`` returns to transient that no shift explains; ``stable_L``
-    rows labelled stable, to judge the false alarms against.
+    was not stable when the shift came; ``false_alarms_L`` returns to transient that no shift explains.
     """
 
     shift_N: tuple[int, ...]
     delay_NL: NDArray[np.int64]
     false_alarms_L: NDArray[np.int64]
-    stable_L: NDArray[np.int64]
 
     @property
     def missed(self) -> int:
@@ -273,7 +271,7 @@ def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITH
         delay_NL[n, transient_SL[min(shift, S - 1)]] = -2
     returns_SL = transient_SL[1:] & ~transient_SL[:-1]
     false_alarms = (returns_SL & ~explained_SL[1:]).sum(axis=0)
-    return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64), (~transient_SL).sum(axis=0))
+    return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64))
 
 
 def state_constants(

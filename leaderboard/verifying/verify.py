@@ -258,14 +258,11 @@ class _Rerun:
 
     def _fit_differs(self) -> list[str]:
         """Say where the claim is wrong about whether it learned from the open runs: entries are listed by that."""
-        claimed, found = (wall_s is not None for wall_s in (self.request.result.fit_wall_s, self._fit_wall_s()))
+        claimed, found = self.request.result.fit_wall_s is not None, self.fits[self.target.text].wall_s is not None
         if claimed == found:
             return []
         said, seen = ("fitted" if one else "not fitted" for one in (claimed, found))
         return [f"fit_wall_s: the claim says that it was {said}, here it was {seen}: run `moeload-bench submit` again"]
-
-    def _fit_wall_s(self) -> float | None:
-        return self.fits[self.target.text].wall_s
 
     def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
         """Return by test how much larger the relative loss is on fresh runs than on what they are compared with."""
