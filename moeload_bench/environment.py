@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record
 
@@ -61,13 +62,15 @@ def kernels() -> dict[str, str]:
 
 def environment() -> Environment:
     """Return where this runs."""
-    processor = processor_name() or "unknown processor"
+    import joblib
+
+    processor, cores = processor_name() or "unknown processor", counted(int(joblib.cpu_count()), "core")
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
         commit=commit_of(PACKAGE.parent),
         python=platform.python_version(),
         versions={**package_versions(), **kernels()},
-        hardware=f"{platform.machine()} {platform.system()}, {processor}, {_cores()}",
+        hardware=f"{platform.machine()} {platform.system()}, {processor}, {cores}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -78,13 +81,6 @@ def processor_name() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _cores() -> str:
-    import joblib
-
-    count = int(joblib.cpu_count())
-    return f"{count} core{'s' * (count != 1)}"
 
 
 def commit_of(root: Path) -> str | None:

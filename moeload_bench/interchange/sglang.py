@@ -116,7 +116,7 @@ def _of_buffer(entries: int, used: int) -> str:
 def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray, IntArray]:
     """Return the physical counts of all ranks added up by pass, and by expert over its replicas."""
     number_N, rank_N = (
-        np.concatenate([whole_counts(a[name], name, str(f)) for a, f in _each(loaded, files)])
+        np.concatenate([whole_counts(a[name], name, str(f)) for a, f in zip(loaded, files, strict=True)])
         for name in ("pass", "rank")
     )
     map_LR = whole_counts(loaded[0]["physical_to_logical"], "last_physical_to_logical_map", str(files[0]), ndim=2)
@@ -133,7 +133,7 @@ def _per_pass(loaded: list[dict[str, Any]], files: list[Path]) -> tuple[IntArray
     E = _experts(map_LR, str(files[0]))
     load_SLE = np.zeros((len(step_S), len(map_LR), E), dtype=np.int64)
     done = 0
-    for arrays, file in _each(loaded, files):
+    for arrays, file in zip(loaded, files, strict=True):
         count_NLR = whole_counts(arrays["physical_count"], "global_physical_count", str(file), ndim=3)
         if count_NLR.shape[1:] != map_LR.shape:
             raise TraceError(f"{file}: counts have shape {count_NLR.shape[1:]}, expected {map_LR.shape} as the map")
@@ -153,10 +153,6 @@ def _experts(map_LR: IntArray, where: str) -> int:
             f"{R - 1} in a map of {R} physical experts"
         )
     return int(map_LR.max()) + 1
-
-
-def _each(loaded: list[dict[str, Any]], files: list[Path]) -> Iterator[tuple[dict[str, Any], Path]]:
-    yield from zip(loaded, files, strict=True)
 
 
 def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

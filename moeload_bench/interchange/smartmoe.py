@@ -85,23 +85,16 @@ def _row(number: int, ranks: dict[int, Path], layers: tuple[int, ...], experts: 
         wrong = set(layers) ^ set(load)
         if wrong:
             raise TraceError(f"{file}: layer {min(wrong)} is missing or new, expected {len(layers)} layers: {layers}")
-        load_LE += np.stack([_of_experts(load[layer], experts, layer, file) for layer in layers])
+        for layer, load_E in load.items():
+            if len(load_E) != experts:
+                raise TraceError(f"{file}: layer {layer} has {len(load_E)} experts, expected {experts}")
+        load_LE += np.stack([load[layer] for layer in layers])
     return LogRow(number, load_LE, str(ranks[min(ranks)]))
-
-
-def _of_experts(load_E: IntArray, experts: int, layer: int, file: Path) -> IntArray:
-    if len(load_E) != experts:
-        raise TraceError(f"{file}: layer {layer} has {len(load_E)} experts, expected {experts}")
-    return load_E
 
 
 def _file(path: Path, progress: Progress) -> dict[int, IntArray]:
     """Return the loads [E] of each layer, over the micro-batches of one rank."""
-    return dict(_layers(path, progress))
-
-
-def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
-    seen: set[int] = set()
+    found: dict[int, IntArray] = {}
     for line in read_lines(path, progress):
         if not line.text.strip():
             continue
@@ -112,13 +105,13 @@ def _layers(path: Path, progress: Progress) -> Iterator[tuple[int, IntArray]]:
                 raise _BreaksOffError(f"{line.where}: the last line breaks off after {got!r}")
             raise TraceError(f"{line.where}: got {got!r}, expected layer:[[count, ...], ...]")
         layer = int(match[1])
-        if layer in seen:
+        if layer in found:
             raise TraceError(f"{line.where}: layer {layer} again, expected one line for it")
-        seen.add(layer)
         try:
             table = json.loads(match[2])
         except (ValueError, RecursionError) as error:
             raise TraceError(f"{line.where}: no lists of numbers: {printable(str(error))[:200]}") from None
-        yield layer, whole_counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
-    if not seen:
+        found[layer] = whole_counts(table, f"layer {layer}", line.where, ndim=2).sum(axis=0)
+    if not found:
         raise TraceError(f"{path}: no line, expected one per layer")
+    return found

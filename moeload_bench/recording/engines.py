@@ -70,7 +70,8 @@ def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
     experts = len(count_E)
     if len(output) == 7:
         kept_KT = output[3]
-        tokens, kept_E = kept_KT.shape[1], _bincount_kept(kept_KT, experts)
+        tokens = kept_KT.shape[1]
+        kept_E = torch.bincount(kept_KT[kept_KT >= 0].to(torch.int64), minlength=experts)
     else:
         mask_TEC = output[2].detach()
         tokens, kept_E = mask_TEC.shape[0], mask_TEC.to(torch.bool).sum(dim=(0, 2))
@@ -87,7 +88,3 @@ def deepspeed_routing(module: Any, args: Any, output: Any) -> Routing:
         kept_P=rank_P < kept_E[expert_P],
         tokens_known=False,
     )
-
-
-def _bincount_kept(index_KT: torch.Tensor, experts: int) -> torch.Tensor:
-    return torch.bincount(index_KT[index_KT >= 0].to(torch.int64), minlength=experts)

@@ -151,7 +151,7 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
     found = [
         Router(name, module, adapter, *_place(name))
         for name, module in model.named_modules()
-        if (adapter := _lookup(classes, module)) is not None
+        if (adapter := next((a for kind, a in classes.items() if isinstance(module, kind)), None)) is not None
     ]
     if not found:
         raise RecordingError(
@@ -159,10 +159,6 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
             f"has routers of its own, {HOW_TO}"
         )
     return found
-
-
-def _lookup(classes: dict[type, Adapter], module: nn.Module) -> Adapter | None:
-    return next((adapter for target, adapter in classes.items() if isinstance(module, target)), None)
 
 
 def _declared(model: nn.Module) -> Iterator[type]:

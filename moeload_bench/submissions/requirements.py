@@ -80,7 +80,12 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
             raise SubmissionError(f"the requirements do not install: {wheel.name}: not a wheel: {error}") from None
         for member in members:
             path = PurePosixPath(member.filename.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or ":" in member.filename or stat.S_ISLNK(_mode(member)):
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or ":" in member.filename
+                or stat.S_ISLNK(member.external_attr >> 16)
+            ):
                 raise SubmissionError(
                     f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is a link or lies "
                     "outside the wheel"
@@ -97,10 +102,6 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
             f"the requirements do not install: {files} files of {total} bytes, at most {MAX_FILES} files of "
             f"{MAX_UNPACKED_BYTES} bytes are unpacked"
         )
-
-
-def _mode(member: zipfile.ZipInfo) -> int:
-    return member.external_attr >> 16
 
 
 def _pip(command: str, options: Sequence[str], what: Iterable[str]) -> None:

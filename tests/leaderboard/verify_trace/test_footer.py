@@ -18,7 +18,7 @@ from moeload_bench.errors import TraceError
 from moeload_bench.traces.store import bundled_folder, write_trace
 from tests.conftest import synthetic_trace
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = b"\x7fELF\x02\x01\x01/home/jolanda/bin"
 
 
