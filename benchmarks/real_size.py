@@ -59,7 +59,7 @@ class Goal(NamedTuple):
 
 
 MODEL, LONG, SMALL = Size(58, 256, 2_000), Size(58, 256, 20_000), Size(24, 32, 100_000)
-PLAN = "--devices 32 --slots 288 --expert-mb 88 --bandwidth 50 --step-ms 4000".split()
+PLAN = ["--devices", "32", "--slots", "288", "--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000"]
 COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
     "show": (("traces", "show", "TRACE"), 5, 0.6),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),

@@ -23,7 +23,7 @@ from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.traces.trace import RowShares, Trace
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
-MOST_PLANNED = 2_000_000
+MOST_PLANNED = 1_500_000
 """Intervals with more decisions x layers x experts are left out unless they are asked for: minutes of planning."""
 FORECAST_POLICIES: tuple[Policy, ...] = ("every", "if_pays", "stable_only", "reserve_allocate", "on_change")
 STATELESS: tuple[Policy, ...] = ("every", "if_pays")
@@ -69,9 +69,9 @@ def compare_policies(
     """Simulate every policy at every interval, each plan made from what the forecaster says at that step.
 
     ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default, of a large model
-    only the longer ones (`notes` says which are left out). Raises `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError` or
-    `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
-    A forecast that fails leaves the plan as it is and is listed.
+    only the longer ones (`notes` says which are left out). A forecast that fails leaves the plan as it is and is
+    listed. Raises `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError`
+    or `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
     """
     seed = whole_number(seed, "seed", 0)
     shape.check(trace.num_experts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -150,7 +150,7 @@ class Segment:
 
 
 class Shares(Protocol):
-    """True shares [S, L, E], NaN where a layer-step has no load: an array, or what makes rows when they are asked for."""
+    """True shares [S, L, E], NaN where a layer-step has no load: an array, or what makes rows when asked for them."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

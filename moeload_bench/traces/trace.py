@@ -5,7 +5,7 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,16 @@ class Trace:
     def rows(self, start: int, stop: int) -> StepBlock:
         """Return rows start .. stop-1 as views."""
         return step_block(self, start, stop)
+
+    def of_layers(self, index_N: Sequence[int]) -> Trace:
+        """Return the run with some of its layers only, copied, as a trace of its own: its hash is another."""
+        meta = self.meta.model_copy(update={"layers": tuple(self.meta.layers[i] for i in index_N)})
+        columns = {
+            name: np.take(column, index_N, axis=1) if "L" in COLUMNS[name].axes else column
+            for name, column in self.columns.items()
+        }
+        tokens_SN, load_SNE = (np.take(array, index_N, axis=1) for array in (self.tokens_SL, self.load_SLE))
+        return Trace(meta, self.step_S, tokens_SN, load_SNE, columns)
 
     def share_SLE(self) -> NDArray[np.float64]:
         """Return load divided by the layer's total in that step; a layer-step without load is all NaN."""
