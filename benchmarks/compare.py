@@ -7,7 +7,7 @@ times are CPU seconds (`time.process_time`) of one thread, the sides taking turn
 `--quick` runs everything at a small size, every profile too, and says so on the page.
 
 Parts: `compare_arima.py`, `compare_replay.py` (with `replay_job.py`, `loading.py` and `peer_jobs.py`),
-`compare_commands.py`, `compare_growth.py`.
+`compare_commands.py`, `compare_growth.py`. What `real_size.py` wrote on the page stays there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from compare_commands import command_rows
 from compare_common import Row, machine, table
 from compare_growth import growth
 from compare_replay import loading_row, replay_row
+from real_size import PART as REAL_SIZE
 from threadpoolctl import threadpool_limits
 
 PEERS = ("fev==0.10.0", "statsforecast==2.1.1")
@@ -91,7 +92,9 @@ def main() -> None:
     add(*compare_arima.rows(peer, args.quick))
     add(replay_row(peer, args.quick))
     add(*command_rows(args.quick))
-    args.out.write_text(page(rows, [*growth(args.quick), *table_of_files], args.quick))
+    kept = REAL_SIZE.search(args.out.read_text()) if args.out.exists() else None
+    text = page(rows, [*growth(args.quick), *table_of_files], args.quick)
+    args.out.write_text(text if kept is None else f"{text}\n{kept[0]}\n")
     print(f"{time.perf_counter() - start:4.0f} s | {args.out}")
 
 

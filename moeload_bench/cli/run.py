@@ -18,6 +18,7 @@ from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.evaluation.sizing import sized
 from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
@@ -112,6 +113,9 @@ def run(
     if suite is not None and own is not None:
         raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
     here = [] if own is None else [open_trace(own)]
+    defaults, note = tuple(OWN_TRACE_BASELINES), None
+    if here and not targets:
+        here[0], defaults, note = sized(here[0], defaults)
     task_list = _task_list(suite) if own is None else suite_for_trace(here[0])
     task_list = _slid(task_list, here, sliding, blocks)
     _check_metric(metric, task_list)
@@ -119,9 +123,14 @@ def run(
     kept_in = {folder: option for folder, option in ((out, "--out"), (keep, "--keep-forecasts")) if folder}
     for folder, option in kept_in.items():
         _make_folder(folder, option)
+    if note is not None:
+        everything = f"moeload-bench run {shlex.join(OWN_TRACE_BASELINES)} --trace {shlex.quote(own or '')}"
+        note = f"{note}; all of it: {everything}"
+        typer.echo(note, err=True)
+    shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
     with pair_progress(quiet=as_json) as progress:
         results = evaluate(
-            _with_uniform(targets or _installed(OWN_TRACE_BASELINES if own else suite_baselines(task_list), task_list)),
+            _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
             traces=here,
             level=parse_level(level),
@@ -133,10 +142,11 @@ def run(
             fresh=frozenset(targets) if fresh and targets else fresh,
             progress=progress,
             keep=keep,
+            shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
     if as_json:
-        typer.echo(results.to_json() if own is None else _own_json(results, metric, own), nl=False)
+        typer.echo(results.to_json() if own is None else _own_json(results, metric, own, note), nl=False)
     else:
         steps = here[0].steps * here[0].meta.stride if here else None
         _print(results, metric, own, task_list, steps, wide)
@@ -219,11 +229,15 @@ def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int 
     return sliding_suite(suite, {trace.id: trace for trace in traces}, every, (blocks,) if blocks else suite.horizons)
 
 
-def _own_json(results: Results, metric: str, trace: str) -> str:
-    """Return the records of your own run, with what to take in each state and the next command."""
+def _own_json(results: Results, metric: str, trace: str, note: str | None) -> str:
+    """Return the records of your own run, with what to take in each state, what was left out and the next command."""
 
     choices = list(choose_forecasters(results, metric))
-    record = {"choice": [dataclasses.asdict(one) for one in choices], "next": _next(results, choices, trace)}
+    record = {
+        "choice": [dataclasses.asdict(one) for one in choices],
+        "left_out": note,
+        "next": _next(results, choices, trace),
+    }
     return json.dumps({"results": json.loads(results.to_json()), **record}, indent=1) + "\n"
 
 

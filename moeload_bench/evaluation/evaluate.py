@@ -57,6 +57,7 @@ def evaluate(
     fresh: bool | frozenset[str] = False,
     progress: Progress | None = None,
     keep: Path | None = None,
+    shapes: Sequence[str] | None = None,
 ) -> Results:
     """Score forecasters on a suite, or on a trace of one's own: its origins are those of `suite_for_trace`.
 
@@ -65,9 +66,10 @@ def evaluate(
     used instead of looking them up. ``fresh`` ignores
     finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
     finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
-    there yet runs again. A forecaster's failure is a failed task in its result; what is raised (`TargetError`,
-    `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another argument)
-    concerns the request.
+    there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of `headline_shapes` by
+    default, none for errors alone. A forecaster's failure is a failed task in its result; what is raised
+    (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
+    argument) concerns the request.
     """
     parse_level(level)
     jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)
@@ -87,7 +89,14 @@ def evaluate(
         workers(jobs=jobs, backend=backend, address=address) as run,
     ):
         setting = Setting(
-            tasks, level, limits or Limits(), tasks.seed if seed is None else seed, fresh, Path(numba_cache), keep
+            tasks,
+            level,
+            limits or Limits(),
+            tasks.seed if seed is None else seed,
+            fresh,
+            Path(numba_cache),
+            keep,
+            None if shapes is None else tuple(shapes),
         )
         return Results(_run_all(run, setting, sources, targets, progress))
 

@@ -49,6 +49,7 @@ class Setting:
     fresh: bool | frozenset[str]
     numba_cache: Path | None = None  # no part of any key: compiled code changes no forecast
     keep: Path | None = None  # no part of any key either: where forecasts are kept
+    shapes: tuple[str, ...] | None = None  # those whose plans are scored, by name; None for all
 
     def finished(self, target: Target, key: str) -> Any:
         """What the cache has of this forecaster's work; None where it has nothing, or what it has is not wanted.
@@ -130,9 +131,9 @@ def replay_and_score(
     It is asked at the origins ``also`` as well, which are not scored; ``heard`` gets every answer.
     """
     setting, suite = pair.setting, pair.setting.suite
-    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, suite.horizons)
+    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, suite.horizons, setting.shapes)
     check_origins(truth.trace, pair.entry, suite.horizon)
-    if not truth.known_references:
+    if not truth.known_references and setting.shapes is None:
         truth.known_references.update(load_references(suite, pair.entry))
     known = len(truth.known_references)
     scores = _RunScores(pair, truth)
@@ -154,7 +155,7 @@ def replay_and_score(
                 heard(answer)
                 if answer.origin in scores.states:
                     scores.add(answer)
-            if len(truth.known_references) > known:
+            if len(truth.known_references) > known and setting.shapes is None:
                 save_references(suite, pair.entry, truth.known_references)
             return scores.finish(feed.host)
     except ForecastError as error:
@@ -254,14 +255,12 @@ class _RunScores:
 def _score(answer: Answer, truth: Truth, suite: Suite) -> Scores:
     """Errors of the forecast and costs of the plans made from it; the stated scores where there is none."""
     if answer.forecast is not None:
-        return {
-            **_errors(answer.forecast, answer.origin, truth, suite),
-            **_plans(answer.forecast, answer, truth, suite),
-        }
+        errors = _errors(answer.forecast, answer.origin, truth, suite)
+        return errors if truth.shapes == () else {**errors, **_plans(answer.forecast, answer, truth, suite)}
     L, E = truth.trace.num_layers, truth.trace.num_experts
     uniform = Forecast.constant(np.full((L, E), 1 / E), suite.horizon)
     errors = failure_scores(_errors(uniform, answer.origin, truth, suite), with_quantiles=bool(suite.quantiles))
-    return {**errors, **truth.references(answer.origin).failed()}
+    return errors if truth.shapes == () else {**errors, **truth.references(answer.origin).failed()}
 
 
 def _errors(forecast: Forecast, origin: int, truth: Truth, suite: Suite) -> Scores:
@@ -313,6 +312,7 @@ def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
         "class_name": target.class_name,
         "kwargs": dict(target.kwargs),
         **({} if target.packages is None else {"packages": target.packages.name}),
+        **({} if setting.shapes is None else {"shapes": setting.shapes}),
         "level": setting.level,
         "limits": repr(setting.limits),
         "seed": setting.seed,

@@ -20,9 +20,11 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states.rule import StateRule, label_states
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.trace import RowShares, Trace
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
+MOST_PLANNED = 1_500_000
+"""Intervals with more decisions x layers x experts are left out unless they are asked for: minutes of planning."""
 FORECAST_POLICIES: tuple[Policy, ...] = ("every", "if_pays", "stable_only", "reserve_allocate", "on_change")
 STATELESS: tuple[Policy, ...] = ("every", "if_pays")
 
@@ -66,10 +68,10 @@ def compare_policies(
 ) -> Comparison:
     """Simulate every policy at every interval, each plan made from what the forecaster says at that step.
 
-    ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default. Raises
-    `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError` or
-    `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
-    A forecast that fails leaves the plan as it is and is listed.
+    ``every``: the intervals k, in training steps; those of `EVERY` that the trace can hold by default, of a large model
+    only the longer ones (`notes` says which are left out). A forecast that fails leaves the plan as it is and is
+    listed. Raises `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError`
+    or `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
     """
     seed = whole_number(seed, "seed", 0)
     shape.check(trace.num_experts)
@@ -77,27 +79,30 @@ def compare_policies(
         raise PlacementError(
             f"{trace.id}: no layer has load in any of {trace.steps} rows, expected load in at least one"
         )
-    intervals = _intervals(trace, every)
-    policies, transient_SL, notes = FORECAST_POLICIES, None, []
+    intervals, notes = _intervals(trace, every)
+    policies, transient_SL = FORECAST_POLICIES, None
     try:
         transient_SL = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule).transient_SL
     except TraceError as error:
-        policies, notes = STATELESS, [f"policies by state are left out: {error}"]
+        policies = STATELESS
+        notes.append(f"policies by state are left out: {error}")
     if transient_SL is None:
         transient_SL = np.zeros(trace.load_SLE.shape[:2], dtype=np.bool_)
-    simulation = Simulation(trace.share_SLE(), transient_SL, shape, cost, trace.meta.stride)
+    simulation = Simulation(RowShares(trace.load_SLE), transient_SL, shape, cost, trace.meta.stride)
+    planned = [(policy, k) for policy in policies for k in intervals]
+    asked: list[tuple[Policy, int]] = [("static", intervals[0]), *planned, *(("oracle", k) for k in intervals)]
     with follow(parse_target(forecaster), trace, seed=seed, level=level) as feed:
-        means, failures = _forecast_means(trace, feed, _wanted(simulation, policies, intervals), report)
-    runs = [simulation.run("static", intervals[0])]
-    for policy in policies:
-        runs += [simulation.run(policy, k, _at_decisions(simulation, policy, k, means)) for k in intervals]
-    runs += [simulation.run("oracle", k) for k in intervals]
+        forecasts = _Forecasts(trace, feed, _wanted(simulation, planned), report)
+        runs = simulation.runs(asked, forecasts.at)
     if policies is STATELESS:
         runs = [replace(run, imbalance_transient=None, imbalance_stable=None) for run in runs]
-    return Comparison(trace.id, forecaster, simulation, tuple(runs), tuple(failures), tuple(notes), means)
+    return Comparison(
+        trace.id, forecaster, simulation, tuple(runs), tuple(forecasts.failures), tuple(notes), forecasts.means
+    )
 
 
-def _intervals(trace: Trace, every: Sequence[int] | None) -> tuple[int, ...]:
+def _intervals(trace: Trace, every: Sequence[int] | None) -> tuple[tuple[int, ...], list[str]]:
+    """Return the intervals to try, and what is to be said about those that are left out."""
     stride, span = trace.meta.stride, trace.steps * trace.meta.stride
     fits = [k for k in EVERY if k % stride == 0 and 2 * k <= span]
     if every is not None and len(every) == 0:
@@ -110,42 +115,57 @@ def _intervals(trace: Trace, every: Sequence[int] | None) -> tuple[int, ...]:
             )
     if not chosen:
         raise PlacementError(f"{trace.id}: {span} steps are too few to re-plan in; at least {2 * EVERY[0]} are needed")
-    return tuple(chosen)
+    if every is not None:
+        return tuple(chosen), []
+    cells = trace.num_layers * trace.num_experts
+    kept = [k for k in chosen if span // k * cells <= MOST_PLANNED] or chosen[-1:]
+    left = [str(k) for k in chosen if k not in kept]
+    notes = [f"k = {', '.join(left)} left out at this size; --every {','.join(map(str, chosen))} tries them too"]
+    return tuple(kept), notes if left else []
 
 
-def _wanted(simulation: Simulation, policies: Sequence[Policy], intervals: Sequence[int]) -> dict[int, set[int]]:
+def _wanted(simulation: Simulation, asked: Sequence[tuple[Policy, int]]) -> dict[int, set[int]]:
     """Which window means are needed: intervals by decision row. Known before the replay, from labels alone."""
     wanted: dict[int, set[int]] = defaultdict(set)
-    for policy in policies:
-        for k in intervals:
-            for row in simulation.decisions(policy, k)[0].tolist():
-                wanted[row].add(k)
+    for policy, k in asked:
+        for row in simulation.decisions(policy, k)[0].tolist():
+            wanted[row].add(k)
     return wanted
 
 
-def _forecast_means(
-    trace: Trace, feed: Feed, wanted: Mapping[int, set[int]], report: Report | None
-) -> tuple[dict[int, dict[int, FloatArray]], list[str]]:
-    """Window means by interval and row, each of the steps that the trace still has; and the failures."""
-    means: dict[int, dict[int, FloatArray]] = defaultdict(dict)
-    failures: list[str] = []
-    for done, row in enumerate(sorted(wanted)):
-        left = (trace.steps - row) * trace.meta.stride
-        ahead = {k: min(k, left) for k in wanted[row]}
+class _Forecasts:
+    """Window means, asked for as a simulation comes to their rows, each of the steps that the trace still has.
+
+    ``means`` by interval and row; ``failures`` of those that are missing.
+    """
+
+    def __init__(self, trace: Trace, feed: Feed, wanted: Mapping[int, set[int]], report: Report | None) -> None:
+        self._trace, self._feed, self._wanted, self._report = trace, feed, wanted, report
+        self.means: dict[int, dict[int, FloatArray]] = defaultdict(dict)
+        self.failures: list[str] = []
+        self._done = 0
+
+    def at(self, row: int) -> dict[int, FloatArray]:
+        """Return the mean shares from a row on, by interval; rows must rise."""
+        step = int(self._trace.step_S[row])
+        left = (self._trace.steps - row) * self._trace.meta.stride
+        ahead = {k: min(k, left) for k in self._wanted[row]}
         horizons = sorted(set(ahead.values()))
+        self._done += 1
         try:
-            forecast = feed.at(int(trace.step_S[row]), horizons)
+            forecast = self._feed.at(step, horizons)
         except ForecastError as error:
-            if feed.gone is not None:
+            if self._feed.gone is not None:
                 raise
-            failures.append(f"step {trace.step_S[row]}: {error}")
-            continue
-        for horizon, mean_LE in zip(horizons, forecast.window_means(horizons), strict=True):
-            for k in (k for k, h in ahead.items() if h == horizon):
-                means[k][row] = mean_LE
-        if report is not None:
-            report(done + 1, len(wanted), f"step {trace.step_S[row]}")
-    return means, failures
+            self.failures.append(f"step {step}: {error}")
+            return {}
+        mean_of = dict(zip(horizons, forecast.window_means(horizons), strict=True))
+        found = {k: mean_of[horizon] for k, horizon in ahead.items()}
+        for k, mean_LE in found.items():
+            self.means[k][row] = mean_LE
+        if self._report is not None:
+            self._report(self._done, len(self._wanted), f"step {step}")
+        return found
 
 
 def _at_decisions(simulation: Simulation, policy: Policy, every: int, means: Means) -> FloatArray | None:

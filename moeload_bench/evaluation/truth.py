@@ -29,10 +29,13 @@ from moeload_bench.traces.trace import Trace, shares
 class Truth:
     """A trace with everything that scoring needs of it, computed on first use."""
 
-    def __init__(self, trace: Trace, rule: StateRule, horizons: tuple[int, ...]) -> None:
+    def __init__(
+        self, trace: Trace, rule: StateRule, horizons: tuple[int, ...], shapes: tuple[str, ...] | None = None
+    ) -> None:
         self.trace = trace
         self.rule = rule
         self.horizons = horizons
+        self.shapes = shapes  # names of those that plans are made for, None for all
         self._window: tuple[int, NDArray[np.float64]] | None = None
         self.known_references: dict[int, References] = {}
 
@@ -96,10 +99,12 @@ class Truth:
         """The plans that depend on the trace only, and what they cost; made once for all forecasters."""
         if origin not in self.known_references:
             window_HLE = self.window(origin)
+            shapes, wanted = headline_shapes(self.trace.num_experts), self.shapes
             self.known_references[origin] = reference_plans(
                 window_HLE,
                 horizon_rows(self.horizons, self.trace.meta.stride, len(window_HLE)),
-                headline_shapes(self.trace.num_experts),
+                [shape for shape in shapes if wanted is None or shape.name in wanted],
+                experts=wanted is None,
             )
         return self.known_references[origin]
 
@@ -116,6 +121,8 @@ class Truth:
 
 
 @lru_cache(maxsize=2)
-def open_truth(source: Source, sha256: str, rule: StateRule, horizons: tuple[int, ...]) -> Truth:
+def open_truth(
+    source: Source, sha256: str, rule: StateRule, horizons: tuple[int, ...], shapes: tuple[str, ...] | None = None
+) -> Truth:
     """The truth of a trace, refused with `HashMismatchError` when its content is another."""
-    return Truth(open_source(source, sha256), rule, horizons)
+    return Truth(open_source(source, sha256), rule, horizons, shapes)

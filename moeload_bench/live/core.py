@@ -23,6 +23,7 @@ from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.forecasts import Forecasts, Outlook
 from moeload_bench.live.history import History
+from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import Layout
 from moeload_bench.recording.writer import Row, rows_of
@@ -213,7 +214,7 @@ class Watch:
 
     def _snapshot(self) -> Snapshot:
         assert self.next_step is not None
-        recent_SLE = _steps_last(np.concatenate(self._window))
+        recent_SLE = steps_last(np.concatenate(self._window))
         share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
         even = 1.0 / share_LE.shape[1]
         dead_LE = share_LE < DEAD_SHARE * even
@@ -279,7 +280,7 @@ class _Plans:
         self._rows += len(share_SLE)
         if self.layout is None:
             return
-        share_SLE = _steps_last(share_SLE)
+        share_SLE = steps_last(share_SLE)
         static_SL = self.layout.imbalance(share_SLE, self.layout.static_LR)
         known = np.isfinite(static_SL)
         same = self.layout.current_LR is self.layout.static_LR
@@ -371,11 +372,6 @@ def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     positive_LE = np.where(share_LE > 0, share_LE, 1.0)
     entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
     return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
-
-
-def _steps_last(share_SLE: FloatArray) -> FloatArray:
-    """The same array with the steps contiguous in memory, so that device loads are one BLAS call per layer."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(share_SLE, 0, -1)), -1, 0)
 
 
 def _row_mean(values_SX: FloatArray) -> FloatArray:

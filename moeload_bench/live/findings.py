@@ -14,6 +14,7 @@ import numpy as np
 from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
+from moeload_bench.evaluation.sizing import sized
 from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.cluster import cluster_options
@@ -122,6 +123,8 @@ def _judged(
     trace: Trace, forecasters: Sequence[str], missing: list[str], progress: Progress | None
 ) -> tuple[Results | None, list[ForecasterChoice]]:
     try:
+        trace, forecasters, note = sized(trace, forecasters)
+        missing += [] if note is None else [f"forecasters: {note}"]
         suite = suite_for_trace(trace)
     except MoeloadError as error:
         missing.append(f"forecasters: {error}")
@@ -136,7 +139,7 @@ def _judged(
     if not kept:
         return None, []
     try:
-        results = evaluate(kept, suite, traces=[trace], level="none", progress=progress)
+        results = evaluate(kept, suite, traces=[trace], level="none", progress=progress, shapes=())
     except SuiteError as error:
         missing.append(f"forecasters: {error}")
         return None, []

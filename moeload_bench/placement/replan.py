@@ -12,18 +12,20 @@ Axis letters: S rows of the trace, L MoE layers, E experts, R replica slots, D d
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError, not_found
-from moeload_bench.placement.cost import device_weights, replicas_moved, step_imbalance
+from moeload_bench.placement.cost import PlanCost, device_weights, held_by, replicas_moved, step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape, plan
 
+CELLS_AT_ONCE = 1 << 21
+"""Shares that are worked on at once: rows x layers x experts."""
 PARTS = 20
 """Number of equal parts of a trace; savings are stored per part, so that two policies can be compared part by part."""
 
@@ -84,7 +86,7 @@ class Layout:
     """
 
     def __init__(self, layers: int, experts: int, shape: ClusterShape, cost: CostModel) -> None:
-        self.shape, self.cost = shape, cost
+        self.experts, self.shape, self.cost = experts, shape, cost
         self.static_LR = self.current_LR = plan(np.ones((layers, experts)), shape)
         self.replans = self.replicas = 0
         self.migration_ms = 0.0
@@ -147,15 +149,28 @@ class Segment:
     moved_LD: IntArray
 
 
+class Shares(Protocol):
+    """True shares [S, L, E], NaN where a layer-step has no load: an array, or what makes rows when asked for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> FloatArray: ...
+
+
+MeansAt = Callable[[int], Mapping[int, FloatArray]]
+"""The forecast mean shares [L, E] at a row, by interval; NaN, or no entry, where there is no forecast."""
+
+
 @dataclass(frozen=True, eq=False)
 class Simulation:
     """A trace on a cluster.
 
-    ``share_SLE``: true shares, NaN where a layer-step has no load; ``transient_SL``: the label of each row from rows
-    before it; ``stride``: training steps between rows.
+    ``transient_SL``: the label of each row from rows before it; ``stride``: training steps between rows. The shares are
+    read a few rows at a time, and every policy takes its steps along them.
     """
 
-    share_SLE: FloatArray
+    share_SLE: Shares
     transient_SL: BoolArray
     shape: ClusterShape
     cost: CostModel
@@ -183,57 +198,107 @@ class Simulation:
 
     def true_means(self, rows_N: IntArray, every: int) -> FloatArray:
         """Return the mean true share [N, L, E] of the ``every`` steps from each row on (fewer at the trace's end)."""
-        filled = np.nan_to_num(self.share_SLE)
-        total = np.concatenate([np.zeros_like(filled[:1]), np.cumsum(filled, axis=0)])
-        window = total[np.minimum(rows_N + every // self.stride, len(filled))] - total[rows_N]
-        mass = window.sum(axis=2, keepdims=True)
-        return np.asarray(np.where(mass > 0, window / np.where(mass > 0, mass, 1), 1 / filled.shape[2]))
+        means_at = self._true_means({every: rows_N})
+        return np.array([means_at(row)[every] for row in rows_N.tolist()]).reshape(-1, *self.share_SLE.shape[1:])
+
+    def _true_means(self, rows_of: Mapping[int, IntArray]) -> MeansAt:
+        """Return what gives the mean true shares of the steps from a row on, for the rows asked about per interval."""
+        S, _, E = self.share_SLE.shape
+        span_of = {every: every // self.stride for every in rows_of}
+        stops = [np.minimum(rows_N + span_of[every], S) for every, rows_N in rows_of.items()]
+        total_of = self._totals({int(row) for rows_N in (*rows_of.values(), *stops) for row in rows_N})
+
+        def mean(row: int, stop: int) -> FloatArray:
+            window_LE = total_of[stop] - total_of[row]
+            mass_L1 = window_LE.sum(axis=1, keepdims=True)
+            return np.asarray(np.where(mass_L1 > 0, window_LE / np.where(mass_L1 > 0, mass_L1, 1), 1 / E))
+
+        return lambda row: {
+            every: mean(row, min(row + span_of[every], S)) for every, rows_N in rows_of.items() if row in rows_N
+        }
+
+    def _totals(self, edges: set[int]) -> dict[int, FloatArray]:
+        """Return the sum of all shares [L, E] before each of these rows."""
+        total_LE = np.zeros(self.share_SLE.shape[1:])
+        found = {0: total_LE}
+        for start, stop in self._stretches(edges):
+            filled_SLE = np.nan_to_num(self.share_SLE[start:stop])
+            filled_SLE[0] += total_LE
+            total_LE = filled_SLE.sum(axis=0)
+            if stop in edges:
+                found[stop] = total_LE
+        return found
 
     def history(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> list[Segment]:
         """Return the plans in force, in order; ``share_hat_NLE`` are the forecast means at the policy's `decisions`.
 
         A decision whose forecast is missing (NaN) changes nothing. ``static`` and ``oracle`` need no forecast.
         """
-        return self._steps(policy, every, share_hat_NLE)[0]
-
-    def _steps(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None) -> tuple[list[Segment], Layout]:
-        rows, acts = self.decisions(policy, every)
-        if policy == "oracle":
-            share_hat_NLE = self.true_means(rows, every)
-        known = None if share_hat_NLE is None else ~np.isnan(share_hat_NLE[:, :, 0])
-        acts = np.zeros_like(acts) if known is None else acts & known
-        planned = self._plans(acts, share_hat_NLE)
-        layout = self.layout()
-        ends = [*rows.tolist(), len(self.share_SLE)]
-        segments = [Segment(0, ends[0], layout.current_LR, layout.step(layout.current_LR))]
-        for n, act_L in enumerate(acts):
-            current = layout.current_LR
-            wanted = np.where(act_L[:, None], planned[n], current)
-            if policy == "reserve_allocate":
-                transient_L = self.transient_SL[rows[n]]
-                wanted[transient_L] = layout.static_LR[transient_L]
-            new_L = (wanted != current).any(axis=1)
-            wanted[new_L] = with_fewest_moves(current[new_L], wanted[new_L], self.shape)
-            if policy in ("if_pays", "oracle") and share_hat_NLE is not None:
-                share_LE = np.where(act_L[:, None], share_hat_NLE[n], 0.0)
-                wanted = wanted if self._pays(layout, wanted, share_LE, every) else current
-            segments.append(Segment(ends[n], ends[n + 1], wanted, layout.step(wanted)))
-        return segments, layout
+        walk, means_at = _Walk(self, policy, every), self._given(policy, every, share_hat_NLE)
+        stops = [*walk.acts, self.share_SLE.shape[0]]
+        current_LR = walk.layout.current_LR
+        segments = [Segment(0, stops[0], current_LR, walk.layout.moved(current_LR))]
+        for start, stop in itertools.pairwise(stops):
+            moved_LD = walk.decide(start, self._ahead(means_at(start).get(every)))
+            segments.append(Segment(start, stop, walk.layout.current_LR, moved_LD))
+        return segments
 
     def run(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None = None) -> PolicyRun:
         """Return what a policy costs; arguments as for `history`."""
-        segments, layout = self._steps(policy, every, share_hat_NLE)
-        imbalance = [layout.imbalance(self.share_SLE[part.start : part.stop], part.slot_expert_LR) for part in segments]
-        imbalance_SL = np.concatenate(imbalance)
-        result = self._result(policy, every, imbalance_SL, layout)
-        return replace(result, saved_parts=self._parts(imbalance_SL, segments))
+        return self.runs([(policy, every)], self._given(policy, every, share_hat_NLE))[0]
 
-    def _parts(self, imbalance_SL: FloatArray, segments: Sequence[Segment]) -> tuple[float, ...]:
+    def runs(self, asked: Sequence[tuple[Policy, int]], means_at: MeansAt) -> list[PolicyRun]:
+        """Return what policies cost at their intervals, all simulated in one pass along the trace.
+
+        ``means_at`` is called once for each row at which a policy acts that needs forecasts, in rising order.
+        """
+        walks = [_Walk(self, policy, every) for policy, every in asked]
+        oracles = [walk for walk in walks if walk.policy == "oracle"]
+        others = [walk for walk in walks if walk.policy != "oracle"]
+        truth_at = self._true_means({walk.every: np.array(list(walk.acts), dtype=np.int64) for walk in oracles})
+        for start, stop in self._stretches({row for walk in walks for row in walk.acts}):
+            for group, at in ((others, means_at), (oracles, truth_at)):
+                acting = [walk for walk in group if start in walk.acts]
+                means = at(start) if acting else {}
+                ahead = {every: self._ahead(means.get(every)) for every in {walk.every for walk in acting}}
+                for walk in acting:
+                    walk.decide(start, ahead[walk.every])
+            share_SLE = steps_last(self.share_SLE[start:stop])
+            costs: dict[bytes, FloatArray] = {}  # of each different plan that is in force
+            for walk in walks:
+                if walk.key not in costs:
+                    costs[walk.key] = walk.cost.imbalance(share_SLE)
+                walk.imbalance_SL[start:stop] = costs[walk.key]
+        return [self._result(walk) for walk in walks]
+
+    def _ahead(self, mean_LE: FloatArray | None) -> Ahead:
+        """Return a forecast with the plan for it."""
+        _, L, E = self.share_SLE.shape
+        mean_LE = np.full((L, E), np.nan) if mean_LE is None else mean_LE
+        known_L = ~np.isnan(mean_LE[:, 0])
+        plan_LR = np.zeros((L, self.shape.slots), dtype=np.int64)
+        if known_L.any():
+            plan_LR[known_L] = plan(mean_LE[known_L], self.shape)
+        return Ahead(mean_LE, known_L, plan_LR)
+
+    def _stretches(self, edges: set[int]) -> Iterator[tuple[int, int]]:
+        """Yield first and last row of stretches without a decision inside, none longer than is worked on at once."""
+        S, L, E = self.share_SLE.shape
+        most = max(1, CELLS_AT_ONCE // (L * E))
+        for start, stop in itertools.pairwise(sorted({0, S, *edges})):
+            yield from itertools.pairwise([*range(start, stop, most), stop])
+
+    def _given(self, policy: Policy, every: int, share_hat_NLE: FloatArray | None) -> MeansAt:
+        """Return what gives the means that belong to a policy's decisions."""
+        rows, _ = self.decisions(policy, every)
+        if policy == "oracle":
+            return self._true_means({every: rows})
+        known = {} if share_hat_NLE is None else dict(zip(rows.tolist(), share_hat_NLE, strict=True))
+        return lambda row: {every: known[row]} if row in known else {}
+
+    def _parts(self, walk: _Walk) -> tuple[float, ...]:
+        imbalance_SL, spent_S = walk.imbalance_SL, walk.spent_S
         S = len(imbalance_SL)
-        spent_S = np.zeros(S)
-        for part in segments:
-            if part.moved_LD.any():
-                spent_S[part.start] += self.cost.migration_ms(part.moved_LD)
         edges = np.unique(np.linspace(0, S, PARTS + 1).round().astype(int)).tolist()
         saved = []
         for start, stop in itertools.pairwise(edges):
@@ -258,25 +323,22 @@ class Simulation:
         _, layers, experts = self.share_SLE.shape
         return Layout(layers, experts, self.shape, self.cost)
 
-    def _pays(self, layout: Layout, wanted: IntArray, share_LE: FloatArray, every: int) -> bool:
-        before, after = (
-            self.cost.step_time(float(layout.imbalance(share_LE[None], plan_LR).mean()), self.static_imbalance)
-            for plan_LR in (layout.current_LR, wanted)
-        )
-        return (before - after) * every > self.cost.migration_ms(layout.moved(wanted))
+    @cached_property
+    def static_SL(self) -> FloatArray:
+        """Return max / mean device load [S, L] of each step in the static layout."""
+        cost = PlanCost(self.layout().static_LR, self.share_SLE.shape[2], self.shape.devices)
+        imbalance_SL = np.empty(self.transient_SL.shape)
+        for start, stop in self._stretches(set()):
+            imbalance_SL[start:stop] = cost.imbalance(steps_last(self.share_SLE[start:stop]))
+        return imbalance_SL
 
     @cached_property
     def static_imbalance(self) -> float:
         """Return the mean over steps and layers of max / mean device load in the static layout."""
-        return float(np.nanmean(self.layout().imbalance(self.share_SLE)))
+        return float(np.nanmean(self.static_SL))
 
-    def _plans(self, acts_NL: BoolArray, share_hat_NLE: FloatArray | None) -> IntArray:
-        planned = np.zeros((*acts_NL.shape, self.shape.slots), dtype=np.int64)
-        if acts_NL.any() and share_hat_NLE is not None:
-            planned[acts_NL] = plan(share_hat_NLE[acts_NL], self.shape)
-        return planned
-
-    def _result(self, policy: Policy, every: int, imbalance_SL: FloatArray, layout: Layout) -> PolicyRun:
+    def _result(self, walk: _Walk) -> PolicyRun:
+        layout, imbalance_SL = walk.layout, walk.imbalance_SL
         replans, moved, migration = layout.replans, layout.replicas, layout.migration_ms
         S = len(imbalance_SL)
         mean = float(np.nanmean(imbalance_SL))
@@ -284,8 +346,8 @@ class Simulation:
         per_step = migration / (S * self.stride)
         pays = gain > 0 and migration > 0
         return PolicyRun(
-            policy=policy,
-            every=every,
+            policy=walk.policy,
+            every=walk.every,
             replans=replans,
             replicas_moved=moved,
             moved_mb=moved * self.cost.expert_mb,
@@ -298,6 +360,7 @@ class Simulation:
             imbalance=mean,
             imbalance_transient=_mean(imbalance_SL[self.transient_SL]),
             imbalance_stable=_mean(imbalance_SL[~self.transient_SL]),
+            saved_parts=self._parts(walk),
         )
 
     def _break_even_mb(self, gain_ms: float, migration_ms: float, replans: int) -> float | None:
@@ -306,25 +369,94 @@ class Simulation:
         return self.cost.expert_mb * max(gain_ms - fixed, 0) / moving if moving > 0 else None
 
 
+class Ahead(NamedTuple):
+    """What is planned from at a decision: mean shares, in which layers they are known, and the plan for them."""
+
+    mean_LE: FloatArray
+    known_L: BoolArray
+    plan_LR: IntArray
+
+
+class _Walk:
+    """One policy on its way along a trace: the plan in force, and what it cost so far.
+
+    ``acts``: the layers [L] that it re-plans, by row; ``key``: the plan's bytes, the same for equal plans.
+    """
+
+    def __init__(self, simulation: Simulation, policy: Policy, every: int) -> None:
+        rows, acts = simulation.decisions(policy, every)
+        self.policy, self.every = policy, every
+        self.acts = dict(zip(rows.tolist(), acts, strict=True))
+        self.layout = simulation.layout()
+        self.cost = self._cost(self.layout.current_LR)
+        self.key = self.layout.current_LR.tobytes()
+        self.imbalance_SL = np.empty(simulation.transient_SL.shape)
+        self.spent_S = np.zeros(len(simulation.transient_SL))
+        self._simulation = simulation
+
+    def decide(self, row: int, ahead: Ahead) -> IntArray:
+        """Act at a row; return the replicas [L, D] that move."""
+        layout, simulation = self.layout, self._simulation
+        current_LR = layout.current_LR
+        act_L = self.acts[row] & ahead.known_L
+        wanted_LR = np.where(act_L[:, None], ahead.plan_LR, current_LR)
+        if self.policy == "reserve_allocate":
+            transient_L = simulation.transient_SL[row]
+            wanted_LR[transient_L] = layout.static_LR[transient_L]
+        new_L = (wanted_LR != current_LR).any(axis=1)
+        if not new_L.any():
+            return layout.step(current_LR)
+        wanted_LR[new_L] = with_fewest_moves(current_LR[new_L], wanted_LR[new_L], simulation.shape)
+        cost = self._cost(wanted_LR)
+        if self.policy in ("if_pays", "oracle"):
+            share_LE = np.where(act_L[:, None], ahead.mean_LE, 0.0)
+            before, after = (
+                simulation.cost.step_time(float(each.imbalance(share_LE[None]).mean()), simulation.static_imbalance)
+                for each in (self.cost, cost)
+            )
+            if (before - after) * self.every <= simulation.cost.migration_ms(layout.moved(wanted_LR)):
+                return layout.step(current_LR)
+        moved_LD = layout.step(wanted_LR)
+        self.cost, self.key = cost, wanted_LR.tobytes()
+        if moved_LD.any():
+            self.spent_S[row] += simulation.cost.migration_ms(moved_LD)
+        return moved_LD
+
+    def _cost(self, plan_LR: IntArray) -> PlanCost:
+        return PlanCost(plan_LR, self.layout.experts, self.layout.shape.devices)
+
+
 def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
     """Return the same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
     from scipy.optimize import linear_sum_assignment
 
-    nodes, per_node = shape.nodes, shape.devices // shape.nodes
-    old = before_LR.reshape(len(before_LR), shape.devices, shape.slots_per_device)
-    new = np.sort(after_LR.reshape(old.shape), axis=2)
-    kept: BoolArray = (new[:, :, None, :, None] == old[:, None, :, None, :]).any(axis=4)
-    kept[..., 1:] &= (new[..., 1:] != new[..., :-1])[:, :, None]
-    value_LDD = kept.sum(axis=3).reshape(-1, nodes, per_node, nodes, per_node)
+    new = np.sort(after_LR.reshape(len(after_LR), shape.devices, shape.slots_per_device), axis=2)
+    experts = 1 + int(max(before_LR.max(initial=0), after_LR.max(initial=0)))
+    old_LDE, new_LDE = (
+        held_by(plan_LR, shape.devices, experts).astype(np.float32) for plan_LR in (before_LR, after_LR)
+    )
+    # experts in common: whole numbers, exact in single precision
+    kept_LDD = (new_LDE @ np.swapaxes(old_LDE, 1, 2)).astype(np.float64)
     settled = np.empty_like(new)
-    for layer, value in enumerate(value_LDD):
-        target, total = np.empty((nodes, nodes, per_node), dtype=np.int64), np.empty((nodes, nodes))
-        for a, b in np.ndindex(nodes, nodes):
-            row, target[a, b] = linear_sum_assignment(value[a, :, b, :], maximize=True)
-            total[a, b] = value[a, row, b, target[a, b]].sum()
-        for a, b in zip(*linear_sum_assignment(total, maximize=True), strict=True):
-            settled[layer, b * per_node + target[a, b]] = new[layer, a * per_node : (a + 1) * per_node]
+    for layer, kept_DD in enumerate(kept_LDD):
+        flat = shape.nodes == 1
+        target_D = linear_sum_assignment(kept_DD, maximize=True)[1] if flat else _inside_nodes(kept_DD, shape.nodes)
+        settled[layer, target_D] = new[layer]
     return settled.reshape(after_LR.shape)
+
+
+def _inside_nodes(kept_DD: FloatArray, nodes: int) -> IntArray:
+    """Return the device that each device's experts go to, so that most stay: nodes as wholes, then devices in them."""
+    from scipy.optimize import linear_sum_assignment
+
+    per_node = len(kept_DD) // nodes
+    kept_NDND = kept_DD.reshape(nodes, per_node, nodes, per_node)
+    target_NND, total_NN = np.empty((nodes, nodes, per_node), dtype=np.int64), np.empty((nodes, nodes))
+    for a, b in np.ndindex(nodes, nodes):
+        row, target_NND[a, b] = linear_sum_assignment(kept_NDND[a, :, b, :], maximize=True)
+        total_NN[a, b] = kept_NDND[a, row, b, target_NND[a, b]].sum()
+    node_N = linear_sum_assignment(total_NN, maximize=True)[1]
+    return (node_N[:, None] * per_node + target_NND[np.arange(nodes), node_N]).ravel()
 
 
 def best_run(runs: Sequence[PolicyRun]) -> PolicyRun:

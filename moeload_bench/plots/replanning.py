@@ -124,7 +124,7 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
 
 def _most_unbalanced(simulation: Simulation) -> int:
     """Return the layer whose static layout loads its busiest device most on average; skip layers without load."""
-    peak_SL = simulation.layout().imbalance(simulation.share_SLE)
+    peak_SL = simulation.static_SL
     count_L = np.isfinite(peak_SL).sum(axis=0)
     return int(np.where(count_L > 0, np.nansum(peak_SL, axis=0) / np.maximum(count_L, 1), -np.inf).argmax())
 

@@ -197,7 +197,7 @@ def _floors(
     first_W = window_starts(stable_S, rows)
     if not first_W.size:
         first_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
-    found = floors_from(trace, {layer: first_W}, (rows,))
+    found = floors_from(trace, {layer: first_W}, (rows,), ("window_tv", "tv"))
     name = "floor_batch" if found["floor_batch"].values else "floor_level"
     window_tv, tv = (_number(found[name].values[metric][0, 0]) for metric in ("window_tv", "tv"))
     draws = _number(found["floor_sampling"].values["tv"][0, 0])

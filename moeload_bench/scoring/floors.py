@@ -128,14 +128,22 @@ def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
     return np.asarray(at[pick], dtype=np.int64)
 
 
-def floors_from(trace: Trace, first_W_by_layer: Mapping[int, IntArray], rows_K: Sequence[int]) -> dict[str, Floor]:
+def floors_from(
+    trace: Trace,
+    first_W_by_layer: Mapping[int, IntArray],
+    rows_K: Sequence[int],
+    metrics: Sequence[str] = FLOOR_METRICS,
+) -> dict[str, Floor]:
     """The three floors, of the layers named, averaged over the windows that start at the rows given for each."""
     windows = {layer: {"": [first_W] * len(rows_K)} for layer, first_W in first_W_by_layer.items()}
-    return _floors(trace, windows, rows_K)[""]
+    return _floors(trace, windows, rows_K, metrics)[""]
 
 
 def _floors(
-    trace: Trace, windows_by_layer: Mapping[int, Mapping[str, Windows]], rows_K: Sequence[int]
+    trace: Trace,
+    windows_by_layer: Mapping[int, Mapping[str, Windows]],
+    rows_K: Sequence[int],
+    metrics: Sequence[str] = FLOOR_METRICS,
 ) -> dict[str, dict[str, Floor]]:
     """The three floors by name of the windows, which is the same for every layer."""
     batch: list[dict[str, dict[str, FloatArray]]] = []
@@ -144,7 +152,7 @@ def _floors(
     for layer, windows in windows_by_layer.items():
         load_SE = trace.load_SLE[:, layer]
         share_SE = shares(load_SE)
-        made = _Layer(Running(share_SE), windows, rows_K)
+        made = _Layer(Running(share_SE), windows, rows_K, metrics)
         if "load_half" in trace.columns:
             batch.append(made.floors(batch_noise(load_SE, trace.columns["load_half"][:, layer])))
         level.append(made.floors(level_noise(share_SE)))
@@ -172,29 +180,37 @@ class _Layer(NamedTuple):
     share: Running
     windows: Mapping[str, Windows]
     rows_K: Sequence[int]
+    metrics: Sequence[str]
 
     def floors(self, noise: Noise) -> dict[str, dict[str, FloatArray]]:
         """Name of the windows, metric to [K]."""
         tv = Running(0.5 * noise.size_SE.sum(axis=1, keepdims=True))
-        ratio, cells = self.relative(noise)
-        return {name: self.floor(first_KW, noise, tv, ratio, cells) for name, first_KW in self.windows.items()}
+        relative = self.relative(noise) if "error_rate" in self.metrics else None
+        return {name: self.floor(first_KW, noise, tv, relative) for name, first_KW in self.windows.items()}
 
     def floor(
-        self, first_KW: Windows, noise: Noise, tv: Running, ratio: Running, cells: Running
+        self, first_KW: Windows, noise: Noise, tv: Running, relative: tuple[Running, Running] | None
     ) -> dict[str, FloatArray]:
         """Metric to [K], NaN at a horizon without windows."""
-        out: dict[str, list[float]] = {name: [] for name in FLOOR_METRICS}
+        out: dict[str, list[float]] = {name: [] for name in self.metrics}
         for first_W, rows in zip(first_KW, self.rows_K, strict=True):
             over = max(rows, NOISE_ROWS)
             deviation_WE = np.sqrt(noise.variance_of_mean(first_W, rows))
             per_step = _mean(tv.mean(first_W, over))
-            at_W, points = first_W // POINT_ROWS, max(1, over // POINT_ROWS)
-            error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, self.share.mean(first_W, over)))
-            out["window_tv"].append(_mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)))
-            out["tv"].append(per_step)
-            out["error_rate"].append(_mean(ratio_of(ratio.mean(at_W, points), cells.mean(at_W, points))))
-            out["error_rate_uniform"].append(2.0 * per_step)
-            out["window_error_rate"].append(_mean(ratio_of(_total(error_WE * seen_WE), _total(seen_WE))))
+            found = {
+                "window_tv": _mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)),
+                "tv": per_step,
+                "error_rate_uniform": 2.0 * per_step,
+            }
+            if relative is not None:
+                ratio, cells = relative
+                at_W, points = first_W // POINT_ROWS, max(1, over // POINT_ROWS)
+                found["error_rate"] = _mean(ratio_of(ratio.mean(at_W, points), cells.mean(at_W, points)))
+            if "window_error_rate" in self.metrics:
+                error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, self.share.mean(first_W, over)))
+                found["window_error_rate"] = _mean(ratio_of(_total(error_WE * seen_WE), _total(seen_WE)))
+            for name, values in out.items():
+                values.append(found[name])
         return {name: np.array(values) for name, values in out.items()}
 
     def relative(self, noise: Noise) -> tuple[Running, Running]:
@@ -222,7 +238,7 @@ def _sampling_mark(trace: Trace) -> tuple[Mark, str]:
 
 
 def _stack(layers: list[dict[str, FloatArray]]) -> dict[str, FloatArray]:
-    return {name: np.stack([values[name] for values in layers], axis=1) for name in FLOOR_METRICS} if layers else {}
+    return {name: np.stack([values[name] for values in layers], axis=1) for name in layers[0]} if layers else {}
 
 
 def _mean(values: FloatArray) -> float:

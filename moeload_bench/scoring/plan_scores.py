@@ -88,8 +88,10 @@ class References:
         return cls(tuple(ClusterShape(**shape) for shape in tree["shapes"]), tuple(tree["rows_K"]), costs)
 
 
-def reference_plans(share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequence[ClusterShape]) -> References:
-    """Plans from the truth and from uniform loads, and what they cost.
+def reference_plans(
+    share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequence[ClusterShape], experts: bool = True
+) -> References:
+    """Plans from the truth and from uniform loads, and what they cost on each shape, and with `EXPERTS` if asked for.
 
     ``share_HLE`` [rows, L, E]: true shares of the window, NaN throughout where a layer-step has no load (fastest as a
     view whose rows are contiguous in memory); ``rows_K``: rows of each horizon, rising.
@@ -99,7 +101,7 @@ def reference_plans(share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequen
     L, E = share_HLE.shape[1:]
     true_KLE = _prefix_means(window_LEH, valid_LH, rows_K)
     made = {"oracle": true_KLE, "uniform": np.full((1, L, E), 1 / E)}
-    costs = {name: _costs(share_KLE, window_LEH, valid_LH, rows_K, shapes) for name, share_KLE in made.items()}
+    costs = {name: _costs(share_KLE, window_LEH, valid_LH, rows_K, shapes, experts) for name, share_KLE in made.items()}
     return References(tuple(shapes), tuple(rows_K), costs)
 
 
@@ -110,7 +112,8 @@ def score_plans(mean_share_hat_KLE: FloatArray, share_HLE: FloatArray, reference
     where a layer has no load in the whole horizon.
     """
     window_LEH, valid_LH = _window(share_HLE, references.rows_K)
-    costs = _costs(mean_share_hat_KLE, window_LEH, valid_LH, references.rows_K, references.shapes)
+    experts = EXPERTS in references.costs["oracle"]
+    costs = _costs(mean_share_hat_KLE, window_LEH, valid_LH, references.rows_K, references.shapes, experts)
     return references.scored(costs)
 
 
@@ -140,6 +143,7 @@ def _costs(
     valid_LH: NDArray[np.bool_],
     rows_K: Sequence[int],
     shapes: Sequence[ClusterShape],
+    experts: bool,
 ) -> Costs:
     """What plans per horizon cost, or one plan ([1, L, E]) for all horizons."""
     E = window_LEH.shape[1]
@@ -150,6 +154,8 @@ def _costs(
         weight_KLDE = device_weights(plan(share_hat_KLE, shape), E, shape.devices)
         worst, over = _totals(weight_KLDE, window_LEH, rows_K, CAPACITY_FACTOR / shape.devices)
         out[shape.name] = PlanWindow(shape.devices, over, count_KL, worst)
+    if not experts:
+        return out
     dropped = _dropped(expert_capacity(share_hat_KLE, CAPACITY_FACTOR), window_LEH, rows_K)
     return {**out, EXPERTS: PlanWindow(E, dropped, count_KL)}
 

@@ -8,6 +8,7 @@ the last).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ SLIDING_CHUNK = 256
 """Rows of sliding statistics that are processed at once."""
 
 
-BLOCKS_PER_CHUNK = 64
-"""Blocks that are summarised at once: this bounds the memory for long traces."""
+CELLS_AT_ONCE = 1 << 20
+"""Shares (rows x layers x experts) that are summarised at once, in whole blocks: this bounds the memory."""
 
 
 class Grid(NamedTuple):
@@ -58,8 +59,9 @@ def summarise(load_SLE: Array, grid: Grid) -> Blocks:
     N = load_SLE.shape[0] // rows
     lead = np.full((rows, *load_SLE.shape[1:]), np.nan)
     parts = []
-    for first in range(0, N, BLOCKS_PER_CHUNK):
-        share_SLE = shares(load_SLE[first * rows : min(first + BLOCKS_PER_CHUNK, N) * rows])
+    at_once = max(1, CELLS_AT_ONCE // max(1, math.prod(lead.shape)))
+    for first in range(0, N, at_once):
+        share_SLE = shares(load_SLE[first * rows : min(first + at_once, N) * rows])
         parts.append(summarise_shares(share_SLE, lead, grid))
         lead = share_SLE[-rows:]
     if not parts:

@@ -30,8 +30,10 @@ MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
 CELLS_AT_ONCE = 1 << 23
 """A trace with at most this many loads is decoded in one piece, without a copy; batches would take a fifth longer."""
-CELLS_A_BATCH = 1 << 20
-"""Loads per batch of a larger trace: decoded in one piece, it would take twice the memory and longer."""
+CELLS_A_BATCH = 1 << 21
+"""Loads per batch of a larger trace, 16 MB: whole row groups would take 1 GB for a large model, and twice as long."""
+LEAST_ROWS = 64
+"""Rows per batch at least: each batch costs a millisecond."""
 
 
 class Mapped(NamedTuple):
@@ -134,7 +136,7 @@ def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
     arrays = {name: _empty(shape, name, where) for name, shape in shapes.items()}
     cells_per_step = max(1, len(meta.layers) * meta.experts)
     at_once = steps * cells_per_step <= CELLS_AT_ONCE
-    rows = max(1, steps) if at_once else max(ROW_GROUP_STEPS, CELLS_A_BATCH // cells_per_step)
+    rows = max(1, steps) if at_once else max(LEAST_ROWS, CELLS_A_BATCH // cells_per_step)
     for batch in file.iter_batches(batch_size=rows, use_threads=False):
         for name, array in arrays.items():
             values = cell_rows(name, batch.column(name), array.shape[1:], where)

@@ -5,7 +5,7 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,16 @@ class Trace:
         """Return rows start .. stop-1 as views."""
         return step_block(self, start, stop)
 
+    def of_layers(self, index_N: Sequence[int]) -> Trace:
+        """Return the run with some of its layers only, copied, as a trace of its own: its hash is another."""
+        meta = self.meta.model_copy(update={"layers": tuple(self.meta.layers[i] for i in index_N)})
+        columns = {
+            name: np.take(column, index_N, axis=1) if "L" in COLUMNS[name].axes else column
+            for name, column in self.columns.items()
+        }
+        tokens_SN, load_SNE = (np.take(array, index_N, axis=1) for array in (self.tokens_SL, self.load_SLE))
+        return Trace(meta, self.step_S, tokens_SN, load_SNE, columns)
+
     def share_SLE(self) -> NDArray[np.float64]:
         """Return load divided by the layer's total in that step; a layer-step without load is all NaN."""
         return shares(self.load_SLE)
@@ -159,6 +169,18 @@ def shares(load_SLE: IntArray) -> NDArray[np.float64]:
     # takes a fifth of the time of `sum` along a short axis; MAX_COUNT rules out an overflow
     total = np.einsum("...e->...", load_SLE, dtype=np.int64)[..., None]
     return np.asarray(load_SLE / np.where(total > 0, total, np.nan), dtype=np.float64)
+
+
+class RowShares:
+    """The shares of a trace's loads, made when rows are asked for: [S, L, E] without an array of that size."""
+
+    def __init__(self, load_SLE: IntArray) -> None:
+        self._load_SLE = load_SLE
+        self.shape = load_SLE.shape
+
+    def __getitem__(self, key: Any) -> NDArray[np.float64]:
+        """Return the shares of rows; ``key`` must leave the experts whole."""
+        return shares(self._load_SLE[key])
 
 
 def column_shape(name: str, steps: int, layers: int, experts: int) -> tuple[int, ...]:

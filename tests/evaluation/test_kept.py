@@ -57,6 +57,19 @@ def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite,
     assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry)
 
 
+def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[Suite, dict[str, Path]]) -> None:
+    """The scores that are there are those of the full record, and nothing of the smaller one is taken for it."""
+    suite, paths = mine
+    few, none, whole = (
+        evaluate("last_value", suite, paths=paths, level="none", shapes=shapes)[0].runs[0].tasks[0].metrics
+        for shapes in (("half",), (), None)
+    )
+    assert not any("@" in name for name in none)
+    assert {name.partition("@")[2] for name in few} == {"", "half"}
+    assert "drop_rate@experts" in whole
+    assert all(whole[name] == value for some in (few, none) for name, value in some.items())
+
+
 def test_fresh_work_can_be_asked_of_some_forecasters(
     mine: tuple[Suite, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

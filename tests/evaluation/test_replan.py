@@ -222,6 +222,48 @@ def test_a_forecaster_is_compared_with_truth_on_a_settled_run():
     assert not done.failures
 
 
+def test_policies_cost_the_same_together_alone_and_in_small_pieces(monkeypatch):
+    """One pass for all policies gives what a pass for each gives; so do stretches of one row."""
+    share = np.random.default_rng(1).dirichlet(np.full(8, 0.3), size=(90, 3))
+    share[20:22, 1] = np.nan
+    transient = np.random.default_rng(2).random((90, 3)) < 0.5
+    asked = [("static", 10), *((p, k) for p in POLICIES if p != "static" for k in (10, 30))]
+
+    def costs():
+        sim = simulation(share, transient, ClusterShape("x", 4, 12))
+        hats = {(p, k): sim.true_means(sim.decisions(p, k)[0], k) for p, k in asked}
+        at = {k: dict(zip(sim.decisions(p, k)[0].tolist(), hat, strict=True)) for (p, k), hat in hats.items()}
+        at = {
+            k: {
+                **at[k],
+                **dict(zip(sim.decisions("on_change", k)[0].tolist(), hats["on_change", k], strict=True)),
+                **dict(zip(sim.decisions("every", k)[0].tolist(), hats["every", k], strict=True)),
+            }
+            for k in (10, 30)
+        }
+        together = sim.runs(asked, lambda row: {k: means[row] for k, means in at.items() if row in means})
+        alone = [sim.run(p, k, hats[p, k]) for p, k in asked]
+        return together, alone
+
+    together, alone = costs()
+    assert together == alone
+    assert len({run.saved_percent for run in together}) > len(POLICIES)
+    monkeypatch.setattr("moeload_bench.placement.replan.CELLS_AT_ONCE", 1)
+    for run, whole in zip(costs()[0], together, strict=True):
+        assert run.saved_percent == pytest.approx(whole.saved_percent, abs=1e-9)
+        assert run.replicas_moved == whole.replicas_moved
+
+
+def test_short_intervals_of_a_large_model_are_left_out_and_named(monkeypatch):
+    """By default, with a note that says which; whoever asks for them gets them."""
+    monkeypatch.setattr("moeload_bench.evaluation.replanning.MOST_PLANNED", 12 * 16)
+    done = compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, level="none")
+    assert sorted({run.every for run in done.runs}) == [50, 100, 200]
+    assert done.notes == ("k = 10, 20 left out at this size; --every 10,20,50,100,200 tries them too",)
+    asked = compare_policies(skewed_trace(), "sw_avg", SHAPE_8, COST, every=[20], level="none")
+    assert ({run.every for run in asked.runs}, asked.notes) == ({20}, ())
+
+
 def test_a_trace_that_cannot_be_labelled_still_gets_an_answer():
     """Without states (a stride of 50) the policies by state are left out, with the reason; no imbalance has a state."""
     done = compare_policies(skewed_trace(stride=50), "sw_avg", SHAPE_8, COST, every=[500], level="none")

@@ -283,6 +283,6 @@ def test_a_trace_read_in_small_batches_is_the_same(
     path = write_trace(trace, tmp_path / "t.parquet")
     for name in ("CELLS_AT_ONCE", "CELLS_A_BATCH"):
         monkeypatch.setattr(f"moeload_bench.traces.parquet.{name}", 1)
-    monkeypatch.setattr("moeload_bench.traces.parquet.ROW_GROUP_STEPS", 7)
+    monkeypatch.setattr("moeload_bench.traces.parquet.LEAST_ROWS", 7)
     assert trace.steps % 7
     assert data_sha256(read_trace(path)) == data_sha256(trace)
