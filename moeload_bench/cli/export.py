@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.options import Forecaster, Level, no_trace
+from moeload_bench.cli.options import FirstLayer, Forecaster, Level, no_trace
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
@@ -34,6 +34,7 @@ def forecast(
     model_layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
     ] = None,
+    first_layer: FirstLayer = None,
     level: Level = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
 ) -> None:
@@ -42,7 +43,7 @@ def forecast(
     [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
     """
     ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
-    write_forecast(ahead, out, kind, model_layers)
+    write_forecast(ahead, out, kind, model_layers, first_layer)
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
     size, last = f"{counted(L, 'layer')}, {counted(E, 'expert')}", first + horizon - 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from moeload_bench.cli.options import parameters_of, with_signature
+from moeload_bench.cli.options import FirstLayer, parameters_of, with_signature
 from moeload_bench.cli.progress import pair_progress, print_entries
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
@@ -37,10 +37,6 @@ Counted = Annotated[
 Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
 FirstStep = Annotated[int | None, typer.Option(min=0, help="The first step to import.")]
 LastStep = Annotated[int | None, typer.Option(min=0, help="The last step to import.")]
-FirstLayer = Annotated[
-    int | None,
-    typer.Option(min=0, help="The number in the model of the first MoE layer, if the log numbers them from 0."),
-]
 Layers = Annotated[str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")]
 Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the files do not say.")]
 Pattern = Annotated[

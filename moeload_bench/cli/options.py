@@ -35,6 +35,11 @@ FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the
 NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]
 Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
 
+FirstLayer = Annotated[
+    int | None,
+    typer.Option(min=0, help="The number in the model of the first MoE layer, if the source numbers them from 0."),
+]
+
 WEIGHT = typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
 BANDWIDTH = typer.Option(help="GB/s that one device receives while experts move.")
 STEP = typer.Option(help="Measured step time in ms, with experts spread evenly by number.")

@@ -18,6 +18,7 @@ from moeload_bench.cli.options import (
     STEP,
     WEIGHT,
     ExpertFraction,
+    FirstLayer,
     Forecaster,
     Groups,
     Level,
@@ -55,6 +56,7 @@ class Writing:
     kind: str
     horizon: int
     model_layers: int | None
+    first_layer: int | None
 
 
 def cluster_shape(
@@ -100,9 +102,10 @@ def writing(
     model_layers: Annotated[
         int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
     ] = None,
+    first_layer: FirstLayer = None,
 ) -> Writing | None:
     """Return the file to write, None if none is asked for."""
-    return None if write is None else Writing(write, kind, horizon, model_layers)
+    return None if write is None else Writing(write, kind, horizon, model_layers, first_layer)
 
 
 @with_options(shape=cluster_shape, cost=cost_model, written=writing)
@@ -179,13 +182,17 @@ def _write(
 ) -> None:
     shape.check(trace.num_experts)
     ahead = forecast_ahead(trace, forecaster, written.horizon, level=level, seed=seed)
-    write_placement(place_forecast(ahead, shape, written.model_layers), written.path, written.kind)
+    placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
+    write_placement(placement, written.path, written.kind)
     first = ahead.about["first_step"]
     typer.echo(
         f"{written.path}: {written.kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to "
         f"{first + written.horizon - 1}, from {forecaster}",
         err=True,
     )
+    if written.kind == "sglang" and placement.other_rows:
+        rows = ", ".join(map(str, placement.other_rows))
+        typer.echo(f"{written.path}: layers without a plan, their experts in order: {rows}", err=True)
 
 
 def _intervals(text: str | None) -> list[int] | None:

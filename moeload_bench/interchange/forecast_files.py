@@ -73,37 +73,57 @@ def made_by() -> str:
     return f"moeload-bench {version('moeload-bench')}"
 
 
-def write_forecast(ahead: Ahead, path: Path, kind: str, model_layers: int | None = None) -> Path:
+def write_forecast(
+    ahead: Ahead, path: Path, kind: str, model_layers: int | None = None, first_layer: int | None = None
+) -> Path:
     """Write ``weight`` [L, E] (and ``share``) as `npz` or `json`, or as sglang's `logical_count` (`sglang`).
 
     sglang takes the counts by `--init-expert-location` and makes its own plan from them. They are whole tokens of the
-    window, in a row for each of ``model_layers``, as in `check_model_layers`. sglang would ignore further keys, so the
+    window, in a row for each of ``model_layers``, as in `rows_of_model`. sglang would ignore further keys, so the
     record of what they were made from is a separate file next to it.
     """
     if kind == "npz":
         buffer = io.BytesIO()
-        np.savez(buffer, weight=ahead.weight_LE, share=ahead.share_LE, layer=np.array(ahead.layers))
+        layers = np.array(rows_of_model(ahead.layers, model_layers, first_layer)[0])
+        np.savez(buffer, weight=ahead.weight_LE, share=ahead.share_LE, layer=layers)
         return _put(path, buffer.getvalue(), ahead.about)
     if kind == "sglang":
         check_sglang_name(path, (".json",))
-        return _put(path, json.dumps({"logical_count": _model_counts(ahead, model_layers)}).encode(), ahead.about)
+        return _put(
+            path, json.dumps({"logical_count": _model_counts(ahead, model_layers, first_layer)}).encode(), ahead.about
+        )
     record = {"weight": ahead.weight_LE.tolist(), "share": ahead.share_LE.tolist(), "about": ahead.about}
     return _put(path, json.dumps(record, indent=1).encode())
 
 
-def _model_counts(ahead: Ahead, model_layers: int | None) -> list[list[int]]:
+def _model_counts(ahead: Ahead, model_layers: int | None, first_layer: int | None) -> list[list[int]]:
     """Return counts [layers of the model, E]: sglang uses the layer's index. Dense layers have ones, an even load."""
-    rows = np.ones((check_model_layers(ahead.layers, model_layers), ahead.weight_LE.shape[1]), dtype=np.int64)
-    rows[list(ahead.layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
+    layers, number = rows_of_model(ahead.layers, model_layers, first_layer)
+    rows = np.ones((number, ahead.weight_LE.shape[1]), dtype=np.int64)
+    rows[list(layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
     counts: list[list[int]] = rows.tolist()
     return counts
 
 
-def check_model_layers(layers: tuple[int, ...], model_layers: int | None) -> int:
-    """Return the number of a model's layers: as given, else up to the last MoE layer.
+def rows_of_model(
+    layers: tuple[int, ...], model_layers: int | None, first_layer: int | None = None
+) -> tuple[tuple[int, ...], int]:
+    """Return the MoE layers' numbers in the model, and the number of its layers: as given, else up to the last of them.
 
-    Raise `PlacementError` for too few, and for MoE layers that share an index.
+    ``first_layer`` is the number of the first MoE layer, for a trace that numbers them from 0. Raise `PlacementError`
+    for too few layers, for MoE layers that share an index, and for a trace that numbers its layers from 0 in a model
+    that has more: which of them are dense is not known then.
     """
+    counted_only = layers == tuple(range(len(layers)))
+    if first_layer is not None:
+        if not counted_only:
+            raise PlacementError(f"--first-layer is {first_layer}, but the trace has its layers' numbers: {layers}")
+        layers = tuple(first_layer + m for m in layers)
+    elif counted_only and model_layers is not None and model_layers > len(layers):
+        raise PlacementError(
+            f"the trace numbers its {len(layers)} MoE layers from 0 and the model has {model_layers} layers: expected "
+            "--first-layer, the number of the first MoE layer in the model (0 if dense layers come after them)"
+        )
     least = max(layers) + 1
     if model_layers is not None and model_layers < least:
         raise PlacementError(
@@ -111,7 +131,7 @@ def check_model_layers(layers: tuple[int, ...], model_layers: int | None) -> int
         )
     if len(set(layers)) < len(layers):
         raise PlacementError("two MoE layers stand in one block (attention and mlp), which no engine's file can hold")
-    return model_layers or least
+    return layers, model_layers or least
 
 
 def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, PlacementError, not_found
 from moeload_bench.files import write_whole
-from moeload_bench.interchange.forecast_files import Ahead, check_model_layers, check_sglang_name, put_about
+from moeload_bench.interchange.forecast_files import Ahead, check_sglang_name, put_about, rows_of_model
 from moeload_bench.placement.plans import ClusterShape, plan
 
 
@@ -39,6 +39,11 @@ class Placement:
     about: dict[str, Any]
 
     @property
+    def other_rows(self) -> tuple[int, ...]:
+        """Return the layers of the model that the plan is not for."""
+        return tuple(sorted(set(range(self.model_layers)) - set(self.layers)))
+
+    @property
     def count_LE(self) -> IntArray:
         """Return the number of replicas of each expert."""
         return np.stack([np.bincount(slot_R, minlength=self.experts) for slot_R in self.slot_expert_LR])
@@ -54,10 +59,13 @@ class Placement:
         return slots_LEX
 
 
-def place_forecast(ahead: Ahead, shape: ClusterShape, model_layers: int | None = None) -> Placement:
+def place_forecast(
+    ahead: Ahead, shape: ClusterShape, model_layers: int | None = None, first_layer: int | None = None
+) -> Placement:
     """Return the plan for a forecast. Raise `PlacementError` for a shape that does not fit, and as `placement_of`."""
     slot_expert_LR = plan(ahead.weight_LE, shape)
-    return placement_of(slot_expert_LR, ahead.weight_LE.shape[1], shape, ahead.layers, ahead.about, model_layers)
+    experts = ahead.weight_LE.shape[1]
+    return placement_of(slot_expert_LR, experts, shape, ahead.layers, ahead.about, model_layers, first_layer)
 
 
 def placement_of(
@@ -67,9 +75,10 @@ def placement_of(
     layers: tuple[int, ...],
     about: Mapping[str, Any],
     model_layers: int | None = None,
+    first_layer: int | None = None,
 ) -> Placement:
-    """Return an existing plan as a `Placement`. Raise `PlacementError` as `check_model_layers`."""
-    number = check_model_layers(layers, model_layers)
+    """Return an existing plan as a `Placement`. Raise `PlacementError` as `rows_of_model`."""
+    layers, number = rows_of_model(layers, model_layers, first_layer)
     whence = {**about, "shape": {k: v for k, v in asdict(shape).items() if k != "name"}}
     return Placement(slot_expert_LR, experts, shape, layers, number, whence)
 

@@ -137,6 +137,46 @@ def test_sglang_gets_a_row_for_every_layer_and_no_other_key(placed: Placement, a
         write_placement(placed, tmp_path / "p.txt", "sglang")
 
 
+def test_a_plan_for_fewer_layers_than_the_models_needs_to_know_which_they_are(ahead: Ahead, tmp_path: Path) -> None:
+    """MoE layers that are only counted from 0 are not put into the rows of dense ones; stated, they are shifted."""
+    counted = Ahead(ahead.share_LE, ahead.weight_LE, (0, 1), ahead.about)
+    with pytest.raises(
+        PlacementError, match=r"numbers its 2 MoE layers from 0 .* has 5 layers: expected --first-layer"
+    ):
+        place_forecast(counted, SHAPE, 5)
+    with pytest.raises(PlacementError, match="expected --first-layer"):
+        write_forecast(counted, tmp_path / "w.json", "sglang", 5)
+    placed = place_forecast(counted, SHAPE, 5, 3)
+    assert (placed.layers, placed.other_rows) == ((3, 4), (0, 1, 2))
+    assert place_forecast(counted, SHAPE, 5, 0).layers == (0, 1), "dense layers that come last"
+    assert place_forecast(counted, SHAPE, 2).layers == (0, 1), "a model of MoE layers only"
+    with pytest.raises(PlacementError, match=r"--first-layer is 0, but the trace has its layers' numbers: \(1, 3\)"):
+        place_forecast(ahead, SHAPE, 5, 0)
+
+
+def test_the_command_names_the_rows_that_it_left_as_they_are(tmp_path: Path) -> None:
+    """sglang's file has a row for each layer of the model."""
+    load_SLE = np.ones((60, 2, 4), dtype=np.int64)
+    trace = write_trace(Trace.from_arrays(load_SLE, top_k=1), tmp_path / "t.parquet")
+    words = [
+        "plan",
+        str(trace),
+        "--devices",
+        "2",
+        "--slots",
+        "6",
+        "--write",
+        str(tmp_path / "p.json"),
+        "--level",
+        "none",
+    ]
+    more = ["--format", "sglang", "--model-layers", "5", "--first-layer", "3", "--horizon", "10"]
+    done = CliRunner().invoke(app, [*words, *more])
+    assert "layers without a plan, their experts in order: 0, 1, 2" in done.output
+    rows = json.loads((tmp_path / "p.json").read_text())["physical_to_logical_map"]
+    assert rows[:3] == [[0, 1, 2, 3, 0, 1]] * 3
+
+
 @pytest.mark.parametrize("kind", ["sglang", "eplb"])
 def test_tensors_are_read_by_torch_load(kind: str, placed: Placement, tmp_path: Path) -> None:
     """A name that ends in .pt holds tensors, which `torch.load(weights_only=True)` gives back."""
