@@ -33,6 +33,16 @@ TOKENS, TOP_K = 1 << 16, 8
 PART = re.compile(r"(<!-- real size -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+LAUNCH = """
+import os, sys
+out = [(os.POSIX_SPAWN_OPEN, stream, sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for stream in (1, 2)]
+child = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[2:]], os.environ, file_actions=out)
+_, status, used = os.wait4(child, 0)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+"""A small process between this one and the child, whose peak would begin with what its parent holds."""
+
+
 class Size(NamedTuple):
     """A made-up run."""
 
@@ -116,13 +126,10 @@ def measure(goal: Goal, trace: Path, folder: Path) -> tuple[float, float, float,
     command = [part.replace("TRACE", str(trace)).format(out=folder / "report.html") for part in goal.command]
     environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
     start = time.perf_counter()
-    with (folder / "output.txt").open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "moeload_bench", *command], stdout=output, stderr=output, env=environment
-        )
-        _, status, used = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - start
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20, wall, os.waitstatus_to_exitcode(status)
+    launch = [sys.executable, "-c", LAUNCH, str(folder / "output.txt"), "-m", "moeload_bench", *command]
+    done = subprocess.run(launch, capture_output=True, text=True, check=True, env=environment)
+    cpu, kilobytes, status = done.stdout.split()
+    return float(cpu), int(kilobytes) / 2**20, time.perf_counter() - start, int(status)
 
 
 def part(rows: Sequence[Sequence[str]]) -> str:

@@ -118,7 +118,8 @@ def plan(
     every: Annotated[
         str | None,
         typer.Option(
-            help="Intervals k to try, in steps: 10,100,1000 (fewer for a slow forecaster). By default 10 to 2,000."
+            help="Intervals k to try, in steps: 10,100,1000 (fewer for a slow forecaster). By default 10 to 2,000, "
+            "of a large model only the longer ones."
         ),
     ] = None,
     figure: Annotated[

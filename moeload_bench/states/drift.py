@@ -112,14 +112,25 @@ def drift(blocks: Blocks, grid: Grid) -> FloatArray:
     scale_M1 = np.array(grid.scales_M, dtype=np.float64)[:, None]
     moved_GML = rolling_sum(square_NML[1:], span - 1) / (span - 1)
     noise_GL = (scale_M1 * moved_GML).min(axis=1)
-    now = rolling_sum(mean[grid.window :], grid.window) / grid.window
-    before = rolling_sum(mean[: -grid.window], grid.window) / grid.window
-    far_GL = (0.5 * np.abs(now - before).sum(axis=2)) ** 2
-    squared_GL = far_GL - grid.margin * noise_GL / (grid.window * grid.rows)
+    squared_GL = _moved(mean, grid.window) ** 2 - grid.margin * noise_GL / (grid.window * grid.rows)
     if grid.has_short:
         short_GL = (moved_GML - grid.margin * noise_GL[:, None] / scale_M1).max(axis=1)
         squared_GL = np.maximum(squared_GL, 0.25 * short_GL)
     out[span:] = np.sqrt(np.maximum(squared_GL, 0.0))
+    return out
+
+
+def _moved(mean_NLE: FloatArray, window: int) -> FloatArray:
+    """Return half the L1 distance between neighbouring means of ``window`` blocks, at every point between two; [G, L].
+
+    A few points are worked on at once: this bounds the memory.
+    """
+    N, L, E = mean_NLE.shape
+    points, at_once = N - 2 * window + 1, max(window, CELLS_AT_ONCE // max(1, L * E))
+    out = np.empty((points, L))
+    for first in range(0, points, at_once):
+        mean = rolling_sum(mean_NLE[first : first + at_once + 2 * window - 1], window) / window
+        out[first : first + at_once] = 0.5 * np.abs(mean[window:] - mean[:-window]).sum(axis=2)
     return out
 
 

@@ -1,67 +1,75 @@
-"""A request that does not fit in memory is refused before it starts."""
+"""Memory of commands on long runs: the loads once, as they are read, and no second array of that size."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation import workers
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.suites.suite import Suite, SuiteTrace
-from moeload_bench.traces.parquet import decoded_bytes
-from moeload_bench.traces.store import columns_of, data_sha256, write_trace
+from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
-
-def test_the_footer_tells_what_a_trace_takes(trace: Trace, tmp_path: Path) -> None:
-    """Every column, in bytes of its array, without decoding any."""
-    path = write_trace(trace, tmp_path / "t.parquet")
-    assert decoded_bytes(path) == sum(array.nbytes for array in columns_of(trace).values())
-
-
-@pytest.mark.parametrize(("share", "advice"), [(1.5, "lower --jobs"), (0.5, "machine with more memory")])
-def test_what_does_not_fit_is_refused_before_anything_runs(
-    share: float, advice: str, trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message names the trace, the need, what there is, and what helps; two processes need twice as much."""
-    path = write_trace(trace, tmp_path / "t.parquet")
-    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(10,), stable=(20,))
-    suite = Suite(name="small", horizons=(1,), traces=(entry,))
-    monkeypatch.setattr(workers, "available_bytes", lambda: int(share * decoded_bytes(path)))
-    started: list[int] = []
-    with pytest.raises(SuiteError, match=rf"{trace.id} takes .* GB .* in each of 2 .* GB are available: .*{advice}"):
-        evaluate(
-            ["uniform", "last_value"], suite, paths={trace.id: path}, jobs=2, progress=lambda *_: started.append(1)
-        )
-    assert not started
-    if share > 1:
-        assert not evaluate("uniform", suite, paths={trace.id: path}, level="none")[0].failures
+LAYERS = EXPERTS = 32
+CLUSTER = [
+    "--devices",
+    "4",
+    "--slots",
+    "36",
+    "--expert-mb",
+    "50",
+    "--bandwidth",
+    "25",
+    "--step-ms",
+    "100",
+    "--every",
+    "500",
+]
+COMMANDS = {
+    "plan": ["plan", "TRACE", *CLUSTER],
+    "run": ["run", "last_value", "--level", "none", "--trace", "TRACE"],
+}
 
 
-def test_no_more_processes_are_started_than_there_is_work_for(
-    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One pair and room for one process: `jobs` is cut to the work, so a thousand of them are not refused."""
-    path = write_trace(trace, tmp_path / "t.parquet")
-    suite = Suite(
-        name="small",
-        horizons=(1,),
-        traces=(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=(10,)),),
+LAUNCH = """
+import os, sys
+nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+child = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ, file_actions=nowhere)
+_, status, used = os.wait4(child, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_maxrss)
+"""
+"""A small process between this one and the child, whose peak would begin with what its parent holds."""
+
+
+def peak_bytes(command: list[str], trace: Path, folder: Path) -> int:
+    """Return the most memory that a command held in a child of its own."""
+    words = ["-m", "moeload_bench", *(str(trace) if word == "TRACE" else word for word in command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MOELOAD_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, *words], capture_output=True, text=True, env=environment, cwd=folder, check=True
     )
-    monkeypatch.setattr(workers, "available_bytes", lambda: decoded_bytes(path))
-    assert not evaluate("uniform", suite, paths={trace.id: path}, level="none", jobs=1000)[0].failures
+    status, kilobytes = map(int, done.stdout.split())
+    assert status == 0
+    return kilobytes * 1024
 
 
-def test_the_smaller_of_system_and_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container without a limit says `max`; a system that says nothing refuses nothing."""
-    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    monkeypatch.setattr(workers, "MEMINFO", meminfo)
-    monkeypatch.setattr(workers, "LIMITS", (limit, tmp_path / "missing"))
-    assert workers.available_bytes() is None
-    meminfo.write_text("MemTotal:       24684092 kB\nMemAvailable:   2 kB\n")
-    limit.write_text("max\n")
-    assert workers.available_bytes() == 2048
-    limit.write_text("1000\n")
-    assert workers.available_bytes() == 1000
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_copies_the_loads_of_a_whole_run(name: str, tmp_path: Path) -> None:
+    """With more steps the peak grows by the counts themselves, not by a copy of them as floats or counts.
+
+    A copy adds 1 to this ratio; a batch that is being decoded and the mapped file stay below 1 together.
+    """
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.ones(EXPERTS), size=LAYERS)
+    peaks, sizes = [], []
+    for steps in (1200, 9600):
+        load = rng.multinomial(1000, share, size=(steps, LAYERS))
+        trace = Trace.from_arrays(load, 1000, 1, recipe=f"of{steps}")
+        path = write_trace(trace, tmp_path / f"{steps}.parquet")
+        sizes.append(load.nbytes)
+        peaks.append(peak_bytes(COMMANDS[name], path, tmp_path))
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < 2.2
