@@ -25,18 +25,18 @@ READING_NS, SCORING_NS = 250.0, 60.0
 """CPU time to read, label and describe a load, and to score a forecast share with its plan."""
 
 
-class Cost(NamedTuple):
+class SeriesCost(NamedTuple):
     """CPU time per series: nanoseconds of each step that is observed, microseconds of each forecast."""
 
     step_ns: float
     forecast_us: float
 
 
-COSTS: Mapping[str, Cost] = {
-    "lstm@mode=online": Cost(27_000, 10),
-    "arima": Cost(20, 1_500),
-    "gated": Cost(10, 5),
-    "adaptive": Cost(10, 3),
+COSTS: Mapping[str, SeriesCost] = {
+    "lstm@mode=online": SeriesCost(27_000, 10),
+    "arima": SeriesCost(20, 1_500),
+    "gated": SeriesCost(10, 5),
+    "adaptive": SeriesCost(10, 3),
 }
 """Measured on one core of a server, numba installed; the averages cost less than all that is in `SCORING_NS`."""
 
@@ -59,7 +59,7 @@ def sized(trace: Trace, names: Sequence[str]) -> Sized:
     layers = list(range(L)) if most >= L else np.linspace(0, L - 1, most).round().astype(int).tolist()
 
     def seconds(name: str) -> float:
-        cost = COSTS.get(name, Cost(0, 0))
+        cost = COSTS.get(name, SeriesCost(0, 0))
         each_s = 1e-9 * trace.steps * cost.step_ns + origins * (1e-6 * cost.forecast_us + 1e-9 * SCORING_NS * rows)
         return len(layers) * E * each_s
 

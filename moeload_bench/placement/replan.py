@@ -271,7 +271,7 @@ class Simulation:
                 walk.imbalance_SL[start:stop] = costs[walk.key]
         return [self._result(walk) for walk in walks]
 
-    def _ahead(self, mean_LE: FloatArray | None) -> Ahead:
+    def _ahead(self, mean_LE: FloatArray | None) -> Proposal:
         """Return a forecast with the plan for it."""
         _, L, E = self.share_SLE.shape
         mean_LE = np.full((L, E), np.nan) if mean_LE is None else mean_LE
@@ -279,7 +279,7 @@ class Simulation:
         plan_LR = np.zeros((L, self.shape.slots), dtype=np.int64)
         if known_L.any():
             plan_LR[known_L] = plan(mean_LE[known_L], self.shape)
-        return Ahead(mean_LE, known_L, plan_LR)
+        return Proposal(mean_LE, known_L, plan_LR)
 
     def _stretches(self, edges: set[int]) -> Iterator[tuple[int, int]]:
         """Yield first and last row of stretches without a decision inside, none longer than is worked on at once."""
@@ -369,7 +369,7 @@ class Simulation:
         return self.cost.expert_mb * max(gain_ms - fixed, 0) / moving if moving > 0 else None
 
 
-class Ahead(NamedTuple):
+class Proposal(NamedTuple):
     """What is planned from at a decision: mean shares, in which layers they are known, and the plan for them."""
 
     mean_LE: FloatArray
@@ -394,7 +394,7 @@ class _Walk:
         self.spent_S = np.zeros(len(simulation.transient_SL))
         self._simulation = simulation
 
-    def decide(self, row: int, ahead: Ahead) -> IntArray:
+    def decide(self, row: int, ahead: Proposal) -> IntArray:
         """Act at a row; return the replicas [L, D] that move."""
         layout, simulation = self.layout, self._simulation
         current_LR = layout.current_LR
