@@ -51,9 +51,10 @@ app = typer.Typer(
 
 def _figure(out: Path | None) -> Path | None:
     """Return the figure's file, as given, if it can be written."""
+    no_trace(out)
     if out is not None:
         check_suffix(out)
-    return no_trace(out)
+    return out
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", callback=_figure, help="The figure: a .svg, .png or .pdf file.")]

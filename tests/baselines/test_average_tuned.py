@@ -114,6 +114,7 @@ def test_a_run_too_short_to_be_tried_teaches_nothing() -> None:
     """Beside one that is long enough it changes nothing."""
     long = drawn(400, 0.01)
     assert best_averages([long, drawn(400, 0.01, steps=10, group=1)]) == best_averages([long])
+    assert best_averages([drawn(400, 0.01, steps=10)]) == SHIPPED
     trace = synthetic_trace(40)
     assert set(best_averages([(trace_info(trace), trace.rows(0, 40))])["small still"]) <= set(CANDIDATES)
 

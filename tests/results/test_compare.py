@@ -18,18 +18,6 @@ def part(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def test_what_two_workers_need_follows_from_the_units(part: Any) -> None:
-    """A unit goes to whoever is free first; what was learned waits for its fit, beside which others run."""
-    commands = part("compare_commands")
-    unit = commands.Unit
-    fit, others = unit("fit", 3.0, fit=True), [unit("a", 2.0), unit("b", 2.0)]
-    learned = [unit("c", 1.0, learned=True), unit("d", 1.0, learned=True)]
-    made = [fit, *others, *learned]
-    assert commands.makespan(made, 1) == 9
-    assert commands.makespan(made, 2) == 5
-    assert commands.makespan([fit, *learned], 2) == 4
-
-
 def test_a_spread_names_the_median_and_the_range(part: Any) -> None:
     """Three digits, thousands apart."""
     common = part("compare_common")

@@ -295,7 +295,7 @@ SUITES: dict[str, tuple[str, str]] = {
     ),
     "an endless horizon": ('name = "x"\nhorizons = [1, 1000000000000000000]\ntraces = []', "horizons.1"),
     "an infinite rule": (SUITE + "[rule]\nlow = nan", "rule.low: .*finite number|rule: a state rule needs"),
-    "a rule that is none": (SUITE + "[rule]\nhold = -1", "rule: a state rule needs a hold"),
+    "a rule that is none": (SUITE + "[rule]\nhold = -1", "a state rule needs a hold"),
     "quantiles that are none": (SUITE.replace("traces", "quantiles = [0.5, 7.0]\ntraces"), "quantiles.1"),
     "a name that leads elsewhere": (SUITE.replace('"x"', '"a/../../b"'), "expected no '..'"),
     "another hub": (SUITE + '[hub]\nrepo = "../x"\nrevision = "main"', "hub.repo"),
