@@ -31,6 +31,7 @@ from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_chec
 for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "markdown_it", "yaml"):
     need(_package, "pip install -e '.[site]'")
 
+pytestmark = pytest.mark.slow  # a browser, and sites of several suites
 GROUP = Slice("drift:low", "drift up to 0.90%", frozenset())
 TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"

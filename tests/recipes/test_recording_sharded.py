@@ -60,6 +60,7 @@ def assert_same_counts(got: Any, expected: Any, steps: int) -> None:
         np.testing.assert_allclose(got.columns[name][:steps], expected.columns[name][:steps], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_sharded_recipe_that_learns_nothing_is_that_of_one_process(tmp_path: Path, checkpointing: bool) -> None:
     """At a learning rate of almost zero every step agrees, also where it was broken off and gone on with."""
@@ -73,6 +74,7 @@ def test_a_sharded_recipe_that_learns_nothing_is_that_of_one_process(tmp_path: P
         assert (held["held"] < 0.6 * held["all"]).all()
 
 
+@pytest.mark.slow
 def test_a_sharded_recipe_that_learns_goes_on_where_it_was(tmp_path: Path) -> None:
     """Weights and moments come back: broken off and gone on with, every number is that of the uninterrupted one."""
     text = text_recipe(tmp_path)

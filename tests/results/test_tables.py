@@ -266,6 +266,7 @@ def test_a_window_of_the_reference_s_is_not_the_reference() -> None:
     assert alone.name == "sw_avg"
 
 
+@pytest.mark.slow
 def test_generated_tables_agree_with_the_committed_results() -> None:
     """README and docs are made by `make tables`; nobody's numbers are typed by hand."""
     pages = ["README.md", "docs/reports/results.md", "docs/methods/format.md"]
