@@ -8,8 +8,8 @@ Axis letters: O origins, K horizons, N parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -45,8 +45,8 @@ class ForecasterChoice:
     The others: ``apart`` were told from it by the test; ``worse`` were not, but have over `WORSE_BY` more error; for
     ``untested`` there were too few origins.
 
-    ``ms`` and ``best_ms``: what the cheapest and the best one take per answered origin, observing included. ``ahead``:
-    how much more error than the best one's the next one's is, as a fraction; None for a single forecaster.
+    ``ms`` and ``best_ms``: what the cheapest and the best one take per answered origin, observing included. ``more``:
+    how much more error than the best one's every other one has, as a fraction, by name and rising.
     """
 
     state: str
@@ -56,7 +56,7 @@ class ForecasterChoice:
     cheapest: str
     ms: float
     best_ms: float = 0.0
-    ahead: float | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
     apart: tuple[str, ...] = ()
     worse: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
@@ -64,12 +64,12 @@ class ForecasterChoice:
     @property
     def text(self) -> str:
         """Return what is best and by how much, what cannot be told from it, and what to take."""
-        if self.ahead is None:
+        if not self.more:
             return f"{self.state}: {self.best} is the only one, so there is no choice ({self.metric})."
-        percent = 100 * self.ahead
-        lead = f"by {percent:.{0 if percent >= 10 else 1}f} % of error" if percent >= 0.05 else "and another as good"
+        following, more = next(iter(self.more.items()))
+        lead = f"The next one, {following}, {_more_error(more)}{_WIDE if following in self.worse else ''}."
         if len(self.alike) == 1:
-            return f"{self.state}: take {self.best}. It is best, {lead}; {self._others} ({self.metric})."
+            return " ".join([f"{self.state}: take {self.best} ({self.metric}).", lead, *self._others(following)])
         others = _listed([name for name in self.alike if name != self.best])
         cost = f"{self.ms:,.0f} ms a forecast" if self.ms >= 10 else f"{self.ms:.2g} ms a forecast"
         if self.cheapest == self.best:
@@ -78,20 +78,25 @@ class ForecasterChoice:
             times = self.best_ms / self.ms if self.ms else 1.0
             less = f", {_part(times)} the best one's cost" if times >= 2 else ""
             take = f"Take {self.cheapest}: it costs least, {cost}{less}"
-        return f"{self.state}: {self.best} is best, {lead}; {others} cannot be told from it. {take} ({self.metric})."
+        return f"{self.state}: {self.best} is best ({self.metric}). {lead} {others} cannot be told from it. {take}."
 
-    @property
-    def _others(self) -> str:
-        """Return what the test showed of those that are not taken, and where it showed nothing why they are not."""
-        groups = (
-            (self.apart, "{} can be told from it"),
-            (self.worse, f"{{}} cannot be told from it, with over {100 * WORSE_BY:.0f} % more error"),
-            (self.untested, "too few origins to tell {} from it"),
-        )
-        said = [(names, words) for names, words in groups if names]
-        return "; ".join(
-            words.format("the others" if len(said) == 1 and len(names) > 1 else _listed(names)) for names, words in said
-        )
+    def _others(self, following: str) -> Iterator[str]:
+        """Yield what the test showed of those that are not taken; where it showed nothing, why they are not."""
+        if self.apart:
+            yield f"A 95 % test tells it from {_listed(self.apart)}."
+        yield from (f"{name} {_more_error(self.more[name])}{_WIDE}." for name in self.worse if name != following)
+        if self.untested:
+            yield f"There are too few origins to test {_listed(self.untested)}."
+
+
+_WIDE = "; the spread within these runs is too wide for a 95 % test"
+
+
+def _more_error(more: float) -> str:
+    """Say how an error that is larger by this fraction compares."""
+    if more >= 1:
+        return f"errs {1 + more:.1f} times as much"
+    return f"has {100 * more:.{0 if more >= 0.1 else 1}f} % more error" if more >= 0.0005 else "is as good"
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def choose_forecasters(results: Sequence[Result], metric: str) -> Iterator[Forec
         )
         cost = {result.name: result.per_forecast_s for result in results}
         cheapest = min([best, *alike], key=lambda name: cost[name])
-        following = min((gap[name] for name in gap if name != best), default=None)
+        others = sorted((name for name in gap if name != best), key=lambda name: gap[name])
         yield ForecasterChoice(
             state,
             metric,
@@ -180,7 +185,7 @@ def choose_forecasters(results: Sequence[Result], metric: str) -> Iterator[Forec
             cheapest,
             ms=1000 * cost[cheapest],
             best_ms=1000 * cost[best],
-            ahead=None if following is None else max(0.0, float(np.exp(following) - 1)),
+            more={name: max(0.0, float(np.exp(gap[name]) - 1)) for name in others},
             apart=apart,
             worse=too_much,
             untested=untested,

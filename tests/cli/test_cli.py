@@ -164,7 +164,7 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
     done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
-    assert "stable: take sw_avg. It is best, by " in done.stdout
+    assert "stable: take sw_avg (window_tv). The next one, " in done.stdout
     saved = load_result(tmp_path / "out" / "sw_avg.json")
     assert saved.isolation == "process"
     assert not saved.failures

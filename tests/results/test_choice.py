@@ -132,14 +132,21 @@ WAVERING = [0.06, 0.06, 0.24, 0.24] * 5
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ({"a": [0.12] * 20, "b": [0.13] * 20}, "by 20 % of error; the others can be told from it"),
-        ({"a": [0.12] * 20}, "by 20 % of error; a can be told from it"),
-        ({"a": [0.12]}, "by 20 % of error; too few origins to tell a from it"),
-        ({"a": [0.103]}, "by 3.0 % of error; too few origins to tell a from it"),
-        ({"a": WAVERING}, "by 20 % of error; a cannot be told from it, with over 5 % more error"),
+        (
+            {"a": [0.12] * 20, "b": [0.5] * 20},
+            "The next one, a, has 20 % more error. A 95 % test tells it from a and b.",
+        ),
+        ({"a": [0.467] * 20}, "The next one, a, errs 4.7 times as much. A 95 % test tells it from a."),
+        ({"a": [0.12]}, "The next one, a, has 20 % more error. There are too few origins to test a."),
+        ({"a": [0.103]}, "The next one, a, has 3.0 % more error. There are too few origins to test a."),
+        (
+            {"a": WAVERING},
+            "The next one, a, has 20 % more error; the spread within these runs is too wide for a 95 % test.",
+        ),
         (
             {"a": WAVERING, "b": [0.2] * 20},
-            "by 20 % of error; b can be told from it; a cannot be told from it, with over 5 % more error",
+            "The next one, a, has 20 % more error; the spread within these runs is too wide for a 95 % test. "
+            "A 95 % test tells it from b.",
         ),
     ],
 )
@@ -148,14 +155,14 @@ def test_only_a_test_tells_others_from_the_best(others: dict[str, list[float]], 
     count = len(next(iter(others.values())))
     results = Results([scored("best", [0.1] * count, stored), *(scored(n, e, stored) for n, e in others.items())])
     (choice,) = choose_forecasters(results, "window_tv")
-    assert choice.text == f"stable: take best. It is best, {words} (window_tv)."
+    assert choice.text == f"stable: take best (window_tv). {words}"
     assert {*choice.apart, *choice.worse, *choice.untested} == set(others)
 
 
 @pytest.mark.parametrize(("ms", "words"), [(152.3, "152 ms"), (1500.0, "1,500 ms"), (7.13, "7.1 ms")])
 def test_a_cost_is_read_without_an_exponent(ms: float, words: str) -> None:
     """Two digits below 10 ms, whole milliseconds above."""
-    choice = ForecasterChoice("stable", "window_tv", "one", ("one", "two"), "one", ms, ms, 0.0)
+    choice = ForecasterChoice("stable", "window_tv", "one", ("one", "two"), "one", ms, ms, {"two": 0.0})
     assert f"it costs least, {words} a forecast" in choice.text
 
 
