@@ -214,3 +214,13 @@ def test_a_name_means_one_thing() -> None:
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
     classes = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
     assert [name for name, times in classes.items() if times > 1] == []
+
+
+def test_workflows_pin_their_actions_and_keep_expressions_out_of_shell_lines() -> None:
+    """A tag can be moved to other code, and a stranger chooses names of branches: they come as environment."""
+    lines = [line for path in (ROOT / ".github" / "workflows").iterdir() for line in path.read_text().splitlines()]
+    used = [line.split("uses:")[1] for line in lines if "uses:" in line]
+    assert used
+    assert [use for use in used if not re.fullmatch(r" [\w./-]+@[0-9a-f]{40} # v[\d.]+", use)] == []
+    assert [line for line in lines if "run:" in line and "${{" in line] == []
+    assert not any(re.search(r"run: [|>]", line) for line in lines), "a block of shell lines needs a closer look"
