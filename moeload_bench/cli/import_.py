@@ -42,6 +42,10 @@ Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the
 Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
 ]
+Shares = Annotated[
+    bool,
+    typer.Option(help="Values are shares or ratios to the mean; counts follow from --tokens and --top-k."),
+]
 Pipeline = Annotated[int | None, typer.Option(min=1, help="Pipeline stages; needed with several ranks.")]
 StageLayers = Annotated[
     int | None, typer.Option(min=1, help="Transformer layers of one pipeline stage, dense ones included.")
@@ -220,10 +224,17 @@ def from_wandb(
     paths: Sources,
     pattern: Pattern = None,
     step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
+    experts: Annotated[int | None, typer.Option(min=1, help="Experts of a layer: bins of a histogram.")] = None,
+    shares: Shares = False,
 ) -> None:
-    """Import a table with one row per step and one column per layer and expert: a W&B history, or any such CSV."""
+    """Import a W&B history (.csv, .parquet, .jsonl): a row per step, a column per layer and expert.
+
+    Or a histogram per layer, one bin for each expert, in parquet or JSON Lines; --pattern then has {l} alone.
+
+    [bold]moeload-bench import wandb history.jsonl --experts 128 --top-k 4 --out run.parquet[/bold]
+    """
 
 
 @_command("tensorboard")
-def from_tensorboard(paths: Sources, pattern: Pattern = None) -> None:
+def from_tensorboard(paths: Sources, pattern: Pattern = None, shares: Shares = False) -> None:
     """Import scalars of TensorBoard's event files, one per layer and expert."""

@@ -45,6 +45,13 @@ FORMATS = (
     Format("smartmoe", "table_iter*_rank*.log", "SmartMoE-AE's moe_trace", "before drops, every tenth iteration"),
     Format("laer-moe", "token_analysis.csv", "LAER-MoE-AE's 10b_analysis.py", "per device, not per expert"),
     Format("flame-moe", "**/layer_*.parquet", "FLAME-MoE-Traces on the Hub", "before drops, at checkpoints"),
-    Format("wandb", "history.csv or .parquet", "W&B: run.scan_history() as a table", "as logged"),
-    Format("tensorboard", "events.out.tfevents.*", "add_scalar per layer and expert", "as logged, up to 2^24"),
+    Format(
+        "wandb",
+        "history.csv, .parquet or .jsonl",
+        "W&B: scan_history(), scalars or histograms",
+        "as logged, or shares",
+    ),
+    Format(
+        "tensorboard", "events.out.tfevents.*", "add_scalar per layer and expert", "as logged up to 2^24, or shares"
+    ),
 )

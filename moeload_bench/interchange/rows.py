@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import IntArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
@@ -22,7 +22,7 @@ from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
 from moeload_bench.words import Progress
 
-Semantics = Literal["pre_drop", "post_drop", "unknown"]
+Semantics = Literal["pre_drop", "post_drop", "derived", "unknown"]
 
 Report = Progress
 """In bytes of the files read."""
@@ -30,18 +30,33 @@ CELLS_IN_MEMORY = 1 << 22
 """Loads that are held before they go to disk: 32 MiB."""
 
 
+SLACK = 0.01
+"""How far rounded shares of a layer may sum from what they should."""
+
+
 class CutShortWarning(UserWarning):
     """The log breaks off; it is imported up to there."""
 
 
 class LogRow(NamedTuple):
-    """One step of a log; ``where`` names the file and line that it came from."""
+    """One step of a log; ``where`` names the file and line that it came from.
+
+    Where the log has ``share_LE``, of any scale, the loads are made from it and from the tokens that are given.
+    """
 
     step: int
     load_LE: IntArray
     where: str
     tokens_L: IntArray | None = None
     dropped_LE: IntArray | None = None
+    share_LE: FloatArray | None = None
+
+
+def logged_row(step: int, value_LE: FloatArray, where: str, shares: bool) -> LogRow:
+    """Return the row of values that are whole numbers, or shares."""
+    if shares:
+        return LogRow(step, np.zeros(value_LE.shape, dtype=np.int64), where, share_LE=value_LE)
+    return LogRow(step, value_LE.astype(np.int64), where)
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class Log:
     """What a reader finds before it reads the rows: which layers (indices of blocks) and how many experts.
 
     ``semantics`` says what the format's counts are, ``top_k`` is the files' own. ``notes`` grows while rows are read.
-    ``cut`` names what was left out at the end, if a file breaks off.
+    ``cut`` names what was left out at the end, if a file breaks off. ``hint`` says why steps may be missing.
     """
 
     where: str
@@ -60,6 +75,7 @@ class Log:
     top_k: int | None = None
     notes: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.", suffix=".importing") as scratch:
         written = _Chunks(log, options, Path(scratch))
-        for row in _in_order(_wanted(log.rows, options), log.where):
+        for row in _in_order(_wanted(log.rows, options), log):
             written.add(row)
         meta = written.finish()
         merge_shards(written.paths, target, meta)
@@ -141,7 +157,7 @@ def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
             return  # later rows may be damaged
 
 
-def _in_order(rows: Iterator[LogRow], where: str) -> Iterator[LogRow]:
+def _in_order(rows: Iterator[LogRow], log: Log) -> Iterator[LogRow]:
     """Yield the rows, each after checking that it follows the last one by the same stride."""
     before: list[int] = []
     for row in rows:
@@ -160,12 +176,39 @@ def _in_order(rows: Iterator[LogRow], where: str) -> Iterator[LogRow]:
                 raise TraceError(
                     f"{row.where}: step {before[-1] + before[1] - before[0]} is missing: got step {row.step} after "
                     f"{before[-1]}, the log has one step in {before[1] - before[0]} (--last-step {before[-1]} imports "
-                    "what comes before)"
+                    "what comes before)" + (f"; {log.hint}" if log.hint else "")
                 )
         before = [*before[:1], row.step] if len(before) < 2 else [before[0], before[1], row.step]
         yield row
     if not before:
-        raise TraceError(f"{where}: no step to import")
+        raise TraceError(f"{log.where}: no step to import")
+
+
+def counts_of_shares(share_LE: FloatArray, tokens: int, top_k: int, where: str) -> IntArray:
+    """Return whole counts in the ratios of the shares; each layer sums to ``tokens`` x ``top_k``, by largest remainder.
+
+    Shares of a layer sum to 1 or to 100, or to the number of experts if they are ratios to the mean: raise `TraceError`
+    for any other sum (up to 1 % for rounding), and for an expert with more than all tokens.
+    """
+    sum_L1 = share_LE.sum(axis=1, keepdims=True)
+    scales = (1.0, 100.0, float(share_LE.shape[1]))
+    wrong_L = ~np.any([np.abs(sum_L1[:, 0] / scale - 1) <= SLACK for scale in scales], axis=0)
+    if wrong_L.any():
+        m = int(np.argmax(wrong_L))
+        raise TraceError(
+            f"{where}: the shares of row {m} of the layers sum to {sum_L1[m, 0]:g}, expected 1, 100 or {scales[2]:g} "
+            "(ratios to the mean): experts are missing, or the values are something else"
+        )
+    exact_LE = share_LE / sum_L1 * (tokens * top_k)
+    if (exact_LE > tokens * (1 + SLACK)).any():
+        m, e = (int(i) for i in np.argwhere(exact_LE > tokens * (1 + SLACK))[0])
+        raise TraceError(
+            f"{where}: expert {e} in row {m} of the layers has a share of {share_LE[m, e] / sum_L1[m, 0]:.3g}, "
+            f"expected at most 1 / top-k = {1 / top_k:.3g}: a token goes to an expert once"
+        )
+    load_LE = np.floor(exact_LE).astype(np.int64)
+    rank_LE = np.argsort(np.argsort(load_LE - exact_LE, axis=1, kind="stable"), axis=1)
+    return np.asarray(load_LE + (rank_LE < tokens * top_k - load_LE.sum(axis=1, keepdims=True)))
 
 
 class _Chunks:
@@ -176,6 +219,11 @@ class _Chunks:
         if log.top_k is not None and options.top_k not in (None, log.top_k):
             raise TraceError(f"{log.where}: top-k is {log.top_k} in the file, got --top-k {options.top_k}")
         self._top_k = log.top_k if options.top_k is None else options.top_k
+        if log.semantics == "derived" and (None in (self._top_k, options.tokens) or options.counted is not None):
+            raise TraceError(
+                f"{log.where}: counts are made from shares, expected --tokens and --top-k, and no --counted; got "
+                f"--tokens {options.tokens}, --top-k {self._top_k}, --counted {options.counted}"
+            )
         self._rows: list[LogRow] = []
         self._stride = 1
         self._dropped: bool | None = None
@@ -185,6 +233,8 @@ class _Chunks:
 
     def add(self, row: LogRow) -> None:
         """Take in one row; when enough loads are held, they go to disk."""
+        if row.share_LE is not None and self._top_k is not None and self._options.tokens is not None:
+            row = row._replace(load_LE=counts_of_shares(row.share_LE, self._options.tokens, self._top_k, row.where))
         self._rows.append(row)
         held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
         if held >= CELLS_IN_MEMORY and len(self._rows) > 1:
@@ -194,7 +244,12 @@ class _Chunks:
         """Write the remaining rows to disk, and return the metadata of the whole."""
         if self._rows:
             self._flush()
-        return self._meta((*self._log.notes, *self._log.cut), complete=not self._log.cut)
+        notes = [*self._log.notes, *self._log.cut]
+        if self._stride > 1 and self._log.hint:
+            notes.append(f"one step in {self._stride}: it was logged so, or sampled later; {self._log.hint}")
+        if self._semantics == "derived":
+            notes.append("counts are made from shares by largest remainder: they say nothing about a batch's noise")
+        return self._meta(tuple(notes), complete=not self._log.cut)
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
@@ -262,6 +317,7 @@ class _Chunks:
             "experts": self._log.experts,
             "stride": self._stride,
             "count_semantics": self._semantics,
+            "format_version": "1.2" if self._semantics == "derived" else 1,
             "notes": (*known.get("notes", ()), *notes),
             "complete": complete,
         }

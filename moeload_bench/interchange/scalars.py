@@ -1,13 +1,13 @@
 """Loads that were logged as scalars, one name per layer and expert: find these names.
 
 A pattern is a name with `{l}` for the layer and `{e}` for the expert, as in `train/TokensTotal/layer{l}/expert{e}`.
-Logged values must be counts: shares, ratios and means over several steps are refused, because they are fractions.
+Logged values must be counts, or shares that are asked for as such (`--shares`): fractions are refused otherwise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from moeload_bench.errors import TraceError, printable
@@ -19,6 +19,7 @@ PATTERNS = (
     "tokens_per_expert/layer_{l}/expert_{e}",
     "moe/tokens_per_expert/layer_{l}/expert_{e}",
     "expert_load/layer_{l}/expert_{e}",
+    "moe_expert_utilization/layer_{l}_expert_{e}",  # NeMo Automodel: ratios to the mean load
 )
 """Patterns that are tried in this order if none is given."""
 
@@ -40,7 +41,7 @@ def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
     """
     names = list(names)
     for candidate in PATTERNS if pattern is None else (pattern,):
-        rule = _rule(candidate, where)
+        rule = name_rule(candidate, where)
         found = {name: (int(m["l"]), int(m["e"])) for name in names if (m := rule.fullmatch(name))}
         if found:
             return _complete(candidate, found, where)
@@ -49,11 +50,14 @@ def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
     raise TraceError(f"{where}: no name fits {tried}; there is: {shown or 'none'} (--pattern 'name/{{l}}/{{e}}')")
 
 
-def _rule(pattern: str, where: str) -> re.Pattern[str]:
-    if pattern.count("{l}") != 1 or pattern.count("{e}") != 1:
-        raise TraceError(f"{where}: the pattern is {pattern!r}, expected {{l}} and {{e}} once each")
-    layer, expert = (re.escape(part) for part in ("{l}", "{e}"))
-    body = re.escape(pattern).replace(layer, r"(?P<l>\d{1,6})").replace(expert, r"(?P<e>\d{1,6})")
+def name_rule(pattern: str, where: str, places: Sequence[str] = ("l", "e")) -> re.Pattern[str]:
+    """Return what a name fits whose numbers stand at ``places``; it may follow the name of a run."""
+    if any(pattern.count(f"{{{place}}}") != 1 for place in places):
+        wanted = " and ".join(f"{{{place}}}" for place in places)
+        raise TraceError(f"{where}: the pattern is {pattern!r}, expected {wanted} once{' each' * (len(places) > 1)}")
+    body = re.escape(pattern)
+    for place in places:
+        body = body.replace(re.escape(f"{{{place}}}"), rf"(?P<{place}>\d{{1,6}})")
     return re.compile(rf"(?:.* - )?{body}")
 
 

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import find_files
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 
 MAX_RECORD = 256 << 20
@@ -39,22 +40,28 @@ class Scalar(NamedTuple):
     where: str
 
 
-def read_tensorboard(paths: Sequence[str | Path], *, pattern: str | None = None, report: Report | None = None) -> Log:
-    """Return the log in the event files of one run; a first pass over them finds the tags."""
+def read_tensorboard(
+    paths: Sequence[str | Path], *, pattern: str | None = None, shares: bool = False, report: Report | None = None
+) -> Log:
+    """Return the log in the event files of one run; a first pass over them finds the tags.
+
+    ``shares``: the values are shares of their layer's load, or ratios to its mean.
+    """
     files = find_files(paths, "events.out.tfevents.*")
     if len({file.parent for file in files}) > 1:
         raise TraceError(f"{files[0]} and {files[-1]}: two folders, expected the event files of one run")
     cut: list[str] = []
     tags = dict.fromkeys(scalar.tag for scalar in _scalars(files, [], None))
     names = match_names(tags, pattern, str(files[0].parent))
-    rows = _rows(_scalars(files, cut, report), names, cut)
+    rows = _rows(_scalars(files, cut, report), names, cut, shares)
     notes = [f"logged as {names.pattern}"]
-    return Log(str(files[0].parent), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
+    semantics: Semantics = "derived" if shares else "unknown"
+    return Log(str(files[0].parent), names.layers, names.experts, rows, semantics, notes=notes, cut=cut)
 
 
-def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[LogRow]:
+def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool) -> Iterator[LogRow]:
     """Yield complete steps; raise for an incomplete one, but if it is the last, leave it out and say so in ``cut``."""
-    load_LE = np.full((len(names.layers), names.experts), -1, dtype=np.int64)
+    value_LE = np.full((len(names.layers), names.experts), -1.0)
     step: int | None = None
     where = ""
     for scalar in scalars:
@@ -62,30 +69,30 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str]) -> Iterator[L
         if place is None:
             continue
         if step is not None and scalar.step != step:
-            yield _whole(step, load_LE, names, where)
-            load_LE = np.full_like(load_LE, -1)
-        if not 0 <= scalar.value <= EXACT or scalar.value != int(scalar.value):
+            yield _whole(step, value_LE, names, where, shares)
+            value_LE = np.full_like(value_LE, -1)
+        if not 0 <= scalar.value <= EXACT or not (shares or scalar.value == int(scalar.value)):
             raise TraceError(
                 f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} is {scalar.value:g}, expected a whole "
-                f"number from 0 to {EXACT} (what float32 holds exactly): shares and means over steps are not counts"
+                f"number from 0 to {EXACT} (what float32 holds exactly): shares (--shares) and means are not counts"
             )
-        if load_LE[place] >= 0:
+        if value_LE[place] >= 0:
             raise TraceError(f"{scalar.where}: {printable(scalar.tag)} of step {scalar.step} again, expected one value")
-        load_LE[place], step, where = int(scalar.value), scalar.step, scalar.where
+        value_LE[place], step, where = scalar.value, scalar.step, scalar.where
     if step is None:
         return
-    if (load_LE >= 0).all():
-        yield LogRow(step, load_LE, where)
+    if (value_LE >= 0).all():
+        yield logged_row(step, value_LE, where, shares)
     else:
-        there = int((load_LE >= 0).sum())
-        cut.append(f"{where}: breaks off in step {step}, which has {there} of {load_LE.size} values; read up to it")
+        there = int((value_LE >= 0).sum())
+        cut.append(f"{where}: breaks off in step {step}, which has {there} of {value_LE.size} values; read up to it")
 
 
-def _whole(step: int, load_LE: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Names, where: str) -> LogRow:
-    if (load_LE < 0).any():
-        m, e = (int(i) for i in np.argwhere(load_LE < 0)[0])
+def _whole(step: int, value_LE: FloatArray, names: Names, where: str, shares: bool) -> LogRow:
+    if (value_LE < 0).any():
+        m, e = (int(i) for i in np.argwhere(value_LE < 0)[0])
         raise TraceError(f"{where}: expert {e} of layer {names.layers[m]} has no value in step {step}, others have one")
-    return LogRow(step, load_LE, where)
+    return logged_row(step, value_LE, where, shares)
 
 
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:

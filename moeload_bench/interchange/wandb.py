@@ -1,9 +1,10 @@
-"""Weights & Biases: a run's history as a table (CSV or parquet).
+"""Weights & Biases: a run's history as a table (CSV or parquet) or as JSON Lines.
 
 It may be `wandb.Api().run(PATH).scan_history()` or `run.history(samples=...)` written by `DataFrame.to_csv`, the export
 of a panel ("RUN - name", with `__MIN` and `__MAX` columns, which are left out), or any table with one row per step and
-one column per layer and expert. Rows without any of these values are other logs and are skipped; a row with only some
-of them is refused. `run.history()` samples 500 rows by default; `scan_history` gives all.
+one column per layer and expert. Parquet and JSON Lines may hold a histogram per layer instead (see
+`moeload_bench.interchange.histograms`). Rows without any of these values are other logs and are skipped; a row with
+only some of them is refused. `run.history()` samples 500 rows by default; `scan_history` gives all.
 
 Axis letters: L MoE layers, E experts, N rows.
 """
@@ -13,21 +14,25 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moeload_bench.arrays import IntArray
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import WholeLines, find_files
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.histograms import DEFAULT_BINS, Histograms, histogram_rows, match_histograms
+from moeload_bench.interchange.logfiles import JsonLines, Progress, WholeLines, find_files
+from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
 MAX_LINE = 64 << 20
 """The most bytes of a line; a run with thousands of columns has lines of a megabyte."""
+JSON = (".jsonl", ".json")
+SAMPLED = "W&B samples: run.history() gives 500 rows of a run, run.scan_history() all"
 STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter")
 
 
@@ -36,9 +41,15 @@ def read_wandb(
     *,
     pattern: str | None = None,
     step_column: str | None = None,
+    experts: int | None = None,
+    shares: bool = False,
     report: Report | None = None,
 ) -> Log:
-    """Return the log in one table; ``step_column`` is needed if its name is not in STEPS."""
+    """Return the log in one table; ``step_column`` is needed if its name is not in STEPS.
+
+    ``experts`` is how many bins a histogram must have. ``shares``: the values are not counts but shares of their
+    layer's load, or ratios to its mean.
+    """
     files = find_files(paths, "*.csv")
     if len(files) != 1:
         raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the table of one run")
@@ -47,17 +58,65 @@ def read_wandb(
     again = next((name for name, times in Counter(columns).items() if name and times > 1), None)
     if again is not None:
         raise TraceError(f"{file}: column {printable(again)[:80]} occurs twice, expected it once")
-    names = match_names(columns, pattern, str(file))
+    histograms = match_histograms(columns, pattern, str(file))
+    names = match_names(columns, pattern, str(file)) if histograms is None else None
     step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
     if step is None:
         raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
-    lines = None if file.suffix == ".parquet" else WholeLines.of(file)
-    rows, notes = _rows(file, names, step, lines, report), [f"logged as {names.pattern}"]
+    if names is None:
+        assert histograms is not None
+        if shares:
+            raise TraceError(f"{file}: {histograms.pattern} holds histograms, which count tokens; got --shares")
+        return _of_histograms(file, histograms, step, experts, report)
+    notes: list[str] = [f"logged as {names.pattern}"]
+    lines = WholeLines.of(file) if file.suffix not in (".parquet", *JSON) else None
     cut = [lines.cut] if lines and lines.cut else []
-    return Log(str(file), names.layers, names.experts, rows, semantics="unknown", notes=notes, cut=cut)
+    rows = _rows(_values(file, [step, *names.at], lines, cut, report), names, step, shares)
+    semantics: Semantics = "derived" if shares else "unknown"
+    return Log(str(file), names.layers, names.experts, rows, semantics, notes=notes, cut=cut, hint=SAMPLED)
+
+
+def _of_histograms(file: Path, found: Histograms, step: str, experts: int | None, report: Report | None) -> Log:
+    if file.suffix not in (".parquet", *JSON):
+        raise TraceError(
+            f"{file}: {found.pattern} in a CSV table is text, expected histograms in parquet or JSON Lines"
+        )
+    notes, cut = [f"logged as {found.pattern}, a histogram with one bin for each expert"], list[str]()
+    records = _records(file, [step, *found.names.values()], cut, report)
+    rows = histogram_rows(records, found, step, experts, notes)
+    first = next(rows, None)
+    if first is None:
+        raise TraceError(f"{file}: no step in it with histograms {found.pattern}")
+    bins = first.load_LE.shape[1]
+    if experts is None and bins == DEFAULT_BINS:
+        notes.append(
+            f"{bins} bins are also what W&B makes of any array: --experts {bins} says that there is one for each"
+        )
+    layers = tuple(found.names)
+    return Log(str(file), layers, bins, chain([first], rows), "unknown", notes=notes, cut=cut, hint=SAMPLED)
+
+
+def _records(
+    file: Path, wanted: list[str], cut: list[str], report: Report | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a parquet table or of JSON Lines, each with its place."""
+    if file.suffix in JSON:
+        lines = JsonLines(file, Progress([file], report))
+        yield from ((line.where, record) for line, record in lines)
+        cut += [lines.cut] if lines.cut else []
+        return
+    size, done = file.stat().st_size, 0
+    for batch, read in _batches(file, wanted, None, 16):
+        for record in batch.to_pylist():
+            done += 1
+            yield f"{file}, row {done + 1}", record
+        if report is not None:
+            report(read, size, f"row {done}")
 
 
 def _columns(file: Path) -> list[str]:
+    if file.suffix in JSON:
+        return list(dict.fromkeys(name for _, record in _records(file, [], [], None) for name in record))
     if file.suffix == ".parquet":
         with open_parquet(file) as parquet:
             return list(parquet.schema_arrow.names)
@@ -74,14 +133,14 @@ def _columns(file: Path) -> list[str]:
         raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
-def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterator[tuple[Any, int]]:
+def _batches(file: Path, wanted: list[str], lines: WholeLines | None, at_once: int = 256) -> Iterator[tuple[Any, int]]:
     """Yield each batch of rows, and how many bytes of the file were read with it."""
     size = file.stat().st_size
     if lines is None:
         with open_mapped(file) as opened:
-            check_cost(opened, lists=False)
+            check_cost(opened, lists=at_once < 256)
             rows, done = max(1, opened.reader.metadata.num_rows), 0
-            for batch in opened.reader.iter_batches(256, columns=wanted, use_threads=False):
+            for batch in opened.reader.iter_batches(at_once, columns=wanted, use_threads=False):
                 done += batch.num_rows
                 yield batch, size * done // rows
         return
@@ -102,19 +161,36 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None) -> Iterato
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
-def _rows(file: Path, names: Names, step: str, lines: WholeLines | None, report: Report | None) -> Iterator[LogRow]:
-    wanted, size, done = [step, *names.at], file.stat().st_size, 0
+def _values(
+    file: Path, wanted: list[str], lines: WholeLines | None, cut: list[str], report: Report | None
+) -> Iterator[tuple[str, FloatArray]]:
+    """Yield the wanted numbers of each row [C], NaN where one is missing, with the row's place."""
+    if file.suffix in JSON:
+        for where, record in _records(file, wanted, cut, report):
+            value_C = [np.nan if record.get(name) is None else record[name] for name in wanted]
+            for name, value in zip(wanted, value_C, strict=True):
+                if type(value) not in (int, float):
+                    got = printable(repr(value))[:80]
+                    raise TraceError(f"{where}: {printable(name)} is {got}, expected a number")
+            yield where, np.array(value_C, dtype=np.float64)
+        return
+    size, done = file.stat().st_size, 0
     for batch, read in _batches(file, wanted, lines):
         value_NC = np.stack(
             [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
         )
-        for row_C in value_NC:
+        for value_C in value_NC:
             done += 1
-            found = _row(row_C, names, step, f"{file}, row {done + 1}")
-            if found is not None:
-                yield found
+            yield f"{file}, row {done + 1}", value_C
         if report is not None:
             report(read, size, f"row {done}")
+
+
+def _rows(values: Iterator[tuple[str, FloatArray]], names: Names, step: str, shares: bool) -> Iterator[LogRow]:
+    for where, row_C in values:
+        found = _row(row_C, names, step, where, shares)
+        if found is not None:
+            yield found
 
 
 def _floats(column: Any, name: str, file: Path) -> Any:
@@ -130,7 +206,7 @@ def _floats(column: Any, name: str, file: Path) -> Any:
         ) from None
 
 
-def _row(row_C: Any, names: Names, step: str, where: str) -> LogRow | None:
+def _row(row_C: FloatArray, names: Names, step: str, where: str, shares: bool) -> LogRow | None:
     number, value_C = row_C[0], row_C[1:]
     empty = np.isnan(value_C)
     if empty.all():
@@ -138,16 +214,16 @@ def _row(row_C: Any, names: Names, step: str, where: str) -> LogRow | None:
     columns = list(names.at)
     if empty.any():
         raise TraceError(f"{where}: {printable(columns[int(np.argmax(empty))])} is empty, other experts have a value")
-    bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (value_C == np.floor(value_C)))
+    bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
     if bad.any():
         at = int(np.argmax(bad))
         raise TraceError(
-            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected a whole number from 0: shares and "
-            "means over steps are not counts"
+            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
+            + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
         )
     if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
         raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
-    load_LE: IntArray = np.zeros((len(names.layers), names.experts), dtype=np.int64)
+    value_LE = np.zeros((len(names.layers), names.experts))
     places = np.array(list(names.at.values()))
-    load_LE[places[:, 0], places[:, 1]] = value_C
-    return LogRow(int(number), load_LE, where)
+    value_LE[places[:, 0], places[:, 1]] = value_C
+    return logged_row(int(number), value_LE, where, shares)

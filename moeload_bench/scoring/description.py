@@ -200,7 +200,8 @@ def _floors(
     found = floors_from(trace, {layer: first_W}, (rows,), ("window_tv", "tv"))
     name = "floor_batch" if found["floor_batch"].values else "floor_level"
     window_tv, tv = (_number(found[name].values[metric][0, 0]) for metric in ("window_tv", "tv"))
-    draws = _number(found["floor_sampling"].values["tv"][0, 0])
+    sampling = found["floor_sampling"].values  # empty if counts are made from shares
+    draws = _number(sampling["tv"][0, 0]) if sampling else None
     over = tv / draws if tv is not None and draws else None
     return f"{name} ({found[name].mark})", window_tv, tv, over
 

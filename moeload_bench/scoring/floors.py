@@ -168,7 +168,9 @@ def _floors(
             "floor_level": Floor(
                 "approximate", "noise around the level; not a lower bound", _stack([floors[name] for floors in level])
             ),
-            "floor_sampling": Floor(*_sampling_mark(trace), _stack([floors[name] for floors in sampling])),
+            "floor_sampling": Floor(*_sampling_mark(trace), _stack([floors[name] for floors in sampling]))
+            if trace.meta.count_semantics != "derived"
+            else Floor("not given", "counts are made from shares", {}),
         }
         for name in next(iter(windows_by_layer.values()), {})
     }
