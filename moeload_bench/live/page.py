@@ -18,9 +18,9 @@ import numpy as np
 from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
-from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart
+from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
 from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, make_findings, next_commands
-from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
+from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, expert_sentences, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
@@ -94,6 +94,8 @@ def render(found: Findings) -> str:
         layer_rows=[] if found.last is None else layer_rows(found.last),
         heats=_heats(found),
         most_heats=MOST_HEATS,
+        experts=[] if found.last is None else expert_sentences(found.last)[1:],
+        sharing=-(-trace.num_experts // MOST_LINES),
         scale=_scale(),
         placing=_placing_chart(found),
         starving=_starving_chart(found),
@@ -154,12 +156,12 @@ def _heats(found: Findings) -> list[dict[str, Any]]:
     return [
         {
             "name": last.names_L[i],
-            "image": data_uri(heat_png(past.share_NLE[:, i], experts)),
+            "image": data_uri(heat_png(share_lines(past.share_NLE[:, i], MOST_LINES)[0], experts)),
             "states": _strip(past.transient_NL[:, i] >= 0.5),
             "first": f"{past.step_N[0]:,}",
             "last": f"{last.step - 1:,}",
             "experts": experts,
-            "height": int(np.clip(12 * experts, 96, 320)),
+            "height": int(np.clip(12 * experts, 96, MOST_LINES)),
         }
         for i in order
     ]
