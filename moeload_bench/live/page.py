@@ -19,13 +19,13 @@ from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
-from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, make_findings, next_commands
+from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
 from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, expert_sentences, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.words import ordinal
+from moeload_bench.words import FineProgress, ordinal, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def report(
     *,
     forecasters: Sequence[str] | None = None,
     source: str | None = None,
-    progress: Progress | None = None,
+    progress: FineProgress | None = None,
 ) -> Report:
     """The report of a run: a trace, its file or its id.
 
@@ -77,7 +77,8 @@ def report(
     """
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
-    found = make_findings(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)
+    names, said = forecasters or FORECASTERS, progress or silent
+    found = make_findings(loaded, named, settings, forecasters=names, progress=said)
     return Report(render(found), found)
 
 
