@@ -103,19 +103,21 @@ def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineP
     from rich.progress import (
         Progress as Bar,
     )
+    from rich.table import Column
 
     columns = (
-        BarColumn(12),
+        BarColumn(10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}", markup=False, table_column=Column()),  # over two lines if need be: none is cut
     )
     with Bar(*columns, console=Console(stderr=True), transient=transient) as bar:
-        task, pace = bar.add_task(printable(first), total=None), _Pace()
+        task, pace = bar.add_task(printable(first), total=None, left=""), _Pace()
 
         def report(done: float, total: int, what: str) -> None:
-            text = f"{printable(what)}{pace.left(done, total)}"
-            bar.update(task, completed=done, total=total, description=text)
+            left = pace.left(done, total)  # none when a stage begins, which is shown at once, however short it is
+            bar.update(task, completed=done, total=total, left=left, description=printable(what), refresh=not left)
 
         yield report
 
@@ -127,15 +129,15 @@ class _Pace:
         self._started, self._from, self._done, self._total = time.monotonic(), 0.0, 0.0, 0
 
     def left(self, done: float, total: int) -> str:
-        """Return `, about 8 min left`; nothing as long as nothing is done."""
+        """Return `about 8 min left`; nothing as long as nothing is done."""
         now = time.monotonic()
-        if total != self._total or done < self._done:
-            self._started, self._from = (now, done) if self._total else (self._started, 0.0)
+        if total != self._total or done < self._done or not done:
+            self._started, self._from = now, done
         self._done, self._total = done, total
         if done <= self._from:
             return ""
         left_s = (now - self._started) / (done - self._from) * (total - done)
-        return f", about {left_s:.0f} s left" if left_s < 100 else f", about {left_s / 60:.0f} min left"
+        return f"about {left_s:.0f} s left" if left_s < 100 else f"about {left_s / 60:.0f} min left"
 
 
 def _lines(unit: str) -> FineProgress:
@@ -147,6 +149,6 @@ def _lines(unit: str) -> FineProgress:
         if done < total and now - last < LINE_EVERY_S:
             return
         last = now
-        print(f"{int(done)}/{total} {unit}{left}, at {printable(what)}", file=sys.stderr)
+        print(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {printable(what)}", file=sys.stderr)
 
     return report

@@ -39,6 +39,7 @@ from moeload_bench.traces.store import look_in, open_source
 from moeload_bench.traces.trace import Trace
 
 UNIFORM = "uniform"
+PREPARING = "preparing: hashes, states and noise floors"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "gated")
@@ -130,7 +131,7 @@ def run(
     shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
     stopped += ", without --fresh" if fresh else ""
-    with said_if_stopped(stopped), pair_progress(quiet=as_json) as progress:
+    with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,

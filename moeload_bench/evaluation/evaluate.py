@@ -65,13 +65,12 @@ def evaluate(
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
     None for the suite's baselines. ``traces`` of the suite that are at hand, and ``paths``, files of others by id, are
-    used instead of looking them up. ``fresh`` ignores
-    finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
-    finish and, with one job, at every origin within them (1.5 of 6: half of the second).
-    ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
-    there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of `headline_shapes` by
-    default, none for errors alone. A forecaster's failure is a failed task in its result; what is raised
-    (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
+    used instead of looking them up. ``fresh`` ignores finished work in the cache, of all forecasters or of those named.
+    ``progress(done, total, what)`` is called as pairs finish and, with one job, at every origin within them (1.5 of 6:
+    half of the second). ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics;
+    what is not there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of
+    `headline_shapes` by default, none for errors alone. A forecaster's failure is a failed task in its result; what is
+    raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
     argument) concerns the request.
     """
     parse_level(level)

@@ -94,15 +94,9 @@ def make_findings(
     if shape is None:
         missing.append(f"re-planning: no cluster shape fits {trace.num_experts} experts; name one")
         return findings
+    said = _stage(progress, "re-planning (3 of 3)")
     try:
-        comparison = compare_policies(
-            trace,
-            findings.serves,
-            shape,
-            settings.cluster.cost,
-            level="none",
-            report=_stage(progress, "re-planning (3 of 3)"),
-        )
+        comparison = compare_policies(trace, findings.serves, shape, settings.cluster.cost, level="none", report=said)
     except PlacementError as error:
         missing.append(f"re-planning: {error}")
         return findings

@@ -101,7 +101,7 @@ def _imbalance(snapshot: Snapshot) -> str:
 
 
 def expert_sentences(snapshot: Snapshot) -> list[str]:
-    """Dead and dying experts; of more than `FEW_EXPERTS` per layer also how loads spread, the hottest and the coldest."""
+    """Dead and dying experts; of more than `FEW_EXPERTS` per layer also quantiles, the hottest and the coldest."""
     lines = [_experts(snapshot)]
     load_LE = snapshot.share_LE * snapshot.share_LE.shape[1]
     loaded_LE = load_LE[~snapshot.silent_L]
