@@ -8,7 +8,11 @@ Progress = Callable[[int, int, str], None]
 """``report(done, total, what)``: called as work goes on; ``what`` names the part that is done."""
 
 
-def silent(done: int, total: int, what: str) -> None:
+FineProgress = Callable[[float, int, str], None]
+"""The same, also called within a part: 1.5 of 6 is the middle of the second."""
+
+
+def silent(done: float, total: int, what: str) -> None:
     """Report nothing."""
 
 

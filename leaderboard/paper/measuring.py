@@ -17,7 +17,7 @@ import numpy as np
 from leaderboard.paper import study as records
 from leaderboard.paper.choice import HORIZONS, Choice, Chosen
 from moeload_bench.errors import MissingExtraError, SuiteError
-from moeload_bench.evaluation.evaluate import Progress, evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.results.collection import Results
@@ -29,6 +29,7 @@ from moeload_bench.states.rule import StateLabels, label_states
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, layer_names, shares
+from moeload_bench.words import FineProgress, Progress
 
 EVERY = 100
 DIGITS = 6
@@ -61,16 +62,20 @@ def measure_runs(
     total, done = sum(len(targets) for targets, _ in able), 0
     for run, (targets, missing) in zip(choice.runs, able, strict=True):
 
-        def report(at: int, _: int, what: str, before: int = done) -> None:
+        def report(at: float, _: int, what: str, before: int = done) -> None:
             if progress is not None:
-                progress(before + at, total, what)
+                progress(before + int(at), total, what)
 
         yield measure_run(run, targets, missing, request, report)
         done += len(targets)
 
 
 def measure_run(
-    run: Chosen, targets: Mapping[str, str], missing: Sequence[str], request: Request, progress: Progress | None = None
+    run: Chosen,
+    targets: Mapping[str, str],
+    missing: Sequence[str],
+    request: Request,
+    progress: FineProgress | None = None,
 ) -> tuple[records.RunStudy, Results]:
     """Study one run with these forecasters; ``missing`` says why others are left out."""
     trace = read_trace(run.path)

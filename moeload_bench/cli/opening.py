@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moeload_bench.cli.progress import pair_progress
 from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
@@ -12,10 +13,12 @@ PARTS = ".parts"
 
 
 def open_trace(name: str) -> Trace:
-    """Return the trace of that name, or what is on disk of a recording in progress (`seedN.parts`), unchanged."""
-    if not is_unfinished(name):
-        return load_trace(name)
-    return unfinished_trace(Path(name))
+    """Return the trace of that name, or what is on disk of a recording in progress (`seedN.parts`), unchanged.
+
+    A terminal shows that it is read.
+    """
+    with pair_progress(first=f"reading {name}"):
+        return unfinished_trace(Path(name)) if is_unfinished(name) else load_trace(name)
 
 
 def is_unfinished(name: str) -> bool:

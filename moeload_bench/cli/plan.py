@@ -159,7 +159,7 @@ def plan(
         _write(loaded, forecaster, shape, written, isolation, seed)
     if cost is None:
         return
-    with pair_progress(quiet=as_json, unit="forecasts") as report:
+    with pair_progress(quiet=as_json, unit="forecasts", first=f"asking {forecaster}") as report:
         comparison = compare_policies(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
         )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import printable
-from moeload_bench.words import Progress, silent
+from moeload_bench.words import FineProgress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,56 +65,90 @@ def command_lines(command: str, width: int) -> str:
 
 
 @contextmanager
-def pair_progress(quiet: bool = False, unit: str = "pairs") -> Iterator[Progress]:
-    """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most."""
+def pair_progress(quiet: bool = False, unit: str = "pairs", first: str = "preparing") -> Iterator[FineProgress]:
+    """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most.
+
+    ``first``: what is done until the first report. Another total, or less done than before, begins another stage.
+    """
     if quiet or not sys.stderr.isatty():
         yield silent if quiet else _lines(unit)
         return
-    with terminal_bar(transient=True) as report:
+    with terminal_bar(transient=True, first=first) as report:
         yield report
 
 
 @contextmanager
-def terminal_bar(*, transient: bool) -> Iterator[Progress]:
-    """Yield ``report(done, total, what)`` that moves a bar with an estimate; ``transient``: it vanishes at the end."""
+def said_if_stopped(text: str) -> Iterator[None]:
+    """Print ``text``, what is kept and how to go on, if Ctrl-C or a signal ends what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(text, file=sys.stderr)
+        raise
+
+
+@contextmanager
+def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineProgress]:
+    """Yield ``report(done, total, what)`` that moves a bar with an estimate; ``transient``: it vanishes at the end.
+
+    A thread draws it, so that it shows that work goes on between two reports too.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
     from rich.progress import (
         Progress as Bar,
     )
+    from rich.table import Column
 
     columns = (
-        BarColumn(),
+        BarColumn(10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}", markup=False, table_column=Column()),  # over two lines if need be: none is cut
     )
     with Bar(*columns, console=Console(stderr=True), transient=transient) as bar:
-        task = bar.add_task("starting", total=None)
+        task, pace = bar.add_task(printable(first), total=None, left=""), _Pace()
 
-        def report(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=printable(what))
+        def report(done: float, total: int, what: str) -> None:
+            left = pace.left(done, total)  # none when a stage begins, which is shown at once, however short it is
+            bar.update(task, completed=done, total=total, left=left, description=printable(what), refresh=not left)
 
         yield report
 
 
-def _lines(unit: str) -> Progress:
-    started = last = time.monotonic()
+class _Pace:
+    """How long the rest of a stage takes at the pace of what is done of it."""
 
-    def report(done: int, total: int, what: str) -> None:
-        nonlocal last
+    def __init__(self) -> None:
+        self._started, self._from, self._done, self._total = time.monotonic(), 0.0, 0.0, 0
+
+    def left(self, done: float, total: int) -> str:
+        """Return `about 8 min left`; nothing as long as nothing is done."""
         now = time.monotonic()
+        if total != self._total or done < self._done or not done:
+            self._started, self._from = now, done
+        self._done, self._total = done, total
+        if done <= self._from:
+            return ""
+        left_s = (now - self._started) / (done - self._from) * (total - done)
+        return f"about {left_s:.0f} s left" if left_s < 100 else f"about {left_s / 60:.0f} min left"
+
+
+def _lines(unit: str) -> FineProgress:
+    last, pace = time.monotonic(), _Pace()
+
+    def report(done: float, total: int, what: str) -> None:
+        nonlocal last
+        now, left = time.monotonic(), pace.left(done, total)
         if done < total and now - last < LINE_EVERY_S:
             return
         last = now
-        left = (now - started) / max(done, 1) * (total - done)
-        print(f"{done}/{total} {unit}, about {left:.0f} s left, finished {printable(what)}", file=sys.stderr)
+        print(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {printable(what)}", file=sys.stderr)
 
     return report

@@ -116,8 +116,8 @@ def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) ->
     """Train as the process that reports, until done or asked to stop; then print how to ``go_on``."""
     with told_to_stop() as stop:
         try:
-            with step_progress(job.steps) as progress, pushed(push, job.target, progress) as report:
-                return train(progress=report, stop=stop)
+            with step_progress(job.steps) as (progress, say), pushed(push, job.target, progress) as report:
+                return train(progress=report, stop=stop, say=say)
         except InterruptedRecordingError as ended:
             typer.echo(f"{ended}. To go on: {go_on}", err=True)
             raise typer.Exit(128 + (stop.asked or 0)) from None
@@ -205,14 +205,26 @@ def pushed(repo: str | None, target: Path, report: StepProgress) -> Iterator[Ste
 
 
 @contextmanager
-def step_progress(steps: int) -> Iterator[StepProgress]:
-    """Yield ``report(step, row)``: a bar with an estimate on a terminal, a line every 100 steps elsewhere."""
+def step_progress(steps: int) -> Iterator[tuple[StepProgress, Callable[[str], None]]]:
+    """Yield ``report(step, row)`` and ``say(stage)``, for what comes before the first step.
+
+    They move a bar with an estimate on a terminal; elsewhere there is a line for each 100 steps, and for each stage.
+    """
     if not sys.stderr.isatty():
-        yield lambda step, row: _line(step, steps, row)
+        said: set[str] = set()
+        yield lambda step, row: _line(step, steps, row), lambda stage: _say_once(said, stage)
         return
 
     with terminal_bar(transient=False) as show:
-        yield lambda step, row: show(step + 1, steps, _describe(row))
+        yield lambda step, row: show(step + 1, steps, _describe(row)), lambda stage: show(0, steps, stage)
+
+
+def _say_once(said: set[str], stage: str) -> None:
+    """Print a stage without its numbers, and only the first time: a log needs no line for each step."""
+    name = stage.partition(",")[0]
+    if name not in said:
+        said.add(name)
+        print(name, file=sys.stderr, flush=True)
 
 
 def _line(step: int, steps: int, row: dict[str, Any]) -> None:

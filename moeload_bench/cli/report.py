@@ -10,7 +10,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress
+from moeload_bench.cli.progress import pair_progress, said_if_stopped
 from moeload_bench.cli.watching import watching
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
@@ -33,6 +33,7 @@ def report(
     Exit status: 0 written, 2 the request cannot be served.
     """
     loaded = open_trace(trace)
-    with pair_progress(unit="forecasts") as progress:
+    stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
+    with said_if_stopped(stopped), pair_progress(unit="parts") as progress:
         page = make(loaded, dataclasses.replace(settings, follow=True), source=trace, progress=progress)
     typer.echo(f"written: {page.save(out)}")

@@ -15,7 +15,7 @@ import typer
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.evaluation.sizing import sized
@@ -39,6 +39,7 @@ from moeload_bench.traces.store import look_in, open_source
 from moeload_bench.traces.trace import Trace
 
 UNIFORM = "uniform"
+PREPARING = "preparing: hashes, states and noise floors"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "gated")
@@ -128,7 +129,9 @@ def run(
         note = f"{note}; all of it: {everything}"
         typer.echo(note, err=True)
     shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
-    with pair_progress(quiet=as_json) as progress:
+    stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
+    stopped += ", without --fresh" if fresh else ""
+    with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,

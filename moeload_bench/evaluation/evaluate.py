@@ -17,7 +17,8 @@ from typing import Any
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
-from moeload_bench.errors import MoeloadError, SuiteError
+from moeload_bench.errors import MoeloadError, SuiteError, counted
+from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.evaluation.workers import Run, check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
@@ -37,9 +38,10 @@ from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
 from moeload_bench.traces.store import Source
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import FineProgress, silent
 
 ForecasterLike = str | type[Any] | Target
-Progress = Callable[[int, int, str], None]
+Progress = FineProgress
 
 
 def evaluate(
@@ -63,12 +65,12 @@ def evaluate(
 
     ``forecasters``: targets (`"sw_avg@window=500"`, `"my.py:Mine"`), classes of this process (level `none` only), or
     None for the suite's baselines. ``traces`` of the suite that are at hand, and ``paths``, files of others by id, are
-    used instead of looking them up. ``fresh`` ignores
-    finished work in the cache, of all forecasters or of those named. ``progress(done, total, what)`` is called as pairs
-    finish. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics; what is not
-    there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of `headline_shapes` by
-    default, none for errors alone. A forecaster's failure is a failed task in its result; what is raised
-    (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
+    used instead of looking them up. ``fresh`` ignores finished work in the cache, of all forecasters or of those named.
+    ``progress(done, total, what)`` is called as pairs finish and, with one job, at every origin within them (1.5 of 6:
+    half of the second). ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics;
+    what is not there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of
+    `headline_shapes` by default, none for errors alone. A forecaster's failure is a failed task in its result; what is
+    raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
     argument) concerns the request.
     """
     parse_level(level)
@@ -98,29 +100,67 @@ def evaluate(
             keep,
             None if shapes is None else tuple(shapes),
         )
-        return Results(_run_all(run, setting, sources, targets, progress))
+        said = _Said(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")
+        return Results(_run_all(run, setting, sources, targets, said))
+
+
+class _Said:
+    """How far a request is. ``within``: the pairs are worked on in this process, so that each origin can be told."""
+
+    def __init__(self, progress: Progress, targets: Sequence[Target], suite: Suite, *, within: bool) -> None:
+        self._progress, self._targets, self._suite, self._within = progress, targets, suite, within
+        self._done, self._total = 0, len(targets) * len(suite.traces)
+
+    def fits(self, number: int, of: int, target: Target) -> None:
+        """A forecaster begins to learn."""
+        if self._within:
+            runs = counted(len(self._suite.fit), "train run")
+            self._progress(0, self._total, f"fitting {target.label} on {runs} ({number} of {of})")
+
+    def finished(self, pair: Pair) -> None:
+        """A pair is done."""
+        self._done += 1
+        self._progress(self._done, self._total, f"{pair.target.label} on {pair.entry.id}")
+
+    def call(self, pair: Pair) -> Callable[[], RunResult]:
+        """Return the work of a pair."""
+        return (
+            functools.partial(run_pair, pair, self._each(pair)) if self._within else functools.partial(run_pair, pair)
+        )
+
+    def _each(self, pair: Pair) -> Callable[[Answer], None]:
+        count, of = itertools.count(1), len(pair.entry.origins())
+        who = f"{pair.target.label}, forecaster {self._targets.index(pair.target) + 1} of {len(self._targets)}"
+
+        def heard(answer: Answer) -> None:
+            number = next(count)
+            self._progress(self._done + number / (of + 1), self._total, f"{who}, origin {number} of {of}")
+
+        return heard
 
 
 def _run_all(
-    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], progress: Progress | None
+    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], said: _Said
 ) -> list[Result]:
     """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
     fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
-    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners])
-    fits: dict[int, Fitted] = dict(zip(learners, fitting, strict=True))  # the other runs go on meanwhile
-    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners])
+    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners], said)
+    fits: dict[int, Fitted] = {}
+    for number, i in enumerate(learners, start=1):
+        said.fits(number, len(learners), targets[i])
+        fits[i] = next(fitting)  # the other runs go on meanwhile
+    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners], said)
     done: dict[int, list[RunResult]] = defaultdict(list)
-    for count, (i, pair, result) in enumerate(itertools.chain(untaught, taught), start=1):
+    for i, pair, result in itertools.chain(untaught, taught):
         done[i].append(result)
-        if progress is not None:
-            progress(count, len(targets) * len(setting.suite.traces), f"{pair.target.label} on {pair.entry.id}")
+        said.finished(pair)
     return [make_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)]
 
 
-def _begin(run: Run, pairs: Sequence[tuple[int, Pair]]) -> Iterator[tuple[int, Pair, RunResult]]:
+def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], said: _Said) -> Iterator[tuple[int, Pair, RunResult]]:
     """Begin pairs, not waiting for any; they come with their results, in order."""
-    results = run([functools.partial(run_pair, pair) for _, pair in pairs])
+    results = run([said.call(pair) for _, pair in pairs])
     return ((i, pair, result) for (i, pair), result in zip(pairs, results, strict=True))
 
 

@@ -103,8 +103,10 @@ def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Targ
     return fitted
 
 
-def run_pair(pair: Pair) -> RunResult:
+def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) -> RunResult:
     """Replay one trace to one forecaster and score the answers; from the cache where it was done before.
+
+    ``heard`` gets every answer.
 
     A run with failures is not kept: what made it fail may be gone the next time.
     """
@@ -117,7 +119,7 @@ def run_pair(pair: Pair) -> RunResult:
             return known
         if kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
             return known
-    result = replay_and_score(pair)
+    result = replay_and_score(pair, heard=heard)
     if not result.failures and not isinstance(pair.target, ClassTarget):
         cache.save(key, result.model_dump(mode="json"))
     return result

@@ -42,8 +42,18 @@ def colour(position: float) -> tuple[int, int, int]:
     return round(red), round(green), round(blue)
 
 
+def share_lines(share_NE: NDArray[np.floating], most: int) -> tuple[NDArray[np.floating], int]:
+    """Return a heat map of at most ``most`` lines, and how many neighbouring experts share one.
+
+    A cell is the largest share of its experts, so that a hot one stays as hot as it is; NaN where nothing is known.
+    """
+    experts = share_NE.shape[1]
+    group = -(-experts // most)
+    return np.fmax.reduceat(share_NE, np.arange(0, experts, group), axis=1), group
+
+
 def heat_png(share_NE: NDArray[np.floating], experts: int) -> bytes:
-    """A PNG with one pixel per bin and expert, time to the right, expert 0 on top; grey where nothing is known."""
+    """A PNG with one pixel per bin and line, time to the right, the first line on top; grey where nothing is known."""
     known_NE = np.isfinite(share_NE)
     index_NE = np.where(known_NE, np.round(shade(np.where(known_NE, share_NE, 0), experts) * 254), 255).astype(np.uint8)
     palette = bytes(part for i in range(255) for part in colour(i / 254)) + bytes(UNKNOWN)

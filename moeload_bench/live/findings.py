@@ -6,7 +6,7 @@ Axis letters: K suite horizons, L MoE layers.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,14 +25,13 @@ from moeload_bench.results.collection import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import FineProgress, silent
 
 FORECASTERS = ("uniform", "last_value", "sw_avg@window=10", "sw_avg", "sw_avg@window=500", "ema")
 """Asked for a report: all of them answer in milliseconds."""
 
 WATCHING = "watching: "
 """What a reason among `Findings.missing` begins with where the run could not be watched."""
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ def make_findings(
     settings: Settings | None = None,
     *,
     forecasters: Sequence[str] = FORECASTERS,
-    progress: Progress | None = None,
+    progress: FineProgress = silent,
 ) -> Findings:
     """Work it all out. ``source``: the path or id that commands are to name. What cannot be judged (a run too short, a
     cluster that has no shape) is missing with its reason; a cluster that the caller named and that does not fit raises
@@ -87,30 +86,38 @@ def make_findings(
     settings = replace(settings or Settings(), follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
     missing: list[str] = []
-    snapshots, past = _watched(trace, settings, missing)
-    results, choices = _judged(trace, forecasters, missing, progress)
+    snapshots, past = _watched(trace, settings, missing, _stage(progress, "watching (1 of 3)"))
+    results, choices = _judged(trace, forecasters, missing, _stage(progress, "forecasters (2 of 3)"))
     findings = Findings(
         trace, source, settings, describe_layers(trace), snapshots, past, results, choices, None, None, missing
     )
     if shape is None:
         missing.append(f"re-planning: no cluster shape fits {trace.num_experts} experts; name one")
         return findings
+    said = _stage(progress, "re-planning (3 of 3)")
     try:
-        comparison = compare_policies(
-            trace, findings.serves, shape, settings.cluster.cost, level="none", report=progress
-        )
+        comparison = compare_policies(trace, findings.serves, shape, settings.cluster.cost, level="none", report=said)
     except PlacementError as error:
         missing.append(f"re-planning: {error}")
         return findings
     return replace(findings, comparison=comparison, policy=choose_policy(comparison.runs))
 
 
-def _watched(trace: Trace, settings: Settings, missing: list[str]) -> tuple[list[Snapshot], Past | None]:
+def _stage(progress: FineProgress, name: str) -> FineProgress:
+    """Return a report of one stage, which is named from now on."""
+    progress(0, 1, name)
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")
+
+
+def _watched(
+    trace: Trace, settings: Settings, missing: list[str], progress: FineProgress
+) -> tuple[list[Snapshot], Past | None]:
     snapshots, past, stride = [], None, trace.meta.stride
     try:
         every = settings.every_at(stride)
         for watch, snapshot in replay_with_watch(trace, settings):
             snapshots.append(snapshot)
+            progress(snapshot.rows, trace.steps, f"step {snapshot.step:,}")
             past = watch.history.past() if trace.step_S[-1] - snapshot.step < every else past
         if not snapshots:
             missing.append(f"{WATCHING}{trace.steps * stride:,} steps, the first look comes after {every}")
@@ -120,7 +127,7 @@ def _watched(trace: Trace, settings: Settings, missing: list[str]) -> tuple[list
 
 
 def _judged(
-    trace: Trace, forecasters: Sequence[str], missing: list[str], progress: Progress | None
+    trace: Trace, forecasters: Sequence[str], missing: list[str], progress: FineProgress
 ) -> tuple[Results | None, list[ForecasterChoice]]:
     try:
         trace, forecasters, note = sized(trace, forecasters)

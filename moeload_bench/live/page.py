@@ -18,14 +18,14 @@ import numpy as np
 from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
-from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart
-from moeload_bench.live.findings import FORECASTERS, Findings, Progress, advice_sentences, make_findings, next_commands
-from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows
+from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
+from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
+from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, expert_sentences, layer_rows
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.words import ordinal
+from moeload_bench.words import FineProgress, ordinal, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def report(
     *,
     forecasters: Sequence[str] | None = None,
     source: str | None = None,
-    progress: Progress | None = None,
+    progress: FineProgress | None = None,
 ) -> Report:
     """The report of a run: a trace, its file or its id.
 
@@ -77,7 +77,8 @@ def report(
     """
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
-    found = make_findings(loaded, named, settings, forecasters=forecasters or FORECASTERS, progress=progress)
+    names, said = forecasters or FORECASTERS, progress or silent
+    found = make_findings(loaded, named, settings, forecasters=names, progress=said)
     return Report(render(found), found)
 
 
@@ -94,6 +95,8 @@ def render(found: Findings) -> str:
         layer_rows=[] if found.last is None else layer_rows(found.last),
         heats=_heats(found),
         most_heats=MOST_HEATS,
+        experts=[] if found.last is None else expert_sentences(found.last)[1:],
+        sharing=-(-trace.num_experts // MOST_LINES),
         scale=_scale(),
         placing=_placing_chart(found),
         starving=_starving_chart(found),
@@ -154,12 +157,12 @@ def _heats(found: Findings) -> list[dict[str, Any]]:
     return [
         {
             "name": last.names_L[i],
-            "image": data_uri(heat_png(past.share_NLE[:, i], experts)),
+            "image": data_uri(heat_png(share_lines(past.share_NLE[:, i], MOST_LINES)[0], experts)),
             "states": _strip(past.transient_NL[:, i] >= 0.5),
             "first": f"{past.step_N[0]:,}",
             "last": f"{last.step - 1:,}",
             "experts": experts,
-            "height": int(np.clip(12 * experts, 96, 320)),
+            "height": int(np.clip(12 * experts, 96, MOST_LINES)),
         }
         for i in order
     ]

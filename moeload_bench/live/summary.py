@@ -12,10 +12,16 @@ import numpy as np
 
 from moeload_bench.errors import counted
 from moeload_bench.live.core import Snapshot
-from moeload_bench.live.drawing import data_uri, heat_png
+from moeload_bench.live.drawing import data_uri, heat_png, share_lines
 from moeload_bench.live.history import Past
 
 MOST_HEATS = 4
+FEW_EXPERTS = 16
+"""Up to so many per layer, each has a line of its own in a heat map of characters; of more, the extremes are named."""
+MOST_LINES = 320
+"""Of a heat map in pixels."""
+NAMED, EXTREMES = 8, 5
+"""Names in a list at most: of dead or dying experts; of the hottest or coldest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +62,15 @@ class Summary:
         return "".join(
             f"<figure style='margin:6px 0'><figcaption>layer {escape(self.snapshot.names_L[i])}: share of each expert, "
             f"steps {self.past.step_N[0]:,} to {self.snapshot.step - 1:,}</figcaption><img alt='' style='width:480px;"
-            f"height:{max(48, 6 * experts)}px;image-rendering:pixelated' "
-            f"src='{data_uri(heat_png(self.past.share_NLE[:, i], experts))}'></figure>"
+            f"height:{max(48, min(6 * experts, MOST_LINES))}px;image-rendering:pixelated' "
+            f"src='{data_uri(heat_png(share_lines(self.past.share_NLE[:, i], MOST_LINES)[0], experts))}'></figure>"
             for i in worst.tolist()
         )
 
 
 def sentences(snapshot: Snapshot) -> list[str]:
     """State, imbalance, experts, forecasts and advice at one step."""
-    lines = [_state(snapshot), _imbalance(snapshot), _experts(snapshot), _forecasts(snapshot)]
+    lines = [_state(snapshot), _imbalance(snapshot), *expert_sentences(snapshot), _forecasts(snapshot)]
     if snapshot.advice is not None:
         lines.append(f"Advice: {snapshot.advice.reason}.")
     return [line for line in lines if line]
@@ -94,6 +100,39 @@ def _imbalance(snapshot: Snapshot) -> str:
     return f"{text}; max/mean device load {present:.2f}{moved}."
 
 
+def expert_sentences(snapshot: Snapshot) -> list[str]:
+    """Dead and dying experts; of more than `FEW_EXPERTS` per layer also quantiles, the hottest and the coldest."""
+    lines = [_experts(snapshot)]
+    load_LE = snapshot.share_LE * snapshot.share_LE.shape[1]
+    loaded_LE = load_LE[~snapshot.silent_L]
+    if load_LE.shape[1] <= FEW_EXPERTS or not loaded_LE.size:
+        return lines
+    order = np.argsort(load_LE, axis=None, kind="stable")[: loaded_LE.size]  # unknown ones come last
+    living = order[~snapshot.dead_LE.ravel()[order]]
+    return [
+        *lines,
+        f"Load / even share of experts: {_quantiles(loaded_LE.ravel())}; of each layer's hottest: "
+        f"{_quantiles(loaded_LE.max(axis=1))}.",
+        f"Hottest (layer.expert, load / even share): {_names(snapshot, order[::-1][:EXTREMES])}.",
+        f"Coldest of those that live: {_names(snapshot, living[:EXTREMES])}.",
+    ]
+
+
+def _quantiles(values: np.ndarray) -> str:
+    p50, p90, p99 = np.quantile(values, (0.5, 0.9, 0.99))
+    return f"p50 {p50:.2f}, p90 {p90:.2f}, p99 {p99:.2f}, most {values.max():.2f}"
+
+
+def _names(snapshot: Snapshot, flat: np.ndarray) -> str:
+    """Name experts, given by their places in a flat [L, E]; with its load over the even share where there are many."""
+    E = snapshot.share_LE.shape[1]
+    names = []
+    for layer, expert in zip(*np.divmod(flat, E), strict=True):
+        load = f" {snapshot.share_LE[layer, expert] * E:.2f}" if E > FEW_EXPERTS else ""
+        names.append(f"{snapshot.names_L[layer]}.{expert}{load}")
+    return ", ".join(names)
+
+
 def _experts(snapshot: Snapshot) -> str:
     silent = int(snapshot.silent_L.sum())
     if silent == len(snapshot.names_L):
@@ -106,10 +145,10 @@ def _experts(snapshot: Snapshot) -> str:
 
 
 def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:
-    found = [f"{snapshot.names_L[layer]}.{expert}" for layer, expert in np.argwhere(which_LE).tolist()]
-    if not found:
+    found = np.flatnonzero(which_LE)
+    if not len(found):
         return "none"
-    return f"{len(found)} (layer.expert {', '.join(found[:8])}{', ...' if len(found) > 8 else ''})"
+    return f"{len(found)} (layer.expert {_names(snapshot, found[:NAMED])}{', ...' if len(found) > NAMED else ''})"
 
 
 def _forecasts(snapshot: Snapshot) -> str:

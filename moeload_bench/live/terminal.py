@@ -6,6 +6,7 @@ Axis letters: N bins along time, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,14 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from moeload_bench.live.core import Snapshot
-from moeload_bench.live.drawing import colour, shade
+from moeload_bench.live.drawing import colour, shade, share_lines
 from moeload_bench.live.history import Past
-from moeload_bench.live.summary import LAYER_COLUMNS, layer_rows, sentences
+from moeload_bench.live.summary import FEW_EXPERTS, LAYER_COLUMNS, layer_rows, sentences
 
 BLOCKS = " ░▒▓█"
 """From an eighth of the even share or less to eight times it."""
-MOST_EXPERTS = 16
-"""Rows of a heat map at most; more experts are put together, the largest share of a row counts."""
+LEAST_LINES = 4
+"""Of a heat map in which experts share lines, on a terminal with few rows; `FEW_EXPERTS` at most."""
+LEAST_ROWS = 3
+"""Of the table of layers."""
+HEAT_FRAME = 4
+"""Lines of a heat map that are no expert's."""
 STATE_MARK = {True: "~", False: "="}
 MARGIN = 11
 
@@ -43,9 +48,10 @@ def screen(
     if snapshot is None:
         return Group(head, Text(status, style="italic"))
     said = [Text(line) for line in sentences(snapshot)]
-    heat = [] if past is None else heat_lines(past, snapshot, layer, width)
-    used = 3 + sum(-(-len(line.plain) // max(width, 1)) for line in said) + len(heat) + 4
-    table = layer_table(snapshot, layer, max(3, height - used))
+    spare = height - 7 - sum(len(textwrap.wrap(line.plain, max(width, 1))) for line in said)
+    most = int(np.clip(spare - LEAST_ROWS - HEAT_FRAME, LEAST_LINES, FEW_EXPERTS))
+    heat = [] if past is None else heat_lines(past, snapshot, layer, width, most)
+    table = layer_table(snapshot, layer, max(LEAST_ROWS, spare - len(heat)))
     foot = f"{status}{'  [j/k: layer, q: quit]' if keys else ''}"
     return Group(head, *said, table, *heat, Text(foot, style="italic", overflow="ellipsis", no_wrap=True))
 
@@ -66,20 +72,17 @@ def layer_table(snapshot: Snapshot, chosen: int, rows: int) -> Table:
     return table
 
 
-def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int) -> list[Text]:
-    """Shares of one layer over time, an expert (or several) a line, and the states below."""
+def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int, most: int = FEW_EXPERTS) -> list[Text]:
+    """Shares of one layer over time, an expert a line (several where there are many), and the states below."""
     if not len(past.step_N):
         return []
     columns = max(10, width - MARGIN)
     pick = _bins(len(past.step_N), columns)
     share_NE = np.stack([_mean(past.share_NLE[part, layer]) for part in pick])
     experts = share_NE.shape[1]
-    group = -(-experts // MOST_EXPERTS)
+    line_NG, group = share_lines(share_NE, FEW_EXPERTS if experts <= FEW_EXPERTS else most)
     lines = [Text(f"layer {snapshot.names_L[layer]}: share of each expert / even share, from: {_key()}", style="bold")]
-    for first in range(0, experts, group):
-        part = share_NE[:, first : first + group]
-        known = np.isfinite(part).any(axis=1)
-        value_N = np.where(known, np.where(np.isfinite(part), part, -1).max(axis=1), np.nan)
+    for first, value_N in zip(range(0, experts, group), line_NG.T, strict=True):
         name = f"{first}" if group == 1 else f"{first}-{min(first + group, experts) - 1}"
         lines.append(_heat_line(f"{name:>9} ", value_N, experts))
     transient_N = [float(past.transient_NL[part, layer].mean()) >= 0.5 for part in pick]
@@ -87,7 +90,8 @@ def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int) -> list[T
     first_step, last = f"{past.step_N[0]:,}", f"{snapshot.step - 1:,}"
     gap = max(1, len(pick) - len(first_step) - len(last))
     lines.append(Text(f"{'step':>9} {first_step}{' ' * gap}{last}"))
-    lines.append(Text(f"{'':10}{STATE_MARK[True]} transient   {STATE_MARK[False]} stable", style="dim"))
+    largest = f"   a cell is the largest of its {group} experts" if group > 1 else ""
+    lines.append(Text(f"{'':10}{STATE_MARK[True]} transient   {STATE_MARK[False]} stable{largest}", style="dim"))
     return lines
 
 

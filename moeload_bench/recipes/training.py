@@ -82,13 +82,14 @@ class TrainingRun:
     with m micro-batches each train the same as one process with W m micro-batches.
     """
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, say: Callable[[str], None] = lambda stage: None) -> None:
         import torch
 
         torch.set_num_threads(1)
         keep_freed_memory()
-        self.job, self.recipe, self.ranks = job, job.recipe, ranks
+        self.job, self.recipe, self.ranks, self._say = job, job.recipe, ranks, say
         self.order = BatchOrder(self.recipe, job.seed, ranks.first_alone(self._streams))
+        say("building the model")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.recipe, job.seed)
         if self.recipe.model.noisy_gate:
@@ -123,9 +124,14 @@ class TrainingRun:
         data = self.recipe.data
         names = dict.fromkeys((*data.tokenizer_sources, *data.trained_on))
         self.sources = {name: resolve_source(name) for name in names}
+        self._say("making the tokenizer: minutes for a new text, then it is kept")
         trained = train_tokenizer([self.sources[name] for name in data.tokenizer_sources], data.vocabulary)
         self.tokenizer_sha256 = trained.sha256
-        return {name: token_stream(self.sources[name], trained) for name in data.trained_on}
+        streams = {}
+        for number, name in enumerate(data.trained_on, start=1):
+            self._say(f"encoding {name}, text {number} of {len(data.trained_on)}")
+            streams[name] = token_stream(self.sources[name], trained)
+        return streams
 
     def sha256(self) -> dict[str, str]:
         """Return the hashes of what is trained on: the tokenizer and each text."""
@@ -241,8 +247,9 @@ class TrainingRun:
         base = self.recipe.pretraining()
         if base is None:
             return
-        before = TrainingRun(replace(self.job, recipe=base), self.ranks)
+        before = TrainingRun(replace(self.job, recipe=base), self.ranks, self._say)
         for number in range(base.steps):
+            self._say(f"training that is not recorded, step {number + 1} of {base.steps}")
             before.step(number)
         self.model.load_state_dict(before.model.state_dict())
 
@@ -306,11 +313,13 @@ def record_recipe(
     progress: StepProgress | None = None,
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda stage: None,
 ) -> Path:
     """Train and record a recipe; return the trace's file. With several ``ranks`` all call it, and the first one writes.
 
     ``fresh`` deletes an unfinished recording. ``stop`` is called after every step of a single process: if it returns
-    True, all steps go to disk with a checkpoint and `InterruptedRecordingError` is raised.
+    True, all steps go to disk with a checkpoint and `InterruptedRecordingError` is raised. ``say`` is called with what
+    is done before the first step.
 
     Raise `RecordingError` if a trace is at the target already, if an unfinished recording is there and neither
     ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then.
@@ -318,7 +327,7 @@ def record_recipe(
     ranks = ranks or Ranks()
     parts = Parts(job.target)
     first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
-    run = TrainingRun(job, ranks)
+    run = TrainingRun(job, ranks, say)
     ranks.led(lambda: check_same_text(parts, run.sha256()))
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
-from tests.support.terminal import Shown, moeload_in_terminal
+from tests.support.terminal import Shown, drawn_in_terminal, moeload_in_terminal
 
 WIDTHS = (80, 120)
 COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "300", "--every", "100,300")
@@ -66,6 +67,30 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
     wide = moeload_in_terminal(*words, "--wide", width=width, cwd=folder)
     assert "transient" in wide.text
     assert sum(line.startswith(("every", "│ every")) for line in wide.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        (("report",), ("watching (1 of 3)", "forecasters (2 of 3): uniform, forecaster 1 of", "re-planning (3 of 3)")),
+        (("run", "sw_avg", "--level", "none", "--fresh", "--trace"), ("sw_avg, forecaster 2 of 2, origin",)),
+    ],
+    ids=["report", "run"],
+)
+def test_a_long_command_names_its_stages_as_they_begin(
+    words: tuple[str, ...], stages: tuple[str, ...], folder: Path
+) -> None:
+    """Within two seconds of its start and then at least every five; time left too. Seconds are of CPU, so that other
+    work on the machine does not count."""
+    pytest.importorskip("jinja2")
+    drawn = drawn_in_terminal(*words, "own.parquet", width=120, cwd=folder)
+    times = [seconds for seconds, _ in drawn]
+    assert times[0] <= 2
+    assert max(after - before for before, after in itertools.pairwise(times)) <= 5
+    text = "".join(text for _, text in drawn)
+    places = [text.index(stage) for stage in ("reading own.parquet", *stages)]
+    assert places == sorted(places)
+    assert re.search(r"about \d+ s left", text)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

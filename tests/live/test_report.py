@@ -19,7 +19,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, PlacementError, PlotError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, replay
-from moeload_bench.live.drawing import Axis, Line, heat_png, line_chart, shade
+from moeload_bench.live.drawing import Axis, Line, heat_png, line_chart, shade, share_lines
 from moeload_bench.live.findings import advice_sentences, next_commands
 from moeload_bench.live.page import Report
 from moeload_bench.live.summary import layer_rows, sentences
@@ -268,6 +268,17 @@ def test_a_heat_map_holds_one_pixel_per_bin_and_expert() -> None:
     assert index[:, 1].tolist() == [255] * 4
     np.testing.assert_array_equal(index[:, 0], np.round(shade(share_NE[0], 4) * 254))
     assert index[0, 0] > index[1, 0] > index[2, 0]
+
+
+def test_experts_that_share_a_line_are_drawn_as_their_largest() -> None:
+    """Seven experts on at most three lines: three, three and one; unknown only where nothing is known."""
+    share_NE = np.array([[0.1, 0.4, np.nan, 0.2, 0.0, 0.1, 0.05], [np.nan] * 7])
+    line_NG, group = share_lines(share_NE, 3)
+    assert group == 3
+    np.testing.assert_array_equal(line_NG, [[0.4, 0.2, 0.05], [np.nan] * 3])
+    same_NE, alone = share_lines(share_NE, 7)
+    assert alone == 1
+    np.testing.assert_array_equal(same_NE, share_NE)
 
 
 def test_a_chart_draws_what_can_be_drawn() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import select
@@ -13,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
-from moeload_bench.live.core import Settings, replay
+from moeload_bench.live.core import Settings, replay, replay_with_watch
 from moeload_bench.live.following import Follower, Place
-from moeload_bench.live.terminal import BLOCKS, heat_lines
+from moeload_bench.live.summary import expert_sentences
+from moeload_bench.live.terminal import BLOCKS, heat_lines, screen
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import write_trace
@@ -227,14 +230,46 @@ def test_many_experts_share_lines() -> None:
     share_E = np.full(256, 1 / 512)
     share_E[200] = 0.5
     load_SLE = np.stack([rng.multinomial(4096, share_E / share_E.sum()) for _ in range(200)])[:, None]
-    from moeload_bench.live.core import replay_with_watch
-
     watch, snapshot = list(replay_with_watch(Trace.from_arrays(load_SLE), SETTINGS))[-1]
     lines = [line.plain for line in heat_lines(watch.history.past(), snapshot, 0, 80)]
     assert len(lines) == 1 + 16 + 3
     hot = next(line for line in lines if line.strip().startswith("192-207"))
     assert "█" in hot
     assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith("a cell is the largest of its 16 experts")
+
+
+@pytest.mark.parametrize("height", [30, 40, 60])
+def test_many_experts_have_their_extremes_named_on_one_screen(height: int) -> None:
+    """58 x 256: hottest, coldest and dead with their loads, quantiles over experts and layers; all the screen fits."""
+    load_LE = np.full((58, 256), 100)
+    load_LE[:, 255] += 2 * np.arange(58)
+    load_LE[:, 253:255] -= np.arange(58)[:, None]
+    load_LE[7, [200, 31, 32, 33]] = 289, 11, 0, 100  # as many in all as before
+    watch, snapshot = list(replay_with_watch(Trace.from_arrays(np.repeat(load_LE[None], 100, axis=0)), SETTINGS))[-1]
+    console = Console(width=80, file=io.StringIO())
+    shown = screen(
+        snapshot, watch.history.past(), title="own", status="finished", width=80, height=height, layer=7, keys=True
+    )
+    console.print(shown)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "Experts dead: 1 (layer.expert 7.32 0.00)" in text
+    assert "of experts: p50 1.00, p90 1.00, p99 1.00, most 2.89; of each layer's hottest: p50 1.59, p90 2.05," in text
+    assert "Hottest (layer.expert, load / even share): 7.200 2.89, 57.255 2.14, 56.255 2.12" in text
+    assert "Coldest of those that live: 7.31 0.11, 57.253 0.43, 57.254 0.43" in text
+
+
+def test_a_layer_without_load_is_no_part_of_the_quantiles() -> None:
+    """Of its experts nothing is known: they are not the coldest."""
+    load_SLE = np.full((100, 2, 32), 10)
+    load_SLE[:, 1] = 0
+    snapshot = list(replay(Trace.from_arrays(load_SLE), SETTINGS))[-1]
+    spread, hottest, coldest = expert_sentences(snapshot)[1:]
+    assert "nan" not in spread + hottest + coldest
+    assert re.findall(r"(\d+)\.\d+ 1\.00", hottest + coldest) == ["0"] * 10
 
 
 @pytest.mark.slow

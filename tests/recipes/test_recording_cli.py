@@ -86,7 +86,7 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
 
     @contextmanager
     def stopping(steps: int) -> Iterator[Any]:
-        yield lambda step, row: signal.raise_signal(number) if step == 2 else None
+        yield lambda step, row: signal.raise_signal(number) if step == 2 else None, lambda stage: None
 
     with monkeypatch.context() as patched:
         patched.setattr("moeload_bench.cli.record.step_progress", stopping)

@@ -14,8 +14,11 @@ import sys
 import termios
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
@@ -80,6 +83,24 @@ def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float =
     status = child.wait()
     out, said_wrong = (_CODES.sub("", text.decode(errors="replace")) for text in (said, errors))
     return Shown(out.replace("\r\n", "\n"), said_wrong, status)
+
+
+def drawn_in_terminal(*words: str, width: int = 80, cwd: Path) -> list[tuple[float, str]]:
+    """Return what the program wrote to a terminal, errors too, piece by piece, each with its CPU seconds until then."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "moeload_bench", *words]
+    child = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=env)
+    os.close(follower)
+    drawn: list[tuple[float, str]] = []
+    with suppress(OSError):  # the other end of a terminal is closed
+        while block := os.read(leader, 65536):
+            cpu = child.cpu_times()
+            drawn.append((cpu.user + cpu.system, _CODES.sub("", block.decode(errors="replace"))))
+    os.close(leader)
+    assert child.wait() == 0, "".join(text for _, text in drawn)
+    return drawn
 
 
 def moeload_in_terminal(*words: str, width: int = 80, cwd: Path) -> Shown:
