@@ -28,6 +28,8 @@ FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG
 ELSEWHERE = {
     "record": ("downloads its text", "recipes/test_recording_cli.py"),
     "corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
+    "permute": ("needs a checkpoint", "interchange/test_checkpoints.py"),
+    "recipes draw": ("needs a file of the checkout", "recipes/test_draws.py"),
     "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
 }
 """Commands that cannot be run here, why, and the tests that run them."""
