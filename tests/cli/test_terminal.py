@@ -22,7 +22,7 @@ from moeload_bench.results.brief import _milliseconds, brief_tables
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
 from moeload_bench.traces.store import write_trace
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 from tests.support.terminal import Shown, drawn_in_terminal, moeload_in_terminal
 
 WIDTHS = (80, 120)
@@ -82,7 +82,7 @@ def test_a_long_command_names_its_stages_as_they_begin(
 ) -> None:
     """Within two seconds of its start and then at least every five; time left too. Seconds are of CPU, so that other
     work on the machine does not count."""
-    pytest.importorskip("jinja2")
+    need("jinja2", "pip install -e '.[site]'")
     drawn = drawn_in_terminal(*words, "own.parquet", width=120, cwd=folder)
     times = [seconds for seconds, _ in drawn]
     assert times[0] <= 2

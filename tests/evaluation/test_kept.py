@@ -77,7 +77,9 @@ def test_fresh_work_can_be_asked_of_some_forecasters(
     suite, paths = mine
     evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
     replayed = []
-    monkeypatch.setattr(pairs, "replay_and_score", lambda pair: replayed.append(pair.target.label) or first[1].runs[0])
+    monkeypatch.setattr(
+        pairs, "replay_and_score", lambda pair, **_: replayed.append(pair.target.label) or first[1].runs[0]
+    )
     first = evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
     assert replayed == []
     evaluate(["uniform", "last_value"], suite, paths=paths, level="none", fresh=frozenset(["last_value"]))
