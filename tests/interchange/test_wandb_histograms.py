@@ -17,6 +17,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.importing import import_log
 from moeload_bench.traces.store import read_trace
+from tests.conftest import need
 from tests.support.foreign.wandb_offline import histogram, history
 
 NAME = "train/router/layer_{}/routing_hist"
@@ -104,7 +105,7 @@ def test_what_does_not_count_experts_is_refused_with_line_and_name(
 
 def test_a_histogram_that_wandb_makes_of_values_is_refused(tmp_path: Path) -> None:
     """`wandb.Histogram(array)`: 64 bins between the least and the largest value, whatever the experts are."""
-    wandb = pytest.importorskip("wandb")
+    wandb = need("wandb", "pip install -e '.[dev]'")
     chosen = wandb.Histogram(np.repeat(np.arange(8), 5))
     file = lines(tmp_path / "history.jsonl", [{"_step": 0, NAME.format(0): chosen.to_json()}])
     with pytest.raises(TraceError, match=r"64 bins with 65 edges from 0 to 7, .* does not count experts"):
