@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from moeload_bench.errors import PlacementError, counted, not_found
-from moeload_bench.interchange.logfiles import named_once
+from moeload_bench.errors import PlacementError, counted, not_found, printable
+from moeload_bench.interchange.logfiles import safetensors_header
 
 MAX_HEADER_BYTES = 100_000_000
 """As the safetensors library."""
@@ -179,21 +179,16 @@ def _groups(config: Mapping[str, Any]) -> int:
 
 def _header(file: Path, family: Family) -> tuple[dict[str, Any], list[Tensor]]:
     """Return a file's header and its tensors in the order of their data; raise `PlacementError` for any damage."""
-    size = file.stat().st_size
-    with file.open("rb") as source:
-        length = int.from_bytes(source.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise PlacementError(f"{file}: not safetensors: a header of {length} bytes in a file of {size}")
-        try:
-            header = json.loads(source.read(length), object_pairs_hook=named_once)
-            tensors = [
-                Tensor(name, tuple(map(int, entry["shape"])), int(begin), int(end), *_place(name, family))
-                for name, entry in header.items()
-                if name != "__metadata__"
-                for begin, end in [entry["data_offsets"]]
-            ]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise PlacementError(f"{file}: not safetensors: its header is damaged") from None
+    try:
+        header, first = safetensors_header(file, MAX_HEADER_BYTES)
+        tensors = [
+            Tensor(name, tuple(map(int, entry["shape"])), int(begin), int(end), *_place(name, family))
+            for name, entry in header.items()
+            if name != "__metadata__"
+            for begin, end in [entry["data_offsets"]]
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise PlacementError(f"{file}: not safetensors: {printable(str(error))[:200]}") from None
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     at = 0
     for tensor in tensors:
@@ -202,10 +197,9 @@ def _header(file: Path, family: Family) -> tuple[dict[str, Any], list[Tensor]]:
                 f"{file}: {tensor.name} lies at {tensor.begin}..{tensor.end}, expected it from {at} on"
             )
         at = tensor.end
-    if 8 + length + at != size:
-        raise PlacementError(
-            f"{file}: {size} bytes, its header announces {8 + length + at}: it breaks off or has a tail"
-        )
+    size = file.stat().st_size
+    if first + at != size:
+        raise PlacementError(f"{file}: {size} bytes, its header announces {first + at}: it breaks off or has a tail")
     return header, tensors
 
 

@@ -190,6 +190,19 @@ def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def safetensors_header(path: Path, most: int) -> tuple[dict[str, Any], int]:
+    """Return the JSON header of a safetensors file, and where its data begin.
+
+    Raise `ValueError` (or `RecursionError`, from JSON) for a header that is damaged or has more than ``most`` bytes.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(most, size - 8):
+            raise ValueError(f"a header of {length} bytes in {size}")
+        return json.loads(file.read(length), object_pairs_hook=named_once), 8 + length
+
+
 class JsonLines:
     """The objects of a file of JSON Lines, with their lines.
 

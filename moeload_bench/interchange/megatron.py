@@ -325,6 +325,8 @@ class _Table:
 
         Each part then holds all experts: they are stages or copies, which see as many tokens.
         """
+        if not self._alike:
+            return
         group = ranks[: self._layout.expert * self._layout.tensor]
         load_RL = np.array([[load_E.sum() for load_E in step.load.values()] for step in group])
         self._alike = [parts for parts in self._alike if _equal_parts(load_RL, parts)]

@@ -28,7 +28,7 @@ from moeload_bench.interchange.logfiles import (
     field_of,
     files_by_number,
     find_files,
-    named_once,
+    safetensors_header,
     same_on_all,
     whole_counts,
     whole_number,
@@ -118,20 +118,14 @@ class _Safetensors:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, MAX_HEADER):
-                raise TraceError(f"{path}: not a safetensors file: a header of {length} bytes in {size}")
-            raw = file.read(length)
         try:
-            header = json.loads(raw, object_pairs_hook=named_once)
-            self.tensors = dict(self._entry(k, v, size - 8 - length) for k, v in header.items() if k != "__metadata__")
+            header, self._data = safetensors_header(path, MAX_HEADER)
+            size = path.stat().st_size - self._data
+            self.tensors = dict(self._entry(k, v, size) for k, v in header.items() if k != "__metadata__")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None
         if not self.tensors:
             raise TraceError(f"{path}: holds no tensor, expected one per iteration and layer")
-        self._data = 8 + length
 
     def _entry(self, name: str, entry: Any, size: int) -> tuple[tuple[int, int], _Tensor]:
         key = re.fullmatch(r"(\d+)_(\d+)", name)

@@ -106,7 +106,7 @@ def _records(
         cut += [lines.cut] if lines.cut else []
         return
     size, done = file.stat().st_size, 0
-    for batch, read in _batches(file, wanted, None, 16):
+    for batch, read in _batches(file, wanted, None, lists=True):
         for record in batch.to_pylist():
             done += 1
             yield f"{file}, row {done + 1}", record
@@ -133,14 +133,14 @@ def _columns(file: Path) -> list[str]:
         raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
-def _batches(file: Path, wanted: list[str], lines: WholeLines | None, at_once: int = 256) -> Iterator[tuple[Any, int]]:
+def _batches(file: Path, wanted: list[str], lines: WholeLines | None, lists: bool = False) -> Iterator[tuple[Any, int]]:
     """Yield each batch of rows, and how many bytes of the file were read with it."""
     size = file.stat().st_size
     if lines is None:
         with open_mapped(file) as opened:
-            check_cost(opened, lists=at_once < 256)
+            check_cost(opened, lists=lists)
             rows, done = max(1, opened.reader.metadata.num_rows), 0
-            for batch in opened.reader.iter_batches(at_once, columns=wanted, use_threads=False):
+            for batch in opened.reader.iter_batches(16 if lists else 256, columns=wanted, use_threads=False):
                 done += batch.num_rows
                 yield batch, size * done // rows
         return
