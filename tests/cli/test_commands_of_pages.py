@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench.arrays import IntArray
 from moeload_bench.cli.app import COMMANDS
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
+from tests.interchange.test_shares import history
 from tests.interchange.test_three_commands import expert_parallel_logs
 from tests.isolation.attacks.arena import require_sandbox
 from tests.recording.test_recording_stages import stage_traces
@@ -23,7 +26,7 @@ from tests.support.terminal import Shown, in_terminal, moeload_in_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG)\b|2026-12|/tmp/|request/|\.\./")
+FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG|E|K)\b|2026-12|/tmp/|request/|\.\./")
 """What stands for something of the reader's: the command is a form, not to be run as it stands."""
 ELSEWHERE = {
     "record": ("downloads its text", "recipes/test_recording_cli.py"),
@@ -84,9 +87,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(made / "counts.npz", load=np.full((50, 2, 4), 2048))
     rows = [f"{s},{layer},{e},2048" for s in range(50) for layer in range(2) for e in range(4)]
     (made / "counts.csv").write_text("\n".join(["step,layer,expert,load", *rows]) + "\n")
+    wide_SLE = synthetic_load_SLE(50, layers=2, experts=128)
+    (made / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in histograms(wide_SLE)))
+    history(made / "shares.jsonl", wide_SLE / wide_SLE.sum(-1, keepdims=True))
     (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", PAGES[0].read_text(), re.DOTALL)
     (made / "my.py").write_text(code)
     return made
+
+
+def histograms(load_SLE: IntArray) -> list[dict[str, object]]:
+    """Rows of a W&B history with one histogram for each layer, a bin for each expert."""
+    bins = list(range(load_SLE.shape[2] + 1))
+    return [
+        {"_step": step}
+        | {
+            f"train/router/layer_{layer}/routing_hist": {"_type": "histogram", "values": load_E.tolist(), "bins": bins}
+            for layer, load_E in enumerate(load_LE)
+        }
+        for step, load_LE in enumerate(load_SLE)
+    ]
 
 
 def submitted(folder: Path) -> None:
