@@ -17,6 +17,7 @@ from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.results.grid import present_mean
 from moeload_bench.schema import Record
 from moeload_bench.scoring.description import describe_layers
+from moeload_bench.scoring.facts import run_facts
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.meta import TraceMeta
@@ -36,10 +37,16 @@ DECAYS = "rate decays"
 
 
 class Properties(Record):
-    """Of one trace. ``drift``: median over stable steps of the state rule's X; ``imbalance``: largest over mean share
-    of the last 100 steps; both, and ``over_dispersion``, means over layers; None where there is none. ``schedule``: of
-    the learning rate; ``changes``: what else or what of it is another at the end than at the beginning."""
+    """Of one trace. ``parameters``, ``expert_tokens`` and ``noise``: see `scoring.facts.RunFacts`.
 
+    ``drift``: median over stable steps of the state rule's X; ``imbalance``: largest over mean share of the last 100
+    steps; both, and ``over_dispersion``, means over layers; None where there is none. ``schedule``: of the learning
+    rate; ``changes``: what else or what of it is another at the end than at the beginning.
+    """
+
+    parameters: int | None
+    expert_tokens: float
+    noise: float | None
     drift: float | None
     over_dispersion: float | None
     imbalance: float | None
@@ -67,6 +74,9 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
+    Measure("parameters", "parameters", ",d"),
+    Measure("expert_tokens", "tokens per expert and step", ",.0f"),
+    Measure("noise", "noise of a row", ".1%"),
     Measure("drift", "drift", ".2%"),
     Measure("over_dispersion", "over-dispersion", ".2f"),
     Measure("imbalance", "imbalance", ".2f"),
@@ -77,13 +87,17 @@ MEASURES = (
 
 def properties_of(path: Path) -> Properties:
     """Return the properties of a trace's file: from the cache by the hash of its content, else computed."""
-    key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=2)
+    key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=3)
     stored = cache.load(key)
     if stored is not None:
         return Properties.model_validate(stored)
     trace = read_trace(path)
     layers, labels = describe_layers(trace), label_states(trace.load_SLE, stride=trace.meta.stride)
+    facts = run_facts(trace)
     found = Properties(
+        parameters=facts.parameters,
+        expert_tokens=facts.expert_tokens,
+        noise=facts.noise,
         drift=present_mean(layer_medians(labels.drift_SL, ~labels.transient_SL)),
         over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
         imbalance=present_mean([layer.imbalance_last for layer in layers]),

@@ -22,6 +22,7 @@ from leaderboard.pages import (
     large_runs,
     metrics,
     narrowing,
+    parameters,
     properties,
     results,
     sampling_note,
@@ -50,6 +51,7 @@ PAGES = (
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS, **summaries.PARTS}),
     season.SEASONS,
+    Page("parameters", parameters.parameter_files),
     Page("cards", cards.card_files),
     Page("summaries", summaries.summary_files),
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.committed import suites_with_results
+from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools import scored
@@ -18,6 +18,7 @@ from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
+from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results.captions import spans_of
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, ResultGrid, result_grid
@@ -26,6 +27,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Claim
 from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.description import read_runs
 from moeload_bench.suites.suite import STATES, Suite, load_suite
 
 CLAIM: Claim = "a new recipe"
@@ -238,4 +240,9 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
     return f"{markdown_table(heads, lines)}\n\n{words}"
 
 
-PARTS: Mapping[str, Maker] = {"headline": headline_part, "brief": brief_part}
+def runs_part(_: str) -> str:
+    """Return how many runs there are in traces/, and how large they are."""
+    return size_summary(read_runs(ROOT / "traces"))
+
+
+PARTS: Mapping[str, Maker] = {"headline": headline_part, "brief": brief_part, "runs": runs_part}

@@ -13,6 +13,7 @@ from moeload_bench.results.comparison import errors_of, reference_of, runs_of, s
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.facts import rounded
 from moeload_bench.traces.store import list_traces
 
 
@@ -38,10 +39,25 @@ def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) 
 
 def runs_table(properties: Mapping[str, Properties]) -> str:
     """Return the properties of each run."""
-    head = ("run", "drift", "over-dispersion", "imbalance", "experts", "top-k", "balancing", "schedule")
+    head = (
+        "run",
+        "parameters",
+        "tokens per expert",
+        "noise of a row",
+        "drift",
+        "over-dispersion",
+        "imbalance",
+        "experts",
+        "top-k",
+        "balancing",
+        "schedule",
+    )
     rows = [
         (
             f"`{name}`",
+            "-" if one.parameters is None else rounded(one.parameters),
+            f"{one.expert_tokens:,.0f}",
+            "-" if one.noise is None else f"{one.noise:.1%}",
             "-" if one.drift is None else f"{one.drift:.2%}",
             "-" if one.over_dispersion is None else f"{one.over_dispersion:.2f}",
             "-" if one.imbalance is None else f"{one.imbalance:.2f}",

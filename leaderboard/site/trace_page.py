@@ -17,7 +17,15 @@ from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
+from moeload_bench.scoring.facts import DRIFT_STEPS
 from moeload_bench.words import ordinal
+
+FACTS = (
+    "Parameters", "MoE layers x experts", "Sequences per step", "Tokens per expert and step", "Noise of a row's share",
+    "As of independent tokens per expert", f"Drift over noise, h = {', '.join(map(str, DRIFT_STEPS))}",
+    "Passes over the text read most", "Trained on",
+)  # fmt: skip
+"""What the cells of `facts_cells` are."""
 
 
 def page_path(trace_id: str) -> str:
@@ -54,7 +62,8 @@ def facts(run: Run) -> Facts:
         ("Model", meta.family),
         ("Steps", f"{run.steps:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
         ("Tokens per step", run.step_tokens),
-        ("MoE layers, experts, top-k", f"{len(meta.layers)}, {meta.experts}, {meta.top_k or 'varies'}"),
+        *zip(FACTS, card_tables.facts_cells(run.facts), strict=True),
+        ("Top-k", fact_text(meta.top_k)),
         ("Gate", f"{meta.gate}, {meta.score_function}"),
         ("Balancing", card_tables.balancing_words(meta)),
         ("Text", card_tables.source_names(meta.sources)),
@@ -114,6 +123,7 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
         (
             run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
             f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", run.step_tokens,
+            *card_tables.facts_cells(run.facts)[3:5],
             three_digits(present_mean([one.imbalance_first for one in run.layers])),
             three_digits(present_mean([one.imbalance_last for one in run.layers])),
             f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",
@@ -122,9 +132,9 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
         for run in runs
     )  # fmt: skip
     heads = ("run", "use", "steps", "layers x experts, top\N{NON-BREAKING HYPHEN}k", "tokens per step",
-             "imbalance, first", "last", "onset", "balancing", "text")  # fmt: skip
+             "per expert", "noise of a row", "imbalance, first", "last", "onset", "balancing", "text")  # fmt: skip
     caption = (
         f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
         "stable state: median over layers; a run's page gives each layer's, with its band."
     )
-    return Table(caption, heads, rows, 2, 8)
+    return Table(caption, heads, rows, 2, 10)

@@ -10,6 +10,7 @@ from statistics import fmean, median
 
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
+from moeload_bench.scoring.facts import DRIFT_STEPS, RunFacts, drift_words, rounded
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.words import ordinal
 
@@ -40,6 +41,17 @@ def runs_table(runs: Sequence[Run]) -> str:
         )
         for run in runs
     ]
+    return markdown_table(head, rows)
+
+
+def facts_table(runs: Sequence[Run]) -> str:
+    """Return the table of what each run is: size, tokens, measured noise and drift, passes over its text, hardware."""
+    horizons = ", ".join(f"{steps:,}" for steps in DRIFT_STEPS)
+    head = (
+        "Run", "Parameters", "Layers x experts", "Sequences per step", "Tokens per expert and step", "Noise of a row",
+        "Independent tokens", f"Drift over noise, h = {horizons}", "Passes", "Trained on",
+    )  # fmt: skip
+    rows = [(f"`{run.id}`", *facts_cells(run.facts)) for run in runs]
     return markdown_table(head, rows)
 
 
@@ -106,12 +118,35 @@ def size_summary(runs: Sequence[Run]) -> str:
     splits = {split: sum(run.split == split for run in runs) for split in sorted({run.split for run in runs})}
     parts = ", ".join(f"{count} in split `{split}`" for split, count in splits.items())
     steps, megabytes = sum(run.steps for run in runs), sum(run.bytes for run in runs) / 1e6
-    return f"{len(runs)} runs of {recipes} recipes ({parts}), {steps:,} recorded steps, {megabytes:.1f} MB."
+    known = f"{len(runs)} runs of {recipes} recipes ({parts}), {steps:,} recorded steps, {megabytes:.1f} MB."
+    return f"{known} {scale_summary([run.facts for run in runs])}"
+
+
+def scale_summary(facts: Sequence[RunFacts]) -> str:
+    """Return how large the runs are, least and largest: parameters, tokens, noise; and what they were trained on."""
+    parameters = [one.parameters for one in facts if one.parameters is not None]
+    noise = [one.noise for one in facts if one.noise is not None]
+    said = [
+        f"{rounded(min(parameters))} to {rounded(max(parameters))} parameters (median {rounded(median(parameters))})"
+        if parameters
+        else "unknown size",
+        f"{_range(one.tokens for one in facts)} tokens a step",
+        f"{_range(round(one.expert_tokens) for one in facts)} per expert",
+    ]
+    if noise:
+        said.append(f"whose shares have a noise of {min(noise):.1%} to {max(noise):.1%} a row")
+    return f"Models of {', '.join(said)}. Trained on {' or '.join(sorted({one.hardware for one in facts}))}."
+
+
+def _range(values: Iterable[int]) -> str:
+    known = sorted(set(values))
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
 
 
 TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
     "summary": size_summary,
     "runs": runs_table,
+    "facts": facts_table,
     "loads": loads_table,
     "hashes": hashes_table,
     "sources": sources_table,
@@ -119,6 +154,21 @@ TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
 }
 
 # ---------------------------------------------------------------- cells
+
+
+def facts_cells(facts: RunFacts) -> tuple[str, ...]:
+    """Return what a run is, as the cells of a table; "-" where it is not known."""
+    return (
+        "-" if facts.parameters is None else rounded(facts.parameters),
+        f"{facts.layers} x {facts.experts}",
+        "-" if facts.sequences is None else f"{facts.sequences:,}",
+        f"{facts.expert_tokens:,.0f}",
+        "-" if facts.noise is None else f"{facts.noise:.1%}",
+        "-" if facts.independent_tokens is None else f"{facts.independent_tokens:,.0f}",
+        drift_words(facts),
+        "-" if facts.passes is None else f"{facts.passes:.2g}",
+        facts.hardware,
+    )
 
 
 def balancing_words(meta: TraceMeta) -> str:

@@ -265,6 +265,7 @@ class TrainingRun:
             split=self.job.split,
             layers=layer_metas(self.counter.routers, experts, self.counter.top_k),
             experts=experts,
+            parameters=sum(each.numel() for each in self.model.parameters()),
             tokenizer_sha256=self.tokenizer_sha256,
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,

@@ -15,6 +15,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, counted
+from moeload_bench.scoring.facts import RunFacts, facts_lines, run_facts
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.rule import State, StateLabels, StateRule, label_states, state_names
@@ -80,7 +81,8 @@ class LayerDescription:
 
 def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
     """What a trace says, in a sentence or two: when it settled, which layer last, dead experts, no load, balance."""
-    yield f"{trace.steps:,} steps, {counted(trace.num_layers, 'layer')}, {counted(trace.num_experts, 'expert')} each."
+    yield f"{trace.steps:,} steps."
+    yield from facts_lines(run_facts(trace))
     said = [_settled(layers), *_dead(layers)]
     known = [layer.imbalance_last for layer in layers if layer.imbalance_last is not None]
     if known:
@@ -223,6 +225,7 @@ class Run:
     columns: tuple[str, ...]
     bytes: int
     data_sha256: str
+    facts: RunFacts
     spans: tuple[str, ...]
     layers: tuple[LayerDescription, ...]
 
@@ -265,6 +268,7 @@ def undescribed_run(trace: Trace, size: int) -> Run:
         columns=tuple(name for name in COLUMNS if name in ("run", "step", "tokens", "load", *trace.columns)),
         bytes=size,
         data_sha256=data_sha256(trace),
+        facts=run_facts(trace),
         spans=(),
         layers=(),
     )

@@ -128,6 +128,7 @@ class TraceMeta(Record):
     )
     family: str = Field(default="unknown", description="model family")
     config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
+    parameters: int | None = later(None, ge=1, description="parameters of the whole model (format 1.2)")
     gate: str = Field(default="unknown", description="kind of router")
     score_function: str = Field(default="unknown", description="what turns logits into scores")
     balancing: BalancingMeta = Field(default=BalancingMeta(), description="how the router was kept balanced")
@@ -169,6 +170,7 @@ class TraceMeta(Record):
             f"balancing.method {self.balancing.method}": (self.balancing.method in ("quantile", "hash"), "1.2"),
             "balancing.scope per_micro_batch": (self.balancing.scope == "per_micro_batch", "1.2"),
             "row_steps": (self.row_steps != 1, "1.2"),
+            "parameters": (self.parameters is not None, "1.2"),
             "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
         }
         for what, (is_used, since) in used.items():

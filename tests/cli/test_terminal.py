@@ -95,10 +95,11 @@ def test_a_long_command_names_its_stages_as_they_begin(
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_traces_show_starts_with_a_plain_answer(folder: Path, width: int) -> None:
-    """When it settled, dead experts, balance; metadata only when it is asked for."""
+    """What it is, when it settled, dead experts, balance; metadata only when it is asked for."""
     lines = well(moeload_in_terminal("traces", "show", "own.parquet", width=width, cwd=folder), width)
-    assert lines[1] == "900 steps, 2 layers, 4 experts each."
-    assert lines[2].startswith("Settled at step ")
+    assert lines[1] == "900 steps."
+    assert lines[2].startswith("2 layers of 4 experts, top-k 2; 512 tokens a step")
+    assert any(line.startswith("Settled at step ") for line in lines)
     assert "data_sha256" not in "\n".join(lines)
     meta = well(moeload_in_terminal("traces", "show", "own.parquet", "--meta", width=width, cwd=folder), width)
     assert "data_sha256" in "\n".join(meta)

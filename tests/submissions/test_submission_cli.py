@@ -215,7 +215,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     kept = moeload(world, "verify", str(folder), "--level", "process", "--sample", "0.5", cwd=tmp_path)
     assert kept.returncode == 0, kept.stderr
     assert kept.stdout.startswith("verified (sample)")
-    assert "runs, about" in kept.stderr
+    assert "1/1 runs" in kept.stderr, "progress is told"
     assert load_result(tmp_path / result).status == "verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
 

@@ -1,0 +1,173 @@
+"""What a run is, in numbers that come first: its size, its tokens, the noise of a row, how far loads drift for it.
+
+Axis letters: S rows, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+
+from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.errors import counted
+from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.trace import Trace, shares
+
+DRIFT_STEPS = (1, 100, 1000)
+"""Training steps over which drift is measured."""
+
+
+class NoiseAndDrift(NamedTuple):
+    """Of the last two thirds of a run's rows, from half batches; NaN where a horizon does not fit.
+
+    ``noise``: standard deviation of a row's share around its probability, over the share; median over experts.
+    ``drift``: root mean square move of the shares over each of DRIFT_STEPS, over that of a row's noise.
+    """
+
+    noise: float
+    drift: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Size, tokens, noise and hardware of one run; None where it is not known.
+
+    ``sequences`` and ``tokens`` of a step, at the end; ``expert_tokens``: mean load of an expert in a row of the end;
+    ``independent_tokens``: how many independent tokens per expert would have this ``noise``; ``passes`` over the text
+    that is read most often, within its stage.
+    """
+
+    parameters: int | None
+    layers: int
+    experts: int
+    top_k: int | None
+    tokens: int
+    sequences: int | None
+    expert_tokens: float
+    noise: float | None
+    independent_tokens: float | None
+    drift: tuple[float | None, ...]
+    passes: float | None
+    hardware: str
+
+
+def run_facts(trace: Trace) -> RunFacts:
+    """Return what the metadata and the rows of a trace say of it."""
+    meta = trace.meta
+    tokens = meta.global_batch_tokens or int(trace.tokens_SL[-1].max())
+    measured = noise_and_drift(trace) if "load_half" in trace.columns else None
+    noise = None if measured is None else _known(measured.noise)
+    return RunFacts(
+        parameters=parameters_of(meta),
+        layers=trace.num_layers,
+        experts=trace.num_experts,
+        top_k=meta.top_k,
+        tokens=tokens,
+        sequences=tokens // meta.sequence_length if meta.sequence_length else None,
+        expert_tokens=float(np.mean(trace.load_SLE[-100:])),
+        noise=noise,
+        independent_tokens=(1 - (meta.top_k or 1) / trace.num_experts) / noise**2 if noise else None,
+        drift=(None,) * len(DRIFT_STEPS) if measured is None else tuple(map(_known, measured.drift)),
+        passes=max((source.passes for source in meta.sources if source.passes is not None), default=None),
+        hardware=hardware_words(meta.hardware),
+    )
+
+
+def noise_and_drift(trace: Trace) -> NoiseAndDrift:
+    """Measure both from the shares a, b of the two halves of each step's sequences, whose noise is independent.
+
+    The noise of a row is (a - b) sqrt(A B) / (A + B), A and B the halves' loads (see `noise.batch_noise`); the mean of
+    (a[t+h] - a[t]) (b[t+h] - b[t]) is the mean square of the drift alone, since noise in it cancels.
+    """
+    start = trace.steps // 3
+    rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in DRIFT_STEPS]
+    moved = np.zeros((trace.num_layers, len(rows)))
+    variance_LE, share_LE = (np.zeros((trace.num_layers, trace.num_experts)) for _ in range(2))
+    for layer in range(trace.num_layers):
+        load_SE, half_SE = trace.load_SLE[start:, layer], trace.columns["load_half"][start:, layer]
+        a_SE, b_SE = shares(half_SE), shares(load_SE - half_SE)
+        variance_LE[layer] = np.nanmean((a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None], axis=0)
+        share_LE[layer] = np.nanmean(shares(load_SE), axis=0)
+        moved[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
+    seen_LE = share_LE > 0
+    noise = float(np.median(np.sqrt(variance_LE[seen_LE]) / share_LE[seen_LE])) if seen_LE.any() else np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())
+    return NoiseAndDrift(noise, tuple(map(float, drift)))
+
+
+def _weight(load_SE: IntArray, half_SE: IntArray) -> FloatArray:
+    """Return A B / (A + B)^2 of each row; NaN where a half has no load."""
+    a, b = half_SE.sum(axis=1, dtype=np.float64), (load_SE - half_SE).sum(axis=1, dtype=np.float64)
+    return np.asarray(np.where((a > 0) & (b > 0), a * b, np.nan) / np.maximum(a + b, 1.0) ** 2)
+
+
+def _drift_square(a_SE: FloatArray, b_SE: FloatArray, rows: int) -> float:
+    """Return the mean square move over so many rows, summed over experts; NaN if none can be seen."""
+    if not 0 < rows < len(a_SE):
+        return np.nan
+    product_SE = (a_SE[rows:] - a_SE[:-rows]) * (b_SE[rows:] - b_SE[:-rows])
+    known = np.isfinite(product_SE).all(axis=1)
+    return float(product_SE[known].sum(axis=1).mean()) if known.any() else np.nan
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+@functools.cache
+def recipe_parameters() -> Mapping[str, int]:
+    """Return the number of parameters of each recipe's model, `RECIPE version N`; made by `python -m leaderboard`."""
+    text = (resources.files("moeload_bench") / "data" / "parameters.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def parameters_of(meta: TraceMeta) -> int | None:
+    """Return what the metadata say, else what is known of the recipe, by name and version."""
+    name = meta.recipe.removesuffix(".probe")
+    return meta.parameters or recipe_parameters().get(f"{name} version {meta.recipe_version}")
+
+
+def hardware_words(hardware: Mapping[str, object]) -> str:
+    """Return the accelerator, else the processor with the threads that were used; `unknown` for none."""
+    if hardware.get("gpu"):
+        return str(hardware["gpu"])
+    threads = hardware.get("threads")
+    used = f"{counted(threads, 'thread')} of " if isinstance(threads, int) else ""
+    return f"{used}{hardware['cpu']}" if hardware.get("cpu") else "unknown"
+
+
+def rounded(number: float) -> str:
+    """Return a number of parameters in words: `1.7 million`."""
+    for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:g}"
+
+
+def drift_words(facts: RunFacts) -> str:
+    """Return drift over noise at each horizon, `0.1 / 0.9 / 3.2`."""
+    return " / ".join("-" if value is None else f"{value:.1f}" for value in facts.drift)
+
+
+def facts_lines(facts: RunFacts) -> Iterator[str]:
+    """Yield what a run is, in sentences: the model, a step, the noise of a row, the hardware."""
+    size = "" if facts.parameters is None else f"{rounded(facts.parameters)} parameters, "
+    top_k = "varies" if facts.top_k is None else facts.top_k
+    sequences = "" if facts.sequences is None else f" in {counted(facts.sequences, 'sequence')}"
+    yield (
+        f"{size}{counted(facts.layers, 'layer')} of {counted(facts.experts, 'expert')}, top-k {top_k}; "
+        f"{facts.tokens:,} tokens a step{sequences}, {facts.expert_tokens:,.0f} per expert; on {facts.hardware}."
+    )
+    if facts.noise is not None and facts.independent_tokens is not None:
+        horizons = " / ".join(f"{steps:,}" for steps in DRIFT_STEPS)
+        yield (
+            f"Noise of a row {facts.noise:.1%} of a share, as of {facts.independent_tokens:,.0f} independent tokens "
+            f"per expert; drift over {horizons} steps is {drift_words(facts)} times as large."
+        )
