@@ -17,7 +17,7 @@ from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.results.grid import present_mean
 from moeload_bench.schema import Record
 from moeload_bench.scoring.description import describe_layers
-from moeload_bench.scoring.facts import run_facts
+from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.meta import TraceMeta
@@ -37,7 +37,7 @@ DECAYS = "rate decays"
 
 
 class Properties(Record):
-    """Of one trace. ``parameters``, ``expert_tokens`` and ``noise``: see `scoring.facts.RunFacts`.
+    """Of one trace. ``parameters``, ``expert_tokens`` and ``noise``: see `scoring.run_facts.RunFacts`.
 
     ``drift``: median over stable steps of the state rule's X; ``imbalance``: largest over mean share of the last 100
     steps; both, and ``over_dispersion``, means over layers; None where there is none. ``schedule``: of the learning

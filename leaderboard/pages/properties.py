@@ -13,7 +13,7 @@ from moeload_bench.results.comparison import errors_of, reference_of, runs_of, s
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.facts import rounded
+from moeload_bench.scoring.run_facts import rounded
 from moeload_bench.traces.store import list_traces
 
 

@@ -17,7 +17,7 @@ from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
-from moeload_bench.scoring.facts import DRIFT_STEPS
+from moeload_bench.scoring.run_facts import DRIFT_STEPS
 from moeload_bench.words import ordinal
 
 FACTS = (

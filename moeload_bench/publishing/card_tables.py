@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
-from moeload_bench.scoring.facts import DRIFT_STEPS, RunFacts, drift_words, rounded
+from moeload_bench.scoring.run_facts import DRIFT_STEPS, RunFacts, drift_words, rounded
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.words import ordinal
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, counted
-from moeload_bench.scoring.facts import RunFacts, facts_lines, run_facts
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.scoring.run_facts import RunFacts, facts_lines, run_facts
 from moeload_bench.states.rule import State, StateLabels, StateRule, label_states, state_names
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace

@@ -18,7 +18,17 @@ from tests.conftest import synthetic_trace
 
 
 def of(**changed: object) -> Properties:
-    base = {"drift": 0.01, "over_dispersion": 2.0, "imbalance": 3.0, "experts": 8, "top_k": 2, "balancing": "none"}
+    base = {
+        "parameters": None,
+        "expert_tokens": 512.0,
+        "noise": None,
+        "drift": 0.01,
+        "over_dispersion": 2.0,
+        "imbalance": 3.0,
+        "experts": 8,
+        "top_k": 2,
+        "balancing": "none",
+    }
     return Properties.model_validate({**base, "schedule": "constant", "changes": (), **changed})
 
 

@@ -8,7 +8,7 @@ import pytest
 from leaderboard.pages.parameters import count_parameters
 from moeload_bench.arrays import FloatArray
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
-from moeload_bench.scoring.facts import (
+from moeload_bench.scoring.run_facts import (
     facts_lines,
     hardware_words,
     noise_and_drift,
@@ -75,7 +75,11 @@ def test_what_is_not_known_is_not_said() -> None:
 
 def test_words_of_a_run() -> None:
     """Numbers of a committed kind of run, read as a person would."""
-    assert [rounded(n) for n in (194_368, 1_708_736, 13_206_081_536)] == ["194 thousand", "1.71 million", "13.2 billion"]
+    assert [rounded(n) for n in (194_368, 1_708_736, 13_206_081_536)] == [
+        "194 thousand",
+        "1.71 million",
+        "13.2 billion",
+    ]
     assert hardware_words({"cpu": "X", "threads": 1}) == "1 thread of X"
     assert hardware_words({"cpu": "X", "threads": 1, "gpu": "Y"}) == "Y"
 
