@@ -18,18 +18,9 @@ from tests.conftest import synthetic_trace
 
 
 def of(**changed: object) -> Properties:
-    base = {
-        "parameters": None,
-        "expert_tokens": 512.0,
-        "noise": None,
-        "drift": 0.01,
-        "over_dispersion": 2.0,
-        "imbalance": 3.0,
-        "experts": 8,
-        "top_k": 2,
-        "balancing": "none",
-    }
-    return Properties.model_validate({**base, "schedule": "constant", "changes": (), **changed})
+    numbers = {"drift": 0.01, "over_dispersion": 2.0, "imbalance": 3.0, "experts": 8, "top_k": 2, "noise": None}
+    base = {**numbers, "parameters": None, "expert_tokens": 512.0, "balancing": "none", "changes": ()}
+    return Properties.model_validate({**base, "schedule": "constant", **changed})
 
 
 def test_numbers_are_cut_near_halves_and_equal_ones_stay_together() -> None:
