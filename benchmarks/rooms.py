@@ -9,16 +9,17 @@ makes the same call again adds none. Counted by `sys.setprofile`; imports and th
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
-BEFORE = {"run": (12, 82), "submit": (10, 66)}
+BEFORE = {"run": (10, 81), "submit": (10, 66)}
 """Rooms and moves at commit 863266b of November 2026, before the house was made smaller."""
 COMMANDS = {
     "run": ["run", "sw_avg", "--level", "none", "--suite", "mini", "--fresh"],
@@ -66,17 +67,22 @@ class Rooms:
         """Note a call of a function of the package, from the nearest one of the package that led to it."""
         code = frame.f_code
         room = self.room(code.co_filename) if event == "call" else None
-        if room is None or code.co_name == "<module>":
+        if room is None or _is_import(code):
             return
         self.entered[room] += 1
         caller = frame.f_back
         while caller is not None and self.room(caller.f_code.co_filename) is None:
             caller = caller.f_back
-        if caller is None or caller.f_code.co_name == "<module>":
+        if caller is None or _is_import(caller.f_code):
             return
         came_from = self.room(caller.f_code.co_filename) or ""
         if came_from != room:
             self.moves[came_from, caller.f_code.co_qualname, room, code.co_qualname] += 1
+
+
+def _is_import(code: CodeType) -> bool:
+    """Whether this is the body of a module or a class, which an import runs: only functions have their own locals."""
+    return not code.co_flags & inspect.CO_OPTIMIZED
 
 
 def measured(words: list[str]) -> Rooms:

@@ -127,8 +127,8 @@ def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
 
 
 def test_the_maps_name_what_is_there() -> None:
-    """README's tree has every package; CONTRIBUTING's table and the index of docs/ name files that exist."""
-    tree = (ROOT / "README.md").read_text().partition("## What is where\n")[2].partition("\n## ")[0]
+    """CONTRIBUTING's tree has every package; its pages and those of the index of docs/ exist."""
+    tree = (ROOT / "CONTRIBUTING.md").read_text().partition("## What is where\n")[2].partition("\n## ")[0]
     for name in packages():
         folder = name.removeprefix("moeload_bench").strip(".").split(".")[0]
         assert f"      {folder}/ " in tree or not folder, name

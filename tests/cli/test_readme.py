@@ -94,6 +94,14 @@ def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:
     assert child.stdout.split() == ["ndarray", "int64", *map(str, load_SLE.shape), str(load_SLE.sum())]
 
 
+def test_the_readme_is_short_and_says_first_what_it_is() -> None:
+    """Question, picture, commands and size of the runs, in this order, before any result; under 130 lines."""
+    assert len(README.splitlines()) < 130
+    places = [README.index(text) for text in ("busy next?", "![", "make bench", "generated: runs", "## Results")]
+    assert places == sorted(places)
+    assert places[-1] < 4000
+
+
 def test_every_page_and_target_that_the_readme_links_exists() -> None:
     """Relative links and pictures; targets of make."""
     for link in re.findall(r"\]\(([^)#]+)\)", README):
