@@ -1,6 +1,6 @@
 """What a run is, in numbers that come first: its size, its tokens, the noise of a row, how far loads drift for it.
 
-Axis letters: S rows, L MoE layers, E experts.
+Axis letters: S rows, L MoE layers, N layers looked at, E experts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from moeload_bench.traces.trace import Trace, shares
 
 DRIFT_STEPS = (1, 100, 1000)
 """Training steps over which drift is measured."""
+CELLS_AT_MOST = 1 << 22
+"""Loads that noise and drift are measured on: of a larger trace, evenly spaced layers."""
 
 
 class NoiseAndDrift(NamedTuple):
@@ -86,20 +88,33 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     (a[t+h] - a[t]) (b[t+h] - b[t]) is the mean square of the drift alone, since noise in it cancels.
     """
     start = trace.steps // 3
+    most = max(1, CELLS_AT_MOST // max(1, (trace.steps - start) * trace.num_experts))
+    index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int))
+    some = trace.of_layers(index_N)
+    load_SNE, half_SNE = some.load_SLE[start:], some.columns["load_half"][start:]
     rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in DRIFT_STEPS]
-    moved = np.zeros((trace.num_layers, len(rows)))
-    variance_LE, share_LE = (np.zeros((trace.num_layers, trace.num_experts)) for _ in range(2))
-    for layer in range(trace.num_layers):
-        load_SE, half_SE = trace.load_SLE[start:, layer], trace.columns["load_half"][start:, layer]
+    moved = np.zeros((some.num_layers, len(rows)))
+    variance_LE, share_LE = (np.zeros((some.num_layers, trace.num_experts)) for _ in range(2))
+    for layer in range(some.num_layers):
+        load_SE, half_SE = load_SNE[:, layer], half_SNE[:, layer]
         a_SE, b_SE = shares(half_SE), shares(load_SE - half_SE)
-        variance_LE[layer] = np.nanmean((a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None], axis=0)
-        share_LE[layer] = np.nanmean(shares(load_SE), axis=0)
+        variance_LE[layer] = _mean_of_rows((a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None])
+        share_LE[layer] = _mean_of_rows(shares(load_SE))
         moved[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
-    seen_LE = share_LE > 0
-    noise = float(np.median(np.sqrt(variance_LE[seen_LE]) / share_LE[seen_LE])) if seen_LE.any() else np.nan
+    seen_LE, has_load_L = share_LE > 0, share_LE.any(axis=1)
+    moved, variance_LE = moved[has_load_L], variance_LE[has_load_L]
+    if not has_load_L.any():
+        return NoiseAndDrift(np.nan, (np.nan,) * len(rows))
+    noise = float(np.median(np.sqrt(variance_LE[seen_LE[has_load_L]]) / share_LE[seen_LE]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())
+        drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())  # NaN stays NaN
     return NoiseAndDrift(noise, tuple(map(float, drift)))
+
+
+def _mean_of_rows(values_SE: FloatArray) -> FloatArray:
+    """Return the mean over the rows that are known; 0 where none is."""
+    known_S = np.isfinite(values_SE).all(axis=1)
+    return np.asarray(values_SE[known_S].mean(axis=0) if known_S.any() else np.zeros(values_SE.shape[1]))
 
 
 def _weight(load_SE: IntArray, half_SE: IntArray) -> FloatArray:

@@ -73,6 +73,20 @@ def test_what_is_not_known_is_not_said() -> None:
     assert hardware_words({}) == "unknown"
 
 
+def test_a_layer_without_load_is_left_out() -> None:
+    """Beside it, the other layer's noise and drift stand as if it were alone; without any load nothing is known."""
+    alone = drawn(still(300))
+    half_SLE = alone.columns["load_half"]
+    both, half = (np.concatenate([one, np.zeros_like(one)], axis=1) for one in (alone.load_SLE, half_SLE))
+    tokens = np.stack([np.full(300, TOKENS), np.zeros(300, dtype=np.int64)], axis=1)
+    found = noise_and_drift(Trace.from_arrays(both, tokens, 1, columns={"load_half": half}))
+    expected = noise_and_drift(alone)
+    assert found.noise == pytest.approx(expected.noise)
+    assert found.drift == pytest.approx(expected.drift, nan_ok=True)
+    nothing = Trace.from_arrays(0 * alone.load_SLE, 0 * tokens[:, :1], 1, columns={"load_half": 0 * half_SLE})
+    assert run_facts(nothing).noise is None
+
+
 def test_words_of_a_run() -> None:
     """Numbers of a committed kind of run, read as a person would."""
     assert [rounded(n) for n in (194_368, 1_708_736, 13_206_081_536)] == [
