@@ -89,7 +89,7 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     """
     start = trace.steps // 3
     most = max(1, CELLS_AT_MOST // max(1, (trace.steps - start) * trace.num_experts))
-    index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int))
+    index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int)).tolist()
     some = trace.of_layers(index_N)
     load_SNE, half_SNE = some.load_SLE[start:], some.columns["load_half"][start:]
     rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in DRIFT_STEPS]
