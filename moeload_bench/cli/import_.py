@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +60,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(n for part in parts if part for n in range(int(part[1]), int(part[2] or part[1]) + 1))
 
 
+def _spans(numbers: Sequence[int]) -> str:
+    """Return rising numbers as they are given to --layers: 3-60, or 1,3,5."""
+    first = [m for m in numbers if m - 1 not in numbers]
+    last = [m for m in numbers if m + 1 not in numbers]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
+
+
 def _shared(
     out: Out,
     top_k: TopK = None,
@@ -107,8 +114,10 @@ def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) ->
         warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
         done = import_from(name, source, given["out"], options, report, **more)
     sampled = f", one in {done.stride}" if done.stride > 1 else ""
-    layers, experts = counted(done.layers, "layer"), counted(done.experts, "expert")
-    typer.echo(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}, {experts}")
+    layers, experts = counted(len(done.layers), "layer"), counted(done.experts, "expert")
+    numbered = "" if list(done.layers) == list(range(len(done.layers))) else f" (numbers {_spans(done.layers)})"
+    routed = f"{done.tokens:,} tokens a step, top-{done.top_k}" if done.top_k else "top-k not known"
+    typer.echo(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)
 

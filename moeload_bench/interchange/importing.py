@@ -5,11 +5,21 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import TraceError, not_found
-from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, write_log
+from moeload_bench.interchange.rows import (
+    Imported,
+    Log,
+    Options,
+    Report,
+    Semantics,
+    doubts,
+    unused_experts,
+    write_log,
+)
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 
@@ -83,8 +93,16 @@ def import_from(
     found = read(paths, report=report, **more)
     if isinstance(found, Log):
         return write_log(found, out, options)
-    write_trace(found, out)
-    return Imported(out, found.steps, found.num_layers, found.num_experts, found.meta.stride, ())
+    try:
+        notes = (*doubts(found), *unused_experts(found.load_SLE.any(axis=(0, 1))))
+    except TraceError as error:
+        raise TraceError(f"{paths}: {error}") from None
+    meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
+    write_trace(replace(found, meta=meta), out)
+    layers, tokens = [layer.index for layer in found.meta.layers], int(found.tokens_SL[0].max())
+    return Imported(
+        out, found.steps, layers, found.num_experts, found.meta.stride, tokens, found.meta.top_k, notes
+    )
 
 
 def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -290,6 +291,7 @@ class _Table:
         self._expected: list[set[int]] = []
         sizes = range(2, layout.expert + 1) if not is_global else ()
         self._alike = [parts for parts in sizes if layout.expert % parts == 0]
+        self._even: list[int] | None = None
         self._tried = 0
 
     def row(self, ranks: list[_RankStep]) -> LogRow:
@@ -298,7 +300,10 @@ class _Table:
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
         self._check_all(ranks)
-        self._refuse_hidden_stages(ranks)
+        if not self._global and self._tried < ALIKE:
+            self._tried += 1
+            self._refuse_hidden_stages(ranks)
+            self._refuse_split_groups(ranks)
         for rank, step in enumerate(ranks):
             for local, load_E in step.load.items():
                 at = self._place[self._layout.layer(rank, len(ranks), local)]
@@ -330,13 +335,29 @@ class _Table:
         group = ranks[: self._layout.expert * self._layout.tensor]
         load_RL = np.array([[load_E.sum() for load_E in step.load.values()] for step in group])
         self._alike = [parts for parts in self._alike if _equal_parts(load_RL, parts)]
-        self._tried += 1
         if self._tried == ALIKE and self._alike:
             parts = self._alike[-1]
             raise TraceError(
                 f"{ranks[0].where}: {parts} parts of {len(group)} ranks got exactly as many tokens as each other in "
                 f"every layer of {ALIKE} iterations, as stages and copies do; expected --expert-parallel "
                 f"{self._layout.expert // parts}, with --pipeline-parallel {parts * self._layout.pipeline} for stages"
+            )
+
+    def _refuse_split_groups(self, ranks: list[_RankStep]) -> None:
+        """Raise `TraceError` if expert groups have other totals in each layer, and larger groups have the same ones.
+
+        The stated groups then hold some of the experts only.
+        """
+        stated = self._layout.expert * self._layout.tensor
+        if self._even is None:
+            self._even = [size for size in range(stated, len(ranks) + 1, stated) if len(ranks) % size == 0]
+        self._even = [size for size in self._even if _even_groups(ranks, size)]
+        if self._tried == ALIKE and self._even and stated not in self._even:
+            expert = self._even[0] // self._layout.tensor
+            raise TraceError(
+                f"{ranks[0].where}: each group of {self._even[0]} ranks got as many tokens in every layer of {ALIKE} "
+                f"iterations, groups of {stated} did not: they hold some of the experts only; expected "
+                f"--expert-parallel {expert}"
             )
 
     def _check_all(self, ranks: list[_RankStep]) -> None:
@@ -389,6 +410,17 @@ class _Table:
                 f"{tensor} (--expert-tensor-parallel)"
             )
         return None
+
+
+def _even_groups(ranks: list[_RankStep], size: int) -> bool:
+    """Return whether groups of that many ranks each got the same total in every layer."""
+    for first in range(0, len(ranks), size):
+        totals: Counter[int] = Counter()
+        for step in ranks[first : first + size]:
+            totals.update({layer: int(load_E.sum()) for layer, load_E in step.load.items()})
+        if len(set(totals.values())) > 1:
+            return False
+    return True
 
 
 def _equal_parts(load_RL: IntArray, parts: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import checked_meta
@@ -115,10 +115,43 @@ class Imported(NamedTuple):
 
     path: Path
     steps: int
-    layers: int
+    layers: Sequence[int]
     experts: int
     stride: int
+    tokens: int
+    top_k: int | None
     notes: tuple[str, ...]
+
+
+def doubts(trace: Trace) -> list[str]:
+    """Return what is possible but unlikely in these loads; raise `TraceError` if layers and experts are swapped.
+
+    A token goes to as many experts in each layer, so the layers have equal totals where nothing is dropped. Where the
+    experts have them instead, summed over layers, the two are swapped.
+    """
+    load_SLE, top_k = trace.load_SLE, trace.meta.top_k
+    total_SL, total_SE = load_SLE.sum(axis=2), load_SLE.sum(axis=1)
+    if total_SE.any() and (total_SE == total_SE[:, :1]).all() and (total_SL != total_SL[:, :1]).any():
+        raise TraceError(
+            f"each of {trace.num_experts} experts has the same load, summed over {trace.num_layers} layers, and the "
+            "layers have not: expected layers of equal totals; are layers and experts swapped?"
+        )
+    over_SL = total_SL > trace.tokens_SL * (top_k or trace.num_experts)
+    if top_k is None or not over_SL.any():
+        return []
+    s, m = (int(i) for i in np.argwhere(over_SL)[0])
+    return [
+        f"loads of step {trace.step_S[s]}, layer {trace.meta.layers[m].index} sum to {total_SL[s, m]}, more than "
+        f"{trace.tokens_SL[s, m]} tokens x top-k {top_k}: padding is counted, or the tokens are too few"
+    ]
+
+
+def unused_experts(used_E: BoolArray) -> list[str]:
+    """Return a note of the last experts if they never got a token: a log seldom says how many experts there are."""
+    experts, last = len(used_E), int(np.flatnonzero(used_E)[-1]) if used_E.any() else -1
+    if last == experts - 1:
+        return []
+    return [f"experts {last + 1} to {experts - 1} got no token in any layer and step: are there {experts} experts?"]
 
 
 def write_log(log: Log, target: Path, options: Options | None = None) -> Imported:
@@ -143,7 +176,9 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
         merge_shards(written.paths, target, meta)
     for cut in log.cut:
         warnings.warn(cut, CutShortWarning, stacklevel=2)
-    return Imported(target, written.steps, len(log.layers), log.experts, meta.stride, meta.notes)
+    return Imported(
+        target, written.steps, log.layers, log.experts, meta.stride, written.tokens, written.top_k, meta.notes
+    )
 
 
 def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
@@ -218,23 +253,25 @@ class _Chunks:
         self._log, self._options, self._folder = log, options, folder
         if log.top_k is not None and options.top_k not in (None, log.top_k):
             raise TraceError(f"{log.where}: top-k is {log.top_k} in the file, got --top-k {options.top_k}")
-        self._top_k = log.top_k if options.top_k is None else options.top_k
-        if log.semantics == "derived" and (None in (self._top_k, options.tokens) or options.counted is not None):
+        self.top_k = log.top_k if options.top_k is None else options.top_k
+        if log.semantics == "derived" and (None in (self.top_k, options.tokens) or options.counted is not None):
             raise TraceError(
                 f"{log.where}: counts are made from shares, expected --tokens and --top-k, and no --counted; got "
-                f"--tokens {options.tokens}, --top-k {self._top_k}, --counted {options.counted}"
+                f"--tokens {options.tokens}, --top-k {self.top_k}, --counted {options.counted}"
             )
         self._rows: list[LogRow] = []
         self._stride = 1
         self._dropped: bool | None = None
+        self._doubts: list[str] = []
+        self._used_E = np.zeros(log.experts, dtype=np.bool_)
         self.paths: list[Path] = []
-        self.steps = 0
+        self.steps = self.tokens = 0
         self._meta()  # checked before a long log is read
 
     def add(self, row: LogRow) -> None:
         """Take in one row; when enough loads are held, they go to disk."""
-        if row.share_LE is not None and self._top_k is not None and self._options.tokens is not None:
-            row = row._replace(load_LE=counts_of_shares(row.share_LE, self._options.tokens, self._top_k, row.where))
+        if row.share_LE is not None and self.top_k is not None and self._options.tokens is not None:
+            row = row._replace(load_LE=counts_of_shares(row.share_LE, self._options.tokens, self.top_k, row.where))
         self._rows.append(row)
         held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
         if held >= CELLS_IN_MEMORY and len(self._rows) > 1:
@@ -244,7 +281,7 @@ class _Chunks:
         """Write the remaining rows to disk, and return the metadata of the whole."""
         if self._rows:
             self._flush()
-        notes = [*self._log.notes, *self._log.cut]
+        notes = [*self._log.notes, *self._log.cut, *self._doubts[:1], *unused_experts(self._used_E)]
         if self._stride > 1 and self._log.hint:
             notes.append(f"one step in {self._stride}: it was logged so, or sampled later; {self._log.hint}")
         if self._semantics == "derived":
@@ -266,6 +303,12 @@ class _Chunks:
         step_S = np.array([row.step for row in rows], dtype=np.int64)
         trace = Trace(self._meta(), step_S, self._tokens(rows, load_SLE), load_SLE, columns)
         check_trace(trace, where=self._log.where)
+        try:
+            self._doubts += doubts(trace)
+        except TraceError as error:
+            raise TraceError(f"{self._log.where}: {error}") from None
+        self._used_E |= load_SLE.any(axis=(0, 1))
+        self.tokens = self.tokens or int(trace.tokens_SL[0].max())
         self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))
         self.steps += len(rows)
 
@@ -287,9 +330,9 @@ class _Chunks:
 
     def _from_loads(self, rows: list[LogRow], load_SLE: IntArray) -> IntArray:
         total_SL: IntArray = load_SLE.sum(axis=2)
-        if self._top_k is None:
+        if self.top_k is None:
             return total_SL
-        uneven_S = np.flatnonzero((total_SL != total_SL[:, :1]).any(axis=1) | (total_SL[:, 0] % self._top_k != 0))
+        uneven_S = np.flatnonzero((total_SL != total_SL[:, :1]).any(axis=1) | (total_SL[:, 0] % self.top_k != 0))
         if uneven_S.size:
             s = int(uneven_S[0])
             low, high = int(total_SL[s].argmin()), int(total_SL[s].argmax())
@@ -297,19 +340,19 @@ class _Chunks:
             got += f" and to {total_SL[s, high]} in layer {self._log.layers[high]}" if low != high else ""
             raise TraceError(
                 f"{rows[s].where}: step {rows[s].step}: loads sum {got}, expected the same multiple of top-k = "
-                f"{self._top_k} in every layer: tokens were dropped or padded (say --counted post_drop --tokens N), or "
+                f"{self.top_k} in every layer: tokens were dropped or padded (say --counted post_drop --tokens N), or "
                 "counted twice"
             )
-        return total_SL // self._top_k
+        return total_SL // self.top_k
 
     @property
     def _semantics(self) -> Semantics:
         counted = self._options.counted or self._log.semantics
         # without top-k, drops are unknown, and nothing can be checked against the tokens
-        return counted if self._top_k is not None or counted == "post_drop" else "unknown"
+        return counted if self.top_k is not None or counted == "post_drop" else "unknown"
 
     def _meta(self, notes: tuple[str, ...] = (), complete: bool = True) -> TraceMeta:
-        layers = [{"index": i, "experts": self._log.experts, "top_k": self._top_k} for i in self._log.layers]
+        layers = [{"index": i, "experts": self._log.experts, "top_k": self.top_k} for i in self._log.layers]
         known = {"recipe": "own", **self._options.meta}
         record = {
             **known,

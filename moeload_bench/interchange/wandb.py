@@ -47,7 +47,7 @@ def read_wandb(
 ) -> Log:
     """Return the log in one table; ``step_column`` is needed if its name is not in STEPS.
 
-    ``experts`` is how many bins a histogram must have. ``shares``: the values are not counts but shares of their
+    ``experts`` is how many a layer must have. ``shares``: the values are not counts but shares of their
     layer's load, or ratios to its mean.
     """
     files = find_files(paths, "*.csv")
@@ -68,6 +68,8 @@ def read_wandb(
         if shares:
             raise TraceError(f"{file}: {histograms.pattern} holds histograms, which count tokens; got --shares")
         return _of_histograms(file, histograms, step, experts, report)
+    if experts not in (None, names.experts):
+        raise TraceError(f"{file}: {names.pattern} has {names.experts} experts, got --experts {experts}")
     notes: list[str] = [f"logged as {names.pattern}"]
     lines = WholeLines.of(file) if file.suffix not in (".parquet", *JSON) else None
     cut = [lines.cut] if lines and lines.cut else []

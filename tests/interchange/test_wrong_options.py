@@ -1,0 +1,170 @@
+"""Options that do not fit a log are refused, or the result says what it took the log for: nothing is wrong in silence.
+
+Damages of the files themselves: `test_damaged_logs.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moeload_bench.cli.app import app
+from moeload_bench.traces.store import read_trace
+from tests.support.foreign import logs
+from tests.support.foreign.formats import CHOSEN, FILES, made
+
+RIGHT, SAID, REFUSED = "right", "said", "refused"
+"""Counts equal what was routed; the result is of other counts, and says so; nothing is written."""
+EP4_PP2 = "--expert-parallel 4 --pipeline-parallel 2 --stage-layers 2"
+"""True layout of Megatron's logs here, as top-2 of 8 experts, 48 tokens a step and layers 0 to 3 are of all logs."""
+NAMES = "train/TokensTotal/layer"
+TABLE: list[tuple[str, str, str, str]] = [
+    # format, options, what becomes of it, what the command says
+    ("npz", "--top-k 3", RIGHT, "32 tokens a step, top-3"),
+    ("npz", "--top-k 4", REFUSED, "expert 1 has load 28, expected at most the 24 tokens"),
+    ("npz", "--top-k 9", REFUSED, "top_k is 9, expected at most the layer's 8 experts"),
+    ("npz", "", RIGHT, "top-k not known"),
+    ("npz", "--top-k 2 --tokens 96", REFUSED, "loads sum to 96, expected tokens x top_k = 192"),
+    ("npz", "--top-k 2 --counted post_drop", REFUSED, "tokens do not follow from loads after drops"),
+    ("npz", "--top-k 2 --tokens 30 --counted post_drop", RIGHT, r"sum to 96, more than 30 tokens x top-k 2: padding"),
+    ("npz", "--top-k 2 --layers 3,5", REFUSED, "the numbers of 2 layers, expected 4"),
+    ("npz", "--top-k 2 --layers 6,5,4,3", REFUSED, "expected 4, rising"),
+    ("npz", "--top-k 2 --first-layer 3", RIGHT, r"4 layers \(numbers 3-6\)"),
+    ("csv", "--top-k 1", RIGHT, "96 tokens a step, top-1"),
+    ("csv", "--top-k 5", REFUSED, "loads sum to 96 in layer 0, expected the same multiple of top-k = 5"),
+    ("csv", "--top-k 2 --tokens 24", REFUSED, "loads sum to 96, expected tokens x top_k = 48"),
+    ("csv", "--top-k 2 --counted post_drop", REFUSED, "tokens do not follow from loads after drops"),
+    ("csv", "--top-k 2 --tokens 30 --counted post_drop", RIGHT, r"sum to 96, more than 30 tokens x top-k 2: padding"),
+    ("csv", "--top-k 2 --first-layer 3 --layers 3-6", REFUSED, "--first-layer and --layers: expected one"),
+    ("jsonl", "--top-k 1", REFUSED, "loads sum to 96, expected tokens x top_k = 48"),
+    ("jsonl", "--top-k 2 --tokens 48", REFUSED, "tokens are in the log, but --tokens 48 was given too"),
+    ("jsonl", "--top-k 2 --first-step 20 --last-step 10", REFUSED, "no step to import"),
+    ("jsonl", "--top-k 2 --first-step 500", REFUSED, "no step to import"),
+    ("megatron-tokens", "--expert-parallel 4 --top-k 2", REFUSED, "expected --pipeline-parallel"),
+    (
+        "megatron-tokens",
+        "--expert-parallel 4 --pipeline-parallel 1 --top-k 2",
+        SAID,
+        r"2 layers, 8 experts(?s:.*)8 ranks = 1 stage x EP 4 x 2 copies",
+    ),
+    ("megatron-tokens", "--expert-parallel 8 --pipeline-parallel 1", REFUSED, "--expert-parallel 4, with --pipeline"),
+    (
+        "megatron-tokens",
+        "--expert-parallel 2 --pipeline-parallel 2 --stage-layers 2 --top-k 2",
+        REFUSED,
+        "groups of 2 did not: they hold some of the experts only; expected --expert-parallel 4",
+    ),
+    (
+        "megatron-tokens",
+        "--expert-parallel 2 --pipeline-parallel 4 --stage-layers 2",
+        REFUSED,
+        "expected --expert-parallel 4",
+    ),
+    ("megatron-tokens", "--expert-parallel 1 --pipeline-parallel 1", REFUSED, "expected --expert-parallel 4"),
+    (
+        "megatron-tokens",
+        "--expert-parallel 1 --pipeline-parallel 8 --stage-layers 2",
+        REFUSED,
+        "expected --expert-parallel 4",
+    ),
+    ("megatron-tokens", "--expert-parallel 3 --pipeline-parallel 1", REFUSED, "got 8 ranks, expected a multiple of"),
+    (
+        "megatron-tokens",
+        "--expert-parallel 2 --expert-tensor-parallel 2 --pipeline-parallel 2 --stage-layers 2",
+        REFUSED,
+        "rank 1 counts other tokens than rank 0",
+    ),
+    ("megatron-tokens", "--expert-parallel 4 --pipeline-parallel 2", REFUSED, "expected --stage-layers"),
+    (
+        "megatron-tokens",
+        "--expert-parallel 4 --pipeline-parallel 2 --stage-layers 1",
+        REFUSED,
+        "layer 1 of rank 0, expected 0 to 0 inside a stage",
+    ),
+    (
+        "megatron-tokens",
+        "--expert-parallel 4 --pipeline-parallel 2 --stage-layers 7 --top-k 2",
+        RIGHT,
+        r"4 layers \(numbers 0-1,7-8\)",
+    ),
+    ("megatron-tokens", f"{EP4_PP2} --top-k 4", REFUSED, "expert 1 has load 28, expected at most the 24 tokens"),
+    ("megatron-tokens", f"{EP4_PP2} --top-k 1", RIGHT, "96 tokens a step, top-1"),
+    ("megatron-routing", "--experts 8", REFUSED, "expected --pipeline-parallel"),
+    ("megatron-routing", "--experts 8 --pipeline-parallel 1", SAID, r"2 layers(?s:.*)8 ranks = 1 stage x 8 copies"),
+    (
+        "megatron-routing",
+        "--experts 8 --pipeline-parallel 4 --stage-layers 2",
+        SAID,
+        r"8 layers(?s:.*)8 ranks = 4 stages x 2 copies",
+    ),
+    ("megatron-routing", "--experts 4 --pipeline-parallel 2 --stage-layers 2", REFUSED, "holds expert 7, expected 0"),
+    (
+        "megatron-routing",
+        "--experts 16 --pipeline-parallel 2 --stage-layers 2",
+        SAID,
+        "experts 8 to 15 got no token in any layer and step: are there 16",
+    ),
+    (
+        "megatron-routing",
+        "--experts 8 --pipeline-parallel 2 --stage-layers 2 --top-k 1",
+        REFUSED,
+        "top-k is 2 in the file, got --top-k 1",
+    ),
+    ("tensorrt-llm", "--top-k 4", REFUSED, "top-k is 2 in the file, got --top-k 4"),
+    ("tensorrt-llm", "--replicated", REFUSED, "ranks differ in iteration 100"),
+    ("tensorrt-llm", "--tokens 12", REFUSED, "loads sum to 96, expected tokens x top_k = 24"),
+    ("smartmoe", "--top-k 1", RIGHT, "96 tokens a step, top-1"),
+    ("smartmoe", "--top-k 5", REFUSED, "expected the same multiple of top-k = 5"),
+    ("laer-moe", "--method LAER", REFUSED, "holds tokens per device, not per expert"),
+    ("laer-moe", "--device-loads", REFUSED, "method is one of FSDP, LAER, expected a choice"),
+    ("laer-moe", "--device-loads --method LAER --model other", REFUSED, "no model_name 'other'; there is: a-model"),
+    ("flame-moe", "--experts 16", SAID, "experts 8 to 15 got no token in any layer and step"),
+    ("flame-moe", "--experts 4", REFUSED, "expert 7, expected 0 to 3"),
+    ("flame-moe", "--experts 8 --column scores", REFUSED, "expected the same number of whole numbers"),
+    ("flame-moe", "--experts 8 --top-k 1", REFUSED, "top-k is 2 in the file"),
+    ("wandb", "--top-k 2 --tokens 48 --shares", REFUSED, "sum to 96, expected 1, 100 or 8"),
+    ("wandb", f"--pattern {NAMES}{{e}}/expert{{l}}", REFUSED, "are layers and experts swapped"),
+    ("wandb", f"--pattern {NAMES}{{l}}/expert0", REFUSED, "expected histograms in parquet or JSON Lines"),
+    ("wandb", "--step-column loss", REFUSED, "loss is nan, expected a whole number"),
+    ("wandb", "--experts 16", REFUSED, "has 8 experts, got --experts 16"),
+    ("tensorboard", "--pattern moe/layer_{e}/expert_{l}", REFUSED, "are layers and experts swapped"),
+    ("tensorboard", "--pattern moe/layer_{l}/expert_{e}{e}", REFUSED, "expected {l} and {e} once each"),
+    ("tensorboard", "--top-k 2 --tokens 48 --shares", REFUSED, "sum to 96, expected 1, 100 or 8"),
+    ("tensorboard", "--top-k 1", RIGHT, "96 tokens a step, top-1"),
+]
+
+
+def test_the_table_has_every_end_and_forty_rows() -> None:
+    """At least forty, each format that needs no torch among them, and no row twice."""
+    assert len(set(TABLE)) == len(TABLE) >= 40
+    assert {row[2] for row in TABLE} == {RIGHT, SAID, REFUSED}
+
+
+@pytest.mark.parametrize(("name", "words", "end", "says"), TABLE, ids=[f"{n} {w}" for n, w, _, _ in TABLE])
+def test_options_that_do_not_fit_are_never_wrong_in_silence(
+    name: str, words: str, end: str, says: str, tmp_path: Path
+) -> None:
+    """Refused with the reason; or the counts are right and the tokens are named; or the result names what it took."""
+    folder, out = made(name, tmp_path), tmp_path / "out.parquet"
+    source = folder / FILES.get(name, "")
+    done = CliRunner().invoke(app, ["import", name, str(source), *words.split(), "--out", str(out)])
+    said = re.sub(r"\s+", " ", done.output if done.exception is None else f"{done.output} {done.exception}")
+    assert re.search(says, said), said
+    assert out.exists() == (end != REFUSED)
+    if end != REFUSED:
+        load_SLE = read_trace(out).load_SLE
+        same = np.array_equal(load_SLE, logs.truth(CHOSEN))
+        assert same == (end == RIGHT)
+
+
+def test_loads_with_layers_and_experts_swapped_are_refused(tmp_path: Path) -> None:
+    """Of an archive [steps, experts, layers]: every layer routes as many tokens, an expert gets what it gets."""
+    out = tmp_path / "out.parquet"
+    folder = logs.archive(tmp_path / "npz", CHOSEN, load=logs.truth(CHOSEN).transpose(0, 2, 1))
+    done = CliRunner().invoke(app, ["import", "npz", str(folder / "counts.npz"), "--out", str(out)])
+    assert "are layers and experts swapped" in str(done.exception)
+    assert not out.exists()
