@@ -100,6 +100,15 @@ $(VENV)/.engines: $(VENV)/.dev
 	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0' 'ai2-olmo-core==3.0.0' cached_path
 	touch $@
 
+# Functions of engines that load placements, for their tests and benchmarks/placement.py: four files, not the engines.
+$(VENV)/.loaders: $(VENV)/.dev
+	rm -rf $(VENV)/wheels && $(BIN)/python -m pip download -q --no-deps --only-binary :all: --python-version 3.12 \
+	  --platform manylinux_2_34_x86_64 --platform manylinux_2_24_x86_64 \
+	  -d $(VENV)/wheels --require-hashes -r tests/support/foreign/loaders.txt
+	$(BIN)/python tests/support/foreign/loaders.py $(VENV)/wheels $(VENV)/loaders
+	rm -rf $(VENV)/wheels
+	touch $@
+
 # Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
 $(VENV)/.peers: $(VENV)/.venv
 	$(PYTHON) -m venv $(VENV)/peers

@@ -100,9 +100,7 @@ def import_from(
     meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
     write_trace(replace(found, meta=meta), out)
     layers, tokens = [layer.index for layer in found.meta.layers], int(found.tokens_SL[0].max())
-    return Imported(
-        out, found.steps, layers, found.num_experts, found.meta.stride, tokens, found.meta.top_k, notes
-    )
+    return Imported(out, found.steps, layers, found.num_experts, found.meta.stride, tokens, found.meta.top_k, notes)
 
 
 def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:

@@ -150,8 +150,16 @@ def _vllm(placement: Placement, path: Path) -> bytes:
 
 
 def _vllm_ascend(placement: Placement, path: Path) -> bytes:
-    """Write the experts of each device, per MoE layer."""
+    """Write the experts of each device, per MoE layer; none may be there twice: the engine keeps one slot for it."""
     D = placement.shape.devices
+    for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True):
+        for d, held in enumerate(slot_R.reshape(D, -1)):
+            expert, times = np.unique(held, return_counts=True)
+            if (times > 1).any():
+                raise PlacementError(
+                    f"vllm-ascend keeps one slot of an expert on a device, layer {index} has expert "
+                    f"{expert[times > 1][0]} twice on device {d}; expected fewer --slots, or other --devices"
+                )
     layers = [
         {
             "layer_id": number,

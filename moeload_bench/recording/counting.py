@@ -267,6 +267,11 @@ class RouterCounter:
         return self._passed_forward[layer]
 
     def _add(self, layer: int, routing: Routing) -> None:
+        if not isinstance(routing, Routing):
+            raise RecordingError(
+                f"the adapter of {self.routers[layer].name} returned {type(routing).__name__}, expected "
+                "moeload_bench.recording.Routing(expert_P, token_P, tokens, experts, top_k)"
+            )
         if routing.experts != self.experts[layer] or routing.top_k != self.top_k[layer]:
             self._set_shape(layer, routing)
         cell_P, size = _cells(routing, self.halves.of_pairs(routing))

@@ -24,6 +24,10 @@ HOW_TO = (
 )
 
 
+_SHOWN = 6
+"""Candidates that a message lists."""
+
+
 class Routing(NamedTuple):
     """What one router decided for one forward pass.
 
@@ -155,10 +159,58 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
     ]
     if not found:
         raise RecordingError(
-            f"no MoE layer found in {type(model).__name__}: no module is a router that transformers declares; if it "
-            f"has routers of its own, {HOW_TO}"
+            f"no MoE layer found in {type(model).__name__}: no module is a router that transformers declares"
+            + _suggestion(model)
         )
     return found
+
+
+class _Candidate(NamedTuple):
+    """A weight [experts, hidden] that looks like a router's: its name, the layer that holds it, the call for logits."""
+
+    name: str
+    layer: nn.Module
+    logits: str
+    experts: int
+    hidden: int
+
+
+def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+    """Yield weights with "gate" or "router" in their name that map to fewer than they take: [experts, hidden]."""
+    for place, layer in model.named_modules():
+        own = [(name, one, f"hidden @ module.{name}.T") for name, one in layer.named_parameters(recurse=False)]
+        linear = [
+            (name, one.weight, f"module.{name}(hidden)") for name, one in layer.named_children() if _is_linear(one)
+        ]
+        for name, weight, logits in own + linear:
+            if re.search("gate|router", name) and weight.ndim == 2 and 2 <= weight.shape[0] < weight.shape[1]:
+                yield _Candidate(f"{place}.{name}".lstrip("."), layer, logits, *weight.shape)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "weight", None), torch.Tensor) and not list(module.children())
+
+
+def _suggestion(model: nn.Module) -> str:
+    """Return what the modules are that may be routers, with an adapter to paste for the first one's layer."""
+    found = list(_candidates(model))
+    if not found:
+        return f"; if it has routers of its own, {HOW_TO}"
+    first = found[0]
+    kind = type(first.layer).__name__
+    shown = "".join(
+        f"\n  {one.name} [{one.experts}, {one.hidden}] in {type(one.layer).__name__}" for one in found[:_SHOWN]
+    )
+    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f""". These may be routers, [experts, hidden]:{shown}{more}
+If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups), and pass adapters={{{kind}: read}}:
+
+    def read(module, args, output):
+        hidden = args[0].detach().flatten(0, -2)
+        index = ({first.logits}).topk(K, dim=-1).indices
+        return Routing(index.flatten(), None, len(index), {first.experts}, K)
+
+See docs/guide/recording.md, "A router without a module"."""
 
 
 def _declared(model: nn.Module) -> Iterator[type]:

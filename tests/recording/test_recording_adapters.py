@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,65 @@ def test_indices_of_another_tensor_class_are_counted() -> None:
         counts.append(counter.take().load_LE)
     np.testing.assert_array_equal(*counts)
     assert counts[0].sum() == 200
+
+
+class Inside(nn.Module):
+    """An MoE layer that multiplies by its router's weight itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.chosen = (hidden @ self.w_gate.T).topk(2, dim=-1).indices
+        return hidden
+
+
+class WithGate(nn.Module):
+    """An MoE layer whose router is a plain linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(8, 4, bias=False), nn.Linear(8, 32)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.chosen = self.gate(hidden).topk(2, dim=-1).indices
+        return hidden
+
+
+@pytest.mark.parametrize("kind", [Inside, WithGate])
+def test_the_adapter_that_a_message_prints_counts_what_the_layer_routes(kind: type[nn.Module]) -> None:
+    """No router is found: weights that look like one are listed with shapes, and the adapter runs as it is printed."""
+    model = nn.Sequential(nn.Linear(8, 8), kind(), kind())
+    with pytest.raises(RecordingError) as refused:
+        find_routers(model)
+    said = str(refused.value)
+    assert f"[4, 8] in {kind.__name__}" in said
+    assert "  1." in said
+    assert "  2." in said
+    assert f"adapters={{{kind.__name__}: read}}" in said
+    lines = said[said.index("    def read") : said.index("See docs/")].replace("K", "2")
+    space: dict[str, Any] = {"Routing": Routing}
+    exec(textwrap.dedent(lines), space)
+    counter = RouterCounter(model, {kind: space["read"]})
+    model(torch.randn(3, 5, 8))
+    routed = [np.bincount(layer.chosen.flatten(), minlength=4) for layer in list(model)[1:]]
+    np.testing.assert_array_equal(counter.take().load_LE, routed)
+
+
+def test_a_model_without_anything_like_a_router_gets_no_adapter() -> None:
+    """Only the way to write one."""
+    with pytest.raises(RecordingError, match=r"no module is a router .*write an adapter, a function"):
+        find_routers(nn.Sequential(nn.Linear(8, 4)))
+
+
+def test_an_adapter_that_returns_no_routing_is_named() -> None:
+    """With what it returned and what was expected."""
+    router = OwnRouter()
+    counter = RouterCounter(router, {OwnRouter: lambda module, args, output: output["chosen"]})
+    router(torch.randn(3, 4))
+    with pytest.raises(RecordingError, match=r"returned Tensor, expected moeload_bench\.recording\.Routing\(expert_P"):
+        counter.take()
 
 
 @pytest.mark.parametrize("index", [-1, 4, 9])
