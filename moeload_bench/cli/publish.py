@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.publishing import publish as hub
+from moeload_bench.publishing.folders import publish_folder
 from moeload_bench.publishing.publish import Publication
 
 
@@ -22,10 +23,14 @@ def publish(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow traces on main to be changed or removed; older tags keep theirs.")
     ] = False,
+    kind: Annotated[
+        Literal["dataset", "model", "space"],
+        typer.Option("--as", help="What the folder is: traces, a forecaster's weights, or the leaderboard's site."),
+    ] = "dataset",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
-    """Publish a folder of traces on the Hugging Face Hub.
+    """Publish a folder of traces on the Hugging Face Hub, or with --as the weights of a forecaster or the site.
 
     Uploads what the Hub does not hold yet, compares checksums, and sets the tag when everything is there. Interrupted
     at any moment, the same command goes on; when nothing changed it sends nothing. Needs a token that may write:
@@ -36,7 +41,12 @@ def publish(
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:
-        done = hub.publish(folder, repo, tag, private=private, overwrite=overwrite, dry_run=dry_run, report=report)
+        if kind == "dataset":
+            done = hub.publish(folder, repo, tag, private=private, overwrite=overwrite, dry_run=dry_run, report=report)
+        else:
+            done = publish_folder(
+                folder, repo, tag, kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
+            )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done), indent=1))
         return

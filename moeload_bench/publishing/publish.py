@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub.client import (
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Kind = Literal["dataset", "model", "space"]
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,23 @@ def publish(
     """
     from huggingface_hub import HfApi
 
-    if not _TAG.fullmatch(tag) or tag == "main":
-        raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
-    check_repo(repo)
+    check_names(repo, tag)
     files = collect_files(folder)
     check_card(folder)
     with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
-        release = _Release(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
-        if dry_run:
-            return explaining_failures(repo, release.rehearse)
-        check_token(release.api)
-        return explaining_failures(repo, lambda: with_retries(release.attempt))
+        release = Release(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
+        return release.run(dry_run)
+
+
+def check_names(repo: str, tag: str) -> None:
+    """Raise `HubError` for a tag or a repository that cannot be."""
+    if not TAG.fullmatch(tag) or tag == "main":
+        raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
+    check_repo(repo)
 
 
 @dataclass
-class _Release:
+class Release:
     """One folder on its way to one tag; every attempt starts from what the Hub holds at that time."""
 
     api: HfApi
@@ -101,6 +104,26 @@ class _Release:
     report: Progress
     scratch: Path
     started: Plan | None = None
+    kind: ClassVar[Kind] = "dataset"
+
+    def run(self, dry_run: bool) -> Publication:
+        """Publish, or say what would be done."""
+        if dry_run:
+            return explaining_failures(self.repo, self.rehearse)
+        check_token(self.api)
+        return explaining_failures(self.repo, lambda: with_retries(self.attempt))
+
+    def is_others(self, name: str) -> bool:
+        """Return whether a path is left alone."""
+        return is_others(name)
+
+    def is_foreign(self, name: str) -> bool:
+        """Return whether a path says that the repository is something else."""
+        return is_foreign(name)
+
+    def is_guarded(self, name: str) -> bool:
+        """Return whether a path changes only with ``overwrite``."""
+        return is_trace(name)
 
     def rehearse(self) -> Publication:
         """Return what `attempt` would do; send nothing."""
@@ -114,7 +137,8 @@ class _Release:
     def attempt(self) -> Publication:
         head = self.head()
         if head is None:
-            self.api.create_repo(self.repo, repo_type="dataset", private=self.private, exist_ok=True)
+            sdk = "static" if self.kind == "space" else None
+            self.api.create_repo(self.repo, repo_type=self.kind, private=self.private, exist_ok=True, space_sdk=sdk)
             head = self.head()
         done = self.finished()
         if done is not None:
@@ -127,7 +151,7 @@ class _Release:
             raise HubError(
                 f"{self.repo}: after the upload the Hub holds other content than the folder ({left}): no tag"
             )
-        self.api.create_tag(self.repo, tag=self.tag, revision=commit, repo_type="dataset")
+        self.api.create_tag(self.repo, tag=self.tag, revision=commit, repo_type=self.kind)
         return Publication(self.repo, self.tag, commit, self.started, tagged=True)
 
     def head(self) -> str | None:
@@ -135,7 +159,7 @@ class _Release:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            info = self.api.dataset_info(self.repo)
+            info = self.api.repo_info(self.repo, repo_type=self.kind)
         except RepositoryNotFoundError:
             return None
         if self.private and not info.private:
@@ -147,15 +171,15 @@ class _Release:
 
         if commit is None:
             return {}
-        rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type="dataset")
-        files = [row for row in rows if isinstance(row, RepoFile) and not is_others(row.path)]
+        rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type=self.kind)
+        files = [row for row in rows if isinstance(row, RepoFile) and not self.is_others(row.path)]
         return {file.path: RemoteFile(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
 
     def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
         """Return the folder's files; the card keeps what a commit's card says of traces of others, which stay there."""
-        if commit is None or not self.api.file_exists(self.repo, CARD, repo_type="dataset", revision=commit):
+        if commit is None or not self.api.file_exists(self.repo, CARD, repo_type=self.kind, revision=commit):
             return self.files
-        there = self.api.hf_hub_download(self.repo, CARD, repo_type="dataset", revision=commit)
+        there = self.api.hf_hub_download(self.repo, CARD, repo_type=self.kind, revision=commit)
         card = self.files[CARD].path.read_text(encoding="utf-8")
         both = carried_rows(card, Path(there).read_text(encoding="utf-8"))
         if same_card(both, card):
@@ -166,7 +190,7 @@ class _Release:
 
     def finished(self) -> Publication | None:
         """Return the release if the tag exists with the folder's content, None if there is no such tag."""
-        refs = self.api.list_repo_refs(self.repo, repo_type="dataset")
+        refs = self.api.list_repo_refs(self.repo, repo_type=self.kind)
         commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
         if commit is None:
             return None
@@ -181,16 +205,16 @@ class _Release:
     def plan(self, head: str | None) -> Plan:
         """Return the changes to make; raise if they touch foreign files or, without ``overwrite``, published traces."""
         remote = self.tree(head)
-        foreign = [name for name in remote if is_foreign(name)]
+        foreign = [name for name in remote if self.is_foreign(name)]
         if foreign:
             raise HubError(
                 f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
             )
         plan = make_plan(self.files_at(head), remote)
-        touched = [name for name in (*plan.replace, *plan.remove) if is_trace(name)]
+        touched = [name for name in (*plan.replace, *plan.remove) if self.is_guarded(name)]
         if touched and not self.overwrite:
             raise HubError(
-                f"{self.repo}: main holds traces that the folder changes or lacks ({first_names(touched)}); "
+                f"{self.repo}: main holds files that the folder changes or lacks ({first_names(touched)}); "
                 "--overwrite changes main and leaves older releases as they are"
             )
         return plan
@@ -202,10 +226,10 @@ class _Release:
         names, files = (*plan.add, *plan.replace), self.files_at(head)
         adds = [CommitOperationAdd(name, str(files[name].path)) for name in names]
         for done, addition in enumerate(adds, start=1):
-            self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type="dataset")
+            self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type=self.kind)
             self.report(done, len(adds), addition.path_in_repo)
         deletes = [CommitOperationDelete(name) for name in plan.remove]
         commit = self.api.create_commit(
-            self.repo, [*adds, *deletes], commit_message=f"Release {self.tag}", repo_type="dataset", parent_commit=head
+            self.repo, [*adds, *deletes], commit_message=f"Release {self.tag}", repo_type=self.kind, parent_commit=head
         )
         return commit.oid

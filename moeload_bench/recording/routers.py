@@ -179,11 +179,10 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
     """Yield weights with "gate" or "router" in their name that map to fewer than they take: [experts, hidden]."""
     for place, layer in model.named_modules():
         own = [(name, one, f"hidden @ module.{name}.T") for name, one in layer.named_parameters(recurse=False)]
-        linear = [
-            (name, one.weight, f"module.{name}(hidden)") for name, one in layer.named_children() if _is_linear(one)
-        ]
-        for name, weight, logits in own + linear:
-            if re.search("gate|router", name) and weight.ndim == 2 and 2 <= weight.shape[0] < weight.shape[1]:
+        inner = [(name, one) for name, one in layer.named_children() if _is_linear(one)]
+        for name, weight, logits in own + [(name, one.weight, f"module.{name}(hidden)") for name, one in inner]:
+            is_router = re.search("router|gate(?!_?up|_?proj)", name) and weight.ndim == 2
+            if is_router and 2 <= weight.shape[0] < weight.shape[1]:
                 yield _Candidate(f"{place}.{name}".lstrip("."), layer, logits, *weight.shape)
 
 
@@ -198,11 +197,9 @@ def _suggestion(model: nn.Module) -> str:
         return f"; if it has routers of its own, {HOW_TO}"
     first = found[0]
     kind = type(first.layer).__name__
-    shown = "".join(
-        f"\n  {one.name} [{one.experts}, {one.hidden}] in {type(one.layer).__name__}" for one in found[:_SHOWN]
-    )
+    lines = [f"\n  {one.name} [{one.experts}, {one.hidden}] in {type(one.layer).__name__}" for one in found[:_SHOWN]]
     more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return f""". These may be routers, [experts, hidden]:{shown}{more}
+    return f""". These may be routers, [experts, hidden]:{"".join(lines)}{more}
 If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups), and pass adapters={{{kind}: read}}:
 
     def read(module, args, output):

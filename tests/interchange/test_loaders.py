@@ -30,7 +30,8 @@ LOAD = np.array([[9.0, 1, 1, 1], [1, 5, 1, 5]])
 def placed() -> Placement:
     """Layers 1 and 3 of a model of five; some experts are there twice, on different devices."""
     shape = ClusterShape("test", DEVICES, SLOTS)
-    return placement_of(plan(LOAD, shape), EXPERTS, shape, LAYERS, {}, MODEL)
+    slot_LR = np.array([[0, 1, 2, 0, 3, 1], [3, 1, 0, 2, 1, 3]])
+    return placement_of(slot_LR, EXPERTS, shape, LAYERS, {}, MODEL)
 
 
 class OurModel:
