@@ -22,6 +22,7 @@ COMMANDS = {
     "submit-baselines": "Write the baselines' submissions from their results on the suite that takes submissions.",
     "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
     "fit-gated": "Fit the weights that `gated` ships with.",
+    "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
     "studies": "Measure what the reports rest on; the ladder of model sizes is measured by `pages ladder`.",
 }
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""

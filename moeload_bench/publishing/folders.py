@@ -26,6 +26,7 @@ class _Site(Release):
     """A static Space: its front matter is that of README.md."""
 
     kind: ClassVar[Kind] = "space"
+    holds: ClassVar[str] = "files"
     allowed: ClassVar[str] = SITE_FILE
     needed: ClassVar[tuple[str, ...]] = ("README.md", "index.html")
 

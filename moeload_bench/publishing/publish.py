@@ -105,6 +105,7 @@ class Release:
     scratch: Path
     started: Plan | None = None
     kind: ClassVar[Kind] = "dataset"
+    holds: ClassVar[str] = "traces"
 
     def run(self, dry_run: bool) -> Publication:
         """Publish, or say what would be done."""
@@ -214,7 +215,7 @@ class Release:
         touched = [name for name in (*plan.replace, *plan.remove) if self.is_guarded(name)]
         if touched and not self.overwrite:
             raise HubError(
-                f"{self.repo}: main holds files that the folder changes or lacks ({first_names(touched)}); "
+                f"{self.repo}: main holds {self.holds} that the folder changes or lacks ({first_names(touched)}); "
                 "--overwrite changes main and leaves older releases as they are"
             )
         return plan

@@ -1,0 +1,170 @@
+"""`python -m leaderboard model`: the model repository of `gated`, the best forecaster, as a folder.
+
+Weights are safetensors (no pickle, no code), the card is made from committed results, and `.eval_results` holds what the
+Hub's leaderboards read, written by huggingface_hub's own classes. `moeload-bench publish --as model` sends it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import yaml
+
+from leaderboard.committed import ROOT, committed_results
+from moeload_bench.errors import MoeloadError
+from moeload_bench.hub.fetch import suite_pins
+from moeload_bench.hub.weights import PINNED, WEIGHTS, archive_of
+from moeload_bench.results.grid import Row, known_grid
+from moeload_bench.results.markdown import markdown_table
+
+NAME, METRIC = "gated", "window_tv"
+SUITES = ("v1", "v2")
+TRACES = "ORG/moeload-traces"
+"""Stands for the dataset until a suite names it."""
+PAPER = "arxiv:2404.16914"
+CARD = """---
+{front}
+---
+# gated: forecasts of expert load in Mixture-of-Experts training
+
+Forecasts the share of a layer's tokens that each expert will get, 1 to 4,000 optimizer steps ahead, from the loads so
+far. For whoever places, replicates or sizes experts during training. A small network ({parameters:,} float32 weights)
+weights window means, decays and trends that are measured in the run itself; it sees no expert by itself, so that any
+number of experts and layers will do.
+
+## Load
+
+```python
+from moeload_bench.baselines.gated import Gated
+from moeload_bench.hub.weights import pretrained
+
+weights = pretrained("gated", "{place}@TAG")      # refused unless its hash is the one that the package pins
+forecaster = Gated(info, 0, fitted=weights)       # info: moeload_bench.forecaster.trace_info(trace)
+```
+
+The repository holds `{weights}` and nothing that is run: no pickle, no code. The package ships the same weights, so
+`moeload-bench run gated --trace my-run.parquet` needs no download.
+
+## Results
+
+Skill is 1 - error / error of `sw_avg`, the mean of the last 100 steps, over all horizons; error is the part of the
+tokens that a forecast plans for the wrong expert. Higher skill is better.
+
+{results}
+
+## How it was made
+
+Fitted on the `train` runs of suite `v1` of the traces, with the benchmark's own loss; `python -m leaderboard fit-gated`
+in a checkout of the project fits it again.
+
+## Limits
+
+The runs that it learned from are small models (millions of parameters) with thousands of tokens per step. On recipes that
+it has not seen it gains less: see the project's report on `gated`.
+
+## Licence
+
+Apache-2.0.
+
+## Cite
+
+`CITATION.cff` of the project, and the paper that posed the question: Cong et al., *Prediction Is All MoE Needs: Expert
+Load Distribution Goes from Fluctuating to Stabilizing*, arXiv:2404.16914 (2024).
+"""
+
+
+def model_files(place: str = "ORG/moeload-gated") -> dict[str, bytes]:
+    """Return the files of the repository ``place`` by path; raise `MoeloadError` if the weights are not the pinned."""
+    rows = {suite: _rows(suite) for suite in SUITES}
+    files = {
+        WEIGHTS: _weights(),
+        "README.md": _card(place, rows).encode(),
+        "LICENSE": (ROOT / "LICENSE").read_bytes(),
+    }
+    return files | {f".eval_results/moeload-{suite}.yaml": _records(suite, found) for suite, found in rows.items()}
+
+
+def _weights() -> bytes:
+    from safetensors.numpy import save
+
+    with np.load(ROOT / "baselines" / "_gate.npz", allow_pickle=False) as archive:
+        arrays = {name: np.ascontiguousarray(archive[name]) for name in sorted(archive.files)}
+    return save(arrays, metadata={"format": "np"})
+
+
+def _rows(suite: str) -> list[Row]:
+    """Return the forecaster's row of each state that all suites have."""
+    grid = known_grid(committed_results(suite), METRIC)
+    return [row for row in grid.of(NAME) if row.state in ("transient", "stable") and row.skill is not None]
+
+
+def _card(place: str, rows: dict[str, list[Row]]) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="moeload-bench",
+        tags=["mixture-of-experts", "expert-load", "timeseries", PAPER],
+        pipeline_tag="time-series-forecasting",
+        datasets=[_traces()[0]],
+        model_name=NAME,
+    )
+    lines = [(f"`{suite}`", row.state, f"{row.skill:+.3f}") for suite, found in rows.items() for row in found]
+    with np.load(ROOT / "baselines" / "_gate.npz", allow_pickle=False) as archive:
+        parameters = sum(archive[name].size for name in archive.files if archive[name].dtype == np.float32)
+    results = markdown_table(("Suite", "State", "Skill"), lines)
+    front = str(data.to_yaml(line_break="\n")).strip()
+    return CARD.format(front=front, place=place, weights=WEIGHTS, results=results, parameters=parameters)
+
+
+def _records(suite: str, rows: list[Row]) -> bytes:
+    """Return the evaluation records of a suite: what rises is better, so skill in percent."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    repo, revision = _traces()
+    entries: list[Any] = [
+        EvalResultEntry(
+            dataset_id=repo,
+            task_id=f"{suite}-{row.state}",
+            value=round(100 * (row.skill or 0.0), 2),
+            dataset_revision=revision,
+            notes=f"skill of {METRIC} against sw_avg, percent, all horizons",
+        )
+        for row in rows
+    ]
+    return str(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)).encode()
+
+
+def _traces() -> tuple[str, str | None]:
+    """Return the dataset's repository and tag, as a suite names them."""
+    places = sorted({(pin.repo, pin.revision) for _, pin in suite_pins()})
+    return places[-1] if places else (TRACES, None)
+
+
+def write_model(out: Path, place: str) -> Path:
+    """Write the folder; raise `MoeloadError` if it holds something already, or the weights are not the pinned ones."""
+    if out.exists() and any(out.iterdir()):
+        raise MoeloadError(f"{out}: the folder is not empty; name another one or empty it")
+    for name, data in model_files(place).items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    archive_of(out / WEIGHTS, PINNED[NAME])
+    return out
+
+
+def model(
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = ROOT / "build" / "model",
+    repo: Annotated[
+        str, typer.Option(help="The model repository that the card names, ORG/NAME.")
+    ] = "ORG/moeload-gated",
+) -> None:
+    """Write the model repository of `gated`: weights in safetensors, card, evaluation records.
+
+    The same committed files give the same bytes. `moeload-bench publish FOLDER --repo ORG/NAME --tag TAG --as model`
+    sends it.
+    """
+    print(f"{write_model(out, repo)}: model repository of {NAME}, weights {PINNED[NAME][:16]}")
