@@ -1,7 +1,7 @@
 """`python -m leaderboard model`: the model repository of `gated`, the best forecaster, as a folder.
 
-Weights are safetensors (no pickle, no code), the card is made from committed results, and `.eval_results` holds what the
-Hub's leaderboards read, written by huggingface_hub's own classes. `moeload-bench publish --as model` sends it.
+Weights are safetensors (no pickle, no code), the card is made from committed results, and `.eval_results` holds what
+the Hub's leaderboards read, by huggingface_hub's own classes. `moeload-bench publish --as model` sends it.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ in a checkout of the project fits it again.
 
 ## Limits
 
-The runs that it learned from are small models (millions of parameters) with thousands of tokens per step. On recipes that
-it has not seen it gains less: see the project's report on `gated`.
+The runs that it learned from are small models (millions of parameters) with thousands of tokens per step. On recipes
+that it has not seen it gains less: see the project's report on `gated`.
 
 ## Licence
 

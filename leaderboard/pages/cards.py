@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, committed_results
 from leaderboard.pages.croissant import croissant
 from moeload_bench.publishing.card import render_card
+from moeload_bench.results.grid import known_grid
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.tables import signed_skill
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import bundled_folder
+
+SUITE, METRIC, STATES = "v2", "window_tv", ("transient", "stable")
+
+
+def leaderboard_table() -> str:
+    """Return the skill of every forecaster on the suite of these runs, the best first."""
+    grid = known_grid(committed_results(SUITE), METRIC)
+    skill: dict[str, dict[str, float]] = {}
+    for row in (row for state in STATES for row in grid.of_state(state)):
+        if row.skill is not None:
+            skill.setdefault(row.forecaster, {})[row.state] = row.skill
+    order = sorted(skill, key=lambda name: -sum(skill[name].values()))
+    lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in STATES)) for name in order]
+    return markdown_table(("Forecaster", *(f"Skill, {state}" for state in STATES)), lines)
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:
@@ -17,7 +34,8 @@ def card_files(root: Path = ROOT) -> dict[Path, str]:
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
     traces = root / "traces"
     runs = read_runs(traces) if traces.is_dir() else []
-    card = render_card((root / "datasets_card.md").read_text(encoding="utf-8"), runs)
+    text = (root / "datasets_card.md").read_text(encoding="utf-8")
+    card = render_card(text, runs, {"leaderboard": leaderboard_table()})
     out[root / "datasets_card.md"] = card
     if runs:
         out[traces / "README.md"] = card

@@ -7,7 +7,7 @@ A test fails when a card of this repository is not what its traces say; `make ta
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import list_traces
 
 LICENCE = "cc-by-4.0"
-TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench")
+TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench", "arxiv:2404.16914")
 SPLITS = ("train", "test")
 FRONT = re.compile(r"\A---\n(?:.*?\n)?---\n", re.DOTALL)
 _BLOCK = re.compile(
@@ -27,14 +27,18 @@ _BLOCK = re.compile(
 )
 
 
-def render_card(text: str, runs: Sequence[Run]) -> str:
-    """Return the card with front matter and generated parts renewed; a card without front matter gets one."""
+def render_card(text: str, runs: Sequence[Run], more: Mapping[str, str] | None = None) -> str:
+    """Return the card with front matter and generated parts renewed; a card without front matter gets one.
+
+    ``more``: parts by name that are not made from the runs.
+    """
+    others = {"publication": publication(), **(more or {})}
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
-        if name != "publication" and name not in TABLES:
-            raise not_found("generated part of a card", name, [*TABLES, "publication"])
-        made = publication() if name == "publication" else TABLES[name](runs)
+        if name not in others and name not in TABLES:
+            raise not_found("generated part of a card", name, [*TABLES, *others])
+        made = others[name] if name in others else TABLES[name](runs)
         return f"{match['begin']}{made}\n{match['end']}"
 
     return f"---\n{front_matter(runs)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))

@@ -18,7 +18,7 @@ from moeload_bench.words import Progress, silent
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SITE_FILE = r"\.nojekyll|([\w.-]+/)*[\w.-]+\.(html|css|js|json|svg|md|cff|txt|csv|png)"
+SITE_FILE = r"\.nojekyll|(?:[\w-][\w.-]*/)*[\w-][\w.-]*"
 MODEL_FILE = r"README\.md|LICENSE|model\.safetensors|\.eval_results/[\w.-]+\.yaml"
 
 

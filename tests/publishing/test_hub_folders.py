@@ -1,0 +1,203 @@
+"""The model repository and the Space against the local Hub: whole or not there, and loaded back by the real clients."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from moeload_bench.baselines import _gate
+from moeload_bench.baselines.gated import Gated
+
+from leaderboard.model import model_files, write_model
+from leaderboard.site.command import write_site
+from leaderboard.site.pages import TEMPLATES
+from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
+from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
+from moeload_bench.hub import weights
+from moeload_bench.hub.weights import PINNED, pretrained
+from moeload_bench.publishing.folders import publish_folder
+from tests.conftest import need, synthetic_trace
+from tests.support.hub import LocalHub
+from tests.support.hub.helpers import folder_bytes, run_python
+
+pytest_plugins = ("tests.support.hub.fixtures",)
+need("safetensors", "pip install '.[record]'")
+
+REPO = {"model": "acme/moeload-gated", "space": "acme/moeload-leaderboard"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The real model repository, and a site of a few pages with the real front matter, some of them in folders."""
+    root = tmp_path_factory.mktemp("folders")
+    pages = [(f"{place}page{n}.html", bytes(n)) for n in range(1, 4) for place in ("", "traces/")]
+    card = [("README.md", (TEMPLATES / "space_card.md").read_bytes()), ("index.html", b"<html></html>")]
+    write_site([*card, *pages], root / "space")
+    return {"model": write_model(root / "model", REPO["model"]), "space": root / "space"}
+
+
+def there(api: Any, kind: str, tmp_path: Path, revision: str) -> dict[str, bytes]:
+    """The files of a revision, downloaded by the real client."""
+    cache = tmp_path / "cache" / revision
+    return folder_bytes(Path(api().snapshot_download(REPO[kind], repo_type=kind, revision=revision, cache_dir=cache)))
+
+
+@pytest.mark.parametrize("kind", REPO)
+def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
+    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
+) -> None:
+    """Published, downloaded, published again; a dry run before says the same and sends nothing."""
+    planned = publish_folder(made[kind], REPO[kind], "v1.0", kind, dry_run=True, api=api(False))
+    assert all(seen.method in ("GET", "HEAD") for seen in hub.seen)
+    done = publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    assert done.tagged
+    assert set(done.plan.add) == set(planned.plan.add) == set(folder_bytes(made[kind]))
+    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
+    before = len(hub.seen)
+    again = publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    assert (again.tagged, again.plan.empty) == (False, True)
+    assert all(seen.method in ("GET", "HEAD") for seen in hub.seen[before:])
+
+
+@pytest.mark.parametrize("kind", REPO)
+def test_killed_at_any_request_it_is_whole_or_not_there(
+    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
+) -> None:
+    """SIGKILL at two random requests; after each there is no tag, and main holds all of the folder or nothing."""
+    words = ("publish", str(made[kind]), "--repo", REPO[kind], "--tag", "v1.0", "--as", kind)
+    chance = random.Random(5)
+    for _ in range(2):
+        stop_at = len(hub.seen) + chance.randint(2, 12)
+        child = run_python(hub, tmp_path / "home", "-m", "moeload_bench", *words)
+        while child.poll() is None and len(hub.seen) < stop_at:
+            time.sleep(0.001)
+        child.kill()
+        child.communicate()
+        left = hub.storage.find(kind, REPO[kind])
+        if left is not None and not left.data["tags"]:
+            assert set(left.tree("main")[1]) - {".gitattributes"} in (set(), set(folder_bytes(made[kind])))
+    child = run_python(hub, tmp_path / "home", "-m", "moeload_bench", *words)
+    output = child.communicate()[0]
+    assert child.returncode == 0, output
+    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
+
+
+@pytest.mark.parametrize("kind", REPO)
+def test_lost_answers_and_503s_change_nothing(
+    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
+) -> None:
+    """The commit and the tag take effect and their answers are lost; a request in seven is refused."""
+    hub.faults.add("lost_reply", "/(commit|tag)/", times=2)
+    hub.faults.add("503", times=None, probability=0.15)
+    for _ in range(20):
+        try:
+            publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+            break
+        except HubError:
+            continue
+    hub.faults.clear()
+    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
+
+
+def test_weights_are_loaded_by_name_and_forecast_alike(made: dict[str, Path], hub: LocalHub, api: Any) -> None:
+    """From the Hub at a tag: the same forecast as the weights that ship with the package, with quantiles."""
+    publish_folder(made["model"], REPO["model"], "v1.0", "model", api=api())
+    fitted = pretrained("gated", f"{REPO['model']}@v1.0", api=api(False))
+    trace = synthetic_trace(300)
+    request = ForecastRequest(origin=300, horizon=100, horizons=(1, 100))
+    forecasts = []
+    for given in ({"fitted": fitted}, {"weights": "shipped"}):
+        forecaster = Gated(trace_info(trace), 0, **given)  # type: ignore[arg-type]
+        forecaster.observe(step_block(trace, 0, 300))
+        forecasts.append(forecaster.forecast(request))
+    np.testing.assert_array_equal(forecasts[0].share_BLE, forecasts[1].share_BLE)
+
+
+def test_other_weights_are_refused(
+    made: dict[str, Path], hub: LocalHub, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash that is not the pinned one, and a forecaster that has no weights."""
+    publish_folder(made["model"], REPO["model"], "v1.0", "model", api=api())
+    with pytest.raises(NotFoundError, match="gated"):
+        pretrained("sw_avg", f"{REPO['model']}@v1.0")
+    monkeypatch.setitem(weights.PINNED, "gated", "0" * 64)
+    with pytest.raises(HashMismatchError, match="expected 0000"):
+        pretrained("gated", f"{REPO['model']}@v1.0", api=api(False))
+
+
+def test_the_weights_are_those_that_the_package_ships(made: dict[str, Path]) -> None:
+    """The same arrays, and the pin is of this file; nothing in the folder is a pickle or code."""
+    archive = weights.archive_of(made["model"] / "model.safetensors", PINNED["gated"])
+    ours, shipped = _gate.read_gate(archive, "here"), _gate.shipped_gate()
+    for name in ("mean_C", "scale_C", "inner_CU", "inner_U", "outer_UM", "outer_M"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(shipped, name))
+    names = set(folder_bytes(made["model"]))
+    assert names == {
+        "README.md", "LICENSE", "model.safetensors", ".eval_results/moeload-v1.yaml", ".eval_results/moeload-v2.yaml",
+    }  # fmt: skip
+    assert {name: made["model"].joinpath(name).read_bytes() for name in names} == model_files(REPO["model"])
+
+
+def test_evaluation_records_are_read_by_the_hubs_own_classes(made: dict[str, Path]) -> None:
+    """Two states of each suite, a value that rises, and the dataset."""
+    import yaml
+    from huggingface_hub import ModelCard, parse_eval_result_entries
+
+    for suite in ("v1", "v2"):
+        text = (made["model"] / f".eval_results/moeload-{suite}.yaml").read_text()
+        entries = parse_eval_result_entries(yaml.safe_load(text))
+        assert [entry.task_id for entry in entries] == [f"{suite}-transient", f"{suite}-stable"]
+        assert all(0 < entry.value < 100 for entry in entries)
+    card = ModelCard.load(made["model"] / "README.md")
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "moeload-bench")
+    assert "arxiv:2404.16914" in (card.data.tags or [])
+
+
+def test_the_space_is_static_by_its_front_matter(made: dict[str, Path]) -> None:
+    """What a static Space needs: the sdk and the page that opens."""
+    from huggingface_hub import SpaceCard
+
+    card = SpaceCard.load(made["space"] / "README.md")
+    assert (card.data.sdk, card.data.app_file) == ("static", "index.html")
+    assert (made["space"] / card.data.app_file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("weights.bin", "got weights.bin"), ("run.py", "got run.py"), (None, "model.safetensors missing")],
+)
+def test_a_folder_with_anything_else_is_refused(name: str | None, says: str, made: Any, tmp_path: Path) -> None:
+    """Pickles and code are never sent; a folder without its weights is none."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for part in ("README.md", *(("model.safetensors", name) if name else ())):
+        (folder / part).write_bytes(b"x")
+    with pytest.raises(HubError, match=says):
+        publish_folder(folder, REPO["model"], "v1.0", "model")
+
+
+@pytest.mark.parametrize("kind", REPO)
+def test_what_is_published_changes_only_if_asked(
+    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
+) -> None:
+    """Foreign files are left alone; a tag never moves; a changed weight or page needs --overwrite."""
+    api().create_repo(REPO[kind], repo_type=kind, space_sdk="static" if kind == "space" else None)
+    api().upload_file(path_or_fileobj=b"x", path_in_repo=".secret", repo_id=REPO[kind], repo_type=kind)
+    with pytest.raises(HubError, match=r"exists with other content \(\.secret\)"):
+        publish_folder(made[kind], REPO[kind], "v1.0", kind, overwrite=True, api=api())
+    api().delete_file(".secret", REPO[kind], repo_type=kind)
+    publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    changed = tmp_path / "changed"
+    for name, data in folder_bytes(made[kind]).items():
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
+        (changed / name).write_bytes(data + (b"!" if name in ("LICENSE", "page1.html") else b""))
+    with pytest.raises(HubError, match=r"main holds files that the folder changes or lacks.*--overwrite"):
+        publish_folder(changed, REPO[kind], "v1.1", kind, api=api())
+    with pytest.raises(HubError, match=r"release v1\.0 exists with other content"):
+        publish_folder(changed, REPO[kind], "v1.0", kind, overwrite=True, api=api())
+    assert publish_folder(changed, REPO[kind], "v1.1", kind, overwrite=True, api=api()).tagged
+    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
