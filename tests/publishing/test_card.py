@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from leaderboard.pages import cards
-from leaderboard.pages.croissant import croissant
+from leaderboard.pages.croissant import _released, croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub import fetch
 from moeload_bench.hub.fetch import HubPin
@@ -250,6 +251,49 @@ def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> No
     records = list(dataset.records("tiny-a"))
     expected = [read_trace(folder / f"tiny-a/{split}/seed0.parquet").load_SLE for split in ("test", "train")]
     np.testing.assert_array_equal(np.array([r["tiny-a/load"] for r in records]), np.concatenate(expected))
+
+
+def test_croissant_takes_its_date_from_the_citation(tmp_path: Path) -> None:
+    """`date-released`, written with a release; without it there is no date, and no warning but that."""
+    assert _released(tmp_path_with(tmp_path, "version: 1.0.0\n")) is None
+    assert _released(tmp_path_with(tmp_path, "date-released: 2026-12-01\n")) == datetime(2026, 12, 1)
+
+
+def tmp_path_with(folder: Path, text: str) -> Path:
+    """The folder, with this text as its CITATION.cff."""
+    (folder / "CITATION.cff").write_text(text)
+    return folder
+
+
+def test_croissant_says_how_the_data_were_made_and_what_they_are_not_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version, date and the fields of responsible AI, read back by mlcroissant without a warning."""
+    import mlcroissant
+
+    from leaderboard.pages import croissant as module
+
+    monkeypatch.setattr(module, "_released", lambda: datetime(2026, 12, 1))
+    folder = make_folder(tmp_path / "traces", recipes=("tiny-a",), steps=30)
+    (folder / "croissant.json").write_text(croissant(folder, read_runs(folder)))
+    metadata = mlcroissant.Dataset(str(folder / "croissant.json")).metadata
+    assert not metadata.issues.errors
+    assert not metadata.issues.warnings
+    assert metadata.version == "0.0.0"
+    assert metadata.date_published == datetime(2026, 12, 1)
+    for field in (
+        "data_collection", "data_biases", "data_limitations", "data_use_cases", "personal_sensitive_information",
+        "data_release_maintenance_plan",
+    ):  # fmt: skip
+        assert getattr(metadata, field), field
+
+
+def test_the_published_card_has_its_parts_in_order() -> None:
+    """What it is, how to load it, the runs, the leaderboard, how it was made, limits, licence, how to cite."""
+    text = (ROOT / "datasets_card.md").read_text(encoding="utf-8")
+    parts = ["Load it", "The runs", "Leaderboard", "How it was made", "Limits", "Licence", "How to cite", "Hashes"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == parts
+    assert "arxiv:2404.16914" in text
 
 
 def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
