@@ -61,6 +61,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nemotron_h": PLAIN,
     "solar_open": PLAIN,
     "step3p7": {
+        "pad_token_id": 0,
+        "sliding_window": 8,
         "num_local_experts": EXPERTS,
         "n_routed_experts": EXPERTS,
         "num_experts_per_tok": 2,
