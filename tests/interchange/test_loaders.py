@@ -113,7 +113,7 @@ def test_sglang_plans_from_the_forecast(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_vllm_takes_the_map(placed: Placement, tmp_path: Path) -> None:
-    """`compute_logical_maps`, by which vLLM's EPLB gets its maps from such rows, finds the plan's slots and replicas."""
+    """`compute_logical_maps`, by which vLLM makes its maps from such rows, finds the plan's slots and replicas."""
     rows = json.loads(write_placement(placed, tmp_path / "p.json", "vllm").read_text())
     take = functions("vllm", ("compute_logical_maps",), {"torch": torch})["compute_logical_maps"]
     slots_LEX, count_LE = take(torch.tensor(rows), EXPERTS)
