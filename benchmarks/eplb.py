@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def main() -> None:
         print(f"{layers} layers x {experts} experts -> {shape.slots} slots on {shape.devices} devices, {shape.name}")
         for name, planner in planners:
             slots = np.stack([planner(one, shape) for one in load])
-            cost = seconds(lambda planner=planner, one=load[0], shape=shape: planner(one, shape), args.rounds) / layers
+            cost = seconds(partial(planner, load[0], shape), args.rounds) / layers
             flat = slots.reshape(-1, shape.slots)
             worst = float(imbalance(flat, load.reshape(-1, experts), shape.devices).mean())
             twice = 100 * doubled(flat, shape).mean()

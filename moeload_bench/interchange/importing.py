@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.interchange.rows import (
     Imported,
@@ -94,7 +96,7 @@ def import_from(
     if isinstance(found, Log):
         return write_log(found, out, options)
     try:
-        notes = (*doubts(found), *unused_experts(found.load_SLE.any(axis=(0, 1))))
+        notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
     except TraceError as error:
         raise TraceError(f"{paths}: {error}") from None
     meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
