@@ -16,7 +16,7 @@ import yaml
 from leaderboard.committed import ROOT, committed_results
 from moeload_bench.errors import MoeloadError
 from moeload_bench.hub.fetch import suite_pins
-from moeload_bench.hub.weights import PINNED, WEIGHTS, archive_of
+from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.results.grid import Row, known_grid
 from moeload_bench.results.markdown import markdown_table
 
@@ -39,7 +39,7 @@ number of experts and layers will do.
 
 ```python
 from moeload_bench.baselines.gated import Gated
-from moeload_bench.hub.weights import pretrained
+from moeload_bench.hub.pretrained import pretrained
 
 weights = pretrained("gated", "{place}@TAG")      # refused unless its hash is the one that the package pins
 forecaster = Gated(info, 0, fitted=weights)       # info: moeload_bench.forecaster.trace_info(trace)

@@ -95,10 +95,7 @@ def import_from(
     found = read(paths, report=report, **more)
     if isinstance(found, Log):
         return write_log(found, out, options)
-    try:
-        notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
-    except TraceError as error:
-        raise TraceError(f"{paths}: {error}") from None
+    notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
     meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
     write_trace(replace(found, meta=meta), out)
     layers, tokens = [layer.index for layer in found.meta.layers], int(found.tokens_SL[0].max())

@@ -124,26 +124,26 @@ class Imported(NamedTuple):
 
 
 def doubts(trace: Trace) -> list[str]:
-    """Return what is possible but unlikely in these loads; raise `TraceError` if layers and experts are swapped.
+    """Return what is possible but unlikely in these loads, as notes.
 
     A token goes to as many experts in each layer, so the layers have equal totals where nothing is dropped. Where the
     experts have them instead, summed over layers, the two are swapped.
     """
-    load_SLE, top_k = trace.load_SLE, trace.meta.top_k
+    load_SLE, top_k, notes = trace.load_SLE, trace.meta.top_k, list[str]()
     total_SL, total_SE = load_SLE.sum(axis=2), load_SLE.sum(axis=1)
     if total_SE.any() and (total_SE == total_SE[:, :1]).all() and (total_SL != total_SL[:, :1]).any():
-        raise TraceError(
+        notes.append(
             f"each of {trace.num_experts} experts has the same load, summed over {trace.num_layers} layers, and the "
-            "layers have not: expected layers of equal totals; are layers and experts swapped?"
+            "layers have not: are layers and experts swapped?"
         )
     over_SL = total_SL > trace.tokens_SL * (top_k or trace.num_experts)
-    if top_k is None or not over_SL.any():
-        return []
-    s, m = (int(i) for i in np.argwhere(over_SL)[0])
-    return [
-        f"loads of step {trace.step_S[s]}, layer {trace.meta.layers[m].index} sum to {total_SL[s, m]}, more than "
-        f"{trace.tokens_SL[s, m]} tokens x top-k {top_k}: padding is counted, or the tokens are too few"
-    ]
+    if top_k is not None and over_SL.any():
+        s, m = (int(i) for i in np.argwhere(over_SL)[0])
+        notes.append(
+            f"loads of step {trace.step_S[s]}, layer {trace.meta.layers[m].index} sum to {total_SL[s, m]}, more than "
+            f"{trace.tokens_SL[s, m]} tokens x top-k {top_k}: padding is counted, or the tokens are too few"
+        )
+    return notes
 
 
 def unused_experts(used_E: BoolArray) -> list[str]:
@@ -281,7 +281,7 @@ class _Chunks:
         """Write the remaining rows to disk, and return the metadata of the whole."""
         if self._rows:
             self._flush()
-        notes = [*self._log.notes, *self._log.cut, *self._doubts[:1], *unused_experts(self._used_E)]
+        notes = [*self._log.notes, *self._log.cut, *self._doubts, *unused_experts(self._used_E)]
         if self._stride > 1 and self._log.hint:
             notes.append(f"one step in {self._stride}: it was logged so, or sampled later; {self._log.hint}")
         if self._semantics == "derived":
@@ -303,10 +303,7 @@ class _Chunks:
         step_S = np.array([row.step for row in rows], dtype=np.int64)
         trace = Trace(self._meta(), step_S, self._tokens(rows, load_SLE), load_SLE, columns)
         check_trace(trace, where=self._log.where)
-        try:
-            self._doubts += doubts(trace)
-        except TraceError as error:
-            raise TraceError(f"{self._log.where}: {error}") from None
+        self._doubts = self._doubts or doubts(trace)
         self._used_E |= load_SLE.any(axis=(0, 1))
         self.tokens = self.tokens or int(trace.tokens_SL[0].max())
         self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))

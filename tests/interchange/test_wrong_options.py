@@ -127,11 +127,11 @@ TABLE: list[tuple[str, str, str, str]] = [
     ("flame-moe", "--experts 8 --column scores", REFUSED, "expected the same number of whole numbers"),
     ("flame-moe", "--experts 8 --top-k 1", REFUSED, "top-k is 2 in the file"),
     ("wandb", "--top-k 2 --tokens 48 --shares", REFUSED, "sum to 96, expected 1, 100 or 8"),
-    ("wandb", f"--pattern {NAMES}{{e}}/expert{{l}}", REFUSED, "are layers and experts swapped"),
+    ("wandb", f"--pattern {NAMES}{{e}}/expert{{l}}", SAID, "are layers and experts swapped"),
     ("wandb", f"--pattern {NAMES}{{l}}/expert0", REFUSED, "expected histograms in parquet or JSON Lines"),
     ("wandb", "--step-column loss", REFUSED, "loss is nan, expected a whole number"),
     ("wandb", "--experts 16", REFUSED, "has 8 experts, got --experts 16"),
-    ("tensorboard", "--pattern moe/layer_{e}/expert_{l}", REFUSED, "are layers and experts swapped"),
+    ("tensorboard", "--pattern moe/layer_{e}/expert_{l}", SAID, "are layers and experts swapped"),
     ("tensorboard", "--pattern moe/layer_{l}/expert_{e}{e}", REFUSED, "expected {l} and {e} once each"),
     ("tensorboard", "--top-k 2 --tokens 48 --shares", REFUSED, "sum to 96, expected 1, 100 or 8"),
     ("tensorboard", "--top-k 1", RIGHT, "96 tokens a step, top-1"),
@@ -161,10 +161,11 @@ def test_options_that_do_not_fit_are_never_wrong_in_silence(
         assert same == (end == RIGHT)
 
 
-def test_loads_with_layers_and_experts_swapped_are_refused(tmp_path: Path) -> None:
+def test_loads_with_layers_and_experts_swapped_are_noted(tmp_path: Path) -> None:
     """Of an archive [steps, experts, layers]: every layer routes as many tokens, an expert gets what it gets."""
     out = tmp_path / "out.parquet"
     folder = logs.archive(tmp_path / "npz", CHOSEN, load=logs.truth(CHOSEN).transpose(0, 2, 1))
     done = CliRunner().invoke(app, ["import", "npz", str(folder / "counts.npz"), "--out", str(out)])
-    assert "are layers and experts swapped" in str(done.exception)
-    assert not out.exists()
+    assert "8 layers, 4 experts" in done.output
+    assert "are layers and experts swapped" in done.output
+    assert any("swapped" in note for note in read_trace(out).meta.notes)

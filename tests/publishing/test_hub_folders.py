@@ -17,8 +17,8 @@ from leaderboard.site.command import write_site
 from leaderboard.site.pages import TEMPLATES
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
-from moeload_bench.hub import weights
-from moeload_bench.hub.weights import PINNED, pretrained
+from moeload_bench.hub import pretrained as weights
+from moeload_bench.hub.pretrained import PINNED, pretrained
 from moeload_bench.publishing.folders import publish_folder
 from tests.conftest import need, synthetic_trace
 from tests.support.hub import LocalHub
