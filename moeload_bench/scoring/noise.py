@@ -6,7 +6,7 @@ Axis letters: S rows, W windows, E experts, N blocks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +25,21 @@ BLOCK_ROWS = 10
 class Noise(NamedTuple):
     """The noise of one layer: how far a row's shares lie from what is known about it.
 
-    ``size_SE`` the distance of each row, measured or expected (NaN where unknown); ``variance_of_mean(first, rows)``
-    the variance of the mean over ``rows`` rows from each of the rows ``first`` [W, E].
+    ``size_SE`` the distance of each row, measured or expected (NaN where unknown). The variance of the mean over
+    ``rows`` rows is ``of_mean(means, rows)``: of the mean of each of ``terms`` over those rows, at least `NOISE_ROWS`.
     """
 
     size_SE: FloatArray
-    variance_of_mean: Callable[[IntArray, int], FloatArray]
+    terms: tuple[FloatArray, ...]
+    of_mean: Callable[[Sequence[FloatArray], int], FloatArray]
+
+    def of_rows(self, rows: slice) -> Noise:
+        """Return that of some of the rows."""
+        return Noise(self.size_SE[rows], tuple(term[rows] for term in self.terms), self.of_mean)
+
+
+def _independent(means: Sequence[FloatArray], rows: int) -> FloatArray:
+    return means[0] / rows
 
 
 def batch_noise(load_SE: IntArray, half_SE: IntArray) -> Noise:
@@ -45,8 +54,7 @@ def batch_noise(load_SE: IntArray, half_SE: IntArray) -> Noise:
     weight_S = np.zeros(a.shape)
     np.divide(np.sqrt(a * b), a + b, out=weight_S, where=a + b > 0)
     deviation_SE = (shares(half_SE) - shares(other_SE)) * weight_S[:, None]
-    running = Running(deviation_SE**2)
-    return Noise(np.abs(deviation_SE), lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
+    return Noise(np.abs(deviation_SE), (deviation_SE**2,), _independent)
 
 
 def level_noise(share_SE: FloatArray) -> Noise:
@@ -62,7 +70,7 @@ def level_noise(share_SE: FloatArray) -> Noise:
     N = S // b
     if N < 3:
         nothing = np.full((S, E), np.nan)
-        return Noise(nothing, lambda first, rows: np.full((len(first), E), np.nan))
+        return Noise(nothing, (nothing, nothing), _between)
     block_NbE = share_SE[: N * b].reshape(N, b, E)
     valid_Nb: BoolArray = np.asarray(np.isfinite(block_NbE).all(axis=2))
     count_N = valid_Nb.sum(axis=1)
@@ -75,24 +83,22 @@ def level_noise(share_SE: FloatArray) -> Noise:
     bend_NE = (mean_NE[2:] - 2.0 * mean_NE[1:-1] + mean_NE[:-2]) ** 2 / weight_N1
     long_run = np.full((S, E), np.nan)
     long_run[b : b + (N - 2) * b] = np.repeat(bend_NE, b, axis=0)
-    one, many = Running(deviation_SE**2), Running(long_run)
+    return Noise(np.abs(deviation_SE), (deviation_SE**2, long_run), _between)
 
-    def variance_of_mean(first: IntArray, rows: int) -> FloatArray:
-        over = max(rows, NOISE_ROWS)
-        g_1, g_b = one.mean(first, over), many.mean(first, over)
-        short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
-        return (g_b + (g_1 - g_b) * short) / rows
 
-    return Noise(np.abs(deviation_SE), variance_of_mean)
+def _between(means: Sequence[FloatArray], rows: int) -> FloatArray:
+    """g(rows) / rows, from the means of g(1) and of g(b)."""
+    b = BLOCK_ROWS
+    g_1, g_b = means
+    short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
+    return (g_b + (g_1 - g_b) * short) / rows
 
 
 def sampling_noise(level_SE: FloatArray, total_S: IntArray, top_k: int) -> Noise:
     """Noise of top-k draws around known shares; unknown in rows without load."""
     total_S1 = np.where(total_S > 0, total_S, np.nan)[:, None]
     variance_SE = sampling_variance(level_SE, total_S1, top_k)
-    running = Running(variance_SE)
-    size_SE = MEAN_ABS_NORMAL * np.sqrt(variance_SE)
-    return Noise(size_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
+    return Noise(MEAN_ABS_NORMAL * np.sqrt(variance_SE), (variance_SE,), _independent)
 
 
 def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray:
@@ -139,26 +145,70 @@ def _relative_table() -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 class Running:
-    """Means over any window of rows from running totals; rows that are NaN throughout are left out."""
+    """Running totals of rows that come part by part; rows that are NaN throughout are left out.
 
-    def __init__(self, values_SE: FloatArray) -> None:
-        S, E = values_SE.shape
-        valid_S: BoolArray = np.asarray(np.isfinite(values_SE).all(axis=1))
-        # experts first: a running total along memory is several times faster than one across it
-        self.total_ES = np.zeros((E, S + 1))
-        np.cumsum(np.ascontiguousarray(np.where(valid_S[:, None], values_SE, 0.0).T), axis=1, out=self.total_ES[:, 1:])
-        self.count_S = np.concatenate([[0], np.cumsum(valid_S)])
+    ``total_ES`` and ``count_S`` are those before each row of the last part and after it, ``first`` that part's first
+    row.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.total_ES: FloatArray = np.zeros((1, 1))
+        self.count_S: IntArray = np.zeros(1, dtype=np.int64)
 
     @property
     def rows(self) -> int:
-        return len(self.count_S) - 1
+        return self.first + len(self.count_S) - 1
 
-    def mean(self, first_W: IntArray, rows: int) -> FloatArray:
-        """Means over ``rows`` rows from each first row, moved to lie inside the trace; [W, E]."""
-        rows = min(rows, self.rows)
-        start = np.clip(first_W, 0, self.rows - rows)
-        count_W = self.count_S[start + rows] - self.count_S[start]
-        sum_WE = (self.total_ES[:, start + rows] - self.total_ES[:, start]).T
-        out = np.full(sum_WE.shape, np.nan)
-        np.divide(sum_WE, count_W[:, None], out=out, where=np.broadcast_to(count_W[:, None] > 0, out.shape))
-        return np.asarray(np.maximum(out, 0.0))
+    def add(self, values_SE: FloatArray) -> None:
+        """Go on with the rows that follow."""
+        self.first = self.rows
+        valid_S: BoolArray = np.asarray(np.isfinite(values_SE).all(axis=1))
+        # experts first: a running total along memory is several times faster than one across it
+        rows_ES = np.empty((values_SE.shape[1], len(values_SE) + 1))
+        rows_ES[:, 0] = self.total_ES[:, -1]
+        rows_ES[:, 1:] = values_SE.T
+        if not valid_S.all():
+            rows_ES[:, 1:][:, ~valid_S] = 0.0
+        self.total_ES = np.cumsum(rows_ES, axis=1, out=rows_ES)
+        self.count_S = self.count_S[-1] + np.concatenate([[0], np.cumsum(valid_S)])
+
+
+class WindowMeans:
+    """Means over windows of ``rows`` rows from each first row, moved to lie inside the ``steps`` rows of a trace."""
+
+    def __init__(self, first_W: IntArray, rows: int, steps: int) -> None:
+        self._rows = min(rows, steps)
+        start_W = np.clip(first_W, 0, steps - self._rows)
+        self._order = np.argsort(start_W, kind="stable")
+        self._start_W = start_W[self._order]
+        self._held: list[tuple[FloatArray, IntArray]] = []
+
+    def ended(self, series: Sequence[Running]) -> tuple[IntArray, list[FloatArray]]:
+        """Return which windows end in the last part of all the series, and of each series their means [W, E]."""
+        first, stop = series[0].first, series[0].rows
+        opens = slice(*np.searchsorted(self._start_W, [first, stop]))
+        ends = slice(*np.searchsorted(self._start_W, [first - self._rows + 1, stop - self._rows + 1]))
+        before = self._held or [(np.empty((0, one.total_ES.shape[0])), np.empty(0, dtype=np.int64)) for one in series]
+        self._held, found = [], []
+        start_W, stop_W = self._start_W[opens] - first, self._start_W[ends] + self._rows - first
+        for one, (total_WE, count_W) in zip(series, before, strict=True):
+            total_WE = np.concatenate([total_WE, one.total_ES[:, start_W].T])
+            count_W = np.concatenate([count_W, one.count_S[start_W]])
+            w = len(stop_W)
+            seen_W1 = (one.count_S[stop_W] - count_W[:w])[:, None]
+            out = np.full((w, total_WE.shape[1]), np.nan)
+            np.divide(one.total_ES[:, stop_W].T - total_WE[:w], seen_W1, out=out, where=seen_W1 > 0)
+            found.append(np.maximum(out, 0.0))
+            self._held.append((total_WE[w:], count_W[w:]))
+        return self._order[ends], found
+
+
+def window_means(values_SE: FloatArray, first_W: IntArray, rows: int) -> FloatArray:
+    """Return means of rows that are all there over ``rows`` of them from each first row; [W, E]."""
+    running = Running()
+    running.add(values_SE)
+    at_W, (mean_WE,) = WindowMeans(first_W, rows, len(values_SE)).ended([running])
+    out = np.empty_like(mean_WE)
+    out[at_W] = mean_WE
+    return out

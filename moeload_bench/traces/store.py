@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,12 +24,13 @@ from moeload_bench.files import PACKAGE, replacing
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import (
     META_KEY,
-    ROW_GROUP_STEPS,
+    group_steps,
     open_mapped,
     open_parquet,
     read_columns,
     read_record,
 )
+from moeload_bench.traces.rows import parts
 from moeload_bench.traces.trace import COLUMNS, Trace, check_trace
 
 if TYPE_CHECKING:
@@ -59,11 +61,19 @@ def data_sha256(trace: Trace) -> str:
     File bytes do not enter, so the hash stays the same after re-compression, with other row groups and library
     versions.
     """
-    digest = hashlib.sha256()
-    for name, array in columns_of(trace).items():
-        digest.update(column_header(name, array.shape))
-        digest.update(column_bytes(array))
-    return digest.hexdigest()
+    known = _HASHES.get(trace)
+    if known is None:
+        digest = hashlib.sha256()
+        for name, array in columns_of(trace).items():
+            digest.update(column_header(name, array.shape))
+            for part in parts(array.shape):
+                digest.update(column_bytes(array[part]))
+        known = _HASHES[trace] = digest.hexdigest()
+    return known
+
+
+_HASHES: WeakKeyDictionary[Trace, str] = WeakKeyDictionary()
+"""Of the traces in use: arrays of a trace are read-only, and one of 240 MB takes a second."""
 
 
 def column_header(name: str, shape: Sequence[int]) -> bytes:
@@ -110,7 +120,7 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target, durable=durable) as scratch:
         pq.write_table(
-            _to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writer_options(list(columns_of(trace)))
+            _to_table(trace), scratch, row_group_size=group_steps(trace.meta), **writer_options(list(columns_of(trace)))
         )
     return target
 
@@ -149,7 +159,7 @@ def writer_options(names: Sequence[str]) -> dict[str, Any]:
 def _to_table(trace: Trace) -> pa.Table:
     import pyarrow as pa
 
-    arrays = {name: _to_arrow(array) for name, array in columns_of(trace).items()}
+    arrays = {name: _to_arrow(array[:]) for name, array in columns_of(trace).items()}
     record = {
         **trace.meta.model_dump(mode="json"),
         "data_sha256": data_sha256(trace),
