@@ -228,8 +228,8 @@ def unfinished_trace(folder: Path) -> Trace:
         shards[-1].meta.model_copy(update={"complete": False}),
         np.concatenate([shard.step_S for shard in shards]),
         np.concatenate([shard.tokens_SL for shard in shards]),
-        np.concatenate([shard.load_SLE for shard in shards]),
-        {name: np.concatenate([shard.columns[name] for shard in shards]) for name in names},
+        np.concatenate([shard.load_SLE[:] for shard in shards]),
+        {name: np.concatenate([shard.columns[name][:] for shard in shards]) for name in names},
     )
 
 

@@ -57,6 +57,8 @@ POINT_ROWS = 10
 """Rows between two points at which relative noise is worked out."""
 AROUND = 2 * BLOCK_ROWS
 """Rows before and after a part of a trace that the noise of its rows depends on: whole blocks, half of `LEVEL_ROWS`."""
+LAYERS_AT_ONCE = 4
+"""Layers whose noise is worked out together: fewer calls, and arrays that stay in the cache."""
 HELD_CELLS = 1 << 24
 """Running totals that a pass over a trace holds at most; it looks at fewer layers where they would be more."""
 MOST_SERIES = 5
@@ -176,23 +178,30 @@ def _floors(
 
 def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> None:
     """Show the trace to these layers, a part at a time, with as many rows around it as noise is worked out from."""
-    halves = trace.columns.get("load_half")
+    halves, numbers = trace.columns.get("load_half"), list(layers)
+    groups = [numbers[i : i + LAYERS_AT_ONCE] for i in range(0, len(numbers), LAYERS_AT_ONCE)]
+    series: dict[int, list[Running]] = {}
     for part in parts(trace.load_SLE.shape, multiple=BLOCK_ROWS):
         start = max(0, part.start - AROUND)
         wide, own = slice(start, part.stop + AROUND), slice(part.start - start, part.stop - start)
         load_SLE, half_SLE = trace.load_SLE[wide], None if halves is None else halves[wide]
-        for m, layer in layers.items():
-            load_SE = load_SLE[:, m]
-            share_SE = shares(load_SE)
-            noises = {"floor_level": level_noise(share_SE)}
+        for group in groups:
+            load_SGE = load_SLE[:, group]
+            share_SGE = shares(load_SGE)
+            noises = {"floor_level": level_noise(share_SGE)}
             if half_SLE is not None:
-                noises["floor_batch"] = batch_noise(load_SE, half_SLE[:, m])
+                noises["floor_batch"] = batch_noise(load_SGE, half_SLE[:, group])
             if "floor_sampling" in given:
-                level_SE = window_means(share_SE, np.arange(len(share_SE)) - LEVEL_ROWS // 2, LEVEL_ROWS)
-                noises["floor_sampling"] = sampling_noise(
-                    level_SE, load_SE.sum(axis=1), trace.meta.layers[m].top_k or 1
-                )
-            layer.add(share_SE[own], {name: noise.of_rows(own) for name, noise in noises.items()})
+                level_SGE = window_means(share_SGE, np.arange(len(share_SGE)) - LEVEL_ROWS // 2, LEVEL_ROWS)
+                top_k_G = np.array([trace.meta.layers[m].top_k or 1 for m in group])
+                noises["floor_sampling"] = sampling_noise(level_SGE, load_SGE.sum(axis=2), top_k_G)
+            noises = {name: noise.of_rows(own) for name, noise in noises.items()}
+            columns = [share_SGE[own], *(term for noise in noises.values() for term in noise.terms)]
+            running = series.setdefault(group[0], [Running() for _ in columns])
+            for one, values_SGE in zip(running, columns, strict=True):
+                one.add(values_SGE)
+            for g, m in enumerate(group):
+                layers[m].add(running, noises, g)
 
 
 class _Layer:
@@ -209,7 +218,6 @@ class _Layer:
             for k, first_W in enumerate(first_KW)
         }
         self._points = WindowMeans(np.arange(0, steps, POINT_ROWS) - NOISE_ROWS // 2, NOISE_ROWS, steps)
-        self._series: list[Running] = []
         self._size: dict[str, list[FloatArray]] = defaultdict(list)
         self._found: dict[tuple[str, str, str, int], list[tuple[IntArray, FloatArray]]] = defaultdict(list)
 
@@ -222,16 +230,12 @@ class _Layer:
         )
         return 1 + int(MOST_SERIES * sum(each))
 
-    def add(self, share_SE: FloatArray, noises: Mapping[str, Noise]) -> None:
-        """Take in the rows that follow."""
-        columns = [share_SE, *(term for noise in noises.values() for term in noise.terms)]
-        self._series = self._series or [Running() for _ in columns]
-        for one, values_SE in zip(self._series, columns, strict=True):
-            one.add(values_SE)
+    def add(self, series: Sequence[Running], noises: Mapping[str, Noise], g: int) -> None:
+        """Take in the rows that follow: running totals of the shares and of all terms, this layer's at ``g``."""
         for floor, noise in noises.items():
-            self._size[floor].append(0.5 * noise.size_SE.sum(axis=1, keepdims=True))
+            self._size[floor].append(0.5 * noise.size_SXE[:, g].sum(axis=1, keepdims=True))
         for (name, k), windows in self._ends.items():
-            at_W, (mean_WE, *terms) = windows.ended(self._series)
+            at_W, (mean_WE, *terms) = windows.ended(series, (g,))
             for floor, deviation_WE in _deviations(noises, terms, self._rows_K[k]):
                 self._keep(floor, "window_tv", name, k, at_W, 0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1))
                 if "window_error_rate" in self._metrics:
@@ -239,7 +243,7 @@ class _Layer:
                     error_W = ratio_of(_total(error_WE * seen_WE), _total(seen_WE))
                     self._keep(floor, "window_error_rate", name, k, at_W, error_W)
         if "error_rate" in self._metrics:
-            at_P, (mean_PE, *terms) = self._points.ended(self._series)
+            at_P, (mean_PE, *terms) = self._points.ended(series, (g,))
             for floor, deviation_PE in _deviations(noises, terms, 1):
                 error_PE, seen_PE = relative_noise(ratio_of(deviation_PE, mean_PE))
                 self._keep(floor, "error_rate", "", 0, at_P, np.stack([_total(error_PE * seen_PE), _total(seen_PE)], 1))
