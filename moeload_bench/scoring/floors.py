@@ -30,6 +30,7 @@ from moeload_bench.scoring.noise import (
     WindowMeans,
     batch_noise,
     level_noise,
+    level_of,
     relative_noise,
     sampling_noise,
     window_means,
@@ -43,6 +44,8 @@ Mark = Literal["exact", "approximate", "not given"]
 
 FLOOR_METRICS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate")
 FLOOR_NAMES = ("floor_batch", "floor_level", "floor_sampling")
+RELATIVE = {"error_rate", "window_error_rate"}
+"""Those that are relative to the shares of the windows."""
 LABELLED = ("transient", "stable")
 """States whose floors are means over the rows with that label."""
 
@@ -51,8 +54,6 @@ Windows = Sequence[IntArray]
 
 MAX_WINDOWS = 400
 """Windows, spread evenly over the rows of a state, that a floor is a mean over."""
-LEVEL_ROWS = 20
-"""Rows around a row whose mean share stands for its level."""
 POINT_ROWS = 10
 """Rows between two points at which relative noise is worked out."""
 AROUND = 2 * BLOCK_ROWS
@@ -192,11 +193,12 @@ def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> N
             if half_SLE is not None:
                 noises["floor_batch"] = batch_noise(load_SGE, half_SLE[:, group])
             if "floor_sampling" in given:
-                level_SGE = window_means(share_SGE, np.arange(len(share_SGE)) - LEVEL_ROWS // 2, LEVEL_ROWS)
                 top_k_G = np.array([trace.meta.layers[m].top_k or 1 for m in group])
-                noises["floor_sampling"] = sampling_noise(level_SGE, load_SGE.sum(axis=2), top_k_G)
+                noises["floor_sampling"] = sampling_noise(level_of(share_SGE), load_SGE.sum(axis=2), top_k_G)
             noises = {name: noise.of_rows(own) for name, noise in noises.items()}
-            columns = [share_SGE[own], *(term for noise in noises.values() for term in noise.terms)]
+            columns = [term for noise in noises.values() for term in noise.terms]
+            if RELATIVE & {*layers[group[0]].metrics}:
+                columns.append(share_SGE[own])
             running = series.setdefault(group[0], [Running() for _ in columns])
             for one, values_SGE in zip(running, columns, strict=True):
                 one.add(values_SGE)
@@ -210,7 +212,7 @@ class _Layer:
     def __init__(
         self, steps: int, windows: Mapping[str, Windows], rows_K: Sequence[int], metrics: Sequence[str]
     ) -> None:
-        self._steps, self._windows, self._rows_K, self._metrics = steps, windows, rows_K, metrics
+        self._steps, self._windows, self._rows_K, self.metrics = steps, windows, rows_K, metrics
         self._over_K = [max(rows, NOISE_ROWS) for rows in rows_K]
         self._ends = {
             (name, k): WindowMeans(first_W, self._over_K[k], steps)
@@ -231,21 +233,21 @@ class _Layer:
         return 1 + int(MOST_SERIES * sum(each))
 
     def add(self, series: Sequence[Running], noises: Mapping[str, Noise], g: int) -> None:
-        """Take in the rows that follow: running totals of the shares and of all terms, this layer's at ``g``."""
+        """Take in the rows that follow: running totals of all terms and of the shares, this layer's at ``g``."""
         for floor, noise in noises.items():
             self._size[floor].append(0.5 * noise.size_SXE[:, g].sum(axis=1, keepdims=True))
         for (name, k), windows in self._ends.items():
-            at_W, (mean_WE, *terms) = windows.ended(series, (g,))
-            for floor, deviation_WE in _deviations(noises, terms, self._rows_K[k]):
+            at_W, means = windows.ended(series, (g,))
+            for floor, deviation_WE in _deviations(noises, means, self._rows_K[k]):
                 self._keep(floor, "window_tv", name, k, at_W, 0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1))
-                if "window_error_rate" in self._metrics:
-                    error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, mean_WE))
+                if "window_error_rate" in self.metrics:
+                    error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, means[-1]))
                     error_W = ratio_of(_total(error_WE * seen_WE), _total(seen_WE))
                     self._keep(floor, "window_error_rate", name, k, at_W, error_W)
-        if "error_rate" in self._metrics:
-            at_P, (mean_PE, *terms) = self._points.ended(series, (g,))
-            for floor, deviation_PE in _deviations(noises, terms, 1):
-                error_PE, seen_PE = relative_noise(ratio_of(deviation_PE, mean_PE))
+        if "error_rate" in self.metrics:
+            at_P, means = self._points.ended(series, (g,))
+            for floor, deviation_PE in _deviations(noises, means, 1):
+                error_PE, seen_PE = relative_noise(ratio_of(deviation_PE, means[-1]))
                 self._keep(floor, "error_rate", "", 0, at_P, np.stack([_total(error_PE * seen_PE), _total(seen_PE)], 1))
 
     def _keep(self, floor: str, metric: str, name: str, k: int, at_W: IntArray, values: FloatArray) -> None:
@@ -261,10 +263,10 @@ class _Layer:
         tv_S1 = np.concatenate(self._size[floor])
         # at every point, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0. The metric
         # divides by the observed share, which carries the noise too, and leaves out experts without tokens
-        relative_P2 = self._kept(floor, "error_rate") if "error_rate" in self._metrics else None
+        relative_P2 = self._kept(floor, "error_rate") if "error_rate" in self.metrics else None
         out: dict[str, dict[str, FloatArray]] = {}
         for name, first_KW in self._windows.items():
-            values_K: dict[str, list[float]] = {metric: [] for metric in self._metrics}
+            values_K: dict[str, list[float]] = {metric: [] for metric in self.metrics}
             for k, (first_W, over) in enumerate(zip(first_KW, self._over_K, strict=True)):
                 per_step = _mean(window_means(tv_S1, first_W, over))
                 found = {"tv": per_step, "error_rate_uniform": 2.0 * per_step}

@@ -19,6 +19,8 @@ MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""
 NOISE_ROWS = 100
 """Rows over which the variance of the noise is averaged at least."""
+LEVEL_ROWS = 20
+"""Rows around a row whose mean share stands for its level."""
 BLOCK_ROWS = 10
 """Rows per block for the noise around the level."""
 
@@ -204,6 +206,18 @@ class WindowMeans:
             found.append(np.maximum(out, 0.0, out=out))
             self._held.append((total[w:], count[w:]))
         return self._order[ends], found
+
+
+def level_of(share_SXE: FloatArray) -> FloatArray:
+    """Return the mean share of the `LEVEL_ROWS` rows around each row, of the first or last ones at the ends."""
+    S, running = len(share_SXE), Running()
+    running.add(share_SXE)
+    rows = min(LEVEL_ROWS, S)
+    count_WX = running.count_SX[rows:] - running.count_SX[:-rows]
+    level_WXE = running.total_SXE[rows:] - running.total_SXE[:-rows]
+    level_WXE /= np.where(count_WX > 0, count_WX, np.nan)[..., None]
+    np.maximum(level_WXE, 0.0, out=level_WXE)
+    return np.asarray(level_WXE[np.clip(np.arange(S) - LEVEL_ROWS // 2, 0, S - rows)])
 
 
 def window_means(values_SXE: FloatArray, first_W: IntArray, rows: int) -> FloatArray:

@@ -16,8 +16,8 @@ from moeload_bench.arrays import Array, IntArray
 
 HELD_BYTES = 1 << 26
 """Decoded row groups that are kept for the next look, of each column: windows that overlap are decoded once."""
-CELLS_A_PART = 1 << 22
-"""Loads (steps x layers x experts) that a pass over a trace looks at together."""
+CELLS_A_PART = 3 << 20
+"""Loads (steps x layers x experts) that a pass over a trace looks at together: 25 MB, memory that is used again."""
 
 
 class StoredRows:

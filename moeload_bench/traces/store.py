@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -31,7 +31,7 @@ from moeload_bench.traces.parquet import (
     read_record,
 )
 from moeload_bench.traces.rows import parts
-from moeload_bench.traces.trace import COLUMNS, Trace, check_trace
+from moeload_bench.traces.trace import COLUMNS, Trace, check_counts, check_steps, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,13 +63,23 @@ def data_sha256(trace: Trace) -> str:
     """
     known = _HASHES.get(trace)
     if known is None:
-        digest = hashlib.sha256()
-        for name, array in columns_of(trace).items():
-            digest.update(column_header(name, array.shape))
-            for part in parts(array.shape):
-                digest.update(column_bytes(array[part]))
-        known = _HASHES[trace] = digest.hexdigest()
+        known = _HASHES[trace] = _digest(trace)
     return known
+
+
+def _digest(trace: Trace, look: Callable[[Trace], None] | None = None) -> str:
+    """Return the hash; ``look`` sees the trace part by part, as its loads are read for it."""
+    digest = hashlib.sha256()
+    for name, array in columns_of(trace).items():
+        digest.update(column_header(name, array.shape))
+        if name == "load" and look is not None:
+            for part in trace.in_parts():
+                look(part)
+                digest.update(column_bytes(part.load_SLE))
+        else:
+            for rows in parts(array.shape):
+                digest.update(column_bytes(array[rows]))
+    return digest.hexdigest()
 
 
 _HASHES: WeakKeyDictionary[Trace, str] = WeakKeyDictionary()
@@ -199,8 +209,8 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
         raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")
     trace = Trace(meta, arrays.pop("step"), arrays.pop("tokens"), arrays.pop("load"), arrays)
     if verify:
-        check_trace(trace, where)
-        content = data_sha256(trace)
+        check_steps(trace, where)
+        content = _HASHES[trace] = _digest(trace, lambda part: check_counts(part, where))
         for key, got in (("data_sha256", content), ("meta_sha256", meta_sha256)):
             if stored[key] != got:
                 raise HashMismatchError(f"{where}: {key} is {got}, the file says {stored[key]}: it was edited")

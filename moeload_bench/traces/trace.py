@@ -229,13 +229,14 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
 
 def check_trace(trace: Trace, where: str = "trace") -> None:
     """Raise `TraceError` at the first broken invariant of the format; the message names step and layer."""
-    check_shapes(trace, where)
-    _check_steps(trace, where)
+    check_steps(trace, where)
     for part in trace.in_parts():
-        _check_counts(part, where)
+        check_counts(part, where)
 
 
-def _check_steps(trace: Trace, where: str) -> None:
+def check_steps(trace: Trace, where: str) -> None:
+    """Raise `TraceError` for shapes, dtypes or step numbers that are not those of the format."""
+    check_shapes(trace, where)
     if trace.steps == 0:
         raise TraceError(f"{where}: the trace has no steps")
     if trace.num_layers == 0:
@@ -253,7 +254,8 @@ def _check_steps(trace: Trace, where: str) -> None:
         )
 
 
-def _check_counts(trace: Trace, where: str) -> None:
+def check_counts(trace: Trace, where: str) -> None:
+    """Raise `TraceError` for counts that cannot be those of a training step."""
     load, tokens = trace.load_SLE, trace.tokens_SL
     _refuse(trace, _no_count(load), where, lambda s, m, e: f"expert {e} has load {load[s, m, e]}, {_A_COUNT}")
     _refuse(trace, _no_count(tokens), where, lambda s, m: f"tokens are {tokens[s, m]}, {_A_COUNT}")

@@ -45,6 +45,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tr
     path = write_trace(trace, tmp_path / "own" / "test" / "seed0.parquet")
     monkeypatch.setattr("moeload_bench.traces.parquet.CELLS_AT_ONCE", 0)
     monkeypatch.setattr(rows, "CELLS_A_PART", 100 * cells)
+    monkeypatch.setattr("moeload_bench.states.drift.CELLS_AT_ONCE", 100 * cells)
     monkeypatch.setattr(rows, "HELD_BYTES", 3 * 64 * cells * 8)
     monkeypatch.setattr("moeload_bench.evaluation.harness.FEED_CELLS", 100 * cells)
     monkeypatch.setattr("moeload_bench.placement.replan.CELLS_AT_ONCE", 50 * cells)
