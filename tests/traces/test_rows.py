@@ -32,7 +32,6 @@ COMMANDS = {
     "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", *CLUSTER],
     "report": ["report", "{trace}", "--out", "{folder}/report.html"],
     "watch": ["watch", "{trace}", "--once"],
-    "export": ["export", "trace", "{trace}", "--format", "csv", "--out", "{folder}/series.csv"],
 }
 
 
