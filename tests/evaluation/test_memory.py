@@ -60,7 +60,7 @@ def peak_bytes(command: list[str], trace: Path, folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs of one model whose loads are not read at once, of 72 and of 288 MB: the same rows, four times as many."""
+    """Two runs whose loads are not read at once, of 74 and of 295 MB: the same rows, four times as many."""
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(0)
     load = rng.multinomial(1000, rng.dirichlet(np.ones(EXPERTS), size=LAYERS), size=(9000, LAYERS))
