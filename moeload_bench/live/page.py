@@ -193,8 +193,8 @@ def _chart(lines: list[Line], x: Axis, y: Axis, about: str) -> str:
 
 
 def _placing_chart(found: Findings) -> str:
-    followed = [(look.step, look.imbalance) for look in found.looks if look.imbalance is not None]
-    spread = [(look.step, look.static) for look in found.looks if look.static is not None]
+    followed = [(float(look.step), look.imbalance) for look in found.looks if look.imbalance is not None]
+    spread = [(float(look.step), look.static) for look in found.looks if look.static is not None]
     lines = [
         Line("advice followed", _thinned(followed)),
         Line("experts spread evenly, never moved", _thinned(spread)),
