@@ -25,7 +25,6 @@ from compare_common import machine, table
 from numpy.typing import NDArray
 
 from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.writer import finish_parts
 from moeload_bench.traces.trace import Trace
 
 SHARD_STEPS = 250
@@ -107,15 +106,18 @@ def make_trace(size: Size, folder: Path) -> Path:
             load_SLE, TOKENS, TOP_K, step_S=np.arange(first, first + SHARD_STEPS), recipe=target.parts[-3],
             global_batch_tokens=TOKENS,
         )  # fmt: skip
-        parts.append(shard, state={"meta": shard.meta.model_dump(mode="json")})
-    return finish_parts(parts, complete=True)
+        parts.append(shard)
+    parts.merge(shard.meta)
+    parts.discard()
+    return target
 
 
 def _counts(logit_LE: NDArray[np.float64], step: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return one step's loads; ``logit_LE`` moves in place, by less and less."""
     logit_LE *= 0.9995
     logit_LE += rng.normal(0, 0.08 / (1 + step / 30) + 0.004, logit_LE.shape)
-    logit_LE.clip(-3, 3, out=logit_LE)  # no expert may get more than every token
+    most = np.log(logit_LE.shape[1] / TOP_K) - 0.3  # no expert may get more than every token
+    logit_LE.clip(-most, most, out=logit_LE)
     share_LE = np.exp(logit_LE)
     share_LE /= share_LE.sum(axis=1, keepdims=True)
     return np.asarray(rng.multinomial(TOKENS * TOP_K, share_LE), dtype=np.int64)

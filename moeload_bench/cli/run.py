@@ -116,7 +116,7 @@ def run(
     here = [] if own is None else [open_trace(own)]
     defaults, note = tuple(OWN_TRACE_BASELINES), None
     if here and not targets:
-        here[0], defaults, note = sized(here[0], defaults)
+        here[0], defaults, note = sized(here[0], defaults, own or "")
     task_list = _task_list(suite) if own is None else suite_for_trace(here[0])
     task_list = _slid(task_list, here, sliding, blocks)
     _check_metric(metric, task_list)
@@ -125,8 +125,6 @@ def run(
     for folder, option in kept_in.items():
         _make_folder(folder, option)
     if note is not None:
-        everything = f"moeload-bench run {shlex.join(OWN_TRACE_BASELINES)} --trace {shlex.quote(own or '')}"
-        note = f"{note}; all of it: {everything}"
         typer.echo(note, err=True)
     shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"

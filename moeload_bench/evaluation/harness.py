@@ -21,6 +21,8 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.traces.trace import Trace
 
 FEED_ROWS = 2048
+FEED_CELLS = 1 << 23
+"""Rows, and loads, that a forecaster is shown at once at most."""
 T = TypeVar("T", bound=np.generic)
 
 
@@ -79,8 +81,10 @@ class Feed:
         row = row_of(self._trace, step)
         if row < self._fed:
             raise MoeloadError(f"asked at step {step} after later steps were shown, expected steps that do not fall")
-        for start in range(self._fed, row, FEED_ROWS):
-            self.rows(self._trace.rows(start, min(start + FEED_ROWS, row)))
+        cells = self._trace.num_layers * self._trace.num_experts
+        most = min(FEED_ROWS, max(1, FEED_CELLS // cells))
+        for start in range(self._fed, row, most):
+            self.rows(self._trace.rows(start, min(start + most, row)))
         self._fed = row
         return self.ask(make_request(self._trace, row, horizons, quantiles))
 
@@ -148,7 +152,7 @@ def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Seq
 
 def _planned(trace: Trace, column: str, row: int, horizon: int, dtype: type[T]) -> NDArray[T] | None:
     rows = window_rows(trace, row, horizon)
-    planned = trace.rows(rows.start, rows.stop).covariates.get(column)
+    planned = trace.columns.get(column)
     if planned is None or rows.stop > trace.steps:
         return None
-    return np.repeat(planned.astype(dtype), trace.meta.stride)[:horizon]
+    return np.repeat(planned[rows].astype(dtype), trace.meta.stride)[:horizon]

@@ -8,6 +8,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,8 +50,11 @@ class Sized(NamedTuple):
     note: str | None
 
 
-def sized(trace: Trace, names: Sequence[str]) -> Sized:
-    """Return as much of a comparison as its budget allows: evenly spread layers, and not the dearest forecasters."""
+def sized(trace: Trace, names: Sequence[str], source: str) -> Sized:
+    """Return as much of a comparison as its budget allows: evenly spread layers, and not the dearest forecasters.
+
+    ``source``: what a command calls the trace.
+    """
     if trace.load_SLE.size <= SMALL:
         return Sized(trace, tuple(names), None)
     L, E, stride = trace.num_layers, trace.num_experts, trace.meta.stride
@@ -70,6 +74,7 @@ def sized(trace: Trace, names: Sequence[str]) -> Sized:
     said = [f"{len(layers)} of {L} layers are looked at, evenly spread"] if len(layers) < L else []
     if left:
         said.append(f"left out: {', '.join(f'{name} (about {_long(seconds(name))} on these layers)' for name in left)}")
+    said += [f"all of it: moeload-bench run {shlex.join(names)} --trace {shlex.quote(source)}"] if said else []
     chosen = tuple(name for name in names if name in kept)
     return Sized(trace.of_layers(layers) if len(layers) < L else trace, chosen, "; ".join(said) or None)
 

@@ -85,14 +85,14 @@ class Truth:
         """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]; the last one is kept."""
         if self._window is None or self._window[0] != origin:
             rows = window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])
-            self._window = origin, shares(self.trace.rows(rows.start, rows.stop).load_SLE)
+            self._window = origin, shares(self.trace.load_SLE[rows])
         return self._window[1]
 
     def last_share(self, origin: int) -> NDArray[np.float64]:
         """The shares of the last step before the origin [L, E]; uniform where there is none."""
         row = row_of(self.trace, origin) - 1
         L, E = self.trace.num_layers, self.trace.num_experts
-        share = shares(self.trace.rows(row, row + 1).load_SLE[0]) if row >= 0 else np.full((L, E), np.nan)
+        share = shares(self.trace.load_SLE[row]) if row >= 0 else np.full((L, E), np.nan)
         return np.where(np.isnan(share), 1 / E, share)
 
     def references(self, origin: int) -> References:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
@@ -34,36 +36,53 @@ WATCHING = "watching: "
 """What a reason among `Findings.missing` begins with where the run could not be watched."""
 
 
+class Look(NamedTuple):
+    """What the page draws of a snapshot: a long run has thousands, and a whole one holds megabytes for a large model.
+
+    ``dead`` and ``dying`` experts of all layers; ``imbalance`` of the devices, mean over layers, and ``static`` that of
+    experts spread evenly, None where no cluster fits.
+    """
+
+    step: int
+    dead: int
+    dying: int
+    imbalance: float | None
+    static: float | None
+
+    @classmethod
+    def of(cls, seen: Snapshot) -> Look:
+        placing = seen.placing
+        placed = (None, None) if placing is None else (_mean(placing.imbalance_L), _mean(placing.static_L))
+        return cls(seen.step, int(seen.dead_LE.sum()), int(seen.dying_LE.sum()), *placed)
+
+
+def _mean(values_L: FloatArray) -> float:
+    known = values_L[np.isfinite(values_L)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What is known about a finished (or cut) run.
 
-    ``snapshots`` and ``past``: of the run watched as if it were training, advice followed; ``results`` and
-    ``choices``: which forecaster serves it; ``comparison`` and ``policy``: how often to re-plan. None where
-    it could not be worked out, with the reason among ``missing``.
+    ``looks``, ``moves`` (without their plans), ``last`` and ``past``: of the run watched as if it were training, advice
+    followed; ``results`` and ``choices``: which forecaster serves it; ``comparison`` and ``policy``: how often to
+    re-plan. None where it could not be worked out, with the reason among ``missing``.
     """
 
     trace: Trace
     source: str
     settings: Settings
     layers: list[LayerDescription]
-    snapshots: list[Snapshot]
+    looks: list[Look]
+    moves: list[Advice]
+    last: Snapshot | None
     past: Past | None
     results: Results | None
     choices: list[ForecasterChoice]
     comparison: Comparison | None
     policy: PolicyChoice | None
     missing: list[str]
-
-    @property
-    def last(self) -> Snapshot | None:
-        """The newest snapshot."""
-        return self.snapshots[-1] if self.snapshots else None
-
-    @property
-    def moves(self) -> list[Advice]:
-        """The advice to re-plan, in order."""
-        return [s.advice for s in self.snapshots if s.advice is not None and s.advice.verdict == "replan"]
 
     @property
     def serves(self) -> str:
@@ -86,10 +105,10 @@ def make_findings(
     settings = replace(settings or Settings(), follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
     missing: list[str] = []
-    snapshots, past = _watched(trace, settings, missing, _stage(progress, "watching (1 of 3)"))
-    results, choices = _judged(trace, forecasters, missing, _stage(progress, "forecasters (2 of 3)"))
+    watched = _watched(trace, settings, missing, _stage(progress, "watching (1 of 3)"))
+    results, choices = _judged(trace, source, forecasters, missing, _stage(progress, "forecasters (2 of 3)"))
     findings = Findings(
-        trace, source, settings, describe_layers(trace), snapshots, past, results, choices, None, None, missing
+        trace, source, settings, describe_layers(trace), *watched, results, choices, None, None, missing
     )
     if shape is None:
         missing.append(f"re-planning: no cluster shape fits {trace.num_experts} experts; name one")
@@ -111,26 +130,30 @@ def _stage(progress: FineProgress, name: str) -> FineProgress:
 
 def _watched(
     trace: Trace, settings: Settings, missing: list[str], progress: FineProgress
-) -> tuple[list[Snapshot], Past | None]:
-    snapshots, past, stride = [], None, trace.meta.stride
+) -> tuple[list[Look], list[Advice], Snapshot | None, Past | None]:
+    looks: list[Look] = []
+    moves: list[Advice] = []
+    snapshot, past, stride = None, None, trace.meta.stride
     try:
         every = settings.every_at(stride)
         for watch, snapshot in replay_with_watch(trace, settings):
-            snapshots.append(snapshot)
+            looks.append(Look.of(snapshot))
+            if snapshot.advice is not None and snapshot.advice.verdict == "replan":
+                moves.append(replace(snapshot.advice, slot_expert_LR=None))
             progress(snapshot.rows, trace.steps, f"step {snapshot.step:,}")
             past = watch.history.past() if trace.step_S[-1] - snapshot.step < every else past
-        if not snapshots:
+        if not looks:
             missing.append(f"{WATCHING}{trace.steps * stride:,} steps, the first look comes after {every}")
     except MoeloadError as error:
         missing.append(f"{WATCHING}{error}")
-    return snapshots, past
+    return looks, moves, snapshot, past
 
 
 def _judged(
-    trace: Trace, forecasters: Sequence[str], missing: list[str], progress: FineProgress
+    trace: Trace, source: str, forecasters: Sequence[str], missing: list[str], progress: FineProgress
 ) -> tuple[Results | None, list[ForecasterChoice]]:
     try:
-        trace, forecasters, note = sized(trace, forecasters)
+        trace, forecasters, note = sized(trace, forecasters, source)
         missing += [] if note is None else [f"forecasters: {note}"]
         suite = suite_for_trace(trace)
     except MoeloadError as error:

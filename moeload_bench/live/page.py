@@ -193,27 +193,23 @@ def _chart(lines: list[Line], x: Axis, y: Axis, about: str) -> str:
 
 
 def _placing_chart(found: Findings) -> str:
-    placed = [(s.step, s.placing) for s in found.snapshots if s.placing is not None]
+    followed = [(float(look.step), look.imbalance) for look in found.looks if look.imbalance is not None]
+    spread = [(float(look.step), look.static) for look in found.looks if look.static is not None]
     lines = [
-        Line("advice followed", _thinned([(step, _mean(p.imbalance_L)) for step, p in placed])),
-        Line("experts spread evenly, never moved", _thinned([(step, _mean(p.static_L)) for step, p in placed])),
+        Line("advice followed", _thinned(followed)),
+        Line("experts spread evenly, never moved", _thinned(spread)),
     ]
     return _chart(lines, Axis("training step"), Axis("max / mean device load", floor=1.0), "Imbalance over the run")
 
 
 def _starving_chart(found: Findings) -> str:
-    if not any(s.dead_LE.any() or s.dying_LE.any() for s in found.snapshots):
+    if not any(look.dead or look.dying for look in found.looks):
         return ""
     lines = [
-        Line("dead", _thinned([(s.step, float(s.dead_LE.sum())) for s in found.snapshots])),
-        Line("about to die", _thinned([(s.step, float(s.dying_LE.sum())) for s in found.snapshots])),
+        Line("dead", _thinned([(look.step, float(look.dead)) for look in found.looks])),
+        Line("about to die", _thinned([(look.step, float(look.dying)) for look in found.looks])),
     ]
     return _chart(lines, Axis("training step"), Axis("experts, all layers", floor=0.0), "Dead experts over the run")
-
-
-def _mean(values_L: np.ndarray) -> float:
-    known = values_L[np.isfinite(values_L)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def _error_charts(found: Findings) -> list[dict[str, Any]]:

@@ -267,8 +267,8 @@ class Simulation:
             costs: dict[bytes, FloatArray] = {}  # of each different plan that is in force
             for walk in walks:
                 if walk.key not in costs:
-                    costs[walk.key] = walk.cost.imbalance(share_SLE)
-                walk.imbalance_SL[start:stop] = costs[walk.key]
+                    costs[walk.key] = self._by_state(walk.cost.imbalance(share_SLE), start)
+                walk.imbalance_2S[:, start:stop] = costs[walk.key]
         return [self._result(walk) for walk in walks]
 
     def _ahead(self, mean_LE: FloatArray | None) -> Proposal:
@@ -296,15 +296,26 @@ class Simulation:
         known = {} if share_hat_NLE is None else dict(zip(rows.tolist(), share_hat_NLE, strict=True))
         return lambda row: {every: known[row]} if row in known else {}
 
+    def _by_state(self, imbalance_SL: FloatArray, start: int = 0) -> FloatArray:
+        """Return the sums over layers with load, those that are transient and those that are stable, [2, S]."""
+        known_SL, transient_SL = np.isfinite(imbalance_SL), self.transient_SL[start : start + len(imbalance_SL)]
+        kept = (np.where(known_SL & state_SL, imbalance_SL, 0.0) for state_SL in (transient_SL, ~transient_SL))
+        # rows are summed along memory: the sum is the same however many are summed together
+        return np.stack([np.ascontiguousarray(kept_SL).sum(axis=1) for kept_SL in kept])
+
+    @cached_property
+    def _known_2S(self) -> FloatArray:
+        """How many layer-steps have load, of those that are transient and of those that are stable."""
+        return self._by_state(np.where(np.isfinite(self.static_SL), 1.0, np.nan))
+
     def _parts(self, walk: _Walk) -> tuple[float, ...]:
-        imbalance_SL, spent_S = walk.imbalance_SL, walk.spent_S
-        S = len(imbalance_SL)
+        S = len(walk.spent_S)
         edges = np.unique(np.linspace(0, S, PARTS + 1).round().astype(int)).tolist()
         saved = []
         for start, stop in itertools.pairwise(edges):
-            mean = _mean(imbalance_SL[start:stop])
-            gain = np.nan if mean is None else self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
-            spent = float(spent_S[start:stop].sum()) / ((stop - start) * self.stride)
+            mean = _ratio(walk.imbalance_2S[:, start:stop], self._known_2S[:, start:stop])
+            gain = self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
+            spent = float(walk.spent_S[start:stop].sum()) / ((stop - start) * self.stride)
             saved.append(float(100 * (gain - spent) / self.cost.step_ms))
         return tuple(saved)
 
@@ -335,13 +346,13 @@ class Simulation:
     @cached_property
     def static_imbalance(self) -> float:
         """Return the mean over steps and layers of max / mean device load in the static layout."""
-        return float(np.nanmean(self.static_SL))
+        return _ratio(self._by_state(self.static_SL), self._known_2S)
 
     def _result(self, walk: _Walk) -> PolicyRun:
-        layout, imbalance_SL = walk.layout, walk.imbalance_SL
+        layout, S = walk.layout, len(walk.spent_S)
         replans, moved, migration = layout.replans, layout.replicas, layout.migration_ms
-        S = len(imbalance_SL)
-        mean = float(np.nanmean(imbalance_SL))
+        mean = _ratio(walk.imbalance_2S, self._known_2S)
+        transient, stable = map(_ratio, walk.imbalance_2S, self._known_2S)
         gain = self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
         per_step = migration / (S * self.stride)
         pays = gain > 0 and migration > 0
@@ -358,8 +369,8 @@ class Simulation:
             break_even_steps=migration / replans / gain if pays else None,
             break_even_mb=self._break_even_mb(gain * S * self.stride, migration, replans) if pays else None,
             imbalance=mean,
-            imbalance_transient=_mean(imbalance_SL[self.transient_SL]),
-            imbalance_stable=_mean(imbalance_SL[~self.transient_SL]),
+            imbalance_transient=None if np.isnan(transient) else transient,
+            imbalance_stable=None if np.isnan(stable) else stable,
             saved_parts=self._parts(walk),
         )
 
@@ -380,7 +391,8 @@ class Proposal(NamedTuple):
 class _Walk:
     """One policy on its way along a trace: the plan in force, and what it cost so far.
 
-    ``acts``: the layers [L] that it re-plans, by row; ``key``: the plan's bytes, the same for equal plans.
+    ``acts``: the layers [L] that it re-plans, by row; ``key``: the plan's bytes, the same for equal plans;
+    ``imbalance_2S``: the imbalance of each step, added up over its transient and over its stable layers.
     """
 
     def __init__(self, simulation: Simulation, policy: Policy, every: int) -> None:
@@ -390,7 +402,7 @@ class _Walk:
         self.layout = simulation.layout()
         self.cost = self._cost(self.layout.current_LR)
         self.key = self.layout.current_LR.tobytes()
-        self.imbalance_SL = np.empty(simulation.transient_SL.shape)
+        self.imbalance_2S = np.empty((2, len(simulation.transient_SL)))
         self.spent_S = np.zeros(len(simulation.transient_SL))
         self._simulation = simulation
 
@@ -465,6 +477,6 @@ def best_run(runs: Sequence[PolicyRun]) -> PolicyRun:
     return max(real, key=lambda run: run.saved_percent)
 
 
-def _mean(values: FloatArray) -> float | None:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if values.size else None
+def _ratio(total: FloatArray, count: FloatArray) -> float:
+    """Return the mean of what was added up, NaN if there is nothing."""
+    return float(total.sum() / count.sum()) if count.any() else float("nan")

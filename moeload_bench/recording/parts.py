@@ -22,7 +22,7 @@ import numpy as np
 from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
-from moeload_bench.traces.parquet import META_KEY, ROW_GROUP_STEPS, cell_rows, open_parquet
+from moeload_bench.traces.parquet import META_KEY, cell_rows, group_steps, open_parquet
 from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
 from moeload_bench.traces.trace import Trace, TraceMeta, column_shape
 
@@ -228,8 +228,8 @@ def unfinished_trace(folder: Path) -> Trace:
         shards[-1].meta.model_copy(update={"complete": False}),
         np.concatenate([shard.step_S for shard in shards]),
         np.concatenate([shard.tokens_SL for shard in shards]),
-        np.concatenate([shard.load_SLE for shard in shards]),
-        {name: np.concatenate([shard.columns[name] for shard in shards]) for name in names},
+        np.concatenate([shard.load_SLE[:] for shard in shards]),
+        {name: np.concatenate([shard.columns[name][:] for shard in shards]) for name in names},
     )
 
 
@@ -268,7 +268,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
         replacing(target, durable=True) as scratch,
         pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer,
     ):
-        for table in _row_groups(shards):
+        for table in _row_groups(shards, group_steps(meta)):
             writer.write_table(table)
     return target
 
@@ -303,17 +303,17 @@ def _data_sha256(shards: Sequence[Path], names: Sequence[str], steps: int, meta:
     return digest.hexdigest()
 
 
-def _row_groups(shards: Sequence[Path]) -> Iterator[pa.Table]:
-    """Yield all rows in order, as many at once as `write_trace` puts into one row group."""
+def _row_groups(shards: Sequence[Path], steps: int) -> Iterator[pa.Table]:
+    """Yield all rows in order, ``steps`` at once: as many as `write_trace` puts into one row group."""
     import pyarrow as pa
 
     held = None
     for path in shards:
         table = _table(path)
         held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= ROW_GROUP_STEPS:
-            yield held.slice(0, ROW_GROUP_STEPS)
-            held = held.slice(ROW_GROUP_STEPS)
+        while held.num_rows >= steps:
+            yield held.slice(0, steps)
+            held = held.slice(steps)
     if held is not None and held.num_rows:
         yield held
 

@@ -139,9 +139,9 @@ class _Part:
         self.complete = path.suffix == ".parquet" and self.meta.complete
 
     def traces(self) -> Iterator[Trace]:
-        """Yield its steps in order, a file at a time, each checked."""
+        """Yield its steps in order, some at a time, each checked."""
         for file in self._files:
-            yield read_trace(file)
+            yield from read_trace(file).in_parts()
 
 
 def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
@@ -147,33 +147,36 @@ def describe_layers(trace: Trace, rule: StateRule | None = None) -> list[LayerDe
         refusal = ""
     except TraceError as error:
         labels, refusal = None, f"not defined: {error}"
-    return [_describe(trace, layer, labels, refusal) for layer in range(trace.num_layers)]
+    rows, E = _rows(trace, END_STEPS), trace.num_experts
+    ends = ((0, rows), (trace.steps - rows, trace.steps))
+    first_LE, last_LE = (_mean_share(trace.load_SLE[start:stop].sum(axis=0)) for start, stop in ends)
+    floors, names = _floors(trace, labels), layer_names(trace)
+    described = []
+    for layer, (first_E, last_E) in enumerate(zip(first_LE, last_LE, strict=True)):
+        floor, window_tv, tv, over = floors[layer]
+        described.append(
+            LayerDescription(
+                layer=names[layer],
+                states=refusal if labels is None else _spans(trace, labels, layer),
+                end_state=None if labels is None else labels.spans(layer)[-1].state,
+                onset=None if labels is None else _onset(trace, labels, layer),
+                imbalance_first=_number(first_E.max() * E),
+                imbalance_last=_number(last_E.max() * E),
+                max_vio=_number(last_E.max() * E - 1),
+                dead_experts=int((last_E < DEAD_SHARE / E).sum()) if np.isfinite(last_E).all() else None,
+                over_dispersion=over,
+                floor=floor,
+                floor_window_tv=window_tv,
+                floor_tv=tv,
+            )
+        )
+    return described
 
 
-def _describe(trace: Trace, layer: int, labels: StateLabels | None, refusal: str) -> LayerDescription:
-    E = trace.num_experts
-    rows = _rows(trace, END_STEPS)
-    first_E, last_E = _mean_share(trace, layer, 0, rows), _mean_share(trace, layer, trace.steps - rows, trace.steps)
-    name, window_tv, tv, over = _floors(trace, layer, labels)
-    return LayerDescription(
-        layer=layer_names(trace)[layer],
-        states=refusal if labels is None else _spans(trace, labels, layer),
-        end_state=None if labels is None else labels.spans(layer)[-1].state,
-        onset=None if labels is None else _onset(trace, labels, layer),
-        imbalance_first=None if first_E is None else float(first_E.max() * E),
-        imbalance_last=None if last_E is None else float(last_E.max() * E),
-        max_vio=None if last_E is None else float(last_E.max() * E - 1),
-        dead_experts=None if last_E is None else int((last_E < DEAD_SHARE / E).sum()),
-        over_dispersion=over,
-        floor=name,
-        floor_window_tv=window_tv,
-        floor_tv=tv,
-    )
-
-
-def _mean_share(trace: Trace, layer: int, start: int, stop: int) -> FloatArray | None:
-    load_E = trace.load_SLE[start:stop, layer].sum(axis=0)
-    return np.asarray(load_E / load_E.sum()) if load_E.any() else None
+def _mean_share(load_LE: IntArray) -> FloatArray:
+    """Return shares of the sum of several rows; NaN for a layer without load in them."""
+    total_L1 = load_LE.sum(axis=1, keepdims=True)
+    return np.asarray(load_LE / np.where(total_L1 > 0, total_L1, np.nan))
 
 
 def _spans(trace: Trace, labels: StateLabels, layer: int) -> str:
@@ -190,22 +193,24 @@ def _onset(trace: Trace, labels: StateLabels, layer: int) -> Onset | None:
     return None if found.step is None and found.low is None else found
 
 
-def _floors(
-    trace: Trace, layer: int, labels: StateLabels | None
-) -> tuple[str, float | None, float | None, float | None]:
-    """Name of the floor, its window_tv and tv, and the over-dispersion."""
+def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float | None, float | None, float | None]]:
+    """Of each layer: name of the floor, its window_tv and tv, and the over-dispersion."""
     rows = _rows(trace, FLOOR_STEPS)
-    stable_S = np.ones(trace.steps, dtype=np.bool_) if labels is None else ~labels.transient_SL[:, layer]
-    first_W = window_starts(stable_S, rows)
-    if not first_W.size:
-        first_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
-    found = floors_from(trace, {layer: first_W}, (rows,), ("window_tv", "tv"))
+    every_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
+    first_LW = {}
+    for layer in range(trace.num_layers):
+        stable_W = every_W if labels is None else window_starts(~labels.transient_SL[:, layer], rows)
+        first_LW[layer] = stable_W if stable_W.size else every_W
+    found = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"))
     name = "floor_batch" if found["floor_batch"].values else "floor_level"
-    window_tv, tv = (_number(found[name].values[metric][0, 0]) for metric in ("window_tv", "tv"))
     sampling = found["floor_sampling"].values  # empty if counts are made from shares
-    draws = _number(sampling["tv"][0, 0]) if sampling else None
-    over = tv / draws if tv is not None and draws else None
-    return f"{name} ({found[name].mark})", window_tv, tv, over
+    described = []
+    for layer in range(trace.num_layers):
+        window_tv, tv = (_number(found[name].values[metric][0, layer]) for metric in ("window_tv", "tv"))
+        draws = _number(sampling["tv"][0, layer]) if sampling else None
+        over = tv / draws if tv is not None and draws else None
+        described.append((f"{name} ({found[name].mark})", window_tv, tv, over))
+    return described
 
 
 def _number(value: float) -> float | None:

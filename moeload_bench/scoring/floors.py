@@ -11,32 +11,41 @@ Axis letters: S rows, W windows, L MoE layers, E experts, K suite horizons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.scoring.metrics import ratio_of
 from moeload_bench.scoring.noise import (
+    BLOCK_ROWS,
     MEAN_ABS_NORMAL,
     NOISE_ROWS,
     Noise,
     Running,
+    WindowMeans,
     batch_noise,
     level_noise,
+    level_of,
     relative_noise,
     sampling_noise,
+    window_means,
 )
 from moeload_bench.scoring.scores import horizon_rows, mean_over
 from moeload_bench.states.rule import StateLabels, state_names
+from moeload_bench.traces.rows import parts
 from moeload_bench.traces.trace import Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]
 
 FLOOR_METRICS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_error_rate")
 FLOOR_NAMES = ("floor_batch", "floor_level", "floor_sampling")
+RELATIVE = {"error_rate", "window_error_rate"}
+"""Those that are relative to the shares of the windows."""
 LABELLED = ("transient", "stable")
 """States whose floors are means over the rows with that label."""
 
@@ -45,10 +54,16 @@ Windows = Sequence[IntArray]
 
 MAX_WINDOWS = 400
 """Windows, spread evenly over the rows of a state, that a floor is a mean over."""
-LEVEL_ROWS = 20
-"""Rows around a row whose mean share stands for its level."""
 POINT_ROWS = 10
 """Rows between two points at which relative noise is worked out."""
+AROUND = 2 * BLOCK_ROWS
+"""Rows before and after a part of a trace that the noise of its rows depends on: whole blocks, half of `LEVEL_ROWS`."""
+LAYERS_AT_ONCE = 4
+"""Layers whose noise is worked out together: fewer calls, and arrays that stay in the cache."""
+HELD_CELLS = 1 << 24
+"""Running totals that a pass over a trace holds at most; it looks at fewer layers where they would be more."""
+MOST_SERIES = 5
+"""Series that are averaged over windows: the shares, and the terms of the three noises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,84 +161,135 @@ def _floors(
     metrics: Sequence[str] = FLOOR_METRICS,
 ) -> dict[str, dict[str, Floor]]:
     """The three floors by name of the windows, which is the same for every layer."""
-    batch: list[dict[str, dict[str, FloatArray]]] = []
-    level: list[dict[str, dict[str, FloatArray]]] = []
-    sampling: list[dict[str, dict[str, FloatArray]]] = []
-    for layer, windows in windows_by_layer.items():
-        load_SE = trace.load_SLE[:, layer]
-        share_SE = shares(load_SE)
-        made = _Layer(Running(share_SE), windows, rows_K, metrics)
-        if "load_half" in trace.columns:
-            batch.append(made.floors(batch_noise(load_SE, trace.columns["load_half"][:, layer])))
-        level.append(made.floors(level_noise(share_SE)))
-        level_SE = made.share.mean(np.arange(trace.steps) - LEVEL_ROWS // 2, LEVEL_ROWS)
-        top_k = trace.meta.layers[layer].top_k or 1
-        sampling.append(made.floors(sampling_noise(level_SE, load_SE.sum(axis=1), top_k)))
-    no_half = "the trace has no half batches"
+    marks = _marks(trace)
+    given = [name for name, (mark, _) in marks.items() if mark != "not given"]
+    made = {m: _Layer(trace.steps, windows, rows_K, metrics) for m, windows in windows_by_layer.items()}
+    most = max(1, HELD_CELLS // max(1, *(trace.num_experts * layer.most_held for layer in made.values())))
+    for first in range(0, len(made), most):
+        _pass(trace, dict(itertools.islice(made.items(), first, first + most)), given)
+    found = {floor: [layer.floors(floor) for layer in made.values()] for floor in given}
     return {
         name: {
-            "floor_batch": Floor("exact", "measured from half batches", _stack([floors[name] for floors in batch]))
-            if batch
-            else Floor("not given", no_half, {}),
-            "floor_level": Floor(
-                "approximate", "noise around the level; not a lower bound", _stack([floors[name] for floors in level])
-            ),
-            "floor_sampling": Floor(*_sampling_mark(trace), _stack([floors[name] for floors in sampling]))
-            if trace.meta.count_semantics != "derived"
-            else Floor("not given", "counts are made from shares", {}),
+            floor: Floor(mark, note, _stack([layer[name] for layer in found.get(floor, [])]))
+            for floor, (mark, note) in marks.items()
         }
         for name in next(iter(windows_by_layer.values()), {})
     }
 
 
-class _Layer(NamedTuple):
-    """One layer's shares, and by name the windows that its floors are means over."""
+def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> None:
+    """Show the trace to these layers, a part at a time, with as many rows around it as noise is worked out from."""
+    halves, numbers = trace.columns.get("load_half"), list(layers)
+    groups = [numbers[i : i + LAYERS_AT_ONCE] for i in range(0, len(numbers), LAYERS_AT_ONCE)]
+    series: dict[int, list[Running]] = {}
+    for part in parts(trace.load_SLE.shape, multiple=BLOCK_ROWS):
+        start = max(0, part.start - AROUND)
+        wide, own = slice(start, part.stop + AROUND), slice(part.start - start, part.stop - start)
+        load_SLE, half_SLE = trace.load_SLE[wide], None if halves is None else halves[wide]
+        for group in groups:
+            load_SGE = load_SLE[:, group]
+            share_SGE = shares(load_SGE)
+            noises = {"floor_level": level_noise(share_SGE)}
+            if half_SLE is not None:
+                noises["floor_batch"] = batch_noise(load_SGE, half_SLE[:, group])
+            if "floor_sampling" in given:
+                top_k_G = np.array([trace.meta.layers[m].top_k or 1 for m in group])
+                noises["floor_sampling"] = sampling_noise(level_of(share_SGE), load_SGE.sum(axis=2), top_k_G)
+            noises = {name: noise.of_rows(own) for name, noise in noises.items()}
+            columns = [term for noise in noises.values() for term in noise.terms]
+            if RELATIVE & {*layers[group[0]].metrics}:
+                columns.append(share_SGE[own])
+            running = series.setdefault(group[0], [Running() for _ in columns])
+            for one, values_SGE in zip(running, columns, strict=True):
+                one.add(values_SGE)
+            for g, m in enumerate(group):
+                layers[m].add(running, noises, g)
 
-    share: Running
-    windows: Mapping[str, Windows]
-    rows_K: Sequence[int]
-    metrics: Sequence[str]
 
-    def floors(self, noise: Noise) -> dict[str, dict[str, FloatArray]]:
-        """Name of the windows, metric to [K]."""
-        tv = Running(0.5 * noise.size_SE.sum(axis=1, keepdims=True))
-        relative = self.relative(noise) if "error_rate" in self.metrics else None
-        return {name: self.floor(first_KW, noise, tv, relative) for name, first_KW in self.windows.items()}
+class _Layer:
+    """One layer, and by name the windows that its floors are means over; its rows come part by part."""
 
-    def floor(
-        self, first_KW: Windows, noise: Noise, tv: Running, relative: tuple[Running, Running] | None
-    ) -> dict[str, FloatArray]:
-        """Metric to [K], NaN at a horizon without windows."""
-        out: dict[str, list[float]] = {name: [] for name in self.metrics}
-        for first_W, rows in zip(first_KW, self.rows_K, strict=True):
-            over = max(rows, NOISE_ROWS)
-            deviation_WE = np.sqrt(noise.variance_of_mean(first_W, rows))
-            per_step = _mean(tv.mean(first_W, over))
-            found = {
-                "window_tv": _mean(0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1)),
-                "tv": per_step,
-                "error_rate_uniform": 2.0 * per_step,
-            }
-            if relative is not None:
-                ratio, cells = relative
-                at_W, points = first_W // POINT_ROWS, max(1, over // POINT_ROWS)
-                found["error_rate"] = _mean(ratio_of(ratio.mean(at_W, points), cells.mean(at_W, points)))
-            if "window_error_rate" in self.metrics:
-                error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, self.share.mean(first_W, over)))
-                found["window_error_rate"] = _mean(ratio_of(_total(error_WE * seen_WE), _total(seen_WE)))
-            for name, values in out.items():
-                values.append(found[name])
-        return {name: np.array(values) for name, values in out.items()}
+    def __init__(
+        self, steps: int, windows: Mapping[str, Windows], rows_K: Sequence[int], metrics: Sequence[str]
+    ) -> None:
+        self._steps, self._windows, self._rows_K, self.metrics = steps, windows, rows_K, metrics
+        self._over_K = [max(rows, NOISE_ROWS) for rows in rows_K]
+        self._ends = {
+            (name, k): WindowMeans(first_W, self._over_K[k], steps)
+            for name, first_KW in windows.items()
+            for k, first_W in enumerate(first_KW)
+        }
+        self._points = WindowMeans(np.arange(0, steps, POINT_ROWS) - NOISE_ROWS // 2, NOISE_ROWS, steps)
+        self._size: dict[str, list[FloatArray]] = defaultdict(list)
+        self._found: dict[tuple[str, str, str, int], list[tuple[IntArray, FloatArray]]] = defaultdict(list)
 
-    def relative(self, noise: Noise) -> tuple[Running, Running]:
-        """At every POINT_ROWS-th row, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0.
+    @property
+    def most_held(self) -> int:
+        """About how many running totals of all experts are held at a time: of the windows that lie over one row."""
+        shares_K = [min(1.0, 2 * over / self._steps) for over in self._over_K]
+        each = (
+            len(first_W) * part for row in self._windows.values() for first_W, part in zip(row, shares_K, strict=True)
+        )
+        return 1 + int(MOST_SERIES * sum(each))
 
-        The metric divides by the observed share, which carries the noise too, and leaves out experts without tokens.
-        """
-        at_P = np.arange(0, self.share.rows, POINT_ROWS, dtype=np.int64) - NOISE_ROWS // 2
-        spread_PE = ratio_of(np.sqrt(noise.variance_of_mean(at_P, 1)), self.share.mean(at_P, NOISE_ROWS))
-        error_PE, seen_PE = relative_noise(spread_PE)
-        return Running(_total(error_PE * seen_PE)[:, None]), Running(_total(seen_PE)[:, None])
+    def add(self, series: Sequence[Running], noises: Mapping[str, Noise], g: int) -> None:
+        """Take in the rows that follow: running totals of all terms and of the shares, this layer's at ``g``."""
+        for floor, noise in noises.items():
+            self._size[floor].append(0.5 * noise.size_SXE[:, g].sum(axis=1, keepdims=True))
+        for (name, k), windows in self._ends.items():
+            at_W, means = windows.ended(series, (g,))
+            for floor, deviation_WE in _deviations(noises, means, self._rows_K[k]):
+                self._keep(floor, "window_tv", name, k, at_W, 0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1))
+                if "window_error_rate" in self.metrics:
+                    error_WE, seen_WE = relative_noise(ratio_of(deviation_WE, means[-1]))
+                    error_W = ratio_of(_total(error_WE * seen_WE), _total(seen_WE))
+                    self._keep(floor, "window_error_rate", name, k, at_W, error_W)
+        if "error_rate" in self.metrics:
+            at_P, means = self._points.ended(series, (g,))
+            for floor, deviation_PE in _deviations(noises, means, 1):
+                error_PE, seen_PE = relative_noise(ratio_of(deviation_PE, means[-1]))
+                self._keep(floor, "error_rate", "", 0, at_P, np.stack([_total(error_PE * seen_PE), _total(seen_PE)], 1))
+
+    def _keep(self, floor: str, metric: str, name: str, k: int, at_W: IntArray, values: FloatArray) -> None:
+        self._found[floor, metric, name, k].append((at_W, values))
+
+    def _kept(self, floor: str, metric: str, name: str = "", k: int = 0) -> FloatArray:
+        """What was kept of every window, in the windows' order."""
+        at, values = zip(*self._found[floor, metric, name, k], strict=True)
+        return np.concatenate(values)[np.argsort(np.concatenate(at), kind="stable")]
+
+    def floors(self, floor: str) -> dict[str, dict[str, FloatArray]]:
+        """Name of the windows, metric to [K], NaN at a horizon without windows; all rows have come."""
+        tv_S1 = np.concatenate(self._size[floor])
+        # at every point, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0. The metric
+        # divides by the observed share, which carries the noise too, and leaves out experts without tokens
+        relative_P2 = self._kept(floor, "error_rate") if "error_rate" in self.metrics else None
+        out: dict[str, dict[str, FloatArray]] = {}
+        for name, first_KW in self._windows.items():
+            values_K: dict[str, list[float]] = {metric: [] for metric in self.metrics}
+            for k, (first_W, over) in enumerate(zip(first_KW, self._over_K, strict=True)):
+                per_step = _mean(window_means(tv_S1, first_W, over))
+                found = {"tv": per_step, "error_rate_uniform": 2.0 * per_step}
+                if relative_P2 is not None:
+                    points = max(1, over // POINT_ROWS)
+                    ratio_W1, cells_W1 = (
+                        window_means(each_P1, first_W // POINT_ROWS, points)
+                        for each_P1 in np.split(relative_P2, 2, axis=1)
+                    )
+                    found["error_rate"] = _mean(ratio_of(ratio_W1, cells_W1))
+                for metric, values in values_K.items():
+                    values.append(found[metric] if metric in found else _mean(self._kept(floor, metric, name, k)))
+            out[name] = {metric: np.array(values) for metric, values in values_K.items()}
+        return out
+
+
+def _deviations(
+    noises: Mapping[str, Noise], terms: Sequence[FloatArray], rows: int
+) -> Iterator[tuple[str, FloatArray]]:
+    """Name of the floor, and the standard deviation of means over ``rows`` rows, from the means of all terms."""
+    rest = iter(terms)
+    for floor, noise in noises.items():
+        yield floor, np.sqrt(noise.of_mean(list(itertools.islice(rest, len(noise.terms))), rows))
 
 
 def _total(values_WE: FloatArray) -> FloatArray:
@@ -231,12 +297,20 @@ def _total(values_WE: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isfinite(values_WE), values_WE, 0.0).sum(axis=1))
 
 
-def _sampling_mark(trace: Trace) -> tuple[Mark, str]:
-    if trace.meta.top_k is None:
-        return "approximate", "top-k is not known: taken as 1"
-    if trace.meta.count_semantics != "pre_drop":
-        return "approximate", f"counts are {trace.meta.count_semantics}"
-    return "exact", "top-k draws without replacement; batch composition adds to it"
+def _marks(trace: Trace) -> dict[str, tuple[Mark, str]]:
+    """How far each floor of a trace can be trusted, and why."""
+    half: tuple[Mark, str] = ("exact", "measured from half batches")
+    sampling: tuple[Mark, str] = ("exact", "top-k draws without replacement; batch composition adds to it")
+    if "load_half" not in trace.columns:
+        half = "not given", "the trace has no half batches"
+    if trace.meta.count_semantics == "derived":
+        sampling = "not given", "counts are made from shares"
+    elif trace.meta.top_k is None:
+        sampling = "approximate", "top-k is not known: taken as 1"
+    elif trace.meta.count_semantics != "pre_drop":
+        sampling = "approximate", f"counts are {trace.meta.count_semantics}"
+    level: tuple[Mark, str] = ("approximate", "noise around the level; not a lower bound")
+    return dict(zip(FLOOR_NAMES, (half, level, sampling), strict=True))
 
 
 def _stack(layers: list[dict[str, FloatArray]]) -> dict[str, FloatArray]:

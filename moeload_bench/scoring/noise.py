@@ -1,12 +1,13 @@
 """Noise of shares: what is measured around a step's routing probabilities, and around a slowly moving level.
 
-Axis letters: S rows, W windows, E experts, N blocks.
+Axis letters: S rows, W windows, E experts, N blocks; X any axes between, such as that of layers.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,38 +19,48 @@ MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
 """Mean absolute value of a standard normal variable."""
 NOISE_ROWS = 100
 """Rows over which the variance of the noise is averaged at least."""
+LEVEL_ROWS = 20
+"""Rows around a row whose mean share stands for its level."""
 BLOCK_ROWS = 10
 """Rows per block for the noise around the level."""
 
 
 class Noise(NamedTuple):
-    """The noise of one layer: how far a row's shares lie from what is known about it.
+    """The noise of layers: how far a row's shares lie from what is known about it.
 
-    ``size_SE`` the distance of each row, measured or expected (NaN where unknown); ``variance_of_mean(first, rows)``
-    the variance of the mean over ``rows`` rows from each of the rows ``first`` [W, E].
+    ``size_SXE`` the distance of each row, measured or expected (NaN where unknown). The variance of the mean over
+    ``rows`` rows is ``of_mean(means, rows)``: of the mean of each of ``terms`` over those rows, at least `NOISE_ROWS`.
     """
 
-    size_SE: FloatArray
-    variance_of_mean: Callable[[IntArray, int], FloatArray]
+    size_SXE: FloatArray
+    terms: tuple[FloatArray, ...]
+    of_mean: Callable[[Sequence[FloatArray], int], FloatArray]
+
+    def of_rows(self, rows: slice) -> Noise:
+        """Return that of some of the rows."""
+        return Noise(self.size_SXE[rows], tuple(term[rows] for term in self.terms), self.of_mean)
 
 
-def batch_noise(load_SE: IntArray, half_SE: IntArray) -> Noise:
+def _independent(means: Sequence[FloatArray], rows: int) -> FloatArray:
+    return means[0] / rows
+
+
+def batch_noise(load_SXE: IntArray, half_SXE: IntArray) -> Noise:
     """Noise between a step's shares and its routing probabilities, from the shares a, b of its two halves.
 
     (a - b) sqrt(A B) / (A + B), with A and B the halves' loads ((a - b) / 2 for equal halves), has the variance of
     the whole batch's share around the step's probability, whatever its distribution, if sequences are independent.
     Steps are independent given their probabilities, so the variance of a mean over n rows is the mean of v_e over n.
     """
-    other_SE = load_SE - half_SE
-    a, b = half_SE.sum(axis=1, dtype=np.float64), other_SE.sum(axis=1, dtype=np.float64)
-    weight_S = np.zeros(a.shape)
-    np.divide(np.sqrt(a * b), a + b, out=weight_S, where=a + b > 0)
-    deviation_SE = (shares(half_SE) - shares(other_SE)) * weight_S[:, None]
-    running = Running(deviation_SE**2)
-    return Noise(np.abs(deviation_SE), lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
+    other_SXE = load_SXE - half_SXE
+    a, b = half_SXE.sum(axis=-1, dtype=np.float64), other_SXE.sum(axis=-1, dtype=np.float64)
+    weight_SX = np.zeros(a.shape)
+    np.divide(np.sqrt(a * b), a + b, out=weight_SX, where=a + b > 0)
+    deviation_SXE = (shares(half_SXE) - shares(other_SXE)) * weight_SX[..., None]
+    return Noise(np.abs(deviation_SXE), (deviation_SXE**2,), _independent)
 
 
-def level_noise(share_SE: FloatArray) -> Noise:
+def level_noise(share_SXE: FloatArray) -> Noise:
     """Noise of rows, and of means of rows, around a level that moves slowly.
 
     g(n) = n * variance of a mean over n rows: g(1) is the variance of rows in blocks of b = BLOCK_ROWS around the
@@ -58,44 +69,43 @@ def level_noise(share_SE: FloatArray) -> Noise:
     is the mean of its c rows with load, and 6 / b, by which b * bend is divided, is 1 / c_0 + 4 / c_1 + 1 / c_2.
     """
     b = BLOCK_ROWS
-    S, E = share_SE.shape
+    S, *rest = share_SXE.shape
     N = S // b
+    deviation_SXE, long_run = np.full((2, S, *rest), np.nan)
     if N < 3:
-        nothing = np.full((S, E), np.nan)
-        return Noise(nothing, lambda first, rows: np.full((len(first), E), np.nan))
-    block_NbE = share_SE[: N * b].reshape(N, b, E)
-    valid_Nb: BoolArray = np.asarray(np.isfinite(block_NbE).all(axis=2))
-    count_N = valid_Nb.sum(axis=1)
-    count_N1 = np.where(count_N > 0, count_N, np.nan)[:, None]
-    mean_NE = np.where(valid_Nb[..., None], block_NbE, 0.0).sum(axis=1) / count_N1
-    widen_N = np.sqrt(count_N / np.where(count_N > 1, count_N - 1, np.nan))
-    deviation_SE = np.full((S, E), np.nan)
-    deviation_SE[: N * b] = ((block_NbE - mean_NE[:, None]) * widen_N[:, None, None]).reshape(N * b, E)
-    weight_N1 = 1.0 / count_N1[2:] + 4.0 / count_N1[1:-1] + 1.0 / count_N1[:-2]
-    bend_NE = (mean_NE[2:] - 2.0 * mean_NE[1:-1] + mean_NE[:-2]) ** 2 / weight_N1
-    long_run = np.full((S, E), np.nan)
-    long_run[b : b + (N - 2) * b] = np.repeat(bend_NE, b, axis=0)
-    one, many = Running(deviation_SE**2), Running(long_run)
-
-    def variance_of_mean(first: IntArray, rows: int) -> FloatArray:
-        over = max(rows, NOISE_ROWS)
-        g_1, g_b = one.mean(first, over), many.mean(first, over)
-        short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
-        return (g_b + (g_1 - g_b) * short) / rows
-
-    return Noise(np.abs(deviation_SE), variance_of_mean)
+        return Noise(deviation_SXE, (deviation_SXE, long_run), _between)
+    block_NbXE = share_SXE[: N * b].reshape(N, b, *rest)
+    valid_NbX: BoolArray = np.asarray(np.isfinite(np.einsum("...e->...", block_NbXE)))
+    count_NX = valid_NbX.sum(axis=1)
+    count_NX1 = np.where(count_NX > 0, count_NX, np.nan)[..., None]
+    filled_NbXE = block_NbXE if valid_NbX.all() else np.where(valid_NbX[..., None], block_NbXE, 0.0)
+    mean_NXE = filled_NbXE.sum(axis=1) / count_NX1
+    widen_NX = np.sqrt(count_NX / np.where(count_NX > 1, count_NX - 1, np.nan))
+    of_block_NbXE = deviation_SXE[: N * b].reshape(N, b, *rest)
+    np.subtract(block_NbXE, mean_NXE[:, None], out=of_block_NbXE)
+    of_block_NbXE *= widen_NX[:, None, ..., None]
+    weight_NX1 = 1.0 / count_NX1[2:] + 4.0 / count_NX1[1:-1] + 1.0 / count_NX1[:-2]
+    bend_NXE = (mean_NXE[2:] - 2.0 * mean_NXE[1:-1] + mean_NXE[:-2]) ** 2 / weight_NX1
+    long_run[b : b + (N - 2) * b].reshape(N - 2, b, *rest)[:] = bend_NXE[:, None]
+    return Noise(np.abs(deviation_SXE), (deviation_SXE**2, long_run), _between)
 
 
-def sampling_noise(level_SE: FloatArray, total_S: IntArray, top_k: int) -> Noise:
+def _between(means: Sequence[FloatArray], rows: int) -> FloatArray:
+    """g(rows) / rows, from the means of g(1) and of g(b)."""
+    b = BLOCK_ROWS
+    g_1, g_b = means
+    short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
+    return (g_b + (g_1 - g_b) * short) / rows
+
+
+def sampling_noise(level_SXE: FloatArray, total_SX: IntArray, top_k_X: Array) -> Noise:
     """Noise of top-k draws around known shares; unknown in rows without load."""
-    total_S1 = np.where(total_S > 0, total_S, np.nan)[:, None]
-    variance_SE = sampling_variance(level_SE, total_S1, top_k)
-    running = Running(variance_SE)
-    size_SE = MEAN_ABS_NORMAL * np.sqrt(variance_SE)
-    return Noise(size_SE, lambda first, rows: running.mean(first, max(rows, NOISE_ROWS)) / rows)
+    total_SX1 = np.where(total_SX > 0, total_SX, np.nan)[..., None]
+    variance_SXE = sampling_variance(level_SXE, total_SX1, top_k_X[..., None])
+    return Noise(MEAN_ABS_NORMAL * np.sqrt(variance_SXE), (variance_SXE,), _independent)
 
 
-def sampling_variance(share: FloatArray, total: Array, top_k: int) -> FloatArray:
+def sampling_variance(share: FloatArray, total: Array, top_k: Array | int) -> FloatArray:
     """v = p (1 - k p) / (k T): variance of a share under k draws without replacement for each of T tokens.
 
     ``total`` = k T, the loads' sum. An expert gets each token at most once, so its count is binomial with k p.
@@ -139,26 +149,82 @@ def _relative_table() -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 class Running:
-    """Means over any window of rows from running totals; rows that are NaN throughout are left out."""
+    """Running totals of rows that come part by part; rows that are NaN throughout are left out.
 
-    def __init__(self, values_SE: FloatArray) -> None:
-        S, E = values_SE.shape
-        valid_S: BoolArray = np.asarray(np.isfinite(values_SE).all(axis=1))
-        # experts first: a running total along memory is several times faster than one across it
-        self.total_ES = np.zeros((E, S + 1))
-        np.cumsum(np.ascontiguousarray(np.where(valid_S[:, None], values_SE, 0.0).T), axis=1, out=self.total_ES[:, 1:])
-        self.count_S = np.concatenate([[0], np.cumsum(valid_S)])
+    ``total_SXE`` and ``count_SX`` are those before each row of the last part and after it, ``first`` that part's first
+    row.
+    """
 
-    @property
-    def rows(self) -> int:
-        return len(self.count_S) - 1
+    def __init__(self) -> None:
+        self.first = self.rows = 0
+        self.total_SXE: FloatArray = np.zeros(1)
+        self.count_SX: IntArray = np.zeros(1, dtype=np.int64)
 
-    def mean(self, first_W: IntArray, rows: int) -> FloatArray:
-        """Means over ``rows`` rows from each first row, moved to lie inside the trace; [W, E]."""
-        rows = min(rows, self.rows)
-        start = np.clip(first_W, 0, self.rows - rows)
-        count_W = self.count_S[start + rows] - self.count_S[start]
-        sum_WE = (self.total_ES[:, start + rows] - self.total_ES[:, start]).T
-        out = np.full(sum_WE.shape, np.nan)
-        np.divide(sum_WE, count_W[:, None], out=out, where=np.broadcast_to(count_W[:, None] > 0, out.shape))
-        return np.asarray(np.maximum(out, 0.0))
+    def add(self, values_SXE: FloatArray) -> None:
+        """Go on with the rows that follow."""
+        valid_SX: BoolArray = np.asarray(np.isfinite(np.einsum("...e->...", values_SXE)))
+        total_SXE = np.empty((len(values_SXE) + 1, *values_SXE.shape[1:]))
+        total_SXE[0] = self.total_SXE[-1]
+        total_SXE[1:] = values_SXE
+        if not valid_SX.all():
+            total_SXE[1:][~valid_SX] = 0.0
+        for before, row in itertools.pairwise(total_SXE):  # `cumsum` along the rows takes seven times as long
+            np.add(before, row, out=row)
+        count_SX = np.zeros((len(valid_SX) + 1, *valid_SX.shape[1:]), dtype=np.int64)
+        np.cumsum(valid_SX, axis=0, out=count_SX[1:])
+        self.first, self.rows = self.rows, self.rows + len(values_SXE)
+        self.total_SXE, self.count_SX = total_SXE, count_SX + self.count_SX[-1]
+
+
+class WindowMeans:
+    """Means over windows of ``rows`` rows from each first row, moved to lie inside the ``steps`` rows of a trace."""
+
+    def __init__(self, first_W: IntArray, rows: int, steps: int) -> None:
+        self._rows = min(rows, steps)
+        start_W = np.clip(first_W, 0, steps - self._rows)
+        self._order = np.argsort(start_W, kind="stable")
+        self._start_W = start_W[self._order]
+        self._held: list[tuple[FloatArray, IntArray]] = []
+
+    def ended(self, series: Sequence[Running], at: tuple[int, ...] = ()) -> tuple[IntArray, list[FloatArray]]:
+        """Return which windows end in the last part of all the series, and of each series their means [W, ..., E].
+
+        ``at``: the place in the axes between rows and experts that these windows are of.
+        """
+        first, stop = series[0].first, series[0].rows
+        opens = slice(*np.searchsorted(self._start_W, [first, stop]))
+        ends = slice(*np.searchsorted(self._start_W, [first - self._rows + 1, stop - self._rows + 1]))
+        start_W, stop_W = self._start_W[opens] - first, self._start_W[ends] + self._rows - first
+        held, self._held, found, w = self._held, [], [], len(stop_W)
+        for n, one in enumerate(series):
+            total, count = one.total_SXE[(start_W, *at)], one.count_SX[(start_W, *at)]
+            if held:
+                total, count = np.concatenate([held[n][0], total]), np.concatenate([held[n][1], count])
+            seen = (one.count_SX[(stop_W, *at)] - count[:w])[..., None]
+            out = np.full((w, *total.shape[1:]), np.nan)
+            np.divide(one.total_SXE[(stop_W, *at)] - total[:w], seen, out=out, where=seen > 0)
+            found.append(np.maximum(out, 0.0, out=out))
+            self._held.append((total[w:], count[w:]))
+        return self._order[ends], found
+
+
+def level_of(share_SXE: FloatArray) -> FloatArray:
+    """Return the mean share of the `LEVEL_ROWS` rows around each row, of the first or last ones at the ends."""
+    S, running = len(share_SXE), Running()
+    running.add(share_SXE)
+    rows = min(LEVEL_ROWS, S)
+    count_WX = running.count_SX[rows:] - running.count_SX[:-rows]
+    level_WXE = running.total_SXE[rows:] - running.total_SXE[:-rows]
+    level_WXE /= np.where(count_WX > 0, count_WX, np.nan)[..., None]
+    np.maximum(level_WXE, 0.0, out=level_WXE)
+    return np.asarray(level_WXE[np.clip(np.arange(S) - LEVEL_ROWS // 2, 0, S - rows)])
+
+
+def window_means(values_SXE: FloatArray, first_W: IntArray, rows: int) -> FloatArray:
+    """Return means of rows that are all there over ``rows`` of them from each first row; [W, ..., E]."""
+    running = Running()
+    running.add(values_SXE)
+    at_W, (mean_WXE,) = WindowMeans(first_W, rows, len(values_SXE)).ended([running])
+    out = np.empty_like(mean_WXE)
+    out[at_W] = mean_WXE
+    return out

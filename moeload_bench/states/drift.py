@@ -8,7 +8,6 @@ the last).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray
 from moeload_bench.errors import TraceError
+from moeload_bench.traces.rows import parts
 from moeload_bench.traces.trace import shares
 
 SLIDING_CHUNK = 256
@@ -25,6 +25,8 @@ SLIDING_CHUNK = 256
 
 CELLS_AT_ONCE = 1 << 20
 """Shares (rows x layers x experts) that are summarised at once, in whole blocks: this bounds the memory."""
+BLOCKS_AT_ONCE = 4
+"""Blocks of a trace that are looked at together, in spans of the two windows that are compared."""
 
 
 class Grid(NamedTuple):
@@ -53,21 +55,34 @@ class Blocks(NamedTuple):
     square_NML: FloatArray
 
 
-def summarise(load_SLE: Array, grid: Grid) -> Blocks:
-    """Summarise the whole blocks of a trace from its counts; an incomplete last block is left out."""
+def summarise(load_SLE: Array, grid: Grid, first: int = 0, stop: int | None = None) -> Blocks:
+    """Summarise blocks first .. stop-1 of a trace from its counts; all whole ones by default."""
     rows = grid.rows
-    N = load_SLE.shape[0] // rows
-    lead = np.full((rows, *load_SLE.shape[1:]), np.nan)
-    parts = []
-    at_once = max(1, CELLS_AT_ONCE // max(1, math.prod(lead.shape)))
-    for first in range(0, N, at_once):
-        share_SLE = shares(load_SLE[first * rows : min(first + at_once, N) * rows])
-        parts.append(summarise_shares(share_SLE, lead, grid))
+    stop = load_SLE.shape[0] // rows if stop is None else stop
+    lead = (
+        shares(load_SLE[(first - 1) * rows : first * rows]) if first else np.full((rows, *load_SLE.shape[1:]), np.nan)
+    )
+    found = []
+    for part in parts((stop - first, rows, *load_SLE.shape[1:]), cells=CELLS_AT_ONCE):
+        share_SLE = shares(load_SLE[(first + part.start) * rows : (first + part.stop) * rows])
+        found.append(summarise_shares(share_SLE, lead, grid))
         lead = share_SLE[-rows:]
-    if not parts:
+    if not found:
         L, E = load_SLE.shape[1:]
         return Blocks(np.empty((0, L, E)), np.empty((0, len(grid.scales_M), L)))
-    return Blocks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Blocks(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+
+def trace_drift(load_SLE: Array, grid: Grid) -> FloatArray:
+    """Return X at every grid point of a trace, from its counts; [G, L]. Memory does not grow with its length."""
+    N, span = load_SLE.shape[0] // grid.rows, 2 * grid.window
+    blocks = summarise(load_SLE, grid, 0, 0)
+    found = [drift(blocks, grid)]
+    for first in range(0, N, BLOCKS_AT_ONCE * span):
+        new = summarise(load_SLE, grid, first, min(first + BLOCKS_AT_ONCE * span, N))
+        blocks = Blocks(*(np.concatenate([old[-span:], more]) for old, more in zip(blocks, new, strict=True)))
+        found.append(drift(blocks, grid)[-len(new.mean_NLE) :])
+    return np.concatenate(found)
 
 
 def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) -> Blocks:

@@ -27,6 +27,7 @@ from moeload_bench.states.drift import (
     run_hysteresis,
     summarise,
     summarise_shares,
+    trace_drift,
 )
 from moeload_bench.traces.trace import shares
 
@@ -154,7 +155,7 @@ def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None
     """
     rule = rule or StateRule()
     grid = grid_of(rule, stride)
-    drift_GL = drift(summarise(load_SLE, grid), grid)
+    drift_GL = trace_drift(load_SLE, grid)
     state_GL = run_hysteresis(drift_GL, rule.low, rule.high, grid.hold)
     S = load_SLE.shape[0]
     return StateLabels(

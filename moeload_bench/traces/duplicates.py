@@ -48,7 +48,7 @@ def duplicate_of(trace: Trace, known: Trace) -> str | None:
     experts = min(trace.num_experts, known.num_experts)
     if max(live_experts(trace.load_SLE), live_experts(known.load_SLE)) > experts:
         return None
-    load_SLE, known_SLE = (_busiest(one.load_SLE, experts) for one in (trace, known))
+    load_SLE, known_SLE = (_busiest(one.load_SLE[:], experts) for one in (trace, known))
     equal = equal_rows(load_SLE, known_SLE)
     if equal > SHARED_ROWS:
         return f"{100 * equal:.0f} % of its layer-steps have the counts of {known.id}, up to the order of experts"
@@ -62,7 +62,7 @@ def duplicate_of(trace: Trace, known: Trace) -> str | None:
 
 def live_experts(load_SLE: IntArray) -> int:
     """Return the number of experts that ever have load, in the layer with the most of them."""
-    return int(load_SLE.any(axis=0).sum(axis=1).max(initial=0))
+    return int(load_SLE[:].any(axis=0).sum(axis=1).max(initial=0))
 
 
 def _busiest(load_SLE: IntArray, experts: int) -> IntArray:

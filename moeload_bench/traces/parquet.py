@@ -1,6 +1,7 @@
-"""Read trace columns from parquet, a batch of rows at a time, into arrays of known shape and dtype, no Python objects.
+"""Read trace columns from parquet into arrays of known shape and dtype, without Python objects.
 
-Only the arrays and one batch are in memory at once. Axis letters: S steps, L MoE layers, E experts.
+The columns of a small trace are decoded at once. Those of a large one that have a value per expert stay in the file,
+and a row group is decoded when rows of it are asked for. Axis letters: S steps, L MoE layers, E experts, G row groups.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import functools
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import Array
+from moeload_bench.arrays import Array, IntArray
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
 from moeload_bench.traces.pages import chunks, largest_page_bytes
+from moeload_bench.traces.rows import StoredRows
 from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, TraceMeta, column_shape
 
 if TYPE_CHECKING:
@@ -29,11 +31,16 @@ META_KEY = b"moeload"
 MAX_META_BYTES = 4 << 20
 ROW_GROUP_STEPS = 1024
 CELLS_AT_ONCE = 1 << 23
-"""A trace with at most this many loads is decoded in one piece, without a copy; batches would take a fifth longer."""
+"""A trace with at most this many loads is decoded at once; of a larger one, row groups are, when they are asked for."""
 CELLS_A_BATCH = 1 << 21
-"""Loads per batch of a larger trace, 16 MB: whole row groups would take 1 GB for a large model, and twice as long."""
+"""Loads per batch and per row group of a large model, 16 MB: a batch of 1,024 steps would take twice as long."""
 LEAST_ROWS = 64
 """Rows per batch at least: each batch costs a millisecond."""
+
+
+def group_steps(meta: TraceMeta) -> int:
+    """Return how many steps a row group has when a trace is written: of a large model it holds `CELLS_A_BATCH`."""
+    return min(ROW_GROUP_STEPS, max(LEAST_ROWS, CELLS_A_BATCH // (len(meta.layers) * meta.experts)))
 
 
 class Mapped(NamedTuple):
@@ -120,8 +127,8 @@ def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> Non
     check_decoded(most, len(content), opened.where)
 
 
-def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
-    """Return every column by name: [S], [S, L] or [S, L, E] in the format's dtype.
+def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Any]:
+    """Return every column by name: [S], [S, L] or [S, L, E] in the format's dtype, a large [S, L, E] as `StoredRows`.
 
     How much memory they take is known from the footer, the pages' headers and the metadata before anything is decoded.
     Raise `TraceError` if that is out of proportion to the file (`moeload_bench.bounds`), if a column is missing or
@@ -129,25 +136,64 @@ def read_columns(opened: Mapped, meta: TraceMeta) -> dict[str, Array]:
     """
     file, where = opened.reader, opened.where
     names = _column_names(file, where)
-    steps, done = file.metadata.num_rows, 0
+    steps = file.metadata.num_rows
     shapes = {name: column_shape(name, steps, len(meta.layers), meta.experts) for name in names}
     announced = sum(math.prod(shape) * np.dtype(COLUMNS[name].dtype).itemsize for name, shape in shapes.items())
     check_cost(opened, announced=announced)
-    arrays = {name: _empty(shape, name, where) for name, shape in shapes.items()}
-    cells_per_step = max(1, len(meta.layers) * meta.experts)
-    at_once = steps * cells_per_step <= CELLS_AT_ONCE
-    rows = max(1, steps) if at_once else max(LEAST_ROWS, CELLS_A_BATCH // cells_per_step)
-    for batch in file.iter_batches(batch_size=rows, use_threads=False):
-        for name, array in arrays.items():
-            values = cell_rows(name, batch.column(name), array.shape[1:], where)
+    stored = {name for name in names if len(shapes[name]) == 3 and math.prod(shapes[name]) > CELLS_AT_ONCE}
+    arrays: dict[str, Any] = dict.fromkeys(names)
+    for name in stored:
+        arrays[name] = _stored(opened, name, shapes[name])
+    memory = {name: shapes[name] for name in names if name not in stored}
+    arrays.update(_decoded(file.iter_batches(max(1, steps), columns=[*memory], use_threads=False), memory, where))
+    return arrays
+
+
+def _stored(opened: Mapped, name: str, shape: tuple[int, ...]) -> StoredRows:
+    """Return a column that stays in the file."""
+    footer = opened.reader.metadata
+    stop_G = np.cumsum([footer.row_group(g).num_rows for g in range(footer.num_row_groups)])
+    if stop_G[-1] != shape[0]:
+        raise TraceError(f"{opened.where}: {stop_G[-1]} rows, the file's footer says {shape[0]}")
+    path = Path(opened.where).absolute()
+    decode = functools.partial(_row_group, path, _stamp(path), name, stop_G, shape[1:])
+    return StoredRows(decode, stop_G, shape[1:], COLUMNS[name].dtype)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _row_group(
+    path: Path, stamp: tuple[int, ...], name: str, stop_G: IntArray, cells: tuple[int, ...], group: int
+) -> Array:
+    """Return one row group of one column; raise `TraceError` if the file is not the one that was opened."""
+    with open_mapped(path) as opened:
+        if _stamp(path) != stamp:
+            raise TraceError(f"{path}: was changed or replaced while it was read; open it again")
+        rows = int(np.diff(stop_G, prepend=0)[group])
+        at_once = max(LEAST_ROWS, CELLS_A_BATCH // max(1, math.prod(cells)))
+        batches = opened.reader.iter_batches(at_once, row_groups=[group], columns=[name], use_threads=False)
+        return _decoded(batches, {name: (rows, *cells)}, opened.where)[name]
+
+
+def _decoded(batches: Iterator[pa.RecordBatch], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Array]:
+    """Return columns of known shape from their batches; a single batch is not copied."""
+    arrays: dict[str, Array] = {}
+    steps, done = next(iter(shapes.values()))[0], 0
+    for batch in batches:
+        for name, shape in shapes.items():
+            values = cell_rows(name, batch.column(name), shape[1:], where)
             if batch.num_rows == steps:
-                arrays[name] = values  # the whole trace in one batch: no copy
+                arrays[name] = values
             else:
+                array = arrays[name] if done else arrays.setdefault(name, _empty(shape, name, where))
                 array[done : done + batch.num_rows] = values
         done += batch.num_rows
     if done != steps:
         raise TraceError(f"{where}: {done} rows, the file's footer says {steps}")
-    return arrays
+    return arrays or {name: _empty(shape, name, where) for name, shape in shapes.items()}
 
 
 def _column_names(file: pq.ParquetFile, where: str) -> list[str]:

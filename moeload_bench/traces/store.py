@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,13 +24,14 @@ from moeload_bench.files import PACKAGE, replacing
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import (
     META_KEY,
-    ROW_GROUP_STEPS,
+    group_steps,
     open_mapped,
     open_parquet,
     read_columns,
     read_record,
 )
-from moeload_bench.traces.trace import COLUMNS, Trace, check_trace
+from moeload_bench.traces.rows import parts
+from moeload_bench.traces.trace import COLUMNS, Trace, check_counts, check_steps, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,11 +61,29 @@ def data_sha256(trace: Trace) -> str:
     File bytes do not enter, so the hash stays the same after re-compression, with other row groups and library
     versions.
     """
+    known = _HASHES.get(trace)
+    if known is None:
+        known = _HASHES[trace] = _digest(trace)
+    return known
+
+
+def _digest(trace: Trace, look: Callable[[Trace], None] | None = None) -> str:
+    """Return the hash; ``look`` sees the trace part by part, as its loads are read for it."""
     digest = hashlib.sha256()
     for name, array in columns_of(trace).items():
         digest.update(column_header(name, array.shape))
-        digest.update(column_bytes(array))
+        if name == "load" and look is not None:
+            for part in trace.in_parts():
+                look(part)
+                digest.update(column_bytes(part.load_SLE))
+        else:
+            for rows in parts(array.shape):
+                digest.update(column_bytes(array[rows]))
     return digest.hexdigest()
+
+
+_HASHES: WeakKeyDictionary[Trace, str] = WeakKeyDictionary()
+"""Of the traces in use: arrays of a trace are read-only, and one of 240 MB takes a second."""
 
 
 def column_header(name: str, shape: Sequence[int]) -> bytes:
@@ -110,7 +130,7 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, overwrite: bool =
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target, durable=durable) as scratch:
         pq.write_table(
-            _to_table(trace), scratch, row_group_size=ROW_GROUP_STEPS, **writer_options(list(columns_of(trace)))
+            _to_table(trace), scratch, row_group_size=group_steps(trace.meta), **writer_options(list(columns_of(trace)))
         )
     return target
 
@@ -149,7 +169,7 @@ def writer_options(names: Sequence[str]) -> dict[str, Any]:
 def _to_table(trace: Trace) -> pa.Table:
     import pyarrow as pa
 
-    arrays = {name: _to_arrow(array) for name, array in columns_of(trace).items()}
+    arrays = {name: _to_arrow(array[:]) for name, array in columns_of(trace).items()}
     record = {
         **trace.meta.model_dump(mode="json"),
         "data_sha256": data_sha256(trace),
@@ -189,8 +209,8 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
         raise TraceError(f"{where}: column run holds {run_S[run_S != meta.run][0]}, the metadata says {meta.run}")
     trace = Trace(meta, arrays.pop("step"), arrays.pop("tokens"), arrays.pop("load"), arrays)
     if verify:
-        check_trace(trace, where)
-        content = data_sha256(trace)
+        check_steps(trace, where)
+        content = _HASHES[trace] = _digest(trace, lambda part: check_counts(part, where))
         for key, got in (("data_sha256", content), ("meta_sha256", meta_sha256)):
             if stored[key] != got:
                 raise HashMismatchError(f"{where}: {key} is {got}, the file says {stored[key]}: it was edited")

@@ -5,7 +5,7 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from moeload_bench.traces.meta import (
     checked_meta,
     older,
 )
+from moeload_bench.traces.rows import of_layers, parts
 
 __all__ = [
     "COLUMNS",
@@ -58,7 +59,8 @@ class Trace:
     """One training run.
 
     ``step_S`` int64, rising by ``meta.stride``; ``tokens_SL`` int64; ``load_SLE`` int64; ``columns`` holds the
-    optional columns of the format by name, each with the steps first. Arrays are read-only.
+    optional columns of the format by name, each with the steps first. Arrays are read-only. A large trace's columns of
+    [S, L, E] stay in its file: rows of them are arrays (`StoredRows`).
     """
 
     meta: TraceMeta
@@ -69,7 +71,8 @@ class Trace:
 
     def __post_init__(self) -> None:
         for array in (self.step_S, self.tokens_SL, self.load_SLE, *self.columns.values()):
-            array.flags.writeable = False
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
         check_shapes(self)
 
     @property
@@ -98,18 +101,24 @@ class Trace:
         return step_block(self, start, stop)
 
     def of_layers(self, index_N: Sequence[int]) -> Trace:
-        """Return the run with some of its layers only, copied, as a trace of its own: its hash is another."""
+        """Return the run with some of its layers only as a trace of its own: its hash is another."""
         meta = self.meta.model_copy(update={"layers": tuple(self.meta.layers[i] for i in index_N)})
         columns = {
-            name: np.take(column, index_N, axis=1) if "L" in COLUMNS[name].axes else column
+            name: of_layers(column, index_N) if "L" in COLUMNS[name].axes else column
             for name, column in self.columns.items()
         }
-        tokens_SN, load_SNE = (np.take(array, index_N, axis=1) for array in (self.tokens_SL, self.load_SLE))
+        tokens_SN, load_SNE = (of_layers(array, index_N) for array in (self.tokens_SL, self.load_SLE))
         return Trace(meta, self.step_S, tokens_SN, load_SNE, columns)
 
     def share_SLE(self) -> NDArray[np.float64]:
         """Return load divided by the layer's total in that step; a layer-step without load is all NaN."""
-        return shares(self.load_SLE)
+        return shares(self.load_SLE[:])
+
+    def in_parts(self) -> Iterator[Trace]:
+        """Yield the trace in pieces of consecutive steps, each in memory, one after the other."""
+        for part in parts(self.load_SLE.shape):
+            columns = {name: column[part] for name, column in self.columns.items()}
+            yield Trace(self.meta, self.step_S[part], self.tokens_SL[part], self.load_SLE[part], columns)
 
     @classmethod
     def from_arrays(
@@ -220,12 +229,14 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
 
 def check_trace(trace: Trace, where: str = "trace") -> None:
     """Raise `TraceError` at the first broken invariant of the format; the message names step and layer."""
+    check_steps(trace, where)
+    for part in trace.in_parts():
+        check_counts(part, where)
+
+
+def check_steps(trace: Trace, where: str) -> None:
+    """Raise `TraceError` for shapes, dtypes or step numbers that are not those of the format."""
     check_shapes(trace, where)
-    _check_steps(trace, where)
-    _check_counts(trace, where)
-
-
-def _check_steps(trace: Trace, where: str) -> None:
     if trace.steps == 0:
         raise TraceError(f"{where}: the trace has no steps")
     if trace.num_layers == 0:
@@ -243,7 +254,8 @@ def _check_steps(trace: Trace, where: str) -> None:
         )
 
 
-def _check_counts(trace: Trace, where: str) -> None:
+def check_counts(trace: Trace, where: str) -> None:
+    """Raise `TraceError` for counts that cannot be those of a training step."""
     load, tokens = trace.load_SLE, trace.tokens_SL
     _refuse(trace, _no_count(load), where, lambda s, m, e: f"expert {e} has load {load[s, m, e]}, {_A_COUNT}")
     _refuse(trace, _no_count(tokens), where, lambda s, m: f"tokens are {tokens[s, m]}, {_A_COUNT}")

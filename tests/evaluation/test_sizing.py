@@ -36,7 +36,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_small_run_is_looked_at_as_a_whole() -> None:
     """No layer and no forecaster is left out below the limit, whatever they cost."""
     trace = wide_trace()
-    assert sized(trace, OWN_TRACE_BASELINES) == (trace, OWN_TRACE_BASELINES, None)
+    assert sized(trace, OWN_TRACE_BASELINES, "w.parquet") == (trace, OWN_TRACE_BASELINES, None)
 
 
 def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
@@ -46,7 +46,7 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
     left = []
     for budget in (1000.0, 1.0, 0.2, 0.0):
         monkeypatch.setattr(sizing, "BUDGET_S", budget)
-        kept = sized(wide_trace(), OWN_TRACE_BASELINES).names
+        kept = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
         left.append(set(OWN_TRACE_BASELINES) - set(kept))
     assert left[0] == set()
     assert left[1] == {"arima"}
@@ -58,7 +58,7 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
 def test_the_layers_looked_at_are_spread_evenly_with_all_their_columns(tight: None) -> None:
     """First and last are among them; every array is that of the named layers."""
     trace = wide_trace()
-    part, _, note = sized(trace, AVERAGES)
+    part, _, note = sized(trace, AVERAGES, "w.parquet")
     assert [layer.index for layer in part.meta.layers] == [0, 5]
     np.testing.assert_array_equal(part.load_SLE, trace.load_SLE[:, [0, 5]])
     np.testing.assert_array_equal(part.columns["load_half"], trace.columns["load_half"][:, [0, 5]])
@@ -82,7 +82,8 @@ def test_run_says_what_it_leaves_out_and_which_command_runs_it(tight: None, tmp_
 
 
 def test_a_report_says_on_how_many_layers_it_compares(tight: None) -> None:
-    """Among what was not worked out; states and advice are of all layers."""
-    found = make_findings(wide_trace(), "x", forecasters=AVERAGES)
-    assert any("2 of 6 layers are looked at" in reason for reason in found.missing)
+    """Among what was not worked out, with the command that runs it; states and advice are of all layers."""
+    found = make_findings(wide_trace(), "a run.parquet", forecasters=AVERAGES)
+    (said,) = (reason for reason in found.missing if "2 of 6 layers are looked at" in reason)
+    assert said.endswith(f"; all of it: moeload-bench run {' '.join(AVERAGES)} --trace 'a run.parquet'")
     assert len(found.layers) == 6

@@ -19,7 +19,7 @@ from moeload_bench.live.history import BINS
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.recording.writer import rows_of
-from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, batch_noise
+from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, batch_noise, window_means
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
@@ -92,12 +92,8 @@ def test_forecast_errors_are_those_of_the_windows_that_came() -> None:
         truth_LE = share_SLE[origin : origin + 200].mean(axis=0)
         mine.append(0.5 * np.abs(hat_LE - truth_LE).sum(axis=1))
         last.append(0.5 * np.abs(share_SLE[origin - 1] - truth_LE).sum(axis=1))
-        variance = [
-            batch_noise(trace.load_SLE[:, layer], trace.columns["load_half"][:, layer]).variance_of_mean(
-                np.array([origin]), 200
-            )[0]
-            for layer in range(trace.num_layers)
-        ]
+        noise = batch_noise(trace.load_SLE, trace.columns["load_half"])
+        variance = window_means(noise.terms[0], np.array([origin]), 200)[0] / 200
         floor.append(0.5 * MEAN_ABS_NORMAL * np.sqrt(variance).sum(axis=1))
     scores = snapshot.outlook.scores
     assert scores.finished == len(mine)

@@ -140,7 +140,7 @@ def test_every_stride_that_has_states_is_watched(stride: int) -> None:
     """Looks come at whole blocks: the interval is rounded up, and the page says when the loads settled."""
     trace = Trace.from_arrays(synthetic_load_SLE(300), 512, 2, step_S=np.arange(300) * stride)
     found = moeload_bench.report(trace, forecasters=FEW).found
-    steps = [snapshot.step for snapshot in found.snapshots]
+    steps = [look.step for look in found.looks]
     assert steps[:2] == {4: [52, 104], 20: [60, 120]}[stride]
     assert not found.missing
     assert found.past is not None

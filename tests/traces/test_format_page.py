@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.traces.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
-from moeload_bench.traces.parquet import MAX_META_BYTES, META_KEY, ROW_GROUP_STEPS
+from moeload_bench.traces.parquet import (
+    CELLS_A_BATCH,
+    CELLS_AT_ONCE,
+    LEAST_ROWS,
+    MAX_META_BYTES,
+    META_KEY,
+    ROW_GROUP_STEPS,
+)
 from moeload_bench.traces.store import WRITING, bundled_folder, load_trace, write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace
 
@@ -83,3 +90,6 @@ def test_the_numbers_in_the_prose_are_the_codes() -> None:
     assert f"under the key `{META_KEY.decode()}` of the parquet schema, at most {MAX_META_BYTES >> 20} MiB" in PAGE
     assert f"a count is at most 2^{MAX_COUNT.bit_length() - 1}" in PAGE
     assert f"with {WRITING['compression']} in row groups of {ROW_GROUP_STEPS:,} steps" in PAGE
+    text = " ".join(PAGE.split())
+    assert f"at least {LEAST_ROWS}, about {CELLS_A_BATCH // 10**6} million loads" in text
+    assert f"of more than {CELLS_AT_ONCE // 10**6} million loads is read a row group at a time" in text
