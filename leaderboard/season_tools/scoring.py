@@ -78,7 +78,7 @@ def score_season(
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
         files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
         targets = [
-            entry_target(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+            entry_target(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
             for entry in commitment.entries
         ]
         setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=True)
@@ -133,7 +133,7 @@ def _ready(
 
 def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links: Path | None, no_index: bool) -> None:
     for entry in commitment.entries:
-        now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+        now = entry_of(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
         change = entry_changes(entry, now)
         if change is not None:
             raise SeasonError(f"{change}; the entries were closed at commit {commitment.commit}")

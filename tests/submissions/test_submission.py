@@ -150,6 +150,17 @@ def test_only_pinned_requirements_are_accepted(line: str) -> None:
         parse_requirements(line)
 
 
+def test_requirements_may_name_the_hashes_of_their_wheels() -> None:
+    """In pip's own form, over several lines too; all of them do or none."""
+    one, two = f"--hash=sha256:{'1' * 64}", f"--hash=sha256:{'2' * 64}"
+    assert parse_requirements(f"B_b==1 \\\n    {one} \\\n    {two}\na==1 {two}\n") == (
+        f"a==1 {two}",
+        f"b-b==1 {one} {two}",
+    )
+    with pytest.raises(SubmissionError, match="a has no --hash, others do"):
+        parse_requirements(f"a==1\nb==1 {one}")
+
+
 def test_too_many_requirements_are_refused() -> None:
     """A hundred are enough."""
     with pytest.raises(SubmissionError, match="at most 100"):

@@ -18,16 +18,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
-from leaderboard.season_tools.closing import close_season, new_season, packages_sha256, reveal_season
+from leaderboard.season_tools.closing import (
+    close_season,
+    entry_changes,
+    entry_of,
+    entry_target,
+    new_season,
+    packages_sha256,
+    reveal_season,
+)
 from leaderboard.season_tools.drawing import draw_number, draw_run, fork_origins, value_in_range
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.recording import draw_value, record_season
-from leaderboard.season_tools.records import ForkPlan, Varies
+from leaderboard.season_tools.records import Commitment, ForkPlan, Varies
 from leaderboard.season_tools.scoring import score_season
-from moeload_bench.errors import SeasonError
+from moeload_bench.errors import SeasonError, SubmissionError
 from moeload_bench.isolation import sources
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
@@ -304,15 +314,40 @@ def test_packages_are_compared_where_the_same_wheels_are_taken(tmp_path: Path, m
     reveal_season(folder)
     notes: list[str] = []
     assert check_season(folder, **source, note=notes.append) == notes == []
-    (line,) = check_season(folder, find_links=tmp_path / "others", no_index=True)
-    assert "entry mine has changed since closing: what its requirements unpack to is" in line
-    assert check_season(folder, no_index=True, note=notes.append) == []
-    assert "entry mine: packages not compared: the requirements do not install" in notes[0]
+    for other in ({"find_links": tmp_path / "others"}, {}):
+        assert check_season(folder, **other, no_index=True, note=notes.append) == []
+        assert "entry mine: packages not compared: the requirements do not install" in notes.pop()
     monkeypatch.setattr("platform.python_version", lambda: "3.99.1")
     assert check_season(folder, find_links=tmp_path / "others", no_index=True, note=notes.append) == []
     assert re.search(
-        r"entry mine: packages not compared: they are wheels for Python 3\.\d+ on .*, this is Python 3\.99 on", notes[1]
+        r"entry mine: packages not compared: they are wheels for Python 3\.\d+ on .*, this is Python 3\.99 on", notes[0]
     )
+
+
+def test_a_wheel_that_came_after_closing_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with a build tag, added to a released version later, is newer to pip; the committed one is scored."""
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    honest = wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n")
+    source: dict[str, Any] = {"find_links": tmp_path / "wheels", "no_index": True}
+    folder, entries = planned_season(tmp_path)
+    (entries[0] / "requirements.txt").write_text("a==1.0\n")
+    (entry, *_) = (one for one in close_season(folder, entries, **source).entries if one.name == "mine")
+    assert entry.wheels == {honest.name: bytes_sha256(honest)}
+    assert entry_changes(entry, entry_of(folder.entries / "mine", entry, **source)) is None
+    wheel(tmp_path / "later", "a", "1.0", "X = 2\n").rename(tmp_path / "wheels" / "a-1.0-1-py3-none-any.whl")
+    for again in (entry_target, entry_of):
+        with pytest.raises(SubmissionError, match="DO NOT MATCH THE HASHES"):
+            again(folder.entries / "mine", entry, **source)
+
+
+def test_a_commitment_names_the_scheme_of_its_wheels() -> None:
+    """Those of scheme 1 have the text that they had; one of scheme 2 without the hash of a wheel is refused."""
+    old = Path("leaderboard/seasons/2026-12/commitment.json").read_text()
+    assert Commitment.model_validate_json(old).to_json() == old
+    assert Commitment.model_validate_json(old).packages_scheme == 1
+    with pytest.raises(ValidationError, match="got the hashes of 0 wheels, expected 26"):
+        Commitment.model_validate(json.loads(old) | {"packages_scheme": 2})
 
 
 def test_a_recipe_that_is_not_planned_is_refused_by_name(season: SeasonFolder) -> None:
@@ -544,21 +579,23 @@ def test_what_is_drawn_needs_both_the_secret_and_the_value(season: SeasonFolder)
     assert all(origin % EVERY == 0 for origin in one.fork_origins)
 
 
-def test_the_hash_of_an_entry_s_wheels_is_that_of_what_they_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same on another machine: paths that pip writes down do not count, what a module says does."""
-    scripts = {"a-1.0.dist-info/entry_points.txt": "[console_scripts]\na = a:X\n"}
+def test_every_byte_of_an_entry_s_wheels_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scripts and records too, wherever it was unpacked; scheme 1 left those out."""
 
-    def unpacked(place: str, code: str) -> str:
+    def unpacked(place: str, members: dict[str, str]) -> tuple[str, str]:
         monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / place / "cache"))
         (tmp_path / place).mkdir()
-        wheel(tmp_path / place / "wheels", "a", "1.0", code, scripts)
+        wheel(tmp_path / place / "wheels", "a", "1.0", "X = 1\n", members)
         folder = install_packages(("a==1.0",), find_links=tmp_path / place / "wheels", no_index=True)
         assert folder is not None
-        (folder / "bin" / "a").write_text(f"#!/{place}/bin/python\n")
-        return packages_sha256(folder)
+        return packages_sha256(folder), packages_sha256(folder, every=False)
 
-    first = unpacked("here", "X = 1\n")
-    assert unpacked("there", "X = 1\n") == first
-    assert unpacked("changed", "X = 2\n") != first
+    first, old = unpacked("here", {"a-1.0.data/scripts/a": "#!python\n"})
+    assert unpacked("there", {"a-1.0.data/scripts/a": "#!python\n"}) == (first, old)
+    for place, members in {
+        "script": {"a-1.0.data/scripts/a": "#!x\n"},
+        "url": {"a-1.0.dist-info/direct_url.json": ""},
+    }.items():
+        found = unpacked(place, members)
+        assert found[0] != first
+        assert found[1] == old
