@@ -50,7 +50,10 @@ def load(key: str) -> dict[str, Any] | None:
 
 
 def save(key: str, value: dict[str, Any]) -> None:
-    """Write an entry; a reader sees the whole of it or nothing. A folder in its place stays: `load` has warned of it."""
+    """Write an entry; a reader sees the whole of it or nothing.
+
+    A folder in its place stays: `load` has warned of it.
+    """
     with contextlib.suppress(IsADirectoryError, NotADirectoryError, FileExistsError):
         write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
 

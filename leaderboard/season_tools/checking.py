@@ -74,6 +74,7 @@ def check_season(
         *_anchored(season, folder.lines()),
         *_drawn(drawn, reveal),
         *_entries(season, partial(_with_packages, find_links=find_links, no_index=no_index, note=note)),
+        *folder.misnamed_runs(),
         *_runs(season, drawn),
         *_scores(season),
     ]

@@ -97,20 +97,18 @@ class SeasonFolder:
         return self._read(records.Reveal, "reveal.json")
 
     def runs(self) -> list[records.RunHashes]:
-        """Return the published hashes of all runs that were recorded so far.
+        """Return the published hashes of all runs that were recorded so far."""
+        return [read_record(records.RunHashes, path) for path in self._run_files()]
 
-        Raises `SeasonError` for a file that is not named as its run, which could be a second trace of one.
-        """
-        found = []
-        for path in sorted((self.path / "runs").glob("*.json")):
-            run = read_record(records.RunHashes, path)
+    def _run_files(self) -> list[Path]:
+        return sorted((self.path / "runs").glob("*.json"))
+
+    def misnamed_runs(self) -> Iterator[str]:
+        """Yield a line for each file of hashes that is not named as its run: it could be a second trace of one."""
+        for path, run in zip(self._run_files(), self.runs(), strict=True):
             expected = run_record(run.recipe, run.run), f"{run.recipe}/{self.plan().split}/seed{run.run}"
             if (f"runs/{path.name}", run.trace) != expected:
-                raise SeasonError(
-                    f"{path}: got the hashes of {run.trace[:80]!r}, expected {expected[1]} in {expected[0]}"
-                )
-            found.append(run)
-        return found
+                yield f"runs/{path.name}: got the hashes of {run.trace[:80]!r}, expected {expected[1]} in {expected[0]}"
 
     def secret(self) -> str:
         """Return the secret; raise `SeasonError` on a machine that does not have it."""

@@ -118,6 +118,8 @@ def _ready(
     if missing:
         what = f"{len(missing)} runs have no hashes yet, the first is {missing[0][0]} run {missing[0][1]}"
         raise SeasonError(f"{what}: no score before the hashes of every run")
+    for misnamed in folder.misnamed_runs():
+        raise SeasonError(f"{misnamed}: a run has one trace")
     paths = [folder.path / "draw.json", *sorted((folder.path / "runs").glob("*.json"))]
     place = published or published_at(paths)
     if place is None:
