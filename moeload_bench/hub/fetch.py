@@ -159,14 +159,17 @@ def _answers_checked() -> Iterator[None]:
             text = answer.headers.get(name)
             if text is not None and not re.fullmatch(form, text, re.ASCII):
                 raise HubError(f"{answer.request.url.host}: the answer's {name} is {text[:80]!r}, expected {form}")
-        length = int(answer.headers.get("content-length", size + 1))
+        stated = answer.headers.get("content-length")
         if answer.request.method == "HEAD":
-            size = min(size, int(answer.headers.get("x-linked-size", MAX_FILE_BYTES)))
-        body = answer.request.method == "GET" and not answer.request.url.path.startswith("/api/")
-        if body and answer.is_success and (length > size or "content-encoding" in answer.headers):
+            size = int(answer.headers.get("x-linked-size", stated or MAX_FILE_BYTES))
+            wrong = size > MAX_FILE_BYTES
+        else:
+            body = answer.is_success and not answer.request.url.path.startswith("/api/")
+            wrong = body and (stated is None or int(stated) > size or "content-encoding" in answer.headers)
+        if wrong:
             raise HubError(
-                f"{answer.request.url.host}: the answer has {answer.headers.get('content-length', 'no stated')} bytes, "
-                f"expected at most {size}, the file's size, and not compressed"
+                f"{answer.request.url.host}: the answer has {stated or 'no stated number of'} bytes, expected at most "
+                f"{min(size, MAX_FILE_BYTES)}, the file's size, and not compressed"
             )
 
     session = get_session()
