@@ -5,6 +5,7 @@ Ten seconds for each reader in the slow tests; `make fuzz` gives each a minute (
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -212,11 +213,9 @@ def test_no_damage_of_a_file_gives_a_traceback(name: str, tmp_path: Path) -> Non
             file = list(files)[which]
             file.write_bytes(damaged(files[file], edits))
             try:
-                with warnings.catch_warnings():
+                with contextlib.suppress(MoeloadError), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     reader.read(path)
-            except MoeloadError as error:
-                assert str(error)
             finally:
                 file.write_bytes(files[file])
 

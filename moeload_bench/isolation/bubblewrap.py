@@ -43,13 +43,14 @@ KERNEL_SETTINGS = (
 )
 KERNEL_VALUE = re.compile(r"[\w ,+-]{1,100}", re.ASCII)
 MASKED_IN_PROC = (
-    "buddyinfo", "cgroups", "crypto", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks", "pagetypeinfo",
-    "modules", "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list", "vmallocinfo", "vmstat", "zoneinfo",
+    "buddyinfo", "cgroups", "crypto", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks",
+    "modules", "pagetypeinfo", "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list",
+    "vmallocinfo", "vmstat", "zoneinfo",
 )  # fmt: skip
 FROZEN_IN_PROC = {
     "loadavg": "0.00 0.00 0.00 1/1 1\n",
-    "meminfo": "MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {total} kB\nBuffers: 0 kB\nCached: 0 kB\n",
-    "stat": "cpu  1 0 1 1 0 0 0 0 0 0\ncpu0 1 0 1 1 0 0 0 0 0 0\nintr 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\n",
+    "meminfo": "".join(f"{name}: {{total}} kB\n" for name in ("MemTotal", "MemFree", "MemAvailable")),
+    "stat": "cpu  1 0 1 1 0 0 0 0 0 0\ncpu0 1 0 1 1 0 0 0 0 0 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\n",
     "uptime": "1.00 1.00\n",
 }
 """What libraries read of the whole machine: there, and the same whatever another run did."""
@@ -98,7 +99,9 @@ def sandbox_command(
         str(info_write),
     ]
     frozen = {name: _memory_file(name, text.encode()) for name, text in _frozen_proc().items()}
-    options += [part for name, fd in frozen.items() for part in ("--ro-bind-data", str(fd), f"/proc/{name}")]
+    options += [
+        part for name, fd in frozen.items() for part in ("--perms", "0444", "--ro-bind-data", str(fd), f"/proc/{name}")
+    ]
     options += ["--clearenv", *_settings(kernel_settings(os.environ) | ENVIRONMENT | environment), "--chdir", "/tmp"]
     args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
     argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), str(interpreter()), *arguments]
