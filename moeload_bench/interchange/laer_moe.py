@@ -83,10 +83,11 @@ def _read(file: Path) -> dict[str, Any]:
     types = {name: pa.int64() if name in numbers else pa.string() for name in COLUMNS}
     try:
         table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=types, null_values=[]))
-    except pa.ArrowException as error:
+        names = tuple(table.column_names)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: {printable(str(error))[:200]}, expected columns {','.join(COLUMNS)}") from None
-    if tuple(table.column_names) != COLUMNS or table.num_rows == 0:
-        got = printable(",".join(table.column_names))[:200]
+    if names != COLUMNS or table.num_rows == 0:
+        got = printable(",".join(names))[:200]
         raise TraceError(f"{file}: {table.num_rows} rows of {got!r}, expected columns {','.join(COLUMNS)}")
     arrays = {name: table.column(name).to_numpy(zero_copy_only=False) for name in COLUMNS}
     for name in numbers:
