@@ -161,8 +161,13 @@ def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
             yield f"log.jsonl: line {number + 1} does not follow the one before: a line was changed or left out"
             return
         before = line.sha256()
-    done = [(line.action, line.number) for line in lines if line.outcome == "done"]
-    ends = {action: [number for found, number in done if found == action] for action in _ORDER}
+    ends: dict[str, list[int]] = {action: [] for action in _ORDER}
+    for line in lines:
+        if line.outcome == "done":
+            ends[line.action].append(line.number)
+    for line in reversed(lines):  # a kill between a record and its line: the record is there, as this check has seen
+        if line.outcome == "begun" and not ends[line.action]:
+            ends[line.action].append(line.number)
     for action in _ORDER:
         if not ends[action]:
             yield f"log.jsonl: no {action} is done in it"

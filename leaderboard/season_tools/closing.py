@@ -295,13 +295,15 @@ def reveal_season(folder: SeasonFolder) -> Reveal:
     plan, draw = folder.plan(), folder.draw()
     if draw is None or folder.scores() is None:
         raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
+    before = folder.reveal()  # of an attempt that was killed after it
     with logged_attempt(folder, "reveal"):
         secret = folder.secret()
+        head = before.log_sha256 if before is not None else folder.log_head()
         made = Reveal(
             season=plan.name,
             secret=secret,
             runs=all_drawn(plan, secret, draw.value),
-            log_sha256=folder.log_head() if folder.commitment().scheme > 1 else None,
+            log_sha256=head if folder.commitment().scheme > 1 else None,
         )
         if folder.recordings != folder.traces:
             unfinished = shutil.ignore_patterns("*.parts")

@@ -7,6 +7,7 @@ recorded future and against the forks.
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,9 @@ def score_season(
     with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
         draw, runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
+        for left in (folder.results, folder.forks):  # by a scoring that was killed: it may differ in its last digits
+            shutil.rmtree(left, ignore_errors=True)
+        (folder.path / "fork_floors.json").unlink(missing_ok=True)
         values = all_drawn(plan, folder.secret(), draw.value)
         suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
         count = recorded_futures(runs, plan)

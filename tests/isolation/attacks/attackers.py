@@ -640,7 +640,8 @@ class CountsTheMachine(Attacker):
         assert not os.listdir("/proc/sys/fs")
         assert LIBC.sysinfo(ctypes.create_string_buffer(512)) == -1
         for name in ("cgroups", "modules", "crypto"):
-            assert not os.path.exists(f"/proc/{name}") or not Path("/proc", name).read_bytes()
+            with contextlib.suppress(OSError):
+                assert not Path("/proc", name).read_bytes()
 
 
 class PassesNumbers(Attacker):

@@ -489,6 +489,34 @@ def test_a_line_of_the_log_that_was_torn_off_is_none(tmp_path: Path) -> None:
         folder.lines()
 
 
+def test_a_kill_after_any_record_leaves_a_season_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a record and the line of the log that says it is done; half-made scores count nothing."""
+    folder, entries = planned_season(tmp_path)
+    append = SeasonFolder.append
+
+    def killed(self: SeasonFolder, action: Any, outcome: Any, detail: str) -> None:
+        if outcome == "done":
+            raise KeyboardInterrupt
+        append(self, action, outcome, detail)
+
+    monkeypatch.setattr(SeasonFolder, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        close_season(folder, entries)
+    with pytest.raises(KeyboardInterrupt), logged_attempt(folder, "record"):
+        record_made(folder)
+    for half in (folder.forks, folder.results):
+        half.mkdir()
+        (half / "mine.json").write_text("{}")
+    (folder.path / "fork_floors.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        score_season(folder, level="none", published="the test")
+    with pytest.raises(KeyboardInterrupt):
+        reveal_season(folder)
+    monkeypatch.setattr(SeasonFolder, "append", append)
+    reveal_season(folder)
+    assert check_season(folder) == []
+
+
 def test_a_clock_that_jumps_back_makes_no_date_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line of the log takes the time of the one before; a record is refused until the clock is set."""
     folder, entries = planned_season(tmp_path)
