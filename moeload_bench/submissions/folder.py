@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
-from moeload_bench.schema import first_problem
+from moeload_bench.schema import first_problem, load_toml
 from moeload_bench.submissions.record import Submission, Verification
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 
@@ -168,7 +167,7 @@ def _parse_record(text: str | None, folder: Path) -> Submission:
     if text is None:
         raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
     try:
-        fields = tomllib.loads(text)
+        fields = load_toml(text)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deeply nested brackets
         raise SubmissionError(f"{folder / RECORD}: not TOML: {error}") from None
     return parse_submission(fields, f"{folder / RECORD}")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.sources import file_sha256, find_module, module_sha256
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.schema import load_toml
 from moeload_bench.submissions.folder import (
     CODE,
     RECORD,
@@ -159,6 +160,13 @@ def test_requirements_may_name_the_hashes_of_their_wheels() -> None:
     )
     with pytest.raises(SubmissionError, match="a has no --hash, others do"):
         parse_requirements(f"a==1\nb==1 {one}")
+
+
+@pytest.mark.parametrize("text", ["a." * 8000 + "a = 1", "x = {" + "a ." * 4000 + "a = 1}"], ids=["key", "in a table"])
+def test_a_key_of_thousands_of_parts_is_refused_before_it_is_parsed(text: str) -> None:
+    """The parser's time is quadratic in them: in a submission's record, a suite and a recipe."""
+    with pytest.raises(ValueError, match="at most 200 dots in a line"):
+        load_toml(text)
 
 
 def test_too_many_requirements_are_refused() -> None:
