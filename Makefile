@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: bench test test-slow lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
+.PHONY: bench test test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -17,6 +17,10 @@ test: lint wheel-check
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+
+# Every reader of strangers' files on damaged ones, a minute each.
+fuzz: $(VENV)/.dev
+	MOELOAD_FUZZ_S=60 $(BIN)/python -m pytest tests/test_fuzz.py -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

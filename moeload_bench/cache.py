@@ -6,6 +6,7 @@ the platform's cache folder; deleting it is always safe.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,8 +50,12 @@ def load(key: str) -> dict[str, Any] | None:
 
 
 def save(key: str, value: dict[str, Any]) -> None:
-    """Write an entry; a reader sees the whole of it or nothing."""
-    write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
+    """Write an entry; a reader sees the whole of it or nothing.
+
+    A folder in its place stays: `load` has warned of it.
+    """
+    with contextlib.suppress(IsADirectoryError, NotADirectoryError, FileExistsError):
+        write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
 
 
 def _path(key: str) -> Path:

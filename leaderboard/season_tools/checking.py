@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from leaderboard.frozen_code import code_sha256
 from leaderboard.season_tools import records
-from leaderboard.season_tools.closing import entry_changes, planned_recipe, read_entry, season_suite, unpacked_sha256
+from leaderboard.season_tools.closing import add_packages, entry_changes, planned_recipe, read_entry, season_suite
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
 from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, is_shallow, read_record
 from leaderboard.season_tools.recording import fork_path, run_job, same_training
@@ -67,9 +68,13 @@ def check_season(
     drawn = {(one.recipe, one.run): one for one in all_drawn(season.plan, reveal.secret, draw.value)}
     return [
         *_bound(season),
+        *_used_before(season),
+        *_dates(season, folder.lines()),
         *_logged(folder.lines()),
+        *_anchored(season, folder.lines()),
         *_drawn(drawn, reveal),
         *_entries(season, partial(_with_packages, find_links=find_links, no_index=no_index, note=note)),
+        *folder.misnamed_runs(),
         *_runs(season, drawn),
         *_scores(season),
     ]
@@ -93,11 +98,59 @@ def _bound(season: Season) -> Iterator[str]:
         yield "commitment.json is bound to another plan: plan.json has changed since closing"
     if draw.commitment_sha256 != commitment.sha256():
         yield "draw.json is bound to another commitment: commitment.json has changed since the draw"
+    if not plan.is_exact(draw.value):
+        yield f"draw.json: the public value {draw.value[:80]!r} is not of the plan's form {plan.value_form}"
     hashed = secret_sha256(reveal.secret)
     if hashed != plan.secret_sha256:
         yield f"the secret's hash is {hashed[:12]}, the plan committed to {plan.secret_sha256[:12]}"
     if plan.secret not in (None, reveal.secret):
         yield "the secret is another than the one that plan.json shows"
+
+
+def _used_before(season: Season) -> Iterator[str]:
+    """Say where another season had the secret or the public value: it was known before the entries closed."""
+    for path in sorted(season.folder.path.resolve().parent.glob("*/plan.json")):
+        if path.parent == season.folder.path.resolve():
+            continue
+        other = SeasonFolder(path.parent)
+        if other.plan().secret_sha256 == season.plan.secret_sha256:
+            yield f"the secret is that of season {path.parent.name} too, expected one of its own"
+        draw = other.draw()
+        if draw is not None and draw.value == season.draw.value:
+            yield f"the public value is that of season {path.parent.name} too: it was known before"
+
+
+def _dates(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]:
+    """Say where a time is earlier than one before it, or no time."""
+    stated = {
+        "plan.json: opened": season.plan.opened,
+        "commitment.json: closed": season.commitment.closed,
+        "draw.json: drawn": season.draw.drawn,
+    }
+    logged = {f"log.jsonl: line {number}": line.at for number, line in enumerate(lines, start=1)}
+    for times in (stated, logged):
+        before = datetime.min.replace(tzinfo=UTC)
+        for what, text in times.items():
+            try:
+                at = datetime.fromisoformat(text).astimezone(UTC)
+            except (ValueError, OverflowError):
+                yield f"{what}: got {text[:80]!r}, expected a time such as {EXAMPLE}"
+                continue
+            if at < before:
+                yield f"{what} is {text}, before what comes before it: dates run backwards"
+            before = at
+
+
+def _anchored(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]:
+    """Say where the log is not the one whose head stands in a record: it was rewritten as a whole."""
+    if season.commitment.scheme < 2:
+        return
+    for action, record in (("record", season.draw), ("reveal", season.reveal)):
+        name = f"{type(record).__name__.lower()}.json"
+        end = next((i for i, line in enumerate(lines) if (line.action, line.outcome) == (action, "done")), len(lines))
+        if record.log_sha256 not in {line.sha256() for line in lines[:end]}:
+            head = str(record.log_sha256)[:12]
+            yield f"log.jsonl: the head that {name} names, {head}, is no line of it before {action}: it was rewritten"
 
 
 def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
@@ -108,8 +161,13 @@ def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
             yield f"log.jsonl: line {number + 1} does not follow the one before: a line was changed or left out"
             return
         before = line.sha256()
-    done = [(line.action, line.number) for line in lines if line.outcome == "done"]
-    ends = {action: [number for found, number in done if found == action] for action in _ORDER}
+    ends: dict[str, list[int]] = {action: [] for action in _ORDER}
+    for line in lines:
+        if line.outcome == "done":
+            ends[line.action].append(line.number)
+    for line in reversed(lines):  # a kill between a record and its line: the record is there, as this check has seen
+        if line.outcome == "begun" and not ends[line.action]:
+            ends[line.action].append(line.number)
     for action in _ORDER:
         if not ends[action]:
             yield f"log.jsonl: no {action} is done in it"
@@ -120,6 +178,7 @@ def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
             yield f"log.jsonl: {then} is done before {first} is"
 
 
+EXAMPLE = "2026-12-01T12:00:00+00:00"
 _ORDER = ("new", "close", "record", "score", "reveal")
 
 
@@ -176,16 +235,15 @@ def _with_packages(
     note: Callable[[str], None],
 ) -> records.Entry:
     """Return the entry with the hash of its wheels; where they cannot be compared, with that of closing and a note."""
-    here, packages = _machine(environment()), was.packages_sha256
+    here = _machine(environment())
     why = None if made_on in (None, here) else f"they are wheels for {made_on}, this is {here}"
     if why is None:
         try:
-            packages = unpacked_sha256(now.requirements, find_links, no_index)
+            return add_packages(now, was, find_links, no_index)
         except SubmissionError as error:
             why = str(error)
-    if why is not None:
-        note(f"entry {now.name}: packages not compared: {why}")
-    return now.model_copy(update={"packages_sha256": packages})
+    note(f"entry {now.name}: packages not compared: {why}")
+    return now.model_copy(update={"packages_sha256": was.packages_sha256, "wheels": was.wheels})
 
 
 def _machine(where: Environment) -> str:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from leaderboard.frozen_code import freeze_target
 from leaderboard.season_tools.drawing import all_drawn, draw_run, recipe_sha256, secret_sha256, varied_recipe
-from leaderboard.season_tools.folder import SeasonFolder, file_hashes, logged_attempt, tree_sha256, utc_now
+from leaderboard.season_tools.folder import SeasonFolder, file_hashes, later_than, logged_attempt, tree_sha256, utc_now
 from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Reveal, Varies
 from moeload_bench.environment import environment
 from moeload_bench.errors import SeasonError
@@ -23,10 +23,11 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.folder import MAX_BYTES, VERIFICATION, read_folder
-from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.requirements import install_packages, pinned, wheel_hashes
 from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
+ASCII_WORDS = "[!-~]+( [!-~]+)*"
 PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
@@ -36,6 +37,7 @@ def new_season(
     recipes: Sequence[str],
     public_value: str,
     *,
+    value_form: str = ASCII_WORDS,
     suite: str | None = None,
     runs: int = 1,
     steps: int | None = None,
@@ -70,6 +72,7 @@ def new_season(
             secret_sha256=secret_sha256(secret),
             secret=secret if in_the_open else None,
             public_value=public_value,
+            value_form=value_form,
             suite=suite,
             suite_sha256=base.sha256(),
             runs=runs,
@@ -169,6 +172,7 @@ def close_season(
     plan = folder.plan()
     if (folder.path / "commitment.json").exists():
         raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
+    later_than(plan.opened, "the season was opened")
     with logged_attempt(folder, "close", f"{len(submissions)} entries and {len(unranked)} demonstrations"):
         names = Counter(read_folder(path).record.name for path in (*submissions, *unranked))
         twice = sorted(name for name, count in names.items() if count > 1)
@@ -184,6 +188,7 @@ def close_season(
             closed=utc_now(),
             package_version=version("moeload-bench"),
             commit=environment().commit,
+            scheme=2,
             fit_data={entry.id: entry.data_sha256 for entry in season_suite(plan).fit},
             entries=tuple(entries),
         )
@@ -203,16 +208,23 @@ def _frozen(folder: SeasonFolder, path: Path, find_links: Path | None, no_index:
     return entry_of(copy, find_links=find_links, no_index=no_index)
 
 
-def entry_of(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
-    """Return the hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run."""
-    read = read_entry(path)
-    return read.model_copy(update={"packages_sha256": unpacked_sha256(read.requirements, find_links, no_index)})
+def entry_of(path: Path, was: Entry | None = None, *, find_links: Path | None = None, no_index: bool = False) -> Entry:
+    """Return the hashes of a frozen entry as it is now; its wheels are fetched and unpacked, not run.
+
+    ``was``: as it stood at closing, which says which wheels are fetched. Raises `SubmissionError`.
+    """
+    return add_packages(read_entry(path), was, find_links, no_index)
 
 
-def unpacked_sha256(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str | None:
-    """Fetch and unpack wheels and hash what they hold; None without any. Raises `SubmissionError`."""
-    packages = install_packages(requirements, find_links=find_links, no_index=no_index)
-    return None if packages is None else packages_sha256(packages)
+def add_packages(entry: Entry, was: Entry | None, find_links: Path | None, no_index: bool) -> Entry:
+    """Return the entry with the hashes of its wheels and of what they hold."""
+    wheels = {} if was is None else was.wheels
+    folder = install_packages(pinned(entry.requirements, wheels), find_links=find_links, no_index=no_index)
+    if folder is None:
+        return entry
+    by_wheel = was is None or bool(was.wheels)
+    hashes = {"wheels": wheel_hashes(folder)} if by_wheel else {}
+    return entry.model_copy(update={"packages_sha256": packages_sha256(folder, every=by_wheel), **hashes})
 
 
 def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry:
@@ -227,13 +239,14 @@ def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry
     )
 
 
-def packages_sha256(folder: Path) -> str:
-    """Return one hash of what unpacked wheels hold, the same wherever and with whichever pip they were unpacked.
+def packages_sha256(folder: Path, *, every: bool = True) -> str:
+    """Return one hash of what unpacked wheels hold.
 
-    Left out: what pip writes of its own beside them, and scripts, into which it writes the path of the interpreter.
+    ``every`` False is `Commitment.scheme` 1, which left out what pip wrote beside them, and scripts, into
+    which it wrote the path of the interpreter.
     """
     files = file_hashes(folder)
-    return tree_sha256({name: sha256 for name, sha256 in files.items() if not _of_pip(name)})
+    return tree_sha256({name: sha256 for name, sha256 in files.items() if every or not _of_pip(name)})
 
 
 def _of_pip(name: str) -> bool:
@@ -241,10 +254,11 @@ def _of_pip(name: str) -> bool:
     return name.startswith("bin/") or (folder.endswith(".dist-info") and last in PIP_FILES)
 
 
-def entry_target(path: Path, *, find_links: Path | None = None, no_index: bool = False) -> Target:
-    """Return the target of a frozen entry, with its packages."""
+def entry_target(path: Path, was: Entry, *, find_links: Path | None = None, no_index: bool = False) -> Target:
+    """Return the target of a frozen entry, with the wheels that it was closed with."""
     read = read_folder(path)
-    packages = install_packages(read.requirements, find_links=find_links, no_index=no_index)
+    requirements = pinned(read.requirements, was.wheels)
+    packages = install_packages(requirements, find_links=find_links, no_index=no_index)
     return replace(read.target(), packages=packages, name=read.record.name)
 
 
@@ -258,8 +272,9 @@ FIELD_WORDS = {
 
 def entry_changes(committed: Entry, now: Entry) -> str | None:
     """Return what is another than at closing, in words; None when nothing is."""
-    for name in sorted(committed.files.keys() | now.files.keys()):
-        was, is_ = committed.files.get(name), now.files.get(name)
+    before, after = ({**entry.files, **entry.wheels} for entry in (committed, now))
+    for name in sorted(before.keys() | after.keys()):
+        was, is_ = before.get(name), after.get(name)
         if was != is_:
             what = "was added" if was is None else "is gone" if is_ is None else f"is {is_[:12]}, it was {was[:12]}"
             return f"entry {committed.name} has changed since closing: {name} {what}"
@@ -280,9 +295,16 @@ def reveal_season(folder: SeasonFolder) -> Reveal:
     plan, draw = folder.plan(), folder.draw()
     if draw is None or folder.scores() is None:
         raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
+    before = folder.reveal()  # of an attempt that was killed after it
     with logged_attempt(folder, "reveal"):
         secret = folder.secret()
-        made = Reveal(season=plan.name, secret=secret, runs=all_drawn(plan, secret, draw.value))
+        head = before.log_sha256 if before is not None else folder.log_head()
+        made = Reveal(
+            season=plan.name,
+            secret=secret,
+            runs=all_drawn(plan, secret, draw.value),
+            log_sha256=head if folder.commitment().scheme > 1 else None,
+        )
         if folder.recordings != folder.traces:
             unfinished = shutil.ignore_patterns("*.parts")
             shutil.copytree(folder.recordings, folder.traces, dirs_exist_ok=True, ignore=unfinished)

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
 from leaderboard.season_tools.checking import record_again as again
-from leaderboard.season_tools.closing import close_season, new_season, reveal_season
+from leaderboard.season_tools.closing import ASCII_WORDS, close_season, new_season, reveal_season
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.recording import record_season
-from leaderboard.season_tools.records import SEASON_PATTERN, ForkPlan, Varies
+from leaderboard.season_tools.records import MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
 from leaderboard.season_tools.scoring import fork_tests, score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
@@ -48,6 +48,10 @@ def new(
         str,
         typer.Option(help="Which value, known only after closing, the seeds are drawn with, and where it is found."),
     ],
+    value_form: Annotated[
+        str,
+        typer.Option(help="A regular expression that the whole value matches, such as [0-9a-f]{64}: its one spelling."),
+    ] = ASCII_WORDS,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +60,7 @@ def new(
             show_default=False,
         ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, max=MAX_MANY, help="Runs of each recipe.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run; the recipe's own by default.")] = None,
     secret_recipe: Annotated[
         list[Path] | None, typer.Option(help="A recipe's file that is committed by hash and shown with the reveal.")
@@ -68,9 +72,9 @@ def new(
         ),
     ] = None,
     fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
-    fork_origins: Annotated[int, typer.Option(min=1, help="Origins at which a run forks.")] = 2,
-    futures: Annotated[int, typer.Option(min=2, help="Forks of an origin.")] = 4,
-    fork_steps: Annotated[int, typer.Option(min=1, help="Steps of a fork.")] = 2000,
+    fork_origins: Annotated[int, typer.Option(min=1, max=MAX_MANY, help="Origins at which a run forks.")] = 2,
+    futures: Annotated[int, typer.Option(min=2, max=MAX_MANY, help="Forks of an origin.")] = 4,
+    fork_steps: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Steps of a fork.")] = 2000,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
     ] = 250,
@@ -90,6 +94,7 @@ def new(
         name,
         recipe,
         public_value,
+        value_form=value_form,
         suite=suite,
         runs=runs,
         steps=steps,

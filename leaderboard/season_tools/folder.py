@@ -98,7 +98,17 @@ class SeasonFolder:
 
     def runs(self) -> list[records.RunHashes]:
         """Return the published hashes of all runs that were recorded so far."""
-        return [read_record(records.RunHashes, path) for path in sorted((self.path / "runs").glob("*.json"))]
+        return [read_record(records.RunHashes, path) for path in self._run_files()]
+
+    def _run_files(self) -> list[Path]:
+        return sorted((self.path / "runs").glob("*.json"))
+
+    def misnamed_runs(self) -> Iterator[str]:
+        """Yield a line for each file of hashes that is not named as its run: it could be a second trace of one."""
+        for path, run in zip(self._run_files(), self.runs(), strict=True):
+            expected = run_record(run.recipe, run.run), f"{run.recipe}/{self.plan().split}/seed{run.run}"
+            if (f"runs/{path.name}", run.trace) != expected:
+                yield f"runs/{path.name}: got the hashes of {run.trace[:80]!r}, expected {expected[1]} in {expected[0]}"
 
     def secret(self) -> str:
         """Return the secret; raise `SeasonError` on a machine that does not have it."""
@@ -112,9 +122,49 @@ class SeasonFolder:
 
     def lines(self) -> list[records.LogLine]:
         """Return the log."""
-        if not self.log.is_file():
-            return []
-        texts = self.log.read_text(encoding="utf-8").splitlines()
+        return self._lines(_read(self.log)) if self.log.is_file() else []
+
+    def log_head(self) -> str:
+        """Return the hash of the log's last line, which is bound to all before it."""
+        lines = self.lines()
+        return lines[-1].sha256() if lines else NO_LINE
+
+    def append(self, action: records.Action, outcome: records.Outcome, detail: str) -> None:
+        """Append one more line to the log, whole or not at all; two processes that record at once wait for each other.
+
+        A clock that was set back does not count: no line is earlier than the one before.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = file.read()
+            size = content.rfind(b"\n") + 1  # what follows was torn off by a full disk or a kill
+            before = self._lines(content[:size])
+            line = records.LogLine(
+                number=len(before),
+                at=max(utc_now(), before[-1].at) if before else utc_now(),
+                action=action,
+                outcome=outcome,
+                detail=printable(detail),
+                before=before[-1].sha256() if before else NO_LINE,
+            )
+            file.truncate(size)
+            try:
+                left = f"{line.model_dump_json()}\n".encode()
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+    def _lines(self, content: bytes) -> list[records.LogLine]:
+        """Return the whole lines of a log's content; one without its newline was torn off, and is none."""
+        try:
+            texts = content.decode("utf-8").split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            raise SeasonError(f"{self.log}: not text: byte {error.start} is not UTF-8") from None
         return [parse_record(records.LogLine, text, f"{self.log}: line {i}") for i, text in enumerate(texts, start=1)]
 
     def write(self, record: records.Published, name: str) -> None:
@@ -142,28 +192,18 @@ class SeasonFolder:
 @contextmanager
 def logged_attempt(folder: SeasonFolder, action: records.Action, detail: str = "") -> Iterator[None]:
     """Log that something is tried, and how it ended; a refusal is logged with its words."""
-    _append(folder, action, "begun", detail)
+    folder.append(action, "begun", detail)
     try:
         yield
     except MoeloadError as error:
-        _append(folder, action, "refused", printable(str(error))[:500])
+        folder.append(action, "refused", str(error)[:500])
         raise
-    _append(folder, action, "done", detail)
+    folder.append(action, "done", detail)
 
 
-def _append(folder: SeasonFolder, action: records.Action, outcome: records.Outcome, detail: str) -> None:
-    """Append one more line; two processes that record at once wait for each other."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.log.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = folder.lines()
-        last = before[-1].sha256() if before else NO_LINE
-        line = records.LogLine(
-            number=len(before), at=utc_now(), action=action, outcome=outcome, detail=detail, before=last
-        )
-        file.write(line.model_dump_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def run_record(recipe: str, run: int) -> str:
+    """Return where a run's hashes lie in the folder."""
+    return f"runs/{recipe}.{run}.json"
 
 
 def utc_now() -> str:
@@ -171,15 +211,28 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def later_than(text: str, what: str) -> None:
+    """Raise `SeasonError` where this machine's clock is before a time that a record holds."""
+    if utc_now() < text:
+        raise SeasonError(f"the clock of this machine says {utc_now()}, {what} at {text}: set it first")
+
+
 def read_record(kind: type[R], path: Path) -> R:
     """Return a record of a file; raise `SeasonError` naming file and field."""
     try:
+        text = _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SeasonError(f"{path}: not text: byte {error.start} is not UTF-8") from None
+    return parse_record(kind, text, str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise SeasonError(f"{path}: more than {MAX_RECORD_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SeasonError(f"{path}: cannot be read: {error}") from None
-    return parse_record(kind, text, str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise SeasonError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def parse_record(kind: type[R], text: str, where: str) -> R:
@@ -191,8 +244,8 @@ def parse_record(kind: type[R], text: str, where: str) -> R:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder, by its path from there; compiled Python is left out."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    """Hash of every file below a folder, by its path from there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): bytes_sha256(path) for path in paths}
 
 

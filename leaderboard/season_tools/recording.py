@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.closing import planned_recipe
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
-from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, utc_now
+from leaderboard.season_tools.folder import SeasonFolder, later_than, logged_attempt, published_at, run_record, utc_now
 from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
@@ -43,13 +43,21 @@ def draw_value(folder: SeasonFolder, value: str, published: str | None = None) -
     commitment = folder.commitment()
     if published is None and published_at([folder.path / "plan.json", folder.path / "commitment.json"]) is None:
         raise SeasonError("plan.json and commitment.json are not committed as they are: publish them before the draw")
+    value = folder.plan().exact_value(value)
     before = folder.draw()
     if before is not None:
         if before.value != value:
             raise SeasonError(f"the public value is {before.value!r} already, got {value!r}: nothing is drawn twice")
         return before
+    later_than(commitment.closed, "the entries were closed")
     try:
-        made = Draw(season=commitment.season, commitment_sha256=commitment.sha256(), value=value, drawn=utc_now())
+        made = Draw(
+            season=commitment.season,
+            commitment_sha256=commitment.sha256(),
+            value=value,
+            drawn=utc_now(),
+            log_sha256=folder.log_head() if commitment.scheme > 1 else None,
+        )
     except ValidationError as error:
         raise SeasonError(
             f"the public value, {first_problem(error, 'draw')}; write a short one with its name and day"
@@ -96,7 +104,7 @@ def _record_run(
     values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
     common = {"season": plan.name, "draw_sha256": draw.sha256(), "recipe": recipe, "run": run}
-    name = f"runs/{recipe}.{run}.json"
+    name = run_record(recipe, run)
     trace_id = f"{recipe}/{plan.split}/seed{run}"
     try:
         path = _recorded(job, folder.private / "checkpoints" / recipe / str(run), values, progress(trace_id, job.steps))

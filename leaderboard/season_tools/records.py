@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -27,6 +28,9 @@ from moeload_bench.schema import Record, later
 Action = Literal["new", "close", "record", "score", "reveal"]
 Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
+MAX_MANY = 1000  # runs of a recipe, origins of a run, futures of an origin
+MAX_FUTURES = 100_000  # of a season
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -49,14 +53,14 @@ class Varies(Record):
     """
 
     key: str = Field(pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)+$")
-    low: float
-    high: float
+    low: float = Field(ge=-MAX_NUMBER, le=MAX_NUMBER)
+    high: float = Field(ge=-MAX_NUMBER, le=MAX_NUMBER)
     kind: Literal["integer", "log"] = "integer"
 
     @model_validator(mode="after")
     def _a_range(self) -> Varies:
         whole = self.low.is_integer() and self.high.is_integer()
-        if not self.low <= self.high or not (whole if self.kind == "integer" else self.low > 0):
+        if not self.low <= self.high or not (whole if self.kind == "integer" else self.low >= 1 / MAX_NUMBER):
             raise ValueError(f"{self.key}: got {self.low} to {self.high} ({self.kind}), expected a rising range of it")
         return self
 
@@ -67,9 +71,9 @@ class PlannedRecipe(Record):
     name: str
     version: int
     sha256: Sha256
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MAX_NUMBER)
     secret: bool = False
-    varies: tuple[Varies, ...] = ()
+    varies: tuple[Varies, ...] = Field(default=(), max_length=MAX_MANY)
 
 
 class ForkPlan(Record):
@@ -79,16 +83,17 @@ class ForkPlan(Record):
     """
 
     recipes: tuple[str, ...] = ()
-    origins: int = Field(default=2, ge=1)
-    futures: int = Field(default=4, ge=2)
-    steps: int = Field(default=2000, ge=1)
+    origins: int = Field(default=2, ge=1, le=MAX_MANY)
+    futures: int = Field(default=4, ge=2, le=MAX_MANY)
+    steps: int = Field(default=2000, ge=1, le=MAX_NUMBER)
     level: float = Field(default=0.05, gt=0, lt=1)
 
 
 class Plan(Published):
     """What will be recorded. ``suite`` gives horizons, quantiles, the state rule and the runs open for fitting.
 
-    ``public_value`` names a value that is known only after closing, and where a stranger finds it. ``secret`` is given
+    ``public_value`` names a value that is known only after closing, and where a stranger finds it; ``value_form`` is a
+    regular expression of all of it, so that it has one spelling (`exact_value`). ``secret`` is given
     in an open season only: it is public from the beginning, and the public value alone keeps the runs unknown.
     """
 
@@ -98,11 +103,12 @@ class Plan(Published):
     secret_sha256: Sha256
     secret: str | None = later(None, pattern=r"^[0-9a-f]{64}$")
     public_value: str = Field(min_length=10, max_length=500)
+    value_form: str | None = later(None, max_length=200)
     suite: str
     suite_sha256: Sha256
-    runs: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=250, ge=1)
-    recipes: tuple[PlannedRecipe, ...] = Field(min_length=1)
+    runs: int = Field(default=1, ge=1, le=MAX_MANY)
+    checkpoint_every: int = Field(default=250, ge=1, le=MAX_NUMBER)
+    recipes: tuple[PlannedRecipe, ...] = Field(min_length=1, max_length=MAX_MANY)
     forks: ForkPlan = ForkPlan()
 
     @model_validator(mode="after")
@@ -111,10 +117,33 @@ class Plan(Published):
         unknown = sorted(set(self.forks.recipes) - set(names))
         if len(set(names)) != len(names) or unknown:
             raise ValueError(f"recipes: {names} with forks of {list(self.forks.recipes)}: twice, or not among them")
+        many = self.runs * (len(names) + len(self.forks.recipes) * self.forks.origins * self.forks.futures)
+        if many > MAX_FUTURES:
+            raise ValueError(f"runs: got {many} runs and forks, expected at most {MAX_FUTURES}")
+        try:
+            re.compile(self.value_form or "")
+        except re.error as error:
+            raise ValueError(f"value_form: got {self.value_form!r}, expected a regular expression: {error}") from None
         hidden = [recipe.name for recipe in self.recipes if recipe.secret]
         if self.secret is not None and hidden:
             raise ValueError(f"an open season has no secrets, got the secret recipes {hidden}")
         return self
+
+    def exact_value(self, text: str) -> str:
+        """Return a public value in its one spelling: compatibility forms as plain ones, one blank between words.
+
+        Raises `SeasonError` for one that is not of the plan's form. Plans without a form take it as it is.
+        """
+        if self.value_form is None:
+            return text
+        exact = normal_text(text)
+        if not self.is_exact(exact):
+            raise SeasonError(f"the public value: got {exact[:80]!r}, expected the plan's form {self.value_form}")
+        return exact
+
+    def is_exact(self, value: str) -> bool:
+        """Return whether a value is in its one spelling, and of the plan's form."""
+        return self.value_form is None or (value == normal_text(value) and bool(re.fullmatch(self.value_form, value)))
 
     @property
     def split(self) -> str:
@@ -140,7 +169,8 @@ class Plan(Published):
 
 
 class Entry(Record):
-    """A frozen forecaster: hashes of its folder (weights included), of its code, and of its unpacked wheels.
+    """A frozen forecaster: hashes of its folder (weights included), of its code, of its wheels by file, and of what
+    they hold.
 
     ``ranked`` False: a demonstration, such as a memory of public runs, that is scored and shown and has no rank.
     """
@@ -152,12 +182,18 @@ class Entry(Record):
     files: dict[str, Sha256]
     requirements: tuple[str, ...] = ()
     packages_sha256: Sha256 | None = None
+    wheels: dict[str, Sha256] = later({})
 
 
 class Commitment(Published):
-    """The entries as they stood at closing, and the runs that they may be fitted on."""
+    """The entries as they stood at closing, and the runs that they may be fitted on.
+
+    ``scheme`` says what binds them. 1: of an entry's wheels a hash of what they unpack to, without scripts and what pip
+    writes. 2: the SHA-256 of every wheel and a hash of every file in them; the log's head in draw.json and reveal.json.
+    """
 
     schema_version: Literal[1] = 1
+    scheme: Literal[1, 2] = later(1)
     season: str
     plan_sha256: Sha256
     closed: str
@@ -166,14 +202,26 @@ class Commitment(Published):
     fit_data: dict[str, Sha256]
     entries: tuple[Entry, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _every_wheel(self) -> Commitment:
+        for entry in self.entries:
+            wanted = len(entry.requirements) if self.scheme == 2 else 0
+            if len(entry.wheels) != wanted:
+                raise ValueError(
+                    f"entry {entry.name}: got the hashes of {len(entry.wheels)} wheels, expected {wanted} "
+                    f"(scheme {self.scheme})"
+                )
+        return self
+
 
 class Draw(Published):
-    """The public value, as it was found."""
+    """The public value, as it was found; ``log_sha256`` is the log's head by then."""
 
     season: str
     commitment_sha256: Sha256
     value: str = Field(min_length=8, max_length=500)
     drawn: str
+    log_sha256: Sha256 | None = later(None)
 
 
 class ForkHash(Record):
@@ -229,11 +277,12 @@ class Drawn(Record):
 
 
 class Reveal(Published):
-    """The secret and what follows from it."""
+    """The secret and what follows from it; ``log_sha256`` is the log's head by then."""
 
     season: str
     secret: str = Field(pattern=r"^[0-9a-f]{64}$")
     runs: tuple[Drawn, ...]
+    log_sha256: Sha256 | None = later(None)
 
 
 class LogLine(Record):
@@ -249,6 +298,11 @@ class LogLine(Record):
     def sha256(self) -> str:
         """Hash of the line as it is written."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def normal_text(text: str) -> str:
+    """Return a text with compatibility forms as plain ones (full-width digits) and one blank between words."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def published_sha256(runs: Iterable[RunHashes]) -> str:

@@ -7,6 +7,7 @@ recorded future and against the forks.
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,9 @@ def score_season(
     with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
         draw, runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
+        for left in (folder.results, folder.forks):  # by a scoring that was killed: it may differ in its last digits
+            shutil.rmtree(left, ignore_errors=True)
+        (folder.path / "fork_floors.json").unlink(missing_ok=True)
         values = all_drawn(plan, folder.secret(), draw.value)
         suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
         count = recorded_futures(runs, plan)
@@ -78,7 +82,7 @@ def score_season(
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
         files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
         targets = [
-            entry_target(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+            entry_target(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
             for entry in commitment.entries
         ]
         setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=True)
@@ -118,6 +122,8 @@ def _ready(
     if missing:
         what = f"{len(missing)} runs have no hashes yet, the first is {missing[0][0]} run {missing[0][1]}"
         raise SeasonError(f"{what}: no score before the hashes of every run")
+    for misnamed in folder.misnamed_runs():
+        raise SeasonError(f"{misnamed}: a run has one trace")
     paths = [folder.path / "draw.json", *sorted((folder.path / "runs").glob("*.json"))]
     place = published or published_at(paths)
     if place is None:
@@ -133,7 +139,7 @@ def _ready(
 
 def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links: Path | None, no_index: bool) -> None:
     for entry in commitment.entries:
-        now = entry_of(folder.entries / entry.name, find_links=find_links, no_index=no_index)
+        now = entry_of(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
         change = entry_changes(entry, now)
         if change is not None:
             raise SeasonError(f"{change}; the entries were closed at commit {commitment.commit}")

@@ -17,7 +17,7 @@ from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.errors import SubmissionError, not_found, printable
 from moeload_bench.submissions.check import apart_level, check_submission
-from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.folder import REQUIREMENTS, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
@@ -132,6 +132,11 @@ def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
     if tasks.submissions != "open":
         reasons.append(f"suite {tasks.name} takes no more submissions, expected one on {default_suite()}")
+    if any("--hash" not in requirement for requirement in read.requirements):
+        reasons.append(
+            f"{REQUIREMENTS}: expected --hash=sha256:... of each wheel, so that no other file is installed later: "
+            "`moeload-bench submit` writes it"
+        )
     try:
         check_name(read.record, base or read.path.resolve().parent.parent)
     except SubmissionError as error:

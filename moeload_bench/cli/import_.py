@@ -38,7 +38,8 @@ Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
 FirstStep = Annotated[int | None, typer.Option(min=0, help="The first step to import.")]
 LastStep = Annotated[int | None, typer.Option(min=0, help="The last step to import.")]
 Layers = Annotated[str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")]
-Experts = Annotated[int, typer.Option(min=1, help="Experts of a layer, which the files do not say.")]
+MAX_EXPERTS = 1 << 16
+Experts = Annotated[int, typer.Option(min=1, max=MAX_EXPERTS, help="Experts of a layer, which the files do not say.")]
 Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
 ]
@@ -233,7 +234,9 @@ def from_wandb(
     paths: Sources,
     pattern: Pattern = None,
     step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
-    experts: Annotated[int | None, typer.Option(min=1, help="Experts of a layer: bins of a histogram.")] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, max=MAX_EXPERTS, help="Experts of a layer: bins of a histogram.")
+    ] = None,
     shares: Shares = False,
 ) -> None:
     """Import a W&B history (.csv, .parquet, .jsonl): a row per step, a column per layer and expert.

@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB_ENV = "MOELOAD_HUB"
+MAX_FILE_BYTES = 16 << 30
+_WORD = r'(W/)?"?[\w+:=-]{1,200}"?'
+_PLAIN = {
+    "etag": _WORD,
+    "x-linked-etag": _WORD,
+    "x-repo-commit": "[0-9a-f]{40,64}",
+    "x-linked-size": r"\d{1,18}",
+    "content-length": r"\d{1,18}",
+}
+"""What the headers that the client acts on may be."""
 
 
 class HubPin(NamedTuple):
@@ -125,9 +136,49 @@ def download(
 
 
 def _get(api: HfApi, pin: HubPin, filename: str, cache_dir: str | Path | None) -> Path:
-    return Path(
-        api.hf_hub_download(pin.repo, filename, repo_type="dataset", revision=pin.revision, cache_dir=cache_dir)
-    )
+    with _answers_checked():
+        return Path(
+            api.hf_hub_download(pin.repo, filename, repo_type="dataset", revision=pin.revision, cache_dir=cache_dir)
+        )
+
+
+@contextmanager
+def _answers_checked() -> Iterator[None]:
+    """Look at each answer of the server before the client does: it names files of its cache by what answers say.
+
+    Raise `HubError` for an ETag or a commit that is no plain word (`../` would lead out of the cache), and for a body
+    without its length or with more than the file's size: the client would write on until the disk is full.
+    """
+    from huggingface_hub import get_session
+
+    size = MAX_FILE_BYTES
+
+    def check(answer: Any) -> None:
+        nonlocal size
+        for name, form in _PLAIN.items():
+            text = answer.headers.get(name)
+            if text is not None and not re.fullmatch(form, text, re.ASCII):
+                raise HubError(f"{answer.request.url.host}: the answer's {name} is {text[:80]!r}, expected {form}")
+        stated = answer.headers.get("content-length")
+        if answer.request.method == "HEAD":
+            size = int(answer.headers.get("x-linked-size", stated or MAX_FILE_BYTES))
+            wrong = size > MAX_FILE_BYTES
+        else:
+            body = answer.is_success and not answer.request.url.path.startswith("/api/")
+            wrong = body and (stated is None or int(stated) > size or "content-encoding" in answer.headers)
+        if wrong:
+            raise HubError(
+                f"{answer.request.url.host}: the answer has {stated or 'no stated number of'} bytes, expected at most "
+                f"{min(size, MAX_FILE_BYTES)}, the file's size, and not compressed"
+            )
+
+    session = get_session()
+    before = session.event_hooks
+    session.event_hooks = {**before, "response": [*before["response"], check]}
+    try:
+        yield
+    finally:
+        session.event_hooks = before
 
 
 def _check_blob(path: Path) -> None:

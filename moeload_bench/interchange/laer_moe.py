@@ -79,16 +79,18 @@ def _read(file: Path) -> dict[str, Any]:
 
     if file.stat().st_size > MAX_BYTES:
         raise TraceError(f"{file}: {file.stat().st_size} bytes, expected at most {MAX_BYTES}")
-    types = {name: pa.int64() for name in ("rank", "layer", "iter", "token_num")}
+    numbers = ("rank", "layer", "iter", "token_num")
+    types = {name: pa.int64() if name in numbers else pa.string() for name in COLUMNS}
     try:
         table = csv.read_csv(file, convert_options=csv.ConvertOptions(column_types=types, null_values=[]))
-    except pa.ArrowException as error:
+        names = tuple(table.column_names)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: {printable(str(error))[:200]}, expected columns {','.join(COLUMNS)}") from None
-    if tuple(table.column_names) != COLUMNS or table.num_rows == 0:
-        got = printable(",".join(table.column_names))[:200]
+    if names != COLUMNS or table.num_rows == 0:
+        got = printable(",".join(names))[:200]
         raise TraceError(f"{file}: {table.num_rows} rows of {got!r}, expected columns {','.join(COLUMNS)}")
     arrays = {name: table.column(name).to_numpy(zero_copy_only=False) for name in COLUMNS}
-    for name in types:
+    for name in numbers:
         if arrays[name].min() < 0:
             row = int(np.argmax(arrays[name] < 0))
             raise TraceError(f"{file}, row {row + 2}: {name} is {arrays[name][row]}, expected at least 0")

@@ -43,9 +43,18 @@ KERNEL_SETTINGS = (
 )
 KERNEL_VALUE = re.compile(r"[\w ,+-]{1,100}", re.ASCII)
 MASKED_IN_PROC = (
-    "buddyinfo", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks", "pagetypeinfo",
-    "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list", "vmallocinfo", "vmstat", "zoneinfo",
+    "buddyinfo", "cgroups", "crypto", "diskstats", "interrupts", "kpagecgroup", "kpagecount", "kpageflags", "locks",
+    "modules", "pagetypeinfo", "sched_debug", "schedstat", "slabinfo", "softirqs", "swaps", "timer_list",
+    "vmallocinfo", "vmstat", "zoneinfo",
 )  # fmt: skip
+FROZEN_IN_PROC = {
+    "loadavg": "0.00 0.00 0.00 1/1 1\n",
+    "meminfo": "".join(f"{name}: {{total}} kB\n" for name in ("MemTotal", "MemFree", "MemAvailable")),
+    "stat": "cpu  1 0 1 1 0 0 0 0 0 0\ncpu0 1 0 1 1 0 0 0 0 0 0\nctxt 0\nbtime 0\nprocesses 1\nprocs_running 1\n",
+    "uptime": "1.00 1.00\n",
+}
+"""What libraries read of the whole machine: there, and the same whatever another run did."""
+FOLDERS_MASKED_IN_PROC = ("pressure", "sys/fs")
 LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
@@ -89,10 +98,14 @@ def sandbox_command(
         "--info-fd",
         str(info_write),
     ]
+    frozen = {name: _memory_file(name, text.encode()) for name, text in _frozen_proc().items()}
+    options += [
+        part for name, fd in frozen.items() for part in ("--perms", "0444", "--ro-bind-data", str(fd), f"/proc/{name}")
+    ]
     options += ["--clearenv", *_settings(kernel_settings(os.environ) | ENVIRONMENT | environment), "--chdir", "/tmp"]
     args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
     argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), str(interpreter()), *arguments]
-    return Command(argv, (*extra_fds, seccomp_fd, info_write, args_fd), info_write), info_read
+    return Command(argv, (*extra_fds, *frozen.values(), seccomp_fd, info_write, args_fd), info_write), info_read
 
 
 def first_process_is_ours() -> bool:
@@ -193,11 +206,17 @@ def _root_options(mounts: Sequence[list[str]]) -> list[str]:
 def _masked_proc() -> list[str]:
     """Return what the kernel says of the whole machine, which another sandbox could change: locks, pages, waiting."""
     options = []
-    if os.path.isdir("/proc/pressure"):
-        options += ["--tmpfs", "/proc/pressure", "--remount-ro", "/proc/pressure"]
+    for path in (f"/proc/{name}" for name in FOLDERS_MASKED_IN_PROC):
+        options += ["--tmpfs", path, "--remount-ro", path] if os.path.isdir(path) else []
     for path in (f"/proc/{name}" for name in MASKED_IN_PROC):
         options += ["--ro-bind", "/dev/null", path] if os.path.exists(path) else []
     return options
+
+
+def _frozen_proc() -> dict[str, str]:
+    """Return the texts of `FROZEN_IN_PROC`, with the memory that this machine has."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
+    return {name: text.format(total=total) for name, text in FROZEN_IN_PROC.items() if os.path.exists(f"/proc/{name}")}
 
 
 def _interpreter_folders() -> list[Path]:

@@ -131,7 +131,7 @@ class Follower:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             shards, following = manifest.get("shards", []), manifest.get("next_step", 0)
-        except (ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise TraceError(f"{path}: not a manifest ({error})") from None
         names = isinstance(shards, list) and all(isinstance(n, str) and Path(n).name == n for n in shards)
         if not names or not isinstance(following, int):

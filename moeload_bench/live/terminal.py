@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from moeload_bench.errors import printable
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import colour, shade, share_lines
 from moeload_bench.live.history import Past
@@ -44,6 +45,7 @@ def screen(
     keys: bool,
 ) -> RenderableType:
     """All of it for one moment: what is said, a row per layer, and the heat map of one layer."""
+    title, status = printable(title), printable(status)  # names of folders may be a stranger's
     head = Text(title, style="bold", overflow="ellipsis", no_wrap=True)
     if snapshot is None:
         return Group(head, Text(status, style="italic"))

@@ -152,6 +152,8 @@ def meta_problems(meta: TraceMeta, taken: set[str]) -> Iterator[str]:
         yield f"licence is {meta.licence!r}, expected one of {', '.join(LICENCES)}"
     if meta.count_semantics == "unknown":
         yield "count_semantics is 'unknown', expected pre_drop or post_drop: say what the counts are"
+    if not meta.recipe.isascii():
+        yield f"recipe is {meta.recipe!r}, expected plain letters: others look like them and are not (--name)"
     if meta.recipe in taken:
         yield f"recipe is {meta.recipe!r}, which is taken: give it another name"
     for where, text in identifying_fields(meta):

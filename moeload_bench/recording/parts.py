@@ -198,7 +198,7 @@ class Parts:
         path = self.folder / "manifest.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise RecordingError(f"{path}: not JSON ({error}); the shards next to it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from moeload_bench.results.json_text import compact_json, content_sha256, readab
 from moeload_bench.schema import Record, first_problem, later
 
 MAX_RESULT_BYTES = 64 << 20
+MAX_NAMES = 10_000  # metrics of a task, counts of a run, origins whose windows cross
 LEAST_MS = 1e-3
 """What a forecaster that took no measurable time is counted with: a microsecond."""
 
@@ -286,6 +287,9 @@ def _unpacked(run: dict[str, Any], kept: Mapping[str, TraceFacts], suite: str) -
     """Return a run as `RunResult` has it; raise `ValueError` where nobody says what belongs to its trace."""
     fields = dict(run)
     metrics, rows, own = fields.pop("metrics"), fields.pop("tasks"), fields.pop("own", None)
+    for named in (metrics, own, *(own or {}).values(), *fields.values()):
+        if isinstance(named, dict | list) and len(named) > MAX_NAMES:
+            raise ValueError(f"{len(named)} names in one place of a run, expected at most {MAX_NAMES}")
     if own is None:
         known = kept.get(str(run.get("trace")))
         if known is None:

@@ -3,7 +3,7 @@
     submissions/NAME/submission.toml     the record below
     submissions/NAME/forecaster.py       the code; absent for a baseline or an adapter of this package
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent if it has none
-    submissions/NAME/requirements.txt    one pinned `name==version` a line; absent if nothing is needed
+    submissions/NAME/requirements.txt    one `name==version --hash=sha256:...` a line; absent if nothing is needed
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     results/SUITE/NAME.json              the result record
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +24,17 @@ from pydantic import BaseModel, ValidationError
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
-from moeload_bench.schema import first_problem
+from moeload_bench.schema import first_problem, load_toml
 from moeload_bench.submissions.record import Submission, Verification
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
-MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 16 << 10, VERIFICATION: 256 << 10}
+MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 64 << 10, VERIFICATION: 256 << 10}
 MAX_REQUIREMENTS = 100
-_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)")
+_REQUIREMENT = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)"
+    r"(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})*)"
+)
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -95,27 +97,39 @@ def _short(sha256: str | None) -> str:
     return "none" if sha256 is None else repr(sha256[:12])
 
 
+def normal_name(name: str) -> str:
+    """Return a package's name as indexes compare it: `Typing_Extensions` is `typing-extensions`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
-    """Return a file's pinned requirements; raise `SubmissionError` for anything but `name==version` and comments."""
+    """Return a file's pinned requirements: `name==version`, each followed by its wheels' hashes, or none of them.
+
+    The form is pip's: a line that ends with a backslash goes on. Raise `SubmissionError` for anything else but
+    comments.
+    """
     found: dict[str, str] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(re.sub(r"\\\n", " ", text).splitlines(), start=1):
         line = raw.partition("#")[0].strip()
         if not line:
             continue
         match = _REQUIREMENT.fullmatch(line)
         if match is None:
             raise SubmissionError(
-                f"{where}: line {number}: got {line[:80]!r}, expected name==version; URLs, paths, options, extras, "
-                "markers and ranges are not accepted"
+                f"{where}: line {number}: got {line[:80]!r}, expected name==version --hash=sha256:...; URLs, paths, "
+                "other options, extras, markers and ranges are not accepted"
             )
-        name = re.sub(r"[-_.]+", "-", match["name"]).lower()
+        name = normal_name(match["name"])
         if name == "moeload-bench":
             raise SubmissionError(f"{where}: line {number}: leave moeload-bench out: the harness brings it")
         if name in found:
             raise SubmissionError(f"{where}: line {number}: {name} is pinned twice")
-        found[name] = f"{name}=={match['version']}"
+        found[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
     if len(found) > MAX_REQUIREMENTS:
         raise SubmissionError(f"{where}: {len(found)} requirements, at most {MAX_REQUIREMENTS} are accepted")
+    bare = [name for name, line in found.items() if "--hash" not in line]
+    if bare and len(bare) < len(found):
+        raise SubmissionError(f"{where}: {bare[0]} has no --hash, others do: expected one for each, or for none")
     return tuple(found[name] for name in sorted(found))
 
 
@@ -153,7 +167,7 @@ def _parse_record(text: str | None, folder: Path) -> Submission:
     if text is None:
         raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
     try:
-        fields = tomllib.loads(text)
+        fields = load_toml(text)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deeply nested brackets
         raise SubmissionError(f"{folder / RECORD}: not TOML: {error}") from None
     return parse_submission(fields, f"{folder / RECORD}")

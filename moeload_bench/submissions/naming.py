@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.schema import load_toml
 from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.record import Submission
 
@@ -35,7 +35,7 @@ def check_owner(existing: str, record: Submission, where: str) -> None:
     ``existing`` is the text of the other submission.toml.
     """
     try:
-        authors = tomllib.loads(existing).get("authors")
+        authors = load_toml(existing).get("authors")
     except (ValueError, RecursionError):
         authors = None
     if authors != record.authors:

@@ -1,28 +1,35 @@
 """A submission's pinned packages, installed into a folder of their own, one per set of requirements.
 
-Only wheels are taken, and only those that are named. Their dependencies are not resolved, so that a re-run installs the
-same. No address in a wheel's metadata is followed (pip would build what is there). Wheels are fetched first, then
-checked, then unpacked, without running anything. An untrusted package's code runs where the forecaster runs, in the
-sandbox, never in this process. The folder comes first on the forecaster's path; what it does not hold (numpy, the
-contract) comes from this installation.
+Only wheels are taken, and only those that are named, by their SHA-256 where that is given. Their dependencies are not
+resolved, so that a re-run installs the same. No address in a wheel's metadata is followed (pip would build what is
+there). pip fetches the wheels; they are checked and unpacked here, without running anything, and nothing but their own
+files comes into the folder. An untrusted package's code runs where the forecaster runs, in the sandbox, never in this
+process. The folder comes first on the forecaster's path; what it does not hold (numpy, the contract) comes from this
+installation.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import SubmissionError
+from moeload_bench.files import write_whole
+from moeload_bench.isolation.sources import bytes_sha256
+from moeload_bench.submissions.folder import normal_name
 
 INSTALL_S = 1800.0
 MAX_FILES = 200_000
@@ -46,21 +53,51 @@ def install_packages(
         raise SubmissionError("installing requirements needs pip in this environment: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-", ignore_cleanup_errors=True) as scratch:
-        wheels, unpacked = Path(scratch) / "wheels", Path(scratch) / "unpacked"
+        wheels, unpacked, listed = (Path(scratch) / name for name in ("wheels", "unpacked", "requirements.txt"))
+        listed.write_text("".join(f"{requirement}\n" for requirement in requirements))
         source = [*(["--no-index"] if no_index else []), *(["--find-links", str(find_links)] if find_links else [])]
-        _pip("download", ["--dest", str(wheels), *source], requirements)
+        _download(["--dest", str(wheels), *source, "-r", str(listed)])
         found = sorted(wheels.iterdir())
         _check_wheels(found)
-        _pip("install", ["--target", str(unpacked), "--no-compile", "--no-index"], map(str, found))
+        for wheel in found:
+            _unpack(wheel, unpacked)
         unpacked.chmod(0o755)  # the sandbox's user reads it
+        hashes = {wheel.name: bytes_sha256(wheel) for wheel in found}
+        write_whole(_hashes_beside(folder), json.dumps(hashes).encode())
         if not folder.is_dir():
             os.replace(unpacked, folder)
     return folder
 
 
+def wheel_hashes(packages: Path | None) -> dict[str, str]:
+    """Return the SHA-256 by file name of the wheels that a folder of `install_packages` was made from."""
+    return {} if packages is None else dict(json.loads(_hashes_beside(packages).read_text()))
+
+
+def _hashes_beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def pinned(requirements: Sequence[str], wheels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the requirements with the hashes of these wheels and no others; those without a wheel stay as they are."""
+    by_name = {normal_name(name.partition("-")[0]): sha256 for name, sha256 in wheels.items()}
+    found = []
+    for requirement in requirements:
+        plain = requirement.partition(" ")[0]
+        sha256 = by_name.get(plain.partition("==")[0])
+        found.append(requirement if sha256 is None else f"{plain} --hash=sha256:{sha256}")
+    return tuple(found)
+
+
 def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str:
     """Return a key for what pip would install; wheels of a folder count by name, size and time of change."""
-    parts = [*requirements, str(sys.implementation.cache_tag), sysconfig.get_platform(), str(no_index)]
+    parts = [
+        "wheels by hash",
+        *requirements,
+        str(sys.implementation.cache_tag),
+        sysconfig.get_platform(),
+        str(no_index),
+    ]
     if find_links is not None:
         if not find_links.is_dir():
             raise SubmissionError(f"{find_links}: no such folder of wheels")
@@ -104,10 +141,53 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
         )
 
 
-def _pip(command: str, options: Sequence[str], what: Iterable[str]) -> None:
-    """Run pip; it imports nothing from the working folder (-P) and builds no source."""
+def _unpack(wheel: Path, folder: Path) -> None:
+    """Write a wheel's files, nothing else: no script that names this interpreter, no note of where they came from.
+
+    Raise `SubmissionError` where another wheel wrote other bytes to the same place, or the archive is damaged.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            target = folder / _place(member.filename)
+            if member.is_dir():
+                continue
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                content = archive.open(member)
+                if target.exists():
+                    if target.read_bytes() == content.read():
+                        continue
+                    raise SubmissionError(
+                        f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is there already and "
+                        "says something else"
+                    )
+                with content, target.open("xb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+                raise SubmissionError(
+                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r}: {error}"
+                ) from None
+            target.chmod(0o755 if member.external_attr >> 16 & 0o111 else 0o644)
+
+
+_DATA = {"purelib": "", "platlib": "", "data": "", "scripts": "bin", "headers": "include"}
+
+
+def _place(name: str) -> PurePosixPath:
+    """Return where a wheel's file goes: `NAME.data/purelib/x` is x, as the format of wheels says."""
+    path = PurePosixPath(name)
+    if path.parts[0].endswith(".data") and len(path.parts) > 2 and path.parts[1] in _DATA:
+        return PurePosixPath(_DATA[path.parts[1]], *path.parts[2:])
+    return path
+
+
+def _download(options: Sequence[str]) -> None:
+    """Run pip to fetch wheels; it imports nothing from the working folder (-P) and builds no source.
+
+    Where requirements have hashes, pip takes no file but those.
+    """
     always = ["--no-input", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-    line = [sys.executable, "-P", "-m", "pip", command, *always, *options, "--", *what]
+    line = [sys.executable, "-P", "-m", "pip", "download", *always, *options]
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:

@@ -28,7 +28,7 @@ from moeload_bench.submissions.folder import (
     read_folder,
 )
 from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.requirements import install_packages, pinned, wheel_hashes
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 from moeload_bench.suites.suite import Suite
 
@@ -159,8 +159,9 @@ def prepare_submission(
 ) -> Prepared:
     """Check conformance, then run the suite, both on exactly the files that are submitted, at one level of isolation.
 
-    ``progress`` is opened when the runs begin; ``say`` is called at the start of every part. Raise `SubmissionError` if
-    a rule is broken, a task fails or the check would refuse the outcome.
+    Requirements without a hash get that of the wheel that was taken. ``progress`` is opened when the runs begin;
+    ``say`` is called at the start of every part. Raise `SubmissionError` if a rule is broken, a task fails or the check
+    would refuse the outcome.
     """
     require_level(level)
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
@@ -169,6 +170,10 @@ def prepare_submission(
         if folder.requirements:
             say(f"installing {len(folder.requirements)} requirements")
         packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)
+        if any("--hash" not in requirement for requirement in folder.requirements):
+            lines = pinned(folder.requirements, wheel_hashes(packages))
+            draft = replace(draft, texts={**draft.texts, REQUIREMENTS: "".join(f"{line}\n" for line in lines)})
+            folder = read_folder(draft.write(Path(scratch)))
         target = replace(folder.target(), packages=packages)
         say("checking the contract on small synthetic runs")
         broken = [rule for rule in check_forecaster(target, level=level) if rule.required and not rule.passed]

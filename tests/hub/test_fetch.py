@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +271,67 @@ def test_a_changed_release_on_a_moved_tag_is_another_content(
     new = fetch()
     with pytest.raises(HashMismatchError, match="another trace"):
         read_trace(new, expected_sha256=data_sha256(old))
+
+
+# ---------------------------------------------------------------- a server that lies
+
+
+HOSTILE = {
+    "an ETag that leads out of the cache": ({"ETag": '"../../../../evil"'}, b"boo", "the answer's etag is"),
+    "a linked ETag that does": ({"X-Linked-Etag": '"../../evil"'}, b"boo", "the answer's x-linked-etag is"),
+    "a commit that does": ({"X-Repo-Commit": "../../../evil"}, b"boo", "the answer's x-repo-commit is"),
+    "a size of thousands of digits": ({"X-Linked-Size": "9" * 5000}, b"boo", "the answer's x-linked-size is"),
+    "a size beyond every disk": ({"Content-Length": str(2**40)}, b"boo", "expected at most"),
+    "a body longer than the file": ({"X-Linked-Size": "3"}, b"boo" * 1000, "expected at most 3, the file's size"),
+    "a body without an end": (
+        {"Content-Length": None, "X-Linked-Size": "3"},
+        b"boo" * 1000,
+        "has no stated number of bytes",
+    ),
+    "a body that unpacks": ({"Content-Encoding": "gzip"}, b"boo", "and not compressed"),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A server whose every answer has the headers and the body that the test names; its address is `endpoint`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            usual = {"ETag": '"abc"', "X-Repo-Commit": "1" * 40, "Content-Length": str(len(running.body))}
+            for name, value in {**usual, **running.headers}.items():
+                if value is not None:
+                    self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(running.body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    running: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.endpoint = f"http://127.0.0.1:{running.server_port}"
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_hostile_server_writes_nothing_outside_the_cache_and_no_more_than_a_file(
+    attack: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it answers is looked at before the client names a file by it; the refusal is one line."""
+    from huggingface_hub import HfApi
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server.headers, server.body, said = HOSTILE[attack]
+    cache = tmp_path / "a" / "b" / "cache"
+    with pytest.raises(HubError, match=said):
+        fetch_trace(ID, (REPO, TAG), api=HfApi(endpoint=server.endpoint, token=False), cache_dir=cache)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(cache) for path in written)
+    assert sum(path.stat().st_size for path in written if "blobs" in path.parts) <= 3

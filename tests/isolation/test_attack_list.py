@@ -1,4 +1,4 @@
-"""The table of attacks in docs/methods/isolation.md names tests that exist."""
+"""The tables of attacks and of promises in docs/methods name tests that exist."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def test_every_attack_on_the_page_has_its_tests() -> None:
     assert not set().union(*named) - here
     hostile = DEFINED.findall((Path(__file__).parent / "attacks" / "test_files.py").read_text())
     assert not set(hostile) - set().union(*named) - {"test_brackets_in_strings_do_not_count"}
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """Each row of docs/methods/security.md; a promise without a test is only a wish."""
+    text = (PAGE.parent / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
+    assert len(rows) > 15
+    assert all(re.search(r"`test_\w+`", row) for row in rows), "a promise without a test"
+    here = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
+    assert not set(re.findall(r"`(test_\w+)`", text)) - here

@@ -318,3 +318,14 @@ def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> Non
     path = write_trace(synthetic_trace(40), tmp_path / "runs/my-run/test/seed0.parquet")
     for folder in (path.parent, path.parent.parent, tmp_path / "runs"):
         assert Place.of(str(folder)).trace == path
+
+
+def test_a_folder_s_name_moves_no_cursor() -> None:
+    """Neither in the title nor in what is said of it."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    evil = "runs/a\x1b[31mb\x1b[2J"
+    console.print(screen(None, None, title=evil, status=f"{evil}: nothing", width=100, height=30, layer=0, keys=False))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[31m" not in shown
+    assert "\x1b[2J" not in shown
+    assert r"runs/a\x1b[31mb\x1b[2J" in shown

@@ -219,6 +219,7 @@ def test_a_line_about_it_is_plain(about: str) -> None:
         (replace(WISHES, licence="CC-BY-NC-4.0"), {}, "licence is 'CC-BY-NC-4.0', expected one of"),
         (WISHES, {"count_semantics": "unknown"}, "say what the counts are"),
         (replace(WISHES, name="taken"), {}, "recipe is 'taken', which is taken"),
+        (replace(WISHES, name="t\u0430ken"), {}, "expected plain letters: others look like them"),
         (replace(WISHES, name="no name"), {}, "metadata field recipe"),
     ],
 )

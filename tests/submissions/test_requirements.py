@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -11,7 +12,7 @@ import pytest
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.submissions import requirements
-from moeload_bench.submissions.requirements import install_packages
+from moeload_bench.submissions.requirements import install_packages, pinned, wheel_hashes
 from tests.support.submitted import wheel
 
 
@@ -36,6 +37,40 @@ def test_a_wheel_that_brings_compiled_python_is_refused(member: str, tmp_path: P
     path = wheel(tmp_path, "evil", "1.0", "", {member: "boo"})
     with pytest.raises(SubmissionError, match=r"evil-1\.0-py3-none-any\.whl: .* is compiled Python"):
         requirements._check_wheels([path])
+
+
+def test_a_wheel_with_another_hash_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one with a build tag, added to a released version later, which pip would prefer."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    wheels = wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n").parent
+    lines = pinned(("a==1.0",), wheel_hashes(install_packages(("a==1.0",), find_links=wheels, no_index=True)))
+    wheel(tmp_path / "others", "a", "1.0", "X = 2\n").rename(wheels / "a-1.0-1-py3-none-any.whl")
+    with pytest.raises(SubmissionError, match="DO NOT MATCH THE HASHES"):
+        install_packages(lines, find_links=wheels, no_index=True)
+    assert "X = 2" in (install_packages(("a==1.0",), find_links=wheels, no_index=True) / "a.py").read_text()  # type: ignore[operator]
+
+
+def test_wheels_that_write_one_file_twice_are_refused(tmp_path: Path) -> None:
+    """Which of them would run depends on their order; the same bytes, as namespace packages have them, are no harm."""
+    for content in ("", "X = 1"):
+        wheel(tmp_path, "a", "1.0", "", {"both/__init__.py": ""})
+        wheel(tmp_path, "b", "1.0", "", {"both/__init__.py": content})
+        found = tmp_path / f"unpacked{content}"
+        requirements._unpack(tmp_path / "a-1.0-py3-none-any.whl", found)
+        if content:
+            with pytest.raises(SubmissionError, match=r"'both/__init__\.py' is there already"):
+                requirements._unpack(tmp_path / "b-1.0-py3-none-any.whl", found)
+        else:
+            requirements._unpack(tmp_path / "b-1.0-py3-none-any.whl", found)
+
+
+def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
+    """By its name, where the archive's own sum says so."""
+    path = wheel(tmp_path, "a", "1.0", "X = 12345\n")
+    path.write_bytes(path.read_bytes().replace(b"X = 12345", b"X = 54321"))
+    with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: 'a\.py': Bad CRC"):
+        requirements._unpack(path, tmp_path / "unpacked")
 
 
 def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

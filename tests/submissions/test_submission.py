@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.sources import file_sha256, find_module, module_sha256
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.schema import load_toml
 from moeload_bench.submissions.folder import (
     CODE,
     RECORD,
@@ -148,6 +149,24 @@ def test_only_pinned_requirements_are_accepted(line: str) -> None:
     """Everything that pip would accept besides `name==version` is refused, with its line number."""
     with pytest.raises(SubmissionError, match=r"requirements.txt: line \d"):
         parse_requirements(line)
+
+
+def test_requirements_may_name_the_hashes_of_their_wheels() -> None:
+    """In pip's own form, over several lines too; all of them do or none."""
+    one, two = f"--hash=sha256:{'1' * 64}", f"--hash=sha256:{'2' * 64}"
+    assert parse_requirements(f"B_b==1 \\\n    {one} \\\n    {two}\na==1 {two}\n") == (
+        f"a==1 {two}",
+        f"b-b==1 {one} {two}",
+    )
+    with pytest.raises(SubmissionError, match="a has no --hash, others do"):
+        parse_requirements(f"a==1\nb==1 {one}")
+
+
+@pytest.mark.parametrize("text", ["a." * 8000 + "a = 1", "x = {" + "a ." * 4000 + "a = 1}"], ids=["key", "in a table"])
+def test_a_key_of_thousands_of_parts_is_refused_before_it_is_parsed(text: str) -> None:
+    """The parser's time is quadratic in them: in a submission's record, a suite and a recipe."""
+    with pytest.raises(ValueError, match="at most 200 dots in a line"):
+        load_toml(text)
 
 
 def test_too_many_requirements_are_refused() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import ResultError, SubmissionError, printable
 from moeload_bench.results.comparison import bundled_reference
-from moeload_bench.results.record import Result, RunResult, load_result
+from moeload_bench.results.record import Result, RunResult, load_result, parse_result
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
@@ -270,6 +270,16 @@ SPOILED = {
     "a number of many digits": '{"seed": ' + "9" * 5000 + "}",
     "a name with an escape": '{"\\u001b[2J": 1}',
 }
+
+
+@pytest.mark.parametrize("place", ["metrics", "counts"])
+def test_a_claim_of_many_thousand_names_is_refused_at_once(place: str, entry: tuple[Folder, Result]) -> None:
+    """The check's work is by name: 400,000 metrics took it 32 s."""
+    tree = json.loads(entry[1].to_json())
+    names = [f"x{i}" for i in range(20_000)]
+    tree["runs"][0][place] = names if place == "metrics" else dict.fromkeys(names, 1)
+    with pytest.raises(ResultError, match="20000 names in one place of a run, expected at most 10000"):
+        parse_result(json.dumps(tree).encode(), "the claim")
 
 
 @pytest.mark.parametrize("name", SPOILED)

@@ -627,6 +627,57 @@ class AsksForPages(Attacker):
             raise BlockedError("empty")
 
 
+class CountsTheMachine(Attacker):
+    """Reads what the kernel counts of all processes; it forecasts if each text is the same whatever ran before."""
+
+    def attack(self) -> None:
+        told = {name: Path("/proc", name).read_text() for name in ("stat", "loadavg", "uptime", "meminfo")}
+        assert "processes 1\n" in told["stat"]
+        assert told["loadavg"] == "0.00 0.00 0.00 1/1 1\n"
+        assert told["uptime"] == "1.00 1.00\n"
+        total, free, *_ = (line.split()[1] for line in told["meminfo"].splitlines())
+        assert total == free
+        assert not os.listdir("/proc/sys/fs")
+        assert LIBC.sysinfo(ctypes.create_string_buffer(512)) == -1
+        for name in ("cgroups", "modules", "crypto"):
+            with contextlib.suppress(OSError):
+                assert not Path("/proc", name).read_bytes()
+
+
+class PassesNumbers(Attacker):
+    """Tells a later run a number from 0 to 7 by what the kernel counts: of processes, or of pipes.
+
+    Told none, it is the later run.
+    """
+
+    def attack(self) -> None:
+        if "number" in self.kwargs:
+            end = time.monotonic() + 15
+            while self.level() % 8 != int(str(self.kwargs["number"])) and time.monotonic() < end:
+                self.count_on()
+        else:
+            self.counts = {"number": self.level() % 8}
+
+    def level(self) -> int:
+        if self.kwargs["by"] == "processes":
+            lines = Path("/proc/stat").read_text().splitlines()
+            return next((int(line.split()[1]) // 64 for line in lines if line.startswith("processes")), 0)
+        ends = os.pipe()
+        number = os.fstat(ends[0]).st_ino // 65536
+        for end in ends:
+            os.close(end)
+        return number
+
+    def count_on(self) -> None:
+        if self.kwargs["by"] == "processes":
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+        for _ in range(1000 if self.kwargs["by"] == "pipes" else 0):
+            for end in os.pipe():
+                os.close(end)
+
+
 class DropsPages(Attacker):
     """Takes a shared file out of memory, by every hint there is: the next run would find it gone."""
 

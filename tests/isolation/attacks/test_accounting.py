@@ -178,6 +178,21 @@ def test_a_forecaster_cannot_ask_which_pages_are_in_memory(tmp_path: Path) -> No
     assert "BlockedError" in fight(tmp_path, "AsksForPages")
 
 
+def test_what_the_kernel_counts_of_the_machine_is_the_same_in_every_run(tmp_path: Path) -> None:
+    """Processes, load, memory and open files of all: a run that reads them learns nothing of the runs before."""
+    assert attack(tmp_path, target("CountsTheMachine")).failures == []
+
+
+@pytest.mark.slow
+def test_runs_pass_no_numbers_by_the_count_of_processes() -> None:
+    """What a run hears is the same whatever it was told; a run that waits for another count is none the wiser."""
+    heard = set()
+    for number in (3, 6):
+        assert_forecasts(parse_target(target("PassesNumbers", by="processes", number=number)))
+        heard.add(assert_forecasts(parse_target(target("PassesNumbers", by="processes")))["number"])
+    assert heard == {0}
+
+
 def test_a_forecaster_cannot_take_pages_out_of_memory(tmp_path: Path) -> None:
     """Hints are taken as heard and followed by nobody: a file of the standard library stays where it was."""
     path = Path(os.__file__).with_name("turtle.py")

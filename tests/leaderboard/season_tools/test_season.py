@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,16 +19,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from leaderboard.season_tools.checking import check_season, run_to_record_again
-from leaderboard.season_tools.closing import close_season, new_season, packages_sha256, reveal_season
+from leaderboard.season_tools.closing import (
+    close_season,
+    entry_changes,
+    entry_of,
+    entry_target,
+    new_season,
+    packages_sha256,
+    reveal_season,
+)
 from leaderboard.season_tools.drawing import draw_number, draw_run, fork_origins, value_in_range
-from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
+from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.recording import draw_value, record_season
-from leaderboard.season_tools.records import ForkPlan, Varies
+from leaderboard.season_tools.records import Commitment, ForkPlan, LogLine, Plan, Varies
 from leaderboard.season_tools.scoring import score_season
-from moeload_bench.errors import SeasonError
+from moeload_bench.errors import SeasonError, SubmissionError
 from moeload_bench.isolation import sources
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
@@ -180,6 +191,48 @@ def _a_line_out_of_the_log(season: SeasonFolder) -> None:
     season.log.write_text("".join(lines[:3] + lines[4:]))
 
 
+def _a_log_rewritten_as_a_whole(season: SeasonFolder) -> None:
+    """Each line follows the one before, and no refused attempt is in it."""
+    before, text = NO_LINE, ""
+    for number, action in enumerate(("new", "close", "record", "score", "reveal")):
+        line = LogLine(number=number, at=season.draw().drawn, action=action, outcome="done", before=before)  # type: ignore[union-attr, arg-type]
+        before, text = line.sha256(), f"{text}{line.model_dump_json()}\n"
+    season.log.write_text(text)
+
+
+def _a_date_before_the_one_before(season: SeasonFolder) -> None:
+    edit(season.path / "draw.json", lambda tree: tree.update(drawn="2020-01-01T00:00:00+00:00"))
+
+
+def _a_log_that_runs_backwards(season: SeasonFolder) -> None:
+    lines = season.log.read_text().splitlines(keepends=True)
+    season.log.write_text("".join([*lines[:-1], re.sub(r'"at":"\d+', '"at":"1999', lines[-1])]))
+
+
+def _a_time_that_is_none(season: SeasonFolder) -> None:
+    edit(season.path / "commitment.json", lambda tree: tree.update(closed="some day"))
+
+
+def _another_season(season: SeasonFolder, **changes: Any) -> None:
+    other = season.path.parent / "2026-09"
+    other.mkdir()
+    for name in ("plan.json", "draw.json"):
+        shutil.copy(season.path / name, other / name)
+    edit(other / "plan.json", lambda tree: tree.update(name="2026-09", **changes))
+
+
+def _a_secret_used_before(season: SeasonFolder) -> None:
+    _another_season(season)
+
+
+def _a_value_used_before(season: SeasonFolder) -> None:
+    _another_season(season, secret_sha256="0" * 64)
+
+
+def _a_value_in_another_spelling(season: SeasonFolder) -> None:
+    edit(season.path / "draw.json", lambda tree: tree.update(value=VALUE.replace(" ", "\u00a0")))
+
+
 def _another_stage(season: SeasonFolder) -> None:
     path = season.traces / "small" / "s2026_12" / "seed0.parquet"
     trace = read_trace(path)
@@ -233,6 +286,13 @@ CHEATS: dict[str, Callable[[SeasonFolder], None]] = {
     "a score before the hashes": _a_score_before_the_hashes,
     "results/mine.json has changed since it was scored": _a_changed_result,
     "a line was changed or left out": _a_line_out_of_the_log,
+    "no line of it before record: it was rewritten": _a_log_rewritten_as_a_whole,
+    "before what comes before it: dates run backwards": _a_date_before_the_one_before,
+    "log.jsonl: line 10 is 1999": _a_log_that_runs_backwards,
+    "commitment.json: closed: got 'some day', expected a time": _a_time_that_is_none,
+    "the secret is that of season 2026-09 too": _a_secret_used_before,
+    "the public value is that of season 2026-09 too": _a_value_used_before,
+    "is not of the plan's form": _a_value_in_another_spelling,
     "stage at step 0 is 1, the recipe says 0": _another_stage,
     "there is no column lr, which its recorder writes": _columns_left_out,
     "large run 0: not in the plan": _a_recipe_of_another_season,
@@ -304,21 +364,168 @@ def test_packages_are_compared_where_the_same_wheels_are_taken(tmp_path: Path, m
     reveal_season(folder)
     notes: list[str] = []
     assert check_season(folder, **source, note=notes.append) == notes == []
-    (line,) = check_season(folder, find_links=tmp_path / "others", no_index=True)
-    assert "entry mine has changed since closing: what its requirements unpack to is" in line
-    assert check_season(folder, no_index=True, note=notes.append) == []
-    assert "entry mine: packages not compared: the requirements do not install" in notes[0]
+    for other in ({"find_links": tmp_path / "others"}, {}):
+        assert check_season(folder, **other, no_index=True, note=notes.append) == []
+        assert "entry mine: packages not compared: the requirements do not install" in notes.pop()
     monkeypatch.setattr("platform.python_version", lambda: "3.99.1")
     assert check_season(folder, find_links=tmp_path / "others", no_index=True, note=notes.append) == []
     assert re.search(
-        r"entry mine: packages not compared: they are wheels for Python 3\.\d+ on .*, this is Python 3\.99 on", notes[1]
+        r"entry mine: packages not compared: they are wheels for Python 3\.\d+ on .*, this is Python 3\.99 on", notes[0]
     )
+
+
+def test_a_wheel_that_came_after_closing_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with a build tag, added to a released version later, is newer to pip; the committed one is scored."""
+    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    honest = wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n")
+    source: dict[str, Any] = {"find_links": tmp_path / "wheels", "no_index": True}
+    folder, entries = planned_season(tmp_path)
+    (entries[0] / "requirements.txt").write_text("a==1.0\n")
+    (entry, *_) = (one for one in close_season(folder, entries, **source).entries if one.name == "mine")
+    assert entry.wheels == {honest.name: bytes_sha256(honest)}
+    assert entry_changes(entry, entry_of(folder.entries / "mine", entry, **source)) is None
+    wheel(tmp_path / "later", "a", "1.0", "X = 2\n").rename(tmp_path / "wheels" / "a-1.0-1-py3-none-any.whl")
+    for again in (entry_target, entry_of):
+        with pytest.raises(SubmissionError, match="DO NOT MATCH THE HASHES"):
+            again(folder.entries / "mine", entry, **source)
+
+
+def test_a_commitment_names_the_scheme_of_its_wheels() -> None:
+    """Those of scheme 1 have the text that they had; one of scheme 2 without the hash of a wheel is refused."""
+    old = Path("leaderboard/seasons/2026-12/commitment.json").read_text()
+    assert Commitment.model_validate_json(old).to_json() == old
+    assert Commitment.model_validate_json(old).scheme == 1
+    with pytest.raises(ValidationError, match="got the hashes of 0 wheels, expected 26"):
+        Commitment.model_validate(json.loads(old) | {"scheme": 2})
 
 
 def test_a_recipe_that_is_not_planned_is_refused_by_name(season: SeasonFolder) -> None:
     """With the recipes that are."""
     with pytest.raises(SeasonError, match="season 2026-12 has no recipe 'large'; there is: small, other"):
         season.plan().recipe("large")
+
+
+@pytest.mark.parametrize("name", ["small.1.json", "copy.json"])
+def test_a_second_trace_for_one_run_is_refused_by_the_name_of_its_file(name: str, season: SeasonFolder) -> None:
+    """A run has one file, named as the run; so one of two recordings cannot be chosen later."""
+    shutil.copy(season.path / "runs" / "small.0.json", season.path / "runs" / name)
+    said = f"runs/{name}: got the hashes of 'small/s2026_12/seed0', expected small/s2026_12/seed0 in runs/small.0.json"
+    assert said in check_season(season)
+    for record in ("scores.json", "reveal.json"):
+        (season.path / record).unlink()
+    with pytest.raises(SeasonError, match="a run has one trace"):
+        score_season(season, level="none", published="the test")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [VALUE, f" {VALUE}\n", VALUE.replace(" ", "\u00a0"), VALUE.replace(" ", "  "), VALUE.replace("v", "\uff56")],
+)
+def test_a_public_value_has_one_spelling(spelling: str, tmp_path: Path) -> None:
+    """Otherwise a maintainer could try blanks, no-break spaces and full-width letters until the draw suits."""
+    folder = open_season(tmp_path)
+    assert draw_value(folder, spelling, "the test").value == VALUE
+
+
+def test_a_public_value_of_another_form_is_refused(tmp_path: Path) -> None:
+    """The plan says which: here a hash."""
+    folder = open_season(tmp_path, value_form="[0-9a-f]{64}")
+    for value in ("A" * 64, f"0x{'0' * 64}", "0" * 63, "\u0430" * 64):
+        with pytest.raises(SeasonError, match=r"got '.*', expected the plan's form \[0-9a-f\]\{64\}"):
+            draw_value(folder, value, "the test")
+    assert draw_value(folder, f"{'ab' * 32} ", "the test").value == "ab" * 32
+
+
+@pytest.mark.parametrize("field", ["runs", "origins", "futures", "steps", "checkpoint_every", "value_form"])
+def test_what_a_plan_may_ask_for_is_bounded_before_anything_is_made(field: str, tmp_path: Path) -> None:
+    """2^31 runs are refused at once, and no secret is drawn for them."""
+    forks = {"origins": 2, "futures": 3, "steps": 60}
+    options: dict[str, Any] = {field: "(" if field == "value_form" else 2**31}
+    if field in forks:
+        with pytest.raises(ValidationError):
+            ForkPlan(recipes=("small",), **{**forks, **options, "steps": 2**60})
+        return
+    with pytest.raises(SeasonError, match=field):
+        planned_season(tmp_path, **{**options, **({"checkpoint_every": 2**60} if field == "checkpoint_every" else {})})
+    assert not (tmp_path / "seasons").exists()
+
+
+def test_the_product_of_runs_and_futures_is_bounded() -> None:
+    """Each within its bound, a billion of them are not."""
+    plan = json.loads(Path("leaderboard/seasons/2026-12/plan.json").read_text())
+    plan["forks"] |= {"origins": 1000, "futures": 1000}
+    with pytest.raises(ValidationError, match="got 4000012 runs and forks, expected at most 100000"):
+        Plan.model_validate(plan)
+
+
+def test_a_full_disk_in_one_line_of_the_log_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    """Half a line would have been the last one forever."""
+    folder = SeasonFolder(tmp_path)
+    folder.append("new", "begun", "first")
+    before, (soft, hard) = folder.log.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            folder.append("new", "done", "second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.log.read_bytes() == before
+    folder.append("new", "done", "second")
+    assert [line.detail for line in folder.lines()] == ["first", "second"]
+
+
+def test_a_line_of_the_log_that_was_torn_off_is_none(tmp_path: Path) -> None:
+    """By a kill in the middle of it: it is not read, and the next line takes its place."""
+    folder = SeasonFolder(tmp_path)
+    folder.append("new", "begun", "one\u2028line")
+    with folder.log.open("a") as file:
+        file.write('{"number":1,"at":"20')
+    assert [line.number for line in folder.lines()] == [0]
+    folder.append("new", "done", "")
+    assert [line.before for line in folder.lines()] == [NO_LINE, folder.lines()[0].sha256()]
+    folder.log.write_bytes(b"\xff\n")
+    with pytest.raises(SeasonError, match="not text: byte 0 is not UTF-8"):
+        folder.lines()
+
+
+def test_a_kill_after_any_record_leaves_a_season_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a record and the line of the log that says it is done; half-made scores count nothing."""
+    folder, entries = planned_season(tmp_path)
+    append = SeasonFolder.append
+
+    def killed(self: SeasonFolder, action: Any, outcome: Any, detail: str) -> None:
+        if outcome == "done":
+            raise KeyboardInterrupt
+        append(self, action, outcome, detail)
+
+    monkeypatch.setattr(SeasonFolder, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        close_season(folder, entries)
+    with pytest.raises(KeyboardInterrupt), logged_attempt(folder, "record"):
+        record_made(folder)
+    for half in (folder.forks, folder.results):
+        half.mkdir()
+        (half / "mine.json").write_text("{}")
+    (folder.path / "fork_floors.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        score_season(folder, level="none", published="the test")
+    with pytest.raises(KeyboardInterrupt):
+        reveal_season(folder)
+    monkeypatch.setattr(SeasonFolder, "append", append)
+    reveal_season(folder)
+    assert check_season(folder) == []
+
+
+def test_a_clock_that_jumps_back_makes_no_date_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of the log takes the time of the one before; a record is refused until the clock is set."""
+    folder, entries = planned_season(tmp_path)
+    monkeypatch.setattr("leaderboard.season_tools.folder.utc_now", lambda: "1999-01-01T00:00:00+00:00")
+    with pytest.raises(SeasonError, match="the clock of this machine says 1999-01-01T00:00:00"):
+        close_season(folder, entries)
+    folder.append("close", "begun", "")
+    assert [line.at for line in folder.lines()] == sorted(line.at for line in folder.lines())
+    assert folder.lines()[-1].at > "2000"
 
 
 def test_a_file_that_cannot_be_read_hides_nothing_else(season: SeasonFolder) -> None:
@@ -544,21 +751,23 @@ def test_what_is_drawn_needs_both_the_secret_and_the_value(season: SeasonFolder)
     assert all(origin % EVERY == 0 for origin in one.fork_origins)
 
 
-def test_the_hash_of_an_entry_s_wheels_is_that_of_what_they_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same on another machine: paths that pip writes down do not count, what a module says does."""
-    scripts = {"a-1.0.dist-info/entry_points.txt": "[console_scripts]\na = a:X\n"}
+def test_every_byte_of_an_entry_s_wheels_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scripts and records too, wherever it was unpacked; scheme 1 left those out."""
 
-    def unpacked(place: str, code: str) -> str:
+    def unpacked(place: str, members: dict[str, str]) -> tuple[str, str]:
         monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / place / "cache"))
         (tmp_path / place).mkdir()
-        wheel(tmp_path / place / "wheels", "a", "1.0", code, scripts)
+        wheel(tmp_path / place / "wheels", "a", "1.0", "X = 1\n", members)
         folder = install_packages(("a==1.0",), find_links=tmp_path / place / "wheels", no_index=True)
         assert folder is not None
-        (folder / "bin" / "a").write_text(f"#!/{place}/bin/python\n")
-        return packages_sha256(folder)
+        return packages_sha256(folder), packages_sha256(folder, every=False)
 
-    first = unpacked("here", "X = 1\n")
-    assert unpacked("there", "X = 1\n") == first
-    assert unpacked("changed", "X = 2\n") != first
+    first, old = unpacked("here", {"a-1.0.data/scripts/a": "#!python\n"})
+    assert unpacked("there", {"a-1.0.data/scripts/a": "#!python\n"}) == (first, old)
+    for place, members in {
+        "script": {"a-1.0.data/scripts/a": "#!x\n"},
+        "url": {"a-1.0.dist-info/direct_url.json": ""},
+    }.items():
+        found = unpacked(place, members)
+        assert found[0] != first
+        assert found[1] == old

@@ -1,0 +1,228 @@
+"""Every reader of strangers' files, on files that hypothesis damages: each is read, or refused in words.
+
+Ten seconds for each reader in the slow tests; `make fuzz` gives each a minute (`MOELOAD_FUZZ_S`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from leaderboard.season_tools.folder import SeasonFolder
+from leaderboard.verifying.claims import load_claim
+from moeload_bench.errors import MoeloadError
+from moeload_bench.live.following import Follower, Place
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.results.record import load_result
+from moeload_bench.submissions.folder import parse_requirements, read_folder
+from moeload_bench.submissions.requirements import _check_wheels, _unpack
+from moeload_bench.submissions.weights import check_weights
+from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import read_trace, write_trace
+from tests.conftest import synthetic_trace
+from tests.support.foreign.formats import TORCH, WRITERS, imported, made
+from tests.support.recording.recipes import RECIPE
+from tests.support.submitted import make_world, place, wheel, write_folder
+
+SECONDS = float(os.environ.get("MOELOAD_FUZZ_S", "10"))
+NUMBERS = (
+    b"-1",
+    b"0",
+    b"1e400",
+    b"NaN",
+    b"0.5",
+    b"2147483648",
+    b"9007199254740993",
+    b"18446744073709551616",
+    b"9" * 5000,
+)
+TOKENS = (
+    *NUMBERS,
+    b"[" * 3000,
+    b"{",
+    b'"',
+    b"\n",
+    b"\0",
+    b"\xff\xfe",
+    b"null",
+    b"../",
+    b"\x1b[2J",
+    "é".encode("latin-1"),
+)
+KINDS = ("flip", "cut", "drop", "insert", "number")
+Edit = tuple[int, str, int]
+EDITS = st.lists(
+    st.tuples(st.integers(0, 2**16 - 1), st.sampled_from(KINDS), st.integers(0, len(TOKENS) - 1)),
+    min_size=1,
+    max_size=3,
+)
+SEASON = Path("leaderboard/seasons/2026-12").resolve()
+
+
+class Reader(NamedTuple):
+    """Makes a sound file, or a folder of them, and reads it."""
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], object]
+
+
+def damaged(content: bytes, edits: list[Edit]) -> bytes:
+    """Return a file's content after some edits."""
+    for where, kind, which in edits:
+        at = where * (len(content) + 1) >> 16
+        if kind == "flip":
+            content = content[:at] + bytes(255 - byte for byte in content[at : at + 1]) + content[at + 1 :]
+        elif kind == "cut":
+            content = content[:at]
+        elif kind == "drop":
+            content = content[:at] + content[at + 1 + which * 10 :]
+        elif kind == "insert":
+            content = content[:at] + TOKENS[which] + content[at:]
+        elif numbers := list(re.finditer(rb"\d+", content)):
+            found = numbers[where % len(numbers)]
+            content = content[: found.start()] + NUMBERS[which % len(NUMBERS)] + content[found.end() :]
+    return content
+
+
+def _copied(*names: str) -> Callable[[Path], Path]:
+    def copy(root: Path) -> Path:
+        for name in names:
+            shutil.copy(SEASON / name, root / name)
+        return root
+
+    return copy
+
+
+def _season(path: Path) -> object:
+    folder = SeasonFolder(path)
+    return folder.plan(), folder.commitment(), folder.draw(), folder.scores(), folder.reveal(), folder.lines()
+
+
+def _weights(root: Path) -> Path:
+    np.savez(root / "forecaster.npz", a=np.arange(9.0))
+    return root / "forecaster.npz"
+
+
+def _safetensors(root: Path) -> Path:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path = root / "forecaster.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    return path
+
+
+def _text(name: str, text: str) -> Callable[[Path], Path]:
+    def write(root: Path) -> Path:
+        (root / name).write_text(text)
+        return root / name
+
+    return write
+
+
+def _claim(root: Path) -> Path:
+    place(root, make_world(root / "world"))
+    return root / "results" / "small" / "mine.json"
+
+
+def _suite(root: Path) -> Path:
+    make_world(root)
+    return next(root.glob("*.toml"))
+
+
+def _wheel(path: Path) -> None:
+    _check_wheels([path])
+    shutil.rmtree(path.parent / "unpacked", ignore_errors=True)
+    _unpack(path, path.parent / "unpacked")
+
+
+def _manifest(root: Path) -> Path:
+    (root / "run.parquet.parts").mkdir()
+    text = json.dumps({"shards": ["a.parquet"], "next_step": 10, "owner": "x", "state": {}, "checkpoint": None})
+    return _text("run.parquet.parts/manifest.json", text)(root)
+
+
+def _format(name: str) -> Reader:
+    def read(path: Path) -> object:
+        out = path.parent.parent / "out.parquet" if path.is_dir() else path.parent / "out.parquet"
+        out.unlink(missing_ok=True)
+        return imported(name, path, out)
+
+    return Reader(lambda root: made(name, root), read)
+
+
+READERS = {
+    "trace": Reader(lambda root: write_trace(synthetic_trace(60), root / "run.parquet"), read_trace),
+    "result": Reader(_claim, load_result),
+    "claim": Reader(_claim, load_claim),
+    "suite": Reader(_suite, lambda path: load_suite(str(path))),
+    "recipe": Reader(_text("small.toml", RECIPE), lambda path: load_recipe(str(path))),
+    "submission": Reader(lambda root: write_folder(root, make_world(root), requirements="a==1\n"), read_folder),
+    "requirements": Reader(
+        _text("requirements.txt", f"a==1.0 --hash=sha256:{'0' * 64}\nb==2 --hash=sha256:{'1' * 64}\n"),
+        lambda path: parse_requirements(path.read_bytes().decode("utf-8", "replace")),
+    ),
+    "npz weights": Reader(_weights, check_weights),
+    "safetensors weights": Reader(_safetensors, check_weights),
+    "wheel": Reader(lambda root: wheel(root / "w", "a", "1.0", "X = 1\n", {"b/c.py": "1"}), _wheel),
+    "season": Reader(_copied("plan.json", "commitment.json", "draw.json", "reveal.json", "log.jsonl"), _season),
+    "manifest": Reader(_manifest, lambda path: list(Follower(Place.of(str(path.parent))).poll())),
+    **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},  # those load in a child of their own
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_no_damage_of_a_file_gives_a_traceback(name: str, tmp_path: Path) -> None:
+    """Whatever bytes are flipped, cut, dropped or put in, and whatever number stands in the place of another."""
+    reader, end = READERS[name], time.monotonic() + SECONDS
+    path = reader.make(tmp_path)
+    files = {
+        file: file.read_bytes()
+        for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*"))))
+    }
+    reader_ok = name != "manifest"  # its shard is not there
+    if reader_ok:
+        reader.read(path)
+
+    def tries(number: int) -> Callable[[], None]:
+        @seed(number)
+        @settings(
+            max_examples=50,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(which=st.integers(0, len(files) - 1), edits=EDITS)
+        def once(which: int, edits: list[Edit]) -> None:
+            if time.monotonic() > end:
+                return
+            file = list(files)[which]
+            file.write_bytes(damaged(files[file], edits))
+            try:
+                with contextlib.suppress(MoeloadError), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    reader.read(path)
+            finally:
+                file.write_bytes(files[file])
+
+        made_test: Any = once
+        return made_test
+
+    number = 0
+    while time.monotonic() < end:
+        tries(number)()
+        number += 1
