@@ -6,10 +6,12 @@ and the same input gives the same bytes.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +103,16 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined] # what a notebook shows
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Return the picture as a notebook shows it."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=DPI["png"])
+    return buffer.getvalue()
 
 
 def panels(
