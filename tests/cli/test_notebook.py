@@ -14,7 +14,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "guide" / "notebook.ip
 
 @pytest.mark.slow
 def test_every_cell_of_the_notebook_runs_and_shows_what_it_is_for(tmp_path: Path) -> None:
-    """A class of a cell is checked and scored, results show a table, figures a picture, and no text is over ten lines."""
+    """A class of a cell is checked and scored, results show a table, figures a picture; no text is over ten lines."""
     for module in ("ipykernel", "nbclient"):
         need(module, "pip install -e '.[dev]'")
     import nbclient
