@@ -86,6 +86,8 @@ BAD_FIELDS = [
     ({"authors": []}, "authors"),
     ({"authors": ["two\nlines"]}, "authors"),
     ({"licence": "x" * 201}, "licence"),
+    ({"licence": "Apache 2"}, "expected an SPDX identifier such as Apache-2.0"),
+    ({"licence": "mit"}, "expected it as SPDX writes it: MIT"),
     ({"link": "javascript:alert(1)"}, "link"),
     ({"link": "https://a\"onload='x"}, "link"),
     ({"link": "https://good@evil/"}, "link"),
