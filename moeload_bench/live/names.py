@@ -55,6 +55,19 @@ def metrics_of(snapshot: Snapshot, *, all_layers: bool = False) -> dict[str, flo
     return out
 
 
+def console_line(values: Mapping[str, float], step: int) -> str:
+    """Return what a console says of a step's numbers: `moe, step 500: 40 % of layers transient, ...`."""
+    said = (
+        ("mean/transient", lambda x: f"{100 * x:.0f} % of layers transient"),
+        ("worst/maxvio", lambda x: f"busiest expert {1 + x:.2f} times the mean"),
+        ("worst/dead", lambda x: f"up to {x:.0f} dead experts in a layer"),
+        ("mean/forecast_tv", lambda x: f"forecasts misplace {100 * x:.1f} % of tokens"),
+        ("advice/layers", lambda x: f"advice: re-plan {x:.0f} layers" if x else "advice: leave the placement"),
+    )
+    known = [words(values[f"{PREFIX}/{name}"]) for name, words in said if f"{PREFIX}/{name}" in values]
+    return f"{PREFIX}, step {step:,}: {', '.join(known)}"
+
+
 def _values(snapshot: Snapshot) -> dict[str, FloatArray]:
     """Per layer, in the order of `VALUES`; NaN where not known."""
     scores = snapshot.outlook.scores

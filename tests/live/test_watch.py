@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
+from moeload_bench.cli.watch import _appearing, _View
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.live.core import Settings, replay, replay_with_watch
 from moeload_bench.live.following import Follower, Place
@@ -318,3 +319,28 @@ def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> Non
     path = write_trace(synthetic_trace(40), tmp_path / "runs/my-run/test/seed0.parquet")
     for folder in (path.parent, path.parent.parent, tmp_path / "runs"):
         assert Place.of(str(folder)).trace == path
+
+
+def test_watch_waits_for_a_recording_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so once, in one sentence, and goes on as soon as there is one."""
+    folder, looks = tmp_path / "runs", iter(range(3))
+
+    def sleep(seconds: float) -> None:
+        if next(looks) == 2:
+            write_trace(synthetic_trace(recipe="mine"), folder / "mine" / "test" / "seed0.parquet")
+
+    monkeypatch.setattr("moeload_bench.cli.watch.time.sleep", sleep)
+    assert _appearing(str(folder), 2.0) == Place.of(str(folder))
+    said = capsys.readouterr().out
+    assert said.count("is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).") == 1
+
+
+def test_the_first_minute_says_when_steps_will_come(tmp_path: Path) -> None:
+    """Nothing is on disk before 250 steps or a minute; then the first numbers take a while."""
+    view = _View(Place(tmp_path / "seed0.parquet", tmp_path / "seed0.parts"), Settings(), None)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(view.screen(80, 24, keys=True))
+    text = " ".join(console.export_text().split())
+    assert "waiting, no step is on disk yet: the recorder writes every 250 steps, or once a minute" in text

@@ -59,6 +59,20 @@ def test_thirty_steps_with_accumulation_and_evaluation_are_conserved(tmp_path: P
     assert trace.meta.complete
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_loss_is_kept_in_every_row_however_seldom_the_trainer_logs(tmp_path: Path, accumulation: int) -> None:
+    """The same numbers as with a log of each step, to the four digits that the Trainer logs."""
+    losses = []
+    for steps in (1, 500):
+        recorder = LoadRecorder(tmp_path, name=f"every-{steps}")
+        torch.manual_seed(0)
+        given = {"logging_steps": steps, "max_steps": 4, "gradient_accumulation_steps": accumulation}
+        trainer(tmp_path, recorder, **given).train()
+        losses.append(read_trace(recorder.target).columns["loss"])
+    assert np.isfinite(losses[1]).all()
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
 def test_what_the_trainer_knows_is_in_the_metadata(tmp_path: Path) -> None:
     """Seed, precision, optimizer and schedule are the Trainer's own; what the user says of them comes first."""
     recorder = LoadRecorder(tmp_path, meta={"precision": "mine"})
