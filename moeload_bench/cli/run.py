@@ -38,6 +38,7 @@ from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
 from moeload_bench.traces.store import look_in, open_source
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import page
 
 UNIFORM = "uniform"
 PREPARING = "preparing: hashes, states and noise floors"
@@ -211,7 +212,7 @@ def _one_trace(traces: Sequence[str] | None) -> str | None:
     if traces is not None and len(traces) > 1:
         raise SuiteError(
             f"got --trace {len(traces)} times, expected once: the tables compare forecasters on one run; "
-            "run the command for each, or write a suite (docs/methods/suites.md)"
+            f"run the command for each, or write a suite ({page('docs/methods/suites.md')})"
         )
     return traces[0] if traces else None
 

@@ -28,6 +28,7 @@ from typing import Any, TypeGuard
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
 from moeload_bench.isolation.sources import file_sha256, module_sha256
+from moeload_bench.words import page
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 ADAPTERS_PACKAGE = "moeload_bench.adapters"
@@ -211,7 +212,7 @@ def _checked(cls: type[Any], target: Target) -> type[Any]:
         if not callable(getattr(cls, method, None)):
             raise TargetError(
                 f"{target.text!r}: {cls.__name__} has no method {method}(); expected observe(block) and "
-                "forecast(request), as docs/guide/api.md describes them"
+                f"forecast(request), see {page('docs/guide/api.md')}"
             )
     return cls
 
