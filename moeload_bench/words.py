@@ -29,3 +29,8 @@ PAGES_AT = ""
 def page(path: str) -> str:
     """Return where somebody who has only the package finds a page: its address, else its path in the repository."""
     return f"{PAGES_AT}{path}" if PAGES_AT else f"{path} in the project's repository"
+
+
+def every(number: int, noun: str) -> str:
+    """Return `the layer`, `both layers`, `all 6 layers`."""
+    return {1: f"the {noun}", 2: f"both {noun}s"}.get(number, f"all {number:,} {noun}s")

@@ -305,7 +305,7 @@ def test_summary_speaks_in_notebooks_and_terminals() -> None:
     assert "nothing seen yet" in monitor.summary()._repr_html_()
     fed(monitor, unbalanced())
     text, html = str(monitor.summary()), monitor.summary()._repr_html_()
-    assert "Step 400: stable in all 2 layers" in text
+    assert "Step 400: stable in both layers" in text
     assert "Advice: leave it" in text
     assert html.count("data:image/png;base64,") == 2
     assert "<td" in html

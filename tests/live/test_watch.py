@@ -172,7 +172,7 @@ def test_once_prints_what_a_replay_says(tmp_path: Path, columns: int) -> None:
     assert last.advice is not None
     text = " ".join(shown.output.split())
     assert last.advice.reason in text
-    assert f"Step 600: {last.state} in all 2 layers" in text
+    assert f"Step 600: {last.state} in both layers" in text
     heat = [line for line in shown.output.splitlines() if re.match(r" +\d ", line) and set(line) & set(BLOCKS[1:])]
     assert len(heat) == 4
     assert "finished, 600 steps read" in text
@@ -192,7 +192,7 @@ def test_once_shows_a_trace_of_every_20th_step(tmp_path: Path) -> None:
     trace = Trace.from_arrays(synthetic_load_SLE(600), 512, 2, step_S=np.arange(600) * 20)
     shown = watch(str(write_trace(trace, tmp_path / "own/test/seed0.parquet")), "--once")
     assert shown.exit_code == 0, shown.exception
-    assert "Step 12,000: stable in all 2 layers" in shown.output
+    assert "Step 12,000: stable in both layers" in shown.output
     assert "finished, 12,000 steps read" in shown.output
 
 

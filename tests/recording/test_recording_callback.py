@@ -165,13 +165,6 @@ def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> N
     assert read_trace(folder / "seed0.parquet").steps == 5
 
 
-def test_loss_is_missing_where_it_was_not_logged(tmp_path: Path) -> None:
-    """The Trainer averages losses between logs: rather none than another step's number."""
-    recorder = LoadRecorder(tmp_path)
-    trainer(tmp_path, recorder, max_steps=4, logging_steps=2).train()
-    assert np.isnan(read_trace(recorder.target).columns["loss"]).all()
-
-
 def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     """Stopped at step 7, resumed from the Trainer's checkpoint at step 5: no step is lost and none is there twice."""
     whole = LoadRecorder(tmp_path / "whole")
