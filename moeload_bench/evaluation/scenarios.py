@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Feed
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target, open_host
-from moeload_bench.isolation.local import import_class
+from moeload_bench.isolation.hosts import Host, Level, Limits, class_here, fit_target, open_host
 from moeload_bench.isolation.targets import ClassTarget, Target
 
 FIT_STEPS = 300
@@ -174,7 +173,7 @@ class Subject:
         if self.level != "none" or isinstance(self.target, ClassTarget):
             return self.target
         if self._loaded is None:
-            cls = import_class(self.target)
+            cls = class_here(self.target)
             self._loaded = ClassTarget(
                 text=self.target.text, class_name=cls.__name__, kwargs=self.target.kwargs, cls=cls
             )

@@ -5,7 +5,7 @@ Axis letters: L MoE layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def metrics_of(snapshot: Snapshot, *, all_layers: bool = False) -> dict[str, flo
 
 def console_line(values: Mapping[str, float], step: int) -> str:
     """Return what a console says of a step's numbers: `moe, step 500: 40 % of layers transient, ...`."""
-    said = (
+    said: tuple[tuple[str, Callable[[float], str]], ...] = (
         ("mean/transient", lambda x: f"{100 * x:.0f} % of layers transient"),
         ("worst/maxvio", lambda x: f"busiest expert {1 + x:.2f} times the mean"),
         ("worst/dead", lambda x: f"up to {x:.0f} dead experts in a layer"),

@@ -87,7 +87,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         check_on_error(on_error)
         checked_meta(self._given)
         self._recorder: Recorder | None = None
-        self._leave: weakref.finalize[[], LoadRecorder] | None = None
+        self._leave: weakref.finalize[Any, LoadRecorder] | None = None
         self._row: dict[str, float] = {}
         self._losses: list[Any] = []
         self._loss_hook: Any = None
