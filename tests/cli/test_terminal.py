@@ -214,7 +214,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     for words in (["run", "sw_avg"], ["submit", "sw_avg", "--name", "mine", "--author", "A", "--dry-run"]):
         shown = moeload_in_terminal(*words, "--suite", "v2", cwd=tmp_path)
         assert shown.status == 2, shown.text
-        assert re.search(r"traces are not here, first .*a clone.*--traces DIR.*MOELOAD_TRACES.*MOELOAD_HUB", shown.text)
+        assert re.search(r"traces are not here, first .*a clone.*MOELOAD_TRACES.*--traces DIR.*MOELOAD_HUB", shown.text)
     data = Path(__file__).resolve().parents[2] / "moeload_bench" / "data"
     suite = tmp_path / "mine.toml"
     entry = load_suite("mini").traces[0]
