@@ -385,11 +385,13 @@ def test_load_of_another_order_is_known_as_a_copy(tmp_path: Path) -> None:
 def test_a_copy_is_refused_and_nothing_else_is_shown(command: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """What would be taken out or added does not matter then."""
     path = mine(tmp_path)
-    known = known_traces([tmp_path])
+    there = tmp_path / "dataset" / "theirs" / "test" / "seed0.parquet"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(path.read_bytes())
+    known = known_traces([tmp_path / "dataset"])
+    assert len(known) == 1
     monkeypatch.setattr("moeload_bench.cli.contribute.known_traces", lambda: known)
-    copy = tmp_path / "copy.parquet"
-    copy.write_bytes(path.read_bytes())
-    give = ("contribute", str(copy), "--about", WISHES.about, "--licence", "MIT", "--dry-run")
+    give = ("contribute", str(path), "--about", WISHES.about, "--licence", "MIT", "--dry-run")
     lines = command("outsider", *give).stdout.splitlines()
     assert lines
     assert all(line.startswith("refused ") for line in lines)
