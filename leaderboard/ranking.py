@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
+from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import EXACT, Tasks, holm, log_ratio, p_value, skill
+
+PossibleRanks = Mapping[str, tuple[int, int]]
+"""By forecaster the least and the greatest rank that it could have."""
+
+
+def rank_text(sets: PossibleRanks | None, name: str) -> str:
+    """Return `1 to 14`; `-` where there are too few runs or recipes to tell."""
+    return "{} to {}".format(*sets[name]) if sets else NOTHING
 
 
 def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:

@@ -41,8 +41,18 @@ def run_program(name: str, app: Callable[[], Any]) -> None:
     else:
         return
     with suppress(OSError, AttributeError):  # standard error may be closed: the status says it
-        print(f"{name}: {printable(text)}", file=sys.stderr)
+        print(_broken_between_words(f"{name}: {printable(text)}"), file=sys.stderr)
     sys.exit(2)
+
+
+def _broken_between_words(text: str) -> str:
+    """Return a text in lines of the terminal's width; as it is where standard error is no terminal."""
+    import textwrap
+
+    if not sys.stderr.isatty():
+        return text
+    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _end_like_an_interrupt() -> list[int]:

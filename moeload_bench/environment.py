@@ -67,7 +67,7 @@ def environment() -> Environment:
     processor, cores = processor_name() or "unknown processor", counted(int(joblib.cpu_count()), "core")
     return Environment(
         package_version=importlib.metadata.version("moeload-bench"),
-        commit=commit_of(PACKAGE.parent),
+        commit=commit_of(PACKAGE.parent) or _built_from(),
         python=platform.python_version(),
         versions={**package_versions(), **kernels()},
         hardware=f"{platform.machine()} {platform.system()}, {processor}, {cores}",
@@ -94,6 +94,12 @@ def commit_of(root: Path) -> str | None:
     commit = _git(root, "describe", "--always", "--abbrev=40").stdout.strip()
     changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", *written).returncode
     return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _built_from() -> str | None:
+    """Return the commit that a wheel was built from, which `setup.py` writes into it."""
+    path = PACKAGE / "commit.txt"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

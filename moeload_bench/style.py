@@ -6,10 +6,13 @@ and the same input gives the same bytes.
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,8 @@ LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
 """Okabe and Ito's colours, and three more whose lightness separates them under red-green blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+PLACES = ("sw_avg", "uniform", "last_value", "ema", "adaptive", "gated", "lstm", "arima", "average_tuned", "fracast")
+"""Forecasters whose colour and marker are the same in every chart; of others a hash of the name says where to begin."""
 STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}
 STATE_HATCHES = {"transient": "/////", "stable": ""}
 STRIP = (2.0, 5.0)
@@ -101,7 +106,16 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
     FigureCanvasAgg(figure)
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined] # what a notebook shows
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """Return the picture as a notebook shows it."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=DPI["png"])
+    return buffer.getvalue()
 
 
 def panels(
@@ -164,6 +178,19 @@ def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
     rank_E = np.empty(E)
     rank_E[order_E] = np.arange(E)
     return [colormaps["viridis"](0.86 * rank / max(E - 1, 1)) for rank in rank_E]
+
+
+def forecaster_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return each forecaster's colour and marker, the same in whatever company it is drawn.
+
+    Those of PLACES have their own; another one has the next free place after its name's hash.
+    """
+    place = {name: PLACES.index(name) for name in names if name in PLACES}
+    for name in sorted(set(names) - set(place)):
+        first = zlib.crc32(name.encode()) % len(PALETTE)
+        free = (i % len(PALETTE) for i in range(first, first + len(PALETTE)) if i % len(PALETTE) not in place.values())
+        place[name] = next(free, first)
+    return {name: {"color": PALETTE[place[name]], "marker": MARKERS[place[name]]} for name in names}
 
 
 def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:

@@ -20,3 +20,17 @@ def ordinal(number: int) -> str:
     """Return `1st`, `2nd`, `3rd`, `11th`, `1,000th`."""
     teens = 10 < number % 100 < 20
     return f"{number:,}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+PAGES_AT = ""
+"""Where the project's pages are published, with a slash at the end; empty until they are."""
+
+
+def page(path: str) -> str:
+    """Return where somebody who has only the package finds a page: its address, else its path in the repository."""
+    return f"{PAGES_AT}{path}" if PAGES_AT else f"{path} in the project's repository"
+
+
+def every(number: int, noun: str) -> str:
+    """Return `the layer`, `both layers`, `all 6 layers`."""
+    return {1: f"the {noun}", 2: f"both {noun}s"}.get(number, f"all {number:,} {noun}s")

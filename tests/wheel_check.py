@@ -34,6 +34,8 @@ def check(scratch: Path) -> int:
     moved = held & {"paper", "seasons", "season_tools", "verifying", "verify_trace", "leaderboard"}
     if moved or any(not name.startswith("moeload_bench") for name in zipfile.ZipFile(wheel).namelist()):
         return fail(f"the wheel holds what needs a checkout: {', '.join(sorted(moved)) or 'another package'}")
+    if (ROOT / ".git").exists() and "commit.txt" not in held:
+        return fail("the wheel does not say which commit it was built from")
     venv.create(scratch / "env", with_pip=True)
     python = scratch / "env" / "bin" / "python"
     sh([str(python), "-m", "pip", "install", "-q", str(wheel)])

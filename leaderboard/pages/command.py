@@ -10,6 +10,7 @@ import typer
 from leaderboard.committed import ROOT
 from leaderboard.pages import (
     adapters,
+    boards,
     cards,
     decisions,
     distance,
@@ -49,7 +50,10 @@ PAGES = (
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
-    page_of_parts("docs/reports/results.md", {**headline.PARTS, **narrowing.PARTS, **results.PARTS, **summaries.PARTS}),
+    page_of_parts(
+        "docs/reports/results.md",
+        {**headline.PARTS, **boards.PARTS, **narrowing.PARTS, **results.PARTS, **summaries.PARTS},
+    ),
     season.SEASONS,
     Page("parameters", parameters.parameter_files),
     Page("cards", cards.card_files),

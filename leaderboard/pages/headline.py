@@ -13,6 +13,7 @@ import numpy as np
 from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
+from leaderboard.ranking import PossibleRanks, rank_sets, rank_text
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import scored_seasons
@@ -39,6 +40,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.
 
     Raises `ResultError` when no result has the metric or the suite's reference is not among the results.
     """
+    everybody = errors_of(results, metric)
     results = _without_doubles(results, metric)
     grid = result_grid(results, metric)
     if grid is None or grid.scores.reference not in {result.name for result in results}:
@@ -49,8 +51,14 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.
     if metric == PRIMARY:
         errors = oracle_window.with_yardstick(errors, results[0].suite.name)
     forks, states = forks or {}, _states(grid)
-    parts = [_state_table(grid, errors.select(state=state), state, forks.get(state)) for state in states]
-    return "\n\n".join([*_lead(grid), *parts, " ".join(_words(grid, errors, forks))]) + "\n"
+    entries = [everybody.select(state=state) for state in states]
+    ranks = [rank_sets(here.by_forecaster, here.tasks) for here in entries]
+    parts = [
+        _state_table(grid, errors.select(state=state), state, set_, forks.get(state))
+        for state, set_ in zip(states, ranks, strict=True)
+    ]
+    words = _words(grid, errors, forks, len(everybody.by_forecaster))
+    return "\n\n".join([*_lead(grid), *parts, " ".join(words)]) + "\n"
 
 
 def _lead(grid: ResultGrid) -> Iterator[str]:
@@ -77,13 +85,15 @@ def _states(grid: ResultGrid) -> list[str]:
     return [state for state in grid.states if state in STATES]
 
 
-def _state_table(grid: ResultGrid, errors: Errors, state: str, fork: scored.StateFloor | None) -> str:
-    rows, rank = grid.of_state(state), grid.scores.ranks(state)
+def _state_table(
+    grid: ResultGrid, errors: Errors, state: str, ranks: PossibleRanks | None, fork: scored.StateFloor | None
+) -> str:
+    rows = grid.of_state(state)
     columns = zip(*(row.value_K for row in rows), strict=True)
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
     lines: list[tuple[str, ...]] = [
         (f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), skill_span(row.skill or 0.0, row.intervals),
-         str(rank.get(row.forecaster, NOTHING)), three_digits(row.result.cpu_ms))
+         rank_text(ranks, row.forecaster), three_digits(row.result.cpu_ms))
         for row in rows
     ]  # fmt: skip
     if oracle_window.NAME in errors.by_forecaster:
@@ -94,7 +104,7 @@ def _state_table(grid: ResultGrid, errors: Errors, state: str, fork: scored.Stat
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
     if fork is not None:
         lines.append((f"*{scored.FLOOR}*", *fork.texts(), "", "", ""))
-    return markdown_table((state, *horizon_heads(grid.horizons), "skill", "rank", "ms"), lines)
+    return markdown_table((state, *horizon_heads(grid.horizons), "skill", "ranks", "ms"), lines)
 
 
 def _run_means(errors: Errors, name: str, horizons: Sequence[int]) -> Iterator[float]:
@@ -109,7 +119,7 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor]) -> Iterator[str]:
+def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor], entries: int) -> Iterator[str]:
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     if oracle_window.NAME in errors.by_forecaster:
@@ -125,8 +135,9 @@ def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFlo
         )
     yield (
         f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{grid.scores.reference}`, in brackets "
-        f"its 95 % interval for {CLAIM}. Rank: in the order of skill; a group ends before one told apart from its "
-        "first (docs/methods/statistics.md). ms: CPU time per answered origin, observing included."
+        f"its 95 % interval for {CLAIM}. Ranks: the least and the greatest among {entries} that the runs allow for "
+        f"{CLAIM}, all of a table at once at 95 % (docs/methods/statistics.md). "
+        "ms: CPU time per answered origin, observing included."
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import drop_parts, public_results
 from leaderboard.pages.parts import Page
-from leaderboard.ranking import rank_sets
+from leaderboard.ranking import rank_sets, rank_text
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
@@ -153,8 +153,8 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
         own = skill_interval(run_ratios(here, name, reference), spreads[name])
         new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
         lines.append((
-            f"`{name}`", f"{own.skill:+.3f}", _span(own), _ranks(sets.new_seeds, name), _span(new),
-            _ranks(sets.new_recipe, name),
+            f"`{name}`", f"{own.skill:+.3f}", _span(own), rank_text(sets.new_seeds, name), _span(new),
+            rank_text(sets.new_recipe, name),
         ))  # fmt: skip
     heads = (state, "skill", "new seeds", "ranks, new seeds", "new recipe", "ranks, new recipe")
     count = len(found)
@@ -166,10 +166,6 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
         markdown_table(heads, lines),
         f"{state}: of {count * (count - 1) // 2} pairs {apart} can be told apart.",
     ]
-
-
-def _ranks(sets: Mapping[str, tuple[int, int]] | None, name: str) -> str:
-    return "{} to {}".format(*sets[name]) if sets else NOTHING
 
 
 def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:

@@ -1,4 +1,4 @@
-"""How much an entry loses from runs that everybody has to runs that nobody had (docs/guide/seasons.md).
+"""How much an entry loses from runs that everybody has to runs that nobody had (docs/guide/seasons-manual.md).
 
 Both sides are mean log ratios to the reference on the recipes that they share. New seeds are harder or easier for
 everybody: what counts is an entry's drop beyond the median drop of those that learn nothing.

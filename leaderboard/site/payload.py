@@ -233,10 +233,11 @@ def claims(board: Board) -> str:
     few = len(board.recipes) < MIN_RECIPES
     if few:
         have = counted(len(board.recipes), "recipe")
-        return f"{text} With {have} there are none and no rank groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
+        return f"{text} With {have} there are none and no groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
     return (
-        f"{text} Rank: groups in the order of skill; each ends before the first forecaster that can be told apart from "
-        "its leader (Holm-corrected p below 0.05; claim: a new recipe)."
+        f"{text} Group: in the order of skill; each ends before the first forecaster that can be told apart from its "
+        "leader (Holm-corrected p below 0.05; claim: a new recipe). A group is no rank: the ranks that each could have "
+        "are in docs/reports/results.md."
     )
 
 
@@ -252,7 +253,7 @@ def skill_note(board: Board, metric: str) -> str:
     )
     if "@" in metric:
         note += f" In parentheses: the imbalance of its plans against that of {name}'s, in percent; less is better."
-    return note if ratio == metric else f"{note} Its intervals and rank groups are of {ratio} as well."
+    return note if ratio == metric else f"{note} Its intervals and groups are of {ratio} as well."
 
 
 def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:

@@ -173,11 +173,12 @@ class _Rerun:
         ]
 
     def published(self) -> Result:
-        """Return what the re-run gave, under the submission's name; of runs outside the sample, the claim."""
+        """Return what the re-run gave, under the submission's name; of runs outside the sample, the claim,
+        which then is checked and not verified."""
         again = {one.result.trace: one.result for one in self.again}
         runs = [again.get(run.trace, run) for run in self.request.result.runs]
         if len(again) < len(runs):
-            return self.request.result.model_copy(update={"status": "verified", "runs": tuple(runs)})
+            return self.request.result.model_copy(update={"status": "checked", "runs": tuple(runs)})
         made = make_result(self.setting, self.target, self.fits[self.target.text], runs)
         notes = {"status": "verified", "notes": self.request.result.notes}
         return as_submitted(made, self.request.folder).model_copy(update=notes)

@@ -1,13 +1,15 @@
 """`sktime`: any forecaster of sktime by its import path (`pip install sktime`), fitted to each series at every origin.
 
-moeload-bench run 'moeload_bench.adapters.sktime:Sktime@estimator="sktime.forecasting.naive.NaiveForecaster"'
+moeload-bench run 'moeload_bench.adapters.sktime:Sktime@estimator="sktime.forecasting.theta.ThetaForecaster",sp=7'
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +26,22 @@ PROBABILISTIC = "capability:pred_int"
 
 
 class Sktime(BlockAdapter):
-    """``estimator``: the path of a class below `sktime.forecasting`, made without arguments.
+    """``estimator``: the path of a class below `sktime.forecasting`; all other arguments are passed to it.
 
     Quantiles where the class says that it has them.
     """
 
-    def __init__(self, info: TraceInfo, seed: int, estimator: str = "sktime.forecasting.naive.NaiveForecaster") -> None:
+    def __init__(
+        self, info: TraceInfo, seed: int, estimator: str = "sktime.forecasting.naive.NaiveForecaster", **arguments: Any
+    ) -> None:
         super().__init__(info, seed)
         module, _, name = estimator.rpartition(".")
         if not module.startswith("sktime.forecasting"):
             raise TargetError(f"sktime: estimator is {estimator!r}, expected a class below sktime.forecasting")
         try:
-            self._make = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
+            self._make = functools.partial(getattr(importlib.import_module(module), name), **arguments)
+            self._make()
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise TargetError(f"sktime: estimator {estimator!r}: {error}") from None
 
     def predict(

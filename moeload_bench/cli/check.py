@@ -11,6 +11,7 @@ import typer
 
 from moeload_bench.errors import printable
 from moeload_bench.evaluation.conformance import check_forecaster
+from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
 
 
@@ -39,9 +40,11 @@ def check(
     [bold]moeload-bench check my.py:Mine[/bold]
     [bold]moeload-bench check sw_avg@window=500[/bold]
 
+    A call that takes over 30 s, or rules that take over ten minutes together, are ended and named.
     Exit status 0 when every required rule is kept, else 1.
     """
-    results = check_forecaster(target, level=parse_level(level), seed=seed, limits=Limits(traceback=traceback))
+    limits = Limits(traceback=traceback, wall_s_per_call=CALL_S, run_wall_s=CHECK_S)
+    results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
     else:

@@ -31,7 +31,9 @@ def contribute(
         typer.Option("--repo", help="The dataset repository, ORG/NAME.", show_default="the one that suites name"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it is sent.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show everything, send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show everything, send nothing; needs no network.")
+    ] = False,
 ) -> None:
     """Give a trace to the dataset: one pull request that adds it under community/.
 
@@ -45,7 +47,7 @@ def contribute(
 
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
-    api, place = HfApi(), None if dry_run and repo is None else repo or dataset_repo()
+    api, place = HfApi(), None if dry_run else repo or dataset_repo()
     taken = [*list_recipes(), *(taken_names(place, api) if place else ())]
     made = make_contribution(path, Wishes(about, licence, name, own_names()), known_traces(), taken)
     _show(made)
@@ -70,10 +72,13 @@ def dataset_repo() -> str:
 
 
 def _show(made: Contribution) -> None:
-    for where, text in made.removed:
-        typer.echo(printable(f"taken out of {where}: {text}"))
+    """Show why it is refused, and nothing else; otherwise what is taken out and what is added."""
     for line in made.problems:
         typer.echo(printable(f"refused {line}"))
+    if made.problems:
+        return
+    for where, text in made.removed:
+        typer.echo(printable(f"taken out of {where}: {text}"))
     for place, trace in made.traces.items():
         shape = f"{trace.steps:,} steps, {trace.num_layers} layers, {trace.num_experts} experts"
         typer.echo(f"adds {place}: {shape}, {trace.meta.licence}")

@@ -56,7 +56,7 @@ def trace(
     out: Out,
     kind: Annotated[
         Literal["nixtla", "fev", "gluonts", "csv"],
-        typer.Option("--format", help="What reads it: docs/guide/interchange.md."),
+        typer.Option("--format", help="What reads it."),
     ],
     values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
 ) -> None:

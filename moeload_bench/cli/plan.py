@@ -96,7 +96,7 @@ def writing(
     ] = None,
     kind: Annotated[
         Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
-        typer.Option("--format", help="Which engine's file --write makes: docs/guide/interchange.md."),
+        typer.Option("--format", help="Which engine's file --write makes."),
     ] = "json",
     horizon: Annotated[int, typer.Option(min=1, help="Steps that the written plan is made for.")] = 1000,
     model_layers: Annotated[

@@ -17,6 +17,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
+from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.files import file_name
@@ -37,6 +38,7 @@ from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
 from moeload_bench.traces.store import look_in, open_source
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import page
 
 UNIFORM = "uniform"
 PREPARING = "preparing: hashes, states and noise floors"
@@ -208,7 +210,7 @@ def _one_trace(traces: Sequence[str] | None) -> str | None:
     if traces is not None and len(traces) > 1:
         raise SuiteError(
             f"got --trace {len(traces)} times, expected once: the tables compare forecasters on one run; "
-            "run the command for each, or write a suite (docs/methods/suites.md)"
+            f"run the command for each, or write a suite ({page('docs/methods/suites.md')})"
         )
     return traces[0] if traces else None
 
@@ -287,7 +289,9 @@ def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[
         return {**plan, "Next, for a forecaster that you write:": "moeload-bench check my.py:Mine"}
     target = shlex.quote(written.forecaster.target)
     if written.failures:
-        return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
+        if any(task.origin <= LONG_STEPS for _, task in written.failures):
+            return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
+        return {f"Next, once it is mended (`check` looks at {LONG_STEPS:,} steps only):": f"moeload-bench run {target}"}
     name = shlex.quote(written.forecaster.target.partition("@")[0].rpartition(":")[2].lower())
     hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT --dry-run"
     return {"Next, to hand it in:": hand_in, **plan}

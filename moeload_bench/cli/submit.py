@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 def author_of(
     author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
-    licence: Annotated[str, typer.Option("--licence", help="The licence of the code.")] = "Apache-2.0",
+    licence: Annotated[str, typer.Option("--licence", help="The code's licence: an SPDX identifier.")] = "Apache-2.0",
     link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
     model_type: Annotated[
         str | None, typer.Option("--type", help="statistical, learned (from train runs), pretrained or yardstick.")
@@ -71,7 +71,7 @@ def submit(
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing.")
+        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing, ask no network.")
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
     find_links: FindLinks = None,
@@ -89,7 +89,7 @@ def submit(
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
-    there = None if repo is None else look_at(repo, write=not dry_run)
+    there = None if repo is None or dry_run else look_at(repo)
     if there is None:
         check_name(draft.record, root)
     else:
@@ -154,13 +154,12 @@ class Elsewhere:
         return propose(prepared.files(), self.repo, title, text, remove=prepared.stale(self.paths), api=self.api)
 
 
-def look_at(repo: str, api: HfApi | None = None, *, write: bool = True) -> Elsewhere:
-    """Return what a results repository holds; raise `HubError` if it, or the token to ``write``, is missing."""
+def look_at(repo: str, api: HfApi | None = None) -> Elsewhere:
+    """Return what a results repository holds; raise `HubError` if it, or the token to write, is missing."""
     from huggingface_hub import HfApi
 
     api = api or HfApi()
-    if write:
-        check_token(api)
+    check_token(api)
     return Elsewhere(repo, _asked(repo, lambda: api.list_repo_files(repo, repo_type="dataset")), api)
 
 

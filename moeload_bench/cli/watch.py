@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -20,11 +21,12 @@ from rich.live import Live
 
 from moeload_bench.cli.options import no_trace, with_options
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import TraceError, not_found
+from moeload_bench.errors import NotFoundError, TraceError, not_found, printable
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import screen, worst_layer
 
+FIRST_WORDS = "no step is on disk yet: the recorder writes every 250 steps, or once a minute"
 EVERYTHING = 10_000
 """A height at which every layer is shown."""
 
@@ -49,16 +51,32 @@ def watch(
     [bold]moeload-bench watch runs/my-run[/bold]           refreshes; j and k change the layer, q quits
     [bold]moeload-bench watch runs/my-run --once[/bold]    prints and exits, for scripts
 
-    Reads what the recorder has put on disk (every 250 steps, or once a minute) and never writes. Advice is for the
-    cluster that the options name.
+    Reads what the recorder has put on disk (every 250 steps, or once a minute) and never writes. Waits for a recording
+    that is not there yet. Advice is for the cluster that the options name.
 
     Exit status: 0 shown, 2 nothing could be read.
     """
-    view = _View(Place.of(path), dataclasses.replace(settings, follow=follow), layer)
-    if once or svg is not None or not sys.stdout.isatty():
+    at_once = once or svg is not None or not sys.stdout.isatty()
+    place = Place.of(path) if at_once else _appearing(path, refresh)
+    view = _View(place, dataclasses.replace(settings, follow=follow), layer)
+    if at_once:
         view.print_once(svg)
-        return
-    view.run(refresh)
+    else:
+        view.run(refresh)
+
+
+def _appearing(path: str, refresh: float) -> Place:
+    """Return the recording at a path; wait for it where training has not started yet, and say so."""
+    said = False
+    while True:
+        with contextlib.suppress(NotFoundError):
+            return Place.of(path)
+        if not said:
+            typer.echo(
+                f"{printable(path)} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends)."
+            )
+            said = True
+        time.sleep(refresh)
 
 
 class _View:
@@ -133,7 +151,11 @@ class _View:
     def screen(self, width: int, height: int, *, keys: bool) -> RenderableType:
         """Return what is known now, for a window of that size."""
         follower, watch = self._follower, self._watch
-        seen = "" if watch is None else f"{watch.rows * watch.info.stride:,} steps read"
+        seen = FIRST_WORDS if watch is None else f"{watch.rows * watch.info.stride:,} steps read"
+        if watch is not None and self._snapshot is None:
+            seen += f"; the first numbers come after {self._settings.every_at(watch.info.stride):,}"
+        if follower.status == "finished" and watch is None:
+            seen = ""
         parts = (follower.status, seen, follower.problem or "")
         return screen(
             self._snapshot,

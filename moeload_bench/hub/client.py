@@ -102,6 +102,7 @@ def propose(
         lambda: api.create_commit(
             repo, operations, commit_message=title, commit_description=description, repo_type="dataset", create_pr=True
         ),
+        again="look there whether the pull request was opened before you run it again",
     )
     return str(made.pr_url)
 
@@ -118,13 +119,15 @@ def check_token(api: HfApi) -> str:
         raise HubError(f"{api.endpoint}: {explain(error)}") from None
 
 
-def explaining_failures(repo: str, work: Callable[[], T]) -> T:
-    """Return the work's result; raise a failed request as a `HubError` that says what to do."""
+def explaining_failures(repo: str, work: Callable[[], T], again: str = "run it again to continue from here") -> T:
+    """Return the work's result; raise a failed request as a `HubError` that says what to do (``again``: if it may
+    pass).
+    """
     try:
         return work()
     except request_errors(RuntimeError, ValueError) as error:
-        again = "; run it again to continue from here" if may_pass(error) else ""
-        raise HubError(f"{repo}: {explain(cause_of(error))}{again}") from None
+        advice = f"; {again}" if may_pass(error) else ""
+        raise HubError(f"{repo}: {explain(cause_of(error))}{advice}") from None
 
 
 def check_repo(repo: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
@@ -28,6 +29,7 @@ __all__ = [
     "Host",
     "Level",
     "Limits",
+    "class_here",
     "fit_target",
     "highest_level",
     "level_available",
@@ -74,6 +76,13 @@ def fit_target(
     with _place(target, level, limits or Limits()) as host:
         fitted = host.fit(runs, seed)
         return None if fitted is None else (fitted, host.cost())
+
+
+def class_here(target: Target) -> type[Any]:
+    """Return a target's class, imported into this process, as level `none` does; raise as `open_host`."""
+    from moeload_bench.isolation.local import import_class
+
+    return import_class(target)
 
 
 def _place(target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> Host:

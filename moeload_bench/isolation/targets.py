@@ -8,6 +8,7 @@ string. Baselines and submissions are loaded the same way.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -27,6 +28,7 @@ from typing import Any, TypeGuard
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
 from moeload_bench.isolation.sources import file_sha256, module_sha256
+from moeload_bench.words import page
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 ADAPTERS_PACKAGE = "moeload_bench.adapters"
@@ -119,7 +121,17 @@ def parse_target(text: str) -> StoredTarget:
             raise not_found("forecaster", location, known)
         module, _, class_name = plugins[location].partition(":")
         return module_target(text, module, class_name, kwargs)
+    _refuse_namesake(location)
     return BaselineTarget(text=text, module=f"{_OURS}{location}", kwargs=kwargs)
+
+
+@functools.cache
+def _refuse_namesake(baseline: str) -> None:
+    """Warn of an installed plug-in that takes a baseline's name: it is not what runs, and results would mix them up."""
+    place = plugin_places().get(baseline)
+    if place is not None:
+        text = f"the installed plug-in {baseline!r} is refused: a baseline has this name; name the plug-in {place!r}"
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, Any]) -> ModuleTarget:
@@ -200,7 +212,7 @@ def _checked(cls: type[Any], target: Target) -> type[Any]:
         if not callable(getattr(cls, method, None)):
             raise TargetError(
                 f"{target.text!r}: {cls.__name__} has no method {method}(); expected observe(block) and "
-                "forecast(request), as docs/guide/api.md describes them"
+                f"forecast(request), see {page('docs/guide/api.md')}"
             )
     return cls
 
@@ -285,7 +297,10 @@ def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
             kwargs[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             if not re.fullmatch(r"[A-Za-z][\w.-]*", value.strip()):
-                raise TargetError(f'{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5], "a")') from None
+                raise TargetError(
+                    f"{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5]); quote it if it is a text: "
+                    f"{key.strip()}={json.dumps(value.strip())}, and the whole in single quotes for the shell"
+                ) from None
             kwargs[key.strip()] = value.strip()
         if not _plain(kwargs[key.strip()]):
             raise TargetError(

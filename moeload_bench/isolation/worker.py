@@ -148,7 +148,7 @@ class Worker:
 
         os.dup2(0, 2)  # from here on warnings go nowhere: nobody reads them, and a full pipe would hang it
         target = messages.target_from(header["target"])
-        self._class = local.import_class(target, trail=header["trail"])
+        self._class = self._class or local.import_class(target, trail=header["trail"])
         self._init = header
         if header["info"] is None:
             return {"has_fit": local.has_fit(self._class)}, {}

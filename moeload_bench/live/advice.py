@@ -23,6 +23,7 @@ from moeload_bench.live.cluster import Cluster
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import with_fewest_moves
+from moeload_bench.words import every
 
 Verdict = Literal["wait", "leave", "replan"]
 
@@ -72,6 +73,11 @@ class Advice:
     replicas: int
     reason: str
     slot_expert_LR: IntArray | None = field(repr=False, default=None)
+
+    @property
+    def pays(self) -> bool:
+        """Whether it saves more than it costs, in the digits that its reason shows."""
+        return self.saves_percent - self.costs_percent >= 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +184,9 @@ class _Move:
 
 
 def name_layers(names: Sequence[str], of: int) -> str:
-    """`layer 3`, `layers 3, 5`, `all 6 layers`; more than six are counted."""
+    """`layer 3`, `layers 3, 5`, `both layers`, `all 6 layers`; more than six are counted."""
     if len(names) == of and of > 1:
-        return f"all {of} layers"
+        return every(of, "layer")
     if len(names) > 6:
         return f"{len(names)} of {of} layers"
     return f"layer{'s' if len(names) > 1 else ''} {', '.join(names)}"

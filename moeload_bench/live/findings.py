@@ -27,7 +27,7 @@ from moeload_bench.results.collection import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.words import FineProgress, silent
+from moeload_bench.words import FineProgress, every, silent
 
 FORECASTERS = ("uniform", "last_value", "sw_avg@window=10", "sw_avg", "sw_avg@window=500", "ema")
 """Asked for a report: all of them answer in milliseconds."""
@@ -207,7 +207,7 @@ def _states(found: Findings) -> str:
 def _loaded(last: Snapshot) -> str:
     """`all 6 layers`, or how many had load where some had none."""
     silent, of = int(last.silent_L.sum()), len(last.names_L)
-    return f"the {of - silent} of {of} layers with load" if silent else f"all {of} layers"
+    return f"the {of - silent} of {of} layers with load" if silent else every(of, "layer")
 
 
 def _experts(found: Findings) -> str:

@@ -22,12 +22,14 @@ from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
 from moeload_bench.live.advice import Advice
 from moeload_bench.live.core import Settings, Snapshot, Watch
-from moeload_bench.live.names import metrics_of
+from moeload_bench.live.names import console_line, metrics_of
 from moeload_bench.live.sinks import Log, Sink
 from moeload_bench.live.summary import Summary
 from moeload_bench.recording.writer import RecordingWarning, Row
 from moeload_bench.traces.trace import TraceMeta
 
+PRINTERS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
+"""Callbacks of transformers that print all that is logged."""
 KEPT = 512
 """Snapshots that a monitor keeps."""
 
@@ -269,7 +271,18 @@ class _Attached:
         self._monitor.close()
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        self._trainer.log(dict(values))
+        """Log through the Trainer, whose console gets one line in place of all the numbers."""
+        handler = self._trainer.callback_handler
+        everybody = handler.callbacks
+        printers = [one for one in everybody if type(one).__name__ in PRINTERS]
+        handler.callbacks = [one for one in everybody if one not in printers]
+        try:
+            self._trainer.log(dict(values))
+        finally:
+            handler.callbacks = everybody
+        if printers and self._trainer.is_world_process_zero():
+            bar = next((one.training_bar for one in printers if getattr(one, "training_bar", None) is not None), None)
+            (print if bar is None else bar.write)(console_line(values, step))
 
 
 def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:

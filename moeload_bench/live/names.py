@@ -5,7 +5,7 @@ Axis letters: L MoE layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -53,6 +53,19 @@ def metrics_of(snapshot: Snapshot, *, all_layers: bool = False) -> dict[str, flo
         numbers = (len(advice.layers), advice.saves_percent, advice.costs_percent, snapshot.placing.saved_percent)
         out |= {f"{PREFIX}/{name}": float(value) for name, value in zip(RUN, numbers, strict=True)}
     return out
+
+
+def console_line(values: Mapping[str, float], step: int) -> str:
+    """Return what a console says of a step's numbers: `moe, step 500: 40 % of layers transient, ...`."""
+    said: tuple[tuple[str, Callable[[float], str]], ...] = (
+        ("mean/transient", lambda x: f"{100 * x:.0f} % of layers transient"),
+        ("worst/maxvio", lambda x: f"busiest expert {1 + x:.2f} times the mean"),
+        ("worst/dead", lambda x: f"up to {x:.0f} dead experts in a layer"),
+        ("mean/forecast_tv", lambda x: f"forecasts misplace {100 * x:.1f} % of tokens"),
+        ("advice/layers", lambda x: f"advice: re-plan {x:.0f} layers" if x else "advice: leave the placement"),
+    )
+    known = [words(values[f"{PREFIX}/{name}"]) for name, words in said if f"{PREFIX}/{name}" in values]
+    return f"{PREFIX}, step {step:,}: {', '.join(known)}"
 
 
 def _values(snapshot: Snapshot) -> dict[str, FloatArray]:

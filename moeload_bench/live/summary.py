@@ -14,6 +14,7 @@ from moeload_bench.errors import counted
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import data_uri, heat_png, share_lines
 from moeload_bench.live.history import Past
+from moeload_bench.words import every
 
 MOST_HEATS = 4
 FEW_EXPERTS = 16
@@ -81,7 +82,7 @@ def _state(snapshot: Snapshot) -> str:
     of = len(snapshot.names_L)
     since = int(snapshot.since_L.max())
     if snapshot.state != "mixed":
-        return f"Step {snapshot.step:,}: {snapshot.state} in all {of} layers, the last one since step {since:,}."
+        return f"Step {snapshot.step:,}: {snapshot.state} in {every(of, 'layer')}, the last one since step {since:,}."
     moving = [name for name, t in zip(snapshot.names_L, snapshot.transient_L.tolist(), strict=True) if t]
     named = f" ({', '.join(moving)})" if len(moving) <= 6 else ""
     return f"Step {snapshot.step:,}: {stable} of {of} layers stable, {of - stable} transient{named}."

@@ -5,7 +5,7 @@ Axis letters: O origins, L MoE layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from moeload_bench.plots.panels import View, decorate_panel, finish_figure
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts
 from moeload_bench.scoring.scores import horizon_rows
-from moeload_bench.style import GREY, MARKERS, PALETTE, legend_line, log_if_wide, panels, style, write_remark
+from moeload_bench.style import GREY, forecaster_looks, legend_line, log_if_wide, panels, style, write_remark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,10 +34,11 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
     if len(kinds) != 1:
         raise PlotError(f"error over training is drawn for one metric and horizon, got {sorted(kinds)}")
     metric, horizon = errors[0].metric, errors[0].horizon
+    look = forecaster_looks([one.forecaster for one in errors])
     with style():
         figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.6)
         for ax, layer in zip(axes, view.layers, strict=True):
-            known = [_curve(ax, i, one, layer) for i, one in enumerate(errors)]
+            known = [_curve(ax, i, one, layer, look[one.forecaster]) for i, one in enumerate(errors)]
             if not any(known):
                 write_remark(ax, "no load, or no forecast")
             _floor(ax, view, layer, metric, horizon)
@@ -47,10 +48,7 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
             decorate_panel(ax, view, layer)
             ax.grid(axis="y")
         spec = metric_spec(metric)
-        handles = [
-            legend_line(one.forecaster, PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3)
-            for i, one in enumerate(errors)
-        ]
+        handles = [legend_line(one.forecaster, **look[one.forecaster], markersize=3) for one in errors]
         if metric in FLOOR_METRICS and "load_half" in view.trace.columns:
             handles.append(legend_line("floor_batch of the state", GREY, FLOOR_LINE))
         finish_figure(
@@ -59,11 +57,11 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
         return figure
 
 
-def _curve(ax: Axes, i: int, one: TrainingErrors, layer: int) -> bool:
+def _curve(ax: Axes, i: int, one: TrainingErrors, layer: int, look: Mapping[str, Any]) -> bool:
     error_O = one.error_OL[:, layer]
     often = max(1, len(error_O) // 12)
     ax.plot(
-        one.origin_O, error_O, color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=3,
+        one.origin_O, error_O, **look, markersize=3,
         markevery=(i * often // 4 % often, often), linewidth=0.9, label=one.forecaster,
     )  # fmt: skip
     return bool(np.isfinite(error_O).any())

@@ -6,24 +6,31 @@ trainer.train()
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from transformers import TrainerCallback
 
-from moeload_bench.errors import RecordingError, not_found
+from moeload_bench.errors import RecordingError
 from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import checked_meta
-from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.recorder import Monitor, OnError, Recorder, check_on_error
+from moeload_bench.recording.recorder import (
+    IfExists,
+    Monitor,
+    OnError,
+    Recorder,
+    check_if_exists,
+    check_on_error,
+    free_target,
+)
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.writer import trace_target
 
-IfExists = Literal["error", "number", "overwrite"]
 LAST_LOG = frozenset({"train_runtime", "train_loss"})
 """What the Trainer logs at the very end, just before it tells its callbacks that training has ended."""
 
@@ -32,8 +39,9 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
     """A callback that records exact expert loads into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None, nowhere.
 
     One row per optimizer step (the Trainer's global step, from 0). With ``logging_steps=1`` loss and gradient norm are
-    in every row; otherwise they are NaN in rows that were not logged. A run that resumes from a Trainer checkpoint
-    continues the recording of the run before.
+    those that the Trainer logs. Otherwise the loss is the one that the model returns, on this process (NaN if it
+    returns none), and the gradient norm is NaN. A run that resumes from a Trainer checkpoint continues the recording
+    of the run before.
 
     ``if_exists``: what to do if a trace of this name and run is there already. "error" raises `RecordingError` here,
     before any training. (An unfinished recording may be continued, so only `train()` refuses it, and only if training
@@ -64,8 +72,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         monitor: Monitor | None = None,
         if_exists: IfExists = "error",
     ) -> None:
-        if if_exists not in get_args(IfExists):
-            raise not_found("if_exists", if_exists, get_args(IfExists))
+        check_if_exists(if_exists)
         self.target = None if out is None else trace_target(out, name, split, run)
         if if_exists == "error" and self.target is not None and self.target.exists():
             raise RecordingError(
@@ -80,8 +87,10 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         check_on_error(on_error)
         checked_meta(self._given)
         self._recorder: Recorder | None = None
-        self._leave: weakref.finalize[[], LoadRecorder] | None = None
+        self._leave: weakref.finalize[Any, LoadRecorder] | None = None
         self._row: dict[str, float] = {}
+        self._losses: list[Any] = []
+        self._loss_hook: Any = None
         self._open_step: int | None = None
         self._began = 0.0
 
@@ -99,8 +108,11 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             state.global_step,
             go_on='continue it with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',
         )
+        self._losses = []
+        hook = functools.partial(_keep_loss, self._losses)
+        self._loss_hook = model.register_forward_hook(hook, with_kwargs=True)
         # a Trainer calls no callback when it breaks off
-        self._leave = weakref.finalize(self, recorder.leave_unfinished)
+        self._leave = weakref.finalize(self, _leave, recorder, self._loss_hook)
         self._recorder = recorder
 
     def on_step_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any) -> None:
@@ -112,6 +124,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note that the step is trained; its logs may still come."""
+        self._row["loss"] = _step_loss(self._losses)
         self._row["step_time_s"] = time.perf_counter() - self._began
         self._open_step = state.global_step - 1
 
@@ -141,6 +154,8 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self._recorder is not None:
             self._recorder.finish(complete=state.global_step >= state.max_steps)
             self._recorder = None
+        if self._loss_hook is not None:
+            self._loss_hook.remove()
         if self._leave is not None:
             self._leave.detach()
             self._leave = None
@@ -154,23 +169,25 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             self._recorder.step(step, **self._row)
 
 
-def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
-    """Return where to record: ``target``, emptied first for "overwrite"; for "number" the next free one.
+def _leave(recorder: Recorder, hook: Any) -> None:
+    """Take the hooks off after a training that broke off; what was recorded stays."""
+    hook.remove()
+    recorder.leave_unfinished()
 
-    If training ``goes_on``, "number" means the last one that is unfinished.
-    """
-    if if_exists == "number":
-        number = int(target.stem.removeprefix("seed"))
-        while target.exists() or Parts(target).folder.exists():
-            following = target.with_name(f"seed{number + 1}.parquet")
-            last = not following.exists() and not Parts(following).folder.exists()
-            if goes_on and last and not target.exists():
-                return target
-            target, number = following, number + 1
-    elif if_exists == "overwrite" and not goes_on:
-        target.unlink(missing_ok=True)
-        Parts(target).remove()
-    return target
+
+def _keep_loss(losses: list[Any], model: Any, args: Any, kwargs: Any, output: Any) -> None:
+    """Keep the loss of a training pass, and whether it is a part of the step's (a Trainer that counts items)."""
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if model.training and loss is not None:
+        losses.append((loss.detach().float().mean(), kwargs.get("num_items_in_batch") is not None))
+
+
+def _step_loss(losses: list[Any]) -> float:
+    """Return the step's loss from those of its micro-batches, and forget them; NaN where there is none."""
+    total = math.nan if not losses else float(sum(loss for loss, _ in losses))
+    mean = total if not losses or losses[0][1] else total / len(losses)
+    losses.clear()
+    return mean
 
 
 def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 OnError = Literal["warn", "raise"]
+IfExists = Literal["error", "number", "overwrite"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
 SHARD_SECONDS = (
@@ -346,6 +347,7 @@ def record(
     micro_max: bool = False,
     stage: Stage | None = None,
     monitor: Monitor | None = None,
+    if_exists: IfExists = "error",
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
@@ -365,10 +367,20 @@ def record(
     ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage to finish
     makes one trace of all stages.
 
+    ``if_exists``: what to do if a trace or an unfinished recording of this name and run is there already. "error"
+    raises `RecordingError`; "number" takes the next free run number; "overwrite" removes what is there, unless
+    ``at_step`` continues it. A stage of a pipeline takes "error" only.
+
     Raise `RecordingError` if the model has no MoE layer, if ``meta`` does not fit the metadata, and if the target
     exists or cannot be written; later errors follow ``on_error``.
     """
     target = None if out is None else trace_target(out, name, split, run)
+    check_if_exists(if_exists)
+    if stage is not None and if_exists != "error":
+        raise RecordingError(f'if_exists is "{if_exists}", expected "error" where a stage is recorded')
+    if target is not None and if_exists != "error" and (this_rank()[0] == 0 if writes is None else writes):
+        target = free_target(target, if_exists, goes_on=at_step > 0)
+        run = int(target.stem.removeprefix("seed"))
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
     recorder = Recorder(
         model,
@@ -393,6 +405,31 @@ def record(
         recorder.leave_unfinished()
         raise
     recorder.finish()
+
+
+def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
+    """Return where to record: ``target``, emptied first for "overwrite"; for "number" the next free one.
+
+    If training ``goes_on``, "number" means the last one that is unfinished.
+    """
+    if if_exists == "number":
+        number = int(target.stem.removeprefix("seed"))
+        while target.exists() or Parts(target).folder.exists():
+            following = target.with_name(f"seed{number + 1}.parquet")
+            last = not following.exists() and not Parts(following).folder.exists()
+            if goes_on and last and not target.exists():
+                return target
+            target, number = following, number + 1
+    elif if_exists == "overwrite" and not goes_on:
+        target.unlink(missing_ok=True)
+        Parts(target).remove()
+    return target
+
+
+def check_if_exists(if_exists: str) -> None:
+    """Raise `NotFoundError` for a word that says nothing about a trace that is there already."""
+    if if_exists not in get_args(IfExists):
+        raise not_found("if_exists", if_exists, get_args(IfExists))
 
 
 def check_on_error(on_error: str) -> None:

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.words import page
 
 HOW_TO = (
     "write an adapter, a function from the router's output to Routing(expert_P, token_P, tokens, experts, top_k), and "
-    "pass it as adapters={RouterClass: adapter}; see docs/guide/recording.md"
+    f"pass it as adapters={{RouterClass: adapter}}; see {page('docs/guide/recording.md')}"
 )
 
 

@@ -16,7 +16,7 @@ from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
-from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, legend_line, log_axis, log_if_wide, panels, style
+from moeload_bench.style import GREY, forecaster_looks, legend_above, legend_line, log_axis, log_if_wide, panels, style
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
@@ -128,10 +128,7 @@ def averaged_over(row: Row) -> str:
 
 
 def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    return {
-        result.name: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, result in enumerate(results)
-    }
+    return forecaster_looks([result.name for result in results])
 
 
 def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:

@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "new_seeds": ("95 %, new seeds", "Interval of skill; claim: these recipes, new seeds"),
     "low": ("95 % from", "Lower end of the interval of skill; claim: a new recipe"),
     "high": ("95 % to", "Upper end of it"),
-    "rank": ("Rank", "Rank group: members cannot be told apart from the group's leader"),
+    "rank": ("Group", "In the order of skill; a group's members cannot be told apart from its first"),
     "win_rate": ("Win rate", "Part of the tasks with the better value"),
     "regret": ("Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one"),
     "ms": ("ms", "Wall time per answered origin, observing included"),

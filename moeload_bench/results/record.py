@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from moeload_bench.environment import Environment
-from moeload_bench.errors import ResultError
+from moeload_bench.errors import ResultError, counted, printable
 from moeload_bench.files import write_whole
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
 from moeload_bench.results.json_text import compact_json, content_sha256, readable_json
@@ -96,6 +96,12 @@ class RunResult(Record):
     cost: CostResult
     forecasts_sha256: str
     accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = later(None)
+
+    def __repr__(self) -> str:
+        size = f"{counted(self.layers, 'layer')} of {counted(self.experts, 'expert')}"
+        return f"RunResult: {printable(self.trace)}, {size}, {counted(len(self.tasks), 'task')}"
+
+    __str__ = __repr__
 
     @property
     def recipe(self) -> str:
@@ -187,6 +193,14 @@ class Result(Record):
     def content_sha256(self) -> str:
         """Return the hash of what the forecaster did, whatever the status and however the file is laid out."""
         return content_sha256(packed(self.model_copy(update={"status": "claimed"}), own=False))
+
+    def __repr__(self) -> str:
+        failed = len(self.failures)
+        done = f"{counted(failed, 'task')} failed" if failed else "no task failed"
+        about = f"{counted(len(self.runs), 'run')} of suite {printable(self.suite.name)}, {done}"
+        return f"Result: {printable(self.name)} on {about}; {self.status}, isolation {self.isolation}, seed {self.seed}"
+
+    __str__ = __repr__
 
     def to_json(self) -> str:
         """Return canonical text, one line a task; without what the package keeps of the suite's traces."""

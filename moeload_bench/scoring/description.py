@@ -22,6 +22,7 @@ from moeload_bench.states.rule import State, StateLabels, StateRule, label_state
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
 from moeload_bench.traces.trace import Trace, layer_names
+from moeload_bench.words import every
 
 END_STEPS = 100
 """Training steps at either end of a trace over which imbalance is taken."""
@@ -109,7 +110,7 @@ def _settled(layers: Sequence[LayerDescription]) -> str:
     last = max(onsets, key=lambda name: onsets[name])
     again = any(layer.states.count("stable") > 1 for layer in stable)
     if len(stable) == len(layers):
-        whole = "the layer" if len(layers) == 1 else f"all {len(layers)} layers, {_named(last)} last"
+        whole = every(len(layers), "layer") + (f", {_named(last)} last" if len(layers) > 1 else "")
         text = f"Settled at step {onsets[last]:,}: {whole}"
     else:
         # a layer without load is transient for want of a drift: `_dead` says that it had none

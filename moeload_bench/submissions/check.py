@@ -93,8 +93,8 @@ def _status(folder: Folder, result: Result) -> Iterator[str]:
             yield "the result says verified, but no verification.json says so: leave status at claimed"
     elif verification.result_sha256 != result.content_sha256:
         yield "verification.json is about another result: remove it; the maintainers verify again"
-    elif (result.status == "verified") != verification.verified:
-        yield f"the result says {result.status}, verification.json says verified = {verification.verified}"
+    elif (result.status == "verified") != (verification.status == "verified"):
+        yield f"the result says {result.status}, verification.json says {verification.status}"
 
 
 def _texts(result: Result) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ _CODE_TARGET = re.compile(r"forecaster\.py:[A-Za-z_]\w{0,79}", re.ASCII)
 _BASELINE_TARGET = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _ADAPTER_TARGET = re.compile(r"moeload_bench\.adapters\.[a-z_][a-z0-9_]{0,39}:[A-Za-z_]\w{0,79}", re.ASCII)
 _ADDRESS = re.compile(r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?([/?#][!#-&(-;=?-\[\]-z|~]*)?")
+_COMMON_LICENCES = ("MIT", "Apache-2.0", "BSD-3-Clause", "GPL-3.0-or-later", "MPL-2.0", "LGPL-3.0-or-later")
 _KEY = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
 
 
@@ -39,6 +41,22 @@ def _file_name(name: str) -> str:
 def _printable(text: str) -> str:
     if not text.isprintable() or text != text.strip():
         raise ValueError("must be one line of printable text without blanks at its ends")
+    return text
+
+
+def _licence(text: str) -> str:
+    """Check a licence: an SPDX expression as SPDX writes it, such as MIT or `Apache-2.0 OR MIT`."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        known = canonicalize_license_expression(text)
+    except InvalidLicenseExpression:
+        near = ", ".join(difflib.get_close_matches(text, _COMMON_LICENCES, 3, 0.5)) or ", ".join(_COMMON_LICENCES[:4])
+        raise ValueError(
+            f"got {text[:80]!r}, expected an SPDX identifier such as {near} (the list: https://spdx.org/licenses)"
+        ) from None
+    if known != text:
+        raise ValueError(f"got {text[:80]!r}, expected it as SPDX writes it: {known}")
     return text
 
 
@@ -93,7 +111,7 @@ class Submission(_Record):
     name: Name
     authors: Annotated[list[Line], Field(min_length=1, max_length=50)]
     link: Annotated[str, Field(max_length=300), AfterValidator(_web_address)] | None = None
-    licence: Line
+    licence: Annotated[Line, AfterValidator(_licence)]
     target: str
     kwargs: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=50)] = {}
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None

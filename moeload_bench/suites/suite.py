@@ -215,7 +215,8 @@ def check_traces(suite: Suite) -> None:
         raise SuiteError(
             f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, "
             f"first {missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say "
-            f"where they are with --traces DIR, ${TRACES_ENV}=DIR or, once they are on the Hub, ${HUB_ENV}=ORG/NAME@TAG"
+            f"where they are with ${TRACES_ENV}=DIR (`run` also takes --traces DIR) or, once they are on the Hub, "
+            f"${HUB_ENV}=ORG/NAME@TAG"
         )
 
 

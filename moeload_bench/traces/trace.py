@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import Array, IntArray
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import TraceError, counted, printable
 from moeload_bench.forecaster import StepBlock, step_block
 from moeload_bench.traces.meta import (
     COLUMNS,
@@ -74,6 +74,12 @@ class Trace:
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
         check_shapes(self)
+
+    def __repr__(self) -> str:
+        rows = f"{self.steps:,} rows" + ("" if self.meta.stride == 1 else f", one per {self.meta.stride} steps")
+        size = f"{counted(self.num_layers, 'MoE layer')} of {counted(self.num_experts, 'expert')}"
+        columns = ", ".join(self.columns) or "none"
+        return f"Trace {printable(self.id)}: {rows}, {size}; optional columns: {printable(columns)}"
 
     @property
     def id(self) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from moeload_bench.adapters.blocks import ROWS, TENS, BlockAdapter, BlockMemory, path_through, simplex
-from moeload_bench.errors import ForecastError, MoeloadError
+from moeload_bench.errors import ForecastError, MoeloadError, TargetError
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.isolation.targets import class_target
+from moeload_bench.isolation.targets import class_target, load_class, parse_target
 from tests.conftest import need, synthetic_load_SLE
 
 INFO = TraceInfo(2, 4, 2, (0, 1), 512, 1, "none", 0.0, 0)
@@ -178,3 +178,24 @@ def test_peers_forecast(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(out["mean_KLE"][-1], share_LE, atol=0.03)
         assert (out["quantile_QKLE"][0] <= out["mean_KLE"] + 0.02).all()
         assert (out["quantile_QKLE"][2] >= out["mean_KLE"] - 0.02).all()
+
+
+def test_an_estimator_of_sktime_takes_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the target names besides the estimator is passed to it; what it does not take is refused at once."""
+    package = tmp_path / "sktime" / "forecasting"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "naive.py").write_text("class Naive:\n    def __init__(self, sp=1):\n        self.sp = sp\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sktime" or name.endswith(".sktime")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = 'moeload_bench.adapters.sktime:Sktime@estimator="sktime.forecasting.naive.Naive"'
+    info = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
+    target = parse_target(f"{text},sp=7")
+    made = load_class(target)(info, 0, **target.kwargs)
+    assert made._make().sp == 7
+    with pytest.raises(TargetError, match="unexpected keyword argument 'season'"):
+        load_class(target)(info, 0, **parse_target(f"{text},season=7").kwargs)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sktime" or name.endswith(".sktime")]:
+        del sys.modules[name]

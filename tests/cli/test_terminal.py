@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench import evaluate, load_suite
-from moeload_bench.cli.app import app
+from moeload_bench.cli.app import COMMANDS, app
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
@@ -23,7 +23,7 @@ from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
-from tests.support.terminal import Shown, drawn_in_terminal, moeload_in_terminal
+from tests.support.terminal import ELLIPSIS, Shown, drawn_in_terminal, moeload_in_terminal
 
 WIDTHS = (80, 120)
 COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "300", "--every", "100,300")
@@ -214,7 +214,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     for words in (["run", "sw_avg"], ["submit", "sw_avg", "--name", "mine", "--author", "A", "--dry-run"]):
         shown = moeload_in_terminal(*words, "--suite", "v2", cwd=tmp_path)
         assert shown.status == 2, shown.text
-        assert re.search(r"traces are not here, first .*a clone.*--traces DIR.*MOELOAD_TRACES.*MOELOAD_HUB", shown.text)
+        assert re.search(r"traces are not here, first .*a clone.*MOELOAD_TRACES.*--traces DIR.*MOELOAD_HUB", shown.text)
     data = Path(__file__).resolve().parents[2] / "moeload_bench" / "data"
     suite = tmp_path / "mine.toml"
     entry = load_suite("mini").traces[0]
@@ -302,3 +302,18 @@ def test_a_command_with_an_apostrophe_can_be_pasted() -> None:
     command = shlex.join(["moeload-bench", "run", "--trace", "it's my run.parquet", "--suite", "v2", "--out", "a/b"])
     pasted = command_lines(command, 40).replace("\\\n", " ")
     assert shlex.split(pasted) == shlex.split(command)
+
+
+def test_an_error_breaks_between_words(tmp_path: Path) -> None:
+    """On a terminal of 80 columns; a line that the terminal itself breaks may be cut within a word."""
+    drawn = drawn_in_terminal("run", "no_such_forecaster", cwd=tmp_path, status=2)
+    lines = "".join(text for _, text in drawn).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_is_cut_in_a_commands_help(name: str, tmp_path: Path) -> None:
+    """At 80 columns every word of the help is whole."""
+    assert ELLIPSIS not in moeload_in_terminal(name, "--help", cwd=tmp_path).out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from typer.testing import CliRunner
 
 from moeload_bench.errors import TargetError
 from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecaster
-from moeload_bench.forecaster import Forecast
+from moeload_bench.forecaster import Forecast, StepBlock
+from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import baseline_names
 from tests.support import broken
 
@@ -33,6 +36,7 @@ BROKEN = {
     broken.NeedsTwoExperts: "one_expert",
     broken.NeedsTwoSteps: "one_step",
     broken.SmallOnly: "many_experts",
+    broken.CrashesLate: "long_run",
     broken.IgnoresStride: "sampled",
     broken.NeedsLoss: "no_covariates",
 }
@@ -76,6 +80,69 @@ def test_the_numbering_of_experts_is_reported_and_not_required() -> None:
     results = check_forecaster(broken.FavoursFirstExpert)
     assert [result.rule for result in results if not result.passed] == ["expert_permutation"] == list(REPORTED)
     assert all(result.required for result in results if result.passed)
+
+
+@pytest.mark.parametrize("level", ["none", "process"])
+@pytest.mark.parametrize("place", ["Class", "Module", "Environment"])
+def test_state_outside_the_instance_is_found_at_every_level(place: str, level: str) -> None:
+    """In a class, a module or the environment, even if it is written once and never again; of a file and of a class."""
+    environment = dict(os.environ)
+    try:
+        for target in (f"tests/support/broken.py:RememberedIn{place}", getattr(broken, f"RememberedIn{place}")):
+            if level == "none" or isinstance(target, str):
+                found = [r for r in check_forecaster(target, level=level) if r.required and not r.passed]
+                assert [r.rule for r in found] == ["independent_instances"]
+                assert "is state kept in a class, a module, os.environ?" in found[0].message
+            os.environ.clear()
+            os.environ.update(environment)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@pytest.mark.parametrize("level", ["none", "process"])
+def test_a_forecaster_that_sleeps_is_ended_by_a_clock(level: str) -> None:
+    """The first rule says how long a call took; no later rule waits again."""
+    began = time.monotonic()
+    limits = Limits(wall_s_per_call=1, run_wall_s=60)
+    first, *others = check_forecaster("tests/support/broken.py:Sleeps", level=level, limits=limits)
+    assert time.monotonic() - began < 30
+    assert first.rule == "answers"
+    assert "observe takes over 1 s" in first.message or "observe took more than 1 s of wall time" in first.message
+    assert {result.message for result in others if not result.passed} == {"the same cause as answers"}
+
+
+def test_rules_that_take_too_long_together_are_ended() -> None:
+    """One clock for all of them, for forecasters that sleep a little in every call."""
+    results = check_forecaster(broken.Sound, limits=Limits(run_wall_s=0.01))
+    assert any("the rules together take over 0.01 s of wall time" in result.message for result in results)
+
+
+def test_an_empty_layer_is_looked_at_in_the_first_and_the_last_step_too() -> None:
+    """The message says in which."""
+    for which, row in (("first", 0), ("last", 89)):
+
+        class NeedsThisRow(broken.Sound):
+            row = 0
+
+            def observe(self, block: StepBlock) -> None:
+                for step, load_LE in zip(block.step_S, block.load_SLE, strict=True):
+                    if step == self.row and not load_LE.sum(axis=1).all():
+                        raise ZeroDivisionError("no load")
+                super().observe(block)
+
+        NeedsThisRow.row = row
+        found = [result for result in check_forecaster(NeedsThisRow) if not result.passed]
+        assert [result.rule for result in found] == ["empty_layer_step"]
+        assert found[0].message.startswith(f"in the {which} step: observe raised ZeroDivisionError")
+
+
+def test_one_cause_is_said_once() -> None:
+    """Later rules name the first one that failed by it."""
+    first, *others = [result for result in check_forecaster(broken.Raises) if not result.passed]
+    assert "cannot observe" in first.message
+    assert len(others) > 5
+    assert {result.message for result in others} == {"the same cause as answers"}
 
 
 @pytest.mark.slow
@@ -122,7 +189,7 @@ def test_a_fit_that_needs_longer_runs_is_told_how_short_they_may_be():
     """The message names the runs it was given, the shortest it may get and the line that failed."""
     failed = [result for result in check_forecaster(NeedsManySteps) if not result.passed and result.required]
     assert failed
-    for result in failed:
+    for result in failed[:1]:
         assert "fit raised IndexError" in result.message
         assert "it was given runs of 8 steps, and may get runs of 8" in result.message
         assert "test_conformance.py:" in result.message

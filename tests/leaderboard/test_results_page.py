@@ -125,7 +125,11 @@ def test_with_recipes_enough_the_headline_has_intervals_and_ranks(mini: list[Res
     """The interval is the one for a new recipe; the three, all told apart, have ranks of their own."""
     text = headline(many_recipes(mini, recipes=6), "window_tv")
     rows = [line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines()[2:-1]]
-    assert [(row[0], row[-2]) for row in rows] == [("`sw_avg`", "1"), ("`last_value`", "2"), ("`uniform`", "3")]
+    assert [(row[0], row[-2]) for row in rows] == [
+        ("`sw_avg`", "1 to 1"),
+        ("`last_value`", "2 to 2"),
+        ("`uniform`", "3 to 3"),
+    ]
     grid = result_grid(many_recipes(mini, recipes=6), "window_tv")
     assert grid is not None
     for row in rows:

@@ -113,7 +113,7 @@ def test_a_layer_without_load_is_not_moved() -> None:
 
 def test_layers_are_named_briefly() -> None:
     """All, a few by name, many by number."""
-    assert name_layers(["0", "1"], 2) == "all 2 layers"
+    assert name_layers(["0", "1"], 2) == "both layers"
     assert name_layers(["3"], 6) == "layer 3"
     assert name_layers(["3", "5"], 6) == "layers 3, 5"
     assert name_layers([str(i) for i in range(7)], 24) == "7 of 24 layers"
@@ -198,3 +198,12 @@ def test_advice_never_loses_and_saves_where_there_is_something_to_save(path: Pat
     if trace.meta.balancing.method == "none":
         best = compare_policies(trace, "sw_avg", simulation.shape, simulation.cost, level="none").best
         assert got >= 0.8 * best.saved_percent
+
+
+def test_an_advice_that_gains_nothing_in_its_own_digits_does_not_pay() -> None:
+    """The report's table of re-plans shows no row that says "saves 0.1 %, costs 0.1 %"."""
+
+    def advice(saves: float, costs: float) -> Advice:
+        return Advice(500, 200, "replan", (0,), 1.5, 1.4, saves, costs, 2, "re-plan layer 0 now")
+
+    assert [advice(*one).pays for one in ((0.14, 0.12), (0.04, 0.0), (0.3, 0.1))] == [False, False, True]

@@ -74,6 +74,19 @@ def test_the_trainers_own_logs_and_tensorboard_get_the_numbers(tmp_path: Path) -
     assert any("loss" in row and row["step"] == 60 for row in watched.state.log_history)
 
 
+def test_a_console_gets_one_line_instead_of_all_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Trainer prints what it logs; of the monitor one sentence each time, and the loss as ever."""
+    watched = trainer(tmp_path, disable_tqdm=True)
+    LoadMonitor(OFTEN).attach(watched)
+    watched.train()
+    out = capsys.readouterr().out
+    assert "moe/mean/maxvio" not in out
+    lines = [line for line in out.splitlines() if line.startswith("moe, step ")]
+    assert len(lines) == 6
+    assert "busiest expert " in lines[0]
+    assert "'loss'" in out
+
+
 def test_evaluation_and_accumulation_change_nothing(tmp_path: Path) -> None:
     """With evaluation passes in between, the Trainer's run and its replay say the same."""
     watched = trainer(tmp_path, gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=7, max_steps=30)
@@ -292,7 +305,7 @@ def test_summary_speaks_in_notebooks_and_terminals() -> None:
     assert "nothing seen yet" in monitor.summary()._repr_html_()
     fed(monitor, unbalanced())
     text, html = str(monitor.summary()), monitor.summary()._repr_html_()
-    assert "Step 400: stable in all 2 layers" in text
+    assert "Step 400: stable in both layers" in text
     assert "Advice: leave it" in text
     assert html.count("data:image/png;base64,") == 2
     assert "<td" in html

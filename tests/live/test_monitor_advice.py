@@ -36,7 +36,7 @@ def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
     assert monitor.latest.placing is not None
     assert monitor.latest.placing.replans == 1
     assert (monitor.latest.placing.imbalance_L < monitor.latest.placing.static_L - 0.1).all()
-    assert "re-plan all 2 layers now: expected max/mean" in advice[0].reason
+    assert "re-plan both layers now: expected max/mean" in advice[0].reason
 
 
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name != "megatron"])

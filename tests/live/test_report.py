@@ -104,7 +104,7 @@ def test_the_page_says_what_was_found(page: Report, trace: Trace) -> None:
     sentences = advice_sentences(page.found)
     assert 4 <= len(sentences) <= 5
     assert all(sentence in text for sentence in sentences)
-    assert "The expert loads have stabilised: all 2 layers are stable" in sentences[0]
+    assert "The expert loads have stabilised: both layers are stable" in sentences[0]
 
 
 def test_what_a_monitor_would_have_advised_is_what_a_replay_advises(page: Report, trace: Trace) -> None:

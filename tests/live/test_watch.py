@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
+from moeload_bench.cli.watch import _appearing, _View
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.live.core import Settings, replay, replay_with_watch
 from moeload_bench.live.following import Follower, Place
@@ -171,7 +172,7 @@ def test_once_prints_what_a_replay_says(tmp_path: Path, columns: int) -> None:
     assert last.advice is not None
     text = " ".join(shown.output.split())
     assert last.advice.reason in text
-    assert f"Step 600: {last.state} in all 2 layers" in text
+    assert f"Step 600: {last.state} in both layers" in text
     heat = [line for line in shown.output.splitlines() if re.match(r" +\d ", line) and set(line) & set(BLOCKS[1:])]
     assert len(heat) == 4
     assert "finished, 600 steps read" in text
@@ -191,7 +192,7 @@ def test_once_shows_a_trace_of_every_20th_step(tmp_path: Path) -> None:
     trace = Trace.from_arrays(synthetic_load_SLE(600), 512, 2, step_S=np.arange(600) * 20)
     shown = watch(str(write_trace(trace, tmp_path / "own/test/seed0.parquet")), "--once")
     assert shown.exit_code == 0, shown.exception
-    assert "Step 12,000: stable in all 2 layers" in shown.output
+    assert "Step 12,000: stable in both layers" in shown.output
     assert "finished, 12,000 steps read" in shown.output
 
 
@@ -329,3 +330,28 @@ def test_a_folder_s_name_moves_no_cursor() -> None:
     assert "\x1b[31m" not in shown
     assert "\x1b[2J" not in shown
     assert r"runs/a\x1b[31mb\x1b[2J" in shown
+
+
+def test_watch_waits_for_a_recording_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so once, in one sentence, and goes on as soon as there is one."""
+    folder, looks = tmp_path / "runs", iter(range(3))
+
+    def sleep(seconds: float) -> None:
+        if next(looks) == 2:
+            write_trace(synthetic_trace(recipe="mine"), folder / "mine" / "test" / "seed0.parquet")
+
+    monkeypatch.setattr("moeload_bench.cli.watch.time.sleep", sleep)
+    assert _appearing(str(folder), 2.0) == Place.of(str(folder))
+    said = capsys.readouterr().out
+    assert said.count("is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).") == 1
+
+
+def test_the_first_minute_says_when_steps_will_come(tmp_path: Path) -> None:
+    """Nothing is on disk before 250 steps or a minute; then the first numbers take a while."""
+    view = _View(Place(tmp_path / "seed0.parquet", tmp_path / "seed0.parts"), Settings(), None)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(view.screen(80, 24, keys=True))
+    text = " ".join(console.export_text().split())
+    assert "waiting, no step is on disk yet: the recorder writes every 250 steps, or once a minute" in text

@@ -18,7 +18,7 @@ from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import Standings, run_means
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.style import FEW, legend_columns
+from moeload_bench.style import FEW, forecaster_looks, legend_columns
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -374,3 +374,13 @@ def test_the_command_writes_the_figure_it_names(own_results: Results, tmp_path: 
     assert str(unknown.exception).startswith("unknown plot 'pie'; there is: ")
     late = run.invoke(plot.app, ["training", path, "uniform", "--out", "figure.bmp"])
     assert isinstance(late.exception, PlotError)
+
+
+def test_a_forecaster_keeps_its_colour_across_charts() -> None:
+    """In whatever company and order it is drawn; up to ten have a colour each."""
+    few, many = forecaster_looks(["gated", "sw_avg"]), forecaster_looks(["my.py:Mine", "uniform", "sw_avg", "gated"])
+    assert few["gated"] == many["gated"]
+    assert few["sw_avg"] == many["sw_avg"]
+    ten = forecaster_looks([f"one-{i}" for i in range(10)])
+    assert len({look["color"] for look in ten.values()}) == 10
+    assert forecaster_looks(["my.py:Mine"])["my.py:Mine"] == many["my.py:Mine"]

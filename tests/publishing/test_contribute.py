@@ -21,7 +21,7 @@ from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.client import propose
 from moeload_bench.publishing import contribution
 from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
-from moeload_bench.publishing.contribution import Wishes, make_contribution
+from moeload_bench.publishing.contribution import Wishes, known_traces, make_contribution
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
 from moeload_bench.publishing.proposal import open_contribution
 from moeload_bench.publishing.publish import publish
@@ -151,6 +151,8 @@ def test_a_dry_run_sends_nothing(hub: LocalHub, published: Path, command: Any, t
     assert result.stdout == (
         "adds community/mine/test/seed0.parquet: 600 steps, 2 layers, 4 experts, MIT\ndry run: nothing sent\n"
     )
+    alone = ("contribute", str(path), "--about", WISHES.about, "--licence", "MIT", "--repo", "no/where")
+    assert command("outsider", *alone, "--dry-run").stdout == result.stdout, "no network was asked"
     assert command("outsider", *give).exit_code == 1, "nobody said yes"
     assert hub.received_bytes() == sent
 
@@ -379,3 +381,18 @@ def test_load_of_another_order_is_known_as_a_copy(tmp_path: Path) -> None:
     path = write_trace(copy, tmp_path / "mine.parquet")
     (line,) = make_contribution(path, WISHES, contribution.known_traces([tmp_path / "known"])).problems
     assert "a copy of theirs/test/seed0" in line
+
+
+def test_a_copy_is_refused_and_nothing_else_is_shown(command: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """What would be taken out or added does not matter then."""
+    path = mine(tmp_path)
+    there = tmp_path / "dataset" / "theirs" / "test" / "seed0.parquet"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(path.read_bytes())
+    known = known_traces([tmp_path / "dataset"])
+    assert len(known) == 1
+    monkeypatch.setattr("moeload_bench.cli.contribute.known_traces", lambda: known)
+    give = ("contribute", str(path), "--about", WISHES.about, "--licence", "MIT", "--dry-run")
+    lines = command("outsider", *give).stdout.splitlines()
+    assert lines
+    assert all(line.startswith("refused ") for line in lines)

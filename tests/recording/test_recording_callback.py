@@ -59,6 +59,20 @@ def test_thirty_steps_with_accumulation_and_evaluation_are_conserved(tmp_path: P
     assert trace.meta.complete
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_loss_is_kept_in_every_row_however_seldom_the_trainer_logs(tmp_path: Path, accumulation: int) -> None:
+    """The same numbers as with a log of each step, to the four digits that the Trainer logs."""
+    losses = []
+    for steps in (1, 500):
+        recorder = LoadRecorder(tmp_path, name=f"every-{steps}")
+        torch.manual_seed(0)
+        given = {"logging_steps": steps, "max_steps": 4, "gradient_accumulation_steps": accumulation}
+        trainer(tmp_path, recorder, **given).train()
+        losses.append(read_trace(recorder.target).columns["loss"])
+    assert np.isfinite(losses[1]).all()
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
 def test_what_the_trainer_knows_is_in_the_metadata(tmp_path: Path) -> None:
     """Seed, precision, optimizer and schedule are the Trainer's own; what the user says of them comes first."""
     recorder = LoadRecorder(tmp_path, meta={"precision": "mine"})
@@ -149,13 +163,6 @@ def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> N
     assert (folder / "seed2.parts").is_dir()
     trainer(tmp_path, LoadRecorder(tmp_path, if_exists="overwrite"), max_steps=5).train()
     assert read_trace(folder / "seed0.parquet").steps == 5
-
-
-def test_loss_is_missing_where_it_was_not_logged(tmp_path: Path) -> None:
-    """The Trainer averages losses between logs: rather none than another step's number."""
-    recorder = LoadRecorder(tmp_path)
-    trainer(tmp_path, recorder, max_steps=4, logging_steps=2).train()
-    assert np.isnan(read_trace(recorder.target).columns["loss"]).all()
 
 
 def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from moeload_bench.errors import RecordingError
+from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recording.recorder import Recorder, RecordingWarning, record
 from moeload_bench.traces.store import read_trace
 from tests.support.recording.families import tiny_batch, tiny_model
@@ -39,6 +39,26 @@ def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
     assert trace.meta.family == "qwen3_moe"
     assert set(trace.columns) == {"loss", "lr", "load_half"}
     model(**tiny_batch())  # the hooks are gone: nothing is counted any more
+
+
+def test_a_loop_says_what_to_do_if_its_trace_is_there_already(tmp_path: Path) -> None:
+    """The words of the Trainer's callback: refuse, take the next number, or overwrite."""
+    model = tiny_model("qwen3_moe")
+
+    def run(steps: int, **how: Any) -> None:
+        with record(model, tmp_path, **how) as r:
+            train(model, steps, lambda step, loss: r.step(loss=loss))
+
+    run(2)
+    with pytest.raises(RecordingError, match="there already"):
+        run(3)
+    run(3, if_exists="number")
+    assert [read_trace(tmp_path / f"own/test/seed{n}.parquet").steps for n in (0, 1)] == [2, 3]
+    assert read_trace(tmp_path / "own/test/seed1.parquet").meta.run == 1
+    run(4, if_exists="overwrite")
+    assert read_trace(tmp_path / "own/test/seed0.parquet").steps == 4
+    with pytest.raises(NotFoundError, match="unknown if_exists 'replace'; there is: error, number, overwrite"):
+        run(1, if_exists="replace")
 
 
 def test_an_exception_in_the_loop_leaves_an_unfinished_recording(tmp_path: Path) -> None:

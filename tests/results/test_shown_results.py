@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench import Results, evaluate
+from moeload_bench import Results, evaluate, load_trace
 from moeload_bench.errors import NotFoundError
 from tests.conftest import need
 
@@ -24,6 +24,24 @@ def test_results_show_themselves(results: Results) -> None:
     assert "object at" not in text
     assert '<th scope="row">sw_avg</th>' in results._repr_html_()
     assert "none" in repr(Results([]))
+
+
+def test_no_text_of_a_result_or_of_a_trace_is_longer_than_ten_lines(results: Results) -> None:
+    """A prompt shows what it is, not its numbers: a result's fields are 168,243 characters."""
+    run = results[0].runs[0]
+    assert repr(results[1]).startswith(
+        "Result: sw_avg on 2 runs of suite mini, no task failed; claimed, isolation none"
+    )
+    for shown in (results, results[0], run, load_trace(run.trace)):
+        for text in (repr(shown), str(shown)):
+            assert len(text) < 400
+            assert text.count("\n") < 10
+
+
+def test_a_figure_shows_itself_without_magic(results: Results) -> None:
+    """A notebook asks an object for its picture."""
+    need("matplotlib", "pip install -e '.[plot]'")
+    assert results.plot()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_failed_task_is_nan_with_its_reason(results: Results) -> None:

@@ -87,6 +87,8 @@ BAD_FIELDS = [
     ({"authors": []}, "authors"),
     ({"authors": ["two\nlines"]}, "authors"),
     ({"licence": "x" * 201}, "licence"),
+    ({"licence": "Apache 2"}, "licence"),
+    ({"licence": "mit"}, "licence"),
     ({"link": "javascript:alert(1)"}, "link"),
     ({"link": "https://a\"onload='x"}, "link"),
     ({"link": "https://good@evil/"}, "link"),

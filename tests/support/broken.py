@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from typing import Any, ClassVar
 
@@ -184,3 +186,54 @@ class FavoursFirstExpert(Sound):
         share = 0.9 * super().share_LE()
         share[:, 0] += 0.1
         return share
+
+
+class CrashesLate(Sound):
+    """Has room for 500 steps."""
+
+    def __init__(self, info: TraceInfo, seed: int) -> None:
+        super().__init__(info, seed)
+        self.left = 500
+
+    def observe(self, block: StepBlock) -> None:
+        self.left -= len(block)
+        if self.left < 0:
+            raise IndexError("step 500 is out of bounds")
+        super().observe(block)
+
+
+class _Remembers(Sound):
+    """Forecasts what the first instance of this shape forecast, out of a store that outlives it."""
+
+    def share_LE(self) -> Any:
+        key = f"{type(self).__name__}{self.total_LE.shape}{self.total_LE.sum():.0f}"
+        self.store().setdefault(key, json.dumps(super().share_LE().tolist()))
+        return np.array(json.loads(self.store()[key]))
+
+    def store(self) -> Any:
+        raise NotImplementedError
+
+
+class RememberedInClass(_Remembers):
+    first: ClassVar[dict[str, str]] = {}
+
+    def store(self) -> Any:
+        return self.first
+
+
+class RememberedInModule(_Remembers):
+    def store(self) -> Any:
+        return IN_MODULE
+
+
+class RememberedInEnvironment(_Remembers):
+    def store(self) -> Any:
+        return os.environ
+
+
+IN_MODULE: dict[str, str] = {}
+
+
+class Sleeps(Sound):
+    def observe(self, block: StepBlock) -> None:
+        time.sleep(3600)

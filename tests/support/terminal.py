@@ -85,7 +85,7 @@ def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float =
     return Shown(out.replace("\r\n", "\n"), said_wrong, status)
 
 
-def drawn_in_terminal(*words: str, width: int = 80, cwd: Path) -> list[tuple[float, str]]:
+def drawn_in_terminal(*words: str, width: int = 80, cwd: Path, status: int = 0) -> list[tuple[float, str]]:
     """Return what the program wrote to a terminal, errors too, piece by piece, each with its CPU seconds until then."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
@@ -99,7 +99,7 @@ def drawn_in_terminal(*words: str, width: int = 80, cwd: Path) -> list[tuple[flo
             cpu = child.cpu_times()
             drawn.append((cpu.user + cpu.system, _CODES.sub("", block.decode(errors="replace"))))
     os.close(leader)
-    assert child.wait() == 0, "".join(text for _, text in drawn)
+    assert child.wait() == status, "".join(text for _, text in drawn)
     return drawn
 
 
