@@ -120,12 +120,15 @@ def forecast_ms(target: str, layers: int, experts: int) -> float:
 def part(rows: Sequence[Sequence[str]], forecasts: Sequence[Sequence[str]], size: str, steps: int) -> str:
     """Return the page's part."""
     about = (
-        f"Routers of {size} experts on CPU tensors, {TOKENS:,} tokens a step, top-{TOP_K}, choices drawn beforehand; one "
-        f"core of {machine()}. CPU milliseconds per step, mean over {steps:,} steps: shards, and a monitor's snapshots, "
-        "states, forecasts and advice (every 50 steps) are in it by their share. The longest step holds one of these as "
-        "a whole. Memory: growth of the process's peak (`benchmarks/live_size.py`)."
+        f"Routers of {size} experts on CPU tensors, {TOKENS:,} tokens a step, top-{TOP_K}, choices drawn beforehand; "
+        f"one core of {machine()}. CPU milliseconds per step, mean over {steps:,} steps: shards, and a monitor's "
+        "snapshots, states, forecasts and advice (every 50 steps) are in it by their share. The longest step holds one "
+        "of these as a whole. Memory: growth of the process's peak (`benchmarks/live_size.py`)."
     )
-    below = f"Greatest CPU milliseconds of a forecast of 200 steps at 60 x 256, as a monitor asks for it; at most {FORECAST_MS:g}."
+    below = (
+        "Greatest CPU milliseconds of a forecast of 200 steps at 60 x 256, as a monitor asks for it; at most "
+        f"{FORECAST_MS:g}."
+    )
     return "\n".join(["## Recorder and monitor at real size", "", about, "",
                       *table(["what", "ms per step", "longest step, ms", "MB"], rows), "", below, "",
                       *table(["forecaster", "ms"], forecasts), ""])  # fmt: skip
@@ -147,9 +150,8 @@ def main() -> int:
     rows = []
     for variant, words in VARIANTS.items():
         options = [f"--{name}={value}" for name, value in zip(("layers", "experts", "steps"), size, strict=True)]
-        done = subprocess.run(
-            [sys.executable, __file__, f"--variant={variant}", *options], stdout=subprocess.PIPE, check=True
-        )
+        command = [sys.executable, __file__, f"--variant={variant}", *options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         rows.append([words, f"{found['ms']:.2f}", f"{found['most_ms']:.0f}", f"{found['mb']:.0f}"])
         print(" | ".join(rows[-1]), flush=True)
