@@ -2,10 +2,10 @@
 
     python benchmarks/live_size.py [--layers 58] [--experts 256] [--steps 400] [--out docs/reports/performance.md]
 
-The model is made of routers alone, whose choices are drawn beforehand: all that a step costs is the recorder's, and with
-a monitor the monitor's. Each variant runs in a process of its own, with one thread. Milliseconds are of CPU, means over
-all steps, so that shards, snapshots, states, forecasts and advice are in them by their share; the longest step shows
-what one of these takes at once. Memory: how much the process's peak grows while it records.
+The model is made of routers alone, whose choices are drawn beforehand: all that a step costs is the recorder's, and
+with a monitor the monitor's. Each variant runs in a process of its own, with one thread. Milliseconds are of CPU, means
+over all steps, so that shards, snapshots, states, forecasts and advice are in them by their share; the longest step
+shows what one of these takes at once. Memory: how much the process's peak grows while it records.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from compare_common import machine, new_forecaster, table
 from moeload_bench.forecaster import ForecastRequest, StepBlock
 
 TOKENS, TOP_K = 4096, 8
-DRAWN = 16
+DRAWN = 8
 """Different choices of each router, which come in turn."""
 WARM_UP = 60
 """Steps before the clock starts: the first snapshot imports what forecasts and advice need."""
@@ -46,12 +46,14 @@ def routers(layers: int, experts: int) -> tuple[Any, Any]:
 
     random = torch.Generator().manual_seed(0)
 
+    weight_E = torch.softmax(torch.randn(experts, generator=random), 0).expand(TOKENS, -1)
+    drawn = [torch.multinomial(weight_E, TOP_K, generator=random).ravel() for _ in range(DRAWN)]
+
     class Router(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            weight_E = torch.softmax(torch.randn(experts, generator=random), 0)
-            self.drawn = [torch.multinomial(weight_E.expand(TOKENS, -1), TOP_K, generator=random).ravel()
-                          for _ in range(DRAWN)]  # fmt: skip
+            of_layer_E = torch.randperm(experts, generator=random)  # which experts are popular differs by layer
+            self.drawn = [of_layer_E[expert_P] for expert_P in drawn]
             self.step = 0
 
         def forward(self, hidden: Any) -> Any:
