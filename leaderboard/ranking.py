@@ -41,10 +41,10 @@ class Wins:
         """Return each one's mean win rate [F] against every other one, NaN for a single one, on all runs or some."""
         at = slice(None) if at_R is None else at_R
         won_FF, tasks_FF = self.won_FFR[:, :, at].sum(axis=2), self.tasks_FFR[:, :, at].sum(axis=2)
-        others = ~np.eye(len(won_FF), dtype=np.bool_)
-        rate_FF = np.full(won_FF.shape, np.nan)
-        np.divide(won_FF, tasks_FF, out=rate_FF, where=others & (tasks_FF > 0))
-        return row_means(rate_FF)
+        F = len(won_FF)
+        rate_FF = np.full((F, F), np.nan)
+        np.divide(won_FF, tasks_FF, out=rate_FF, where=tasks_FF > 0)
+        return row_means(rate_FF[~np.eye(F, dtype=np.bool_)].reshape(F, F - 1))
 
 
 def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:

@@ -133,6 +133,7 @@ class Standings:
         self.at_R: list[int] | None = None
         """Places of the runs that are looked at; None for all."""
         self._kept: dict[Any, Any] = {}  # shared with the standings on some of the runs
+        self._values: dict[str, tuple[FloatArray, IntArray, list[int]]] = {}
 
     @cached_property
     def errors(self) -> Errors:
@@ -147,6 +148,7 @@ class Standings:
     def on(self, runs: Collection[str]) -> Standings:
         """Return the same scores on some of the runs; what was computed of each run is not computed again."""
         found = copy(self)
+        found._values = {}
         found.results = tuple(with_runs_of(self.results, runs))
         found.at_R = [r for r, run in enumerate(self.results[0].runs) if run.trace in runs]
         found.errors, found.ratios = self.errors, self.ratios
@@ -162,7 +164,7 @@ class Standings:
             means = self.run_means(self.reference, state, horizon)
             skills, claims = means.skill_F.tolist(), [means.intervals(claim) for claim in CLAIMS]
         rows = []
-        mean_FK, origins_FK, runs_F = self._values(state)
+        mean_FK, origins_FK, runs_F = self._of_state(state)
         over_FK = excess(mean_FK, np.array(floor_K, dtype=np.float64)) if floor_K else mean_FK[:, :0]
         excess_FK = (over_FK[:, at] if floor_K else over_FK).tolist()
         columns = zip(self.results, mean_FK[:, at].tolist(), excess_FK, origins_FK[:, at].tolist(), runs_F, strict=True)
@@ -199,13 +201,16 @@ class Standings:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _values(self, state: str) -> tuple[FloatArray, IntArray, list[int]]:
+    def _of_state(self, state: str) -> tuple[FloatArray, IntArray, list[int]]:
         """Return of each result the mean over runs and how many origins have a value, [F, K], and runs with any."""
+        if state in self._values:
+            return self._values[state]
         of_run_FRK, origins_FRK = self.keep((self.metric, state), lambda: self._run_values(state))
         at, F = slice(None) if self.at_R is None else self.at_R, len(self.results)
         of_run_FRK, origins_FRK = of_run_FRK[:F, at], origins_FRK[:F, at]
         runs_F = (~np.isnan(of_run_FRK)).any(axis=2).sum(axis=1).tolist()
-        return row_means(of_run_FRK.transpose(0, 2, 1)), origins_FRK.sum(axis=1), runs_F
+        self._values[state] = row_means(of_run_FRK.transpose(0, 2, 1)), origins_FRK.sum(axis=1), runs_F
+        return self._values[state]
 
     def _run_values(self, state: str) -> tuple[FloatArray, IntArray]:
         """Return the means of each run over its origins in a state, and how many have a value, both [F, R, K]."""
