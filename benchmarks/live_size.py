@@ -66,8 +66,8 @@ def routers(layers: int, experts: int) -> tuple[Any, Any]:
             self.layers = torch.nn.ModuleList(torch.nn.ModuleDict({"router": Router()}) for _ in range(layers))
 
         def forward(self, hidden: Any) -> Any:
-            for layer in self.layers:
-                layer["router"](hidden)
+            for layer in self.layers.children():
+                layer.get_submodule("router")(hidden)
 
     return Model().train(), {Router: lambda _, __, expert_P: Routing(expert_P, None, TOKENS, experts, TOP_K)}
 
