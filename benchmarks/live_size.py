@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_common import machine, new_forecaster, table
+from compare_common import machine, new_forecaster, table, write_part
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock
 
@@ -35,7 +34,7 @@ WARM_UP = 60
 VARIANTS = {"": "routers alone", "record": "recorded", "monitor": "recorded, with a `LoadMonitor`"}
 FORECASTERS = ("sw_avg", "ema", "adaptive", "gated")
 FORECAST_MS = 50.0
-PART = re.compile(r"(<!-- live size -->\n).*?(<!-- end -->)", re.DOTALL)
+BEGIN = "<!-- live size -->\n"
 
 
 def routers(layers: int, experts: int) -> tuple[Any, Any]:
@@ -162,8 +161,7 @@ def main() -> int:
     print("\n".join(map(" | ".join, forecasts)))
     if given.out is not None:
         made = part(rows, forecasts, f"{given.layers} x {given.experts}", given.steps)
-        text = given.out.read_text(encoding="utf-8")
-        given.out.write_text(PART.sub(lambda at: f"{at[1]}\n{made}\n{at[2]}", text), encoding="utf-8")
+        write_part(given.out, BEGIN, f"\n{made}\n")
     return int(max(taken.values()) > FORECAST_MS)
 
 
