@@ -7,7 +7,7 @@ times are CPU seconds (`time.process_time`) of one thread, the sides taking turn
 `--quick` runs everything at a small size, every profile too, and says so on the page.
 
 Parts: `compare_arima.py`, `compare_replay.py` (with `replay_job.py`, `loading.py` and `peer_jobs.py`),
-`compare_commands.py`, `compare_growth.py`. What `real_size.py` wrote on the page stays there.
+`compare_commands.py`, `compare_growth.py`. What `real_size.py` and `live_size.py` wrote on the page stays there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import time
 import venv
@@ -26,7 +27,6 @@ from compare_commands import command_rows
 from compare_common import Row, machine, table
 from compare_growth import growth
 from compare_replay import loading_row, replay_row
-from real_size import PART as REAL_SIZE
 from threadpoolctl import threadpool_limits
 
 PEERS = ("fev==0.10.0", "statsforecast==2.1.1")
@@ -38,6 +38,9 @@ WHY = (
     "Measured for every goal that is not met: what its functions take of their own (cProfile on CPU time; numba's "
     "functions count as their callers'), or the distribution that misses."
 )
+
+OTHERS = re.compile(r"<!-- \w+ size -->\n.*?<!-- end -->", re.DOTALL)
+"""Parts of the page that real_size.py and live_size.py make: they stay."""
 
 
 def peer_python(cache: Path) -> Path:
@@ -92,9 +95,9 @@ def main() -> None:
     add(*compare_arima.rows(peer, args.quick))
     add(replay_row(peer, args.quick))
     add(*command_rows(args.quick))
-    kept = REAL_SIZE.search(args.out.read_text()) if args.out.exists() else None
+    kept = OTHERS.findall(args.out.read_text()) if args.out.exists() else []
     text = page(rows, [*growth(args.quick), *table_of_files], args.quick)
-    args.out.write_text(text if kept is None else f"{text}\n{kept[0]}\n")
+    args.out.write_text("\n".join([text, *(f"{part}\n" for part in kept)]))
     print(f"{time.perf_counter() - start:4.0f} s | {args.out}")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.grid import NOTHING, row_means
 from moeload_bench.results.statistics import EXACT, Tasks, holm, log_ratio, p_value, skill
 
 PossibleRanks = Mapping[str, tuple[int, int]]
@@ -20,23 +22,44 @@ def rank_text(sets: PossibleRanks | None, name: str) -> str:
     return "{} to {}".format(*sets[name]) if sets else NOTHING
 
 
-def win_rate(error_T: FloatArray, other_T: FloatArray) -> float:
-    """Fraction of tasks with the smaller error, a tie (to within EXACT) counting half; NaN without any common task."""
-    known = np.isfinite(error_T) & np.isfinite(other_T)
-    if not known.any():
-        return float("nan")
-    gap = np.asarray(error_T)[known] - np.asarray(other_T)[known]
-    return float(np.mean((gap < -EXACT) + 0.5 * (np.abs(gap) <= EXACT)))
+@dataclass(frozen=True, eq=False)
+class Wins:
+    """On how many tasks [F, F, R] the first has the smaller error, a tie (to within EXACT) counting half, and of how
+    many both have one; by run, so that any choice of runs is a sum.
+    """
+
+    won_FFR: FloatArray
+    tasks_FFR: FloatArray
+
+    @classmethod
+    def of(cls, error_FT: FloatArray, number_T: NDArray[np.intp], runs: int) -> Wins:
+        """Return the wins of tasks of which ``number_T`` says the run."""
+        of_run_TR = (number_T[:, None] == np.arange(runs)).astype(np.float64)
+        known_FT = np.isfinite(error_FT)
+        known_FFT = known_FT[:, None] & known_FT
+        with np.errstate(invalid="ignore"):
+            gap_FFT = error_FT[:, None] - error_FT
+            won_FFT = np.where(known_FFT, (gap_FFT < -EXACT) + 0.5 * (np.abs(gap_FFT) <= EXACT), 0.0)
+        return cls(won_FFT @ of_run_TR, known_FFT.astype(np.float64) @ of_run_TR)
+
+    def __add__(self, other: Wins) -> Wins:
+        return Wins(self.won_FFR + other.won_FFR, self.tasks_FFR + other.tasks_FFR)
+
+    def on(self, at_R: Sequence[int] | None) -> FloatArray:
+        """Return each one's mean win rate [F] against every other one, NaN for a single one, on all runs or some."""
+        at = slice(None) if at_R is None else at_R
+        won_FF, tasks_FF = self.won_FFR[:, :, at].sum(axis=2), self.tasks_FFR[:, :, at].sum(axis=2)
+        F = len(won_FF)
+        rate_FF = np.full((F, F), np.nan)
+        np.divide(won_FF, tasks_FF, out=rate_FF, where=tasks_FF > 0)
+        return row_means(rate_FF[~np.eye(F, dtype=np.bool_)].reshape(F, F - 1))
 
 
 def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
     """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
-    out = {}
-    for name, error_T in errors.items():
-        rates = [win_rate(error_T, other_T) for other, other_T in errors.items() if other != name]
-        known = [rate for rate in rates if np.isfinite(rate)]
-        out[name] = float(np.mean(known)) if known else float("nan")
-    return out
+    error_FT = np.stack(list(errors.values()))
+    wins = Wins.of(error_FT, np.zeros(error_FT.shape[1], dtype=np.intp), 1)
+    return dict(zip(errors, wins.on(None).tolist(), strict=True))
 
 
 def rank_sets(

@@ -12,6 +12,7 @@ from leaderboard.pages import (
     adapters,
     boards,
     cards,
+    cluster,
     decisions,
     distance,
     forks,
@@ -37,6 +38,7 @@ from moeload_bench.errors import not_found
 
 PAGES = (
     page_of_parts("README.md", headline.PARTS),
+    page_of_parts("docs/guide/cluster.md", cluster.PARTS),
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),

@@ -22,6 +22,7 @@ def trace_figures(trace: Trace) -> Iterator[tuple[str, bytes]]:
     for kind, draw in KINDS:
         figure = draw(view)
         yield f"{kind}.png", png(figure, "white")
+        figure.set_layout_engine("none")  # dark colours take no other place: the panels stay where they are
         darken(figure)
         yield f"{kind}-dark.png", png(figure, PAPER)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +56,7 @@ class Entry:
         return self.folder.verification if self.folder and self.standing not in ("claimed", "checked") else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
     """A suite with its entries, baselines first in the suite's order, then the others by name.
 
@@ -100,7 +101,7 @@ class Board:
         """
         return [*self.results, *([self.reference] if self.reference and self.reference not in self.results else [])]
 
-    @property
+    @cached_property
     def recipes(self) -> list[str]:
         return sorted({trace.id.split("/")[0] for trace in self.suite.traces})
 

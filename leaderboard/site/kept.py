@@ -17,11 +17,14 @@ from leaderboard.committed import ROOT
 from leaderboard.site.inputs import Inputs
 from moeload_bench.cache import cache_dir, task_key
 from moeload_bench.files import PACKAGE, replacing
+from moeload_bench.isolation.sources import bytes_sha256
 
 Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
 ROOMS = ("season_tools", "site", "studies")
 """The folders of leaderboard/ whose code draws the site."""
+READ = ("leaderboard", "baselines", "docs", "traces", "moeload_bench/data", "moeload_bench/suites", "CITATION.cff")
+"""What is read of a checkout."""
 CODE = (".py", ".toml", ".html", ".css", ".js")
 
 
@@ -33,6 +36,16 @@ def kept_files(part: str, made_from: str, make: Callable[[], Iterable[tuple[str,
         found = list(make())
         _write(path, found)
     return found
+
+
+def checkout_sha256(root: Path) -> str:
+    """Return the hash of every file that a site is made from, and of the code that makes it."""
+    digest = hashlib.sha256(code_sha256().encode())
+    for name in READ:
+        found = [root / name] if (root / name).is_file() else sorted((root / name).rglob("*"))
+        for path in (path for path in found if path.is_file() and "__pycache__" not in path.parts):
+            digest.update(f"{path.relative_to(root)}\0{bytes_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def boards_sha256(inputs: Inputs) -> str:

@@ -32,6 +32,7 @@ from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
+from moeload_bench.words import Progress, silent
 
 _NUMBERS = ("group", "skill", "new_recipe", "new_seeds", "win_rate", "value", "excess", "regret", "ms", "training")
 COLUMNS = (
@@ -46,26 +47,29 @@ COLUMNS = (
 RUN = "run.json"
 
 
-def site_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file of the site."""
+def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of every file of the site; ``report`` as a part begins: how many of its stage are done."""
+    report(0, 1, "what the traces are")
     inputs = with_slices(inputs)
     yield from asset_files()
     shown = boards_sha256(inputs)
-    yield from kept_files("boards", shown, lambda: board_files(inputs))
-    yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs))
-    yield from trace_files(inputs)
+    yield from kept_files("boards", shown, lambda: board_files(inputs, report))
+    yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs, report))
+    yield from trace_files(inputs, report)
+    report(0, 1, "documentation")
     yield from text_files(inputs)
 
 
 # ---------------------------------------------------------------- the leaderboard
 
 
-def board_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
     render = Renderer(inputs)
     boards = [payload.board_payload(board) for board in inputs.boards]
     for board, described in zip(inputs.boards, boards, strict=True):
-        for metric in described["metrics"]:
+        for number, metric in enumerate(described["metrics"]):
+            report(number, len(described["metrics"]), f"leaderboard of {board.suite.name}: {metric['name']}")
             content = payload.metric_payload(board, metric["name"])
             if board is inputs.boards[0] and metric["name"] == PRIMARY:
                 yield index_page(render, board, boards, content)
@@ -106,11 +110,14 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 # ---------------------------------------------------------------- forecasters and traces
 
 
-def forecaster_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+def forecaster_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield one page per forecaster, over all suites."""
     render = Renderer(inputs)
-    grids = {board.suite.name: forecaster_page.grids_of(board) for board in inputs.boards}
-    default = {board.suite.name: next(views_of(board, PRIMARY)) for board in inputs.boards}
+    grids, default = {}, {}
+    for number, board in enumerate(inputs.boards):
+        report(number, len(inputs.boards), f"forecasters on {board.suite.name}")
+        grids[board.suite.name] = forecaster_page.grids_of(board)
+        default[board.suite.name] = next(views_of(board, PRIMARY))
     for name, found in forecaster_page.entries_by_name(inputs.boards).items():
         sections = [
             forecaster_page.section(entry, board, grids[board.suite.name], default[board.suite.name])
@@ -130,12 +137,13 @@ def forecaster_path(name: str) -> str:
     return f"forecasters/{file_name(name)}.html"
 
 
-def trace_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
+def trace_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield one page with two figures per trace, and the list of all."""
     render = Renderer(inputs)
     links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
     runs = []
-    for ref in inputs.traces:
+    for number, ref in enumerate(inputs.traces):
+        report(number, len(inputs.traces), f"traces: {ref.id}")
         drawn = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
         run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
         runs.append(run)

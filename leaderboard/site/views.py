@@ -5,20 +5,22 @@ Values are those of `results.grid`, conclusions those of `results.statistics`. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import functools
+import itertools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.ranking import win_rates
-from leaderboard.season_tools.scored import run_ratios, spread_of
+from leaderboard.ranking import Wins
 from leaderboard.seeds import skill_interval
 from leaderboard.site.inputs import Board
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.comparison import Errors, errors_of
-from moeload_bench.results.grid import ALL, Row, Standings, front_of, in_state, metrics_in, with_runs_of
+from moeload_bench.results.grid import ALL, Row, Standings, front_of, metrics_in
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import MIN_RECIPES, Interval
+from moeload_bench.results.statistics import MIN_RECIPES, Interval, seed_spread
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better
 from moeload_bench.suites.suite import CROSSING, STATES
 
@@ -64,6 +66,7 @@ def metrics_of(board: Board) -> list[str]:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def states_of(board: Board) -> list[str]:
     """`all`, the states that have origins, and `crossing` where a window crosses a change of state."""
     tasks = [task for run in board.results[0].runs for task in run.tasks]
@@ -74,53 +77,99 @@ def states_of(board: Board) -> list[str]:
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Yield every view of a metric: states x (slices and recipes) x horizons."""
     whole = Standings(board.results, metric, board.reference)
-    known = errors_of(board.known, whole.ratio) if board.known and whole.ratio else None
+    known = Standings(board.known, whole.ratio, None) if board.known and whole.ratio else None
     for recipe in (ALL, *board.choices):
-        runs = board.runs_in(recipe)
-        scores, regrets = whole.on(runs), Standings(with_runs_of(board.results, runs), REGRET, None)
+        scores = whole.on(board.runs_in(recipe))
         for state in states_of(board):
             for horizon in (None, *board.suite.horizons):
-                regret = {row.forecaster: row.value for row in regrets.rows(state, horizon)}
-                yield _view(scores, regret, known, state, recipe, horizon)
+                yield _view(board, scores, known, state, recipe, horizon)
 
 
 def _view(
-    scores: Standings, regret: Mapping[str, float | None], known: Errors | None, state: str, recipe: str,
-    horizon: int | None,
-) -> View:  # fmt: skip
+    board: Board, scores: Standings, known: Standings | None, state: str, recipe: str, horizon: int | None
+) -> View:
     rows, rank, better = scores.rows(state, horizon), scores.ranks(state, horizon), lower_is_better(scores.metric)
-    error = in_state(scores.errors, state, horizon).by_forecaster
-    sign = 1 if better else -1
-    wins = {} if better is None else win_rates({row.forecaster: sign * error[row.forecaster] for row in rows})
-    cost = {row.forecaster: ms for row in rows if (ms := row.result.cpu_ms) is not None}
-    front = front_of({row.forecaster: (cost[row.forecaster], row.value) for row in rows if row.forecaster in cost},
-                     better is not False)  # fmt: skip
+    wins = [] if better is None else wins_of(scores, state, horizon, better).on(scores.at_R).tolist()
+    of_choice, values = _of_choice(board, recipe), [row.value for row in rows]
+    regret, (runs, origins) = of_choice.regrets[state, horizon], of_choice.sizes[state, horizon]
+    points = {row.forecaster: (of_choice.cost[row.forecaster], value)
+              for row, value in zip(rows, values, strict=True) if row.forecaster in of_choice.cost}  # fmt: skip
+    front = front_of(points, better is not False)
+    seeds = _new_seeds(rows, scores, known, horizon)
     cells = tuple(
-        Cell(**vars(_with_seeds(row, scores, known, horizon)), win_rate=none_for_nan(wins.get(row.forecaster)),
-             rank=rank.get(row.forecaster), regret=regret[row.forecaster], front=row.forecaster in front)
-        for row in rows
+        Cell(**vars(row) | {"intervals": (*row.intervals, *seeds.get(row.forecaster, ()))},
+             win_rate=none_for_nan(win), rank=rank.get(row.forecaster), regret=regret[row.forecaster],
+             front=row.forecaster in front)
+        for row, win in itertools.zip_longest(rows, wins)
     )  # fmt: skip
     floor_K = scores.floor(state, "floor_batch")
     floor = floor_K[scores.horizons.index(horizon)] if floor_K and horizon is not None else None
-    return View(state, recipe, horizon, floor, cells, *_over(scores.results[0], state, horizon, scores.horizons))
+    return View(state, recipe, horizon, floor, cells, runs, origins)
 
 
-def _with_seeds(row: Row, scores: Standings, known: Errors | None, horizon: int | None) -> Row:
-    """Return the row with an interval for new seeds where a season has one run of each recipe: by the public runs'
+class _OfChoice(NamedTuple):
+    """What does not depend on the metric: CPU ms by forecaster; by state and horizon the headline regrets, and runs and
+    origins that a value is a mean over.
+    """
+
+    cost: Mapping[str, float]
+    regrets: Mapping[tuple[str, int | None], Mapping[str, float | None]]
+    sizes: Mapping[tuple[str, int | None], tuple[int, int]]
+
+
+@functools.lru_cache(maxsize=256)
+def _of_choice(board: Board, choice: str) -> _OfChoice:
+    scores = _regrets(board).on(board.runs_in(choice))
+    views = [(state, horizon) for state in states_of(board) for horizon in (None, *board.suite.horizons)]
+    return _OfChoice(
+        {result.name: ms for result in scores.results if (ms := result.cpu_ms) is not None},
+        {view: {row.forecaster: row.value for row in scores.rows(*view)} for view in views},
+        {view: _over(scores.results[0], *view, scores.horizons) for view in views},
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _regrets(board: Board) -> Standings:
+    return Standings(board.results, REGRET, None)
+
+
+def wins_of(scores: Standings, state: str, horizon: int | None, lower: bool) -> Wins:
+    """Return how often each result beats each other one in a state, on all runs; over all horizons a sum of each."""
+
+    def make() -> Wins:
+        if horizon is None:
+            return functools.reduce(operator.add, (wins_of(scores, state, h, lower) for h in scores.horizons))
+        at = scores.places(state, horizon)
+        error_FT = np.stack([scores.errors.by_forecaster[one.name][at] for one in scores.results])
+        number_T, recipe_R = scores.errors.tasks.by_run
+        return Wins.of(error_FT if lower else -error_FT, number_T[at], len(recipe_R))
+
+    found: Wins = scores.keep(("wins", state, horizon), make)
+    return found
+
+
+def _new_seeds(
+    rows: Sequence[Row], scores: Standings, known: Standings | None, horizon: int | None
+) -> dict[str, tuple[Interval]]:
+    """Return by forecaster an interval for new seeds where a season has one run of each recipe: by the public runs'
     spread.
     """
-    if row.new_seeds or known is None or scores.reference is None:
-        return row
-    here, beside = (in_state(errors, row.state, horizon) for errors in (scores.ratios, known))
-    recipes = run_ratios(here, row.forecaster, scores.reference)
-    if len(recipes) < MIN_RECIPES:
-        return row
-    found = skill_interval(recipes, spread_of((here, beside), row.forecaster, scores.reference))
-    if not np.isfinite(found.low):
-        return row
-    count = sum(len(runs_R) for runs_R in recipes.values())
-    seeds = Interval("these recipes, new seeds", found.skill, found.low, found.high, 0.95, len(recipes), count)
-    return replace(row, intervals=(*row.intervals, seeds))
+    if known is None or scores.reference is None or all(row.new_seeds for row in rows):
+        return {}
+    state, names = rows[0].state, [result.name for result in known.results]
+    here, found = scores.run_means(scores.reference, state, horizon), {}
+    beside = known.run_means(scores.reference, state, horizon) if scores.reference in names else None
+    for i, row in enumerate(rows):
+        recipes = here.by_recipe(i)
+        if row.new_seeds or len(recipes) < MIN_RECIPES:
+            continue
+        public = [beside.by_recipe(names.index(row.forecaster))] if beside and row.forecaster in names else []
+        one = skill_interval(recipes, seed_spread([recipes, *public]))
+        if np.isfinite(one.low):
+            count = sum(len(runs_R) for runs_R in recipes.values())
+            seeds = Interval("these recipes, new seeds", one.skill, one.low, one.high, 0.95, len(recipes), count)
+            found[row.forecaster] = (seeds,)
+    return found
 
 
 def none_for_nan(value: float | None) -> float | None:

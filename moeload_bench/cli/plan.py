@@ -29,7 +29,7 @@ from moeload_bench.cli.options import (
     no_trace,
     with_options,
 )
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecast_files import forecast_ahead
@@ -154,12 +154,17 @@ def plan(
         raise _incomplete(CONSTANTS, asked)
     if figure is not None:
         check_suffix(figure)
-    loaded, intervals, isolation = open_trace(trace), _intervals(every), parse_level(level)
+    intervals, isolation = _intervals(every), parse_level(level)
+    loaded = open_trace(trace)
     if written is not None:
         _write(loaded, forecaster, shape, written, isolation, seed)
     if cost is None:
         return
-    with pair_progress(quiet=as_json, unit="forecasts", first=f"asking {forecaster}") as report:
+    kept = f"{written.path} is written, " if written is not None else ""
+    stopped = (
+        f"stopped: {kept}of the simulation nothing is kept; the same command begins again, with fewer --every sooner"
+    )
+    with said_if_stopped(stopped), pair_progress(quiet=as_json, unit="forecasts", first="states of the run") as report:
         comparison = compare_policies(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
         )

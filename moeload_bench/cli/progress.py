@@ -15,7 +15,7 @@ from moeload_bench.words import FineProgress, silent
 if TYPE_CHECKING:
     from rich.console import Console
 
-LINE_EVERY_S = 15.0
+LINE_EVERY_S = 5.0
 WIDE = 180
 PIPED = 100
 """Columns of what is read by people and goes where there is no terminal."""
@@ -66,7 +66,8 @@ def command_lines(command: str, width: int) -> str:
 
 @contextmanager
 def pair_progress(quiet: bool = False, unit: str = "pairs", first: str = "preparing") -> Iterator[FineProgress]:
-    """Yield ``report(done, total, what)``; on no terminal a line is printed every few seconds at most.
+    """Yield ``report(done, total, what)``; on no terminal a line is printed as a stage begins, and every few
+    seconds at most.
 
     ``first``: what is done until the first report. Another total, or less done than before, begins another stage.
     """
@@ -146,7 +147,7 @@ def _lines(unit: str) -> FineProgress:
     def report(done: float, total: int, what: str) -> None:
         nonlocal last
         now, left = time.monotonic(), pace.left(done, total)
-        if done < total and now - last < LINE_EVERY_S:
+        if left and done < total and now - last < LINE_EVERY_S:  # a stage that begins is said at once
             return
         last = now
         print(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {printable(what)}", file=sys.stderr)

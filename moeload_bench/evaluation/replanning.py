@@ -6,7 +6,7 @@ Axis letters: S rows of the trace, L MoE layers, E experts, N decisions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulat
 from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.traces.rows import parts
 from moeload_bench.traces.trace import RowShares, Trace
+from moeload_bench.words import Progress, silent
 
 EVERY = (10, 20, 50, 100, 200, 500, 1000, 2000)
 MOST_PLANNED = 1_500_000
@@ -30,7 +31,6 @@ FORECAST_POLICIES: tuple[Policy, ...] = ("every", "if_pays", "stable_only", "res
 STATELESS: tuple[Policy, ...] = ("every", "if_pays")
 
 Means = Mapping[int, Mapping[int, FloatArray]]
-Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def compare_policies(
     level: Level = "process",
     seed: int = 0,
     rule: StateRule | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Comparison:
     """Simulate every policy at every interval, each plan made from what the forecaster says at that step.
 
@@ -74,7 +74,7 @@ def compare_policies(
     listed. Raises `PlacementError` for a shape or interval that does not fit or a trace without any load, `TargetError`
     or `IsolationError` for a forecaster that cannot be run, `MoeloadError` for a seed that is no whole number.
     """
-    seed = whole_number(seed, "seed", 0)
+    seed, report = whole_number(seed, "seed", 0), report or silent
     shape.check(trace.num_experts)
     if not any(trace.load_SLE[rows].any() for rows in parts(trace.load_SLE.shape)):
         raise PlacementError(
@@ -82,6 +82,7 @@ def compare_policies(
         )
     intervals, notes = _intervals(trace, every)
     policies, transient_SL = FORECAST_POLICIES, None
+    report(0, 1, "states of the run")
     try:
         transient_SL = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule).transient_SL
     except TraceError as error:
@@ -92,6 +93,7 @@ def compare_policies(
     simulation = Simulation(RowShares(trace.load_SLE), transient_SL, shape, cost, trace.meta.stride)
     planned = [(policy, k) for policy in policies for k in intervals]
     asked: list[tuple[Policy, int]] = [("static", intervals[0]), *planned, *(("oracle", k) for k in intervals)]
+    report(0, 1, f"starting {forecaster}")
     with follow(parse_target(forecaster), trace, seed=seed, level=level) as feed:
         forecasts = _Forecasts(trace, feed, _wanted(simulation, planned), report)
         runs = simulation.runs(asked, forecasts.at)
@@ -140,7 +142,7 @@ class _Forecasts:
     ``means`` by interval and row; ``failures`` of those that are missing.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, wanted: Mapping[int, set[int]], report: Report | None) -> None:
+    def __init__(self, trace: Trace, feed: Feed, wanted: Mapping[int, set[int]], report: Progress) -> None:
         self._trace, self._feed, self._wanted, self._report = trace, feed, wanted, report
         self.means: dict[int, dict[int, FloatArray]] = defaultdict(dict)
         self.failures: list[str] = []
@@ -152,6 +154,7 @@ class _Forecasts:
         left = (self._trace.steps - row) * self._trace.meta.stride
         ahead = {k: min(k, left) for k in self._wanted[row]}
         horizons = sorted(set(ahead.values()))
+        self._report(self._done, len(self._wanted), f"forecast and plans at step {step:,}")
         self._done += 1
         try:
             forecast = self._feed.at(step, horizons)
@@ -164,8 +167,6 @@ class _Forecasts:
         found = {k: mean_of[horizon] for k, horizon in ahead.items()}
         for k, mean_LE in found.items():
             self.means[k][row] = mean_LE
-        if self._report is not None:
-            self._report(self._done, len(self._wanted), f"step {step}")
         return found
 
 

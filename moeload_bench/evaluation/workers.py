@@ -8,11 +8,17 @@ make the call; files named in it must be reachable from there. Results come back
 
 from __future__ import annotations
 
+import functools
 import os
+import socket
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +35,10 @@ T = TypeVar("T")
 Run = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
 
 BACKENDS = ("loky", "dask", "ray")
+CONNECT_S = 8
+PARENT_EVERY_S = 1.0
+RETRIES = 3
+"""How often a call begins again whose worker was killed, on a cluster: what Dask does by default."""
 
 
 def run_spread(
@@ -46,8 +56,9 @@ def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None)
 
     ``jobs`` is the number of processes on this machine (`loky`); with one, a call is made when its result is asked for.
     A cluster at ``address`` uses all its workers. An exception of a call is raised where its result is taken; calls
-    that have not begun when the block is left are dropped. Raises `MoeloadError` for an unknown backend, a cluster
-    without an address and an address without a cluster, `MissingExtraError` when its client is not installed.
+    that have not begun when the block is left are dropped. A call whose worker of a cluster is killed is made again by
+    another one. Raises `MoeloadError` for an unknown backend, a cluster without an address, an address without a
+    cluster and one where nothing listens, `MissingExtraError` when its client is not installed.
     """
     check_backend(backend, address)
     if backend == "loky":
@@ -76,34 +87,75 @@ def _here(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
 def _loky(jobs: int) -> Iterator[Run]:
     import joblib
 
+    # of the process that tidies up after the workers, which says what it found when they are ended
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     with ExitStack() as begun:
 
         def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
             # One thread each: the processes are the parallelism, and sums do not depend on the number of cores.
             with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
                 parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all")
-                results: Iterator[Any] = begun.enter_context(
-                    closing(parallel(joblib.delayed(_call)(call) for call in calls))
-                )
-            return results
+                results = parallel(joblib.delayed(_call_below)(os.getpid(), call) for call in calls)
+            begun.callback(_drop, results)
+            return results  # type: ignore[no-any-return]
 
         yield run
+
+
+def _drop(results: Any) -> None:
+    """Cancel calls that have not ended; joblib would warn that they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* tasks? which", module="joblib")
+        results.close()
+
+
+def _call_below(parent: int, call: Callable[[], T]) -> T:
+    """Make a call in a process that ends when its parent is killed."""
+    _end_with(parent)
+    return _call(call)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Watch the parent from now on: a worker that outlived it would go on with work that nobody waits for.
+
+    The forecasters' processes end with this one, as the kernel sees to it (`isolation.worker`, bubblewrap).
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_EVERY_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def _dask(address: str) -> Iterator[Run]:
     try:
-        from distributed import Client
+        from distributed import CancelledError, Client, KilledWorker
+        from distributed.comm import CommClosedError
     except ImportError:
         raise MissingExtraError("distributed", "dist", "the backend 'dask'") from None
-    with Client(address, set_as_default=False) as client:
+    _check_listening("dask", address)
+    try:
+        connected = Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # as it raises them for what is no address, or no scheduler
+        raise _no_cluster("dask", address, error) from None
+    with connected as client:
         begun: list[Any] = []
+
+        def result(future: Any) -> Any:
+            try:
+                return future.result()
+            except (KilledWorker, CancelledError, CommClosedError) as error:
+                raise _lost("dask", error) from None
 
         def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
             # pure=False: two calls with equal arguments are two calls, so that a repetition is one.
             futures = [client.submit(_call, call, pure=False) for call in calls]
             begun.extend(futures)
-            return (future.result() for future in futures)
+            return map(result, futures)
 
         try:
             yield run
@@ -120,8 +172,12 @@ def _ray(address: str) -> Iterator[Run]:
         raise MissingExtraError("ray", "dist", "the backend 'ray'") from None
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
-    remote = ray.remote(num_cpus=1, max_retries=0)(_call)
+        _check_listening("ray", address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster("ray", address, error) from None
+    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
     begun: list[Any] = []
 
     def result(reference: Any) -> Any:
@@ -129,11 +185,13 @@ def _ray(address: str) -> Iterator[Run]:
             return ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise _lost("ray", error) from None
 
     def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
         references = [remote.remote(call) for call in calls]
         begun.extend(references)
-        return (result(reference) for reference in references)
+        return map(result, references)
 
     try:
         yield run
@@ -142,6 +200,29 @@ def _ray(address: str) -> Iterator[Run]:
             ray.cancel(reference)
         if ours:
             ray.shutdown()
+
+
+def _check_listening(backend: str, address: str) -> None:
+    """Raise `MoeloadError` where nothing listens: the cluster's own client would try for a minute."""
+    try:
+        found = urlsplit(address if "://" in address else f"//{address}")
+        if found.hostname and found.port:  # else a word that the client knows, such as Ray's "auto"
+            socket.create_connection((found.hostname, found.port), CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(backend, address, error) from None
+
+
+def _no_cluster(backend: str, address: str, error: Exception) -> MoeloadError:
+    why = str(error).partition("\n")[0]
+    return MoeloadError(f"--address {address}: no {backend} cluster answers there ({why}); docs/guide/cluster.md")
+
+
+def _lost(backend: str, error: Exception) -> MoeloadError:
+    why = str(error).partition("\n")[0]
+    return MoeloadError(
+        f"the {backend} cluster gave a pair up ({type(error).__name__}: {why}); finished pairs are kept, and the same "
+        "command goes on with the others"
+    )
 
 
 def _call(call: Callable[[], T]) -> T:

@@ -38,6 +38,12 @@ class Errors:
 
     def select(self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None) -> Errors:
         """Return the tasks of one state, one horizon, or with windows that (do not) cross a change of state."""
+        return self.at(self.where(state=state, horizon=horizon, crossing=crossing).tolist())
+
+    def where(
+        self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None
+    ) -> NDArray[np.intp]:
+        """Return the places of the tasks that `select` returns."""
         keep = np.ones(len(self.horizon_T), dtype=np.bool_)
         if state is not None:
             keep &= np.array(self.state_T, dtype=object) == state
@@ -45,7 +51,7 @@ class Errors:
             keep &= self.horizon_T == horizon
         if crossing is not None:
             keep &= self.crossing_T == crossing
-        return self.at(np.flatnonzero(keep).tolist())
+        return np.flatnonzero(keep)
 
     def at(self, at: Sequence[int]) -> Errors:
         """Return the tasks at these places."""
@@ -133,8 +139,9 @@ def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[
     some.
     """
     ratio_T = statistics.log_ratio(errors.by_forecaster[forecaster], errors.by_forecaster[reference])
-    found = [statistics.interval(ratio_T, errors.tasks, claim) for claim in CLAIMS]
-    return statistics.skill(ratio_T, errors.tasks), [interval for interval in found if interval is not None]
+    means = statistics.RunMeans.of(ratio_T[None], errors.tasks)
+    found = [means.intervals(claim)[0] for claim in CLAIMS]
+    return float(means.skill_F[0]), [interval for interval in found if interval is not None]
 
 
 def best_window(results: Sequence[Result], metric: str) -> tuple[str, int] | None:

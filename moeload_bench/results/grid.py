@@ -9,16 +9,21 @@ Axis letters: K suite horizons.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import not_found
-from moeload_bench.results.comparison import Errors, errors_of, reference_of, runs_of, skill
+from moeload_bench.results.comparison import CLAIMS, Errors, errors_of, reference_of
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.results.statistics import Claim, Interval, rank_groups, ranks
+from moeload_bench.results.statistics import Claim, Interval, RunMeans, groups_by, log_ratio, ranks
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -27,6 +32,8 @@ Values = tuple[float | None, ...]
 ALL = "all"
 """In place of a state: all origins, whatever the state."""
 NOTHING = "-"
+FEW = 8
+"""Fewer values than this numpy adds one after the other, as `sum` does in a tenth of the time."""
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "forecaster": ("Forecaster", "Who forecast"),
@@ -123,64 +130,111 @@ class Standings:
         self.reference = None if reference is None else reference.name
         outside = [] if reference is None or any(one is reference for one in results) else [reference]
         self._compared = [*results, *outside]
-        self._known: dict[str, list[tuple[list[list[float | None]], list[int]]]] = {}
+        self.at_R: list[int] | None = None
+        """Places of the runs that are looked at; None for all."""
+        self._kept: dict[Any, Any] = {}  # shared with the standings on some of the runs
+        self._values: dict[str, tuple[FloatArray, IntArray, list[int]]] = {}
 
     @cached_property
     def errors(self) -> Errors:
-        """Return the metric, task by task, of the results and the reference."""
+        """Return the metric, task by task, of the results and the reference; on all runs."""
         return errors_of(self._compared, self.metric)
 
     @cached_property
     def ratios(self) -> Errors:
-        """Return the metric that skill is a ratio of, task by task."""
+        """Return the metric that skill is a ratio of, task by task; on all runs."""
         return self.errors if self.ratio in (None, self.metric) else errors_of(self._compared, self.ratio or "")
 
     def on(self, runs: Collection[str]) -> Standings:
-        """Return the same scores on some of the runs."""
-        found = Standings(with_runs_of(self.results, runs), self.metric, None)
-        found.reference = self.reference
-        found.errors, found.ratios = (runs_of(errors, runs) for errors in (self.errors, self.ratios))
+        """Return the same scores on some of the runs; what was computed of each run is not computed again."""
+        found = copy(self)
+        found._values = {}
+        found.results = tuple(with_runs_of(self.results, runs))
+        found.at_R = [r for r, run in enumerate(self.results[0].runs) if run.trace in runs]
+        found.errors, found.ratios = self.errors, self.ratios
         return found
 
     def rows(self, state: str, horizon: int | None = None) -> list[Row]:
         """Return a row per forecaster, in their order."""
-        at = range(len(self.horizons)) if horizon is None else [self.horizons.index(horizon)]
-        here = in_state(self.ratios, state, horizon) if self.reference else None
+        at = slice(None) if horizon is None else [self.horizons.index(horizon)]
         floor_K = self.floor(state, "floor_batch")
-        if state not in self._known:
-            self._known[state] = [self._means(result, state) for result in self.results]
+        skills: list[float] = [float("nan")] * len(self.results)
+        claims: list[list[Interval | None]] = []
+        if self.reference:
+            means = self.run_means(self.reference, state, horizon)
+            skills, claims = means.skill_F.tolist(), [means.intervals(claim) for claim in CLAIMS]
         rows = []
-        for result, (means, origins_K) in zip(self.results, self._known[state], strict=True):
-            value_K = tuple(present_mean([mean_K[k] for mean_K in means]) for k in at)
-            found, intervals = skill(here, result.name, self.reference or "") if here else (float("nan"), [])
+        mean_FK, origins_FK, runs_F = self._of_state(state)
+        over_FK = excess(mean_FK, np.array(floor_K, dtype=np.float64)) if floor_K else mean_FK[:, :0]
+        excess_FK = (over_FK[:, at] if floor_K else over_FK).tolist()
+        columns = zip(self.results, mean_FK[:, at].tolist(), excess_FK, origins_FK[:, at].tolist(), runs_F, strict=True)
+        for i, (result, value_K, over_K, origins_K, runs) in enumerate(columns):
+            known = not np.isnan(skills[i])
             rows.append(Row(
-                result, state, value_K,
-                tuple(map(_excess, value_K, (floor_K[k] for k in at))) if floor_K else (),
-                tuple(origins_K[k] for k in at),
-                sum(any(value is not None for value in mean_K) for mean_K in means),
-                None if np.isnan(found) else found, () if np.isnan(found) else tuple(intervals),
+                result, state, none_for_nan(value_K), none_for_nan(over_K), tuple(origins_K), runs,
+                skills[i] if known else None,
+                tuple(one for found in claims if (one := found[i]) is not None) if known else (),
             ))  # fmt: skip
         return rows
 
-    def _means(self, result: Result, state: str) -> tuple[list[list[float | None]], list[int]]:
-        """Return the means of each run that has origins in a state, each [K], and how many origins have a value [K]."""
-        means = [mean_K for run in result.runs if (mean_K := run_means(run, state, self.metric))]
-        return means, [
-            sum(
-                _in_state(task.state, task.crossing[k : k + 1], state) and task.metrics[self.metric][k] is not None
-                for run in result.runs
-                for task in run.tasks
-                if self.metric in task.metrics
-            )
-            for k in range(len(self.horizons))
-        ]
+    def run_means(self, base: str | None, state: str, horizon: int | None = None) -> RunMeans:
+        """Return the runs' mean log ratios of every result, and a reference elsewhere, to one of them (the first)."""
+        base = base or self.results[0].name
+        means: RunMeans = self.keep((self.ratio, base, state, horizon), lambda: self._run_means(base, state, horizon))
+        return means if self.at_R is None else means.on(self.at_R)
+
+    def _run_means(self, base: str, state: str, horizon: int | None) -> RunMeans:
+        errors = self.ratios
+        of = errors.by_forecaster
+        ratio_FT = self.keep((self.ratio, base), lambda: log_ratio(np.stack(list(of.values())), of[base]))
+        at = self.places(state, horizon)
+        return RunMeans.of(ratio_FT[:, at], errors.tasks, at)
+
+    def places(self, state: str, horizon: int | None = None) -> NDArray[np.intp]:
+        """Return where the tasks of a state are, at one horizon or all; on all runs."""
+        found: NDArray[np.intp] = self.keep((state, horizon), lambda: in_state(self.errors, state, horizon))
+        return found
+
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made for a key of these scores on all runs, or make it."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _of_state(self, state: str) -> tuple[FloatArray, IntArray, list[int]]:
+        """Return of each result the mean over runs and how many origins have a value, [F, K], and runs with any."""
+        if state in self._values:
+            return self._values[state]
+        of_run_FRK, origins_FRK = self.keep((self.metric, state), lambda: self._run_values(state))
+        at, F = slice(None) if self.at_R is None else self.at_R, len(self.results)
+        of_run_FRK, origins_FRK = of_run_FRK[:F, at], origins_FRK[:F, at]
+        runs_F = (~np.isnan(of_run_FRK)).any(axis=2).sum(axis=1).tolist()
+        self._values[state] = row_means(of_run_FRK.transpose(0, 2, 1)), origins_FRK.sum(axis=1), runs_F
+        return self._values[state]
+
+    def _run_values(self, state: str) -> tuple[FloatArray, IntArray]:
+        """Return the means of each run over its origins in a state, and how many have a value, both [F, R, K]."""
+        number_T, recipe_R = self.errors.tasks.by_run
+        K = len(self.horizons)
+        at = self.places(state)
+        error_FT = np.full((len(self.errors.by_forecaster), len(number_T)), np.nan)
+        error_FT[:, at] = np.stack(list(self.errors.by_forecaster.values()))[:, at]
+        error_FNK = error_FT.reshape(len(error_FT), -1, K)
+        mean_FRK = np.full((len(error_FT), len(recipe_R), K), np.nan)
+        origins_FRK = np.zeros(mean_FRK.shape, dtype=np.int64)
+        for r in range(len(recipe_R)):
+            of_run_FKN = error_FNK[:, number_T[::K] == r].transpose(0, 2, 1)
+            mean_FRK[:, r], origins_FRK[:, r] = row_means(of_run_FKN), (~np.isnan(of_run_FKN)).sum(axis=2)
+        return mean_FRK, origins_FRK
 
     def ranks(self, state: str, horizon: int | None = None) -> dict[str, int]:
         """Return the rank group of each forecaster, from 1; empty with too few recipes, or without a ratio."""
-        here = in_state(self.ratios, state, horizon)
-        base_T = here.by_forecaster[self.reference] if self.reference else None
-        error = {result.name: here.by_forecaster[result.name] for result in self.results}
-        return ranks(rank_groups(error, here.tasks, base_T=base_T)) if self.ratio else {}
+        if not self.ratio:
+            return {}
+        names, F = [result.name for result in self.results], len(self.results)
+        skill_F = self.run_means(self.reference, state, horizon).skill_F[:F]
+        found = groups_by(skill_F, lambda i: self.run_means(names[i], state, horizon).p_F[:F])
+        return ranks(None if found is None else [[names[i] for i in group] for group in found])
 
     def floor(self, state: str, floor: str) -> Values:
         """Return the mean over runs [K] of a floor of the metric in a state; empty where no run has it."""
@@ -242,12 +296,7 @@ def result_grid(results: Sequence[Result], metric: str) -> ResultGrid | None:
             raise not_found("metric", metric, metric_names())
         return None
     scores = Standings(results, metric, reference_of(results))
-    rows = [
-        row
-        for state in (*STATES, CROSSING)
-        if in_state(scores.ratios, state).state_T
-        for row in by_skill(scores.rows(state))
-    ]
+    rows = [row for state in (*STATES, CROSSING) if scores.places(state).size for row in by_skill(scores.rows(state))]
     there = {row.state for row in rows}
     floors = {key: found for key, found in scores.floors().items() if key[0] in there}
     return ResultGrid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
@@ -281,11 +330,26 @@ def front_of(points: Mapping[str, tuple[float, float | None]], lower: bool) -> s
     }
 
 
-def in_state(errors: Errors, state: str, horizon: int | None = None) -> Errors:
-    """Return the tasks of a state, of windows that cross a change of state, or of all states; at one horizon or all."""
+def in_state(errors: Errors, state: str, horizon: int | None = None) -> NDArray[np.intp]:
+    """Return where the tasks of a state are, of windows that cross a change of state, or of all states; at one horizon
+    or all.
+    """
     if state == CROSSING:
-        return errors.select(crossing=True, horizon=horizon)
-    return errors.select(state=None if state == ALL else state, horizon=horizon)
+        return errors.where(crossing=True, horizon=horizon)
+    return errors.where(state=None if state == ALL else state, horizon=horizon)
+
+
+def row_means(values_XN: FloatArray) -> FloatArray:
+    """Return the mean along the last axis of the values that are there, NaN where there is none."""
+    value_RN = values_XN.reshape(-1, values_XN.shape[-1])
+    known_RN = ~np.isnan(value_RN)
+    mean_R = np.full(len(value_RN), np.nan)
+    patterns = np.unique(known_RN, axis=0) if (known_RN != known_RN[:1]).any() else known_RN[:1]
+    for pattern_N in patterns:
+        at_R = np.flatnonzero((known_RN == pattern_N).all(axis=1))
+        if pattern_N.any():
+            mean_R[at_R] = value_RN[np.ix_(at_R, np.flatnonzero(pattern_N))].mean(axis=1)
+    return mean_R.reshape(values_XN.shape[:-1])
 
 
 def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
@@ -310,11 +374,14 @@ def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:
 def present_mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that are there; None where there is none."""
     kept = [value for value in values if value is not None]
-    return float(np.mean(kept)) if kept else None
+    if len(kept) < FEW:
+        return sum(kept) / len(kept) if kept else None
+    return float(np.mean(kept))
 
 
-def _excess(value: float | None, floor: float | None) -> float | None:
-    return None if value is None or floor is None else float(excess(np.array(value), np.array(floor)))
+def none_for_nan(values: Iterable[float]) -> Values:
+    """NaN becomes None."""
+    return tuple(None if math.isnan(value) else value for value in values)
 
 
 def _in_state(task_state: str, crossing: Sequence[bool], state: str) -> bool:

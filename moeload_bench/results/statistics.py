@@ -3,14 +3,14 @@
 Windows, layers and experts of one training run are not independent, and recipes are few, so nothing here resamples
 windows. All of it works on the logarithm of the ratio of a forecaster's error to the reference's on the same task.
 
-Axis letters: T tasks, F forecasters, G recipes.
+Axis letters: T tasks, F forecasters, R runs, C recipes, G groups of near twins, which have one vote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -96,13 +96,163 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.clip(ratio, 1.0 / CLIP, CLIP)))
 
 
+@dataclass(frozen=True, eq=False)
+class RunMeans:
+    """Mean log ratios of runs, [F, R], NaN for a run without a ratio; each run's recipe and who has one vote together.
+
+    With as many tasks per run and runs per recipe, and without near twins, a mean of votes is the mean over tasks.
+    """
+
+    mean_FR: FloatArray
+    recipe_R: tuple[str, ...]
+    group_R: tuple[str, ...]
+
+    @classmethod
+    def of(cls, log_ratio_FT: FloatArray, tasks: Tasks, at: NDArray[np.intp] | None = None) -> RunMeans:
+        """Return the means over each run's tasks, of all tasks or those at some places."""
+        number_T, recipe_R = tasks.by_run
+        number_T = number_T if at is None else number_T[at]
+        F, R = len(log_ratio_FT), len(recipe_R)
+        place_FT = number_T + R * np.arange(F)[:, None]
+        known_FT = np.isfinite(log_ratio_FT)
+        place, ratio = place_FT[known_FT], log_ratio_FT[known_FT]
+        count, total = np.bincount(place, minlength=F * R), np.bincount(place, weights=ratio, minlength=F * R)
+        mean = np.full(F * R, np.nan)
+        np.divide(total, count, out=mean, where=count > 0)
+        return cls(mean.reshape(F, R), tuple(recipe_R), tuple(tasks.twins.get(name, name) for name in recipe_R))
+
+    def on(self, at: Sequence[int]) -> RunMeans:
+        """Return the means of the runs at these places."""
+        names = ((self.recipe_R, self.group_R) if len(at) == len(self.recipe_R) else
+                 (tuple(names[i] for i in at) for names in (self.recipe_R, self.group_R)))  # fmt: skip
+        return RunMeans(self.mean_FR[:, at], *names)
+
+    def by_recipe(self, i: int) -> dict[str, FloatArray]:
+        """Return the means of each recipe's runs of one forecaster, those without a ratio left out."""
+        means: dict[str, list[float]] = {}
+        for recipe, mean in zip(self.recipe_R, self.mean_FR[i].tolist(), strict=True):
+            if not np.isnan(mean):
+                means.setdefault(recipe, []).append(mean)
+        return {recipe: np.array(runs) for recipe, runs in means.items()}
+
+    @cached_property
+    def votes(self) -> list[_Votes]:
+        """Return the means by group of near twins: forecasters with ratios on the same runs together."""
+        known_FR = ~np.isnan(self.mean_FR)
+        found = []
+        for pattern_R in np.unique(known_FR, axis=0) if (known_FR != known_FR[:1]).any() else known_FR[:1]:
+            at_F, at_R = np.flatnonzero((known_FR == pattern_R).all(axis=1)), np.flatnonzero(pattern_R)
+            if at_R.size:
+                layout = _layout(*(tuple(names[i] for i in at_R) for names in (self.recipe_R, self.group_R)))
+                found.append(_Votes(at_F, layout, self.mean_FR[np.ix_(at_F, at_R[layout.order_R])]))
+        return found
+
+    @cached_property
+    def skill_F(self) -> FloatArray:
+        """Return 1 - geometric mean of the error ratios: over tasks, runs, recipes, groups; NaN without any task."""
+        found_F = np.full(len(self.mean_FR), np.nan)
+        for votes in self.votes:
+            found_F[votes.at_F] = 1.0 - np.exp(votes.center_F)
+        return found_F
+
+    @cached_property
+    def p_F(self) -> FloatArray:
+        """Return the two-sided p of "no difference on a new recipe", as `p_value`; NaN with too few recipes."""
+        found_F = np.full(len(self.mean_FR), np.nan)
+        for votes in self.votes:
+            if votes.groups >= MIN_RECIPES:
+                found_F[votes.at_F] = votes.p_F
+        return found_F
+
+    def intervals(self, claim: Claim, confidence: float = 0.95) -> list[Interval | None]:
+        """Return the interval of each forecaster, as `interval`."""
+        found: list[Interval | None] = [None] * len(self.mean_FR)
+        for votes in self.votes:
+            if votes.groups < MIN_RECIPES:
+                continue
+            error_F, freedom = votes.new_recipe if claim == "a new recipe" else votes.new_seeds
+            if freedom < 1:
+                continue
+            half_F = t_quantile(freedom, confidence) * error_F
+            ends = (votes.center_F, votes.center_F + half_F, votes.center_F - half_F)
+            columns = zip(votes.at_F.tolist(), *((1.0 - np.exp(each_F)).tolist() for each_F in ends), strict=True)
+            for i, middle, low, high in columns:
+                found[i] = Interval(claim, middle, low, high, confidence, votes.groups, len(votes.layout.order_R))
+        return found
+
+
+class _Layout(NamedTuple):
+    """An order of runs in which those of a recipe, and recipes of a group, are together, and where each begins."""
+
+    order_R: NDArray[np.intp]
+    runs_C: NDArray[np.intp]
+    recipes_G: NDArray[np.intp]
+
+    @property
+    def first_C(self) -> NDArray[np.intp]:
+        return np.cumsum(self.runs_C) - self.runs_C
+
+    @property
+    def first_G(self) -> NDArray[np.intp]:
+        return np.cumsum(self.recipes_G) - self.recipes_G
+
+
+@lru_cache(maxsize=1024)
+def _layout(recipe_R: tuple[str, ...], group_R: tuple[str, ...]) -> _Layout:
+    groups: dict[str, dict[str, list[int]]] = {}
+    for r, (recipe, group) in enumerate(zip(recipe_R, group_R, strict=True)):
+        groups.setdefault(group, {}).setdefault(recipe, []).append(r)
+    runs = [runs for recipes in groups.values() for runs in recipes.values()]
+    order, sizes, counts = [r for each in runs for r in each], list(map(len, runs)), list(map(len, groups.values()))
+    return _Layout(np.array(order, np.intp), np.array(sizes, np.intp), np.array(counts, np.intp))
+
+
+class _Votes:
+    """Means of forecasters that have ratios on the same runs, in the order of a layout; C recipes, G groups."""
+
+    def __init__(self, at_F: NDArray[np.intp], layout: _Layout, mean_FR: FloatArray) -> None:
+        self.at_F, self.layout, self._mean_FR = at_F, layout, mean_FR
+        self._recipe_FC = np.add.reduceat(mean_FR, layout.first_C, axis=1) / layout.runs_C
+        self._group_FG = np.add.reduceat(self._recipe_FC, layout.first_G, axis=1) / layout.recipes_G
+        self.center_F: FloatArray = self._group_FG.mean(axis=1)
+
+    @property
+    def groups(self) -> int:
+        return len(self.layout.recipes_G)
+
+    @cached_property
+    def new_recipe(self) -> tuple[FloatArray, int]:
+        """Return standard error and degrees of freedom for a recipe not seen: from the variance of the votes."""
+        return self._group_FG.std(axis=1, ddof=1) / np.sqrt(self.groups), self.groups - 1
+
+    @cached_property
+    def new_seeds(self) -> tuple[FloatArray, int]:
+        """Return standard error and degrees of freedom for new seeds: runs vary, recipes are fixed."""
+        runs_C, recipes_G = self.layout.runs_C, self.layout.recipes_G
+        freedom = int((runs_C - 1).sum())
+        if freedom < 1:
+            return np.full(len(self.at_F), np.nan), 0
+        off_FR = self._mean_FR - np.repeat(self._recipe_FC, runs_C, axis=1)
+        variance_F = np.add.reduceat(off_FR**2, self.layout.first_C, axis=1).cumsum(axis=1)[:, -1] / freedom
+        weight_C = np.repeat(1.0 / (self.groups * recipes_G), recipes_G)
+        return np.sqrt(variance_F * sum((weight_C**2 / runs_C).tolist())), freedom
+
+    @property
+    def p_F(self) -> FloatArray:
+        from scipy.special import stdtr
+
+        error_F, freedom = self.new_recipe
+        exact_F = error_F == 0.0
+        p_F = 2.0 * stdtr(freedom, -np.abs(self.center_F) / np.where(exact_F, 1.0, error_F))
+        return np.where(exact_F, np.where(self.center_F == 0.0, 1.0, 0.0), p_F)
+
+
 def skill(log_ratio_T: FloatArray, tasks: Tasks) -> float:
     """Return 1 - geometric mean of the error ratios: over tasks, runs, recipes, groups of twins; NaN without any task.
 
     With as many tasks per run and runs per recipe, and without near twins, this is the mean over tasks.
     """
-    groups = _by_group(log_ratio_T, tasks)
-    return skill_of(float(_group_means(groups).mean())) if groups else float("nan")
+    return float(RunMeans.of(np.asarray(log_ratio_T)[None], tasks).skill_F[0])
 
 
 def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: float = 0.95) -> Interval | None:
@@ -115,22 +265,7 @@ def interval(log_ratio_T: FloatArray, tasks: Tasks, claim: Claim, confidence: fl
     """
     if claim not in get_args(Claim):
         raise not_found("claim", claim, get_args(Claim))
-    groups = _by_group(log_ratio_T, tasks)
-    if len(groups) < MIN_RECIPES:
-        return None
-    center, error, freedom = _new_recipe(groups) if claim == "a new recipe" else _new_seeds(groups)
-    if freedom < 1:
-        return None
-    half = t_quantile(freedom, confidence) * error
-    return Interval(
-        claim=claim,
-        skill=skill_of(center),
-        low=skill_of(center + half),
-        high=skill_of(center - half),
-        confidence=confidence,
-        recipes=len(groups),
-        runs=sum(len(runs) for group in groups for runs in group),
-    )
+    return RunMeans.of(np.asarray(log_ratio_T)[None], tasks).intervals(claim, confidence)[0]
 
 
 def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> list[PairedTest]:
@@ -140,29 +275,22 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
     """
     if against not in errors:
         raise ResultError(f"no results of {against!r} to compare with; there is: {', '.join(errors)}")
-    others = [name for name in errors if name != against]
-    ratios = {name: log_ratio(errors[name], errors[against]) for name in others}
-    p_values = {name: p_value(ratios[name], tasks) for name in others}
-    tested = [name for name in others if p_values[name] is not None]
-    corrected = dict(zip(tested, holm([p for p in p_values.values() if p is not None]), strict=True))
-    return [
-        PairedTest(name, against, skill(ratios[name], tasks), p_values[name], corrected.get(name)) for name in others
-    ]
+    names = [name for name in errors if name != against]
+    if not names:
+        return []
+    means = RunMeans.of(log_ratio(np.stack([errors[name] for name in names]), errors[against]), tasks)
+    p_values = [None if np.isnan(p) else p for p in means.p_F.tolist()]
+    corrected = iter(holm([p for p in p_values if p is not None]))
+    rows = zip(names, means.skill_F.tolist(), p_values, strict=True)
+    return [PairedTest(name, against, found, p, None if p is None else next(corrected)) for name, found, p in rows]
 
 
 def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
     """Return the two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than
     MIN_RECIPES.
     """
-    groups = _by_group(log_ratio_T, tasks)
-    if len(groups) < MIN_RECIPES:
-        return None
-    center, error, freedom = _new_recipe(groups)
-    if error == 0.0:
-        return 1.0 if center == 0.0 else 0.0
-    from scipy.special import stdtr
-
-    return float(2.0 * stdtr(freedom, -abs(center) / error))
+    p = float(RunMeans.of(np.asarray(log_ratio_T)[None], tasks).p_F[0])
+    return None if np.isnan(p) else p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -187,15 +315,27 @@ def rank_groups(
     """
     if not errors:
         return []
-    base_T = next(iter(errors.values())) if base_T is None else base_T
-    order = sorted(errors, key=lambda name: -skill(log_ratio(errors[name], base_T), tasks))
-    groups = []
+    names, error_FT = list(errors), np.stack(list(errors.values()))
+
+    def means_to(error_T: FloatArray) -> RunMeans:
+        return RunMeans.of(log_ratio(error_FT, error_T), tasks)
+
+    skill_F = means_to(error_FT[0] if base_T is None else base_T).skill_F
+    groups = groups_by(skill_F, lambda i: means_to(error_FT[i]).p_F, alpha)
+    return None if groups is None else [[names[i] for i in group] for group in groups]
+
+
+def groups_by(
+    skill_F: FloatArray, p_against: Callable[[int], FloatArray], alpha: float = 0.05
+) -> list[list[int]] | None:
+    """Return `rank_groups` by number, from each one's skill and from everyone's p against one of them, NaN for none."""
+    order, groups = sorted(range(len(skill_F)), key=(-skill_F).tolist().__getitem__), []
     while order:
-        results = compare({name: errors[name] for name in order}, order[0], tasks)
-        if any(result.p_holm is None for result in results):
+        p_values = p_against(order[0])[order[1:]].tolist()
+        if any(map(np.isnan, p_values)):
             return None
-        apart = {result.forecaster for result in results if result.p_holm is not None and result.p_holm < alpha}
-        end = next((i for i, name in enumerate(order) if name in apart), len(order))
+        apart = (i for i, p in enumerate(holm(p_values), start=1) if p < alpha)
+        end = next(apart, len(order))
         groups.append(order[:end])
         order = order[end:]
     return groups
@@ -218,44 +358,7 @@ def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | N
 
 def run_means(log_ratio_T: FloatArray, tasks: Tasks) -> dict[str, FloatArray]:
     """Return the means of each recipe's runs; tasks without a ratio are left out, and so are runs without tasks."""
-    number_T, recipe_R = tasks.by_run
-    known = np.isfinite(log_ratio_T)
-    count_R = np.bincount(number_T[known], minlength=len(recipe_R))
-    sum_R = np.bincount(number_T[known], weights=log_ratio_T[known], minlength=len(recipe_R))
-    means: dict[str, list[float]] = {}
-    for recipe, total, count in zip(recipe_R, sum_R.tolist(), count_R.tolist(), strict=True):
-        if count:
-            means.setdefault(recipe, []).append(total / count)
-    return {recipe: np.array(runs) for recipe, runs in means.items()}
-
-
-def _by_group(log_ratio_T: FloatArray, tasks: Tasks) -> list[list[FloatArray]]:
-    """Return the means of the runs of each recipe, recipes by group of near twins: mostly one recipe in a group."""
-    groups: dict[str, list[FloatArray]] = {}
-    for recipe, runs in run_means(log_ratio_T, tasks).items():
-        groups.setdefault(tasks.twins.get(recipe, recipe), []).append(runs)
-    return list(groups.values())
-
-
-def _group_means(groups: Sequence[Sequence[FloatArray]]) -> FloatArray:
-    """Return the mean of each group over its recipes, of each recipe over its runs."""
-    return np.array([np.mean([runs.mean() for runs in group]) for group in groups])
-
-
-def _new_recipe(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Return mean, standard error and degrees of freedom for a recipe not seen."""
-    mean_G = _group_means(groups)
-    return float(mean_G.mean()), float(mean_G.std(ddof=1) / np.sqrt(len(mean_G))), len(mean_G) - 1
-
-
-def _new_seeds(groups: Sequence[Sequence[FloatArray]]) -> tuple[float, float, int]:
-    """Return mean, standard error and degrees of freedom for new seeds of the same recipes: runs vary, recipes are
-    fixed.
-    """
-    recipes = [(runs, 1.0 / (len(groups) * len(group))) for group in groups for runs in group]
-    spread = seed_spread({str(i): runs} for i, (runs, _) in enumerate(recipes))
-    votes = sum(weight**2 / len(runs) for runs, weight in recipes)
-    return float(_group_means(groups).mean()), float(np.sqrt(spread.variance * votes)), spread.freedom
+    return RunMeans.of(np.asarray(log_ratio_T)[None], tasks).by_recipe(0)
 
 
 def skill_of(mean_log_ratio: float) -> float:
@@ -272,6 +375,7 @@ def seed_spread(sets: Iterable[Runs]) -> Spread:
     return Spread(sum(float(((runs_R - runs_R.mean()) ** 2).sum()) for runs_R in groups) / freedom, freedom)
 
 
+@lru_cache(maxsize=1024)
 def t_quantile(freedom: int, confidence: float) -> float:
     """Return the half width of a two-sided t interval in standard errors."""
     from scipy.special import stdtrit

@@ -46,6 +46,38 @@ def test_a_signal_ends_everything_that_run_started(number: signal.Signals, tmp_p
     assert len(gone) >= 4
 
 
+def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
+    """SIGKILL of the program, which can tidy nothing up: workers, trackers and forecasters end all the same."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = [*PROGRAM, "run", f"{tmp_path / 'slow.py'}:Slow", "--jobs", "2"]
+    program = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    below = started_below(program, forecasters=2)
+    program.kill()
+    gone, alive = psutil.wait_procs(below, timeout=30)
+    assert alive == []
+    assert len(gone) >= 4
+
+
+def test_ctrl_c_with_two_jobs_says_one_line(tmp_path: Path) -> None:
+    """No thread's traceback and no library's warning: what is kept, and how to go on."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    # a shell that starts tests in the background has them ignore Ctrl-C, which a child inherits
+    heard = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    module = "runpy.run_module('moeload_bench', run_name='__main__', alter_sys=True)"
+    words = ["run", f"{tmp_path / 'slow.py'}:Slow", "--jobs", "2", "--json"]
+    program = subprocess.Popen(
+        [sys.executable, "-c", heard + module, *words], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    below = started_below(program, forecasters=2)
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, errors = program.communicate(timeout=60)
+    assert [line for line in errors.decode().splitlines() if line] == [
+        "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
+    ]
+    assert program.returncode == 130
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+
+
 def started_below(program: subprocess.Popen[bytes], forecasters: int) -> list[psutil.Process]:
     """The program's processes, once so many forecasters are among them."""
     deadline = time.monotonic() + 120

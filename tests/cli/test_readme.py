@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     Path("my.py").write_text(block("# my.py"), encoding="utf-8")
     return "my.py:Mine"
+
+
+def test_the_extras_for_trainers_bring_numba() -> None:
+    """Without it ARIMA and the averages on a run of one's own take many times as long."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for names in re.findall(r"pip install '\.\[([\w,]+)\]'", README):
+        brought = " ".join(part for name in names.split(",") for part in (name, *extras[name]))
+        assert "fast" in re.findall(r"\w+", brought), names
 
 
 def test_the_forecaster_in_the_readme_keeps_every_rule(mine: str) -> None:

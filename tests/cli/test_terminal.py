@@ -74,8 +74,12 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
     [
         (("report",), ("watching (1 of 3)", "forecasters (2 of 3): uniform, forecaster 1 of", "re-planning (3 of 3)")),
         (("run", "sw_avg", "--level", "none", "--fresh", "--trace"), ("sw_avg, forecaster 2 of 2, origin",)),
+        (
+            ("plan", "--devices=4", "--slots=12", "--expert-mb=1", "--bandwidth=25", "--step-ms=99", "--level=none"),
+            ("states of the run", "starting sw_avg", "forecast and plans at step"),
+        ),
     ],
-    ids=["report", "run"],
+    ids=["report", "run", "plan"],
 )
 def test_a_long_command_names_its_stages_as_they_begin(
     words: tuple[str, ...], stages: tuple[str, ...], folder: Path

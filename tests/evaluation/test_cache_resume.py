@@ -7,8 +7,10 @@ import inspect
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -288,6 +290,53 @@ def test_a_ray_cluster_gives_the_results_of_one_process(tmp_path: Path, monkeypa
         check_cluster(tmp_path, "ray", address)
 
 
+@pytest.mark.slow
+def test_a_killed_dask_worker_changes_no_score(tmp_path: Path) -> None:
+    """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
+    distributed = need("distributed", "pip install -e '.[dist]'")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
+    ) as cluster:
+        check_kill(tmp_path, "dask", cluster.scheduler_address)
+
+
+@pytest.mark.slow
+def test_a_killed_ray_worker_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with Dask."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    need("ray", "pip install -e '.[dist]'")
+    with ray_head() as address:
+        check_kill(tmp_path, "ray", address)
+
+
+def check_kill(tmp_path: Path, backend: str, address: str) -> None:
+    """Kill a worker that has just begun once two have taken work; compare with one process."""
+    log, killed = tmp_path / "begun", list[int]()
+    targets = counted(log, delay=1.0), "ema"
+
+    done = threading.Event()
+
+    def kill_one() -> None:
+        while not killed and not done.is_set():
+            begun = [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
+            if len(set(begun)) > 1:
+                os.kill(begun[-1], signal.SIGKILL)  # it has only begun: the first may be at another pair by now
+                killed.append(begun[-1])
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    there = run(tmp_path, *targets, fresh=True, backend=backend, address=address)
+    done.set()
+    killer.join()
+    workers_seen = [int(line.split()[1]) for line in log.read_text().splitlines()]
+    assert len(set(workers_seen)) > 1
+    assert killed
+    assert len(workers_seen) > TRACES  # what the killed one was at began again
+    assert outcome(there) == outcome(run(tmp_path, *targets, fresh=True))
+
+
 def check_cluster(tmp_path: Path, backend: str, address: str) -> None:
     """Equal results, failures by name included, and errors of the request come through as what they are."""
     targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
@@ -334,6 +383,19 @@ def ray_head() -> Iterator[str]:
             assert head.stdin is not None
             head.stdin.close()
             head.wait(60)
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_an_address_where_nothing_listens_is_named_soon(backend: str) -> None:
+    """The clients themselves would try for a minute."""
+    need({"dask": "distributed", "ray": "ray"}[backend], "pip install -e '.[dist]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(MoeloadError, match=f"{address}: no {backend} cluster answers there"):
+            list(run_spread([int], backend=backend, address=address))
+    assert time.monotonic() - began < 10
 
 
 def test_a_backend_that_cannot_be_used_says_why() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from leaderboard.site import kept as keeping
+from leaderboard.site.command import mark_of, write_site
 from leaderboard.site.inputs import Inputs
-from leaderboard.site.kept import boards_sha256, kept_files
+from leaderboard.site.kept import boards_sha256, checkout_sha256, kept_files
 from leaderboard.site.pages import run_files
 from moeload_bench.cache import cache_dir
 from moeload_bench.traces.store import find_trace
@@ -79,3 +80,29 @@ def test_a_trace_is_described_and_drawn_alike_when_it_was_kept() -> None:
     first = kept_files("trace", "x", lambda: run_files(path))
     assert kept_files("trace", "x", lambda: pytest.fail("made again")) == first
     assert [name for name, _ in first][1:] == ["heatmap.png", "heatmap-dark.png", "states.png", "states-dark.png"]
+
+
+def test_a_site_says_what_it_was_made_from(tmp_path: Path) -> None:
+    """So that one of the same files is not made again; one that lost or gained a file is."""
+    out = tmp_path / "site"
+    assert mark_of(out) == ""
+    write_site([("index.html", b"1"), ("a/b.html", b"2")], out, "abc")
+    assert mark_of(out) == "abc"
+    (out / "a" / "b.html").unlink()
+    assert mark_of(out) == ""
+
+
+def test_any_file_that_is_read_changes_the_hash_of_a_checkout(tmp_path: Path) -> None:
+    """Content, name and place; what is beside these folders does not."""
+    found = [checkout_sha256(tmp_path)]
+    for name in ("CITATION.cff", "traces/a.parquet", "leaderboard/results/v1/mine.json", "docs/a.md"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+        found.append(checkout_sha256(tmp_path))
+    (tmp_path / "docs" / "a.md").write_bytes(b"2")
+    found.append(checkout_sha256(tmp_path))
+    assert len(set(found)) == 6
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "a.md").write_bytes(b"1")
+    assert checkout_sha256(tmp_path) == found[-1]

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from leaderboard.ranking import rank_sets, win_rate, win_rates
+from leaderboard.ranking import rank_sets, win_rates
 from moeload_bench.errors import ResultError
 from moeload_bench.results.statistics import (
     CLIP,
@@ -55,6 +55,11 @@ def coverage(claim, G, R, W, sims, fixed_recipes, seed=0):
         found = interval(simulate(rng, G, R, W, recipe_G), tasks, claim)
         hits += found.low <= target <= found.high
     return hits / sims
+
+
+def win_rate(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the first against the second alone."""
+    return win_rates({"first": first, "second": second})["first"]
 
 
 def test_another_choice_of_origins_keeps_the_groups_of_its_suite():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ class Counted:
     def __init__(self, info: TraceInfo, seed: int, log: str, weight: float = 0.0, delay: float = 0.0) -> None:
         self.info, self.weight, self.delay = info, weight, delay
         with Path(log).open("a") as file:
-            file.write(f"{weight}\n")
+            file.write(f"{weight} {os.getpid()}\n")
 
     def observe(self, block: StepBlock) -> None:
         pass
