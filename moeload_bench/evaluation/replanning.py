@@ -20,7 +20,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun, Simulation, best_run
 from moeload_bench.states.rule import StateRule, label_states
-from moeload_bench.traces.rows import parts
+from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import RowShares, Trace
 from moeload_bench.words import Progress, silent
 

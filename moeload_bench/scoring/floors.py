@@ -37,7 +37,7 @@ from moeload_bench.scoring.noise import (
 )
 from moeload_bench.scoring.scores import horizon_rows, mean_over
 from moeload_bench.states.rule import StateLabels, state_names
-from moeload_bench.traces.rows import parts
+from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]

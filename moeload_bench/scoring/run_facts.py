@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
 from moeload_bench.traces.meta import TraceMeta
+from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, shares
 
 DRIFT_STEPS = (1, 100, 1000)
@@ -91,7 +92,7 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     most = max(1, CELLS_AT_MOST // max(1, (trace.steps - start) * trace.num_experts))
     index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int)).tolist()
     some = trace.of_layers(index_N)
-    load_SNE, half_SNE = some.load_SLE[start:], some.columns["load_half"][start:]
+    load_SNE, half_SNE = (_rows_from(start, column) for column in (some.load_SLE, some.columns["load_half"]))
     rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in DRIFT_STEPS]
     moved = np.zeros((some.num_layers, len(rows)))
     variance_LE, share_LE = (np.zeros((some.num_layers, trace.num_experts)) for _ in range(2))
@@ -109,6 +110,15 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     with np.errstate(invalid="ignore", divide="ignore"):
         drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())  # NaN stays NaN
     return NoiseAndDrift(noise, tuple(map(float, drift)))
+
+
+def _rows_from(start: int, column_SLE: Any) -> IntArray:
+    """Return the last rows of a column, read part by part."""
+    steps = len(column_SLE)
+    return np.concatenate(
+        [column_SLE[max(start, part.start) : part.stop] for part in parts(column_SLE.shape) if part.stop > start]
+        or [column_SLE[steps:]]
+    )
 
 
 def _mean_of_rows(values_SE: FloatArray) -> FloatArray:

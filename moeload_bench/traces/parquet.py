@@ -20,7 +20,7 @@ from moeload_bench.arrays import Array, IntArray
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
 from moeload_bench.traces.pages import chunks, largest_page_bytes
-from moeload_bench.traces.rows import StoredRows
+from moeload_bench.traces.streaming import StoredRows
 from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, TraceMeta, column_shape
 
 if TYPE_CHECKING:

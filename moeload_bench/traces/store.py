@@ -30,7 +30,7 @@ from moeload_bench.traces.parquet import (
     read_columns,
     read_record,
 )
-from moeload_bench.traces.rows import parts
+from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import COLUMNS, Trace, check_counts, check_steps, check_trace
 
 if TYPE_CHECKING:

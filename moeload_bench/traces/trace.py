@@ -28,7 +28,7 @@ from moeload_bench.traces.meta import (
     checked_meta,
     older,
 )
-from moeload_bench.traces.rows import of_layers, parts
+from moeload_bench.traces.streaming import of_layers, parts
 
 __all__ = [
     "COLUMNS",

@@ -18,9 +18,9 @@ from moeload_bench.errors import TraceError
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import label_states
-from moeload_bench.traces import rows
-from moeload_bench.traces.rows import StoredRows
+from moeload_bench.traces import streaming
 from moeload_bench.traces.store import data_sha256, read_trace, write_trace
+from moeload_bench.traces.streaming import StoredRows
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 
@@ -43,9 +43,9 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tr
     monkeypatch.setattr("moeload_bench.traces.parquet.CELLS_A_BATCH", 1)
     path = write_trace(trace, tmp_path / "own" / "test" / "seed0.parquet")
     monkeypatch.setattr("moeload_bench.traces.parquet.CELLS_AT_ONCE", 0)
-    monkeypatch.setattr(rows, "CELLS_A_PART", 100 * cells)
+    monkeypatch.setattr(streaming, "CELLS_A_PART", 100 * cells)
     monkeypatch.setattr("moeload_bench.states.drift.CELLS_AT_ONCE", 100 * cells)
-    monkeypatch.setattr(rows, "HELD_BYTES", 3 * 64 * cells * 8)
+    monkeypatch.setattr(streaming, "HELD_BYTES", 3 * 64 * cells * 8)
     monkeypatch.setattr("moeload_bench.evaluation.harness.FEED_CELLS", 100 * cells)
     monkeypatch.setattr("moeload_bench.placement.replan.CELLS_AT_ONCE", 50 * cells)
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
