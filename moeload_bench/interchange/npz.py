@@ -21,6 +21,7 @@ from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
 
 MAX_BYTES = 4 << 30
 """Arrays are read whole, so a larger archive is refused; the message names the formats that are read in pieces."""
+STREAMED = "; read in pieces, whatever their size: logs of engines and trackers (`moeload-bench import formats`)"
 _NAMES = ("load", "step", "tokens", "layer", *OPTIONAL_COLUMNS)
 
 
@@ -37,7 +38,7 @@ def read_npz(
     options = options or Options()
     top_k, tokens = options.top_k, options.tokens
     semantics = options.counted or "pre_drop"
-    arrays = read_arrays(path, _NAMES, max_bytes)
+    arrays = read_arrays(path, _NAMES, max_bytes, STREAMED)
     if "load" not in arrays:
         raise TraceError(f"{path}: no array 'load' [steps, layers, experts]; there is: {', '.join(arrays) or 'none'}")
     if "tokens" in arrays and tokens is not None:

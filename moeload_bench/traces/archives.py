@@ -15,11 +15,13 @@ from moeload_bench.bounds import check_decoded
 from moeload_bench.errors import MoeloadError, TraceError
 
 
-def read_arrays(path: Path, known: Collection[str], max_bytes: int | None = None) -> dict[str, np.ndarray[Any, Any]]:
+def read_arrays(
+    path: Path, known: Collection[str], max_bytes: int | None = None, instead: str = ""
+) -> dict[str, np.ndarray[Any, Any]]:
     """Return the arrays of an archive by name.
 
     They must be plain numbers, take at most ``max_bytes`` together, and be in proportion to the archive's size
-    (`moeload_bench.bounds`).
+    (`moeload_bench.bounds`). ``instead`` is said of an archive that is too large: what can be read in its place.
 
     Raise `TraceError` if the file is not an archive, or if an array is not ``known``, occurs twice, holds objects, is
     too large, or claims more than its member holds. The message names file, array, what was got and what was expected.
@@ -29,7 +31,7 @@ def read_arrays(path: Path, known: Collection[str], max_bytes: int | None = None
             names = [_name(path, entry.filename, known) for entry in archive.infolist()]
             if len(set(names)) != len(names):
                 raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
-            _check_sizes(path, archive, max_bytes)
+            _check_sizes(path, archive, max_bytes, instead)
             return {name: _array(path, archive, name) for name in names}
     except MoeloadError:
         raise
@@ -45,11 +47,11 @@ def _name(path: Path, member: str, known: Collection[str]) -> str:
     return name
 
 
-def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None) -> None:
+def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, instead: str) -> None:
     """Check all sizes before unpacking: the sum, and each header against the bytes that its member holds."""
     total = sum(entry.file_size for entry in archive.infolist())
     if max_bytes is not None and total > max_bytes:
-        raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}")
+        raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{instead}")
     check_decoded(total, path.stat().st_size, str(path))
     for entry in archive.infolist():
         with archive.open(entry) as file:

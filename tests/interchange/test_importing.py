@@ -126,7 +126,7 @@ def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     """Archives are read whole, so their size is bounded before anything is unpacked."""
     np.savez_compressed(tmp_path / "bomb.npz", load=np.zeros((1000, 10, 10), dtype=np.int64))
     assert (tmp_path / "bomb.npz").stat().st_size < 10_000
-    with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes unpacked, expected at most 100000"):
+    with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes .* at most 100000; read in pieces"):
         read_npz(tmp_path / "bomb.npz", max_bytes=100_000)
 
 
