@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING, row_means
-from moeload_bench.results.statistics import EXACT, Tasks, holm, log_ratio, p_value, skill
+from moeload_bench.results.statistics import EXACT, Tasks, holm, log_ratio, p_value, possible_ranks, skill
 
 PossibleRanks = Mapping[str, tuple[int, int]]
 """By forecaster the least and the greatest rank that it could have."""
 
 
-def rank_text(sets: PossibleRanks | None, name: str) -> str:
-    """Return `1 to 14`; `-` where there are too few runs or recipes to tell."""
-    return "{} to {}".format(*sets[name]) if sets else NOTHING
+def rank_text(ranks: tuple[int, int]) -> str:
+    """Return `1 to 14`."""
+    return "{} to {}".format(*ranks)
+
+
+def rank_cell(sets: PossibleRanks | None, name: str) -> str:
+    """Return a forecaster's ranks; `-` where there are too few runs or recipes to tell."""
+    return rank_text(sets[name]) if sets else NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +73,12 @@ def rank_sets(
     alpha: float = 0.05,
     test: Callable[[str, str], float | None] | None = None,
 ) -> dict[str, tuple[int, int]] | None:
-    """Each forecaster's least and greatest rank; None where a pair cannot be tested.
+    """Each forecaster's least and greatest rank (`possible_ranks`); None where a pair cannot be tested.
 
-    All pairs are tested, Holm over them: with probability 1 - alpha at least every set holds the true rank, all of them
-    at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91). ``test`` gives the p of two
-    forecasters; without it `p_value`, so that the ranks are those on new recipes.
+    ``test`` gives the p of two forecasters; without it `p_value`, so that the ranks are those on new recipes.
     """
     apart = pairs_apart(errors, tasks, alpha, test)
-    if apart is None:
-        return None
-    better, worse = dict.fromkeys(errors, 0), dict.fromkeys(errors, 0)
-    for first, second in apart:
-        better[second] += 1
-        worse[first] += 1
-    return {name: (1 + better[name], len(errors) - worse[name]) for name in errors}
+    return None if apart is None else possible_ranks(list(errors), apart)
 
 
 def pairs_apart(

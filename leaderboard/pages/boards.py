@@ -14,7 +14,7 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.headline import headline_suite
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.ranking import rank_sets, rank_text
+from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, metrics_in
@@ -79,7 +79,7 @@ def _quantile_table(errors: Errors, cover: Errors, state: str, horizons: Sequenc
             f"`{name}`",
             *(three_digits(_run_mean(errors.select(horizon=h), name)) for h in horizons),
             skill_span(*found[name]),
-            rank_text(ranks, name),
+            rank_cell(ranks, name),
             three_digits(_run_mean(cover, name)),
         )
         for name in sorted(found, key=lambda name: -found[name][0])

@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.ranking import PossibleRanks, rank_sets, rank_text
+from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import scored_seasons
@@ -93,7 +93,7 @@ def _state_table(
     best_K = [min((value for value in column if value is not None), default=None) for column in columns]
     lines: list[tuple[str, ...]] = [
         (f"`{row.forecaster}`", *map(_cell, row.value_K, best_K), skill_span(row.skill or 0.0, row.intervals),
-         rank_text(ranks, row.forecaster), three_digits(row.result.cpu_ms))
+         rank_cell(ranks, row.forecaster), three_digits(row.result.cpu_ms))
         for row in rows
     ]  # fmt: skip
     if oracle_window.NAME in errors.by_forecaster:

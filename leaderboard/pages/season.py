@@ -15,7 +15,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import drop_parts, public_results
 from leaderboard.pages.parts import Page
-from leaderboard.ranking import rank_sets, rank_text
+from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.records import EntryForks
@@ -153,8 +153,8 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
         own = skill_interval(run_ratios(here, name, reference), spreads[name])
         new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
         lines.append((
-            f"`{name}`", f"{own.skill:+.3f}", _span(own), rank_text(sets.new_seeds, name), _span(new),
-            rank_text(sets.new_recipe, name),
+            f"`{name}`", f"{own.skill:+.3f}", _span(own), rank_cell(sets.new_seeds, name), _span(new),
+            rank_cell(sets.new_recipe, name),
         ))  # fmt: skip
     heads = (state, "skill", "new seeds", "ranks, new seeds", "new recipe", "ranks, new recipe")
     count = len(found)

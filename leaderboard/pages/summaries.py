@@ -14,13 +14,14 @@ from pathlib import Path
 from leaderboard.committed import RESULTS, suites_with_results
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import metric_names, results_of
+from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid, with_runs_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
 from moeload_bench.scoring.catalogue import PRIMARY
 
-FIELDS = ("forecaster", "recipe", "state", "horizon", "metric", "value", "excess", "skill", "low", "high", "rank",
+FIELDS = ("forecaster", "recipe", "state", "horizon", "metric", "value", "excess", "skill", "low", "high", "ranks",
           "runs", "origins")  # fmt: skip
 assert set(FIELDS) <= COLUMNS.keys()
 
@@ -50,13 +51,13 @@ def _of_metric(results: Sequence[Result], metric: str) -> Iterator[Sequence[obje
     grid = result_grid(results, metric)
     for state in grid.states if grid else ():
         assert grid is not None
-        rank = grid.scores.ranks(state) if metric == PRIMARY else {}
+        ranks = grid.scores.ranks(state) if metric == PRIMARY else {}
         for row in grid.of_state(state):
             yield from _by_horizon(row, grid.scores, ALL)
             found = row.new_recipe
             ends = (None, None) if found is None else (found.low, found.high)
             numbers = (_number(value) for value in (row.value, None, row.skill, *ends))
-            counts = (rank.get(row.forecaster, ""), row.runs, row.origins)
+            counts = (rank_text(ranks[row.forecaster]) if ranks else "", row.runs, row.origins)
             yield (row.forecaster, ALL, state, ALL, metric, *numbers, *counts)
 
 

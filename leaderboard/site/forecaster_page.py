@@ -85,13 +85,13 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
 def headline(entry: Entry, view: View) -> Facts:
     """Return the row of the leaderboard in words; each interval with its claim."""
     cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
-    value, _, skill, new_recipe, new_seeds, win_rate, group, regret, _ = cell_row(cell, PRIMARY, single=False)
+    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = cell_row(cell, PRIMARY, single=False)
     ms, training, _ = cost_row(entry.result)
     return [
         ("Skill", skill),
         ("95 % interval, a new recipe", new_recipe),
         ("95 % interval, these recipes, new seeds", new_seeds),
-        ("Rank group", group),
+        ("Ranks that it can have on a new recipe", ranks),
         ("Win rate", win_rate),
         (named(PRIMARY), value),
         (named(REGRET), regret),

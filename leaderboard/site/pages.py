@@ -34,10 +34,10 @@ from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
 
-_NUMBERS = ("group", "skill", "new_recipe", "new_seeds", "win_rate", "value", "excess", "regret", "ms", "training")
+_NUMBERS = ("ranks", "skill", "new_recipe", "new_seeds", "win_rate", "value", "excess", "regret", "ms", "training")
 COLUMNS = (
     ("name", "Forecaster", "", False),
-    *((key, *grid.COLUMNS[{"group": "rank"}.get(key, key)], True) for key in _NUMBERS),
+    *((key, *grid.COLUMNS[key], True) for key in _NUMBERS),
     ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
     ("level", "Level", "Isolation that the result was made under", False),
     ("standing", "Status",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry
@@ -25,7 +26,7 @@ from moeload_bench.scoring.catalogue import PRIMARY, describe_metric, lower_is_b
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.suites.suite import CROSSING
 
-FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "group", "regret", "front")
+FIELDS = ("value", "excess", "skill", "new_recipe", "new_seeds", "win_rate", "ranks", "regret", "front")
 """What a row of a view holds, in this order."""
 Json = dict[str, Any]
 
@@ -173,7 +174,7 @@ def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
         NONE if cell.skill is None or single else interval_text(cell.new_recipe),
         NONE if cell.skill is None or single else interval_text(cell.new_seeds),
         percent(cell.win_rate),
-        NONE if cell.skill is None or single else str(cell.rank or NOT_GIVEN),
+        NONE if cell.skill is None or single else rank_text(cell.ranks) if cell.ranks else NOT_GIVEN,
         three_digits(cell.regret),
         "front" if cell.front else "",
     ]
@@ -233,11 +234,10 @@ def claims(board: Board) -> str:
     few = len(board.recipes) < MIN_RECIPES
     if few:
         have = counted(len(board.recipes), "recipe")
-        return f"{text} With {have} there are none and no groups ({NOT_GIVEN}): that takes {MIN_RECIPES}."
+        return f"{text} With {have} there are none and no ranks ({NOT_GIVEN}): that takes {MIN_RECIPES}."
     return (
-        f"{text} Group: in the order of skill; each ends before the first forecaster that can be told apart from its "
-        "leader (Holm-corrected p below 0.05; claim: a new recipe). A group is no rank: the ranks that each could have "
-        "are in docs/reports/results.md."
+        f"{text} Ranks: those that a forecaster can have on a new recipe. All pairs are tested, Holm over them: in 95 "
+        "of 100 such tables every set holds the true rank. Over all recipes only."
     )
 
 
@@ -253,7 +253,7 @@ def skill_note(board: Board, metric: str) -> str:
     )
     if "@" in metric:
         note += f" In parentheses: the imbalance of its plans against that of {name}'s, in percent; less is better."
-    return note if ratio == metric else f"{note} Its intervals and groups are of {ratio} as well."
+    return note if ratio == metric else f"{note} Its intervals and ranks are of {ratio} as well."
 
 
 def default_rows(board: Board, metric: Mapping[str, Any]) -> list[Json]:

@@ -31,12 +31,12 @@ REGRET = f"regret@{HEADLINE}"
 class Cell(Row):
     """One forecaster in one view; None where the view has no such number.
 
-    ``regret`` is the headline regret on the same tasks; ``rank`` rests on `ratio_metric` as skill does; ``front``: no
+    ``regret`` is the headline regret on the same tasks; ``ranks`` rest on `ratio_metric` as skill does; ``front``: no
     other forecaster of the view has both a smaller cost in CPU time and a better value.
     """
 
     win_rate: float | None
-    rank: int | None
+    ranks: tuple[int, int] | None
     regret: float | None
     front: bool
 
@@ -88,7 +88,8 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
 def _view(
     board: Board, scores: Standings, known: Standings | None, state: str, recipe: str, horizon: int | None
 ) -> View:
-    rows, rank, better = scores.rows(state, horizon), scores.ranks(state, horizon), lower_is_better(scores.metric)
+    rows, better = scores.rows(state, horizon), lower_is_better(scores.metric)
+    ranks = scores.ranks(state, horizon) if recipe == ALL else {}  # of a slice they would be a look too many
     wins = [] if better is None else wins_of(scores, state, horizon, better).on(scores.at_R).tolist()
     of_choice, values = _of_choice(board, recipe), [row.value for row in rows]
     regret, (runs, origins) = of_choice.regrets[state, horizon], of_choice.sizes[state, horizon]
@@ -98,7 +99,7 @@ def _view(
     seeds = _new_seeds(rows, scores, known, horizon)
     cells = tuple(
         Cell(**vars(row) | {"intervals": (*row.intervals, *seeds.get(row.forecaster, ()))},
-             win_rate=none_for_nan(win), rank=rank.get(row.forecaster), regret=regret[row.forecaster],
+             win_rate=none_for_nan(win), ranks=ranks.get(row.forecaster), regret=regret[row.forecaster],
              front=row.forecaster in front)
         for row, win in itertools.zip_longest(rows, wins)
     )  # fmt: skip

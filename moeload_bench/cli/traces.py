@@ -18,7 +18,7 @@ from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
 from moeload_bench.scoring.metrics import DEAD_SHARE
-from moeload_bench.traces.store import data_sha256, list_traces, read_trace
+from moeload_bench.traces.store import data_sha256, list_traces, stored_outline
 from moeload_bench.traces.trace import Trace
 
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
@@ -33,15 +33,14 @@ def list_(
     """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces."""
     rows = []
     for ref in list_traces(folder):
-        trace = read_trace(ref.path, verify=False)
-        meta = trace.meta
+        meta, steps = stored_outline(ref.path)
         rows.append(
             {
                 "id": ref.id,
                 "where": ref.origin,
-                "steps": trace.steps,
-                "layers": trace.num_layers,
-                "experts": trace.num_experts,
+                "steps": steps,
+                "layers": len(meta.layers),
+                "experts": meta.experts,
                 "top_k": meta.top_k,
                 "tokens_per_step": meta.global_batch_tokens,
                 "balancing": f"{meta.balancing.method} {meta.balancing.coefficient:g}",

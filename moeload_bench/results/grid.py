@@ -23,7 +23,7 @@ from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import not_found
 from moeload_bench.results.comparison import CLAIMS, Errors, errors_of, reference_of
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.results.statistics import Claim, Interval, RunMeans, groups_by, log_ratio, ranks
+from moeload_bench.results.statistics import Claim, Interval, RunMeans, log_ratio, possible_ranks, told_apart
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -48,7 +48,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "new_seeds": ("95 %, new seeds", "Interval of skill; claim: these recipes, new seeds"),
     "low": ("95 % from", "Lower end of the interval of skill; claim: a new recipe"),
     "high": ("95 % to", "Upper end of it"),
-    "rank": ("Group", "In the order of skill; a group's members cannot be told apart from its first"),
+    "ranks": ("Ranks", "Least to greatest rank that it can have on a new recipe; all sets at once, 95 %"),
     "win_rate": ("Win rate", "Part of the tasks with the better value"),
     "regret": ("Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one"),
     "ms": ("ms", "Wall time per answered origin, observing included"),
@@ -227,14 +227,15 @@ class Standings:
             mean_FRK[:, r], origins_FRK[:, r] = row_means(of_run_FKN), (~np.isnan(of_run_FKN)).sum(axis=2)
         return mean_FRK, origins_FRK
 
-    def ranks(self, state: str, horizon: int | None = None) -> dict[str, int]:
-        """Return the rank group of each forecaster, from 1; empty with too few recipes, or without a ratio."""
+    def ranks(self, state: str, horizon: int | None = None) -> dict[str, tuple[int, int]]:
+        """Return the ranks that each forecaster can have on a new recipe; empty where a pair cannot be tested."""
         if not self.ratio:
             return {}
         names, F = [result.name for result in self.results], len(self.results)
-        skill_F = self.run_means(self.reference, state, horizon).skill_F[:F]
-        found = groups_by(skill_F, lambda i: self.run_means(names[i], state, horizon).p_F[:F])
-        return ranks(None if found is None else [[names[i] for i in group] for group in found])
+        means = [self.run_means(name, state, horizon) for name in names]
+        skill_FF, p_FF = np.stack([one.skill_F[:F] for one in means]), np.stack([one.p_F[:F] for one in means])
+        apart = told_apart(names, skill_FF, p_FF)
+        return {} if apart is None else possible_ranks(names, apart)
 
     def floor(self, state: str, floor: str) -> Values:
         """Return the mean over runs [K] of a floor of the metric in a state; empty where no run has it."""

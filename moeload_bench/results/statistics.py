@@ -8,7 +8,8 @@ Axis letters: T tasks, F forecasters, R runs, C recipes, G groups of near twins,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -321,29 +322,44 @@ def rank_groups(
         return RunMeans.of(log_ratio(error_FT, error_T), tasks)
 
     skill_F = means_to(error_FT[0] if base_T is None else base_T).skill_F
-    groups = groups_by(skill_F, lambda i: means_to(error_FT[i]).p_F, alpha)
-    return None if groups is None else [[names[i] for i in group] for group in groups]
-
-
-def groups_by(
-    skill_F: FloatArray, p_against: Callable[[int], FloatArray], alpha: float = 0.05
-) -> list[list[int]] | None:
-    """Return `rank_groups` by number, from each one's skill and from everyone's p against one of them, NaN for none."""
     order, groups = sorted(range(len(skill_F)), key=(-skill_F).tolist().__getitem__), []
     while order:
-        p_values = p_against(order[0])[order[1:]].tolist()
+        p_values = means_to(error_FT[order[0]]).p_F[order[1:]].tolist()
         if any(map(np.isnan, p_values)):
             return None
         apart = (i for i, p in enumerate(holm(p_values), start=1) if p < alpha)
         end = next(apart, len(order))
-        groups.append(order[:end])
+        groups.append([names[i] for i in order[:end]])
         order = order[end:]
     return groups
 
 
-def ranks(groups: Sequence[Sequence[str]] | None) -> dict[str, int]:
-    """Return each forecaster's number of group, from 1; empty where there are no groups."""
-    return {name: rank for rank, group in enumerate(groups or [], start=1) for name in group}
+def told_apart(
+    names: Sequence[str], skill_FF: FloatArray, p_FF: FloatArray, alpha: float = 0.05
+) -> frozenset[tuple[str, str]] | None:
+    """Return the pairs that can be told apart, the better one first; None where a pair cannot be tested.
+
+    ``skill_FF[i, j]`` is j's skill against i, ``p_FF`` its p, NaN for none. All pairs are tested, Holm over them.
+    """
+    first_P, second_P = np.triu_indices(len(names), 1)
+    p_values = p_FF[first_P, second_P].tolist()
+    if any(map(np.isnan, p_values)):
+        return None
+    return frozenset(
+        (names[j], names[i]) if skill_FF[i, j] > 0 else (names[i], names[j])
+        for i, j, p in zip(first_P.tolist(), second_P.tolist(), holm(p_values), strict=True)
+        if p < alpha
+    )
+
+
+def possible_ranks(names: Sequence[str], apart: Collection[tuple[str, str]]) -> dict[str, tuple[int, int]]:
+    """Return the least and the greatest rank of each forecaster, from the pairs that can be told apart, better first.
+
+    If Holm's correction was over all pairs at a level of 0.05, with probability 0.95 at least every set holds the true
+    rank, all of them at once (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91).
+    """
+    better, worse = Counter(first for first, _ in apart), Counter(second for _, second in apart)
+    return {name: (1 + worse[name], len(names) - better[name]) for name in names}
 
 
 def best_in_hindsight(errors: Mapping[str, FloatArray], tasks: Tasks) -> str | None:

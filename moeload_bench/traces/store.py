@@ -234,11 +234,18 @@ def open_source(source: Source, expected_sha256: str) -> Trace:
 
 
 def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
-    """Return the metadata of a trace's file, unverified; its columns are not read. Raise `TraceError`."""
-    where = str(path)
+    """Return the metadata of a trace's file without reading its rows."""
+    return stored_outline(path)[0]
+
+
+def stored_outline(path: str | os.PathLike[str]) -> tuple[TraceMeta, int]:
+    """Return the metadata and the number of steps of a trace's file without reading its rows."""
     with open_parquet(Path(path)) as file:
-        record = read_record(file, where)
-    return checked_meta({key: record[key] for key in record if key not in ("data_sha256", "meta_sha256")}, where)
+        record = read_record(file, str(path))
+        steps = file.metadata.num_rows
+    for key in ("data_sha256", "meta_sha256"):
+        record.pop(key, None)
+    return checked_meta(record, str(path)), steps
 
 
 def stored_hash(path: str | os.PathLike[str]) -> str:

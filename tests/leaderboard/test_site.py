@@ -22,6 +22,7 @@ import pytest
 
 from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
+from leaderboard.ranking import rank_sets, rank_text
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.command import MARK, write_site
@@ -46,7 +47,7 @@ from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import ALL, result_grid
 from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.statistics import Interval, interval, log_ratio, rank_groups
+from moeload_bench.results.statistics import Interval, interval, log_ratio
 from moeload_bench.results.tables import imbalance_percent
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
@@ -218,10 +219,11 @@ def test_a_changed_number_changes_the_site(tmp_path: Path) -> None:
 
 
 def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None:
-    """Six recipes with two runs each: both claims, each under its own name, and the groups; n/a for a single recipe."""
+    """Six recipes with two runs each: both claims, each under its own name, and possible ranks; n/a for one recipe."""
     board = read_inputs(many_recipes(tmp_path)).boards[0]
     errors = errors_of(board.results, "window_tv")
-    groups = rank_groups(errors.by_forecaster, errors.tasks) or []
+    sets = rank_sets(errors.by_forecaster, errors.tasks)
+    assert sets is not None
     views = payload.metric_payload(board, "window_tv")["views"]
     for i, entry in enumerate(board.entries):
         ratio_T = log_ratio(errors.by_forecaster[entry.name], errors.by_forecaster["sw_avg"])
@@ -230,8 +232,7 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
             assert found is not None
             assert cell(views["all all all"], i, field) == interval_text(found)
         assert cell(views["all all all"], i, "skill") == signed_skill(1 - math.exp(fmean(ratio_T)))
-        rank = next(n for n, group in enumerate(groups, start=1) if entry.name in group)
-        assert cell(views["all all all"], i, "group") == str(rank)
+        assert cell(views["all all all"], i, "ranks") == rank_text(sets[entry.name])
         assert cell(views["all recipe0 all"], i, "new_recipe") == three_digits(None)
     assert "a new recipe" in payload.claims(board)
     assert "these recipes, new seeds" in payload.claims(board)
@@ -332,7 +333,7 @@ def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
     view = next(views_of(mini, "window_tv"))
-    assert all(one.new_recipe is None and one.rank is None for one in view.cells)
+    assert all(one.new_recipe is None and one.ranks is None for one in view.cells)
     assert "With 2 recipes there are none" in payload.claims(mini)
 
 

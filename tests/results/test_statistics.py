@@ -22,9 +22,10 @@ from moeload_bench.results.statistics import (
     interval,
     log_ratio,
     p_value,
+    possible_ranks,
     rank_groups,
-    ranks,
     skill,
+    told_apart,
 )
 from moeload_bench.suites.suite import load_suite, near_twins_of
 
@@ -270,8 +271,18 @@ def test_ranks_follow_the_skill_that_is_shown():
     errors = {"hopeless": np.full(6, 1.0), "reference": np.full(6, 1e-3), "better": np.full(6, 5e-4)}
     found = rank_groups(errors, tasks, base_T=errors["reference"])
     assert found == [["better"], ["reference"], ["hopeless"]]
-    assert ranks(found) == {"better": 1, "reference": 2, "hopeless": 3}
-    assert ranks(None) == {}
+
+
+def test_possible_ranks_are_what_the_pairs_that_are_told_apart_leave():
+    """A chain leaves one rank each; without any pair each can have every rank; what cannot be tested has none."""
+    names = ["a", "b", "c"]
+    skill_FF = np.array([[0.0, -1.0, -1.0], [1.0, 0.0, -1.0], [1.0, 1.0, 0.0]])  # [i, j]: of j against i
+    chain = told_apart(names, skill_FF, np.full((3, 3), 1e-6))
+    assert chain == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert possible_ranks(names, chain) == {"a": (1, 1), "b": (2, 2), "c": (3, 3)}
+    assert possible_ranks(names, []) == dict.fromkeys(names, (1, 3))
+    assert possible_ranks(names, [("a", "c")]) == {"a": (1, 2), "b": (1, 3), "c": (2, 3)}
+    assert told_apart(names, skill_FF, np.full((3, 3), np.nan)) is None
 
 
 def test_identical_forecasters_are_never_told_apart():

@@ -128,7 +128,7 @@
       table.order([site.columns.indexOf(key), metric.skill || metric.lower === false ? "desc" : "asc"]);
       table.moeloadKey = `${key} ${metric.lower}`;
     }
-    for (const name of ["skill", "new_recipe", "new_seeds", "group"]) {
+    for (const name of ["skill", "new_recipe", "new_seeds", "ranks"]) {
       table.column(site.columns.indexOf(name)).visible(metric.skill, false);
     }
     table.column(site.columns.indexOf("excess")).visible(view.rows.some((row) => row[1] !== "–"), false);
