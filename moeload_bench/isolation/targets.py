@@ -121,12 +121,12 @@ def parse_target(text: str) -> StoredTarget:
             raise not_found("forecaster", location, known)
         module, _, class_name = plugins[location].partition(":")
         return module_target(text, module, class_name, kwargs)
-    _refuse_namesake(location)
+    _warn_of_namesake(location)
     return BaselineTarget(text=text, module=f"{_OURS}{location}", kwargs=kwargs)
 
 
 @functools.cache
-def _refuse_namesake(baseline: str) -> None:
+def _warn_of_namesake(baseline: str) -> None:
     """Warn of an installed plug-in that takes a baseline's name: it is not what runs, and results would mix them up."""
     place = plugin_places().get(baseline)
     if place is not None:

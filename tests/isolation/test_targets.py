@@ -13,7 +13,7 @@ from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
 from moeload_bench.isolation.targets import (
     BaselineTarget,
     ModuleTarget,
-    _refuse_namesake,
+    _warn_of_namesake,
     check_kwargs,
     class_target,
     is_baseline,
@@ -180,7 +180,7 @@ def test_an_installed_package_names_its_forecasters(tmp_path: Path, monkeypatch:
     assert (target.module, target.class_name, target.kwargs) == ("plugged", "LastSeen", {"a": 1})
     assert "plugged" not in sys.modules
     assert load_class(target).__name__ == "LastSeen"
-    _refuse_namesake.cache_clear()
+    _warn_of_namesake.cache_clear()
     with pytest.warns(UserWarning, match="plug-in 'sw_avg' is refused: a baseline has this name; .*'plugged:LastSeen'"):
         assert is_baseline(parse_target("sw_avg"))
     with pytest.raises(NotFoundError, match=r"there is: .*last_seen"):
