@@ -55,6 +55,8 @@ class Wins:
         at = slice(None) if at_R is None else at_R
         won_FF, tasks_FF = self.won_FFR[:, :, at].sum(axis=2), self.tasks_FFR[:, :, at].sum(axis=2)
         F = len(won_FF)
+        if F == 1:
+            return np.full(1, np.nan)
         rate_FF = np.full((F, F), np.nan)
         np.divide(won_FF, tasks_FF, out=rate_FF, where=tasks_FF > 0)
         return row_means(rate_FF[~np.eye(F, dtype=np.bool_)].reshape(F, F - 1))

@@ -15,7 +15,9 @@ COMMANDS = {
     "check": "Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.",
     "run": "Score forecasters on a suite, or on your own trace.",
     "rescore": "Score kept forecasts by another metric: nothing is run again.",
-    "publish": "Publish a folder of traces on the Hugging Face Hub.",
+    "publish": (
+        "Publish a folder of traces on the Hugging Face Hub, or with --as the weights of a forecaster or the site."
+    ),
     "submit": "Submit a forecaster to the leaderboard.",
     "contribute": "Give a trace to the dataset: one pull request that adds it under community/.",
     "record": "Train a recipe and record the exact load of every expert in every step.",

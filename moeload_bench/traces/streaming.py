@@ -54,7 +54,7 @@ class StoredRows:
             return self[(slice(row, row + 1), *inside)][0]
         start, stop, step = at.indices(len(self))
         if step != 1:
-            raise IndexError(f"rows are read in order, got a step of {step}; take [start:stop] and then every {step}th")
+            raise IndexError(f"rows are read in order, got a step of {step}; [start:stop] is an array")
         first = int(np.searchsorted(self._stop_G, start, side="right"))
         found = []
         while start < stop:

@@ -76,7 +76,7 @@ def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
     for name in plan.baselines:
         target = as_target(name, suite)
         assert target.label == name
-        draft = make_draft(target, name, Author([MAINTAINERS], "-", None, False, "-"), suite)
+        draft = make_draft(target, name, Author([MAINTAINERS], "Apache-2.0", None, False, "-"), suite)
         assert draft.record.result_target == target.text
         if name.startswith("sw_avg"):
             results += evaluate(name, suite, paths=world.paths, level="none")

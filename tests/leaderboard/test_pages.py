@@ -45,7 +45,7 @@ def test_an_unknown_page_is_refused_by_name(capsys: pytest.CaptureFixture[str]) 
     """With those that exist."""
     assert leaderboard("pages", "--check", "pie.md") == 2
     said = re.sub(r"\s+", " ", capsys.readouterr().err)
-    assert "unknown page 'pie.md'; there is: README.md, cards, docs/guide/forecasters.md" in said
+    assert "unknown page 'pie.md'; there is: README.md, cards, docs/guide/cluster.md" in said
 
 
 def test_a_reference_with_a_default_reads_the_same_from_every_pydantic() -> None:

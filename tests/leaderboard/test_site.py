@@ -406,7 +406,7 @@ def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> N
     """A sampled verification is called one on the leaderboard and the page; costs of the re-run stand on the page."""
     root = copy_checkout(tmp_path)
     result = load_result(root / "leaderboard" / "results" / "mini" / "lstm.json")
-    result = result.model_copy(update={"status": "verified", "scoring_version": SCORING_VERSION})
+    result = result.model_copy(update={"status": "checked", "scoring_version": SCORING_VERSION})
     result.save(root / "leaderboard" / "results" / "mini" / "lstm.json")
     _verification(root, result, True, [], sample=0.5, ms_per_forecast=12.345, peak_memory_bytes=67_000_000)
     entry = make_entry(result, root / "leaderboard" / "submissions" / "lstm", load_suite("mini"))

@@ -39,7 +39,16 @@ def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
     assert "re-plan both layers now: expected max/mean" in advice[0].reason
 
 
-@pytest.mark.parametrize("kind", [name for name in FORMATS if name != "megatron"])
+def test_a_plan_that_a_format_cannot_hold_is_warned_of(tmp_path: Path) -> None:
+    """vllm-ascend keeps one slot of an expert on a device; training goes on, and no file is left behind."""
+    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="vllm-ascend")
+    with pytest.warns(UserWarning, match=r"plan\.json: the plan cannot be written: vllm-ascend keeps one slot"):
+        fed(monitor, unbalanced())
+    assert monitor.stopped is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("megatron", "vllm-ascend")])
 def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> None:
     """Every format of `plan --write`: the bytes that it writes for the same slots."""
     advice: list[Any] = []

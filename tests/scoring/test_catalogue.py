@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluation.test_streaming import PathWithQuantiles
 
 from leaderboard.pages.metrics import catalogue_table
 from leaderboard.site import words as site_words
@@ -24,6 +23,7 @@ from moeload_bench.submissions.numbers import check_numbers
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
+from tests.evaluation.test_stored import PathWithQuantiles
 
 HELLINGER = Metric(
     name="hellinger",

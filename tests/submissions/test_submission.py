@@ -244,7 +244,7 @@ def _other_name(folder: Path) -> None:
     [
         (_binary, "not text"), (_nul, "not text"), (_large, "at most 262144"), (_link, "regular file"),
         (_stranger, "unexpected 'weights.bin'"), (_no_code, "there is no forecaster.py"),
-        (_digits, "not TOML"), (_brackets, "not TOML"), (_dots, "submission.toml: name"), (_huge_hex, "kwargs"),
+        (_digits, "not TOML"), (_brackets, "not TOML"), (_dots, "200 dots in a line"), (_huge_hex, "kwargs"),
         (_other_case, "unexpected 'SUBMISSION.TOML'"), (_device, "regular file"),
         (_no_record, "no submission.toml"), (_not_toml, "not TOML"), (_other_name, "must be named 'yours'"),
     ],

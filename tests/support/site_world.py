@@ -87,7 +87,7 @@ def add_hostile(root: Path) -> list[str]:
         hostile.save(folder / file)
     link = "https://example.org/?a=1&b=2"
     said = {"fitted_beyond_train": True, "model_type": "pretrained", "fitted_on": ["pages of a wiki"]}
-    write_submission(root, hostile, authors=[HOSTILE], licence=HOSTILE, hardware=HOSTILE, link=link, **said)
+    write_submission(root, hostile, authors=[HOSTILE], hardware=HOSTILE, link=link, **said)
     return [HOSTILE, "evil"]
 
 
