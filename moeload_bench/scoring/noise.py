@@ -148,6 +148,10 @@ def _relative_table() -> tuple[FloatArray, FloatArray, FloatArray]:
     return grid, error, seen
 
 
+SHORT_ROW = 128
+"""Values in a row below which `numpy.cumsum` is faster than adding row by row."""
+
+
 class Running:
     """Running totals of rows that come part by part; rows that are NaN throughout are left out.
 
@@ -168,8 +172,11 @@ class Running:
         total_SXE[1:] = values_SXE
         if not valid_SX.all():
             total_SXE[1:][~valid_SX] = 0.0
-        for before, row in itertools.pairwise(total_SXE):  # `cumsum` along the rows takes seven times as long
-            np.add(before, row, out=row)
+        if total_SXE[0].size < SHORT_ROW:
+            np.cumsum(total_SXE, axis=0, out=total_SXE)
+        else:  # of long rows `cumsum` takes twice to four times as long; the sums are the same
+            for before, row in itertools.pairwise(total_SXE):
+                np.add(before, row, out=row)
         count_SX = np.zeros((len(valid_SX) + 1, *valid_SX.shape[1:]), dtype=np.int64)
         np.cumsum(valid_SX, axis=0, out=count_SX[1:])
         self.first, self.rows = self.rows, self.rows + len(values_SXE)

@@ -14,26 +14,9 @@ from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
 LAYERS = EXPERTS = 32
-CLUSTER = [
-    "--devices",
-    "4",
-    "--slots",
-    "36",
-    "--expert-mb",
-    "50",
-    "--bandwidth",
-    "25",
-    "--step-ms",
-    "100",
-    "--every",
-    "500",
-]
-COMMANDS = {
-    "show": ["traces", "show", "TRACE"],
-    "plan": ["plan", "TRACE", *CLUSTER],
-    "run": ["run", "last_value", "--level", "none", "--trace", "TRACE"],
-    "report": ["report", "TRACE", "--out", "report.html"],
-}
+CLUSTER = ["--devices", "4", "--slots", "36", "--expert-mb", "50", "--bandwidth", "25", "--step-ms", "100"]
+COMMANDS = {"show": ["traces", "show", "TRACE"], "plan": ["plan", "TRACE", *CLUSTER, "--every", "500"]}
+"""Those that end within half a minute; `benchmarks/real_size.py` measures `run`, `report` and `watch` too."""
 
 
 LAUNCH = """
@@ -60,7 +43,7 @@ def peak_bytes(command: list[str], trace: Path, folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs whose loads are not read at once, of 74 and of 295 MB: the same rows, four times as many."""
+    """Two runs whose loads are not read at once, of 74 and of 147 MB: the same rows, twice as many."""
     folder = tmp_path_factory.mktemp("long")
     rng = np.random.default_rng(0)
     load = rng.multinomial(1000, rng.dirichlet(np.ones(EXPERTS), size=LAYERS), size=(9000, LAYERS))
@@ -68,7 +51,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         write_trace(
             Trace.from_arrays(np.tile(load, (times, 1, 1)), 1000, 1, recipe=f"of{times}"), folder / f"{times}.parquet"
         )
-        for times in (1, 4)
+        for times in (1, 2)
     ]
 
 
@@ -76,7 +59,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_memory_does_not_grow_with_the_steps(name: str, traces: list[Path], tmp_path: Path) -> None:
-    """With four times the steps a command takes at most a fifth more memory, and never as much as the loads."""
+    """With twice the steps a command takes at most a tenth more memory, and never as much as the loads."""
     short, long = (peak_bytes(COMMANDS[name], path, tmp_path) for path in traces)
-    assert long <= 1.2 * short
+    assert long <= 1.1 * short
     assert long < 0.6e9
