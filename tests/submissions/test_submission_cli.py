@@ -216,7 +216,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert kept.returncode == 0, kept.stderr
     assert kept.stdout.startswith("verified (sample)")
     assert "1/1 runs" in kept.stderr, "progress is told"
-    assert load_result(tmp_path / result).status == "verified"
+    assert load_result(tmp_path / result).status == "checked", "a sample is not verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
 
 
