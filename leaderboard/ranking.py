@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING, row_means
-from moeload_bench.results.statistics import EXACT, Tasks, holm, log_ratio, p_value, possible_ranks, skill
+from moeload_bench.results.statistics import EXACT, Tasks, log_ratio, p_value, possible_ranks, skill, told_apart
 
 PossibleRanks = Mapping[str, tuple[int, int]]
 """By forecaster the least and the greatest rank that it could have."""
@@ -89,18 +89,11 @@ def pairs_apart(
     alpha: float = 0.05,
     test: Callable[[str, str], float | None] | None = None,
 ) -> frozenset[tuple[str, str]] | None:
-    """Return the pairs that can be told apart, the better one first: all are tested (see `rank_sets`), Holm over them.
-
-    None where a pair cannot be tested.
-    """
-    pairs = list(itertools.combinations(errors, 2))
-    ratios = {pair: log_ratio(errors[pair[0]], errors[pair[1]]) for pair in pairs}
-    found = (test(*pair) if test else p_value(ratio_T, tasks) for pair, ratio_T in ratios.items())
-    p_values = [p for p in found if p is not None]
-    if len(p_values) < len(pairs):
-        return None
-    return frozenset(
-        pair if skill(ratios[pair], tasks) > 0 else pair[::-1]
-        for pair, p in zip(pairs, holm(p_values), strict=True)
-        if p < alpha
-    )
+    """Return the pairs that can be told apart, the better one first (`told_apart`); None where a pair has no p."""
+    names = list(errors)
+    skill_FF, p_FF = np.zeros((2, len(names), len(names)))
+    for i, j in itertools.combinations(range(len(names)), 2):
+        ratio_T = log_ratio(errors[names[j]], errors[names[i]])
+        p = test(names[i], names[j]) if test else p_value(ratio_T, tasks)
+        skill_FF[i, j], p_FF[i, j] = skill(ratio_T, tasks), np.nan if p is None else p
+    return told_apart(names, skill_FF, p_FF, alpha)

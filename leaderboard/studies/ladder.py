@@ -33,6 +33,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers
+from moeload_bench.scoring.run_facts import recipe_parameters
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import load_suite, suite_for_trace
@@ -94,15 +95,8 @@ class LadderRun(Record):
 
 
 def parameters_of(recipe: Recipe) -> int:
-    """Parameters of a Qwen3-MoE whose embedding is also its output, from the recipe's configuration alone."""
-    c = recipe.model.config
-    hidden, heads, shared, head = (
-        int(c[name]) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    )
-    attention = 2 * hidden * heads * head + 2 * hidden * shared * head + 2 * head
-    experts = int(c["num_experts"]) * (3 * hidden * int(c["moe_intermediate_size"]) + hidden)
-    layer = attention + experts + 2 * hidden
-    return int(recipe.data.vocabulary * hidden + int(c["num_hidden_layers"]) * layer + hidden)
+    """Return the number of parameters of the recipe's model."""
+    return recipe_parameters()[f"{recipe.name} version {recipe.version}"]
 
 
 def forecasters() -> list[Target]:

@@ -256,14 +256,21 @@ def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: P
         assert next(second) is None
 
 
+@contextmanager
+def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
+    """The address of a scheduler with worker processes, started for one test."""
+    distributed = need("distributed", "pip install -e '.[dist]'")
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(folder)
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.mark.slow
 def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
     """Whoever stops waiting, by an error or Ctrl-C, cancels what has not begun."""
-    distributed = need("distributed", "pip install -e '.[dist]'")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
-    ) as cluster:
-        address, later = cluster.scheduler_address, tmp_path / "later"
+    with dask_cluster(tmp_path, 1) as address:
+        later = tmp_path / "later"
         with parallel.workers(backend="dask", address=address) as run:
             run([partial(wait_for, tmp_path / "go"), later.touch])
         (tmp_path / "go").touch()
@@ -273,11 +280,8 @@ def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_results_of_one_process(tmp_path: Path) -> None:
     """A scheduler and two worker processes, started for this test."""
-    distributed = need("distributed", "pip install -e '.[dist]'")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
-    ) as cluster:
-        check_cluster(tmp_path, "dask", cluster.scheduler_address)
+    with dask_cluster(tmp_path, 2) as address:
+        check_cluster(tmp_path, "dask", address)
 
 
 @pytest.mark.slow
@@ -293,11 +297,8 @@ def test_a_ray_cluster_gives_the_results_of_one_process(tmp_path: Path, monkeypa
 @pytest.mark.slow
 def test_a_killed_dask_worker_changes_no_score(tmp_path: Path) -> None:
     """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
-    distributed = need("distributed", "pip install -e '.[dist]'")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(tmp_path)
-    ) as cluster:
-        check_kill(tmp_path, "dask", cluster.scheduler_address)
+    with dask_cluster(tmp_path, 2) as address:
+        check_kill(tmp_path, "dask", address)
 
 
 @pytest.mark.slow
