@@ -1,6 +1,6 @@
 """Our planner beside EPLB's own algorithm: balance, time, and replicas that share a device.
 
-    make .venv/.loaders && python benchmarks/eplb.py [--plans 20] [--alpha 0.5] [--rounds 3]
+    make .venv/.loaders && PYTHONPATH=. python benchmarks/eplb.py [--plans 20] [--alpha 0.5] [--rounds 3]
 
 EPLB's algorithm is the file that sglang ships (deepseek.py, by hash), not committed here. Loads are Dirichlet, at
 16 layers x 64 experts and at 58 x 256, the layout EPLB was published for, flat and with nodes. *max / mean*: load of

@@ -1,6 +1,6 @@
 """The package's planner beside EPLB's algorithm as a straightforward loop: plans per second.
 
-    python benchmarks/placement.py [--origins 40] [--alpha 0.5]
+    PYTHONPATH=. python benchmarks/placement.py [--origins 40] [--alpha 0.5]
 
 58 layers x 256 experts into 288 slots on 32 devices over 4 nodes (8 groups), the layout EPLB was published for, and
 the same without nodes. Loads are Dirichlet. Processor time of this thread, the best of several rounds, so that a busy
