@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.placement.replan import PolicyRun, best_run
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import EXACT, log_ratio
+from moeload_bench.results.statistics import EXACT, log_ratio, t_quantile
 from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
 from moeload_bench.suites.suite import STATES
 from moeload_bench.words import ordinal
@@ -224,7 +224,5 @@ def _verdict(worse_N: NDArray[np.float64], gap: float, tolerance: float, most: f
 
 def _above_zero(value_N: NDArray[np.float64]) -> bool:
     """Return whether the 95 % t interval of the mean lies above zero."""
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(value_N) - 1) * value_N.std(ddof=1) / np.sqrt(len(value_N))
+    half = t_quantile(len(value_N) - 1, 0.95) * value_N.std(ddof=1) / np.sqrt(len(value_N))
     return bool(value_N.mean() - half > 0)

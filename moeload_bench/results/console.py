@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from moeload_bench.results.tables import Table
+if TYPE_CHECKING:
+    from moeload_bench.results.tables import Table  # brings suites and results, which `traces show` has no use for
 
 
 def plain_table() -> Drawn:
