@@ -152,20 +152,21 @@ from tests.evaluation.test_cache_resume import counted, suite_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     suite, paths = suite_of(folder)
+    where = {"backend": "dask", "address": sys.argv[3]} if sys.argv[3:] else {"jobs": int(sys.argv[2])}
     try:
-        evaluate([counted(folder / "log", delay=0.2)], suite, paths=paths, level="process", jobs=int(sys.argv[2]))
+        evaluate([counted(folder / "log", delay=0.2)], suite, paths=paths, level="process", **where)
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
 @contextmanager
-def harness(folder: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
-    """An evaluation in a process group of its own, as from a shell."""
+def harness(folder: Path, jobs: int, address: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """An evaluation in a process group of its own, as from a shell: in so many processes, or on a Dask cluster."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, str(script), str(folder), str(jobs)]
+    argv = [sys.executable, str(script), str(folder), str(jobs), *([address] if address else [])]
     with subprocess.Popen(argv, env=environment, process_group=0, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -275,6 +276,21 @@ def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
             run([partial(wait_for, tmp_path / "go"), later.touch])
         (tmp_path / "go").touch()
         assert list(run_spread([later.exists], backend="dask", address=address)) == [False]
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_ends_the_work_of_a_killed_command(tmp_path: Path) -> None:
+    """The pair that is being worked on is finished, no other begins, and no process of a forecaster is left."""
+    log = tmp_path / "log"
+    with dask_cluster(tmp_path, 1) as address:
+        around = set(workers(tmp_path))
+        with harness(tmp_path, 1, address) as process:
+            wait_until(lambda: made(log) == 1)
+            process.kill()
+        wait_until(lambda: not set(workers(tmp_path)) - around)
+        with importlib.import_module("distributed").Client(address) as client:
+            wait_until(lambda: not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))
+        assert made(log) == 1
 
 
 @pytest.mark.slow

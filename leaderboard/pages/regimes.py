@@ -1,0 +1,193 @@
+"""docs/reports/regimes.md: who leads in small and in large batches, by how much and how sure, from the regimes' runs.
+
+Axis letters: F forecasters, R runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
+from moeload_bench.results.statistics import RunMeans, skill_of
+from moeload_bench.results.tables import NOTHING, three_digits
+from moeload_bench.suites.suite import load_suite, near_twins_of
+
+HORIZONS = (100, 1000)
+BESIDE = "adaptive"
+"""The best entry of the suite that learns nothing beforehand."""
+SUBJECT = "gated"
+ALIKE = 0.02
+"""A gain below which two forecasters serve alike."""
+KINDS = {
+    "small": f"small batch, suite `{SMALL}`",
+    "large": "large batch",
+    "probe": "large batch, probes (no noise of training)",
+    "summed": "ten steps summed to a row",
+}
+BIAS = "loss_free_bias"
+
+
+class Cell:
+    """The runs of one kind in one state at one horizon."""
+
+    def __init__(self, runs: Sequence[RegimeRun], state: str, horizon: int) -> None:
+        found = [(run, run.states[state], run.horizons.index(horizon)) for run in runs
+                 if state in run.states and horizon in run.horizons]  # fmt: skip
+        self.state, self.horizon = state, horizon
+        self.runs = [run for run, _, _ in found]
+        self.names = list(dict.fromkeys(name for _, scores, _ in found for name in scores.error_K))
+        self._found = found
+
+    @property
+    def recipes(self) -> int:
+        return len({_twin(run.recipe) for run in self.runs})
+
+    @functools.cached_property
+    def ratio_FR(self) -> Mapping[str, Sequence[float]]:
+        """The mean log ratio of each run to the tuned average."""
+        return {name: [_known(scores.log_ratio_K[name][k]) for _, scores, k in self._found] for name in self.names}
+
+    def error(self, name: str) -> float | None:
+        """Return the part of the tokens that is planned for the wrong expert, the mean over recipes of their runs."""
+        return self._mean(lambda scores, k: scores.error_K[name][k])
+
+    def floor(self) -> float | None:
+        return self._mean(lambda scores, k: scores.floor_K[k] if scores.floor_K else None)
+
+    def means(self, name: str, against: str) -> RunMeans:
+        """Return the runs' mean log ratios of one forecaster to another."""
+        ratio_R = np.subtract(self.ratio_FR[name], self.ratio_FR[against])
+        recipes = tuple(run.recipe for run in self.runs)
+        return RunMeans(ratio_R[None], recipes, tuple(map(_twin, recipes)))
+
+    def gain(self, name: str, against: str) -> float:
+        """Return how much less one errs than another: 1 - geometric mean of the ratio, recipes counting once."""
+        return float(self.means(name, against).skill_F[0])
+
+    def leader(self) -> str:
+        return max(self.names, key=lambda name: self.gain(name, TUNED))
+
+    def gain_words(self, name: str, against: str) -> str:
+        """Return the gain with its interval over recipes, or with the least and the largest of the runs."""
+        means = self.means(name, against)
+        ends = means.intervals("a new recipe")[0]
+        value = f"{means.skill_F[0]:+.1%}"
+        if ends is not None:
+            return f"{value} [{ends.low:+.1%}, {ends.high:+.1%}]"
+        known = sorted(map(skill_of, means.mean_FR[0]))
+        return f"{value} ({known[0]:+.1%} to {known[-1]:+.1%})"
+
+    def _mean(self, value: Callable[[StateScores, int], float | None]) -> float | None:
+        by_recipe: dict[str, list[float]] = {}
+        for run, scores, k in self._found:
+            if (one := value(scores, k)) is not None:
+                by_recipe.setdefault(_twin(run.recipe), []).append(one)
+        return float(np.mean([np.mean(values) for values in by_recipe.values()])) if by_recipe else None
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+@functools.cache
+def _twins() -> Mapping[str, str]:
+    return near_twins_of(SMALL, load_suite(SMALL).sha256())
+
+
+def _twin(recipe: str) -> str:
+    return _twins().get(recipe, recipe)
+
+
+@functools.cache
+def all_runs() -> tuple[RegimeRun, ...]:
+    """Return every run of every regime: committed results of the suite and the kept records of the others."""
+    return (*small_runs(), *known_runs())
+
+
+def cells(runs: Sequence[RegimeRun], kind: str) -> list[Cell]:
+    """Return the cells of a kind that have runs, by state and horizon."""
+    own = [run for run in runs if run.kind == kind]
+    found = [Cell(own, state, horizon) for state in STATES for horizon in HORIZONS]
+    return [cell for cell in found if cell.runs]
+
+
+def answer(runs: Sequence[RegimeRun]) -> str:
+    """Return who leads in small and in large batches, a sentence for each kind, state and horizon."""
+    return "\n".join(f"- {sentence(KINDS[kind], cell)}" for kind in ("small", "large") for cell in cells(runs, kind))
+
+
+def sentence(kind: str, cell: Cell) -> str:
+    """Return who leads in a cell, by how much, and how sure that is."""
+    leader, where = cell.leader(), f"*{kind}, {cell.state}, next {cell.horizon:,} steps*"
+    of = f"{cell.recipes} recipes" if cell.recipes > 1 else "one recipe"
+    if leader == TUNED:
+        return f"{where}: no entry errs less than the tuned average ({of})."
+    over = next(name for name in (BESIDE, SUBJECT, TUNED) if name != leader)
+    gain, found = cell.gain(leader, TUNED), cell.means(leader, TUNED).intervals("a new recipe")[0]
+    if found is None:
+        sure = f"{of}: too few for an interval"
+    elif found.low > 0:
+        sure = f"{of}; the interval lies above zero"
+    else:
+        sure = f"{of}; the interval holds zero"
+    if gain < ALIKE:
+        return f"{where}: the choice does not matter; `{leader}` errs {gain:.1%} less than the tuned average ({sure})."
+    return (
+        f"{where}: `{leader}` errs {gain:.1%} less than the tuned average and {cell.gain(leader, over):.1%} less than "
+        f"`{over}` ({sure})."
+    )
+
+
+def errors_table(runs: Sequence[RegimeRun], kind: str) -> str:
+    """Return, of 100 tokens, how many each forecaster plans for the wrong expert, and the floor."""
+    found = cells(runs, kind)
+    if not found:
+        return "No run of this kind is scored yet."
+    names = sorted(found[0].names, key=lambda name: found[0].error(name) or 0.0)
+    rows = [(f"`{name}`", *(_of_100(cell.error(name)) for cell in found)) for name in names]
+    rows.append(("*noise of the batches*", *(_of_100(cell.floor()) for cell in found)))
+    return aligned_table(("forecaster", *(f"{cell.state}, h = {cell.horizon:,}" for cell in found)), rows, 1)
+
+
+def _of_100(value: float | None) -> str:
+    return NOTHING if value is None else three_digits(100 * value, zeros=True)
+
+
+def gains_table(runs: Sequence[RegimeRun]) -> str:
+    """Return the gains of `gated` and `adaptive` over the tuned average, and of one over the other, by kind."""
+    free = [run for run in runs if run.balancing != BIAS]
+    rows = [
+        (f"{words}{note}", cell.state, f"{cell.horizon:,}", f"{len(cell.runs)} of {cell.recipes}",
+         cell.gain_words(SUBJECT, TUNED), cell.gain_words(SUBJECT, BESIDE), cell.gain_words(BESIDE, TUNED))
+        for kind, words in KINDS.items()
+        for note, own in (("", runs), (", without loss-free bias", free))
+        for cell in cells(own, kind)
+    ]  # fmt: skip
+    head = ("runs", "state", "h", "runs of recipes", f"`{SUBJECT}` over the tuned average",
+            f"`{SUBJECT}` over `{BESIDE}`", f"`{BESIDE}` over the tuned average")  # fmt: skip
+    return aligned_table(head, rows, 2)
+
+
+def runs_table(runs: Sequence[RegimeRun]) -> str:
+    """Return each large run's best entry, by state and horizon, with what it gains over the tuned average."""
+    rows = []
+    for run in (run for run in runs if run.kind in ("large", "probe")):
+        for cell in cells([run], run.kind):
+            first, second = sorted(cell.names, key=lambda name: -cell.gain(name, TUNED))[:2]
+            rows.append((f"`{run.id}`", run.balancing.replace("_", " "), cell.state, f"{cell.horizon:,}",
+                         *(f"`{name}` {cell.gain(name, TUNED):+.1%}" for name in (first, second)),
+                         _of_100(cell.error(TUNED)), _of_100(cell.floor())))  # fmt: skip
+    head = ("run", "balancing", "state", "h", "first, gain", "second, gain", "tuned average, of 100", "noise, of 100")
+    return aligned_table(head, rows, 6)
+
+
+PARTS: Mapping[str, Maker] = {
+    "answer": lambda _: answer(all_runs()),
+    "errors": lambda kind: errors_table(all_runs(), kind),
+    "gains": lambda _: gains_table(all_runs()),
+    "runs": lambda _: runs_table(all_runs()),
+}

@@ -1,0 +1,184 @@
+"""How forecasters do by regime: small batches, large ones, rows that are sums, and counts without training noise.
+
+A run of suite v2 has its committed results. Every other run here is scored once, where its trace is in traces/, and its
+record is kept in `leaderboard/regimes.json` under the hash of its content and of the code (`python -m leaderboard
+studies regimes`; about a minute a run). Nothing is fitted on any of them: `gated` and `average_tuned` use what ships.
+
+Axis letters: K horizons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from leaderboard.committed import ROOT, committed_results
+from moeload_bench.errors import ResultError
+from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.files import replacing
+from moeload_bench.isolation.targets import source_sha256
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.grid import run_means
+from moeload_bench.results.json_text import content_sha256, readable_json
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import log_ratio
+from moeload_bench.schema import Record
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
+from moeload_bench.traces.summed import sum_rows
+
+OUT = ROOT / "leaderboard" / "regimes.json"
+TRACES = ROOT / "traces"
+SMALL = "v2"
+HORIZONS = (1, 10, 100, 1000)
+"""Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
+STATES = ("transient", "stable")
+SUMMED = 10
+LEAST_ORIGINS = 20
+"""Origins in a state below which a run says nothing of it."""
+TUNED = "average_tuned"
+FORECASTERS = (TUNED, "adaptive", "gated", "ema", "last_value", "since_plan", "sw_avg")
+FLOOR = "floor_batch"
+
+Kind = Literal["small", "large", "probe", "summed"]
+
+
+class StateScores(Record):
+    """A run in one state: what each forecaster misplaced, [K], and the mean log of its ratio to the tuned average."""
+
+    origins: int
+    floor_K: tuple[float | None, ...]
+    error_K: dict[str, tuple[float | None, ...]]
+    log_ratio_K: dict[str, tuple[float | None, ...]]
+
+
+class RegimeRun(Record):
+    """One run; ``horizons`` belong to the scores' axis K."""
+
+    id: str
+    kind: Kind
+    data_sha256: str
+    code: str
+    balancing: str
+    horizons: tuple[int, ...]
+    states: dict[str, StateScores]
+
+    @property
+    def recipe(self) -> str:
+        return self.id.split("/")[0].removesuffix(".probe").removesuffix(f".sum{SUMMED}")
+
+
+def known_runs(path: Path = OUT) -> list[RegimeRun]:
+    """Return the records that are kept; none where there is no file."""
+    return [RegimeRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+
+
+def small_runs() -> list[RegimeRun]:
+    """Return the runs of the small-batch suite by its committed results; raise `ResultError` without the tuned one."""
+    results = [result for result in committed_results(SMALL) if result.name in FORECASTERS]
+    if TUNED not in {result.name for result in results}:
+        raise ResultError(f"leaderboard/results/{SMALL} has no result of {TUNED}")
+    balancing = {entry.id: load_recipe(entry.id.split("/")[0]).balancing.method for entry in load_suite(SMALL).traces}
+    return [
+        RegimeRun(
+            id=run.trace,
+            kind="small",
+            data_sha256=run.data_sha256,
+            code="",
+            balancing=balancing[run.trace],
+            horizons=results[0].suite.horizons,
+            states=dict(_states([one.model_copy(update={"runs": (one.runs[n],)}) for one in results])),
+        )
+        for n, run in enumerate(results[0].runs)
+    ]
+
+
+def measured_runs(folder: Path = TRACES, kept: Sequence[RegimeRun] | None = None) -> Iterator[RegimeRun]:
+    """Yield the record of every other run of the folder, measured where none is kept."""
+    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    code = code_hash()
+    for ref in list_traces(folder):
+        for kind in kinds_of(ref.id):
+            name = ref.id.replace("/", f".sum{SUMMED}/", 1) if kind == "summed" else ref.id
+            yield known.get((name, str(stored_hash(ref.path)), code)) or measure_run(ref, kind, code)
+
+
+def kinds_of(run: str) -> list[Kind]:
+    """Return the regimes in which a run of traces/ is scored, by its name."""
+    recipe, split = run.split("/")[:2]
+    if split != "test":
+        return []
+    if recipe.endswith(".probe"):
+        return ["probe"]
+    if load_recipe(recipe).probe is not None:
+        return ["large", "summed"]
+    return ["summed"] if run in {entry.id for entry in load_suite(SMALL).traces} else []
+
+
+def code_hash() -> str:
+    """Return the hash of the code that a record rests on."""
+    sources = {name: source_sha256(as_target(name)) for name in FORECASTERS}
+    return content_sha256({"scoring": SCORING_VERSION, "sources": sources, "horizons": HORIZONS, "sum": SUMMED})
+
+
+def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
+    """Score every forecaster on a run, or on its rows summed."""
+    trace = read_trace(ref.path)
+    if kind == "summed":
+        trace = sum_rows(trace, SUMMED)
+    horizons = [h for h in HORIZONS if h % trace.meta.stride == 0]
+    suite = suite_for_trace(trace, horizons=horizons, rule=load_suite(SMALL).rule)
+    results = evaluate(list(FORECASTERS), suite, traces=[trace], level="none")
+    if results.failures:
+        name, where, task = results.failures[0]
+        raise ResultError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    return RegimeRun(
+        id=trace.id,
+        kind=kind,
+        data_sha256=str(stored_hash(ref.path)),
+        code=code,
+        balancing=load_recipe(ref.id.split("/")[0].removesuffix(".probe")).balancing.method,
+        horizons=suite.horizons,
+        states=dict(_states(list(results))),
+    )
+
+
+def _states(results: Sequence[Result]) -> Iterator[tuple[str, StateScores]]:
+    """Yield the scores of one run in each state that has enough origins."""
+    errors, run = errors_of(results, PRIMARY), results[0].runs[0]
+    for state in STATES:
+        here = errors.select(state=state)
+        origins = sum(task.state == state for task in run.tasks)
+        if origins < LEAST_ORIGINS:
+            continue
+        yield (
+            state,
+            StateScores(
+                origins=origins,
+                floor_K=run.floors.get(state, {}).get(FLOOR, {}).get(PRIMARY, ()),
+                error_K={result.name: tuple(run_means(result.runs[0], state, PRIMARY)) for result in results},
+                log_ratio_K={
+                    name: tuple(
+                        float(f"{np.nanmean(log_ratio(one.by_forecaster[name], one.by_forecaster[TUNED])):.6g}")
+                        for one in (here.select(horizon=h) for h in results[0].suite.horizons)
+                    )
+                    for name in here.by_forecaster
+                },
+            ),
+        )
+
+
+def regimes() -> None:
+    """Score every large, probe and summed run that has no score yet; about a minute of a core each."""
+    for run in (found := list(measured_runs())):
+        print(f"{run.kind:7}{run.id}")
+    text = readable_json([run.model_dump(mode="json") for run in sorted(found, key=lambda run: run.id)], levels=2)
+    with replacing(OUT) as scratch:
+        scratch.write_text(text + "\n", encoding="utf-8")
