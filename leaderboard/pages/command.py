@@ -26,6 +26,7 @@ from leaderboard.pages import (
     narrowing,
     parameters,
     properties,
+    regimes,
     results,
     sampling_note,
     season,
@@ -51,6 +52,7 @@ PAGES = (
     ladder.LADDER,
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS),
     properties.PROPERTIES,
+    page_of_parts("docs/reports/regimes.md", regimes.PARTS),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts(
         "docs/reports/results.md",
