@@ -185,6 +185,19 @@ def runs_table(runs: Sequence[RegimeRun]) -> str:
     return aligned_table(head, rows, 6)
 
 
+def brief_table(runs: Sequence[RegimeRun]) -> str:
+    """Return the gains of `gated` in small and in large batches: a row for each state, a column for each horizon."""
+    rows = []
+    for kind in ("small", "large"):
+        for state in STATES:
+            own = [cell for cell in cells(runs, kind) if cell.state == state]
+            if own:
+                words = [cell.gain_words(SUBJECT, against) for cell in own for against in (TUNED, BESIDE)]
+                rows.append((f"{KINDS[kind]}, {own[0].recipes} recipes", state, *words))
+    over = [f"{against}, h = {h:,}" for h in HORIZONS for against in ("over the tuned average", f"over `{BESIDE}`")]
+    return aligned_table((f"gain of `{SUBJECT}`", "state", *over), rows, 2)
+
+
 PARTS: Mapping[str, Maker] = {
     "answer": lambda _: answer(all_runs()),
     "errors": lambda kind: errors_table(all_runs(), kind),
