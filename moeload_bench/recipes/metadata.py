@@ -77,6 +77,8 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
         yield "each token id has its experts, drawn from the seed for each layer, with equal weights"
     if balancing.sequence_coefficient is not None:
         yield f"auxiliary loss within each sequence, coefficient {balancing.sequence_coefficient:g}"
+    if balancing.until is not None:
+        yield f"auxiliary loss off from step {balancing.until} on"
     if balancing.z_loss is not None:
         yield f"router z-loss, coefficient {balancing.z_loss:g}"
     if data.micro_batches > 1:

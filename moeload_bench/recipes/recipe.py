@@ -48,12 +48,14 @@ class BalancingTable(Record):
 
     `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence; only loss-free
     balancing may have it. `z_loss` is the weight of the router z-loss, which keeps logits small and balances nothing.
+    From step `until` on the auxiliary loss is switched off.
     """
 
     method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
     coefficient: float = Field(default=0.0, ge=0)
     sequence_coefficient: float | None = Field(default=None, gt=0)
     z_loss: float | None = Field(default=None, gt=0)
+    until: int | None = later(None, ge=1)
 
     @model_validator(mode="after")
     def _coefficient_only_where_used(self) -> BalancingTable:
@@ -63,6 +65,8 @@ class BalancingTable(Record):
             raise ValueError(f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}")
         if self.z_loss is not None and self.method == "hash":
             raise ValueError("z_loss does not go with method 'hash', whose routers learn nothing")
+        if self.until is not None and self.method != "aux_loss":
+            raise ValueError(f"until goes with method 'aux_loss' only, got {self.method!r}")
         return self
 
 
@@ -331,6 +335,7 @@ class Recipe(Record):
             "schedule.period": self.schedule.first_restart or 0,
             "data.stages": self.data.stages[-1].start,
             "data.ramp": self.data.batch_sizes[-1][0],
+            "balancing.until": self.balancing.until or 0,
         }
         for name, step in starts.items():
             if step >= self.steps:
@@ -340,6 +345,12 @@ class Recipe(Record):
             raise ValueError(
                 f"data.pretraining has {before.steps} steps, expected more than the warm-up of {self.schedule.warmup}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_steps_alone_switch(self) -> Recipe:
+        if self.balancing.until is not None and self.data.pretraining is not None:
+            raise ValueError("balancing.until does not go with data.pretraining, whose steps are not recorded")
         return self
 
     @model_validator(mode="after")
@@ -359,6 +370,12 @@ class Recipe(Record):
     def stage_at(self, step: int) -> int:
         """Return the number of the data stage that optimizer step `step` belongs to."""
         return sum(stage.start <= step for stage in self.data.stages) - 1
+
+    def aux_loss_at(self, step: int) -> float:
+        """Return the weight of the per-layer auxiliary loss in optimizer step `step`; 0 for other methods."""
+        balancing = self.balancing
+        on = balancing.method == "aux_loss" and (balancing.until is None or step < balancing.until)
+        return balancing.coefficient if on else 0.0
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of optimizer step `step`."""

@@ -201,19 +201,23 @@ class TrainingRun:
         """Run forward and backward of all micro-batches of this process, and return their losses and entropies."""
         share = batch.split(self.ranks.count)[self.ranks.rank]
         parts = share.split(self.recipe.data.micro_batches)
+        aux_loss = self.recipe.aux_loss_at(number)
         if self.ranks.count == 1:
-            return [self._backward(part) for part in parts]
+            return [self._backward(part, aux_loss) for part in parts]
         _seed_process(self.job.seed, number, self.ranks.rank)
         if (
             self.job.sharded
         ):  # average gradients after each pass: later averaging would make each process hold all of them
-            return [self._backward(part) for part in parts]
+            return [self._backward(part, aux_loss) for part in parts]
         with self._passing.no_sync():
-            passes = [self._backward(part) for part in parts[:-1]]
-        return [*passes, self._backward(parts[-1])]
+            passes = [self._backward(part, aux_loss) for part in parts[:-1]]
+        return [*passes, self._backward(parts[-1], aux_loss)]
 
-    def _backward(self, part: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Run forward and backward of one micro-batch: return language-model loss, mean auxiliary loss, entropy [L]."""
+    def _backward(self, part: Batch, aux_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run forward and backward of one micro-batch: return language-model loss, mean auxiliary loss, entropy [L].
+
+        ``aux_loss``: weight of the per-layer auxiliary loss.
+        """
         import torch
 
         token_BN = torch.from_numpy(part.token_BN).to(self.device)
@@ -232,8 +236,8 @@ class TrainingRun:
             loss = total.detach() - balancing.coefficient * aux
         else:
             total, aux, loss = output.loss, statistics.aux_L.detach().mean(), output.loss.detach()
-        if balancing.method == "aux_loss":
-            total = total + balancing.coefficient * statistics.aux_L.sum()
+        if aux_loss:
+            total = total + aux_loss * statistics.aux_L.sum()
         if balancing.sequence_coefficient is not None:
             within_L = sequence_aux_loss(self.counter.last_routing, self._score, len(part.token_BN))
             total = total + balancing.sequence_coefficient * within_L.sum()
