@@ -1,4 +1,4 @@
-"""What docs/reports/regret.md says of forecasting beside exact reaction, from leaderboard/reaction.json.
+"""What docs/reports/regret.md says of forecasting and reacting, from leaderboard/reaction.json.
 
 A share of the step time, `FRACTION`, waits for the most loaded device, as in docs/methods/placement.md; moving one
 expert into a device costs so many per cent of a step. Means over runs, then recipes.
@@ -24,16 +24,28 @@ FIGURE = ROOT / "docs" / "reports" / "reaction.svg"
 FRACTION = CostModel(step_ms=1, expert_mb=0, bandwidth_gb_s=1).expert_fraction
 COSTS = (0.0, 0.1, 1.0, 10.0, 100.0)
 """Per cent of a step that it costs to move one expert into a device: columns of the table."""
+MAP_COSTS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 RANGE = (1e-2, 1e3)
+FORECASTS = ("gated", "sw_avg")
+"""What a kind of plan begins with that rests on a forecast; `true mean` and `static` are neither."""
+REACTIONS = ("exact", "spill", "last steps")
+ALIKE = 0.1
+"""Points of the step time below which neither is called better."""
 
 
 @cache
-def measured() -> Mapping[str, Mapping[int, tuple[float, float, float]]]:
-    """Kind of plan to k to (imbalance, per cent of the step saved before moving, most experts a device receives)."""
+def measured(late: int = 0) -> Mapping[str, Mapping[int, tuple[float, float, float]]]:
+    """Kind of plan to k to (imbalance, per cent of the step saved before moving, most experts a device receives).
+
+    ``late``: steps between a decision and the first step that it is for.
+    """
     runs = json.loads(MEASURED.read_text(encoding="utf-8"))["test"]
     found: dict[str, dict[int, tuple[float, float, float]]] = {}
     for name in next(iter(runs.values())):
-        kind, _, every = name.partition("@")
+        kind, _, when = name.partition("@")
+        every, _, steps = when.partition("~")
+        if int(steps or 0) != late and kind != "static":
+            continue
         by_recipe: dict[str, list[tuple[float, float, float]]] = {}
         for run, kinds in runs.items():
             imbalance, moved = kinds[name]
@@ -44,15 +56,58 @@ def measured() -> Mapping[str, Mapping[int, tuple[float, float, float]]]:
     return found
 
 
-def saved(kind: str, every: int, cost: float) -> float:
+def saved(kind: str, every: int, cost: float, late: int = 0) -> float:
     """Per cent of the step time saved against the static layout, moving charged."""
-    _, gain, moved = measured()[kind][every]
+    _, gain, moved = measured(late)[kind][every]
     return gain - (cost * moved / every if every else 0.0)
 
 
-def best(kind: str, cost: float) -> tuple[float, int]:
+def best(kind: str, cost: float, late: int = 0) -> tuple[float, int]:
     """Return the most that a kind saves at a cost of moving, and with which k; 0 where the static layout saves more."""
-    return max((0.0, 0), *((saved(kind, every, cost), every) for every in measured()[kind]))
+    return max((0.0, 0), *((saved(kind, every, cost, late), every) for every in measured(late)[kind]))
+
+
+def best_of(kinds: tuple[str, ...], cost: float, late: int) -> tuple[float, str]:
+    """Return the most that any kind saves whose name begins like one of these, and its name with k; 0 for static."""
+    own = [kind for kind in measured(late) if kind.startswith(kinds)]
+    gain, every, kind = max((*best(kind, cost, late), kind) for kind in own)
+    return gain, f"{kind}, k = {every:,}" if every else "static"
+
+
+def lateness() -> list[int]:
+    """Return the latencies that were measured, in steps."""
+    run = next(iter(json.loads(MEASURED.read_text(encoding="utf-8"))["test"].values()))
+    return sorted({int(name.partition("~")[2] or 0) for name in run})
+
+
+def map_table() -> str:
+    """Return what the best reacting policy and the best forecasting one save, by latency and cost of moving."""
+    rows = []
+    for late in lateness():
+        for side, kinds in (("react", REACTIONS), ("forecast", FORECASTS)):
+            others = FORECASTS if kinds is REACTIONS else REACTIONS
+            cells = []
+            for cost in MAP_COSTS:
+                (gain, name), (other, _) = best_of(kinds, cost, late), best_of(others, cost, late)
+                text = f"{gain:.2f} ({name})" if gain else "0 (static)"
+                cells.append(f"**{text}**" if gain > other + ALIKE else text)
+            rows.append((late, side, *cells))
+    return markdown_table(("steps late", "", *(f"moving {cost:g} %" for cost in MAP_COSTS)), rows)
+
+
+def map_words() -> str:
+    """Return for which latency and cost of moving either is better, in a sentence for each latency."""
+    lines = []
+    for late in lateness():
+        gaps = {cost: best_of(FORECASTS, cost, late)[0] - best_of(REACTIONS, cost, late)[0] for cost in MAP_COSTS}
+        said = {
+            "forecasting saves more": [cost for cost, gap in gaps.items() if gap > ALIKE],
+            "reacting saves more": [cost for cost, gap in gaps.items() if gap < -ALIKE],
+            f"they are within {ALIKE:g} points": [cost for cost, gap in gaps.items() if abs(gap) <= ALIKE],
+        }
+        parts = [f"{words} at {', '.join(f'{cost:g} %' for cost in costs)}" for words, costs in said.items() if costs]
+        lines.append(f"- {late} step{'s' if late != 1 else ''} late: {'; '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def reaction_table() -> str:
@@ -118,4 +173,7 @@ def _curve(kind: str, cost_N: Sequence[float] | FloatArray) -> list[float]:
     return [best(kind, float(cost))[0] for cost in cost_N]
 
 
-PARTS: Mapping[str, Maker] = {"reaction": lambda _: f"{reaction_words()}\n\n{reaction_table()}"}
+PARTS: Mapping[str, Maker] = {
+    "reaction": lambda _: f"{reaction_words()}\n\n{reaction_table()}",
+    "react-or-forecast": lambda _: f"{map_words()}\n\n{map_table()}",
+}

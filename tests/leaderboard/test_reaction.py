@@ -16,14 +16,19 @@ def test_bounds_hold_on_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan for every step from its loads is never worse than the static layout or a plan held for ten steps; only the
     static layout moves nothing."""
     monkeypatch.setattr(reaction, "EVERY", (10,))
+    monkeypatch.setattr(reaction, "LATE", (0, 10))
     trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2)
     found = reaction.measure_run(trace, (0.5,), (1.0,))
-    assert set(found) == {
-        "static", "exact@1", "sw_avg@10", "gated@10", "true mean@10", "gated + 0.5 sd@10",
-        "gated + 1 sd, covariance of steps@10",
+    both = {
+        "exact@1", "spill above 1@1", "spill above 1.1@1", "sw_avg@10", "gated@10", "last steps + 0.674 sd@10",
+        *(f"{name}, below {used} use@10" for name in ("last steps", "gated") for used in ("90%", "95%")),
     }  # fmt: skip
-    assert min(found, key=lambda name: found[name][0]) == "exact@1"
-    assert [name for name, (_, moved) in found.items() if moved == 0] == ["static"]
+    once = {"static", "true mean@10", "gated + 0.5 sd@10", "gated + 1 sd, covariance of steps@10"}
+    assert set(found) == once | both | {f"{name}~10" for name in both}
+    assert min(found, key=lambda name: found[name][0]) == "spill above 1@1"
+    assert found["spill above 1@1"][0] == pytest.approx(1.0)
+    assert found["exact@1"][0] < min(found["static"][0], found["gated@10"][0], found["exact@1~10"][0])
+    assert found["static"][1] == 0
 
 
 def test_devices_that_change_names_move_nothing() -> None:
