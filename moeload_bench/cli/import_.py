@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from moeload_bench.cli.options import FirstLayer, parameters_of, with_signature
-from moeload_bench.cli.progress import pair_progress, print_entries
+from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
@@ -118,9 +118,9 @@ def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) ->
     layers, experts = counted(len(done.layers), "layer"), counted(done.experts, "expert")
     numbered = "" if list(done.layers) == list(range(len(done.layers))) else f" (numbers {_spans(done.layers)})"
     routed = f"{done.tokens:,} tokens a step, top-{done.top_k}" if done.top_k else "top-k not known"
-    typer.echo(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
+    say(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
     for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @app.command("formats")
