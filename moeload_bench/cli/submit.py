@@ -19,7 +19,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
-from moeload_bench.submissions.folder import RECORD
+from moeload_bench.submissions.folder import RECORD, REQUIREMENTS
 from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
@@ -71,7 +71,11 @@ def submit(
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing, ask no network.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run and show everything; write and send nothing, ask no network.",
+        ),
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
     find_links: FindLinks = None,
@@ -100,6 +104,7 @@ def submit(
         level=isolation,
         find_links=find_links,
         no_index=no_index,
+        offline=dry_run,
         jobs=jobs,
         progress=functools.partial(pair_progress, unit="runs"),
         say=functools.partial(say, err=True),
@@ -121,7 +126,8 @@ def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: b
     """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
         say("dry run: nothing written, nothing sent")
-        say("Next: the same without --dry-run; what has run is not run again")
+        same = REQUIREMENTS not in prepared.draft.texts  # else packages are installed first, which may be others
+        say("Next: the same without --dry-run" + "; what has run is not run again" * same)
     elif there is not None:
         say(f"opened {there.open_pull_request(prepared)}")
     else:
