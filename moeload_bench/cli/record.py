@@ -116,8 +116,8 @@ def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) ->
     """Train as the process that reports, until done or asked to stop; then print how to ``go_on``."""
     with told_to_stop() as stop:
         try:
-            with step_progress(job.steps) as (progress, say), pushed(push, job.target, progress) as report:
-                return train(progress=report, stop=stop, say=say)
+            with step_progress(job.steps) as (progress, tell), pushed(push, job.target, progress) as report:
+                return train(progress=report, stop=stop, say=tell)
         except InterruptedRecordingError as ended:
             say(f"{ended}. To go on: {go_on}", err=True)
             raise typer.Exit(128 + (stop.asked or 0)) from None
