@@ -195,7 +195,9 @@ def _other_code(result: Result) -> Iterator[str]:
 
 def reproduce(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its TOML file.")] = "mini",
-    results: Annotated[Path, typer.Option(help="The folder with SUITE/NAME.json.")] = RESULTS,
+    results: Annotated[
+        Path, typer.Option(help="The folder with SUITE/NAME.json.", show_default="leaderboard/results")
+    ] = RESULTS,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A forecaster to run again; give it once for each.")
     ] = None,

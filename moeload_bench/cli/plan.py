@@ -141,7 +141,8 @@ def plan(
     Policies: [bold]every[/bold] k steps; [bold]if_pays[/bold]: the same when the forecast promises more than the
     migration costs; [bold]stable_only[/bold]: never in the transient; [bold]reserve_allocate[/bold]: even spread in the
     transient, forecast in the stable state; [bold]on_change[/bold] of state. [bold]oracle[/bold]: if_pays knowing the
-    loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md.
+    loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md in the
+    project's repository.
 
     [bold]--write placement.json --format eplb[/bold] writes the plan for the coming window as the file that an engine
     loads; without costs (--expert-mb, --bandwidth, --step-ms) nothing is simulated then.
