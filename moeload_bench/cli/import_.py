@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from moeload_bench.cli.options import FirstLayer, parameters_of, with_signature
+from moeload_bench.cli.options import INT, FirstLayer, parameters_of, with_signature
 from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
@@ -21,8 +21,6 @@ app = typer.Typer(no_args_is_help=True, help="Turn existing counts into a trace:
 
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
-INT = "<int>"
-"""Shorter than `<int range>`, so that the longest option's name has its place in 80 columns."""
 TopK = Annotated[
     int | None, typer.Option(metavar=INT, min=1, help="Experts per token; leave it out when it varies or is unknown.")
 ]
