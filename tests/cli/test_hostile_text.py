@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,8 +37,12 @@ class Mine:
 def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of a hostile name, with a trace whose every free text is hostile and a hostile forecaster."""
     folder = tmp_path_factory.mktemp("evil") / EVIL
-    texts = {name: EVIL for name in ("family", "group", "licence", "gate", "score_function", "precision")}
-    tables = {name: {EVIL: EVIL} for name in ("config", "optimizer", "schedule", "parallel", "versions", "hardware")}
+    texts: dict[str, Any] = {
+        name: EVIL for name in ("family", "group", "licence", "gate", "score_function", "precision")
+    }
+    tables: dict[str, Any] = {
+        name: {EVIL: EVIL} for name in ("config", "optimizer", "schedule", "parallel", "versions", "hardware")
+    }
     trace = synthetic_trace(700, **texts, **tables, notes=(EVIL,))
     write_trace(trace, folder / "own" / "test" / "seed0.parquet")
     (folder / f"{EVIL}.py").write_text(MINE.format(text=EVIL))
