@@ -224,3 +224,23 @@ def test_workflows_pin_their_actions_and_keep_expressions_out_of_shell_lines() -
     assert [use for use in used if not re.fullmatch(r" [\w./-]+@[0-9a-f]{40} # v[\d.]+", use)] == []
     assert [line for line in lines if "run:" in line and "${{" in line] == []
     assert not any(re.search(r"run: [|>]", line) for line in lines), "a block of shell lines needs a closer look"
+
+
+def test_a_message_says_where_who_has_only_the_package_finds_a_page() -> None:
+    """By `page`, which knows where pages are published; a command's help says that they are in the repository."""
+    named = re.compile(r"docs/[\w/-]+\.md")
+    wrong = []
+    for path in sorted((ROOT / "moeload_bench").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        fine = {id(node.args[0]) for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args
+                and ast.unparse(node.func) == "page"}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                is_help = isinstance(node, ast.FunctionDef) and path.parent.name == "cli"
+                text = " ".join(str(ast.get_docstring(node)).split())
+                if is_help and len(named.findall(text)) > len(re.findall(f"{named.pattern} in the project", text)):
+                    wrong.append(f"{path}: help of {node.name}")
+                fine.add(id(node.body[0].value))  # type: ignore[attr-defined]
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        wrong += [f"{path}: {one.value!r}" for one in texts if id(one) not in fine and named.search(one.value)]
+    assert wrong == []

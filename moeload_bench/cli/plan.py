@@ -29,7 +29,7 @@ from moeload_bench.cli.options import (
     no_trace,
     with_options,
 )
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecast_files import forecast_ahead
@@ -141,7 +141,8 @@ def plan(
     Policies: [bold]every[/bold] k steps; [bold]if_pays[/bold]: the same when the forecast promises more than the
     migration costs; [bold]stable_only[/bold]: never in the transient; [bold]reserve_allocate[/bold]: even spread in the
     transient, forecast in the stable state; [bold]on_change[/bold] of state. [bold]oracle[/bold]: if_pays knowing the
-    loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md.
+    loads to come. The cost model, its limits and a walk-through: docs/methods/placement.md in the
+    project's repository.
 
     [bold]--write placement.json --format eplb[/bold] writes the plan for the coming window as the file that an engine
     loads; without costs (--expert-mb, --bandwidth, --step-ms) nothing is simulated then.
@@ -169,10 +170,10 @@ def plan(
             loaded, forecaster, shape, cost, every=intervals, level=isolation, seed=seed, report=report
         )
     following = _next(trace, forecaster, shape, cost)
-    typer.echo(_json(comparison, following), nl=True) if as_json else _print(comparison, following, wide)
+    say_document(_json(comparison, following)) if as_json else _print(comparison, following, wide)
     if figure is not None:
         save_figure(draw_policies(comparison, loaded), figure)
-        typer.echo(f"figure: {figure}", err=True)
+        say(f"figure: {figure}", err=True)
     if comparison.failures:
         raise typer.Exit(1)
 
@@ -191,14 +192,14 @@ def _write(
     placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
     write_placement(placement, written.path, written.kind)
     first = ahead.about["first_step"]
-    typer.echo(
+    say(
         f"{written.path}: {written.kind}, {shape.slots} slots on {shape.devices} devices for steps {first} to "
         f"{first + written.horizon - 1}, from {forecaster}",
         err=True,
     )
     if written.kind == "sglang" and placement.other_rows:
         rows = ", ".join(map(str, placement.other_rows))
-        typer.echo(f"{written.path}: layers without a plan, their experts in order: {rows}", err=True)
+        say(f"{written.path}: layers without a plan, their experts in order: {rows}", err=True)
 
 
 def _intervals(text: str | None) -> list[int] | None:

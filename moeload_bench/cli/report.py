@@ -10,7 +10,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress, said_if_stopped
+from moeload_bench.cli.progress import pair_progress, said_if_stopped, say
 from moeload_bench.cli.watching import watching
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
@@ -36,4 +36,4 @@ def report(
     stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
     with said_if_stopped(stopped), pair_progress(unit="parts") as progress:
         page = make(loaded, dataclasses.replace(settings, follow=True), source=trace, progress=progress)
-    typer.echo(f"written: {page.save(out)}")
+    say(f"written: {page.save(out)}")

@@ -27,6 +27,7 @@ from moeload_bench.results.statistics import Claim, Interval, RunMeans, log_rati
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
+from moeload_bench.words import page
 
 Values = tuple[float | None, ...]
 ALL = "all"
@@ -40,7 +41,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "recipe": ("Recipe", "The recipe whose runs are meant, or all of the suite's"),
     "state": ("State", "State of the run at the origin; crossing: the window contains a change of state"),
     "horizon": ("Horizon", "Training steps ahead, or all horizons of the suite"),
-    "metric": ("Metric", "A name of the catalogue; docs/methods/metrics.md says which direction is better"),
+    "metric": ("Metric", f"A name of the catalogue; {page('docs/methods/metrics.md')} says which direction is better"),
     "value": ("Value", "Mean over runs of means over origins and layers"),
     "excess": ("Excess", "Over floor_batch: sqrt(max(0, error² - floor²))"),
     "skill": ("Skill", "1 - geometric mean of the error ratio to the reference"),

@@ -264,7 +264,7 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"__init__", "app", "lazy", "opening", "options", "progress", "watching"}
+    helpers = {"__init__", "app", "console", "lazy", "opening", "options", "progress", "watching"}
     assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
         name.replace("-", "_") for name in COMMANDS
     }

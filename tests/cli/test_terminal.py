@@ -8,13 +8,18 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from leaderboard.__main__ import app as maintainers
 from moeload_bench import evaluate, load_suite
-from moeload_bench.cli.app import COMMANDS, app
+from moeload_bench.cli.app import app
+from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
@@ -317,7 +322,27 @@ def test_an_error_breaks_between_words(tmp_path: Path) -> None:
     assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_option_is_cut_in_a_commands_help(name: str, tmp_path: Path) -> None:
-    """At 80 columns every word of the help is whole."""
-    assert ELLIPSIS not in moeload_in_terminal(name, "--help", cwd=tmp_path).out
+def commands_below(command: Any, words: list[str]) -> Iterator[list[str]]:
+    """Yield the words of a command and of those below it."""
+    yield words
+    if isinstance(command, LazyCommands):
+        for name in command.table.about:
+            yield from commands_below(load_command(name, command.table.module_of(name)), [*words, name])
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands_below(inner, [*words, name])
+
+
+def test_no_option_is_cut_in_a_commands_help(tmp_path: Path) -> None:
+    """At 80 columns every word of the help is whole, of each command of both programs and those below it."""
+    in_terminal = moeload_in_terminal("plan", "--help", cwd=tmp_path).out
+    seen = 0
+    for program in (app, maintainers):
+        for words in commands_below(get_command(program), []):
+            shown = CliRunner().invoke(program, [*words, "--help"], env={"COLUMNS": "80", "TERM": "xterm"}).output
+            assert max(map(len, shown.splitlines())) <= 80, words
+            assert ELLIPSIS not in shown, words
+            seen += 1
+            if words == ["plan"]:
+                said, drawn = (text.partition("[OPTIONS]")[2].replace("│", " ") for text in (shown, in_terminal))
+                assert said.split() == drawn.split(), "a terminal shows the same"
+    assert seen > 50

@@ -16,15 +16,16 @@ import pytest
 
 from leaderboard.properties import Slice
 from leaderboard.site.command import write_site
-from leaderboard.site.inputs import read_inputs
-from leaderboard.site.pages import site_files
+from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.pages import site_files, trace_files
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.suites.suite import CROSSING
-from tests.conftest import need
+from moeload_bench.traces.store import list_traces, write_trace
+from tests.conftest import need, synthetic_trace
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
 from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes
 
@@ -324,6 +325,23 @@ def test_a_strangers_markup_is_shown_as_text_and_nothing_runs(driver: Any, site:
         assert complaints(driver) == []
     link = driver.find_element("css selector", "main a[rel]")
     assert link.get_attribute("href") == "https://example.org/?a=1&b=2"
+
+
+def test_a_stranger_s_trace_is_text_on_its_page_and_in_the_list(driver: Any, tmp_path: Path) -> None:
+    """Family, licence, notes, settings and sources full of markup: all is shown as it is written, and nothing runs."""
+    source = {"name": HOSTILE, "version": HOSTILE, "licence": HOSTILE, "sha256": HOSTILE, "bytes": 1}
+    texts = {"family": HOSTILE, "group": HOSTILE, "licence": HOSTILE, "gate": HOSTILE, "precision": HOSTILE}
+    tables = {name: {HOSTILE: HOSTILE} for name in ("config", "optimizer", "schedule", "hardware", "versions")}
+    trace = synthetic_trace(400, recipe="evil", **texts, **tables, notes=(HOSTILE,), sources=(source,))
+    write_trace(trace, tmp_path / "traces/evil/test/seed0.parquet")
+    inputs = Inputs(tmp_path, (), tuple(list_traces(tmp_path / "traces")), "0" * 64)
+    write_site(trace_files(inputs), tmp_path / "site")
+    for page in ("traces/evil.test.seed0.html", "traces/index.html"):
+        driver.get((tmp_path / "site" / page).as_uri())  # without the site's styles and scripts, which are not made
+        assert "evil" in driver.find_element("tag name", "main").text
+        assert HOSTILE in driver.find_element("tag name", "main").get_property("textContent")
+        assert driver.execute_script("return window.hacked") is None
+        assert driver.execute_script("return document.querySelectorAll('img[src=x], main script').length") == 0
 
 
 def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
