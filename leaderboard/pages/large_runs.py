@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
 from leaderboard.properties import layer_medians
@@ -23,7 +23,7 @@ from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.scoring.description import Run, make_run
+from moeload_bench.scoring.description import Run
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
@@ -86,7 +86,7 @@ def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
         first_SL = np.zeros_like(stable_SL)
         first_SL[EARLY : EARLY + 200] = True
         yield Statistics(
-            make_run(trace, ref.path.stat().st_size),
+            committed_run(ref.path),
             _median(labels.drift_SL, stable_SL),
             _median(labels.drift_SL, first_SL),
             tuple(int(row) for row in labels.onset_L if row >= 0),

@@ -48,6 +48,7 @@ def well(shown: Shown, width: int) -> list[str]:
     return shown.lines
 
 
+@pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("width", WIDTHS)
 def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
     """First what to take in each state, then a table per state, then the next command."""
@@ -197,6 +198,7 @@ class Broken(Mine):
 """
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_a_run_of_a_suite_ends_with_what_a_forecasters_author_does_next(tmp_path: Path) -> None:
     """`check` before there is one, or where it failed; `submit` for one that was scored; how often to re-plan."""
     (tmp_path / "my.py").write_text(WRITTEN)
@@ -239,6 +241,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     assert shown.status == 0, shown.text
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_rows_are_in_the_order_of_skill() -> None:
     """In every state, those without any last; the columns of the table are those of the grid."""
     results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
@@ -255,6 +258,7 @@ def test_a_slow_forecast_has_no_power_of_ten(seconds: float, text: str) -> None:
     assert _milliseconds(seconds) == text
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""
     results = evaluate(["last_value", "sw_avg"], "mini", level="none")
@@ -281,6 +285,7 @@ def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     assert names.count("last_value*") == 2
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_the_skill_of_plans_has_the_difference_beside_it() -> None:
     """Skill is a ratio of imbalances, near 0 by nature: imbalance in percent of the reference's says how much."""
     results = evaluate(["uniform", "sw_avg"], "mini", level="none")
