@@ -9,7 +9,7 @@ from typing import Any
 from leaderboard.site import words
 from leaderboard.site.grids import by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.payload import cell_row, cost_row, skill_note
+from leaderboard.site.payload import cost_row, skill_note, view_rows
 from leaderboard.site.views import REGRET, View, metrics_of
 from leaderboard.site.words import arguments_text, megabytes, named, three_digits
 from moeload_bench.errors import counted
@@ -62,7 +62,7 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
         "standing": entry.standing,
         "standing_text": STANDINGS[entry.standing],
         "reasons": entry.wrong,
-        "headline": headline(entry, default),
+        "headline": headline(entry, board, default),
         "notes": (skill_note(board, PRIMARY), *result.notes),
         "tables": [
             by_recipe(
@@ -82,10 +82,11 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
     }  # fmt: skip
 
 
-def headline(entry: Entry, view: View) -> Facts:
+def headline(entry: Entry, board: Board, view: View) -> Facts:
     """Return the row of the leaderboard in words; each interval with its claim."""
-    cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
-    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = cell_row(cell, PRIMARY, single=False)
+    names = [one.name for one in board.entries]
+    row = view_rows(view, names, PRIMARY, single=False)[names.index(entry.name)]
+    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = row
     ms, training, _ = cost_row(entry.result)
     return [
         ("Skill", skill),
