@@ -96,9 +96,7 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
             low, high = _range(ax)
             if low > 0:
                 style.log_axis(ax.yaxis, low, high)
-        handles = [
-            legend_line(name, markersize=3, **style.forecaster_looks([name])[name]) for name in results
-        ]
+        handles = [legend_line(name, markersize=3, **style.forecaster_looks([name])[name]) for name in results]
         _finish(figure, view, horizon, handles)
         return figure
 
@@ -135,8 +133,8 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
     """Draw what was forecast at one origin and what came: for two layers the most, a middling and the least loaded
     expert.
 
-    Thin and light: each step's share. Dark grey: means of AVERAGED steps. An expert's place is that of the steps shown before
-    the origin.
+    Thin and light: each step's share. Dark grey: means of AVERAGED steps. An expert's place is that of the steps
+    shown before the origin.
     """
     with style.style():
         trace = view.trace
@@ -172,7 +170,8 @@ def _stairs(ax: Axes, forecasts: Mapping[str, Forecast], origin: int, layer: int
     for i, (name, one) in enumerate(forecasts.items()):
         edges = origin + np.concatenate([[0], one.edges_B])
         path = one.share_BLE[:, layer, expert]
-        ax.stairs(path, edges, baseline=None, color=looks[name]["color"], linestyle=DASHES[i], linewidth=1.4, label=name)
+        look = {"color": looks[name]["color"], "linestyle": DASHES[i], "linewidth": 1.4}
+        ax.stairs(path, edges, baseline=None, label=name, **look)
     ax.axvline(origin, color=style.GREY, linestyle=":", linewidth=1.0)
 
 

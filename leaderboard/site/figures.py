@@ -77,8 +77,8 @@ def trace_specs() -> dict[str, Any]:
     shifts = data("shifts").mark_rule(strokeDash=[1, 2]).encode(x=step)
     tip = ["expert:N", alt.Tooltip("step:Q", format=",.0f"), alt.Tooltip("share:Q", format=".3p")]
     lines = data("lines").mark_line(strokeWidth=1).encode(
-        x=step, y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~p", tickCount=5)), color=ramp("rank"),
-        detail="expert:N", tooltip=tip,
+        x=step, y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~p", tickCount=5)),
+        color=ramp("rank"), detail="expert:N", tooltip=tip,
     )  # fmt: skip
     even = data("even").mark_rule(strokeDash=[6, 3]).encode(y="share:Q")
     expert = alt.Y("expert:O", title="expert", axis=alt.Axis(labelOverlap=True, ticks=False))

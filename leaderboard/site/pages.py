@@ -20,7 +20,6 @@ from leaderboard.site.figures import trace_data, trace_specs
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import TEMPLATES, Renderer, markup
-from leaderboard.site.views import views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
@@ -32,8 +31,8 @@ from moeload_bench.results.grid import ALL
 from moeload_bench.results.tables import Table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
-from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.style import forecaster_places
+from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
 
@@ -72,7 +71,7 @@ def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str,
 def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
     render = Renderer(inputs)
-    places = forecaster_places([entry.name for board in inputs.boards for entry in board.entries])
+    places = places_of(inputs)
     boards = [payload.board_payload(board, places) for board in inputs.boards]
     for board, described in zip(inputs.boards, boards, strict=True):
         for number, metric in enumerate(described["metrics"]):
@@ -81,6 +80,11 @@ def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str
             if board is inputs.boards[0] and metric["name"] == PRIMARY:
                 yield index_page(render, board, boards, content)
             yield metric["file"], script_data("moeload.add", board.suite.name, metric["name"], content).encode()
+
+
+def places_of(inputs: Inputs) -> dict[str, int]:
+    """Return by forecaster which colour and mark are its own, in every chart of the site."""
+    return forecaster_places([entry.name for board in inputs.boards for entry in board.entries])
 
 
 def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
@@ -120,22 +124,20 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 def forecaster_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield one page per forecaster, over all suites."""
     render = Renderer(inputs)
-    grids, default = {}, {}
+    grids = {}
+    places = places_of(inputs)
     for number, board in enumerate(inputs.boards):
         report(number, len(inputs.boards), f"forecasters on {board.suite.name}")
         grids[board.suite.name] = forecaster_page.grids_of(board)
-        default[board.suite.name] = next(views_of(board, PRIMARY))
     for name, found in forecaster_page.entries_by_name(inputs.boards).items():
-        sections = [
-            forecaster_page.section(entry, board, grids[board.suite.name], default[board.suite.name])
-            for board, entry in found
-        ]
+        sections = [forecaster_page.section(entry, board, grids[board.suite.name]) for board, entry in found]
         entry = next((entry for _, entry in found if entry.folder is not None), found[0][1])
         yield render.page(
             forecaster_path(name), "forecaster.html", "index.html",
             name=name, sections=sections, submission=forecaster_page.submission_facts(entry),
             link=web_link(entry.folder.record.link if entry.folder else None),
             verify_command=verify_command(entry.result),
+            data=markup(json_text({"place": places[name], "charts": [part["charts"] for part in sections]})),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.views import View, metrics_of, states_of, views_of
+from leaderboard.site.views import View, metrics_of, primary_views, states_of, views_of
 from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
@@ -155,14 +155,17 @@ def hindsight(board: Board) -> str:
 
 def metric_payload(board: Board, metric: str) -> Json:
     """Return every view of a metric, its floors by state and recipe, its charts."""
-    views, names = list(views_of(board, metric)), [entry.name for entry in board.entries]
+    views = primary_views(board) if metric == PRIMARY else list(views_of(board, metric))
+    names = [entry.name for entry in board.entries]
     values = [view.value_F for view in views]
     return {
         "about": describe_metric(metric),
         "lower": lower_is_better(metric),
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
-        "views": {view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, metric) for view in views},
+        "views": {
+            view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, metric) for view in views
+        },
         "floors": floors_payload(board, metric),
         "charts": chart_specs(metric, float(np.nanmin(values, initial=np.inf)), board.suite.horizons),
     }
@@ -187,8 +190,10 @@ def view_rows(view: View, names: Sequence[str], metric: str, single: bool) -> li
         map(three_digits, view.value_F.tolist()),
         map(three_digits, view.excess_F.tolist()),
         (skill_text(skill, metric) for skill in skills),
-        (interval_text(*ends) if known else NONE for ends, known in zip(view.new_recipe_F2.tolist(), told, strict=True)),
-        (interval_text(*ends) if known else NONE for ends, known in zip(view.new_seeds_F2.tolist(), told, strict=True)),
+        (interval_text(*ends) if known else NONE
+         for ends, known in zip(view.new_recipe_F2.tolist(), told, strict=True)),
+        (interval_text(*ends) if known else NONE
+         for ends, known in zip(view.new_seeds_F2.tolist(), told, strict=True)),
         map(percent, view.win_rate_F.tolist()),
         ((rank_text(ranks) if ranks else NOT_GIVEN) if known else NONE
          for ranks, known in zip(given, told, strict=True)),

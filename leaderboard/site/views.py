@@ -1,7 +1,8 @@
 """What the leaderboard shows for each choice of state, recipe and horizon: computed here, only shown by the pages.
 
-Values are those of `results.grid`, conclusions those of `results.statistics`. All views of a choice of runs are computed
-together. Axis letters: V views of a choice (state x horizon), C choices of runs, F forecasters, R runs, K suite horizons.
+Values are those of `results.grid`, conclusions those of `results.statistics`. All views of a choice of runs are
+computed together. Axis letters: V views of a choice (state x horizon), C choices of runs, F forecasters, R runs,
+K suite horizons.
 """
 
 from __future__ import annotations
@@ -80,14 +81,14 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
     whole, looks, better = Standings(board.results, metric, board.reference), looks_of(board), lower_is_better(metric)
     choices = (ALL, *board.choices)
     against = None if whole.reference is None else _ratios(whole, whole.reference, looks)
-    beside = _public_ratios(board, whole, looks)
+    beside = _public_spread(board, whole, looks)
     win_rate_CVF = _win_rates(whole, looks, choices, board, better)
     for c, recipe in enumerate(choices):
         scores, of = whole.on(board.runs_in(recipe)), _of_choice(board, recipe)
         floors = {state: scores.floor(state, "floor_batch") for state in states_of(board)}
         mean_VF, over_VF = _values(scores, looks, floors)
         skill_VF, new_recipe_VF2, new_seeds_VF2 = _skills(against, scores, beside, mean_VF.shape)
-        front_VF = _fronts(of.cost_F, mean_VF if better is not False else -mean_VF)
+        front_VF = fronts_of(of.cost_F, mean_VF if better is not False else -mean_VF)
         for v, (state, horizon) in enumerate(looks):
             ranks = scores.ranks(state, horizon) if recipe == ALL else {}  # of a slice they would be a look too many
             floor_K = floors[state]
@@ -99,8 +100,14 @@ def views_of(board: Board, metric: str) -> Iterator[View]:
             )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=8)
+def primary_views(board: Board) -> list[View]:
+    """Return every view of the primary metric, which several pages show."""
+    return list(views_of(board, PRIMARY))
+
+
 class _OfChoice(NamedTuple):
-    """What does not depend on the metric: CPU ms, headline regrets, and runs and origins that a value is a mean over."""
+    """What does not depend on the metric: CPU ms, headline regrets, runs and origins that a value is a mean over."""
 
     cost_F: FloatArray
     regret_VF: FloatArray
@@ -184,7 +191,7 @@ class _Spread(NamedTuple):
     freedom_X: FloatArray
 
     def ends(self, means: RunMeans) -> FloatArray:
-        """Return intervals for new seeds [X, 2] where a season has one run of each recipe, as `seeds.skill_interval`."""
+        """Return intervals for new seeds [X, 2] where a recipe has one run here, as `seeds.skill_interval`."""
         square_X, freedom_X, center_XC, votes_XC = _within(means)
         freedom_X, recipes_X = freedom_X + self.freedom_X, (votes_XC > 0).sum(axis=1)
         found_X2 = np.full((len(square_X), 2), np.nan)
@@ -214,7 +221,7 @@ def _within(means: RunMeans) -> tuple[FloatArray, FloatArray, FloatArray, FloatA
     return square_X, freedom_X, np.stack(centers, axis=1), np.stack(votes, axis=1)
 
 
-def _public_ratios(board: Board, whole: Standings, looks: Sequence[Looked]) -> _Spread | None:
+def _public_spread(board: Board, whole: Standings, looks: Sequence[Looked]) -> _Spread | None:
     """Return how far seeds move the public runs beside a season, zeros for an entry that has none; else None."""
     if not board.known or whole.reference is None or whole.ratio is None:
         return None
@@ -252,12 +259,13 @@ def _win_rates(
         for found, of_FFX in zip((won, tasks), counts, strict=True):
             found.append((of_FFX.reshape(F, F, len(states), -1) @ in_RC).transpose(3, 2, 0, 1))  # [C, state, F, F]
     won_, tasks_ = (
-        np.stack([sum(found), *found], axis=2).reshape(C * V, F, F) for found in (won, tasks)  # all, then each horizon
+        np.stack([sum(found), *found], axis=2).reshape(C * V, F, F)
+        for found in (won, tasks)  # all, then each horizon
     )
     return mean_rates(won_, tasks_).reshape(C, V, F)
 
 
-def _fronts(cost_F: FloatArray, error_VF: FloatArray) -> FloatArray:
+def fronts_of(cost_F: FloatArray, error_VF: FloatArray) -> FloatArray:
     """Return which forecasters no other beats in cost or error without losing in the other, [V, F]."""
     known_VF = ~np.isnan(error_VF) & ~np.isnan(cost_F)
     cheaper_FF, as_cheap_FF = cost_F[:, None] < cost_F, cost_F[:, None] <= cost_F
