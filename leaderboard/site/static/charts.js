@@ -10,6 +10,7 @@
   ];
   const DASHES = { floor_batch: [6, 3], floor_level: [1.5, 2.5], floor_sampling: [8, 3, 1.5, 3], floor_fork: [2, 5] };
   const SVG = "http://www.w3.org/2000/svg";
+  const VEGA = new URL("vega.js", document.currentScript.src).href;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   // By a forecaster's place, which it has in every chart: ten colours, and another shape in the next ten.
   const colour = (place) => (dark.matches ? DARK : LIGHT)[place % LIGHT.length];
@@ -46,7 +47,7 @@
   function ready() {
     vega = vega || pageLoaded.then(() => new Promise((resolve, reject) => {
       const script = document.createElement("script");
-      script.src = "assets/vega.js";
+      script.src = VEGA;
       script.onload = () => resolve(window.vegaEmbed);
       script.onerror = () => reject(new Error("assets/vega.js cannot be read"));
       document.head.append(script);
