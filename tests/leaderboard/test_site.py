@@ -357,8 +357,8 @@ def test_a_page_says_where_a_forecaster_wins_and_loses(committed: Inputs, pages:
     """In how many recipes, where most and least; the picture holds the skill of every recipe and group."""
     for board in committed.boards:
         data = shown_metric(pages, board.suite.name, "window_tv")
-        at = [entry.name for entry in board.entries].index("ema")
-        page = pages[forecaster_path("ema")].decode()
+        at = [entry.name for entry in board.entries].index("lstm")
+        page = pages[forecaster_path("lstm")].decode()
         skills = {recipe: cell(data["views"][f"stable {recipe} {ALL}"], at, "skill") for recipe in board.recipes}
         known = {recipe: float(text.replace(MINUS, "-")) for recipe, text in skills.items() if text != NONE}
         best = max(known, key=known.__getitem__)

@@ -303,7 +303,7 @@ def test_links_lead_to_forecasters_and_traces(board: Any, results: dict[str, Res
     drawn = board.execute_script(
         "return [...document.querySelectorAll('.chart > div')].map((one) => [...one.querySelectorAll('canvas, svg')].length)"
     )
-    assert drawn == [1] * (2 + 2 + 2), "shares and loads of two layers, drift and states"
+    assert drawn == [1] * (6 + 6 + 2), "shares and loads of six layers, drift and states"
     heads = [one.text for one in board.find_elements("css selector", "main h2")]
     assert heads[:2] == ["Shares over time", "States"]
     assert "Tokens per expert and step" in board.find_element("css selector", ".facts").text

@@ -83,7 +83,7 @@ def test_a_trace_is_described_and_drawn_alike_when_it_was_kept() -> None:
     assert kept_files("trace", "x", lambda: pytest.fail("made again")) == first
     assert [name for name, _ in first] == ["run.json", "charts.json"]
     charts = json.loads(first[1][1])
-    assert [layer["name"] for layer in charts["layers"]] == ["0", "1"]
+    assert [layer["name"] for layer in charts["layers"]] == [str(layer) for layer in range(6)]
     share_NE = np.array(charts["layers"][0]["share"]) / charts["parts"]
     assert share_NE.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
     assert len(charts["edges"]) == len(share_NE) + 1
