@@ -170,8 +170,8 @@ def answer(known: Mapping[str, Record]) -> str:
     }
     return (
         f"On recipes that its network has not seen, `gated` errs less than the moving average by {words[SEEN[0][1]]}. "
-        f"Without the two loss-free recipes, where it gains most, by {words[SEEN[1][1]]}. Shown every tenth step only, by "
-        f"{words[SEEN[2][1]]}."
+        f"Without the two loss-free recipes, where it gains most, by {words[SEEN[1][1]]}. Shown every tenth step only, "
+        f"by {words[SEEN[2][1]]}."
     )
 
 

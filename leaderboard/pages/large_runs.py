@@ -25,6 +25,7 @@ from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.states.rule import label_states
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
 EARLY = 300
@@ -40,6 +41,10 @@ class Later(NamedTuple):
 
     imbalance_L: tuple[float, ...]
     drift: float | None
+
+
+MOST_TOKENS = 2e6
+"""Tokens per expert and step of the largest runs that people train, about."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,24 @@ def _found() -> tuple[Statistics, ...]:
 
 def _tests() -> list[Statistics]:
     return [s for s in _found() if s.run.meta.split == "test"]
+
+
+def draw_sizes() -> None:
+    """Draw the drift of the stable state against the tokens of an expert and step, a point for each test run."""
+    known = [s for s in _tests() if s.drift is not None]
+    with style():
+        figure = new_figure(2.8)
+        axes = figure.add_subplot()
+        for i, kind in enumerate(dict.fromkeys(s.run.meta.balancing.method for s in known)):
+            own = [s for s in known if s.run.meta.balancing.method == kind]
+            axes.plot([s.tokens_per_expert for s in own], [100 * (s.drift or 0.0) for s in own], MARKERS[i],
+                      color=PALETTE[i], label=kind.replace("_", " "))  # fmt: skip
+        axes.axvline(MOST_TOKENS, color=GREY, linestyle=":", label="the most of runs that people train")
+        log_axis(axes.xaxis, min(s.tokens_per_expert for s in known), MOST_TOKENS)
+        axes.set(xlabel="tokens per expert and step", ylabel="drift, stable state [%]")
+        axes.grid(axis="y")
+        legend_above(figure, "", axes.get_legend_handles_labels()[0])
+        save_figure(figure, ROOT / "docs" / "reports" / "large-runs.svg")
 
 
 PARTS: Mapping[str, Maker] = {

@@ -1,4 +1,4 @@
-"""How reports open: their answer in a few sentences, and one figure of dots and intervals, made from the same results."""
+"""How reports open: their answer in a few sentences, and one figure of dots and intervals, from the same results."""
 
 from __future__ import annotations
 

@@ -62,8 +62,9 @@ def wait_drawn(driver: Any) -> None:
 
     ready = """
         const done = arguments[0];
-        const drawn = () => Promise.all([...document.querySelectorAll(".chart, .chart > div")].map((box) => box.moeloadDrawn))
-          .then(() => done(true), (error) => done(String(error)));
+        const boxes = () => [...document.querySelectorAll(".chart, .chart > div")];
+        const drawn = () => Promise.all(boxes().map((box) => box.moeloadDrawn)).then(
+          () => done(true), (error) => done(String(error)));
         if (!document.getElementById("site-data") || !document.querySelector(".switches")) { drawn(); return; }
         const wait = () => {
           const chosen = [...document.querySelectorAll(".switches select")].map((one) => one.value).join(" ");
