@@ -132,9 +132,15 @@ def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
             ax.set(title=title, ylim=(len(dots) - 0.5, -0.5), xlim=(low - margin, high + margin))
             ax.grid(axis="x")
         figure.supxlabel("skill: the part of the reference's error that is saved; more is better")
-        handles = [legend_line("95 %, a new recipe", GREY, linewidth=0.8),
-                   legend_line("95 %, new seeds of these recipes", GREY, linewidth=3.0)]  # fmt: skip
-        if ends:
+        handles = [
+            legend_line(label, GREY, linewidth=width)
+            for label, width, there in (
+                ("95 %, a new recipe", 0.8, [dot.new_recipe for dots in panels.values() for dot in dots]),
+                ("95 %, new seeds of these recipes", 3.0, [dot.new_seeds for dots in panels.values() for dot in dots]),
+            )
+            if any(there)
+        ]
+        if handles:
             figure.legend(handles=handles, loc="outside upper center", ncols=2)
         save_figure(figure, path)
 
