@@ -383,10 +383,13 @@ IN_WINDOW = """
     [one.textContent.trim(), inside(one.getBoundingClientRect())]);
 """
 OVERLAPS = """
+  const cut = (out, box) => box.left < out.right && box.right > out.left && box.top < out.bottom && box.bottom > out.top;
   const found = [];
   for (const [owners, labels] of arguments[0]) for (const owner of document.querySelectorAll(owners)) {
-    const boxes = [...owner.querySelectorAll(labels)].filter((one) => one.textContent.trim())
-      .map((one) => [one.textContent, one.getBoundingClientRect()]);
+    const boxes = [...owner.querySelectorAll(labels)]
+      .filter((one) => one.textContent.trim() && getComputedStyle(one).opacity !== "0")
+      .map((one) => [one.textContent, one.getBoundingClientRect()])
+      .filter(([, box]) => owners !== ".chart svg" || cut(owner.getBoundingClientRect(), box));
     boxes.forEach(([text, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
