@@ -383,13 +383,11 @@ IN_WINDOW = """
     [one.textContent.trim(), inside(one.getBoundingClientRect())]);
 """
 OVERLAPS = """
-  const cut = (out, box) => box.left < out.right && box.right > out.left && box.top < out.bottom && box.bottom > out.top;
   const found = [];
   for (const [owners, labels] of arguments[0]) for (const owner of document.querySelectorAll(owners)) {
     const boxes = [...owner.querySelectorAll(labels)]
       .filter((one) => one.textContent.trim() && getComputedStyle(one).opacity !== "0")
-      .map((one) => [one.textContent, one.getBoundingClientRect()])
-      .filter(([, box]) => owners !== ".chart svg" || cut(owner.getBoundingClientRect(), box));
+      .map((one) => [one.textContent, one.getBoundingClientRect()]);
     boxes.forEach(([text, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
       const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
@@ -398,8 +396,10 @@ OVERLAPS = """
   }
   return found;
 """
-LABELS = [[".forest thead .axis", "i"], [".forest tbody", "th"], [".chart svg", "text"], ["#board thead", "th"],
-          ["#recipes thead", "th span"], [".switches", "label"]]  # fmt: skip
+LABELS = [[".forest thead .axis", "i"], [".forest tbody", "th"], ["#board thead", "th"], ["#recipes thead", "th span"],
+          [".switches", "label"]]  # fmt: skip
+CHARTS = [".chart svg", "text"]
+"""Not of the drawn suite: there all forecasters cost the same, so that its axes have one place."""
 
 
 @pytest.mark.parametrize("suite", ["many", "mini"])
@@ -409,7 +409,7 @@ def test_what_matters_lies_inside_a_window_of_1280(suite: str, driver: Any, site
     shown = driver.execute_script(IN_WINDOW)
     assert {"Forecaster", "Ranks", "Skill", "Status"} <= {text for text, _ in shown}
     assert [text for text, inside in shown if not inside] == []
-    assert driver.execute_script(OVERLAPS, LABELS) == []
+    assert driver.execute_script(OVERLAPS, [*LABELS, *([CHARTS] if suite == "mini" else [])]) == []
     cut = """return [...document.querySelectorAll(".switches select")].filter((one) => {
         const pen = document.createElement("canvas").getContext("2d"), look = getComputedStyle(one);
         pen.font = `${look.fontSize} ${look.fontFamily}`;
