@@ -17,7 +17,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
-from leaderboard.properties import layer_medians
+from leaderboard.properties import layer_medians, properties_of
 from leaderboard.templates import render_text
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
@@ -209,19 +209,20 @@ def _tests() -> list[Statistics]:
 
 def draw_sizes() -> None:
     """Draw the drift of the stable state against the tokens of an expert and step, a point for each test run."""
-    known = [s for s in _tests() if s.drift is not None]
+    refs = [ref for ref in list_traces(ROOT / "traces") if "/test/" in ref.id and ".probe/" not in ref.id]
+    known = [found for found in (properties_of(ref.path) for ref in refs) if found.drift is not None]
     with style():
         figure = new_figure(2.8)
         axes = figure.add_subplot()
-        for i, kind in enumerate(dict.fromkeys(s.run.meta.balancing.method for s in known)):
-            own = [s for s in known if s.run.meta.balancing.method == kind]
-            axes.plot([s.tokens_per_expert for s in own], [100 * (s.drift or 0.0) for s in own], MARKERS[i],
-                      color=PALETTE[i], label=kind.replace("_", " "))  # fmt: skip
+        for i, kind in enumerate(sorted({found.balancing for found in known})):
+            own = [found for found in known if found.balancing == kind]
+            axes.plot([found.expert_tokens for found in own], [100 * (found.drift or 0.0) for found in own], MARKERS[i],
+                      color=PALETTE[i], label=kind)  # fmt: skip
         axes.axvline(MOST_TOKENS, color=GREY, linestyle=":", label="the most of runs that people train")
-        log_axis(axes.xaxis, min(s.tokens_per_expert for s in known), MOST_TOKENS)
+        log_axis(axes.xaxis, min(found.expert_tokens for found in known), MOST_TOKENS)
         axes.set(xlabel="tokens per expert and step", ylabel="drift, stable state [%]")
         axes.grid(axis="y")
-        legend_above(figure, "", axes.get_legend_handles_labels()[0])
+        legend_above(figure, "", axes.get_legend_handles_labels()[0], columns=4)
         save_figure(figure, ROOT / "docs" / "reports" / "large-runs.svg")
 
 
