@@ -201,7 +201,7 @@ def test_each_report_opens_with_its_answer_and_a_figure() -> None:
         opening = re.sub(r"<!--.*?-->\s*", "", page.read_text(encoding="utf-8").split("\n## ")[0])
         blocks = [block for block in opening.split("\n\n") if block.strip() and not block.startswith("*Answers: ")]
         assert blocks[0].startswith("# "), page
-        sentences = len(re.findall(r"[.?:]( |\n|$)", blocks[1]))
+        sentences = len(re.findall(r"[.?](?: |\n|$)", blocks[1]))
         assert 1 <= sentences <= 5, f"{page}: {sentences} sentences in its answer"
         assert not blocks[1].startswith(("|", "!", "<", "-", "#")), f"{page}: opens with no answer"
         shown = [i for i, block in enumerate(blocks) if block.startswith("![")]
