@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 
 from moeload_bench.traces.trace import Trace
 
+TRACES = Path(__file__).resolve().parent.parent / "traces"
+needs_traces = pytest.mark.skipif(
+    not TRACES.is_dir(), reason="this clone leaves the recordings out (CONTRIBUTING.md): `git sparse-checkout disable`"
+)
+
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, Segment, Simulation
 from moeload_bench.traces.store import load_trace, read_trace
 from moeload_bench.traces.trace import Trace
+from tests.conftest import TRACES, needs_traces
 
-TRACES = Path(__file__).parents[2] / "traces"
 SHAPE = ClusterShape("mine", 2, 10)
 FOLLOWED = (
     *("qwen3moe-16e-aux0", "qwen3moe-16e-shift", "qwen3moe-16e-restart", "qwen3moe-16e-drift", "ladder-8m"),
@@ -189,6 +188,7 @@ def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
 
 
 @pytest.mark.slow
+@needs_traces
 @pytest.mark.parametrize("recipe", FOLLOWED)
 def test_advice_never_loses_and_saves_where_there_is_something_to_save(recipe: str) -> None:
     """Never more than 0.1 % of the step time worse than the static layout; without any balancing at least 80 % of what
