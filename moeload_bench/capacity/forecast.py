@@ -1,0 +1,84 @@
+"""Forecasts of the need of the next window: its quantiles, from the rows seen so far.
+
+The need of a window is forecast as a level times a ratio. The level is the largest need of the last half window. The
+ratios are those of the run's own past windows, each with weight 1, and those of other runs (`PRIOR`, fitted on `train`
+recipes), which together have the weight of `PRIOR_WINDOWS` windows. A quantile of the mixture is the forecast.
+
+Axis letters: S steps, N windows, P ratios of other runs, Q risks.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moeload_bench.arrays import FloatArray
+from moeload_bench.files import PACKAGE
+
+PRIOR_WINDOWS = 5.0
+"""Weight of the ratios of other runs, in windows of the run's own; chosen on `train`."""
+LEAST_RISK = 0.01
+"""Smaller risks are extrapolated: the windows of `train` do not show them."""
+MOST_RISK = 0.5
+CAPACITY_VERSION = 1
+"""Version of the board of docs/reports/capacity.md; it rises when its numbers are no longer comparable."""
+PRIOR = PACKAGE / "capacity" / "prior.json"
+
+
+@functools.cache
+def priors() -> Mapping[int, FloatArray]:
+    """Return the ratios of `train` runs, sorted, by the rows of a window."""
+    return {int(rows): np.array(ratio_P) for rows, ratio_P in json.loads(PRIOR.read_text()).items()}
+
+
+def prior_for(rows: int) -> tuple[int, FloatArray]:
+    """Return the nearest length of a window that was fitted on, and its ratios."""
+    known = priors()
+    nearest = min(known, key=lambda one: abs(math.log(one / rows)))
+    return nearest, known[nearest]
+
+
+def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:
+    """Return the level of the last half window, and need over level of each past window [N].
+
+    Windows of this many rows are disjoint and end with the last row.
+    """
+    half = max(1, rows // 2)
+    whole_NW = need_S[len(need_S) % rows :].reshape(-1, rows) if len(need_S) >= rows else np.empty((0, rows))
+    level_N = whole_NW[:, -half:].max(axis=1, initial=0.0)
+    return float(need_S[-half:].max()), whole_NW[1:].max(axis=1, initial=0.0) / level_N[:-1]
+
+
+def quantile(ratio: FloatArray, weight: FloatArray, risks: Sequence[float]) -> FloatArray:
+    """Return the least ratio that at most the part ``risk`` of the weight exceeds, for each risk [Q].
+
+    Below `LEAST_RISK` it goes on as an exponential tail through the quantiles at 10 and 1 %.
+    """
+    order = np.argsort(ratio)
+    sure = np.cumsum(weight[order]) / weight.sum()
+
+    def at(risk: float) -> float:
+        return float(ratio[order][min(np.searchsorted(sure, 1 - risk - 1e-9), len(ratio) - 1)])
+
+    def beyond(risk: float) -> float:
+        tenth, last = at(10 * LEAST_RISK), at(LEAST_RISK)
+        return last * (last / tenth) ** math.log10(LEAST_RISK / risk)
+
+    return np.array([at(risk) if risk >= LEAST_RISK else beyond(risk) for risk in risks])
+
+
+def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the ratios of the run and of others, and the weight of each."""
+    weight = np.concatenate([np.ones(len(own_N)), np.full(len(prior_P), PRIOR_WINDOWS / len(prior_P))])
+    return np.concatenate([own_N, prior_P]), weight
+
+
+def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float], prior_P: FloatArray | None = None) -> FloatArray:
+    """Return what the need of the next rows stays below, but for each risk [Q]; at least 1, the even share."""
+    level, own_N = seen(need_S, rows)
+    ratio, weight = mixture(own_N, prior_for(rows)[1] if prior_P is None else prior_P)
+    return np.maximum(level * quantile(ratio, weight, risks), 1.0)
