@@ -11,6 +11,7 @@ Axis letters: B blocks, N windows, P ratios, Q risks, R runs.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ import numpy as np
 from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import mixture, quantile, seen
-from moeload_bench.capacity.needs import expert_needs, totals
+from moeload_bench.capacity.forecast import TIMES, mixture, quantile, seen
+from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.recipes.draws import twin_clusters
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.results.json_text import readable_json
@@ -45,13 +46,17 @@ PROBE = ".probe"
 
 
 class CapacityRun(Record):
-    """The largest need in every block of rows of a run; ``merged`` rows were counted as one first."""
+    """The largest need in every block of rows of a run; ``merged`` rows were counted as one first.
+
+    ``dropped``: by the rows of a window, the mean part of tokens dropped at `TIMES` times the level before it.
+    """
 
     id: str
     data_sha256: str
     merged: int
     tokens: float
     peak_B: tuple[float, ...]
+    dropped: dict[int, tuple[float, ...]]
 
     @property
     def recipe(self) -> str:
@@ -77,12 +82,14 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
         rows = trace if merged == 1 else sum_rows(trace, merged)
         need_S = expert_needs(rows).max(axis=1)
         whole = len(need_S) // BLOCK * BLOCK
+        dropped = {h: dropped_after(rows, need_S, h, np.array(TIMES)) for h in HORIZONS if len(need_S) >= 2 * h}
         yield CapacityRun(
             id=ref.id,
             data_sha256=stored_hash(ref.path),
             merged=merged,
             tokens=float(totals(rows.load_SLE[rows.steps - 1 :]).max() / rows.num_experts),
             peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:whole].reshape(-1, BLOCK).max(axis=1)),
+            dropped={h: tuple(float(f"{one:.3g}") for one in found.mean(axis=0)) for h, found in dropped.items()},
         )
 
 
@@ -140,21 +147,25 @@ def origins(peak_B: FloatArray, blocks: int) -> range:
     return range(blocks, len(peak_B) - blocks + 1, blocks)
 
 
+def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str]) -> FloatArray:
+    """Return the weight of each run [R]: groups have equal ones, so have recipes of a group and runs of a recipe."""
+    recipes = Counter(run.recipe for run in runs)
+    alike = Counter(groups[recipe] for recipe in recipes)
+    return np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
+
+
 def fit(runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int) -> FloatArray:
-    """Return need over level of the windows of these runs, as quantiles [P]; groups, recipes and runs weigh equally."""
+    """Return need over level of the windows of these runs, as quantiles [P]."""
     blocks = horizon // BLOCK
-    ratios, weights = [], []
-    for run in runs:
+    ratios, shares = [], []
+    for run, weight in zip(runs, weights(runs, groups), strict=True):
         peak_B = run.needs()
         found = [peak_B[at : at + blocks].max() / entry.level(peak_B[:at], blocks) for at in origins(peak_B, blocks)]
-        recipes = {one.recipe for one in runs if groups[one.recipe] == groups[run.recipe]}
-        alike = sum(one.recipe == run.recipe for one in runs)
         ratios.extend(found)
-        weights.extend(1 / (len(recipes) * alike * max(1, len(found))) for _ in found)
-    risks = tuple(1 - (np.arange(POINTS) + 0.5) / POINTS)
+        shares.extend(weight / len(found) for _ in found)
     order = np.argsort(ratios)
-    sure = np.cumsum(np.array(weights)[order]) / sum(weights)
-    return np.array([np.array(ratios)[order][np.searchsorted(sure, 1 - risk - 1e-9)] for risk in risks])
+    sure = np.cumsum(np.array(shares)[order]) / sum(shares)
+    return np.array(ratios)[order][np.searchsorted(sure, (np.arange(POINTS) + 0.5) / POINTS)]
 
 
 @dataclass(frozen=True)
@@ -215,8 +226,13 @@ def board(runs: Sequence[CapacityRun]) -> list[Scored]:
 
 
 def prior_text(runs: Sequence[CapacityRun]) -> str:
-    """Return the ratios that the package ships, fitted on all `train` runs."""
+    """Return what the package ships, fitted on all `train` runs."""
     groups = groups_of(runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
-    fitted = {str(h): [float(f"{one:.5g}") for one in fit(train, groups, ENTRIES[SHIPPED], h)] for h in HORIZONS}
+    fitted = {}
+    for horizon in HORIZONS:
+        ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon)
+        dropped_F = np.average([run.dropped[horizon] for run in train], axis=0, weights=weights(train, groups))
+        fitted[horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
+                           (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
     return json.dumps(fitted) + "\n"

@@ -88,11 +88,17 @@ def deaths(share_BLE: FloatArray) -> Flags:
     return died_BLE
 
 
-def danger(share_BLE: FloatArray) -> Flags:
+def danger(share_BLE: FloatArray, below: float = DANGER) -> Flags:
     """Return the baseline alarm after each block, [B, L, E]: alive, below 0.2/E and falling."""
     falling_BLE = np.zeros_like(share_BLE, dtype=np.bool_)
     falling_BLE[1:] = share_BLE[1:] < share_BLE[:-1]
-    return (share_BLE < DANGER) & (share_BLE >= DEAD) & falling_BLE
+    return (share_BLE < below) & (share_BLE >= DEAD) & falling_BLE
+
+
+def collapses(share_BLE: FloatArray) -> list[tuple[int, int]]:
+    """Return (layer, block) of each layer in which most experts are dead, with the first such block."""
+    most_BL = (share_BLE < DEAD).mean(axis=2) > 0.5
+    return [(int(layer), int(most_BL[:, layer].argmax())) for layer in np.flatnonzero(most_BL.any(axis=0))]
 
 
 def episodes(alarm_BLE: Flags, share_BLE: FloatArray) -> Iterator[Episode]:

@@ -1,6 +1,6 @@
 """How much capacity and memory a run needs next: one record, and what it says in sentences.
 
-Axis letters: S steps, L MoE layers, N windows, F factors, Q risks.
+Axis letters: S steps, L MoE layers, N windows, Q risks.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.forecast import (
     LEAST_RISK,
     MOST_RISK,
-    mixture,
+    PRIOR_WINDOWS,
     need_quantiles,
     prior_for,
-    quantile,
     seen,
 )
-from moeload_bench.capacity.needs import device_needs, dropped_parts, expert_needs, micro_needs, totals
+from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, totals
 from moeload_bench.errors import TraceError, counted
-from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace
 
 STEPS = 1000
@@ -31,8 +29,6 @@ RISK = 0.05
 DEVICES = 8
 RISKS = (0.1, 0.05, 0.01, 0.001)
 """The risks of the table."""
-MOST_FACTORS = 16
-"""Factors at which dropped tokens are counted; between them they are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ class Capacity:
     lately_L: tuple[float, ...]
     layers: tuple[int, ...]
     devices: int | None
+    devices_assumed: bool
     busiest: Buffers
     micro: Buffers | None
     own_windows: int
@@ -100,14 +97,14 @@ def capacity_of(
         raise TraceError(f"--risk is {risk:g}, expected {RISKS[-1]:g} to {MOST_RISK:g}: the part of windows, not percent")
     if trace.steps < 2:
         raise TraceError(f"{trace.id}: {counted(trace.steps, 'row')}, expected 2 or more to forecast from")
+    assumed = devices is None
     devices = devices or (DEVICES if trace.num_experts % DEVICES == 0 else None)
     need_SL = expert_needs(trace)
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
-    prior_rows, prior_P = prior_for(rows)
     risks = tuple(sorted({*RISKS, risk}, reverse=True))
     factor_Q = need_quantiles(need_S, rows, risks)
-    dropped_Q = _dropped(trace, factor_Q, rows, *mixture(own_N, prior_P))
+    dropped_Q = _dropped(trace, need_S, rows, factor_Q / level)
     choices = tuple(
         Choice(one, float(factor), float(dropped), one < LEAST_RISK)
         for one, factor, dropped in zip(risks, factor_Q, dropped_Q, strict=True)
@@ -127,36 +124,29 @@ def capacity_of(
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,
+        devices_assumed=assumed and devices is not None,
         busiest=_buffers(shared, rows, risk, even / sharers, token_bytes),
         micro=None if micro_SL is None else _buffers(micro_SL, rows, risk, even / trace.num_experts, token_bytes),
         own_windows=len(own_N),
-        prior_rows=prior_rows,
+        prior_rows=prior_for(rows).rows,
         last_step=int(trace.step_S[-1]),
     )
 
 
 def _buffers(need_SL: FloatArray, rows: int, risk: float, even: float, token_bytes: int | None) -> Buffers:
-    level, own_N = seen(need_SL.max(axis=1), rows)
-    factor = level * float(quantile(*mixture(own_N, prior_for(rows)[1]), (risk,))[0])
+    factor = float(need_quantiles(need_SL.max(axis=1), rows, (risk,))[0])
     tokens = int(np.ceil(factor * even))
     return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
 
 
-def _dropped(trace: Trace, factor_Q: FloatArray, rows: int, ratio: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the expected part of tokens dropped at each factor.
+def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray) -> FloatArray:
+    """Return the expected part of tokens dropped in the next window at so many times the level [Q].
 
-    The next window is taken to be the last half window, its factor scaled by each ratio of the mixture.
+    As for the need, it is the mean over the run's own past windows and those of other runs.
     """
-    asked = factor_Q[:, None] / ratio
-    low = float(asked.min())
-    grid_F = np.geomspace(max(low, 1e-6), max(float(asked.max()), low * 1.001), MOST_FACTORS)
-    last = range(max(0, trace.steps - max(1, rows // 2)), trace.steps)
-    pieces = [
-        (part.stop - part.start, dropped_parts(trace.load_SLE[last.start + part.start : last.start + part.stop], grid_F))
-        for part in parts((len(last), *trace.load_SLE.shape[1:]))
-    ]
-    dropped_F = sum(count * found for count, found in pieces) / len(last)
-    return np.asarray(np.interp(asked, grid_F, dropped_F) @ weight / weight.sum())
+    own_NQ = dropped_after(trace, need_S, rows, times_Q)
+    others_Q = prior_for(rows).dropped(times_Q)
+    return np.asarray((own_NQ.sum(axis=0) + PRIOR_WINDOWS * others_Q) / (len(own_NQ) + PRIOR_WINDOWS))
 
 
 def percent(part: float) -> str:
@@ -168,7 +158,8 @@ def sentences(found: Capacity) -> list[str]:
     """Return the answer: the factor with its risk, dropped tokens, memory."""
     choice, busiest = found.choice, found.busiest
     sure = ", extrapolated" if choice.extrapolated else ""
-    who = "expert" if found.devices is None else f"of {found.devices} devices"
+    assumed = " (ASSUMED: --devices)" if found.devices_assumed else ""
+    who = "expert" if found.devices is None else f"of {found.devices} devices{assumed}"
     said = [
         f"Keep a capacity factor of {choice.factor:.2f} for the next {found.steps:,} steps (risk {percent(choice.risk)}"
         f"{sure} that the window exceeds it: some expert in some step of some layer).",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from moeload_bench.files import PACKAGE
 
 PRIOR_WINDOWS = 5.0
 """Weight of the ratios of other runs, in windows of the run's own; chosen on `train`."""
+TIMES = (0.7, 0.85, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
+"""Times the level: the capacity factors at which dropped tokens are known of other runs."""
 LEAST_RISK = 0.01
 """Smaller risks are extrapolated: the windows of `train` do not show them."""
 MOST_RISK = 0.5
@@ -29,17 +32,28 @@ CAPACITY_VERSION = 1
 PRIOR = PACKAGE / "capacity" / "prior.json"
 
 
+class Prior(NamedTuple):
+    """What windows of so many rows showed in other runs: ratios, and the part of tokens dropped at `TIMES`."""
+
+    rows: int
+    ratio_P: FloatArray
+    dropped_F: FloatArray
+
+    def dropped(self, times_Q: FloatArray) -> FloatArray:
+        """Return the mean part of tokens dropped at factors of so many times the level [Q]."""
+        return np.interp(times_Q, TIMES, self.dropped_F)
+
+
 @functools.cache
-def priors() -> Mapping[int, FloatArray]:
-    """Return the ratios of `train` runs, sorted, by the rows of a window."""
-    return {int(rows): np.array(ratio_P) for rows, ratio_P in json.loads(PRIOR.read_text()).items()}
+def priors() -> tuple[Prior, ...]:
+    """Return what was fitted on `train` runs, a record for each length of a window."""
+    kept = json.loads(PRIOR.read_text())
+    return tuple(Prior(int(rows), np.array(one["ratio"]), np.array(one["dropped"])) for rows, one in kept.items())
 
 
-def prior_for(rows: int) -> tuple[int, FloatArray]:
-    """Return the nearest length of a window that was fitted on, and its ratios."""
-    known = priors()
-    nearest = min(known, key=lambda one: abs(math.log(one / rows)))
-    return nearest, known[nearest]
+def prior_for(rows: int) -> Prior:
+    """Return what was fitted for the nearest length of a window."""
+    return min(priors(), key=lambda one: abs(math.log(one.rows / rows)))
 
 
 def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:
@@ -77,8 +91,7 @@ def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatAr
     return np.concatenate([own_N, prior_P]), weight
 
 
-def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float], prior_P: FloatArray | None = None) -> FloatArray:
-    """Return what the need of the next rows stays below, but for each risk [Q]; at least 1, the even share."""
+def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float]) -> FloatArray:
+    """Return what the need of the next rows stays below, but for each risk [Q]."""
     level, own_N = seen(need_S, rows)
-    ratio, weight = mixture(own_N, prior_for(rows)[1] if prior_P is None else prior_P)
-    return np.maximum(level * quantile(ratio, weight, risks), 1.0)
+    return level * quantile(*mixture(own_N, prior_for(rows).ratio_P), risks)

@@ -67,11 +67,20 @@ def totals(load_SLE: IntArray) -> IntArray:
     return np.einsum("sle->sl", load_SLE)  # takes a quarter of the time of `sum` along a short axis
 
 
-def dropped_parts(load_SLE: IntArray, factor_F: FloatArray) -> FloatArray:
-    """Return the part of the tokens above each capacity factor, over these rows, [F].
+def dropped_after(trace: Trace, need_S: FloatArray, rows: int, times_F: FloatArray) -> FloatArray:
+    """Return the part of tokens dropped in each past window at factors that are so many times the level before, [N, F].
 
-    An expert keeps at most the factor times its even share in each step and layer.
+    Windows and levels are those of `forecast.seen`; ``need_S`` is the largest need over layers. Only rows that need more
+    than the least factor are read.
     """
-    even_SL1 = totals(load_SLE)[..., None] / load_SLE.shape[2]
-    over_F = np.array([np.maximum(load_SLE - factor * even_SL1, 0.0).sum() for factor in factor_F])
-    return over_F / max(1, int(load_SLE.sum()))
+    half, first = max(1, rows // 2), len(need_S) % rows + rows
+    starts = range(first, len(need_S) - rows + 1, rows)
+    dropped_NF = np.zeros((len(starts), len(times_F)))
+    for n, start in enumerate(starts):
+        factor_F = times_F * need_S[start - half : start].max()
+        over = start + np.flatnonzero(need_S[start : start + rows] > factor_F.min())
+        for row in over.tolist():
+            load_LE = trace.load_SLE[row]
+            share_LE = load_LE * float(trace.num_experts) / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
+            dropped_NF[n] += np.maximum(share_LE - factor_F[:, None, None], 0.0).mean(axis=(1, 2))
+    return dropped_NF / rows
