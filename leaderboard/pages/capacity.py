@@ -54,9 +54,7 @@ def _alarms() -> tuple[alarms.AlarmRun, ...]:
 
 def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:
     """Return an entry's scores at one horizon in a stratum."""
-    return [
-        one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)
-    ]
+    return [one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
 
 
 def means(found: Sequence[Scored], values: Sequence[FloatArray | float]) -> RunMeans:
@@ -78,8 +76,8 @@ def mean_part(found: Sequence[Scored], parts: Sequence[float]) -> str:
 
 def skill(found: Sequence[Scored], loss: str) -> str:
     """Return by how much less quantile loss than the naive rule has, with its interval over recipes."""
-    naive = {one.run: one for one in chosen(NAIVE, found[0].horizon, found[0].run.stratum)}
-    ratios = [float(np.log(getattr(one, loss) / getattr(naive[one.run], loss))) for one in found]
+    naive = {one.run.id: one for one in chosen(NAIVE, found[0].horizon, found[0].run.stratum)}
+    ratios = [float(np.log(getattr(one, loss) / getattr(naive[one.run.id], loss))) for one in found]
     run_means = means(found, ratios)
     interval = run_means.intervals("a new recipe")[0]
     return signed_skill(float(run_means.skill_F[0])) + (f" {span(interval)}" if interval else "")
@@ -91,19 +89,17 @@ def stratum_table(stratum: str) -> str:
     for horizon in HORIZONS:
         for name in ENTRIES:
             found = chosen(name, horizon, stratum)
-            if not found:
+            if len(found) < 2:
                 continue
-            exceeded = (
-                mean_part(found, [float(one.exceeded_Q[at]) for one in found]) for at in (TENTH, TWENTIETH)
-            )
+            exceeded = (mean_part(found, [float(one.exceeded_Q[at]) for one in found]) for at in (TENTH, TWENTIETH))
             waste = means(found, [float(one.waste_Q[TWENTIETH]) for one in found]).votes[0].center_F[0]
-            losses = (skill(found, loss) for loss in ("loss_tenth", "loss_last"))
+            losses = (skill(found, loss) if name != NAIVE else "reference" for loss in ("loss_tenth", "loss_last"))
             rows.append((f"{horizon:,}", f"`{name}`", *losses, *exceeded, f"{100 * waste:.0f}"))
     recipes = {one.run.recipe for one in _world()[0] if one.run.stratum == stratum}
     groups = {_world()[1][name] for name in recipes}
-    runs = {one.run for one in _world()[0] if one.run.stratum == stratum}
+    runs = {one.run.id for one in _world()[0] if one.run.stratum == stratum}
     heads = ("rows", "entry", "skill at 0.9", "skill at 0.99", "over, risk 10 %", "over, risk 5 %", "waste %")
-    said = f"{len(runs)} runs of {len(recipes)} recipes, {len(groups)} of them without near twins here."
+    said = f"{len(runs)} runs of {len(recipes)} recipes in {len(groups)} groups of near twins."
     few = f" Fewer than {MIN_RECIPES}: no intervals." if len(groups) < MIN_RECIPES else ""
     return f"{STRATA[stratum][0].upper()}{STRATA[stratum][1:]}: {said}{few}\n\n{aligned_table(heads, rows, 2)}"
 
@@ -135,16 +131,18 @@ def worst_table() -> str:
     for stratum in STRATA:
         for horizon in HORIZONS:
             found = chosen(SHIPPED, horizon, stratum)
-            if not found:
+            if len(found) < 2:
                 continue
             by_recipe: dict[str, list[Scored]] = {}
             for one in found:
                 by_recipe.setdefault(one.run.recipe, []).append(one)
-            over = {name: float(np.mean([one.exceeded_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()}
+            over = {
+                name: float(np.mean([one.exceeded_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()
+            }
             waste = {name: float(np.mean([one.waste_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()}
             most, idle = max(over, key=over.__getitem__), max(waste, key=waste.__getitem__)
             windows = sum(one.windows for one in by_recipe[most])
-            rows.append((STRATA[stratum], f"{horizon:,}", f"`{most}`", f"{100 * over[most]:.0f} of {windows} windows",
+            rows.append((STRATA[stratum], f"{horizon:,}", f"`{most}`", f"{100 * over[most]:.0f} % of {windows} windows",
                          f"`{idle}`", f"{100 * waste[idle]:.0f}"))  # fmt: skip
     heads = ("stratum", "rows", "exceeds most often", "over, risk 5 %", "wastes most", "waste %")
     return aligned_table(heads, rows)
@@ -168,7 +166,9 @@ def alarm_table() -> str:
                 by_recipe.setdefault(run.recipe, []).append(run.counts[limit])
             recalls = [rate for counts in by_recipe.values() if (rate := added(counts).recall) is not None]
             spread = f"{100 * min(recalls):.0f} to {100 * max(recalls):.0f} % ({len(recalls)})" if recalls else "-"
-            rows.append((split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), spread))
+            rows.append(
+                (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), spread)
+            )
     heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
              "recall by recipe (recipes)")  # fmt: skip
     return aligned_table(heads, rows, 2)
@@ -195,11 +195,15 @@ def collapse_list() -> str:
         for run in _alarms()
         for layer, block in run.collapsed
     ]
-    return f"Layers with most of their experts dead in some block, {len(found)} in all:\n\n" + ("\n".join(found) or "none")
+    return f"Layers with most of their experts dead in some block, {len(found)} in all:\n\n" + (
+        "\n".join(found) or "none"
+    )
 
 
 PARTS: Mapping[str, Maker] = {
-    "version": lambda _: f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}.",
+    "version": lambda _: (
+        f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
+    ),
     "stratum": stratum_table,
     "pooled": lambda _: pooled_table(),
     "worst": lambda _: worst_table(),

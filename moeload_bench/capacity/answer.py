@@ -94,7 +94,9 @@ def capacity_of(
     """
     rows = max(1, round(steps / trace.meta.stride))
     if not RISKS[-1] <= risk <= MOST_RISK:
-        raise TraceError(f"--risk is {risk:g}, expected {RISKS[-1]:g} to {MOST_RISK:g}: the part of windows, not percent")
+        raise TraceError(
+            f"--risk is {risk:g}, expected {RISKS[-1]:g} to {MOST_RISK:g}: the part of windows, not percent"
+        )
     if trace.steps < 2:
         raise TraceError(f"{trace.id}: {counted(trace.steps, 'row')}, expected 2 or more to forecast from")
     assumed = devices is None

@@ -25,7 +25,9 @@ def test_devices_hold_experts_by_number() -> None:
     """Two devices of two experts: 8 of 8 tokens on the first are twice its share; three devices cannot share four."""
     trace = run(np.array([[[6, 2, 0, 0]], [[4, 0, 4, 0]]]))
     assert device_needs(trace, 2).tolist() == [[2.0], [1.0]]
-    with pytest.raises(PlacementError, match="expected a divisor of the 4 experts, each device holding as many: 1, 2, 4"):
+    with pytest.raises(
+        PlacementError, match="expected a divisor of the 4 experts, each device holding as many: 1, 2, 4"
+    ):
         device_needs(trace, 3)
 
 
