@@ -22,7 +22,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import TIMES, mixture, quantile, seen
+from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.recipes.draws import twin_clusters
 from moeload_bench.recipes.recipe import load_recipe
@@ -43,6 +43,8 @@ POINTS = 200
 """Ratios of other runs are kept as so many quantiles."""
 LARGE = 2048
 PROBE = ".probe"
+BROKEN = "unbalanced-"
+"""Recipes that are recorded for alarms, broken on purpose."""
 
 
 class CapacityRun(Record):
@@ -105,7 +107,7 @@ def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
         known.setdefault((run.id, run.data_sha256), []).append(run)
     if not folder.is_dir():
         return [run for runs in known.values() for run in runs]
-    refs = list_traces(folder)
+    refs = [ref for ref in list_traces(folder) if not ref.id.startswith(BROKEN)]
     return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
 
 
@@ -157,15 +159,14 @@ def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str]) -> FloatArra
 def fit(runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int) -> FloatArray:
     """Return need over level of the windows of these runs, as quantiles [P]."""
     blocks = horizon // BLOCK
-    ratios, shares = [], []
+    ratios: list[float] = []
+    shares: list[float] = []
     for run, weight in zip(runs, weights(runs, groups), strict=True):
         peak_B = run.needs()
         found = [peak_B[at : at + blocks].max() / entry.level(peak_B[:at], blocks) for at in origins(peak_B, blocks)]
         ratios.extend(found)
         shares.extend(weight / len(found) for _ in found)
-    order = np.argsort(ratios)
-    sure = np.cumsum(np.array(shares)[order]) / sum(shares)
-    return np.array(ratios)[order][np.searchsorted(sure, (np.arange(POINTS) + 0.5) / POINTS)]
+    return at_parts(np.array(ratios), np.array(shares), (np.arange(POINTS) + 0.5) / POINTS)
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def board(runs: Sequence[CapacityRun]) -> list[Scored]:
     """Return the scores of all entries on all `test` runs, fitted on `train` runs of other groups."""
     groups = groups_of(runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
-    found = []
+    found: list[Scored] = []
     for group in dict.fromkeys(groups.values()):
         tested = [run for run in runs if "/test/" in run.id and groups[run.recipe] == group]
         others = [run for run in train if groups[run.recipe] != group]

@@ -1,8 +1,8 @@
 """Experts that die, and alarms before they do: episodes, scored by what happened.
 
 An expert is dead in a block of 100 steps if its share is below 0.1/E. It dies at the first of three dead blocks that
-follow two alive ones, from step 300 on. An alarm says after each block which alive experts are in danger. Alarms for one
-expert are one episode until it is out of danger.
+follow two alive ones, from step 300 on. An alarm says after each block which alive experts are in danger. Alarms for
+one expert are one episode until it is out of danger.
 
 Axis letters: B blocks, L MoE layers, E experts.
 """
@@ -74,7 +74,9 @@ def block_shares(trace: Trace) -> FloatArray:
     for block in range(blocks):
         load_BLE[block] = trace.load_SLE[block * rows : (block + 1) * rows].sum(axis=0)
     total_BL1 = load_BLE.sum(axis=2, keepdims=True)
-    return np.divide(load_BLE * trace.num_experts, total_BL1, out=np.ones_like(load_BLE), where=total_BL1 > 0)
+    share_BLE: FloatArray = np.ones_like(load_BLE)
+    np.divide(load_BLE * trace.num_experts, total_BL1, out=share_BLE, where=total_BL1 > 0)
+    return share_BLE
 
 
 def deaths(share_BLE: FloatArray) -> Flags:

@@ -67,22 +67,23 @@ def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:
     return float(need_S[-half:].max()), whole_NW[1:].max(axis=1, initial=0.0) / level_N[:-1]
 
 
+def at_parts(value: FloatArray, weight: FloatArray, part_Q: FloatArray) -> FloatArray:
+    """Return the least value at or below which each part of the weight lies [Q]."""
+    order = np.argsort(value)
+    below = np.cumsum(weight[order]) / weight.sum()
+    place_Q = np.minimum(np.searchsorted(below, part_Q - 1e-9), len(value) - 1)
+    return np.asarray(value[order][place_Q])
+
+
 def quantile(ratio: FloatArray, weight: FloatArray, risks: Sequence[float]) -> FloatArray:
     """Return the least ratio that at most the part ``risk`` of the weight exceeds, for each risk [Q].
 
     Below `LEAST_RISK` it goes on as an exponential tail through the quantiles at 10 and 1 %.
     """
-    order = np.argsort(ratio)
-    sure = np.cumsum(weight[order]) / weight.sum()
-
-    def at(risk: float) -> float:
-        return float(ratio[order][min(np.searchsorted(sure, 1 - risk - 1e-9), len(ratio) - 1)])
-
-    def beyond(risk: float) -> float:
-        tenth, last = at(10 * LEAST_RISK), at(LEAST_RISK)
-        return last * (last / tenth) ** math.log10(LEAST_RISK / risk)
-
-    return np.array([at(risk) if risk >= LEAST_RISK else beyond(risk) for risk in risks])
+    risk_Q = np.array(risks)
+    tenth, last = at_parts(ratio, weight, 1 - np.array([10, 1]) * LEAST_RISK)
+    beyond_Q = np.log10(np.maximum(LEAST_RISK / risk_Q, 1.0))
+    return at_parts(ratio, weight, 1 - np.maximum(risk_Q, LEAST_RISK)) * (last / tenth) ** beyond_Q
 
 
 def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatArray]:

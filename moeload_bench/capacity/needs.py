@@ -64,14 +64,14 @@ def _over_even(trace: Trace, busiest: Callable[[slice], Array], sharers: int) ->
 
 def totals(load_SLE: IntArray) -> IntArray:
     """Return the load of each step and layer, [S, L]."""
-    return np.einsum("sle->sl", load_SLE)  # takes a quarter of the time of `sum` along a short axis
+    return np.asarray(np.einsum("sle->sl", load_SLE))  # takes a quarter of the time of `sum` along a short axis
 
 
 def dropped_after(trace: Trace, need_S: FloatArray, rows: int, times_F: FloatArray) -> FloatArray:
     """Return the part of tokens dropped in each past window at factors that are so many times the level before, [N, F].
 
-    Windows and levels are those of `forecast.seen`; ``need_S`` is the largest need over layers. Only rows that need more
-    than the least factor are read.
+    Windows and levels are those of `forecast.seen`; ``need_S`` is the largest need over layers. Only rows that need
+    more than the least factor are read.
     """
     half, first = max(1, rows // 2), len(need_S) % rows + rows
     starts = range(first, len(need_S) - rows + 1, rows)

@@ -36,7 +36,7 @@ def test_the_baseline_warns_of_alive_experts_that_are_low_and_falling() -> None:
 
 
 def test_alarms_are_one_episode_until_the_expert_recovers() -> None:
-    """Two dips with a recovery between them are two episodes; the second ends in a death, foreseen two blocks before."""
+    """Two dips with a recovery between them are two episodes; the second ends in a death, seen two blocks before."""
     share = one(1, 1, 0.15, 0.16, 0.14, 1, 1, 0.15, 0.14, 0.05, 0.05, 0.05)
     found = list(episodes(danger(share), share))
     assert [(each.first, each.death) for each in found] == [(2, None), (7, 9)]

@@ -47,8 +47,8 @@ def test_a_trace_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dropped_tokens_are_those_above_the_factor() -> None:
-    """Level 1, then a step of need 3 in a window of two: at 1.5 x the level 1.5 of 4 shares are lost in one of two steps,
-    at 3 x nothing is.
+    """Level 1, then a step of need 3 in a window of two: at 1.5 x the level 1.5 of 4 shares are lost in one of two
+    steps, at 3 x nothing is.
     """
     even, high = [2, 2, 2, 2], [6, 2, 0, 0]
     trace = run(np.array([[even], [even], [high], [even]]))
