@@ -11,6 +11,7 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
 from leaderboard.studies import alarms
+from leaderboard.studies.alarms import AlarmRun
 from leaderboard.studies.capacity import (
     ENTRIES,
     HORIZONS,
@@ -24,7 +25,6 @@ from leaderboard.studies.capacity import (
     prior_text,
     records_text,
 )
-from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.alarms import BLOCK_STEPS, DANGER, AlarmCounts, added
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
@@ -44,11 +44,11 @@ TENTH, TWENTIETH, HUNDREDTH = range(3)
 @functools.cache
 def _world() -> tuple[tuple[Scored, ...], Mapping[str, str]]:
     runs = all_runs()
-    return tuple(board(runs)), groups_of(runs)
+    return tuple(board(runs)), groups_of(name.recipe for name in (*runs, *_alarms()))
 
 
 @functools.cache
-def _alarms() -> tuple[alarms.AlarmRun, ...]:
+def _alarms() -> tuple[AlarmRun, ...]:
     return tuple(alarms.all_runs())
 
 
@@ -57,13 +57,13 @@ def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:
     return [one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
 
 
-def means(found: Sequence[Scored], values: Sequence[FloatArray | float]) -> RunMeans:
+def means(found: Sequence[Scored | AlarmRun], values: Sequence[float]) -> RunMeans:
     """Return values of runs as the means that votes are made of."""
-    recipes = tuple(one.run.recipe for one in found)
-    return RunMeans(np.array([values], dtype=float), recipes, tuple(_world()[1][name] for name in recipes))
+    recipes = tuple((one.run if isinstance(one, Scored) else one).recipe for one in found)
+    return RunMeans(np.array([values]), recipes, tuple(_world()[1][name] for name in recipes))
 
 
-def mean_part(found: Sequence[Scored], parts: Sequence[float]) -> str:
+def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float]) -> str:
     """Return the mean over recipes in percent, with its interval where there are enough recipes."""
     votes = means(found, parts).votes[0]
     mean = float(votes.center_F[0])
@@ -155,23 +155,25 @@ def rates(counts: AlarmCounts) -> tuple[str, ...]:
 
 
 def alarm_table() -> str:
-    """Return the rates of the alarm at each limit, for all runs of a split together, and how recipes spread."""
+    """Return the rates of the alarm at each limit: of all runs of a split together, and as means over recipes."""
     rows = []
     for split in ("train", "test"):
         runs = [run for run in _alarms() if f"/{split}/" in run.id]
         for limit in map(str, alarms.LIMITS):
             total = added(run.counts[limit] for run in runs)
-            by_recipe: dict[str, list[AlarmCounts]] = {}
-            for run in runs:
-                by_recipe.setdefault(run.recipe, []).append(run.counts[limit])
-            recalls = [rate for counts in by_recipe.values() if (rate := added(counts).recall) is not None]
-            spread = f"{100 * min(recalls):.0f} to {100 * max(recalls):.0f} % ({len(recalls)})" if recalls else "-"
+            by_recipe = (over_recipes(runs, limit, rate) for rate in ("recall", "precision"))
             rows.append(
-                (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), spread)
+                (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), *by_recipe)
             )
     heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
-             "recall by recipe (recipes)")  # fmt: skip
+             "recall by recipe", "precision by recipe")  # fmt: skip
     return aligned_table(heads, rows, 2)
+
+
+def over_recipes(runs: Sequence[AlarmRun], limit: str, rate: str) -> str:
+    """Return a rate as the mean over recipes, in percent, of the runs that have it."""
+    having = [run for run in runs if getattr(run.counts[limit], rate) is not None]
+    return mean_part(having, [getattr(run.counts[limit], rate) for run in having]) if having else "-"
 
 
 def deaths_table() -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -205,15 +205,15 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
     )  # fmt: skip
 
 
-def groups_of(runs: Sequence[CapacityRun]) -> dict[str, str]:
+def groups_of(names: Iterable[str]) -> dict[str, str]:
     """Return the name of each recipe's group of near twins, which is left out as one and has one vote."""
-    recipes = [load_recipe(name) for name in sorted({run.recipe for run in runs})]
+    recipes = [load_recipe(name) for name in sorted(set(names))]
     return {name: cluster[0] for cluster in twin_clusters(recipes) for name in cluster}
 
 
 def board(runs: Sequence[CapacityRun]) -> list[Scored]:
     """Return the scores of all entries on all `test` runs, fitted on `train` runs of other groups."""
-    groups = groups_of(runs)
+    groups = groups_of(run.recipe for run in runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
     found: list[Scored] = []
     for group in dict.fromkeys(groups.values()):
@@ -228,7 +228,7 @@ def board(runs: Sequence[CapacityRun]) -> list[Scored]:
 
 def prior_text(runs: Sequence[CapacityRun]) -> str:
     """Return what the package ships, fitted on all `train` runs."""
-    groups = groups_of(runs)
+    groups = groups_of(run.recipe for run in runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
     fitted = {}
     for horizon in HORIZONS:
