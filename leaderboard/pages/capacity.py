@@ -166,7 +166,7 @@ def alarm_table() -> str:
                 (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), *by_recipe)
             )
     heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
-             "recall by recipe", "precision by recipe")  # fmt: skip
+             "recall %, by recipe", "precision %, by recipe")  # fmt: skip
     return aligned_table(heads, rows, 2)
 
 

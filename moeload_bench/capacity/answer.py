@@ -156,7 +156,7 @@ def percent(part: float) -> str:
     return "0 %" if part == 0 else "under 0.0001 %" if part < 1e-6 else f"{100 * part:.2g} %"
 
 
-def sentences(found: Capacity) -> list[str]:
+def capacity_sentences(found: Capacity) -> list[str]:
     """Return the answer: the factor with its risk, dropped tokens, memory."""
     choice, busiest = found.choice, found.busiest
     sure = ", extrapolated" if choice.extrapolated else ""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, choice_rows, evidence, sentences
+from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, capacity_sentences, choice_rows, evidence
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument
 from moeload_bench.cli.progress import command_lines, plain_console
@@ -46,7 +46,7 @@ def capacity(
 
 def _print(found: Capacity, following: str) -> None:
     console = plain_console()
-    for line in sentences(found):
+    for line in capacity_sentences(found):
         console.print(printable(line))
     console.print("")
     layers = plain_table()
