@@ -44,7 +44,7 @@ TENTH, TWENTIETH, HUNDREDTH = range(3)
 @functools.cache
 def _world() -> tuple[tuple[Scored, ...], Mapping[str, str]]:
     runs = all_runs()
-    return tuple(board(runs)), groups_of(name.recipe for name in (*runs, *_alarms()))
+    return tuple(board(runs)), groups_of([*(run.recipe for run in runs), *(run.recipe for run in _alarms())])
 
 
 @functools.cache

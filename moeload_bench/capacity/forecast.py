@@ -83,7 +83,8 @@ def quantile(ratio: FloatArray, weight: FloatArray, risks: Sequence[float]) -> F
     risk_Q = np.array(risks)
     tenth, last = at_parts(ratio, weight, 1 - np.array([10, 1]) * LEAST_RISK)
     beyond_Q = np.log10(np.maximum(LEAST_RISK / risk_Q, 1.0))
-    return at_parts(ratio, weight, 1 - np.maximum(risk_Q, LEAST_RISK)) * (last / tenth) ** beyond_Q
+    within_Q = at_parts(ratio, weight, 1 - np.maximum(risk_Q, LEAST_RISK))
+    return np.asarray(within_Q * (last / tenth) ** beyond_Q)
 
 
 def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatArray]:
