@@ -11,6 +11,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages import (
     adapters,
     boards,
+    capacity,
     cards,
     cluster,
     decisions,
@@ -48,6 +49,7 @@ PAGES = (
     page_of_parts("docs/methods/metrics.md", metrics.PARTS),
     page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
+    capacity.CAPACITY,
     page_of_parts("docs/reports/forks.md", forks.PARTS, forks.draw_floors),
     page_of_parts("docs/reports/gated.md", {**gated.PARTS, **distance.PARTS, **unseen.PARTS}, gated.draw),
     ladder.LADDER,

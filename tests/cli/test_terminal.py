@@ -63,6 +63,19 @@ def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_capacity_leads_with_the_answer(folder: Path, width: int) -> None:
+    """First the factor with its risk, dropped tokens and memory; then layers, risks, evidence and the next command."""
+    words = ("capacity", "own.parquet", "--devices", "2", "--steps", "100", "--token-bytes", "128", "--risk", "0.1")
+    lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
+    assert lines[0].startswith("Keep a capacity factor of ")
+    assert "for the next 100 steps" in lines[0]
+    assert any(line.startswith("Busiest of 2 devices: up to ") for line in lines)
+    assert "ASSUMED" not in "".join(lines)
+    assert any(re.fullmatch(r" *0\.1 % \* .*", line) for line in lines)
+    assert lines[-1].strip() == "moeload-bench report own.parquet"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
     """What to take, what it saves, then one row per policy and every interval of the one to take."""
     words = ("plan", "own.parquet", "--devices", "2", "--slots", "6", *COSTS)

@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import moeload_bench
+from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, PlacementError, PlotError
 from moeload_bench.live.cluster import Cluster
@@ -112,6 +114,12 @@ def test_what_a_monitor_would_have_advised_is_what_a_replay_advises(page: Report
     """With the advice followed."""
     said = [s.advice for s in replay(trace, Settings(follow=True)) if s.advice and s.advice.verdict == "replan"]
     assert [advice.reason for advice in page.found.moves] == [advice.reason for advice in said]
+
+
+def test_the_page_says_what_capacity_to_keep(page: Report, trace: Trace) -> None:
+    """The sentences are those of `moeload-bench capacity`, for the same run."""
+    for sentence in capacity_sentences(capacity_of(trace)):
+        assert escape(sentence) in page.html
 
 
 def test_a_stranger_cannot_write_into_the_page(tmp_path: Path) -> None:

@@ -243,3 +243,16 @@ def test_only_a_gate_that_can_be_noisy_is_made_so() -> None:
     """DeepSeek's router chooses by sigmoids and a bias: the error names it."""
     with pytest.raises(RecordingError, match=r"noisy_gate needs a router .* is a DeepseekV3TopkRouter"):
         add_noise_to_gates(find_routers(build_model(small(BIAS), 0)))
+
+
+def test_an_auxiliary_loss_is_switched_off(tmp_path: Path) -> None:
+    """Until the step that the recipe names both trainings are one; from its gradient on they differ."""
+    always = small("qwen3moe-16e-aux")
+    balancing = always.balancing.model_copy(update={"until": 4})
+    norm_S = []
+    for number, recipe in enumerate((always, always.model_copy(update={"balancing": balancing}))):
+        job = Job(recipe, 0, "test", STEPS, tmp_path / str(number))
+        trace = read_trace(record_recipe(job))
+        norm_S.append(trace.columns["grad_norm"])
+        assert ("auxiliary loss off from step 4 on" in trace.meta.notes) == (recipe.balancing.until == 4)
+    assert (norm_S[0] == norm_S[1]).tolist() == [True] * 4 + [False] * 4
