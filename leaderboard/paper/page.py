@@ -83,7 +83,7 @@ def folder_of(run_id: str) -> str:
 def _answer(study: Study) -> str:
     """Return which claims hold in these runs, which do not, and which hang on how an error is read."""
     told: dict[str, list[str]] = {"agree": [], "disagree": []}
-    rest = []
+    rest: list[str] = []
     for one in summary(study):
         if "not a claim of the paper" in one.claim.statement:
             continue

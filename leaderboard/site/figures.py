@@ -24,7 +24,7 @@ def trace_data(view: View) -> dict[str, Any]:
     trace, labels, first = view.trace, view.labels, int(view.trace.step_S[0])
     stride = trace.meta.stride
     layers = []
-    edges = view.binned(trace.tokens_SL[view.rows], across=ACROSS).edge_N1
+    edges = view.binned(trace.tokens_SL[view.rows].astype(np.float64), across=ACROSS).edge_N1
     for layer in view.layers:
         share_NE = view.binned(shares(trace.load_SLE[view.rows, layer]), across=ACROSS).mean_NX
         row: dict[str, Any] = {"name": view.name(layer).removeprefix("layer "), "share": _whole(PARTS * share_NE)}
@@ -45,7 +45,9 @@ def trace_data(view: View) -> dict[str, Any]:
 
 def _whole(value_X: Any) -> Any:
     """Return whole numbers as nested lists; None for what is not there."""
-    return np.where(np.isnan(value_X), None, np.nan_to_num(value_X).round().astype(int)).tolist()
+    whole_X = np.nan_to_num(value_X).round().astype(int).astype(object)
+    whole_X[np.isnan(value_X)] = None
+    return whole_X.tolist()
 
 
 @functools.cache

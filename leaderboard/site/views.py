@@ -16,7 +16,7 @@ import numpy as np
 
 from leaderboard.ranking import PossibleRanks, count_wins, mean_rates
 from leaderboard.site.inputs import Board
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.grid import ALL, Standings, Values, metrics_in
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
@@ -188,7 +188,7 @@ class _Spread(NamedTuple):
     """How far seeds move public runs, by view and forecaster: a sum of squares within recipes, and its freedom."""
 
     square_X: FloatArray
-    freedom_X: FloatArray
+    freedom_X: IntArray
 
     def ends(self, means: RunMeans) -> FloatArray:
         """Return intervals for new seeds [X, 2] where a recipe has one run here, as `seeds.skill_interval`."""
@@ -205,7 +205,7 @@ class _Spread(NamedTuple):
         return found_X2
 
 
-def _within(means: RunMeans) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+def _within(means: RunMeans) -> tuple[FloatArray, IntArray, FloatArray, FloatArray]:
     """Return squares within recipes and their freedom [X], and of each recipe its mean and 1 / runs, 0 for none."""
     square_X, freedom_X = np.zeros(len(means.mean_FR)), np.zeros(len(means.mean_FR), dtype=np.int64)
     centers, votes = [], []
@@ -249,7 +249,8 @@ def _win_rates(
     in_RC = np.array([[run.trace in runs for runs in chosen] for run in scores.results[0].runs], dtype=np.float64)
     number_T, recipe_R = scores.errors.tasks.by_run
     states = list(dict.fromkeys(state for state, _ in looks))
-    won, tasks = [], []
+    won: list[FloatArray] = []
+    tasks: list[FloatArray] = []
     for horizon in scores.horizons:
         at = scores.places(ALL, horizon)
         error_FT = np.stack([scores.errors.by_forecaster[one.name][at] for one in scores.results])
@@ -265,11 +266,11 @@ def _win_rates(
     return mean_rates(won_, tasks_).reshape(C, V, F)
 
 
-def fronts_of(cost_F: FloatArray, error_VF: FloatArray) -> FloatArray:
+def fronts_of(cost_F: FloatArray, error_VF: FloatArray) -> BoolArray:
     """Return which forecasters no other beats in cost or error without losing in the other, [V, F]."""
     known_VF = ~np.isnan(error_VF) & ~np.isnan(cost_F)
     cheaper_FF, as_cheap_FF = cost_F[:, None] < cost_F, cost_F[:, None] <= cost_F
     better_VFF = error_VF[:, :, None] < error_VF[:, None]
     as_good_VFF = error_VF[:, :, None] <= error_VF[:, None]
     beats_VFF = (as_cheap_FF & as_good_VFF) & (cheaper_FF | better_VFF) & known_VF[:, :, None]
-    return known_VF & ~beats_VFF.any(axis=1)
+    return np.asarray(known_VF & ~beats_VFF.any(axis=1))
