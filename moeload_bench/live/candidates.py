@@ -23,13 +23,18 @@ from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.results.decision import Candidate, Decision, decide
 
-FORECASTERS = ("sw_avg", "ema", "adaptive", "gated")
-"""Compared unless one is named, the plainest first."""
+FORECASTERS = ("ema", "sw_avg", "adaptive", "gated")
+"""Compared unless one is named, by the CPU time of a forecast, all measured in one sitting
+(`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
+WATCHED = "sw_avg"
+"""The forecaster whose errors are shown, unless one is named."""
 TIMES = (1, 4, 10)
 """Intervals of the candidates, in looks: 50, 200 and 500 steps."""
 SMALL = 4096
 """Layers x experts up to which all of them are tried; of a larger model two forecasters, every fourth look."""
 FEW_FORECASTERS, FEW_TIMES = 2, (4,)
+MOST_MOVES = 64
+"""Moves of a candidate that are kept to be shown: the first ones."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
 
@@ -64,7 +69,8 @@ class Placed:
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.layout.step(advice.slot_expert_LR)
             self.last = None
-            self.moves.append(replace(advice, slot_expert_LR=None))
+            if len(self.moves) < MOST_MOVES:
+                self.moves.append(replace(advice, slot_expert_LR=None))
 
 
 class Race:
@@ -182,7 +188,7 @@ def unplaced(step: int, forecasts: Mapping[str, Forecasts], looks: int) -> Decis
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:
     """Return a candidate that has not moved anything, judged by its forecasts alone."""
-    errors = np.array(forecasts.errors)
+    errors = np.array(forecasts.errors.values)
     parts = tuple(mean_known(part) for part in np.array_split(errors, min(20, max(1, len(errors)))))
     return Candidate(
         name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(errors), forecasts.cpu_ms, misplaced_N=parts

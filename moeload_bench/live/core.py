@@ -21,10 +21,10 @@ from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.live.advice import Advice, AdviceRule, Situation
-from moeload_bench.live.candidates import Race, candidates_for, unplaced
+from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
 from moeload_bench.live.forecasts import Forecasts, Outlook, mean_known
-from moeload_bench.live.history import History
+from moeload_bench.live.history import History, Kept
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
@@ -39,8 +39,8 @@ DYING_SHARE = 0.25
 """An expert below this fraction of the even share 1/E, and falling, is about to die."""
 FALLING = 0.9
 """Falling: the last window's mean share is below this fraction of that of the window before."""
-MOST_STEP_TIMES = 10_000
-"""Step times of which the median is the run's step time: of a longer run, the last ones."""
+MOST_STEP_TIMES = 1024
+"""Step times of which the median is the run's step time: of a longer run, some that are spread over it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Settings:
     """What a run is watched with; the same settings on the same rows give the same snapshots.
 
     ``forecaster``: a target as in `moeload-bench run`, or a class; None compares several (`live.candidates`) and
-    watches with the first. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
+    shows the errors of one. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
     ``intervals``: steps between looks that are compared, None for those of `live.candidates`. ``horizon``: steps that a
     forecast and an advice are for; ``every``: steps between snapshots (`every_at` a stride); all multiples of the state
     rule's block. ``follow``: whether an advised plan counts as carried out at once.
@@ -194,10 +194,10 @@ class Watch:
         }  # fmt: skip
         self.failures: dict[str, str] = {}
         """Why a forecaster that was compared is out, by name."""
-        self._own = next(iter(self.forecasts))
-        self._meta, self._step_s = meta, deque[float](maxlen=MOST_STEP_TIMES)
+        self._own = WATCHED if named is None else next(iter(targets))
+        self._meta, self._step_s = meta, Kept(MOST_STEP_TIMES)
         shape = settings.cluster.shape_for(E) if advise else None
-        self.race = None if shape is None else Race(L, E, shape, self.costs(shape).model, targets, times, looks)
+        self.race = None if shape is None else Race(L, E, shape, self.costs(shape).model, tuple(targets), times, looks)
         self.history = History(L, E)
         self._start: Start | None = None
         self._lr: tuple[float, float] | None = None
@@ -219,7 +219,7 @@ class Watch:
         self._check(row)
         self._pending.append(row)
         if np.isfinite(row.get("step_time_s", np.nan)):
-            self._step_s.append(float(row["step_time_s"]))
+            self._step_s.add(float(row["step_time_s"]))
         if np.isfinite(row.get("lr", np.nan)):
             self._lr = (max(float(row["lr"]), self._lr[0] if self._lr else 0.0), float(row["lr"]))
         self.rows += 1
@@ -256,7 +256,7 @@ class Watch:
 
     def costs(self, shape: ClusterShape) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
-        step_ms = 1000 * float(np.median(self._step_s)) if self._step_s else None
+        step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
         return self.settings.cluster.costs(self._meta, shape, step_ms or None)
 
     def _check(self, row: Row) -> None:

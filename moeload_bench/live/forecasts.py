@@ -18,6 +18,7 @@ from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.live.history import Kept
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
 from moeload_bench.traces.trace import shares
 
@@ -31,7 +32,7 @@ LEAST_SCORED = 3
 """Finished forecasts before an interval is given."""
 LATELY = 4
 """Finished forecasts whose mean error is that of the last window, or of the start."""
-MOST_ERRORS = 4096
+MOST_ERRORS = 40
 """Errors that are kept to compare forecasters by."""
 
 
@@ -125,7 +126,7 @@ class Forecasts:
         self._inside, self._judged = 0, 0
         self._all, self._stable, self._transient, self._start = (_Sums(L) for _ in range(4))
         self._lately: deque[FloatArray] = deque(maxlen=LATELY)
-        self.errors: deque[float] = deque(maxlen=MOST_ERRORS)
+        self.errors = Kept(MOST_ERRORS)
         self._cpu_s, self._asks = 0.0, 0
 
     @property
@@ -196,7 +197,7 @@ class Forecasts:
         if self._scored < LATELY:
             self._start.add(error_3L, everywhere_L)
         self._lately.append(error_3L)
-        self.errors.append(mean_known(error_3L[0]))
+        self.errors.add(mean_known(error_3L[0]))
         self._take_error(asked, truth_LE, error_LE**2)
 
     def _take_error(self, asked: _Asked, truth_LE: FloatArray, square_LE: FloatArray) -> None:

@@ -74,11 +74,18 @@ def _more(more: float) -> str:
 def verdicts(results: Sequence[Result], metric: str) -> Iterator[Verdict]:
     """Yield the verdict of each state that has origins, by the metric if it is an error, else by the primary one."""
     metric = metric if has_skill(metric) else forecast_metrics()[0].name
-    grid = result_grid([result for result in results if not result.failures] or results, metric)
-    for state in STATES if grid is not None else ():
-        rows = [row for row in grid.of_state(state) if row.value is not None]
+    grid = result_grid(results, metric)
+    if grid is None:
+        return
+    for state in STATES:
+        rows = [row for row in grid.of_state(state) if row.value is not None and not _failed(row)]
         if rows:
             yield _verdict(grid, rows)
+
+
+def _failed(row: Row) -> bool:
+    """Return whether a task of the row's state failed."""
+    return any(task.state == row.state and task.failure is not None for run in row.result.runs for task in run.tasks)
 
 
 def _verdict(grid: ResultGrid, rows: Sequence[Row]) -> Verdict:

@@ -24,9 +24,6 @@ LEAST_PARTS = 3
 """Parts without which nothing is tested."""
 LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
-SAME_MS = 1.0
-"""CPU milliseconds of a forecast up to which forecasters cost alike; above, so do those within a factor of four."""
-
 Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
 
 
@@ -55,7 +52,7 @@ class Candidate:
     gain_percent: float
     saved_percent: float
     misplaced: float
-    cpu_ms: float
+    cpu_ms: float = field(compare=False)
     saved_N: tuple[float, ...] = field(repr=False, default=())
     misplaced_N: tuple[float, ...] = field(repr=False, default=())
 
@@ -121,8 +118,8 @@ class Decision:
                 f"{best.saved_percent:.1f} % of the step time at best, below {LEAST_PERCENT:g} %."
             )
         return (
-            f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves {saved} "
-            f"({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
+            f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
+            f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
             f"of the run) with {counted(take.replans, 're-plan')} and {take.moved_gb:,.1f} GB moved; max/mean "
             f"{self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
         )
@@ -139,13 +136,13 @@ class Decision:
             values = sorted(100 * one.misplaced for one in worth.values())
             span = f"they misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
         take = self.take
-        cost = f"{take.forecaster} costs least of those that none beats, {take.cpu_ms:.2g} ms of CPU time"
+        cost = f"{take.forecaster} takes the least CPU time of those that none beats"
         if not self.matters:
-            return f"Which forecaster does not matter here: {span}; {cost} a forecast."
+            return f"Which forecaster does not matter here: {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
         if len(self.alike) == 1:
             return f"By {by}, {self.alike[0]} is ahead of {apart} ({span}).{self._by_interval()}"
-        return f"By {by}, {listed(self.alike)} are ahead of {apart} ({span}); {cost} a forecast.{self._by_interval()}"
+        return f"By {by}, {listed(self.alike)} are ahead of {apart} ({span}); {cost}.{self._by_interval()}"
 
     def _best(self, name: str) -> Candidate:
         key = (lambda one: one.saved_percent) if self.judged_by == "step time saved" else (lambda one: -one.misplaced)
@@ -174,7 +171,8 @@ class Decision:
 def decide(
     step: int, candidates: Sequence[Candidate], even: float, constants: Sequence[Constant], *, placed: bool
 ) -> Decision:
-    """Return the decision; ``placed``: whether there is a cluster to save step time on.
+    """Return the decision; ``placed``: whether there is a cluster to save step time on. Candidates come in the order of
+    what their forecasters cost, the cheapest first.
 
     Candidates that save as much as the least of those that cannot be told from the best are eligible. One that another
     candidate dominates is never taken. Of the rest the cheapest forecaster is taken, with the interval that moves
@@ -201,7 +199,6 @@ def decide(
     take = min(
         free,
         key=lambda one: (
-            _cost_class(one.cpu_ms),
             names.index(one.forecaster),
             one.moved_gb,
             one.replans,
@@ -225,11 +222,6 @@ def too_short(steps: int, first: int) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _cost_class(cpu_ms: float) -> int:
-    """Return the same number for costs that are alike: clocks vary, decisions must not."""
-    return max(0, int(np.ceil(np.log(max(cpu_ms, SAME_MS) / SAME_MS) / np.log(4))))
 
 
 def _alike(more_N: Sequence[float], less_N: Sequence[float], gap: float, same: float, most: float) -> bool:

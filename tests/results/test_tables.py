@@ -13,7 +13,7 @@ import pytest
 
 from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.captions import answer_lines, table_caption
-from moeload_bench.results.choice import choose_forecasters
+from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.grid import result_grid
@@ -161,7 +161,7 @@ def test_the_best_fixed_window_is_named_where_there_are_several(results: Results
 
 def answers(results: Results, metric: str) -> dict[str, str]:
     """What is said of each state."""
-    lines = answer_lines(results, list(choose_forecasters(results, metric)), StateRule())
+    lines = answer_lines(results, list(verdicts(results, metric)), StateRule())
     return dict(line.split(": ", 1) for line in lines)
 
 
