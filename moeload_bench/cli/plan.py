@@ -15,7 +15,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.cli.watching import stated, watching
+from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecast_files import forecast_ahead
@@ -117,7 +117,7 @@ def plan(
             )  # fmt: skip
     if written is not None:
         typer.echo(_write(loaded, settings, watch, decision, written), err=as_json)
-    following = f"moeload-bench report {shlex.quote(trace)}{stated(settings)} --out report.html"
+    following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
     failures += [] if comparison is None else comparison.failures
     if as_json:

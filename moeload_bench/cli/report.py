@@ -12,7 +12,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress, said_if_stopped
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.cli.watching import stated, watching
+from moeload_bench.cli.watching import watching
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
@@ -39,7 +39,7 @@ def report(
     stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
     with said_if_stopped(stopped), pair_progress(unit="parts") as progress:
         settings = dataclasses.replace(settings, cluster=cluster)
-        page = make(loaded, settings, source=trace, options=stated(settings), progress=progress)
+        page = make(loaded, settings, source=trace, progress=progress)
     for line in page.found.decision.lines() if page.found.decision else ():
         typer.echo(line)
     typer.echo(f"written: {page.save(out)}")

@@ -17,7 +17,6 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level, with_options
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.cli.watching import stated
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, TraceError, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
@@ -161,7 +160,7 @@ def run(
             shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
-    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{stated(settings)}"
+    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}"
     if as_json:
         typer.echo(
             results.to_json() if own is None else _own_json(results, metric, decision, note, following), nl=False

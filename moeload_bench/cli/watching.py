@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Annotated
 
 import typer
@@ -71,11 +70,3 @@ def watching(
     except ValueError:
         raise PlacementError(f"--every is {every!r}, expected whole numbers of steps such as 50,200") from None
     return Settings(forecaster=forecaster, horizon=horizon, every=math.gcd(*intervals), intervals=intervals)
-
-
-def stated(settings: Settings) -> str:
-    """Return the options that lead to the same decision in another command."""
-    options = "" if settings.forecaster is None else f" --forecaster {shlex.quote(str(settings.forecaster))}"
-    options += "" if settings.horizon == Settings.horizon else f" --horizon {settings.horizon}"
-    options += "" if settings.intervals is None else f" --every {','.join(map(str, settings.intervals))}"
-    return f"{options}{settings.cluster.options}"

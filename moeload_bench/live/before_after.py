@@ -40,7 +40,7 @@ def before_and_after(
     last_LR = slots_in(path, kind, placement)
     before_LR = plan(np.ones((trace.num_layers, trace.num_experts)), shape) if last_LR is None else last_LR
     if last_LR is not None:
-        placement = replace(placement, slot_expert_LR=with_fewest_moves(last_LR, placement.slot_expert_LR, shape))
+        placement = replace(placement, slot_expert_LR=_beside(last_LR, placement.slot_expert_LR, shape))
     after_LR = placement.slot_expert_LR
     recent_SLE = share_SLE[max(0, trace.steps - RECENT) : trace.steps]
     before, after = (_imbalance(plan_LR, recent_SLE, shape) for plan_LR in (before_LR, after_LR))
@@ -51,6 +51,20 @@ def before_and_after(
         f"{counted(int((before_LR != after_LR).sum()), 'slot')} different from "
     )
     return placement, text + ("the even spread: no such plan was there before" if last_LR is None else "the last file")
+
+
+def _beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
+    """Return the same plans, numbered so that the fewest replicas move, each expert that stays in its slot."""
+    settled_LR = with_fewest_moves(before_LR, after_LR, shape)
+    before_NC, after_NC = (each_LR.reshape(-1, shape.slots_per_device) for each_LR in (before_LR, settled_LR))
+    out_NC = np.full_like(after_NC, -1)
+    for before_C, after_C, out_C in zip(before_NC.tolist(), after_NC.tolist(), out_NC, strict=True):
+        for slot, expert in enumerate(before_C):
+            if expert in after_C:
+                after_C.remove(expert)
+                out_C[slot] = expert
+        out_C[out_C < 0] = after_C
+    return out_NC.reshape(after_LR.shape)
 
 
 def _interval(trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float) -> str:

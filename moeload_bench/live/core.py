@@ -9,6 +9,7 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots.
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -76,6 +77,14 @@ class Settings:
                 raise TraceError(
                     f"{name} is {value} steps, expected a multiple of the state rule's block of {self.rule.block}"
                 )
+
+    @property
+    def options(self) -> str:
+        """Return the options that lead to the same decision in any command; what is assumed stays so."""
+        words = "" if self.forecaster is None else f" --forecaster {shlex.quote(str(self.forecaster))}"
+        words += "" if self.horizon == Settings.horizon else f" --horizon {self.horizon}"
+        words += "" if self.intervals is None else f" --every {','.join(map(str, self.intervals))}"
+        return f"{words}{self.cluster.options}"
 
     def every_at(self, stride: int) -> int:
         """``every``, rounded up to whole blocks of a trace with this stride: 60 steps for 50 at a stride of 20.

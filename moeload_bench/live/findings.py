@@ -48,13 +48,12 @@ class Findings:
 
     ``looks``: of the run watched as if it were training; ``watch`` and ``last``: where it ended, with the decision;
     ``results``: what forecasters misplace by horizon. None where it could not be worked out, with the reason among
-    ``missing``. ``options``: what leads to the same decision in another command.
+    ``missing``.
     """
 
     trace: Trace
     source: str
     settings: Settings
-    options: str
     layers: list[LayerDescription]
     looks: list[Look]
     watch: Watch | None
@@ -80,7 +79,6 @@ def make_findings(
     settings: Settings | None = None,
     *,
     forecasters: Sequence[str] = FORECASTERS,
-    options: str = "",
     progress: FineProgress = silent,
 ) -> Findings:
     """Work it all out. ``source``: the path or id that commands are to name. What cannot be judged (a run too short) is
@@ -90,7 +88,7 @@ def make_findings(
     missing = [] if shape is not None else [f"re-planning: no cluster shape fits {trace.num_experts} experts; name one"]
     looks, watch, last = _watched(trace, settings, missing, _stage(progress, "watching (1 of 2)"))
     results = _judged(trace, source, forecasters, missing, _stage(progress, "forecasters (2 of 2)"))
-    return Findings(trace, source, settings, options, describe_layers(trace), looks, watch, last, results, missing)
+    return Findings(trace, source, settings, describe_layers(trace), looks, watch, last, results, missing)
 
 
 def _stage(progress: FineProgress, name: str) -> FineProgress:
@@ -208,7 +206,7 @@ def _noise(found: Findings) -> str:
 
 def next_commands(found: Findings) -> list[str]:
     """The commands that go deeper, with this run's name and what was stated: the same decision in each."""
-    source = f"{shlex.quote(found.source)}{found.options}"
+    source = f"{shlex.quote(found.source)}{found.settings.options}"
     is_file = found.source.rstrip("/").endswith((".parquet", ".parts"))
     commands = [f"moeload-bench run --trace {source}"] if is_file else []
     placed = found.decision is not None and found.decision.judged_by == "step time saved"

@@ -67,20 +67,18 @@ def report(
     *,
     forecasters: Sequence[str] | None = None,
     source: str | None = None,
-    options: str = "",
     progress: FineProgress | None = None,
 ) -> Report:
     """The report of a run: a trace, its file or its id.
 
     ``settings``: the cluster that advice is for, and what the run is watched with; ``forecasters``: those compared,
-    `FORECASTERS` by default; ``source`` and ``options``: what commands on the page call the trace, and state. Raises as
-    `load_trace`, and
+    `FORECASTERS` by default; ``source``: what commands on the page call the trace. Raises as `load_trace`, and
     `PlacementError` for a cluster that does not hold the experts.
     """
     loaded = trace if isinstance(trace, Trace) else load_trace(trace)
     named = source or (loaded.id if isinstance(trace, Trace) else str(trace))
     names, said = forecasters or FORECASTERS, progress or silent
-    found = make_findings(loaded, named, settings, forecasters=names, options=options, progress=said)
+    found = make_findings(loaded, named, settings, forecasters=names, progress=said)
     return Report(render(found), found)
 
 

@@ -89,9 +89,13 @@ def _failed(row: Row) -> bool:
 
 
 def _verdict(grid: ResultGrid, rows: Sequence[Row]) -> Verdict:
-    state, best = rows[0].state, rows[0].forecaster
+    state = rows[0].state
     errors = grid.scores.errors.select(state=state)
     error_T = {row.forecaster: errors.by_forecaster[row.forecaster] for row in rows}
+    if rows[0].skill is None:  # without the reference the rows of the table stand as they came
+        base_T = next(iter(error_T.values()))
+        error_T = dict(sorted(error_T.items(), key=lambda item: float(np.nanmean(log_ratio(item[1], base_T)))))
+    best = next(iter(error_T))
     worse_T = {name: log_ratio(each_T, error_T[best]) for name, each_T in error_T.items() if name != best}
     apart: tuple[str, ...] = ()
     untested = over = ""

@@ -63,15 +63,15 @@ def made(layers: int, experts: int, steps: int) -> Trace:
 
 
 RUNS: dict[str, Callable[[], Trace]] = {
-    "small, without balancing": lambda: first_steps("qwen3moe-16e-wsd/test/seed121", 700),
-    "small, auxiliary loss": lambda: first_steps("qwen3moe-16e-aux/test/seed1", 700),
-    "small, bias": lambda: first_steps("deepseekv3-16e-shift/test/seed1", 700),
+    "small, without balancing": lambda: first_steps("qwen3moe-16e-wsd/test/seed121", 400),
+    "small, auxiliary loss": lambda: first_steps("qwen3moe-16e-aux/test/seed1", 400),
+    "small, bias": lambda: first_steps("deepseekv3-16e-shift/test/seed1", 400),
     "many experts": lambda: first_steps("qwen2moe-128e-shared/test/seed129", 400),
-    "two devices": lambda: first_steps("qwen3moe-8e-shift/test/seed1", 700),
-    "large batch": lambda: first_steps("deepseekv3-16e-large-lossfree/test/seed203", 700),
-    "large batch, qwen": lambda: first_steps(f"qwen3moe-16e-large/test/{large_seed()}", 700),
-    "sampled": lambda: every_fourth(first_steps("qwen3moe-16e-wsd/test/seed121", 2800)),
-    "sampled, auxiliary loss": lambda: every_fourth(first_steps("qwen3moe-16e-aux/test/seed1", 2800)),
+    "two devices": lambda: first_steps("qwen3moe-8e-shift/test/seed1", 400),
+    "large batch": lambda: first_steps("deepseekv3-16e-large-lossfree/test/seed203", 400),
+    "large batch, qwen": lambda: first_steps(f"qwen3moe-16e-large/test/{large_seed()}", 400),
+    "sampled": lambda: every_fourth(first_steps("qwen3moe-16e-wsd/test/seed121", 1600)),
+    "sampled, auxiliary loss": lambda: every_fourth(first_steps("qwen3moe-16e-aux/test/seed1", 1600)),
     "made": lambda: synthetic_trace(700),
     "58 x 256": lambda: made(58, 256, 250),
     "too few experts": lambda: Trace.from_arrays(np.random.default_rng(0).multinomial(64, [0.3, 0.7], (700, 2))),
@@ -271,7 +271,7 @@ def test_lately_stands_beside_the_start() -> None:
 def test_settled_says_whether_the_learning_rate_has_decayed(end: float, words: str) -> None:
     """Smaller steps alone settle loads."""
     trace = synthetic_trace(600)
-    columns = {**trace.columns, "lr": np.linspace(1e-3, end, 600)}
+    columns = {**trace.columns, "lr": np.linspace(1e-3, end, 600, dtype=np.float32)}
     settling = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
     last = list(replay(settling))[-1]
     assert last.state == "stable"

@@ -135,7 +135,7 @@ def of_recipes(result: Result, errors: Sequence[float]) -> Result:
 def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str, stored: Results) -> None:
     """Runs of a suite are not cut into parts: the best is the first row of the table, the test that of the suite."""
     best = of_recipes(scored("best", [0.1] * 20, stored), [0.1] * len(errors))
-    results = Results([of_recipes(scored("a", [0.1] * 20, stored), errors), best])
+    results = Results([best, of_recipes(scored("a", [0.1] * 20, stored), errors)])
     (verdict,) = verdicts(results, "window_tv")
     assert verdict.text.endswith(words)
     grid = result_grid(results, "window_tv")
