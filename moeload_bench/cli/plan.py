@@ -157,9 +157,7 @@ def _json(
     if comparison is not None:
         simulation = comparison.simulation
         record |= {"shape": asdict(simulation.shape), "cost": asdict(simulation.cost), "notes": list(comparison.notes)}
-        record["policies"] = [
-            {name: value for name, value in asdict(run).items() if name != "saved_parts"} for run in comparison.runs
-        ]
+        record["policies"] = [asdict(run) for run in comparison.runs]
     return json.dumps(record, indent=1)
 
 

@@ -33,8 +33,8 @@ TIMES = (1, 4, 10)
 SMALL = 4096
 """Layers x experts up to which all of them are tried; of a larger model two forecasters, every fourth look."""
 FEW_FORECASTERS, FEW_TIMES = 2, (4,)
-MOST_MOVES = 64
-"""Moves of a candidate that are kept to be shown: the first ones."""
+MOST_MOVES = 12
+"""Moves of a candidate that are kept to be shown: the first ones that pay."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
 
@@ -46,7 +46,7 @@ def candidates_for(cells: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 @dataclass(eq=False)
 class Placed:
-    """A layout that takes advice: ``last`` given, ``moves`` made (without their plans)."""
+    """A layout that takes advice: ``last`` given, ``moves``: the first ones made (without their plans)."""
 
     layout: Layout
     forecaster: str = ""
@@ -69,7 +69,7 @@ class Placed:
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.layout.step(advice.slot_expert_LR)
             self.last = None
-            if len(self.moves) < MOST_MOVES:
+            if advice.pays and len(self.moves) < MOST_MOVES:
                 self.moves.append(replace(advice, slot_expert_LR=None))
 
 

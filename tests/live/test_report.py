@@ -106,10 +106,10 @@ def test_the_page_says_what_was_found(page: Report, trace: Trace) -> None:
 
 
 def test_the_moves_shown_are_those_of_the_decision(page: Report, trace: Trace) -> None:
-    """As many as it counts, in the steps at which it looks."""
+    """The first twelve, in the steps at which it looks."""
     assert page.found.decision is not None
     take = page.found.decision.take
-    assert len(page.found.moves) == take.replans > 0
+    assert 0 < len(page.found.moves) <= min(12, take.replans)
     assert all(advice.step % take.every == 0 for advice in page.found.moves)
 
 

@@ -6,14 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import PARTS, CostModel, Simulation
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
@@ -21,18 +18,6 @@ from moeload_bench.results.record import Result
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
-
-
-def test_parts_of_a_simulated_policy_add_up_to_what_it_saves() -> None:
-    """The mean over equal parts is the saving of the whole trace, migration included."""
-    trace = synthetic_trace(400)
-    transient = np.zeros((400, 2), dtype=np.bool_)
-    simulation = Simulation(trace.share_SLE(), transient, ClusterShape("mine", 2, 6), CostModel(100, 200, 25))
-    rows, _ = simulation.decisions("every", 50)
-    made = simulation.run("every", 50, simulation.true_means(rows, 50))
-    assert made.replans > 0
-    assert len(made.saved_parts) == PARTS
-    assert np.mean(made.saved_parts) == pytest.approx(made.saved_percent)
 
 
 @pytest.fixture
