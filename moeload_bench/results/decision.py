@@ -59,7 +59,7 @@ class Candidate:
     @property
     def record(self) -> dict[str, Any]:
         """Return the fields of its row in a table."""
-        return {name: value for name, value in vars(self).items() if not name.endswith("_N")}
+        return {name: _known(value) for name, value in vars(self).items() if not name.endswith("_N")}
 
     def dominates(self, other: Candidate) -> bool:
         """Return whether it is nowhere worse and somewhere better: in saving, re-plans and gigabytes moved."""
@@ -96,8 +96,9 @@ class Decision:
     def record(self) -> dict[str, Any]:
         """Return all of it as a JSON record."""
         return {
-            "step": self.step, "moves": self.moves, "take": self.take.record, "interval": [self.low, self.high],
-            "judged_by": self.judged_by, "alike": list(self.alike), "matters": self.matters, "even": self.even,
+            "step": self.step, "moves": self.moves, "take": self.take.record,
+            "interval": [_known(self.low), _known(self.high)],
+            "judged_by": self.judged_by, "alike": list(self.alike), "matters": self.matters, "even": _known(self.even),
             "candidates": [one.record for one in self.candidates],
             "constants": [one._asdict() for one in self.constants],
         }  # fmt: skip
@@ -222,6 +223,11 @@ def too_short(steps: int, first: int) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return `a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _known(value: Any) -> Any:
+    """Return None for NaN, which JSON does not have."""
+    return None if value != value else value
 
 
 def _alike(more_N: Sequence[float], less_N: Sequence[float], gap: float, same: float, most: float) -> bool:
