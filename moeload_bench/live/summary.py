@@ -81,7 +81,7 @@ def sentences(snapshot: Snapshot) -> list[str]:
     ]
     lines += snapshot.decision.lines()
     if snapshot.advice is not None:
-        lines.append(f"Now: {snapshot.advice.reason}.")
+        lines.append(f"Advice: {snapshot.advice.reason}.")
     return [line for line in lines if line]
 
 

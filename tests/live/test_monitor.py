@@ -306,6 +306,6 @@ def test_summary_speaks_in_notebooks_and_terminals() -> None:
     fed(monitor, unbalanced())
     text, html = str(monitor.summary()), monitor.summary()._repr_html_()
     assert "Step 400: stable in both layers" in text
-    assert "Now: leave it" in text
+    assert "Advice: leave it" in text
     assert html.count("data:image/png;base64,") == 2
     assert "<td" in html
