@@ -68,15 +68,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("horizon", self.horizon),
-            ("every", self.every),
-            *(("interval", k) for k in self.intervals or ()),
-        ):
-            if value < self.rule.block or value % self.rule.block:
-                raise TraceError(
-                    f"{name} is {value} steps, expected a multiple of the state rule's block of {self.rule.block}"
-                )
+        of_block, of_every = (self.rule.block, "the state rule's block of"), (self.every, "what is between looks,")
+        asked = [("horizon", self.horizon, of_block), ("every", self.every, of_block)]
+        asked += [("interval", k, of_every) for k in self.intervals or ()]
+        for name, value, (unit, what) in asked:
+            if value < unit or value % unit:
+                raise TraceError(f"{name} is {value} steps, expected a multiple of {what} {unit}")
 
     @property
     def options(self) -> str:
