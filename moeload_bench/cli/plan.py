@@ -16,14 +16,16 @@ from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import PlacementError, printable
+from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.live.before_after import before_and_after
+from moeload_bench.live.candidates import WATCHED
 from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.core import Settings, Watch, decided
+from moeload_bench.live.core import Settings, decided
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.results.console import plain_table
@@ -101,22 +103,28 @@ def plan(
         check_suffix(figure)
     settings = replace(settings, cluster=cluster, level=parse_level(level), seed=seed)
     loaded = open_trace(trace)
-    if settings.cluster.shape_for(loaded.num_experts) is None:
+    shape = settings.cluster.shape_for(loaded.num_experts)
+    if shape is None:
         raise PlacementError(f"no cluster fits {loaded.num_experts} experts: expected --devices and --slots")
     comparison = None
     stopped = "stopped: nothing is kept; the same command begins again"
     with said_if_stopped(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
-        watch, last = decided(loaded, settings, report)
+        try:
+            watch, last = decided(loaded, settings, report)
+        except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
+            if written is None:
+                raise
+            typer.echo(f"no decision: {error}", err=True)
+            typer.echo(_write(loaded, settings, shape, settings.forecaster or WATCHED, written), err=as_json)
+            return
         decision = last.decision
         if wide or figure is not None:
-            shape = watch.shape
-            assert shape is not None
             comparison = compare_policies(
                 loaded, decision.take.forecaster, shape, watch.costs(shape).model, every=settings.intervals,
                 level=settings.level, seed=seed, report=report,
             )  # fmt: skip
     if written is not None:
-        typer.echo(_write(loaded, settings, watch, decision, written), err=as_json)
+        typer.echo(_write(loaded, settings, shape, decision.take.forecaster, written), err=as_json)
     following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
     failures += [] if comparison is None else comparison.failures
@@ -131,10 +139,8 @@ def plan(
         raise typer.Exit(1)
 
 
-def _write(trace: Trace, settings: Settings, watch: Watch, decision: Decision, written: Writing) -> str:
+def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: str, written: Writing) -> str:
     """Write the plan; return what it changes, and which layers of the model have none."""
-    shape, forecaster = watch.shape, decision.take.forecaster
-    assert shape is not None
     ahead = forecast_ahead(trace, forecaster, settings.horizon, level=settings.level, seed=settings.seed)
     placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
     placement, text = before_and_after(trace, placement, written.path, written.kind, forecaster, settings)

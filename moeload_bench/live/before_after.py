@@ -69,7 +69,7 @@ def _beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> Int
 
 def _interval(trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float) -> str:
     """Return an interval for the coming window in words: from plans made in the same way before past windows."""
-    share_SLE, rows = RowShares(trace.load_SLE), settings.horizon // trace.meta.stride
+    share_SLE, rows = RowShares(trace.load_SLE), max(1, settings.horizon // trace.meta.stride)
     origins = range(trace.steps - rows * min(MOST_WINDOWS, max(0, (trace.steps - RECENT) // rows)), trace.steps, rows)
     ratios = []
     if len(origins) >= LEAST_PARTS:

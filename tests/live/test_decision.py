@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import PlacementError
+from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.live.cluster import Cluster, expert_mb
 from moeload_bench.live.core import Settings, decided, replay
 from moeload_bench.live.monitor import LoadMonitor
@@ -302,3 +302,17 @@ def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:
     assert "0 replicas to move, 0 slots different from the last file" in second
     slots = [layer["devices"] for layer in json.loads((tmp_path / "p.json").read_text())["layers"]]
     assert np.array(slots).shape == (2, 2, 3)
+
+
+def test_a_run_too_short_to_decide_on_can_be_planned_for(tmp_path: Path) -> None:
+    """The plan is written, and why there is no decision is said; without --write that is an error."""
+    path = write_trace(synthetic_trace(40), tmp_path / "own.parquet")
+    words = ["plan", str(path), "--devices", "2", "--slots", "6", "--level", "none"]
+    done = CliRunner().invoke(app, [*words, "--write", str(tmp_path / "p.json")])
+    assert done.exit_code == 0, done.output
+    assert "no decision: " in done.output
+    assert "40 steps, the first look comes after 50" in done.output
+    assert "no interval: 0 such windows so far, 3 are needed" in done.output
+    assert len(json.loads((tmp_path / "p.json").read_text())["layers"]) == 2
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, TraceError)
