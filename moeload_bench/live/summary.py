@@ -71,15 +71,15 @@ class Summary:
         )
 
 
-def sentences(snapshot: Snapshot) -> list[str]:
-    """State, imbalance, experts, forecasts and advice at one step."""
+def sentences(snapshot: Snapshot, *, brief: bool = False) -> list[str]:
+    """State, imbalance, experts, forecasts, decision and advice at one step; ``brief``: of the decision the answer."""
     lines = [
         f"{_state(snapshot)}{lr_words(snapshot)}",
         _imbalance(snapshot),
         *expert_sentences(snapshot),
         _forecasts(snapshot),
     ]
-    lines += snapshot.decision.lines()
+    lines += snapshot.decision.lines()[: 1 if brief else None]
     if snapshot.advice is not None:
         lines.append(f"Advice: {snapshot.advice.reason}.")
     return [line for line in lines if line]
