@@ -10,9 +10,10 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress, said_if_stopped
+from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
+from moeload_bench.errors import printable
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
@@ -41,5 +42,5 @@ def report(
         settings = dataclasses.replace(settings, cluster=cluster)
         page = make(loaded, settings, source=trace, progress=progress)
     for line in page.found.decision.lines() if page.found.decision else ():
-        typer.echo(line)
+        plain_console().print(printable(line))
     typer.echo(f"written: {page.save(out)}")

@@ -122,7 +122,8 @@ def run(
     if own is None and cluster != Cluster():
         raise SuiteError(f"got{cluster.options} without --trace: a cluster is for the decision about one run")
     here = [] if own is None else [open_trace(own)]
-    settings, decision, undecided = _settings(targets, cluster), None, None
+    settings, decision = _settings(targets, cluster), None
+    undecided: list[str] = []
     defaults, note = tuple(OWN_TRACE_BASELINES), None
     if here and not targets:
         here[0], defaults, note = sized(here[0], defaults, own or "")
@@ -143,7 +144,7 @@ def run(
             try:
                 decision = decided(open_trace(own), settings, progress)[1].decision
             except TraceError as error:
-                undecided = f"no decision: {error}"
+                undecided.append(f"no decision: {error}")
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
@@ -167,8 +168,8 @@ def run(
         )
     else:
         steps = here[0].steps * here[0].meta.stride if here else None
-        for line in [undecided] if decision is None and undecided else () if decision is None else decision.lines():
-            typer.echo(printable(line))
+        for line in undecided if decision is None else decision.lines():
+            plain_console().print(printable(line))
         _print(results, metric, following, task_list, steps, wide)
     # after the table: what the disk has no room for by now is shown at least
     for folder in kept_in:
