@@ -115,7 +115,7 @@ def plan(
             if written is None:
                 raise
             typer.echo(f"no decision: {error}", err=True)
-            typer.echo(_write(loaded, settings, shape, settings.forecaster or WATCHED, written), err=as_json)
+            typer.echo(_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
         decision = last.decision
         if wide or figure is not None:
@@ -123,8 +123,7 @@ def plan(
                 loaded, decision.take.forecaster, shape, watch.costs(shape).model, every=settings.intervals,
                 level=settings.level, seed=seed, report=report,
             )  # fmt: skip
-    if written is not None:
-        typer.echo(_write(loaded, settings, shape, decision.take.forecaster, written), err=as_json)
+    changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
     failures += [] if comparison is None else comparison.failures
@@ -132,6 +131,8 @@ def plan(
         typer.echo(_json(loaded, decision, comparison, following, failures))
     else:
         _print(loaded, decision, comparison if wide else None, following, failures)
+    if changed is not None:
+        typer.echo(changed, err=as_json)
     if figure is not None and comparison is not None:
         save_figure(draw_policies(comparison, loaded), figure)
         typer.echo(f"figure: {figure}", err=True)
